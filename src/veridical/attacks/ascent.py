@@ -1,0 +1,200 @@
+"""The one projected-ascent loop: PGD, the inner maximum of training and the attribution attacks all call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from veridical.attacks.ball import Ball, Noise
+from veridical.runtime.errors import UsageError
+
+Score = Callable[[Tensor], Tensor]
+"""inputs (N, ...) -> the number to be raised for each example, (N,)."""
+
+Start = Literal["origin", "random"] | Tensor
+Keep = Literal["last", "best"] | Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class GradientScore(Protocol):
+    """A score that brings its own gradient (cheaper than autograd through its value, or not differentiable)."""
+
+    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The score (N,) and the direction of ascent (N, ...) at `inputs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """What the loop kept.
+
+    Attributes
+    ----------
+    inputs
+        The kept iterates, (N, ...); the origin where no iterate was admissible.
+    value
+        (N,): what it was kept by; the score (higher is better) for "last" and "best", the callable's value
+        (lower is better, +inf where none was admissible) otherwise. None for one single "last" climb, which
+        needs no value and is spared the forward pass.
+    gradients
+        Number of gradient evaluations per example.
+    """
+
+    inputs: Tensor
+    value: Tensor | None
+    gradients: int
+
+
+def ascend(
+    score: Score | GradientScore,
+    origin: Tensor,
+    ball: Ball,
+    *,
+    steps: int,
+    step_size: float,
+    start: Start | Sequence[Start] = "origin",
+    keep: Keep = "last",
+    generator: Noise | None = None,
+    restarts: int = 1,
+    momentum: float = 0.0,
+    decay: Literal["constant", "linear"] = "constant",
+) -> Ascent:
+    """Raise `score` within `ball` around `origin` by projected steps of `ball.step(gradient)`.
+
+    Parameters
+    ----------
+    score
+        Climbed per example; a callable, or an object with `value_and_gradient`.
+    origin
+        (N, ...) the unperturbed inputs; never changed.
+    steps, step_size
+        Number of steps and their length in input units.
+    start
+        "origin", "random" (uniform in the ball), a tensor, or one of these for each restart. A single
+        "origin" with restarts > 1 is followed by random ones, since ascent is deterministic.
+    keep
+        "last" iterate; "best" by the score; or a callable inputs -> (N,), least value kept, with +inf for
+        inadmissible iterates. A callable judges every iterate after a step, not the start.
+    generator
+        Source of random starts; one torch.Generator, or one per example.
+    momentum
+        Share of the previous direction that is added to the new gradient (normalised by its mean magnitude).
+    decay
+        "linear" shrinks the step from step_size to step_size / steps.
+    """
+    starts = _starts(start, restarts, generator)
+    if keep == "last" and len(starts) == 1:
+        inputs, _ = _climb(
+            score, origin.detach(), ball, starts[0], steps, step_size, keep, generator, momentum, decay
+        )
+        return Ascent(inputs, None, steps)
+    kept, value = origin.detach(), torch.full(origin.shape[:1], float("inf"), device=origin.device)
+    value = value.to(origin.dtype)
+    for one in starts:
+        inputs, worth = _climb(
+            score, origin.detach(), ball, one, steps, step_size, keep, generator, momentum, decay
+        )
+        if keep == "last":
+            worth = -_value(score, inputs).to(worth.dtype)
+        better = worth < value
+        kept = torch.where(better.reshape(-1, *[1] * (origin.ndim - 1)), inputs, kept)
+        value = torch.where(better, worth, value)
+    return Ascent(kept, value if callable(keep) else -value, steps * len(starts))
+
+
+def _climb(
+    score: Score | GradientScore,
+    origin: Tensor,
+    ball: Ball,
+    start: Start,
+    steps: int,
+    step_size: float,
+    keep: Keep,
+    generator: Noise | None,
+    momentum: float,
+    decay: str,
+) -> tuple[Tensor, Tensor]:
+    """One restart: kept inputs and their worth (lower is better; not computed for "last")."""
+    inputs = _begin(start, origin, ball, generator)
+    shape = (-1, *[1] * (origin.ndim - 1))
+    best, worth = inputs if keep == "last" else origin, torch.full_like(origin.flatten(1)[:, 0], float("inf"))
+    velocity = torch.zeros_like(origin)
+    for k in range(steps):
+        value, gradient = value_and_gradient(score, inputs)
+        if keep == "best":
+            best, worth = _keep_least(inputs, -value.to(worth.dtype), best, worth, shape)
+        if momentum:
+            scale = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+            velocity = momentum * velocity + gradient / scale.reshape(shape)
+            gradient = velocity
+        size = step_size * (1 - k / steps) if decay == "linear" else step_size
+        inputs = ball.project(inputs + size * ball.step(gradient), origin)
+        if callable(keep):
+            best, worth = _keep_least(inputs, keep(inputs).to(worth.dtype), best, worth, shape)
+    if keep == "last":
+        return inputs, worth
+    if keep == "best":
+        best, worth = _keep_least(inputs, -_value(score, inputs).to(worth.dtype), best, worth, shape)
+    return best, worth
+
+
+def _keep_least(
+    inputs: Tensor, candidate: Tensor, best: Tensor, worth: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    # NaN compares false, so an undefined value is never kept.
+    better = candidate < worth
+    return torch.where(better.reshape(shape), inputs, best), torch.where(better, candidate, worth)
+
+
+def value_and_gradient(score: Score | GradientScore, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The score (N,) and its gradient in the inputs (N, ...), both detached; weights get no gradient."""
+    if isinstance(score, GradientScore):
+        return score.value_and_gradient(inputs)
+    with torch.enable_grad():
+        point = inputs.detach().requires_grad_(True)
+        value = score(point)
+        if value.shape != inputs.shape[:1]:
+            raise UsageError(
+                f"the score returned shape {tuple(value.shape)} for {inputs.shape[0]} examples; expected "
+                f"({inputs.shape[0]},), one number per example"
+            )
+        (gradient,) = torch.autograd.grad(value.sum(), point)
+    return value.detach(), gradient
+
+
+def _value(score: Score | GradientScore, inputs: Tensor) -> Tensor:
+    if callable(score):
+        with torch.no_grad():
+            return score(inputs).detach()
+    return score.value_and_gradient(inputs)[0]
+
+
+def _starts(
+    start: Start | Sequence[Start], restarts: int, generator: Noise | None
+) -> tuple[Start, ...]:
+    if restarts < 1:
+        raise UsageError(f"restarts={restarts}; expected at least 1")
+    if isinstance(start, str | Tensor):
+        rest: Start = "random" if isinstance(start, str) else start
+        starts: tuple[Start, ...] = (start, *[rest] * (restarts - 1))
+    else:
+        starts = tuple(start)
+    for one in starts:
+        if isinstance(one, str) and one not in ("origin", "random"):
+            raise UsageError(f"start {one!r} is unknown; expected 'origin', 'random' or a tensor")
+        if isinstance(one, str) and one == "random" and generator is None:
+            raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
+    return starts
+
+
+def _begin(start: Start, origin: Tensor, ball: Ball, generator: Noise | None) -> Tensor:
+    if isinstance(start, Tensor):
+        return ball.project(start.detach(), origin)
+    if start == "origin":
+        return origin.clone()
+    assert generator is not None
+    return ball.random_start(origin, generator)

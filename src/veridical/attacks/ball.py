@@ -1,0 +1,136 @@
+"""Threat models: which perturbed inputs count as near the original."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from veridical.runtime.errors import UsageError
+
+Noise = torch.Generator | Sequence[torch.Generator]
+"""One generator for a batch (training), or one per example (evaluation: results do not depend on batches)."""
+
+
+@dataclass(frozen=True)
+class Ball(ABC):
+    """All inputs within `radius` (input units) of an origin and inside the valid pixel range.
+
+    Parameters
+    ----------
+    radius
+        At least 0, in the units of the inputs.
+    bounds
+        Least and greatest valid value, or None for no bounds (theorems are stated without them).
+    """
+
+    radius: float
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.radius >= 0 or self.radius == float("inf"):
+            raise UsageError(f"radius={self.radius!r}; a ball needs a finite radius of at least 0, in input units")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise UsageError(f"bounds={self.bounds!r}; expected (low, high) with low < high, or None")
+
+    def project(self, inputs: Tensor, origin: Tensor) -> Tensor:
+        """The admissible point next to `inputs` (exactly for Linf); (N, ...) like `origin`."""
+        return self._clip(self._project(inputs - origin, origin))
+
+    def random_start(self, origin: Tensor, generator: Noise) -> Tensor:
+        """A point drawn uniformly from the ball, then clipped to the bounds; (N, ...)."""
+        return self._clip(origin + self._uniform(origin, generator))
+
+    @abstractmethod
+    def step(self, gradient: Tensor) -> Tensor:
+        """Steepest-ascent direction of unit length in the ball's norm, per example; zero where gradient is."""
+
+    @abstractmethod
+    def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
+        """Distance of each example from its origin in the ball's norm, (N,)."""
+
+    @abstractmethod
+    def _project(self, offset: Tensor, origin: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _uniform(self, origin: Tensor, generator: Noise) -> Tensor: ...
+
+    def _clip(self, inputs: Tensor) -> Tensor:
+        return inputs if self.bounds is None else inputs.clamp(*self.bounds)
+
+
+@dataclass(frozen=True)
+class Linf(Ball):
+    """No value changes by more than `radius`."""
+
+    def step(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
+        return (inputs - origin).abs().flatten(1).amax(1)
+
+    def _project(self, offset: Tensor, origin: Tensor) -> Tensor:
+        return origin + offset.clamp(-self.radius, self.radius)
+
+    def _uniform(self, origin: Tensor, generator: Noise) -> Tensor:
+        return (draw(origin, generator, "uniform") * 2 - 1) * self.radius
+
+
+@dataclass(frozen=True)
+class L2(Ball):
+    """The Euclidean length of the change, over all values of an example, is at most `radius`."""
+
+    def step(self, gradient: Tensor) -> Tensor:
+        return gradient / _safe(_length(gradient))
+
+    def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
+        return (inputs - origin).flatten(1).norm(dim=1)
+
+    def _project(self, offset: Tensor, origin: Tensor) -> Tensor:
+        length = _length(offset)
+        return origin + offset * torch.where(length > self.radius, self.radius / _safe(length), 1.0)
+
+    def _uniform(self, origin: Tensor, generator: Noise) -> Tensor:
+        direction = self.step(draw(origin, generator, "normal"))
+        one = origin.flatten(1)[:, :1]
+        share = draw(one, generator, "uniform").clamp_min(torch.finfo(origin.dtype).tiny)
+        # Uniform in volume: the radius of a uniform point has density proportional to r^(d - 1).
+        scale = share ** (1.0 / max(1, origin.flatten(1).shape[1]))
+        return direction * (self.radius * scale).reshape(-1, *[1] * (origin.ndim - 1))
+
+
+BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
+
+
+def ball(norm: str, radius: float, bounds: tuple[float, float] | None = (0.0, 1.0)) -> Ball:
+    """The ball of a norm by name: "linf" or "l2"."""
+    if norm not in BALLS:
+        raise UsageError(f"norm {norm!r} is unknown; choose one of {', '.join(BALLS)}")
+    return BALLS[norm](radius, bounds)
+
+
+def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
+    """Uniform [0, 1) or standard normal noise of the shape of `like`; per example where generators are."""
+    sample = torch.rand if kind == "uniform" else torch.randn
+    if isinstance(generator, torch.Generator):
+        noise = sample(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+    else:
+        if len(generator) != like.shape[0]:
+            raise UsageError(f"{len(generator)} generators were given for {like.shape[0]} examples; need one each")
+        if not generator:
+            return torch.zeros_like(like)
+        rows = [sample(like.shape[1:], generator=g, dtype=like.dtype, device=g.device) for g in generator]
+        noise = torch.stack(rows)
+    return noise.to(like.device)
+
+
+def _length(offset: Tensor) -> Tensor:
+    return offset.flatten(1).norm(dim=1).reshape(-1, *[1] * (offset.ndim - 1))
+
+
+def _safe(length: Tensor) -> Tensor:
+    # A zero gradient must give a zero step, not NaN.
+    return length.clamp_min(torch.finfo(length.dtype).tiny)

@@ -1,0 +1,112 @@
+"""What an attribution attack climbs: a score of the smooth twin's map, with its gradient in the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.directions import Decorrelate, Direction
+from veridical.attacks.protocols import Climb
+from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
+from veridical.attribution.saliency import normalised_to_area, saliency
+from veridical.runtime.errors import UsageError
+
+
+class MapAscent:
+    """The score of a direction, of the twin's saliency map, as a function of the inputs.
+
+    The clean map that fixes the target pixels is the real network's; the map climbed is the twin's, normalised
+    to sum H * W with the gradient through the normaliser (the RAR authors' evaluation).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        attribute: Callable[..., Tensor],
+        target: Tensor,
+        label: Tensor,
+        direction: Direction,
+        clean: Tensor,
+        climb: Climb,
+        steps: int,
+    ) -> None:
+        self.model, self.attribute, self.target, self.label = model, attribute, target, label
+        self.goal = (Decorrelate() if climb.goal == "decorrelate" else direction).goal(normalised_to_area(clean))
+        self.climb, self.steps = climb, steps
+        self.step = 0
+
+    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The score (N,) and its gradient (N, C, H, W) at the next step's sharpness of the twin."""
+        with torch.enable_grad():
+            point = inputs.detach().requires_grad_(True)
+            with smooth_twin(self._beta()):
+                attribution = self.attribute(self.model, point, self.target, create_graph=True)
+            value = self.goal(normalised_to_area(saliency(attribution)))
+            (gradient,) = torch.autograd.grad(value.sum(), point)
+        self.step += 1
+        if self.climb.label_weight:
+            gradient = gradient + self._pull_back(inputs, gradient)
+        return value.detach(), gradient
+
+    def _beta(self) -> float | None:
+        begin, end = self.climb.beta, self.climb.beta_end
+        if begin is None or end is None or self.steps < 2:
+            return begin
+        return float(begin * (end / begin) ** (min(self.step, self.steps - 1) / (self.steps - 1)))
+
+    def _pull_back(self, inputs: Tensor, gradient: Tensor) -> Tensor:
+        """Gradient of the margin where the label is lost or nearly so, as long as the score's own."""
+        with torch.enable_grad():
+            point = inputs.detach().requires_grad_(True)
+            logits = self.model(point)
+            own = logits.gather(1, self.label[:, None])[:, 0]
+            others = logits.scatter(1, self.label[:, None], -torch.inf).amax(1)
+            (margin_gradient,) = torch.autograd.grad((own - others).sum(), point)
+        spread = logits.detach().std(1).clamp_min(1e-12)
+        # Share 0 at a margin of a tenth of the logits' spread, 1 where the label is about to change.
+        share = (1 - (own - others).detach() / (0.1 * spread)).clamp(0, 2) * self.climb.label_weight
+        length = gradient.flatten(1).norm(dim=1) / margin_gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+        return margin_gradient * (share * length).reshape(-1, *[1] * (inputs.ndim - 1))
+
+
+class FixedDirection:
+    """A score whose gradient is the same everywhere: the random-sign baseline."""
+
+    def __init__(self, direction: Tensor) -> None:
+        self.direction = direction
+
+    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Zeros (N,) and the direction (N, ...)."""
+        return inputs.new_zeros(inputs.shape[0]), self.direction
+
+
+def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | None) -> int:
+    """How many calls the twin rewrites in one forward pass; none in a piecewise-linear model is an error."""
+    if inputs.shape[0] == 0:
+        return 0
+    one, label = inputs[:1], target[:1]
+    rewrites = 0
+    with torch.enable_grad():
+        point = one.detach().requires_grad_(True)
+        if beta is None:
+            logit = model(point)[0, label[0]]
+        else:
+            with SoftplusTwin(beta) as twin:
+                logit = model(point)[0, label[0]]
+            rewrites = twin.rewrites
+        if rewrites:
+            return rewrites
+        (gradient,) = torch.autograd.grad(logit, point, create_graph=True)
+        curved = False
+        if gradient.requires_grad:
+            (second,) = torch.autograd.grad((gradient * one).sum(), point, allow_unused=True)
+            curved = second is not None and bool(second.abs().sum() > 0)
+    if not curved:
+        raise UsageError(
+            "the model is piecewise linear (its second derivative is zero) and the softplus twin found no relu, "
+            "leaky_relu, relu6 or clamp(min=0) call to smooth, so a map's gradient cannot be climbed; "
+            "use an activation that the twin knows, or one that is smooth"
+        )
+    return 0

@@ -1,0 +1,110 @@
+"""Where an attribution attack pushes the map: off its top pixels, off its centre, into a region, at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from veridical.runtime.errors import UsageError
+
+
+class Direction(Protocol):
+    """A goal of an attribution attack: a differentiable score of saliency maps, fixed by the clean ones."""
+
+    def goal(self, clean: Tensor) -> MapScore:
+        """The score to be raised, from clean saliency maps (N, H, W)."""
+        ...
+
+
+class MapScore(Protocol):
+    """saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,)."""
+
+    def __call__(self, maps: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Lower the saliency on the k most salient pixels of the clean map (Ghorbani et al. 2019, top-K attack)."""
+
+    k: int = 100
+
+    def goal(self, clean: Tensor) -> MapScore:
+        mask = top_mask(clean, self.k)
+        return lambda maps: -(maps * mask).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class MassCentre:
+    """Move the centre of mass of the saliency away from where it was (Ghorbani et al. 2019)."""
+
+    def goal(self, clean: Tensor) -> MapScore:
+        origin = _centre(clean).detach()
+        # The plain distance has no gradient where it is zero, which is where the attack starts.
+        return lambda maps: ((_centre(maps) - origin + 1e-3) ** 2).sum(1)
+
+
+@dataclass(frozen=True)
+class TargetRegion:
+    """Raise the saliency inside a box: rows top to bottom, columns left to right, ends excluded."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def goal(self, clean: Tensor) -> MapScore:
+        height, width = clean.shape[1:]
+        if not (0 <= self.top < self.bottom <= height and 0 <= self.left < self.right <= width):
+            raise UsageError(
+                f"the target region {self} does not lie in maps of {height} x {width}; expected "
+                "0 <= top < bottom <= height and 0 <= left < right <= width"
+            )
+        region = torch.zeros_like(clean)
+        region[:, self.top : self.bottom, self.left : self.right] = 1
+        return lambda maps: (maps * region).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Decorrelate:
+    """Lower the correlation of the log saliency with the ranks of the clean map, a smooth stand-in for tau."""
+
+    def goal(self, clean: Tensor) -> MapScore:
+        ranks = clean.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).to(clean.dtype)
+        ranks = torch.nn.functional.normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
+
+        def score(maps: Tensor) -> Tensor:
+            log = (maps.flatten(1) + 1e-3).log()
+            centred = log - log.mean(1, keepdim=True)
+            return -(torch.nn.functional.normalize(centred, dim=1) * ranks).sum(1)
+
+        return score
+
+
+@dataclass(frozen=True)
+class RandomSign:
+    """No goal: every pixel moves at full step in a random direction, the baseline of Ghorbani et al. (2019)."""
+
+    def goal(self, clean: Tensor) -> MapScore:
+        raise UsageError("RandomSign climbs no score; it is handled by the attack itself")
+
+
+def top_mask(maps: Tensor, k: int) -> Tensor:
+    """1 on the k greatest values of each map, (N, H, W); ties by stable ascending order, the last k."""
+    flat = maps.flatten(1)
+    if not 1 <= k <= flat.shape[1]:
+        raise UsageError(f"k={k}; expected 1 to {flat.shape[1]}, the number of pixels of a map")
+    chosen = flat.argsort(dim=1, stable=True)[:, -k:]
+    return torch.zeros_like(flat).scatter_(1, chosen, 1.0).reshape(maps.shape)
+
+
+def _centre(maps: Tensor) -> Tensor:
+    height, width = maps.shape[1:]
+    mass = maps.flatten(1).sum(1)
+    rows = torch.arange(height, dtype=maps.dtype, device=maps.device)
+    columns = torch.arange(width, dtype=maps.dtype, device=maps.device)
+    row = (maps.sum(2) * rows).sum(1) / mass
+    column = (maps.sum(1) * columns).sum(1) / mass
+    return torch.stack([row, column], 1)

@@ -1,0 +1,120 @@
+"""How hard an attribution attack tries and how it is judged: the published protocol and stronger ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from veridical.attribution.quadrature import Quadrature
+from veridical.runtime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Climb:
+    """One restart of an attribution attack.
+
+    Parameters
+    ----------
+    start
+        "origin" or "random" (uniform in the ball).
+    beta, beta_end
+        Softplus sharpness of the twin at the first and the last step (geometric growth); beta None climbs the
+        network itself, which has no second derivative if it is piecewise linear.
+    momentum, decay
+        As in `veridical.attacks.ascend`.
+    goal
+        "attack": the attack's own direction; "decorrelate": the smooth stand-in for tau.
+    label_weight
+        Weight of a hinge on the margin of the predicted class that keeps iterates admissible; 0 has none.
+    step_scale
+        Multiplies the protocol's step size.
+    """
+
+    start: Literal["origin", "random"] = "origin"
+    beta: float | None = 1.0
+    beta_end: float | None = None
+    momentum: float = 0.0
+    decay: Literal["constant", "linear"] = "constant"
+    goal: Literal["attack", "decorrelate"] = "attack"
+    label_weight: float = 0.0
+    step_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An attribution attack's budget and judge.
+
+    Parameters
+    ----------
+    name
+        Recorded in results.
+    steps, step_size
+        Iterations of each climb and their length in input units.
+    k
+        Pixels attacked by the top-k direction and compared by the intersection.
+    climb_nodes, judge_nodes
+        Quadratures of the map that is climbed (on the twin) and that judges every iterate (real network).
+    final_nodes
+        Quadrature of the map that judges the `shortlist` best iterates again and gives the result; None where
+        the judge's map is the final one.
+    climbs
+        The restarts.
+    minimise_each
+        Keep for tau and for the intersection each its own least iterate; otherwise both are those of the
+        iterate with the least tau (the paper's).
+    """
+
+    name: str
+    steps: int = 100
+    step_size: float = 0.01
+    k: int = 100
+    climb_nodes: Quadrature = Quadrature("right", 100)
+    judge_nodes: Quadrature = Quadrature("right", 100)
+    final_nodes: Quadrature | None = None
+    shortlist: int = 1
+    climbs: tuple[Climb, ...] = (Climb(),)
+    minimise_each: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.k < 1 or self.shortlist < 1 or not self.climbs:
+            raise UsageError(
+                f"protocol {self.name!r} has steps={self.steps}, k={self.k}, shortlist={self.shortlist} and "
+                f"{len(self.climbs)} climbs; expected at least 1 of each"
+            )
+        if not self.step_size > 0:
+            raise UsageError(f"protocol {self.name!r} has step_size={self.step_size}; expected a positive number")
+
+
+PAPER = Protocol("paper")
+PAPER_FAST = Protocol(
+    "paper-fast",
+    climb_nodes=Quadrature("gauss-legendre", 10),
+    judge_nodes=Quadrature("gauss-legendre", 10),
+    final_nodes=Quadrature("right", 100),
+    shortlist=5,
+)
+STRONG = Protocol(
+    "strong",
+    climb_nodes=Quadrature("gauss-legendre", 10),
+    judge_nodes=Quadrature("gauss-legendre", 10),
+    final_nodes=Quadrature("right", 100),
+    shortlist=5,
+    climbs=(
+        Climb(),
+        Climb("origin", 5.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
+        Climb("random", 20.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
+        Climb(
+            "random", 5.0, 50.0, momentum=0.75, decay="linear", goal="decorrelate", label_weight=1.0, step_scale=2.0
+        ),
+    ),
+    minimise_each=True,
+)
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)}
+
+
+def protocol(name: str, **changes: object) -> Protocol:
+    """The protocol of that name ("paper", "paper-fast", "strong") with some fields replaced (None: as it is)."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"protocol {name!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    given = {key: value for key, value in changes.items() if value is not None}
+    return replace(PROTOCOLS[name], **given)  # type: ignore[arg-type]

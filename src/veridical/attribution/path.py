@@ -1,0 +1,167 @@
+"""The one core of Integrated Gradients: a path integral of gradients between two points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from veridical.attribution.quadrature import Quadrature
+from veridical.runtime.errors import UsageError
+
+Scalar = Callable[[Tensor], Tensor]
+"""inputs (N, ...) -> one number per example (N,)."""
+
+ROWS_PER_CHUNK = 512
+"""Default bound on the examples times nodes in one forward pass, so that memory does not grow with nodes."""
+
+
+def path_attribution(
+    scalar: Scalar,
+    start: Tensor,
+    end: Tensor,
+    quadrature: Quadrature,
+    *,
+    layer: nn.Module | None = None,
+    create_graph: bool = False,
+    rows: int = ROWS_PER_CHUNK,
+) -> Tensor:
+    """Integrated Gradients of `scalar` along the straight path from `start` to `end`; sums to the change.
+
+    Parameters
+    ----------
+    scalar
+        The function explained; `many_nodes = True` on it says that it takes (M * N, ...) inputs at once.
+    start, end
+        Ends of the path, (N, ...) floating point, of one shape.
+    quadrature
+        Nodes and weights along the path.
+    layer
+        Attribute to the output of this module instead of the inputs: the integral of d scalar / d h_i times
+        d h_i / d t (what Captum calls layer conductance). The map then has the layer's shape.
+    create_graph
+        Keep the graph so that the result can be differentiated in start, end and weights. All nodes' graphs
+        are then alive at once; without it memory is that of `rows` examples.
+    rows
+        Bound on the examples times nodes of one forward pass.
+
+    Returns
+    -------
+    Tensor
+        (N, ...) of the inputs' (or the layer's) shape and dtype.
+
+    Source: Sundararajan, Taly, Yan (2017), section 3; Chen et al. (2019), section 2 (any start, hidden layers).
+    """
+    check_path(start, end)
+    positions, weights = quadrature.points(end.dtype, end.device)
+    difference = end - start
+    examples = end.shape[0]
+    if examples == 0 and layer is None:
+        return torch.zeros_like(end)
+    at_once = max(1, rows // max(examples, 1)) if getattr(scalar, "many_nodes", False) else 1
+    total: Tensor | None = None
+    for first in range(0, quadrature.nodes, at_once):
+        part = slice(first, first + at_once)
+        if layer is None:
+            gradient = _gradient_sum(scalar, start, difference, positions[part], weights[part], create_graph)
+        else:
+            gradient = _conductance(
+                scalar, start, difference, positions[part], weights[part], layer, create_graph
+            )
+        total = gradient if total is None else total + gradient
+    assert total is not None
+    return total if layer is not None else difference * total
+
+
+def check_path(start: Tensor, end: Tensor) -> None:
+    """Raise a UsageError unless both ends are floating-point tensors of one shape."""
+    if start.shape != end.shape:
+        raise UsageError(
+            f"start has shape {tuple(start.shape)} and end {tuple(end.shape)}; a path needs two points of one "
+            "shape (expand a baseline to the inputs' shape first)"
+        )
+    if not (start.is_floating_point() and end.is_floating_point()):
+        raise UsageError(f"start is {start.dtype} and end {end.dtype}; a path needs floating-point tensors")
+
+
+def points_on_path(start: Tensor, difference: Tensor, positions: Tensor) -> Tensor:
+    """start + t * difference for every t, node by node: (M * N, ...) from (N, ...) and positions (M,)."""
+    t = positions.reshape(-1, *[1] * difference.ndim)
+    return (start + t * difference).flatten(0, 1)
+
+
+def _gradient_sum(
+    scalar: Scalar,
+    start: Tensor,
+    difference: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    create_graph: bool,
+) -> Tensor:
+    """Weighted sum over nodes of the gradient of `scalar`, (N, ...)."""
+    with torch.enable_grad():
+        points = points_on_path(start, difference, positions)
+        if not points.requires_grad or not create_graph:
+            points = points.detach().requires_grad_(True)
+        values = scalar(points)
+        _check_scalar(values, points)
+        (gradients,) = torch.autograd.grad(values.sum(), points, create_graph=create_graph)
+    per_node = gradients.unflatten(0, (positions.shape[0], -1))
+    return torch.tensordot(weights, per_node, dims=1)
+
+
+def _conductance(
+    scalar: Scalar,
+    start: Tensor,
+    difference: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    layer: nn.Module,
+    create_graph: bool,
+) -> Tensor:
+    """Weighted sum over nodes of d scalar / d h times d h / d t for the output h of `layer`."""
+    captured: list[Tensor] = []
+
+    def capture(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        captured.append(output)
+
+    handle = layer.register_forward_hook(capture)
+    try:
+        with torch.enable_grad(), forward_ad.dual_level():
+            points = points_on_path(start, difference, positions)
+            if not points.requires_grad or not create_graph:
+                points = points.detach().requires_grad_(True)
+            velocity = difference.repeat(positions.shape[0], *[1] * (difference.ndim - 1))
+            dual = forward_ad.make_dual(points, velocity if create_graph else velocity.detach())
+            values = forward_ad.unpack_dual(scalar(dual)).primal
+            _check_scalar(values, points)
+            if len(captured) != 1 or not isinstance(captured[0], Tensor):
+                raise UsageError(
+                    f"the layer {type(layer).__name__} ran {len(captured)} times in one forward pass or did not "
+                    "return a tensor; hidden-layer attribution needs a module that runs once and returns one"
+                )
+            (gradients,) = torch.autograd.grad(values.sum(), captured[0], create_graph=create_graph)
+            speed = forward_ad.unpack_dual(captured[0]).tangent
+            if speed is None:
+                raise UsageError(f"the output of {type(layer).__name__} does not depend on the inputs")
+            product = gradients * speed
+    finally:
+        handle.remove()
+    result = torch.tensordot(weights, product.unflatten(0, (positions.shape[0], -1)), dims=1)
+    return result if create_graph else result.detach()
+
+
+def _check_scalar(values: Tensor, points: Tensor) -> None:
+    if values.shape != points.shape[:1]:
+        raise UsageError(
+            f"the scalar returned shape {tuple(values.shape)} for {points.shape[0]} inputs; expected "
+            f"({points.shape[0]},), one number per example"
+        )
+    if not values.requires_grad:
+        raise UsageError(
+            "the scalar does not depend on its inputs through differentiable operations; check for .detach(), "
+            "torch.no_grad() or integer operations in the model"
+        )

@@ -1,0 +1,63 @@
+"""Scalar outputs of a classifier that an explanation can be about: logit, loss, log-probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from veridical.runtime.errors import UsageError
+
+Output = Literal["logit", "loss", "log-probability"]
+OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
+
+
+@dataclass(frozen=True, eq=False)
+class TargetScalar:
+    """One number per input: the logit, the cross-entropy loss or the log-probability of its target.
+
+    Parameters
+    ----------
+    model
+        Maps inputs (N, ...) to logits (N, K).
+    target
+        Class of each example, (N,) int64.
+    output
+        "logit", "loss" (natural logarithm) or "log-probability" (minus the loss).
+
+    Called with (M * N, ...) inputs, node by node in blocks of N, it repeats the targets, so that many points of
+    a path can be evaluated in one batch (`many_nodes`).
+    """
+
+    model: nn.Module
+    target: Tensor
+    output: Output = "logit"
+    many_nodes: bool = True
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise UsageError(f"output {self.output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.of_logits(self.model(inputs))
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """The scalar from logits (M * N, K); returns (M * N,)."""
+        if logits.ndim != 2:
+            raise UsageError(
+                f"the model returned a tensor of shape {tuple(logits.shape)}; expected logits (N, classes)"
+            )
+        examples = self.target.shape[0]
+        if examples == 0 or logits.shape[0] % examples:
+            raise UsageError(
+                f"the model returned {logits.shape[0]} rows for {examples} targets; expected one row per input"
+            )
+        target = self.target.repeat(logits.shape[0] // examples)
+        if self.output == "logit":
+            return logits.gather(1, target[:, None])[:, 0]
+        # bf16 logits would round the loss to two digits; float64 must stay float64.
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        log_probability = torch.log_softmax(wide, dim=1).gather(1, target[:, None])[:, 0]
+        return -log_probability if self.output == "loss" else log_probability

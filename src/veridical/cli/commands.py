@@ -1,0 +1,25 @@
+"""The table of commands, kept free of imports so that `veridical --help` answers at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: the module that runs it, and what it does in one line.
+
+    The module holds `Options`, a frozen dataclass whose fields become the command's options, and
+    `run(options) -> int`, which returns the exit code. It imports torch only inside functions, so that
+    `veridical COMMAND --help` answers at once as well.
+    """
+
+    module: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "train": Command("veridical.cli.train", "train a classifier, plainly or so that explanations hold still"),
+    "attack": Command("veridical.cli.attack", "attack the explanations of a trained run, measure what holds"),
+    "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
+    "data": Command("veridical.cli.data", "list the data sets: which are available, and where they lie"),
+}

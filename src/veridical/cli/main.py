@@ -1,0 +1,80 @@
+"""`veridical COMMAND [options]`: find the command, parse its options, run it, turn errors into exit codes."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+from veridical._version import __version__
+from veridical.cli.commands import COMMANDS, Command
+from veridical.runtime.errors import UsageError, VeridicalError, fail_argument
+
+OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
+    """Run one command line and return its exit code: 0, 1 failure, 2 bad usage, 130 interrupted.
+
+    An expected error is one line on stderr; with VERIDICAL_DEBUG=1 its traceback too. A defect of the program
+    keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "--help"
+    try:
+        code = _run(name, arguments[1:], commands)
+        sys.stdout.flush()  # so that a closed pipe shows here, not when the interpreter ends
+        return code
+    except SystemExit as stop:  # argparse's way to end after --help or --print_config
+        return stop.code if isinstance(stop.code, int) else OK
+    except BrokenPipeError:
+        # Whoever read the output, as `head` does, has seen enough; the interpreter's last flush must not
+        # fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except KeyboardInterrupt:
+        return _report(name, "interrupted", INTERRUPTED)
+    except UsageError as error:
+        return _report(name, str(error), BAD_USAGE)
+    except (VeridicalError, OSError) as error:
+        return _report(name, str(error), FAILURE)
+
+
+def _run(name: str, arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
+    """Import the command's module, and nothing of any other command, and run it."""
+    if name in ("-h", "--help", "--version"):
+        print(f"veridical {__version__}" if name == "--version" else _overview(commands))
+        return OK
+    if name not in commands:
+        closest = difflib.get_close_matches(name, commands, n=1)
+        hint = f"Did you mean `veridical {closest[0]}`?" if closest else "See `veridical --help`."
+        raise fail_argument("command", name, "one of " + ", ".join(commands), hint)
+    from veridical.cli.options import parse_options
+
+    module = importlib.import_module(commands[name].module)
+    description = module.__doc__ or commands[name].summary
+    options = parse_options(module.Options, arguments, prog=f"veridical {name}", description=description)
+    return int(module.run(options))
+
+
+def _overview(commands: Mapping[str, Command]) -> str:
+    """Return what `veridical --help` prints."""
+    width = max(map(len, commands), default=0)
+    listed = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in commands.items())
+    return (
+        "usage: veridical COMMAND [options]\n\n"
+        "Train classifiers whose gradient explanations hold still, attack explanations, and measure them.\n\n"
+        f"commands:\n{listed}\n\n"
+        "options:\n  -h, --help  show this help\n  --version   show the version\n\n"
+        "`veridical COMMAND --help` lists a command's options; they may also stand in a file (--config)."
+    )
+
+
+def _report(name: str, message: str, code: int) -> int:
+    """Print an expected error, and its traceback where somebody asked for it; return the exit code."""
+    if os.environ.get("VERIDICAL_DEBUG") == "1":
+        traceback.print_exc()
+    prefix = "veridical" if name.startswith("-") else f"veridical {name}"
+    print(f"{prefix}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,133 @@
+"""From a frozen dataclass to a command's options: flags, `--config FILE.yaml` and `--print_config`.
+
+Flags are spelt as people spell them. A field `data_root` is `--data-root` (an underscore is understood too).
+A boolean field is a bare flag, `--short`, or `--short=false`. A field that holds several values takes them
+apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. A nested dataclass is reached with a dot,
+`--ball.radius`. In files the names are the fields' own.
+"""
+
+import argparse
+import difflib
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from veridical.runtime.errors import UsageError
+
+OptionsT = TypeVar("OptionsT")
+
+_PRINT_CONFIG = "--print_config"
+
+
+def parse_options(
+    options: type[OptionsT], argv: Sequence[str], *, prog: str, description: str = ""
+) -> OptionsT:
+    """Parse a command line into an instance of the dataclass `options`.
+
+    Help texts come from the class's docstring or from a docstring under each field. Anything that cannot be
+    used is a `UsageError` of one line; `--help` and `--print_config` print and raise `SystemExit(0)`.
+    """
+    parser = build_parser(options, prog=prog, description=description)
+    hints = dict(_flags(options))
+    try:
+        parsed = parser.instantiate(parser.parse_args(_normalised(argv, hints)))
+    except argparse.ArgumentError as error:
+        raise UsageError(_readable(error, hints)) from error
+    return options(**{name: parsed[name] for name in get_type_hints(options)})
+
+
+def build_parser(options: type[object], *, prog: str, description: str = "") -> ArgumentParser:
+    """Return the parser of one command; errors are raised as `argparse.ArgumentError`, not printed."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _OptionParser(
+        prog=prog,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of options; later flags overrule it.")
+    parser.add_class_arguments(options, as_group=False)
+    return parser
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of a command's description, which shows whole command lines."""
+
+
+class _OptionParser(ArgumentParser):
+    """A jsonargparse parser with the spelling of this module's docstring."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add one option as jsonargparse does, with dashes in its flag, and bare if it is boolean."""
+        nested = is_dataclass(kwargs.get("type"))  # jsonargparse comes back with each of its fields
+        if len(args) == 1 and args[0].startswith("--") and args[0] != _PRINT_CONFIG and not nested:
+            kwargs.setdefault("dest", args[0].removeprefix("--"))
+            if kwargs.get("type") is bool:
+                kwargs.update(nargs="?", const=True)
+            args = (args[0].replace("_", "-"),)
+        return super().add_argument(*args, **kwargs)
+
+
+def _flags(options: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Walk a dataclass and those nested in it; yield each flag with its field's type hint."""
+    for name, hint in get_type_hints(options).items():
+        flag = prefix + name.replace("_", "-")
+        yield flag, hint
+        if is_dataclass(hint):
+            yield from _flags(hint, f"{flag}.")
+
+
+def _normalised(argv: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
+    """Rewrite a command line into the one spelling that the parser knows."""
+    result: list[str] = []
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            result.append(argument)
+            continue
+        flag, equals, value = argument.partition("=")
+        flag = flag.replace("_", "-")
+        if flag == "--print-config":
+            flag = _PRINT_CONFIG
+        element = _element_type(hints.get(flag))
+        if element is not None:
+            values = [value] if equals else []
+            while not equals and rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            if values:
+                equals, value = "=", _as_list(values, text=element is str)
+        result.append(flag + equals + value)
+    return result
+
+
+def _element_type(hint: Any) -> Any:
+    """Return what a `tuple[X, ...]` or `list[X]` (or one of them or None) holds; None for any other hint."""
+    if get_origin(hint) in (Union, types.UnionType):
+        members = [_element_type(member) for member in get_args(hint)]
+        return next((member for member in members if member is not None), None)
+    return get_args(hint)[0] if get_origin(hint) in (tuple, list) else None
+
+
+def _as_list(values: Sequence[str], *, text: bool) -> str:
+    """Write the values of one flag as the YAML that jsonargparse reads."""
+    if len(values) == 1 and (values[0].lstrip().startswith("[") or values[0] == "null"):
+        return values[0]
+    parts = [part.strip() for value in values for part in value.split(",")]
+    quoted = ["'" + part.replace("'", "''") + "'" for part in parts] if text else parts
+    return f"[{', '.join(quoted)}]"
+
+
+def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any]) -> str:
+    """Make one line of jsonargparse's message, with flags in place of its internal keys."""
+    line = " ".join(str(error).split())
+    line = re.sub(r'Parser key "([\w.]+)"', lambda match: "--" + match[1].replace("_", "-"), line)
+    line = re.sub(r"typing\.Literal\[([^]]*)\]", r"value of \1", line)
+    unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", line)
+    closest = difflib.get_close_matches(unknown[1], hints, n=1) if unknown else []
+    return f"{line} (did you mean {closest[0]}?)" if closest else line

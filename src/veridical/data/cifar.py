@@ -1,0 +1,122 @@
+"""Reading CIFAR-10's original batches: the binary ones, and the pickled ones without trusting them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from veridical.data.arrays import Arrays, damaged
+
+PICKLED = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+BINARY = tuple(f"{name}.bin" for name in PICKLED)
+_IMAGES, _PIXELS, _CLASSES = 10000, 3 * 32 * 32, 10
+_MAX_FILE = 2**26
+
+_Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+
+
+def read_cifar(folder: Path) -> Arrays:
+    """Read the six batches of `folder`, binary or pickled: 50,000 and 10,000 images (N, 32, 32, 3).
+
+    Raises DataError for a file that is missing, damaged, or holds anything but bytes and labels.
+    """
+    binary = (folder / BINARY[0]).is_file()
+    batches = [
+        read_binary_batch(folder / name) if binary else read_pickled_batch(folder / name)
+        for name in (BINARY if binary else PICKLED)
+    ]
+    images = [pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for pixels, _ in batches]
+    labels = [part for _, part in batches]
+    return Arrays(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1])
+
+
+def read_binary_batch(path: Path) -> _Batch:
+    """Read 10,000 records of a label and 3,072 pixels: uint8 pixels (10000, 3072) and labels (10000,)."""
+    records = np.frombuffer(_bytes(path), dtype=np.uint8)
+    if records.size != _IMAGES * (_PIXELS + 1):
+        raise damaged(path, f"{records.size} bytes", f"{_IMAGES} records of {_PIXELS + 1} bytes")
+    table = records.reshape(_IMAGES, _PIXELS + 1)
+    return table[:, 1:], table[:, 0]
+
+
+def read_pickled_batch(path: Path) -> _Batch:
+    """Read one pickled batch, which torchvision downloads, as `read_binary_batch` does.
+
+    The file is never trusted: of all names that a pickle can ask for, the three of a numpy array are
+    answered, and these by the inert records below, so that neither foreign code nor numpy's own unpickling
+    runs.
+    """
+    content = _bytes(path)
+    try:
+        batch = _Restricted(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle can fail in nearly any way
+        raise damaged(path, f"a damaged file ({error})", "a batch of CIFAR-10", "Copy it again.") from error
+    pixels = batch.get(b"data") if isinstance(batch, dict) else None
+    labels = batch.get(b"labels") if isinstance(batch, dict) else None
+    if not isinstance(pixels, _ArrayRecord) or not isinstance(labels, list):
+        raise damaged(path, "a pickle of something else", "a batch of CIFAR-10, with data and labels")
+    if len(labels) != _IMAGES or not all(type(label) is int and 0 <= label < _CLASSES for label in labels):
+        raise damaged(
+            path, f"{len(labels)} labels, or some out of range", f"{_IMAGES} labels 0 to {_CLASSES - 1}"
+        )
+    return pixels.bytes_of(path, (_IMAGES, _PIXELS)), np.array(labels, dtype=np.uint8)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _MAX_FILE:
+            raise damaged(path, f"{path.stat().st_size} bytes", f"at most {_MAX_FILE}")
+        return path.read_bytes()
+    except OSError as error:
+        raise damaged(path, f"an unreadable file ({error})", "a batch of CIFAR-10") from error
+
+
+class _TypeRecord:
+    """Stands for numpy.dtype: keeps the code, e.g. b"u1"."""
+
+    def __init__(self, code: object = None, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and flags say nothing for single bytes."""
+
+
+class _ArrayRecord:
+    """Stands for numpy.ndarray: keeps what the pickle says about the array, builds nothing from it."""
+
+    state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def bytes_of(self, path: Path, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The content as uint8 of this very shape, or a DataError."""
+        match self.state:
+            case (_, tuple(given), _TypeRecord(code=b"u1"), False, bytes(content)):
+                if given == shape and len(content) == shape[0] * shape[1]:
+                    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+        raise damaged(path, "an array of another kind, shape or length", f"uint8 pixels of shape {shape}")
+
+
+def _reconstruct(*_: object) -> _ArrayRecord:
+    """Stands for numpy's function of this name: an empty array, whose state follows."""
+    return _ArrayRecord()
+
+
+class _Restricted(pickle.Unpickler):
+    """Refuses every name but those of a numpy array, and answers these with the records above."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
+                return _reconstruct
+            case ("numpy", "ndarray"):
+                return _ArrayRecord
+            case ("numpy", "dtype"):
+                return _TypeRecord
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is never loaded")

@@ -1,0 +1,116 @@
+"""A data set in memory: uint8 images, cut into batches by index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from veridical.data.splits import held_out
+from veridical.runtime.errors import fail_argument
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set: images uint8 (N, C, H, W) and labels int64 (N,), both on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise fail_argument("images", self.images, "a uint8 tensor of shape (N, C, H, W)")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise fail_argument("labels", self.labels, f"an int64 tensor of shape ({len(self.images)},)")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(
+        self,
+        indices: Tensor | Sequence[int] | range | slice,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Cut out examples: inputs `dtype` (n, C, H, W) in [0, 1] and target int64 (n,), new tensors.
+
+        Bytes travel to `device` (None: they stay) and become numbers there. A `dtype` shorter than float32 is rounded once,
+        from float32. Raises UsageError for an index outside 0 .. len - 1 or a dtype that is not floating.
+        """
+        if not dtype.is_floating_point:
+            raise fail_argument("dtype", dtype, "a floating-point dtype")
+        chosen = self._indices(indices)
+        exact = torch.promote_types(dtype, torch.float32)
+        inputs = self.images[chosen].to(device).to(exact).div_(255).to(dtype)
+        return inputs, self.labels[chosen].to(device)
+
+    def subset(self, indices: Tensor | Sequence[int] | range | slice) -> Split:
+        """The examples with these indices, copied, in the given order."""
+        chosen = self._indices(indices)
+        return Split(self.images[chosen], self.labels[chosen])
+
+    def _indices(self, indices: Tensor | Sequence[int] | range | slice) -> Tensor:
+        if isinstance(indices, slice):
+            return torch.arange(len(self))[indices]
+        if isinstance(indices, Tensor):
+            chosen = indices.detach().cpu()
+            if chosen.dtype == torch.bool or chosen.dtype.is_floating_point or chosen.ndim != 1:
+                raise fail_argument("indices", indices, "integers of shape (n,)")
+            chosen = chosen.long()
+        else:
+            chosen = torch.tensor(list(indices), dtype=torch.int64)
+        if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= len(self)):
+            given = f"indices from {int(chosen.min())} to {int(chosen.max())}"
+            raise fail_argument("indices", given, f"indices from 0 to {len(self) - 1}")
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set as loaded.
+
+    classes: a name per label. checksum: SHA-256 of images and labels as they are here, after all options.
+    source: where it was found. options: what shaped the arrays, e.g. {"equalise": True, "size": 32}.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    checksum: str
+    source: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, of which the data may lack some."""
+        return len(self.classes)
+
+    def describe(self) -> dict[str, object]:
+        """Plain values for a result's `config`: everything that says which numbers were used."""
+        return {
+            "name": self.name,
+            "train": len(self.train),
+            "test": len(self.test),
+            "shape": list(self.shape),
+            "num_classes": self.num_classes,
+            "checksum": self.checksum,
+            "options": dict(self.options),
+        }
+
+
+def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:
+    """Divide a split at random into (training, validation), `size` for validation, in their old order.
+
+    The division depends on (len(split), size, seed) alone. Raises UsageError when nothing would remain.
+    """
+    kept, held = held_out(len(split), size, seed, "validation")
+    return split.subset(kept), split.subset(held)

@@ -1,0 +1,85 @@
+"""Decoding image files of one data set into one array, with their headers checked first."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from veridical.data.arrays import MAX_SIDE, check_header, damaged
+from veridical.runtime.errors import fail_argument
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp"))
+_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
+_GREY, _COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in `folder`, by name; hidden files and other suffixes are not images."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
+    """Decode all files: (N, H, W) when all are grey, else (N, H, W, 3).
+
+    size: height and width of the result; each whole image is resized to it (bilinear with antialiasing,
+    aspect ratio not kept). None wants files of one size. EXIF orientation is not applied, as torchvision does
+    not. Raises DataError, naming the file, for one that cannot be read, has transparency, or differs in size.
+    """
+    if size is not None and (
+        isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIDE
+    ):
+        raise fail_argument("size", size, f"an integer from 1 to {MAX_SIDE} (pixels), or None")
+    (width, height), mode = _survey(paths, size)
+    shape = (len(paths), height, width) if mode == "L" else (len(paths), height, width, 3)
+    check_header(paths[0].parent, shape, np.dtype(np.uint8), "images")
+    images = np.empty(shape, dtype=np.uint8)
+    for target, path in zip(images, paths, strict=True):
+        with _opened(path) as picture:
+            # Palettes and bitmaps have to become levels before they can be resized.
+            levels = picture.convert(mode)
+            if levels.size != (width, height):
+                levels = levels.resize((width, height), Image.Resampling.BILINEAR)
+            target[...] = np.asarray(levels)
+    return images
+
+
+def _survey(paths: Sequence[Path], size: int | None) -> tuple[tuple[int, int], str]:
+    """Read every header: the (width, height) of the result and its mode, "L" or "RGB"."""
+    mode, first = "L", (0, 0)
+    for number, path in enumerate(paths):
+        with _opened(path) as picture:
+            if picture.mode not in _GREY + _COLOUR or "transparency" in picture.info:
+                found = f"an image of mode {picture.mode}" + (
+                    " with transparency" if "transparency" in picture.info else ""
+                )
+                raise damaged(path, found, "8-bit grey or RGB without transparency", "Convert the file.")
+            if max(picture.size) > MAX_SIDE:
+                raise damaged(path, f"an image of {picture.size}", f"sides of at most {MAX_SIDE} pixels")
+            first = picture.size if number == 0 else first
+            if size is None and picture.size != first:
+                found = f"width and height {picture.size}, where {paths[0]} has {first}"
+                raise damaged(path, found, "images of one size", "Give size=... to resize all of them.")
+            mode = mode if picture.mode in _GREY else "RGB"
+    return (first if size is None else (size, size)), mode
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open one file; whatever Pillow finds wrong with it, now or while decoding, is a DataError."""
+    try:
+        with warnings.catch_warnings():
+            # A picture large enough for this warning is refused by its size, with a message of ours.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as picture:
+                yield picture
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        found = f"a damaged or truncated file ({error})"
+        raise damaged(path, found, "a PNG, JPEG, BMP, PPM or WebP image") from error

@@ -1,0 +1,159 @@
+"""Reading `.npz` data sets: headers first, every member decoded once, no pickles."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from veridical.data.arrays import Arrays, check_header, damaged
+
+_MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
+_MAX_NAME_BYTES = 2**24
+# zipfile also raises RuntimeError for an encrypted member, its subclass NotImplementedError for an unknown
+# compression, and ValueError and struct.error for damaged tables.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content after the header; an exact int however large the header claims it to be."""
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def read_npz(path: Path) -> Arrays:
+    """Read x_train, y_train, x_test, y_test and, where it is there, `classes` (text).
+
+    Images are uint8 (N, H, W) or (N, H, W, C), labels integers (N,) or (N, 1). Shapes and dtypes of all four
+    members are checked before the content of any is decoded. Nothing that would need unpickling is read (the
+    rule of numpy.load with allow_pickle=False). Raises DataError, naming file and member.
+    """
+    with _opened(path) as archive:
+        for name, kind in _MEMBERS.items():
+            with _member(path, archive, name) as (_, header):
+                check_header(f"{path}, {name}", header.shape, header.dtype, kind)
+        x_train, y_train, x_test, y_test = (_content(path, archive, name) for name in _MEMBERS)
+        classes = _classes(path, archive)
+    return Arrays(x_train, y_train.reshape(-1), x_test, y_test.reshape(-1), classes)
+
+
+def npz_shapes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of x_train and x_test, from their headers alone. Raises DataError as `read_npz` does."""
+    shapes = []
+    with _opened(path) as archive:
+        for name in ("x_train", "x_test"):
+            with _member(path, archive, name) as (_, header):
+                check_header(f"{path}, {name}", header.shape, header.dtype, "images")
+                shapes.append(header.shape)
+    return shapes[0], shapes[1]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except _BROKEN as error:
+        raise damaged(
+            path, f"a damaged or truncated file ({error})", "a readable .npz file", "Make or copy it again."
+        ) from error
+
+
+@contextmanager
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], _Header]]:
+    """Open one array and read its header; the stream is left at the first byte of the content."""
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        present = ", ".join(member.removesuffix(".npy") for member in archive.namelist()) or "nothing"
+        raise damaged(
+            path, f"no {name} (the file holds {present})", "x_train, y_train, x_test and y_test"
+        ) from None
+    with archive.open(info) as stream:
+        header, length = _header(f"{path}, {name}", stream)
+        if header.dtype.hasobject:
+            raise damaged(
+                f"{path}, {name}", "an array of Python objects", "plain numbers", "Pickles are never loaded."
+            )
+        if length + header.size != info.file_size:
+            found = f"{info.file_size - length} bytes of content"
+            raise damaged(
+                f"{path}, {name}", found, f"{header.size} for shape {header.shape} of {header.dtype}"
+            )
+        yield stream, header
+
+
+def _header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
+    """Parse the `.npy` header (numpy.lib.format) and return it with its length in bytes."""
+    start = stream.read(12)
+    try:
+        version = np.lib.format.read_magic(io.BytesIO(start))
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"format version {version}")
+        # The length field is 2 bytes in version 1 and 4 bytes in version 2, from byte 8 on.
+        width = 2 if version == (1, 0) else 4
+        length = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
+        if length > 2**16:
+            raise ValueError(f"a header of {length} bytes")
+        text = io.BytesIO(start[8:] + stream.read(length - len(start)))
+        read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(text)
+    except ValueError as error:
+        raise damaged(
+            where, f"an unreadable header ({error})", "an array as numpy.savez writes it"
+        ) from error
+    return _Header(shape, dtype, fortran), length
+
+
+def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    with _member(path, archive, name) as (stream, header):
+        flat = np.empty(header.size, dtype=np.uint8)
+        view, filled = memoryview(flat.data), 0
+        while filled < header.size:
+            piece = stream.read(min(header.size - filled, 2**24))
+            if not piece:
+                raise damaged(
+                    f"{path}, {name}", f"{filled} bytes of content", f"{header.size}; the file is truncated"
+                )
+            view[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        stream.read(1)  # zipfile compares the checksum only when the end is reached
+    array = flat.view(header.dtype)
+    shaped = array.reshape(header.shape, order="F" if header.fortran else "C")
+    return shaped.astype(header.dtype.newbyteorder("="), copy=False)
+
+
+def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
+    """The names in the optional member `classes`, one line of text each."""
+    if "classes.npy" not in archive.namelist():
+        return ()
+    with _member(path, archive, "classes") as (_, header):
+        if header.dtype.kind != "U" or len(header.shape) != 1 or header.size > _MAX_NAME_BYTES:
+            found = f"shape {header.shape} of {header.dtype}"
+            raise damaged(f"{path}, classes", found, "a short list of class names (text)")
+    return tuple(str(name) for name in _content(path, archive, "classes"))

@@ -1,0 +1,127 @@
+"""Order statistics of many rows at once, in numpy: dense ranks, ties and inversions, exact in int64.
+
+numpy, not torch: its sort of short rows uses the processor's vector instructions and takes about 3 ns a value,
+ten times less than torch's, and everything here is built from such sorts. A plain argsort is avoided because
+it costs as much as torch's; sorting the values with their position in the low bits gives the same order.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int32]
+Counts = npt.NDArray[np.int64]
+Positions = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+MAX_VALUES = 1 << 26
+"""Longest row: up to here every count fits int64 and every sum of positions is exact in float64."""
+
+_LEAF = 32
+"""Inversions inside pieces of at most this many values are counted by comparing all pairs."""
+
+
+def sort_rows(values: Rows) -> tuple[Positions, Flags]:
+    """Find each row's ascending order, ties in their old order, and where in it a run of equal values starts.
+
+    values (N, D) float64 without NaN, 1 <= D <= MAX_VALUES. Returns the positions in the flattened array as
+    int64 (N, D), because a flat take is several times as fast as take_along_axis, and flags (N, D).
+    """
+    rows, length = values.shape
+    codes = _order_codes(values)
+    # The lowest bits of each code make room for its position. In what was float32 those bits are 0.
+    mask = np.int64((1 << (length - 1).bit_length()) - 1)
+    keys = codes & ~mask
+    keys |= np.arange(length, dtype=np.int64)
+    keys.sort(axis=1)
+    keys &= mask
+    offsets = np.arange(rows, dtype=np.int64)[:, None] * length
+    order = np.add(keys, offsets, out=keys)
+    ordered = codes.ravel().take(order)
+    if (codes & mask).any():
+        # Rows with values that differ in those bits alone came out of order: sort these again.
+        wrong = np.flatnonzero((ordered[:, 1:] < ordered[:, :-1]).any(axis=1))
+        order[wrong] = np.argsort(codes[wrong], axis=1, kind="stable") + offsets[wrong]
+        ordered[wrong] = codes.ravel().take(order[wrong])
+    return order, run_starts(ordered)
+
+
+def run_starts(ordered: npt.NDArray[np.integer]) -> Flags:
+    """Mark where a run of equal values starts in rows (N, D) whose equal values are neighbours."""
+    starts = np.empty(ordered.shape, dtype=np.bool_)
+    starts[:, 0] = True
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=starts[:, 1:])
+    return starts
+
+
+def dense_ranks(starts: Flags) -> Ranks:
+    """Number the runs of each row from 0 upwards, for every value in order; int32 (N, D)."""
+    ranks = starts.astype(np.int32)
+    ranks[:, 0] = 0
+    return np.cumsum(ranks, axis=1, out=ranks)
+
+
+def tied_pairs(starts: Flags) -> Counts:
+    """Count the pairs of equal values in each row; int64 (N,)."""
+    rows, length = starts.shape
+    positions = np.flatnonzero(starts)
+    lengths = np.diff(positions, append=rows * length)
+    first_run = np.searchsorted(positions, np.arange(rows) * length)
+    return (np.add.reduceat(lengths * lengths, first_run) - length) // 2
+
+
+def inversions(ranks: Ranks) -> Counts:
+    """Count the pairs i < j with ranks[i] > ranks[j] in each row; int64 (N,).
+
+    ranks (N, D) int32 in 0 .. D - 1. Bottom-up merge sort over all rows at once: D is cut into 2^L pieces of at
+    most _LEAF values, inside which all pairs are compared; then neighbouring pieces are merged L times.
+    """
+    rows, length = ranks.shape
+    levels = max(0, (length - 1) // _LEAF).bit_length()
+    piece = -(-length >> levels)
+    # Padding stands behind everything and exceeds it, so it adds no inversion.
+    padded = np.full((rows, piece << levels), length, dtype=np.int32)
+    padded[:, :length] = ranks
+    count = _leaf_inversions(padded.reshape(-1, piece)).reshape(rows, -1).sum(axis=1)
+    padded <<= 1
+    for level in range(levels):
+        count += _merge(padded.reshape(-1, piece << level + 1)).reshape(rows, -1).sum(axis=1)
+    return count
+
+
+def _leaf_inversions(pieces: Ranks) -> Counts:
+    """Inversions of each short row by comparing all pairs, in columns so that every operation is long."""
+    small = np.int16 if pieces.max(initial=0) < 1 << 15 else np.int32
+    columns = np.ascontiguousarray(pieces.T.astype(small))
+    count = np.zeros(len(pieces), dtype=np.int64)
+    for first in range(len(columns) - 1):
+        greater = columns[first] > columns[first + 1 :]
+        count += np.add.reduce(greater.view(np.uint8), axis=0, dtype=np.uint8)
+    return count
+
+
+def _merge(blocks: Ranks) -> Counts:
+    """Sort each row in place and count the inversions between its two halves, of B values each.
+
+    Values are even; the right half gets the lowest bit, so equal values keep their sides' order. If the right
+    half's values land at positions p, the j-th of them has p - j left values in front, hence B - (p - j)
+    behind; the sum over j is B^2 + B (B - 1) / 2 - sum(p).
+    """
+    half = blocks.shape[1] // 2
+    blocks[:, :half] &= -2
+    blocks[:, half:] |= 1
+    blocks.sort(axis=1)
+    from_right = np.bitwise_and(blocks, 1, dtype=np.int32).astype(np.float64)
+    positions = from_right @ np.arange(2 * half, dtype=np.float64)
+    return half * half + half * (half - 1) // 2 - positions.astype(np.int64)
+
+
+def _order_codes(values: Rows) -> npt.NDArray[np.int64]:
+    """Map floats to int64 in the same order, equal for equal values (-0.0 and 0.0 too); (N, D)."""
+    bits = values.view(np.int64)
+    negative = bits >> 63
+    # A negative number is stored as its sign bit and magnitude m: make that -m (two's complement).
+    codes = negative & np.int64((1 << 63) - 1)
+    codes ^= bits
+    codes -= negative
+    return codes

@@ -1,0 +1,50 @@
+"""The convolutional network of the RAR paper's MNIST and Fashion-MNIST experiments."""
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+from veridical.models.initialisation import (
+    blank_convolution,
+    blank_linear,
+    truncated_normal,
+    weight_generator,
+)
+from veridical.models.normalized import PerChannel, Standardise
+
+
+class PaperCNN(nn.Module):
+    """Two 5x5 convolutions, each max-pooled, and 1024 hidden units: (N, C, H, W) to logits (N, K).
+
+    32 and 64 filters, ReLU, "same" padding; weights from a truncated normal of deviation 0.1, biases 0.1. The
+    paper feeds raw pixels in [0, 1], hence mean 0 and std 1. Height and width must be divisible by 4.
+    Chen et al., "Robust Attribution Regularization", NeurIPS 2019, and the authors' code.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        seed: int,
+        mean: PerChannel = 0.0,
+        std: PerChannel = 1.0,
+    ) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.standardise = Standardise(mean, std)
+        self.conv1 = blank_convolution(channels, 32, 5, padding=2)
+        self.conv2 = blank_convolution(32, 64, 5, padding=2)
+        self.hidden = blank_linear(64 * (height // 4) * (width // 4), 1024)
+        self.classify = blank_linear(1024, num_classes)
+        generator = weight_generator(seed)
+        for layer in (self.conv1, self.conv2, self.hidden, self.classify):
+            truncated_normal(layer, generator, std=0.1, bias=0.1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
+        # relu(max(x)) = max(relu(x)), also for its smooth twin, at a quarter of the elementwise work.
+        features = relu(max_pool2d(self.conv1(self.standardise(inputs)), 2))
+        features = relu(max_pool2d(self.conv2(features), 2))
+        # flatten goes by index, not by memory, so channels_last inputs give the same logits.
+        logits: Tensor = self.classify(relu(self.hidden(features.flatten(1))))
+        return logits

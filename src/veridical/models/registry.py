@@ -1,0 +1,181 @@
+"""The networks by name: what exists, with which options, and how to build one. Only build() imports torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from veridical.runtime.errors import UsageError, fail_argument
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a network: its default, what it means, and which values are possible.
+
+    kind is "count" (an integer of at least 1), "choice" (one of choices), "channels" (a finite number, or one
+    per channel) or "scale" (the same, positive).
+    """
+
+    default: Any
+    meaning: str
+    kind: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether a list with one number per channel is possible."""
+        return self.kind in ("channels", "scale")
+
+    def describe(self) -> str:
+        """The possible values, in words, for messages and help texts."""
+        return {
+            "count": "an integer of at least 1",
+            "choice": "one of " + ", ".join(self.choices),
+            "channels": "a number, or one number per channel",
+            "scale": "a positive number, or one positive number per channel",
+        }[self.kind]
+
+    def accepts(self, value: Any, channels: int) -> bool:
+        """Whether `value` is possible for this option on images of `channels` channels."""
+        if self.kind == "count":
+            return _is_count(value)
+        if self.kind == "choice":
+            return value in self.choices
+        numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if len(numbers) not in (1, channels):
+            return False
+        if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and isfinite(n) for n in numbers):
+            return False
+        return self.kind == "channels" or all(n > 0 for n in numbers)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One network of the registry: where its class lives, what it is, its options, and which sizes fit it."""
+
+    name: str
+    summary: str
+    module: str
+    class_name: str
+    divisor: int = 1
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+
+def _normalisation(mean: float, std: float) -> dict[str, Option]:
+    return {
+        "mean": Option(mean, "subtracted from the [0, 1] input, inside the network", "channels"),
+        "std": Option(std, "the difference is divided by it, inside the network", "scale"),
+    }
+
+
+_ENTRIES = (
+    ModelEntry(
+        "cnn",
+        "the RAR paper's network for 28x28: two 5x5 convolutions with max-pooling, 1024 hidden units",
+        "veridical.models.cnn",
+        "PaperCNN",
+        divisor=4,
+        options=_normalisation(0.0, 1.0),
+    ),
+    ModelEntry(
+        "rar-resnet",
+        "the RAR paper's pre-activation ResNet without batch norm, standardising each image inside",
+        "veridical.models.rar_resnet",
+        "RARResNet",
+        divisor=4,
+        options={"units": Option(2, "residual units a stage (paper: 2 for 32x32, 1 for 128x128)", "count")},
+    ),
+    ModelEntry(
+        "mlp",
+        "two hidden layers with ReLU",
+        "veridical.models.mlp",
+        "MLP",
+        options={"width": Option(256, "units of each hidden layer", "count"), **_normalisation(0.5, 0.5)},
+    ),
+    ModelEntry(
+        "resnet18",
+        "CIFAR-style ResNet-18 (3x3 stem, no max-pooling) with GroupNorm",
+        "veridical.models.resnet18",
+        "ResNet18",
+        options={
+            "width": Option(64, "channels of the first stage, doubled in each later one", "count"),
+            "norm": Option("group", "normalisation layers", "choice", ("group", "none", "batch")),
+            **_normalisation(0.5, 0.5),
+        },
+    ),
+)
+
+MODELS: Mapping[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
+"""The table of names; iterating gives the names, and it needs no torch."""
+
+
+def build(name: str, *, shape: Sequence[int], num_classes: int, seed: int, **options: Any) -> "nn.Module":
+    """Build the network `name` for inputs (N, *shape) in [0, 1], giving logits (N, num_classes).
+
+    shape: (C, H, W). seed: the weights depend on nothing else, and the global random state is left alone.
+    options: see MODELS[name].options. The module is float32, on the CPU, in train mode.
+    Raises UsageError for an unknown name, an unknown or impossible option, or sizes that do not fit.
+    """
+    config = model_config(name, shape=shape, num_classes=num_classes, **options)
+    entry = MODELS[name]
+    network: nn.Module = getattr(import_module(entry.module), entry.class_name)(
+        shape=tuple(config["shape"]), num_classes=num_classes, seed=seed, **config["options"]
+    )
+    return network
+
+
+def model_config(name: str, *, shape: Sequence[int], num_classes: int, **options: Any) -> dict[str, Any]:
+    """What `build` would build, as plain values for a run's record: name, shape, num_classes, all options.
+
+    Defaults are filled in, so `build(c["name"], shape=c["shape"], num_classes=c["num_classes"], seed=0,
+    **c["options"])` gives the same architecture after a default has changed. Checks and errors are build's.
+    """
+    if name not in MODELS:
+        hint = "A network of your own needs no name: every function takes any nn.Module."
+        raise fail_argument("model", name, "one of " + ", ".join(MODELS), hint)
+    entry = MODELS[name]
+    sizes = _shape(entry, shape)
+    if not _is_count(num_classes):
+        raise fail_argument("num_classes", num_classes, "an integer of at least 1")
+    return {
+        "name": name,
+        "shape": sizes,
+        "num_classes": num_classes,
+        "options": _options(entry, options, channels=sizes[0]),
+    }
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:
+    sizes = list(shape)
+    if len(sizes) != 3 or not all(map(_is_count, sizes)):
+        raise fail_argument("shape", shape, "(channels, height, width), three integers of at least 1")
+    if sizes[1] % entry.divisor or sizes[2] % entry.divisor:
+        free = ", ".join(other.name for other in MODELS.values() if other.divisor == 1)
+        expected = f"a height and width divisible by {entry.divisor} for model {entry.name!r}"
+        raise fail_argument("shape", shape, expected, f"Pad or resize the images, or use {free} (any size).")
+    return sizes
+
+
+def _options(entry: ModelEntry, given: Mapping[str, Any], *, channels: int) -> dict[str, Any]:
+    """The entry's defaults with the given values put in, each checked."""
+    unknown = [key for key in given if key not in entry.options]
+    if unknown:
+        possible = "; ".join(f"{key} ({option.describe()})" for key, option in entry.options.items())
+        raise UsageError(f"model {entry.name!r} has no option {', '.join(unknown)}. Its options: {possible}.")
+    values = {key: given.get(key, option.default) for key, option in entry.options.items()}
+    for key, value in values.items():
+        option = entry.options[key]
+        if not option.accepts(value, channels):
+            expected = f"{option.describe()} ({channels} here)" if option.per_channel else option.describe()
+            raise fail_argument(f"option {key} of model {entry.name!r}", value, expected)
+        if option.per_channel and isinstance(value, Sequence):
+            values[key] = [float(number) for number in value]
+    return values

@@ -1,0 +1,6 @@
+"""Results -> one self-contained HTML page. Plain numbers and arrays come in; nothing that made them is imported."""
+
+from veridical.report.content import GalleryItem, ModelSection, Protocol
+from veridical.report.page import write_report
+
+__all__ = ["GalleryItem", "ModelSection", "Protocol", "write_report"]

@@ -1,0 +1,106 @@
+"""What a chart is drawn from: escaped SVG elements, a linear scale, round ticks and axes.
+
+A chart is WIDTH units wide, the width of a phone, so that its text stays legible there. Colours come from the page's
+style sheet by class, so that they follow light and dark.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from veridical.report.content import Array
+from veridical.report.measures import percent
+
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 380, 46, 20, 10, 40
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Data in [low, high] to drawing units in [start, end], linear."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 2)
+
+
+def extent(arrays: Sequence[Array]) -> tuple[float, float]:
+    """The finite range of all values, widened where it is a single point; [0, 1] where there are none."""
+    values = np.concatenate([np.ravel(array) for array in arrays]).astype(float)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    # Relative to the size of the number too, or a large constant would give a range that its own rounding swallows.
+    room = 0.5 * max(1.0, abs(low)) * 1e-3 if abs(low) > 1e3 else 0.5
+    return (low, high) if high > low else (low - room, high + room)
+
+
+def rounded(low: float, high: float) -> tuple[float, float]:
+    """The range grown to whole steps of its ticks, so that the axis ends at a labelled line."""
+    step = _step(low, high)
+    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """At most six round numbers (steps of 1, 2 or 5 times a power of ten) within [low, high]."""
+    step = _step(low, high)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
+
+
+def y_axis(upward: Scale, *, share: bool) -> Markup:
+    """Level lines across the plot with their values on the left."""
+    parts = []
+    for tick in nice_ticks(upward.low, upward.high):
+        y = upward(tick)
+        parts.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
+        parts.append(tag("text", tick_text(tick, share), class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end"))
+    return Markup("").join(parts)
+
+
+def x_axis(across: Scale, base: float, label: str, *, share: bool = False, top: float | None = None) -> Markup:
+    """The axis at height `base` with ticks, values and label; upright lines from `top` down where it is given."""
+    parts = [tag("line", class_="axis", x1=across.start, x2=across.end, y1=base, y2=base)]
+    for tick in nice_ticks(across.low, across.high):
+        x = across(tick)
+        if top is not None:
+            parts.append(tag("line", class_="grid", x1=x, x2=x, y1=top, y2=base))
+        parts.append(tag("line", class_="axis", x1=x, x2=x, y1=base, y2=base + 4))
+        parts.append(tag("text", tick_text(tick, share), class_="tick", x=x, y=base + 17, text_anchor="middle"))
+    middle = (across.start + across.end) / 2
+    parts.append(tag("text", label, class_="label", x=middle, y=base + 35, text_anchor="middle"))
+    return Markup("").join(parts)
+
+
+def tick_text(number: float, share: bool) -> str:
+    """A number as short as it can be, with a real minus sign; a share as whole percent."""
+    return percent(number, 0) if share else f"{number:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
+def svg(height: float, label: str, parts: Sequence[Markup]) -> Markup:
+    """A chart of its full width with `label` as its text for who cannot see it."""
+    return tag("svg", *parts, class_="chart", viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=label)
+
+
+def tag(name: str, *children: str, **attributes: object) -> Markup:
+    """One element; text that is not markup already and every attribute value are escaped."""
+    written = "".join(
+        f' {key if key == "viewBox" else key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for key, value in attributes.items()
+    )
+    inner = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{written}>{inner}</{name}>")  # noqa: S704  # every part was escaped above
+
+
+def _step(low: float, high: float) -> float:
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))

@@ -1,0 +1,53 @@
+"""Which device to compute on, and what it can do."""
+
+import functools
+import re
+from pathlib import Path
+
+import torch
+
+from veridical.runtime.errors import UsageError, fail_argument
+
+_CPU_INFO = Path("/proc/cpuinfo")
+# x86: AVX-512 and AMX instructions that multiply bfloat16; Arm: FEAT_BF16.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N" into a device that exists."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise fail_argument("device", name, '"auto", "cpu", "cuda" or "cuda:N"')
+    if not torch.cuda.is_available():
+        raise UsageError(f"device: {name} was asked for, but PyTorch sees no CUDA device. Use cpu or auto.")
+    index, count = int(match[1] or 0), torch.cuda.device_count()
+    if index >= count:
+        raise fail_argument("device", name, f"a GPU between cuda:0 and cuda:{count - 1}")
+    return torch.device("cuda", index)
+
+
+def supports_bf16(device: torch.device | str) -> bool:
+    """Say whether the device multiplies bfloat16 itself; elsewhere that is emulated, slower than float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and not _BF16_FLAGS.isdisjoint(cpu_details()["flags"].split())
+
+
+@functools.cache
+def cpu_details() -> dict[str, str]:
+    """Return the processor's {"model", "flags"} as Linux tells them; both are empty where it does not."""
+    try:
+        text = _CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        text = ""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip().lower(), value.strip())
+    return {"model": fields.get("model name", ""), "flags": fields.get("flags", fields.get("features", ""))}

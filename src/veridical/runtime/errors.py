@@ -1,0 +1,35 @@
+"""The exceptions that Veridical raises on purpose: they say what was given, expected and to be done."""
+
+
+class VeridicalError(Exception):
+    """Base of all of them; a command prints its message as one line and exits with 1."""
+
+
+class UsageError(VeridicalError, ValueError):
+    """An argument or option that cannot be used; a command exits with 2."""
+
+
+class DataError(VeridicalError):
+    """A data set that is missing, damaged or not what its name says."""
+
+
+class RunError(VeridicalError):
+    """A run folder, result or checkpoint that cannot be used, or a training that had to stop."""
+
+
+def fail_argument(name: str, given: object, expected: str, hint: str = "") -> UsageError:
+    """Build (not raise) the error for one bad argument, in the wording that all of them share.
+
+    `expected` completes "expected ..."; `hint` is a full sentence that says what to do.
+    """
+    message = f"{name}: expected {expected}, but got {_shown(given)}."
+    return UsageError(f"{message} {hint}" if hint else message)
+
+
+def _shown(given: object) -> str:
+    """Show a value in one short line; a tensor or array shows its shape and dtype, not its numbers."""
+    shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"a {type(given).__name__} of shape {tuple(shape)} and dtype {dtype}"
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,0 +1,82 @@
+"""Context managers that give back what they found: modes, requires_grad, generators, thread count."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from veridical.runtime.errors import fail_argument
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put the model into eval mode; each submodule gets its own flag back, after an exception too."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield model
+    finally:
+        # Set one by one: `train()` would overwrite the flag of a submodule that was frozen on its own.
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Let no gradient reach the parameters; afterwards each has its own `requires_grad` again.
+
+    A graph that was built before may be run backward after the block, not inside it: there it would lose the
+    weights' gradients. `.grad` is not touched.
+    """
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield model
+    finally:
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Both `eval_mode` and `frozen`: how a model is attacked or measured."""
+    with eval_mode(model), frozen(model):
+        yield model
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore the global generators of torch (CPU and CUDA), numpy and Python when the block ends.
+
+    For foreign code that draws from them; Veridical's own takes a generator or a seed.
+    """
+    python, cpu = random.getstate(), torch.get_rng_state()
+    legacy = np.random.get_state()  # noqa: NPY002 - the global generator is what foreign code draws from
+    # A CUDA that nobody has used yet has no state to keep, and asking for it would start it.
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if initialized else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def thread_count(count: int) -> Iterator[None]:
+    """Let torch use `count` threads inside one operation, then as many as before."""
+    if count < 1:
+        raise fail_argument("threads", count, "a number of at least 1")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)

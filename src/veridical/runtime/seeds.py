@@ -1,0 +1,77 @@
+"""Randomness as an explicit argument: streams keyed by (seed, purpose, index), no global generators."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veridical.runtime.errors import fail_argument
+
+
+def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
+    """Return a CPU generator that depends on nothing but (seed, purpose, index).
+
+    Two purposes ("weights", "shuffle", ...) of one seed are unrelated. PyTorch's CPU generator starts from 32
+    bits of its seed: for very many streams, as one per example, use `per_example_uniform` or `_normal`.
+    """
+    generator = torch.Generator()
+    generator.manual_seed(int.from_bytes(_digest(seed, purpose, index)[:8], "little"))
+    return generator
+
+
+def per_example_uniform(
+    shape: Sequence[int],
+    seed: int,
+    purpose: str,
+    indices: Tensor | Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Uniform noise in [0, 1], (len(indices), *shape); row i depends on (seed, purpose, indices[i]) alone.
+
+    `shape` is one example's; `indices` are the examples' numbers in their data set. So neither the batch size
+    nor the way that a data set is cut among processes changes what an example gets. Drawn in float64, then
+    rounded to `dtype`.
+    """
+    return _per_example(np.random.Generator.random, shape, seed, purpose, indices, dtype, device)
+
+
+def per_example_normal(
+    shape: Sequence[int],
+    seed: int,
+    purpose: str,
+    indices: Tensor | Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Standard normal noise of shape (len(indices), *shape), keyed like `per_example_uniform`."""
+    return _per_example(np.random.Generator.standard_normal, shape, seed, purpose, indices, dtype, device)
+
+
+def _per_example(
+    draw: Callable[..., np.ndarray],
+    shape: Sequence[int],
+    seed: int,
+    purpose: str,
+    indices: Tensor | Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    numbers = indices.tolist() if isinstance(indices, Tensor) else [int(index) for index in indices]
+    rows = np.empty((len(numbers), *shape), dtype=np.float64)
+    for row, number in zip(rows, numbers, strict=True):
+        # Philox takes a 128-bit key, so no two of a data set's streams coincide (32-bit seeds would, by
+        # birthday, from some ten thousand examples on).
+        key = int.from_bytes(_digest(seed, purpose, number)[:16], "little")
+        row[...] = draw(np.random.Generator(np.random.Philox(key=key)), size=tuple(shape))
+    return torch.from_numpy(rows).to(device=device, dtype=dtype)
+
+
+def _digest(seed: int, purpose: str, index: int) -> bytes:
+    """Hash the triple; integers of any size and sign are allowed, booleans and floats are mistakes."""
+    for name, value in (("seed", seed), ("index", index)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise fail_argument(name, value, "an int")
+    return hashlib.sha256(f"{seed}/{index}/{purpose}".encode()).digest()

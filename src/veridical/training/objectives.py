@@ -1,0 +1,249 @@
+"""What training minimises: one Robust Attribution Regularization objective and its named special cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from veridical.attacks.ascent import Start, ascend
+from veridical.attacks.ball import Ball, Noise
+from veridical.attribution.path import path_attribution, points_on_path
+from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.scalars import TargetScalar
+from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import eval_mode, evaluating
+from veridical.training.sizes import Size
+
+InnerScore = Literal["size", "loss"]
+
+
+@dataclass(frozen=True)
+class ObjectiveValue:
+    """Loss per example (N,), with the graph to the weights, and its parts by name, (N,) each, detached."""
+
+    loss: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What a training step minimises, per example; the caller reduces."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
+    ) -> ObjectiveValue: ...
+
+
+@dataclass(frozen=True)
+class Natural:
+    """The cross-entropy at the clean input."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
+    ) -> ObjectiveValue:
+        loss = TargetScalar(model, target, "loss")(inputs)
+        return ObjectiveValue(loss, {"natural_loss": loss.detach()})
+
+
+@dataclass(frozen=True)
+class Inner:
+    """How the inner maximum over the ball is sought.
+
+    Parameters
+    ----------
+    steps, step_size
+        Projected ascent steps and their length in input units.
+    start
+        "random" (uniform in the ball, the RAR authors'), "origin", or "gradient": x + radius * step(grad l).
+        x itself is a stationary point of ||IG||_1, so "origin" is of use for the score "loss" only.
+    score
+        "size" climbs what the objective measures, l(x) + weight * size, exactly; "loss" climbs l(x') alone,
+        which needs no second derivative.
+    quadrature
+        Nodes of the attribution inside the ascent (the authors: 10 right Riemann).
+    """
+
+    steps: int = 3
+    step_size: float = 0.05
+    start: Literal["random", "origin", "gradient"] = "random"
+    score: InnerScore = "size"
+    quadrature: Quadrature = Quadrature("midpoint", 1)
+
+    def __post_init__(self) -> None:
+        if self.start not in ("random", "origin", "gradient"):
+            raise UsageError(f"inner start {self.start!r} is unknown; choose random, origin or gradient")
+        if self.score not in ("size", "loss"):
+            raise UsageError(f"inner score {self.score!r} is unknown; choose size or loss")
+
+
+@dataclass(frozen=True)
+class RobustAttribution:
+    """l(x) + weight * max over x' in the ball of size(IG of the loss from x to x'), per example.
+
+    Parameters
+    ----------
+    size
+        The size function s; see `veridical.training.sizes`.
+    ball
+        Where x' may be.
+    weight
+        lambda, at least 0.
+    quadrature
+        Nodes of the attribution in the outer step (the authors: 50 right Riemann).
+    inner
+        The inner ascent.
+    rows
+        Bound on examples times nodes whose graphs are alive at once in the outer step.
+
+    The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d held
+    constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in eval mode
+    (batch normalisation with its running statistics), the losses in the caller's mode.
+    Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
+    """
+
+    size: Size
+    ball: Ball
+    weight: float = 1.0
+    quadrature: Quadrature = Quadrature("midpoint", 1)
+    inner: Inner = Inner()
+    rows: int = 4096
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise UsageError(f"weight={self.weight!r}; lambda must be at least 0")
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
+    ) -> ObjectiveValue:
+        perturbed = self.maximise(model, inputs, target, generator)
+        return self.at(model, inputs, target, perturbed)
+
+    def maximise(self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None) -> Tensor:
+        """The x' that the inner ascent ends at, (N, ...), detached; weights get no gradient work."""
+        with evaluating(model):
+            score = self.inner_score(model, inputs, target)
+            return ascend(
+                score,
+                inputs,
+                self.ball,
+                steps=self.inner.steps,
+                step_size=self.inner.step_size,
+                start=self._start(model, inputs, target),
+                generator=generator,
+            ).inputs
+
+    def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | SizeScore:
+        """The function of x' that the inner ascent climbs."""
+        loss = TargetScalar(model, target, "loss")
+        if self.inner.score == "loss" or (not self.size.needs_map and not self.size.absolute_sum):
+            return loss
+        return SizeScore(loss, inputs, self.size, self.inner.quadrature)
+
+    def at(self, model: nn.Module, inputs: Tensor, target: Tensor, perturbed: Tensor) -> ObjectiveValue:
+        """The objective at a given x' (N, ...), with the exact gradient in the weights."""
+        loss = TargetScalar(model, target, "loss")
+        clean_share = 1 - self.weight * self.size.sum_weight
+        # lambda s = lambda sum + ...: where the sum's weight is one, l(x) cancels and its pass is saved.
+        skip_clean = clean_share == 0 and not self.size.absolute_sum
+        if skip_clean:
+            clean, moved = None, loss(perturbed)
+            change = torch.zeros_like(moved)
+        elif self.size.sum_weight or self.size.absolute_sum:
+            both = model(torch.cat([inputs, perturbed]))
+            clean, moved = loss.of_logits(both).chunk(2)
+            change = (moved - clean).detach()
+        else:
+            clean, moved = loss(inputs), None
+            change = torch.zeros_like(clean)
+        attribution, surrogate, slope = self._attribution_term(model, loss, inputs, perturbed, change)
+        total = surrogate.new_zeros(())
+        parts: dict[str, Tensor] = {}
+        if clean is not None:
+            total = total + (1 - self.weight * slope) * clean
+            parts["natural_loss"] = clean.detach()
+        if moved is not None:
+            total = total + self.weight * slope * moved
+            parts["perturbed_loss"] = moved.detach()
+        if self.size.needs_map:
+            total = total + self.weight * surrogate
+            parts["attribution_l1"] = attribution.flatten(1).abs().sum(1)
+        return ObjectiveValue(total, parts)
+
+    def _attribution_term(
+        self, model: nn.Module, loss: TargetScalar, inputs: Tensor, perturbed: Tensor, change: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The map (detached), a term with the size's value and exact gradient (N,), and ds/dchange (N,)."""
+        if not self.size.needs_map:
+            _, slope = self.size.derivatives(None, change)
+            return change, torch.zeros_like(change), slope
+        with eval_mode(model):
+            difference = perturbed - inputs
+            if inputs.shape[0] * self.quadrature.nodes <= self.rows:
+                attribution = path_attribution(
+                    loss, inputs, perturbed, self.quadrature, create_graph=True, rows=self.rows
+                )
+                direction, slope = self.size.derivatives(attribution, change)
+                assert direction is not None
+                surrogate = (direction * attribution).flatten(1).sum(1)
+                attribution = attribution.detach()
+            else:
+                attribution = path_attribution(loss, inputs, perturbed, self.quadrature, rows=self.rows)
+                direction, slope = self.size.derivatives(attribution, change)
+                assert direction is not None
+                surrogate = self._by_chunks(loss, inputs, difference, direction * difference)
+        # <u, IG> equals the size only for sizes of degree one; the value reported is the size itself.
+        map_size = replace(self.size, sum_weight=0.0, absolute_sum=0.0)
+        value = map_size(attribution, torch.zeros_like(change))
+        return attribution, surrogate + (value - surrogate.detach()), slope
+
+    def _by_chunks(self, loss: TargetScalar, inputs: Tensor, difference: Tensor, v: Tensor) -> Tensor:
+        """sum_k w_k <v, grad l(z_k)> per example; each chunk's graph is made again in the backward pass."""
+        positions, weights = self.quadrature.points(inputs.dtype, inputs.device)
+        at_once = max(1, self.rows // inputs.shape[0])
+
+        def part(t: Tensor, w: Tensor) -> Tensor:
+            points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
+            (gradients,) = torch.autograd.grad(loss(points).sum(), points, create_graph=True)
+            mean = torch.tensordot(w, gradients.unflatten(0, (t.shape[0], -1)), dims=1)
+            return (v * mean).flatten(1).sum(1)
+
+        total = torch.zeros(inputs.shape[0], dtype=inputs.dtype, device=inputs.device)
+        for first in range(0, self.quadrature.nodes, at_once):
+            piece = slice(first, first + at_once)
+            total = total + checkpoint(part, positions[piece], weights[piece], use_reentrant=False)
+        return total
+
+    def _start(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Start:
+        if self.inner.start != "gradient":
+            return self.inner.start
+        point = inputs.detach().requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(TargetScalar(model, target, "loss")(point).sum(), point)
+        return inputs + self.ball.radius * self.ball.step(gradient)
+
+
+@dataclass(frozen=True)
+class SizeScore:
+    """size(IG from the fixed inputs to x'), as a function of x' with its exact gradient (N,)."""
+
+    loss: TargetScalar
+    inputs: Tensor
+    size: Size
+    quadrature: Quadrature
+
+    def __call__(self, perturbed: Tensor) -> Tensor:
+        change = self.loss(perturbed)
+        if self.size.absolute_sum:
+            with torch.no_grad():
+                clean = self.loss(self.inputs)
+            change = change - clean
+        attribution = None
+        if self.size.needs_map:
+            graph = torch.is_grad_enabled() and perturbed.requires_grad
+            attribution = path_attribution(
+                self.loss, self.inputs, perturbed, self.quadrature, create_graph=graph, rows=4096
+            )
+        return self.size(attribution, change)

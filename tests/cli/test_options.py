@@ -1,0 +1,140 @@
+"""From dataclasses to flags and files, and back."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from veridical.cli.options import parse_options
+from veridical.runtime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Ball:
+    """Where perturbed inputs may lie."""
+
+    radius: float = 0.3
+    step_size: float | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of every kind that commands use."""
+
+    out: str
+    """The folder of the results."""
+    data_root: str | None = None
+    recipe: Literal["fast", "paper"] = "fast"
+    radius: tuple[float, ...] = (0.3,)
+    some_names: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+    epochs: int = 3
+    dry_run: bool = False
+    average: bool = True
+    ball: Ball = field(default_factory=Ball)
+    start_ball: Ball = field(default_factory=lambda: Ball(radius=0.0))
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise UsageError("epochs: expected a number of at least 0")
+
+
+DEFAULT = Options(out="o")
+
+
+def parse(*argv: str) -> Options:
+    return parse_options(Options, ["--out", "o", *argv], prog="veridical test")
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], DEFAULT),
+        (["--data-root", "/d"], replace(DEFAULT, data_root="/d")),
+        (["--data_root=/d"], replace(DEFAULT, data_root="/d")),
+        (["--data-root=/a_b/--c"], replace(DEFAULT, data_root="/a_b/--c")),  # only the flag is respelt
+        (["--recipe", "paper", "--recipe", "fast"], DEFAULT),
+        (["--radius", "0.1"], replace(DEFAULT, radius=(0.1,))),
+        (["--radius", "0.1", "1e-3", "--epochs", "1"], replace(DEFAULT, radius=(0.1, 0.001), epochs=1)),
+        (["--radius=0.1,0.2"], replace(DEFAULT, radius=(0.1, 0.2))),
+        (["--radius", "[0.1, 0.2]"], replace(DEFAULT, radius=(0.1, 0.2))),
+        (["--radius", "-1", "2"], replace(DEFAULT, radius=(-1.0, 2.0))),
+        (["--some-names", "1", "it's", "null"], replace(DEFAULT, some_names=("1", "it's", "null"))),
+        (["--layers", "2", "4"], replace(DEFAULT, layers=(2, 4))),
+        (["--layers", "null"], DEFAULT),
+        (["--dry-run"], replace(DEFAULT, dry_run=True)),
+        (["--dry_run", "--average=false"], replace(DEFAULT, dry_run=True, average=False)),
+        (["--dry-run", "false"], DEFAULT),
+        (["--ball.step-size", "0.1"], replace(DEFAULT, ball=Ball(step_size=0.1))),
+        (["--start-ball.step-size", "0.2"], replace(DEFAULT, start_ball=Ball(0.0, 0.2))),
+        (["--start_ball.radius=0.2"], replace(DEFAULT, start_ball=Ball(0.2))),
+        (["--ball.step_size=0.1", "--ball.radius", "1"], replace(DEFAULT, ball=Ball(1.0, 0.1))),
+    ],
+)
+def test_a_command_line_becomes_the_dataclass(argv: list[str], expected: Options) -> None:
+    parsed = parse(*argv)
+    assert parsed == expected
+    assert type(parsed.radius) is tuple
+    assert type(parsed.ball) is Ball
+
+
+@pytest.mark.parametrize("spelling", ["--print_config", "--print-config"])
+def test_what_print_config_writes_is_read_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spelling: str
+) -> None:
+    argv = ["--radius", "0.1", "1e-5", "--dry-run", "--some-names", "yes", "1", "--ball.step-size", "1e-3"]
+    argv += ["--data-root", "/d: #", "--layers", "3"]
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv, spelling)
+    assert stop.value.code == 0
+    path = tmp_path / "options.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert parse_options(Options, ["--config", str(path)], prog="x") == parse(*argv)
+    # Flags overrule the file, whose other values stay.
+    overruled = parse_options(Options, ["--config", str(path), "--radius", "1"], prog="x")
+    assert overruled == replace(parse(*argv), radius=(1.0,))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("epoch: 3\n", "epoch"),
+        ("epochs: many\n", "epochs"),
+        ("ball:\n  size: 1\n", "size"),
+        ("[1, 2", "config"),
+    ],
+)
+def test_a_wrong_file_is_bad_usage(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=told):
+        parse("--config", str(path))
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--recipe", "slow"], "--recipe: Expected a value of 'fast', 'paper'. Got value: slow"),
+        (["--epochs", "1.5"], "--epochs"),
+        (["--ball.step-size", "x"], "--ball.step-size"),
+        (["--dry-run", "perhaps"], "--dry-run"),
+        (["--epochs", "-1"], "epochs: expected a number of at least 0"),  # the dataclass's own check
+    ],
+)
+def test_a_value_of_the_wrong_kind_names_its_flag(argv: list[str], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*argv)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_prints_the_docstrings_under_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "The folder of the results. (required, type: str)" in out
+    assert "--data-root DATA_ROOT" in out
+    assert "--ball.step-size" in out
+    assert "_root " not in out

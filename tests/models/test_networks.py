@@ -1,0 +1,187 @@
+"""Every registered network: sizes, initialisation, dtypes, memory layouts and second derivatives."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from veridical.models import build
+
+Shape = tuple[int, int, int]
+CASES: list[tuple[str, Shape, dict[str, Any]]] = [
+    ("cnn", (1, 28, 28), {}),
+    ("cnn", (3, 32, 20), {"mean": [0.4, 0.5, 0.6], "std": 0.25}),
+    ("rar-resnet", (3, 32, 32), {}),
+    ("rar-resnet", (3, 16, 24), {"units": 1}),
+    ("rar-resnet", (1, 16, 16), {"units": 3}),
+    ("mlp", (1, 9, 7), {"width": 11}),
+    ("resnet18", (3, 32, 32), {"width": 8}),
+    ("resnet18", (1, 17, 15), {"width": 6, "norm": "none"}),
+    ("resnet18", (3, 16, 16), {"width": 4, "norm": "batch"}),
+]
+every_case = pytest.mark.parametrize(("name", "shape", "options"), CASES)
+
+
+def make(name: str, shape: Shape, options: dict[str, Any], seed: int = 0) -> nn.Module:
+    return build(name, shape=shape, num_classes=5, seed=seed, **options)
+
+
+def images(shape: Shape, count: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(7), dtype=dtype)
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def closed_form(name: str, shape: Shape, options: dict[str, Any], classes: int = 5) -> int:
+    """The number of parameters from the layer sizes alone."""
+    channels, height, width = shape
+    if name == "cnn":
+        pooled = height // 4 * (width // 4)
+        return (
+            26 * 32
+            - 32
+            + 25 * 32 * (channels - 1)
+            + 32
+            + (25 * 32 + 1) * 64
+            + (64 * pooled + 1) * 1024
+            + 1025 * classes
+        )
+    if name == "mlp":
+        hidden: int = options["width"]
+        return (channels * height * width + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * classes
+    if name == "rar-resnet":
+        units: int = options.get("units", 2)
+        first = 9 * (16 * 16 + 16 * 32 + 32 * 64)
+        others = 9 * (2 * units - 1) * (16**2 + 32**2 + 64**2)
+        return 9 * channels * 16 + first + others + 65 * classes
+    base: int = options["width"]
+    # Convolutions of 3x3: stem, then per stage w (w' + 3 w); shortcuts of 1x1; what each convolution adds per
+    # output channel (a bias, or a scale and a shift); the classifier.
+    stages: list[int] = [base * 2**stage for stage in range(4)]
+    before = [base, *stages[:-1]]
+    kernels = 9 * channels * base + sum(9 * w * (b + 3 * w) for w, b in zip(stages, before, strict=True))
+    shortcuts = sum(w * b for w, b in zip(stages[1:], before[1:], strict=True))
+    per_channel = 1 if options.get("norm") == "none" else 2
+    outputs = base + sum(4 * w for w in stages) + sum(stages[1:])
+    return kernels + shortcuts + per_channel * outputs + (stages[-1] + 1) * classes
+
+
+@every_case
+def test_shapes_and_parameter_counts(name: str, shape: Shape, options: dict[str, Any]) -> None:
+    model = make(name, shape, options)
+    assert model(images(shape)).shape == (3, 5)
+    assert count_parameters(model) == closed_form(name, shape, options)
+
+
+def test_published_sizes() -> None:
+    assert count_parameters(build("cnn", shape=(1, 28, 28), num_classes=10, seed=0)) == 3_274_634
+    resnet = build("resnet18", shape=(3, 32, 32), num_classes=10, seed=0)
+    assert count_parameters(resnet) == 11_173_962  # the usual CIFAR ResNet-18
+
+
+@every_case
+def test_weights_come_from_the_seed_alone(name: str, shape: Shape, options: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = make(name, shape, options).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = make(name, shape, options).state_dict()
+    other = make(name, shape, options, seed=1).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["classify.weight"], other["classify.weight"])
+    assert all(value.dtype == torch.float32 for value in first.values() if value.is_floating_point())
+
+
+@every_case
+def test_float64_is_clean_and_agrees_with_float32(name: str, shape: Shape, options: dict[str, Any]) -> None:
+    model = make(name, shape, options).eval()
+    inputs = images(shape, dtype=torch.float64)
+    single = model(inputs.float())
+    double = model.double()(inputs)
+    assert double.dtype == torch.float64
+    assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
+@every_case
+def test_channels_last_gives_the_same_logits(name: str, shape: Shape, options: dict[str, Any]) -> None:
+    model = make(name, shape, options).double().eval()
+    inputs = images(shape, dtype=torch.float64)
+    expected = model(inputs)
+    last = model.to(memory_format=torch.channels_last)(inputs.contiguous(memory_format=torch.channels_last))
+    assert_close(last, expected, rtol=1e-10, atol=1e-10)
+
+
+@every_case
+def test_examples_do_not_meet_in_eval_mode(name: str, shape: Shape, options: dict[str, Any]) -> None:
+    model = make(name, shape, options).double().eval()
+    inputs = images(shape, dtype=torch.float64)
+    alone = torch.cat([model(inputs[i : i + 1]) for i in range(3)])
+    assert_close(model(inputs), alone, rtol=1e-10, atol=1e-10)
+    assert model(inputs[:0]).shape == (0, 5)
+
+
+@every_case
+def test_second_derivatives_match_finite_differences(
+    name: str, shape: Shape, options: dict[str, Any]
+) -> None:
+    """The derivative of |input gradient|^2 along a weight direction, against central differences."""
+    model = make(name, shape, options).double().eval()
+    inputs = images(shape, count=2, dtype=torch.float64).requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    weights = list(model.parameters())
+    steps = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
+
+    def size() -> Tensor:
+        (gradient,) = torch.autograd.grad(model(inputs)[:, 1].sum(), inputs, create_graph=True)
+        return gradient.square().sum()
+
+    def shift(amount: float) -> None:
+        with torch.no_grad():
+            for weight, step in zip(weights, steps, strict=True):
+                weight.add_(step, alpha=amount)
+
+    # Away from the start, where Fixup's silent branches leave the next ReLU exactly at its kink.
+    shift(1e-3)
+    gradients = torch.autograd.grad(size(), weights, allow_unused=True, materialize_grads=True)
+    exact = torch.stack([(g * d).sum() for g, d in zip(gradients, steps, strict=True)]).sum()
+    # So small that no unit crosses its kink between the two points.
+    tiny = 1e-9
+    shift(tiny)
+    above = size().detach()
+    shift(-2 * tiny)
+    below = size().detach()
+    assert float(exact.abs()) > 0
+    assert_close(exact, (above - below) / (2 * tiny), rtol=1e-5, atol=0)
+
+
+def test_paper_cnn_initialisation() -> None:
+    model = build("cnn", shape=(1, 28, 28), num_classes=10, seed=0)
+    for layer in (module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))):
+        assert layer.bias is not None
+        assert bool((layer.bias == torch.tensor(0.1)).all())
+        assert float(layer.weight.detach().abs().max()) <= 0.2
+    hidden = model.get_submodule("hidden")
+    assert isinstance(hidden, nn.Linear)
+    # A normal cut at two deviations has deviation .8796 of the uncut one.
+    assert_close(float(hidden.weight.detach().std()), 0.08796, rtol=2e-3, atol=0)
+
+
+def test_fixup_starts_with_silent_branches() -> None:
+    """Without normalisation the branches are zero at first, so the depth adds nothing to the shortcuts."""
+    model = build("resnet18", shape=(3, 16, 16), num_classes=4, seed=0, width=8, norm="none")
+    blocks = model.get_submodule("blocks")
+    assert isinstance(blocks, nn.Sequential)
+    for block in blocks:
+        conv2 = block.get_submodule("conv2")
+        assert isinstance(conv2, nn.Conv2d)
+        assert not bool(conv2.weight.any())
+    model(images((3, 16, 16))).square().sum().backward()
+    first = blocks.get_submodule("0.conv2")
+    assert isinstance(first, nn.Conv2d)
+    assert first.weight.grad is not None
+    assert bool(first.weight.grad.any())

@@ -1,0 +1,120 @@
+"""Normalisation inside networks: constants by channel, and per image in the paper's ResNet."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from veridical.models import Normalized, build
+from veridical.models.normalized import Standardise
+from veridical.models.rar_resnet import standardise_per_image
+from veridical.runtime.errors import UsageError
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)])
+def test_normalized_gives_the_wrapped_model_its_own_units(bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    mean, std = [0.3, 0.5, 0.1], [0.2, 0.7, 1.1]
+    inputs = images(2, 3, 4, 5)
+    seen = Normalized(nn.Identity(), mean, std, bounds)(inputs)
+    pixels = low + (high - low) * inputs
+    for channel in range(3):
+        assert_close(seen[:, channel], (pixels[:, channel] - mean[channel]) / std[channel])
+    assert seen.dtype == torch.float64
+
+
+def test_normalized_follows_train_and_eval_and_adds_no_state() -> None:
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(12, 2), nn.Dropout())
+    wrapped = Normalized(inner, 0.5, torch.tensor(0.25))
+    wrapped.eval()
+    assert not inner[2].training
+    assert [name.removeprefix("model.") for name in wrapped.state_dict()] == list(inner.state_dict())
+
+
+def test_precision_survives_a_cast_to_bfloat16_and_back() -> None:
+    wrapped = Normalized(nn.Identity(), [0.1, 0.2], [0.3, 0.7]).to(torch.bfloat16).double()
+    inputs = images(1, 2, 3, 3)
+    expected = (inputs - torch.tensor([0.1, 0.2], dtype=torch.float64).reshape(2, 1, 1)) / torch.tensor(
+        [0.3, 0.7], dtype=torch.float64
+    ).reshape(2, 1, 1)
+    assert_close(wrapped(inputs), expected, rtol=1e-15, atol=0)
+
+
+def test_raw_pixels_pass_untouched() -> None:
+    inputs = images(1, 1, 2, 2)
+    assert Standardise(0.0, 1.0)(inputs) is inputs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.5, 0.0), "std: expected a positive number"),
+        (([0.1, float("inf")], 1.0), "mean: expected a finite number"),
+        (([], 1.0), "mean: expected a finite number"),
+        ((0.5, 0.5, (1.0, 0.0)), "bounds: expected .* low < high"),
+    ],
+)
+def test_impossible_constants_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Normalized(nn.Identity(), *arguments)
+
+
+def test_grey_images_are_not_broadcast_to_three_channels() -> None:
+    with pytest.raises(UsageError, match="mean has 3 numbers"):
+        Normalized(nn.Identity(), [0.1, 0.2, 0.3], 1.0)(images(2, 1, 4, 4))
+
+
+def test_per_image_standardisation_is_tensorflows() -> None:
+    inputs = images(4, 3, 6, 5)
+    seen = standardise_per_image(inputs).flatten(1)
+    assert_close(seen.mean(dim=1), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert_close(seen.std(dim=1, correction=0), torch.ones(4, dtype=torch.float64))
+    # A nearly uniform image is divided by the floor: 1 / sqrt(n) in 0..255, so 1 / (255 sqrt(n)) in 0..1.
+    faint = torch.full((1, 3, 6, 5), 0.5, dtype=torch.float64)
+    faint[0, 0, 0, 0] += 1e-5
+    centred = faint - faint.mean()
+    assert_close(standardise_per_image(faint), centred * 255 * 90**0.5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.25, 3.0])
+def test_paper_resnet_ignores_the_scale_of_an_image(scale: float) -> None:
+    model = build("rar-resnet", shape=(3, 32, 32), num_classes=5, seed=0).double()
+    inputs = images(3, 3, 32, 32)
+    assert_close(model(scale * inputs), model(inputs), rtol=1e-9, atol=1e-9)
+    assert_close(model(inputs + 0.1), model(inputs), rtol=1e-9, atol=1e-9)
+
+
+def test_black_images_have_finite_first_and_second_derivatives() -> None:
+    model = build("rar-resnet", shape=(1, 8, 8), num_classes=3, seed=0, units=1).double()
+    black = torch.zeros(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(black)[:, 0].sum(), black, create_graph=True)
+    assert bool(torch.isfinite(gradient).all())
+    assert bool(gradient.any())
+    gradient.square().sum().backward()
+    assert black.grad is not None
+    assert bool(torch.isfinite(black.grad).all())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
+def test_paper_resnet_follows_tensorflows_padding_and_shortcuts() -> None:
+    """One unit of stride 2 on a 4x4 image, computed by hand from TensorFlow's rules."""
+    from veridical.models.rar_resnet import ResidualUnit
+
+    unit = ResidualUnit(1, 3, stride=2, activate_first=False).double()
+    with torch.no_grad():
+        unit.conv1.weight.zero_()
+        unit.conv1.weight[1, 0, 2, 2] = 1.0  # reads the lower right neighbour of the window's centre
+        unit.conv2.weight.zero_()
+        unit.conv2.weight[0, 1, 1, 1] = 1.0  # copies channel 1 of the middle to channel 0
+    inputs = torch.arange(16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    outputs = unit(inputs)
+    # "Same" with stride 2 on 4 pads one at the end only: windows start at 0 and 2, so offset 2 reads 2 and 4.
+    assert outputs[0, 0].tolist() == [[10.0, 0.0], [0.0, 0.0]]
+    assert outputs[0, 1].tolist() == [[2.5, 4.5], [10.5, 12.5]]  # the pooled shortcut, in the middle channel
+    assert not bool(outputs[0, 2].any())

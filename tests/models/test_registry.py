@@ -1,0 +1,73 @@
+"""The table of networks: names without torch, errors that say what is possible, configurations."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from veridical.models import MODELS, build, model_config
+from veridical.runtime.errors import UsageError
+
+SIZES: dict[str, Any] = {"shape": (3, 32, 32), "num_classes": 7}
+
+
+def test_names_are_available_without_torch() -> None:
+    program = (
+        "import sys; from veridical.models import MODELS; print(*MODELS); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["cnn", "rar-resnet", "mlp", "resnet18"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("resnet50", {}, "one of cnn, rar-resnet, mlp, resnet18"),
+        ("cnn", {"width": 3}, "has no option width. Its options: mean .*; std"),
+        ("mlp", {"width": 0}, "option width of model 'mlp': expected an integer of at least 1, but got 0"),
+        ("mlp", {"width": True}, "expected an integer of at least 1, but got True"),
+        ("resnet18", {"norm": "layer"}, "expected one of group, none, batch, but got 'layer'"),
+        ("resnet18", {"mean": [0.5, 0.5]}, "one number per channel"),
+        ("resnet18", {"std": [0.5, 0.0, 0.5]}, "positive"),
+        ("resnet18", {"mean": float("nan")}, "a number"),
+        ("cnn", {"mean": "0.5"}, "a number"),
+        ("cnn", {"shape": (1, 27, 28)}, "divisible by 4 .* use mlp, resnet18"),
+        ("rar-resnet", {"shape": (3, 30, 30)}, "divisible by 4"),
+        ("cnn", {"shape": (28, 28)}, "channels, height, width"),
+        ("cnn", {"shape": (1, 28, 0)}, "three integers of at least 1"),
+        ("cnn", {"num_classes": 0}, "num_classes: expected an integer of at least 1"),
+        ("cnn", {"seed": 0.5}, "seed: expected an int"),
+    ],
+)
+def test_errors_say_what_is_possible(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(name, **{**SIZES, "seed": 0, **arguments})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_config_goes_through_json_and_builds_the_same_network(name: str) -> None:
+    options: dict[str, Any] = {"mean": (0.1, 0.2, 0.3)} if "mean" in MODELS[name].options else {"units": 1}
+    config = json.loads(json.dumps(model_config(name, **SIZES, **options)))
+    assert set(config["options"]) == set(MODELS[name].options)
+    again = build(
+        config["name"],
+        shape=config["shape"],
+        num_classes=config["num_classes"],
+        seed=3,
+        **config["options"],
+    ).eval()
+    inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert_close(again(inputs), build(name, **SIZES, seed=3, **options).eval()(inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_help_texts_cover_every_option(name: str) -> None:
+    for option in MODELS[name].options.values():
+        assert option.meaning
+        assert option.describe()
+        assert option.accepts(option.default, channels=3)

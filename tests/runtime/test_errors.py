@@ -1,0 +1,31 @@
+"""The exceptions and the wording they share."""
+
+import numpy as np
+import pytest
+
+from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError, fail_argument
+
+
+def test_every_error_is_a_veridical_error_and_usage_is_also_a_value_error() -> None:
+    for kind in (UsageError, DataError, RunError):
+        assert issubclass(kind, VeridicalError)
+    assert issubclass(UsageError, ValueError)
+    assert not issubclass(DataError, ValueError)
+
+
+def test_the_message_names_argument_expectation_value_and_remedy() -> None:
+    error = fail_argument("radius", -1.0, "a number above 0", "Give it in input units.")
+    assert isinstance(error, UsageError)
+    assert str(error) == "radius: expected a number above 0, but got -1.0. Give it in input units."
+
+
+def test_a_tensor_is_told_by_shape_and_dtype_not_by_its_numbers() -> None:
+    message = str(fail_argument("inputs", np.zeros((2, 3), dtype=np.float32), "four axes"))
+    assert message == "inputs: expected four axes, but got a ndarray of shape (2, 3) and dtype float32."
+
+
+@pytest.mark.parametrize("given", ["x" * 10_000, "line\n" * 50])
+def test_a_long_value_stays_one_short_line(given: str) -> None:
+    message = str(fail_argument("name", given, "a short name"))
+    assert "\n" not in message
+    assert len(message) < 300

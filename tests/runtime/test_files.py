@@ -1,0 +1,154 @@
+"""Atomic writes, JSON, and folders that belong to one run."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from veridical.runtime import files
+from veridical.runtime.errors import RunError, UsageError
+
+
+def test_write_atomic_replaces_the_content_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    files.write_atomic(path, b"old")
+    files.write_atomic(path, b"\x00new")
+    assert path.read_bytes() == b"\x00new"
+    files.write_atomic(path, "tau: \N{GREEK SMALL LETTER TAU}")
+    assert path.read_text(encoding="utf-8") == "tau: \N{GREEK SMALL LETTER TAU}"
+    assert os.listdir(tmp_path) == ["weights.bin"]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "result.json"
+    files.write_atomic(path, "old")
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        files.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_the_new_name_appears_only_after_the_bytes_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.bin"
+    order: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def recorded_fsync(descriptor: int) -> None:
+        order.append("sync")
+        fsync(descriptor)
+
+    def recorded_replace(source: Path, target: Path) -> None:
+        assert source.read_bytes() == b"content"
+        order.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded_fsync)
+    monkeypatch.setattr(os, "replace", recorded_replace)
+    files.write_atomic(path, b"content")
+    assert order == ["sync", "rename", "sync"]  # the file, its name, the folder
+
+
+def test_json_keeps_order_and_turns_non_finite_numbers_into_null(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    values = {
+        "z": [1, 2.5, np.float32(0.5), np.int64(7)],
+        "a": math.nan,
+        "path": Path("x"),
+        "flag": True,
+        "n": None,
+    }
+    files.write_json(path, values | {"up": -math.inf})
+    text = path.read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    read = files.read_json(path)
+    assert list(read) == ["z", "a", "path", "flag", "n", "up"]
+    assert read == {"z": [1, 2.5, 0.5, 7], "a": None, "path": "x", "flag": True, "n": None, "up": None}
+    assert isinstance(read["z"][3], int)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"), [({"a": [{"b": {1, 2}}]}, r"value\.a\[0\]\.b"), ({"a": {3: "x"}}, r"value\.a: key")]
+)
+def test_json_names_the_place_of_what_it_cannot_hold(tmp_path: Path, value: object, place: str) -> None:
+    with pytest.raises(UsageError, match=place):
+        files.write_json(tmp_path / "result.json", value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_missing_or_truncated_json_file_is_a_run_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    with pytest.raises(RunError, match=r"result\.json does not exist"):
+        files.read_json(path)
+    path.write_text('{"schema": 1, "res')
+    with pytest.raises(RunError, match=r"result\.json is not valid JSON"):
+        files.read_json(path)
+
+
+def test_a_folder_is_claimed_once_and_entered_again_with_the_same_options(tmp_path: Path) -> None:
+    config = {"data": "mnist", "ball": {"radius": 0.3}, "radii": (0.1, 0.2)}
+    folder = files.claim_folder(tmp_path / "runs" / "a", "train", config)
+    (folder / "log.jsonl").write_text("{}\n")
+    assert files.claim_folder(folder, "train", config) == folder
+    claim = json.loads((folder / files.CLAIM).read_text())
+    assert claim == {
+        "kind": "train",
+        "config": {"data": "mnist", "ball": {"radius": 0.3}, "radii": [0.1, 0.2]},
+    }
+
+
+def test_another_runs_folder_is_refused_with_the_options_that_differ(tmp_path: Path) -> None:
+    files.claim_folder(
+        tmp_path, "train", {"data": "mnist", "ball": {"radius": 0.3, "norm": "linf"}, "epochs": 3}
+    )
+    before = (tmp_path / files.CLAIM).read_bytes()
+    with pytest.raises(UsageError) as caught:
+        files.claim_folder(
+            tmp_path, "attack", {"data": "mnist", "ball": {"radius": 0.1, "norm": "linf"}, "steps": 5}
+        )
+    message = str(caught.value)
+    for part in (
+        'kind is "train" there, "attack" here',
+        "ball.radius is 0.3 there, 0.1 here",
+        "epochs is 3 there, absent here",
+        "steps is absent there, 5 here",
+    ):
+        assert part in message
+    assert "data" not in message
+    assert "norm" not in message
+    assert (tmp_path / files.CLAIM).read_bytes() == before
+
+
+def test_a_folder_with_foreign_files_is_refused_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    (tmp_path / ".gitkeep").touch()
+    (tmp_path / ".result.json.123.abcd.tmp").touch()  # what a killed write leaves
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match=r"thesis\.tex"):
+        files.claim_folder(tmp_path, "train", {})
+    (tmp_path / "thesis.tex").unlink()
+    assert files.claim_folder(tmp_path, "train", {}) == tmp_path
+
+
+def test_force_replaces_the_claim_and_keeps_the_files(tmp_path: Path) -> None:
+    files.claim_folder(tmp_path, "train", {"epochs": 1})
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    files.claim_folder(tmp_path, "train", {"epochs": 2}, force=True)
+    assert files.read_json(tmp_path / files.CLAIM)["config"] == {"epochs": 2}
+    assert (tmp_path / "log.jsonl").read_text() == "{}\n"
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    for path in (tmp_path / "out", tmp_path / "out" / "deeper"):
+        with pytest.raises(UsageError, match="A file is there"):
+            files.claim_folder(path, "train", {})

@@ -1,0 +1,101 @@
+"""Guards restore what they found, after an exception too."""
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import eval_mode, evaluating, frozen, preserved_rng, thread_count
+
+
+class BrokenError(Exception):
+    """Raised inside a guarded block."""
+
+
+def _mixed_model() -> nn.Sequential:
+    """A model in train mode with one part in eval mode and one parameter already frozen."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Linear(3, 2)).train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+def _state(model: nn.Module) -> tuple[list[bool], list[bool]]:
+    return [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("guard", [eval_mode, frozen, evaluating])
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_part_gets_its_own_state_back(
+    guard: Callable[[nn.Module], AbstractContextManager[nn.Module]], fails: bool
+) -> None:
+    model = _mixed_model()
+    before = _state(model)
+    assert len(set(before[0])) == len(set(before[1])) == 2
+    try:
+        with guard(model) as inner:
+            assert inner is model
+            assert _state(model) != before
+            if fails:
+                raise BrokenError
+    except BrokenError:
+        assert fails
+    assert _state(model) == before
+
+
+def test_inside_the_guards_nothing_trains() -> None:
+    model = _mixed_model()
+    with evaluating(model):
+        assert _state(model) == ([False] * 5, [False] * 6)
+        inputs = torch.rand(4, 3, requires_grad=True)
+        model(inputs).sum().backward()
+    assert inputs.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_graph_from_before_the_block_still_reaches_the_weights_after_it() -> None:
+    model = nn.Linear(3, 1)
+    loss = model(torch.ones(2, 3)).sum()
+    with frozen(model):
+        model(torch.ones(2, 3))
+    loss.backward()
+    assert model.weight.grad is not None
+    assert torch.equal(model.weight.grad, torch.full((1, 3), 2.0))
+
+
+def _global_draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_global_generators_continue_as_if_nothing_was_drawn(fails: bool) -> None:
+    with preserved_rng():
+        expected = _global_draws()
+    try:
+        with preserved_rng():
+            assert _global_draws() == expected
+            torch.manual_seed(1)
+            if fails:
+                raise BrokenError
+    except BrokenError:
+        assert fails
+    with preserved_rng():
+        assert _global_draws() == expected
+
+
+def test_thread_count_is_restored_and_checked() -> None:
+    before = torch.get_num_threads()
+    with suppress(BrokenError), thread_count(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise BrokenError
+    assert torch.get_num_threads() == before
+    with (
+        pytest.raises(UsageError, match="threads: expected a number of at least 1, but got 0"),
+        thread_count(0),
+    ):
+        pass
