@@ -1,5 +1,101 @@
-"""Veridical: train classifiers whose gradient explanations hold still, attack explanations, measure both."""
+"""Veridical: train classifiers whose gradient explanations hold still, attack explanations, and measure both.
+
+The public names below are imported when they are first used, so that `import veridical`, and with it
+`veridical --help`, does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from veridical._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from veridical import attacks, attribution, data, metrics, models, report, training
+    from veridical.attacks.attribution import AttackResult, attack
+    from veridical.attacks.ball import L2, Linf
+    from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
+    from veridical.attacks.prediction import pgd
+    from veridical.attribution.captum_adapter import CaptumAttribution
+    from veridical.attribution.integrated_gradients import IntegratedGradients
+    from veridical.attribution.methods import (
+        GradientTimesInput,
+        InputGradient,
+        RandomAttribution,
+        SmoothGrad,
+    )
+    from veridical.data import load
+    from veridical.models import Normalized, build
+    from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
+
+__all__ = [
+    "L2",
+    "AttackResult",
+    "CaptumAttribution",
+    "DataError",
+    "GradientTimesInput",
+    "InputGradient",
+    "IntegratedGradients",
+    "Linf",
+    "MassCentre",
+    "Normalized",
+    "RandomAttribution",
+    "RandomSign",
+    "RunError",
+    "SmoothGrad",
+    "TargetRegion",
+    "TopK",
+    "UsageError",
+    "VeridicalError",
+    "__version__",
+    "attack",
+    "attacks",
+    "attribution",
+    "build",
+    "data",
+    "load",
+    "metrics",
+    "models",
+    "pgd",
+    "report",
+    "training",
+]
+
+_PACKAGES = ("attacks", "attribution", "data", "metrics", "models", "report", "training")
+_HOMES = {
+    "AttackResult": "attacks.attribution",
+    "attack": "attacks.attribution",
+    "L2": "attacks.ball",
+    "Linf": "attacks.ball",
+    "MassCentre": "attacks.directions",
+    "RandomSign": "attacks.directions",
+    "TargetRegion": "attacks.directions",
+    "TopK": "attacks.directions",
+    "pgd": "attacks.prediction",
+    "CaptumAttribution": "attribution.captum_adapter",
+    "GradientTimesInput": "attribution.methods",
+    "InputGradient": "attribution.methods",
+    "IntegratedGradients": "attribution.integrated_gradients",
+    "RandomAttribution": "attribution.methods",
+    "SmoothGrad": "attribution.methods",
+    "load": "data",
+    "Normalized": "models",
+    "build": "models",
+    "DataError": "runtime.errors",
+    "RunError": "runtime.errors",
+    "UsageError": "runtime.errors",
+    "VeridicalError": "runtime.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -32,6 +32,7 @@ class Options:
     epochs: int = 3
     dry_run: bool = False
     average: bool = True
+    model_options: dict[str, int | str] = field(default_factory=dict)
     ball: Ball = field(default_factory=Ball)
     start_ball: Ball = field(default_factory=lambda: Ball(radius=0.0))
 
@@ -66,6 +67,10 @@ def parse(*argv: str) -> Options:
         (["--dry-run"], replace(DEFAULT, dry_run=True)),
         (["--dry_run", "--average=false"], replace(DEFAULT, dry_run=True, average=False)),
         (["--dry-run", "false"], DEFAULT),
+        (["--no-average", "--dry-run", "--no-dry_run"], replace(DEFAULT, average=False)),
+        (["--model-options.width", "8"], replace(DEFAULT, model_options={"width": 8})),
+        (["--model_options.my_key=x"], replace(DEFAULT, model_options={"my_key": "x"})),  # the key's own
+        (["--model-options", '{"norm": "none"}'], replace(DEFAULT, model_options={"norm": "none"})),
         (["--ball.step-size", "0.1"], replace(DEFAULT, ball=Ball(step_size=0.1))),
         (["--start-ball.step-size", "0.2"], replace(DEFAULT, start_ball=Ball(0.0, 0.2))),
         (["--start_ball.radius=0.2"], replace(DEFAULT, start_ball=Ball(0.2))),
@@ -119,6 +124,8 @@ def test_a_wrong_file_is_bad_usage(tmp_path: Path, text: str, told: str) -> None
         (["--epochs", "1.5"], "--epochs"),
         (["--ball.step-size", "x"], "--ball.step-size"),
         (["--dry-run", "perhaps"], "--dry-run"),
+        (["--no-epochs"], "unrecognized arguments: --no-epochs"),
+        (["--no-average=true"], "unrecognized arguments: --no-average"),
         (["--epochs", "-1"], "epochs: expected a number of at least 0"),  # the dataclass's own check
     ],
 )
@@ -135,6 +142,7 @@ def test_help_prints_the_docstrings_under_the_fields(capsys: pytest.CaptureFixtu
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert "The folder of the results. (required, type: str)" in out
+    assert "usage: veridical test --out OUT [options]" in out
     assert "--data-root DATA_ROOT" in out
     assert "--ball.step-size" in out
     assert "_root " not in out

@@ -173,9 +173,7 @@ def _value(score: Score | GradientScore, inputs: Tensor) -> Tensor:
     return score.value_and_gradient(inputs)[0]
 
 
-def _starts(
-    start: Start | Sequence[Start], restarts: int, generator: Noise | None
-) -> tuple[Start, ...]:
+def _starts(start: Start | Sequence[Start], restarts: int, generator: Noise | None) -> tuple[Start, ...]:
     if restarts < 1:
         raise UsageError(f"restarts={restarts}; expected at least 1")
     if isinstance(start, str | Tensor):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,19 +14,21 @@ from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Ball, draw
 from veridical.attacks.climbing import FixedDirection, MapAscent, check_twin
 from veridical.attacks.directions import Direction, RandomSign
-from veridical.attacks.judge import Judge, Shortlist
+from veridical.attacks.judge import Judge
 from veridical.attacks.prediction import predict
-from veridical.attacks.protocols import Protocol, protocol as protocol_by_name
+from veridical.attacks.protocols import Protocol
+from veridical.attacks.protocols import protocol as protocol_by_name
+from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.saliency import saliency
-from veridical.metrics.overlap import topk_intersection
-from veridical.metrics.rank import kendall_tau, spearman
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import evaluating
 from veridical.runtime.seeds import stream
 
 Method = Callable[..., Tensor]
 """(model, inputs, target=None, *, create_graph=False) -> attribution of the inputs' shape."""
+
+ROWS = 160
+"""Default bound on examples times nodes of one batch: on a CPU as fast as larger ones, with less memory."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class AttackResult:
         (N, restarts * steps) float64, tau of every iterate by the judge's quadrature, NaN where the label
         changed.
     gradient_evaluations
-        Input gradients of the network or its twin per example: maps count one per node.
+        Input gradients of the network or its twin per example: a map counts one per node (or sample). Each
+        step's backward pass through the climbed map comes on top.
     rewrites
         Calls that the smooth twin rewrote in one forward pass; 0 where no twin was used.
     """
@@ -74,11 +78,11 @@ def attack(
     ball: Ball,
     protocol: str | Protocol = "paper-fast",
     seed: int = 0,
-    first_index: int = 0,
-    rows: int = 640,
+    indices: Sequence[int] | Tensor | None = None,
+    rows: int = ROWS,
     progress: Callable[[int], Any] | None = None,
 ) -> AttackResult:
-    """Change the attribution of `target` within `ball` while the predicted label stays; lower tau is a success.
+    """Change the attribution of `target` within `ball`, the predicted label kept; lower tau is a success.
 
     Parameters
     ----------
@@ -95,63 +99,85 @@ def attack(
         Threat model.
     protocol
         "paper" (Chen et al. 2019, evaluation), "paper-fast", "strong" or a Protocol.
-    seed, first_index
-        Random starts of example i come from the stream (seed, "attack", first_index + i), so that neither
-        batches nor shards change a result.
+    seed, indices
+        Random starts of example i come from the stream (seed, "attack", indices[i]), so that neither batches
+        nor shards change a result. None numbers the examples from 0.
     rows
         Bound on the examples times nodes whose graphs are alive at once.
     progress
         Called with the number of examples finished after each batch.
     """
     plan = protocol_by_name(protocol) if isinstance(protocol, str) else protocol
-    _check(inputs, target)
-    per_batch = max(1, rows // plan.climb_nodes.nodes)
+    numbers = _check(inputs, target, ball, indices)
+    at_once = batch_size(attribution, plan, rows)
     results: list[AttackResult] = []
     with evaluating(model):
-        for first in range(0, max(inputs.shape[0], 1), per_batch):
-            part = slice(first, first + per_batch)
-            results.append(
-                _attack_batch(
-                    model, inputs[part], target[part], attribution, attack, ball, plan, seed, first_index + first
-                )
-            )
+        for first in range(0, max(inputs.shape[0], 1), at_once):
+            part = slice(first, first + at_once)
+            batch = _Batch(model, inputs[part].detach(), target[part], attribution, numbers[part])
+            results.append(_attack_batch(batch, attack, ball, plan, seed))
             if progress is not None:
-                progress(min(first + per_batch, inputs.shape[0]))
+                progress(min(first + at_once, inputs.shape[0]))
     return _joined(results)
 
 
-def _attack_batch(
-    model: nn.Module,
-    inputs: Tensor,
-    target: Tensor,
-    method: Method,
-    direction: Direction,
-    ball: Ball,
-    plan: Protocol,
-    seed: int,
-    first_index: int,
-) -> AttackResult:
-    inputs = inputs.detach()
-    label = predict(model, inputs).argmax(1)
-    judged = with_nodes(method, plan.judge_nodes)
+def batch_size(attribution: Method, protocol: Protocol, rows: int = ROWS) -> int:
+    """How many examples `attack` takes at once."""
+    return max(1, rows // gradients_per_map(attribution, protocol.climb_nodes))
+
+
+def gradients_per_map(attribution: Method, quadrature: Quadrature) -> int:
+    """Input gradients behind one map: the nodes of a path, the samples of a mean, else one."""
+    if hasattr(attribution, "with_quadrature"):
+        return quadrature.nodes
+    return int(getattr(attribution, "samples", 1))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The examples that are attacked together; `indices` are their numbers in their data set."""
+
+    model: nn.Module
+    inputs: Tensor
+    target: Tensor
+    method: Method
+    indices: list[int]
+
+    def explain(self, quadrature: Quadrature) -> Method:
+        """The method with that quadrature, if it integrates along a path, and with the examples' numbers."""
+        changed = getattr(self.method, "with_quadrature", None)
+        method = self.method if changed is None else changed(quadrature)
+        return partial(method, indices=self.indices) if isinstance(method, AttributionMethod) else method
+
+    def map(self, quadrature: Quadrature) -> Callable[[Tensor], Tensor]:
+        """The map of the batch's targets as a function of the inputs (N, C, H, W), without a graph."""
+        method = self.explain(quadrature)
+        return lambda inputs: method(self.model, inputs, self.target).detach()
+
+
+def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protocol, seed: int) -> AttackResult:
+    inputs, final_nodes = batch.inputs, plan.final_nodes or plan.judge_nodes
+    label = predict(batch.model, inputs).argmax(1)
+    shortlist = plan.shortlist if plan.final_nodes else 1
     judge = Judge(
-        model,
-        lambda x: judged(model, x, target),
-        inputs,
-        label,
-        plan.k,
-        plan.shortlist if plan.final_nodes else 1,
-        plan.minimise_each,
+        batch.model, batch.map(plan.judge_nodes), inputs, label, plan.k, shortlist, plan.minimise_each
     )
-    climbed = with_nodes(method, plan.climb_nodes)
-    generators = [stream(seed, "attack", first_index + i) for i in range(inputs.shape[0])]
+    generators = [stream(seed, "attack", index) for index in batch.indices]
     gradients, rewrites = 0, 0
-    for climb in plan.climbs:
+    for number, climb in enumerate(plan.climbs if len(inputs) else ()):
+        if number == 1:
+            # What the first climb alone would have reported stays in, so that more climbs never look safer.
+            judge.seal()
         if isinstance(direction, RandomSign):
             score: MapAscent | FixedDirection = FixedDirection(draw(inputs, generators, "normal").sign())
         else:
-            score = MapAscent(model, climbed, target, label, direction, judge.clean, climb, plan.steps)
-            rewrites = max(rewrites, check_twin(model, inputs, target, climb.beta))
+            climbed = batch.explain(plan.climb_nodes)
+            score = MapAscent(
+                batch.model, climbed, batch.target, label, direction, judge.clean, climb, plan.steps
+            )
+            rewrites = max(rewrites, check_twin(batch.model, inputs, batch.target, climb.beta))
+            per_step = gradients_per_map(batch.method, plan.climb_nodes) + (climb.label_weight > 0)
+            gradients += plan.steps * per_step
         ascend(
             score,
             inputs,
@@ -164,89 +190,48 @@ def _attack_batch(
             momentum=climb.momentum,
             decay=climb.decay,
         )
-        gradients += plan.steps * plan.climb_nodes.nodes * (0 if isinstance(direction, RandomSign) else 1)
-    gradients += judge.evaluations * plan.judge_nodes.nodes
-    return _finish(model, inputs, target, method, plan, judge, gradients, rewrites)
-
-
-def _finish(
-    model: nn.Module,
-    inputs: Tensor,
-    target: Tensor,
-    method: Method,
-    plan: Protocol,
-    judge: Judge,
-    gradients: int,
-    rewrites: int,
-) -> AttackResult:
-    """Judge the shortlisted iterates by the final map and pick for each metric its own (or tau's) least."""
-    final = with_nodes(method, plan.final_nodes or plan.judge_nodes)
-    clean_map = final(model, inputs, target)
-    clean = saliency(clean_map)
-    tau = torch.full(inputs.shape[:1], torch.inf, dtype=torch.float64)
-    overlap, rank = tau.clone(), tau.clone()
-    kept, kept_map = inputs.clone(), clean_map.clone()
-    lists: list[Shortlist] = [judge.by_tau]
-    if judge.by_intersection is not None:
-        lists.append(judge.by_intersection)
-    for shortlist in lists:
-        for candidate, worth in zip(shortlist.inputs, shortlist.values, strict=True):
-            maps = final(model, candidate, target)
-            gradients += (plan.final_nodes or plan.judge_nodes).nodes
-            new = saliency(maps)
-            new_tau, new_rank = kendall_tau(new, clean).cpu(), spearman(new, clean).cpu()
-            new_overlap = topk_intersection(new, clean, plan.k).cpu().double()
-            better = worth.isfinite() & (new_tau < tau)
-            if plan.minimise_each:
-                rank = torch.where(worth.isfinite() & (new_rank < rank), new_rank, rank)
-                overlap = torch.where(worth.isfinite() & (new_overlap < overlap), new_overlap, overlap)
-            else:
-                rank, overlap = torch.where(better, new_rank, rank), torch.where(better, new_overlap, overlap)
-            tau = torch.where(better, new_tau, tau)
-            mask = better.to(inputs.device)
-            kept[mask], kept_map[mask] = candidate[mask], maps[mask]
-    found = tau < 1
-    kept[~found.to(inputs.device)] = inputs[~found.to(inputs.device)]
-    kept_map[~found.to(inputs.device)] = clean_map[~found.to(inputs.device)]
-    trace = torch.stack(judge.trace, 1) if judge.trace else torch.zeros(inputs.shape[0], 0, dtype=torch.float64)
+    choice = judge.choose(batch.map(final_nodes), minimise_each=plan.minimise_each)
+    gradients += judge.evaluations * gradients_per_map(batch.method, plan.judge_nodes)
+    gradients += choice.evaluations * gradients_per_map(batch.method, final_nodes)
+    kept = {f.name: getattr(choice, f.name) for f in fields(choice) if f.name != "evaluations"}
+    trace = torch.zeros(0, len(plan.climbs) * plan.steps, dtype=torch.float64)
     return AttackResult(
-        inputs=kept,
-        clean_map=clean_map.detach(),
-        perturbed_map=kept_map.detach(),
-        kendall_tau=torch.where(found, tau, 1.0),
-        spearman=torch.where(found, rank, 1.0),
-        topk_intersection=torch.where(found, overlap, 1.0),
-        found=found,
-        trace=trace,
+        **kept,
+        trace=torch.stack(judge.trace, 1) if judge.trace else trace,
         gradient_evaluations=gradients,
         rewrites=rewrites,
     )
 
 
-def with_nodes(method: Method, quadrature: Quadrature) -> Method:
-    """The method with that quadrature where it integrates along a path, otherwise as it is."""
-    changed = getattr(method, "with_quadrature", None)
-    return method if changed is None else changed(quadrature)
-
-
-def _check(inputs: Tensor, target: Tensor) -> None:
+def _check(inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | Tensor | None) -> list[int]:
+    """Refuse arguments that do not fit; return the examples' numbers."""
     if inputs.ndim != 4 or not inputs.is_floating_point():
         raise UsageError(
-            f"inputs have shape {tuple(inputs.shape)} and dtype {inputs.dtype}; expected floating-point images "
-            "(N, C, H, W)"
+            f"inputs have shape {tuple(inputs.shape)} and dtype {inputs.dtype}; expected floating-point "
+            "images (N, C, H, W)"
         )
     if target.shape != inputs.shape[:1] or target.dtype != torch.int64:
         raise UsageError(
-            f"target has shape {tuple(target.shape)} and dtype {target.dtype}; expected ({inputs.shape[0]},) int64"
+            f"target has shape {tuple(target.shape)} and dtype {target.dtype}; expected "
+            f"({inputs.shape[0]},) int64"
         )
     if not bool(torch.isfinite(inputs).all()):
         raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
+    if ball.bounds is not None and len(inputs):
+        least, greatest = (float(end) for end in inputs.aminmax())
+        if least < ball.bounds[0] or greatest > ball.bounds[1]:
+            raise UsageError(
+                f"inputs run from {least:.6g} to {greatest:.6g}, outside the ball's bounds {ball.bounds}; "
+                "scale them, or give the ball the bounds of your inputs (None for none)"
+            )
+    numbers = list(range(len(inputs))) if indices is None else [int(index) for index in indices]
+    if len(numbers) != len(inputs):
+        raise UsageError(f"{len(numbers)} indices were given for {len(inputs)} examples; expected one each")
+    return numbers
 
 
 def _joined(parts: list[AttackResult]) -> AttackResult:
-    if len(parts) == 1:
-        return parts[0]
-    joined = {
+    joined: dict[str, Any] = {
         f.name: torch.cat([getattr(p, f.name) for p in parts])
         for f in fields(AttackResult)
         if f.name not in ("gradient_evaluations", "rewrites")

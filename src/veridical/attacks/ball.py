@@ -32,7 +32,9 @@ class Ball(ABC):
 
     def __post_init__(self) -> None:
         if not self.radius >= 0 or self.radius == float("inf"):
-            raise UsageError(f"radius={self.radius!r}; a ball needs a finite radius of at least 0, in input units")
+            raise UsageError(
+                f"radius={self.radius!r}; a ball needs a finite radius of at least 0, in input units"
+            )
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise UsageError(f"bounds={self.bounds!r}; expected (low, high) with low < high, or None")
 
@@ -119,7 +121,9 @@ def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
         noise = sample(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
     else:
         if len(generator) != like.shape[0]:
-            raise UsageError(f"{len(generator)} generators were given for {like.shape[0]} examples; need one each")
+            raise UsageError(
+                f"{len(generator)} generators were given for {like.shape[0]} examples; need one each"
+            )
         if not generator:
             return torch.zeros_like(like)
         rows = [sample(like.shape[1:], generator=g, dtype=like.dtype, device=g.device) for g in generator]

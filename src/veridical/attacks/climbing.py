@@ -17,8 +17,8 @@ from veridical.runtime.errors import UsageError
 class MapAscent:
     """The score of a direction, of the twin's saliency map, as a function of the inputs.
 
-    The clean map that fixes the target pixels is the real network's; the map climbed is the twin's, normalised
-    to sum H * W with the gradient through the normaliser (the RAR authors' evaluation).
+    The clean map that fixes the target pixels is the real network's; the map climbed is the twin's,
+    normalised to sum H * W with the gradient through the normaliser (the RAR authors' evaluation).
     """
 
     def __init__(
@@ -33,7 +33,9 @@ class MapAscent:
         steps: int,
     ) -> None:
         self.model, self.attribute, self.target, self.label = model, attribute, target, label
-        self.goal = (Decorrelate() if climb.goal == "decorrelate" else direction).goal(normalised_to_area(clean))
+        self.goal = (Decorrelate() if climb.goal == "decorrelate" else direction).goal(
+            normalised_to_area(clean)
+        )
         self.climb, self.steps = climb, steps
         self.step = 0
 
@@ -101,12 +103,14 @@ def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | N
         (gradient,) = torch.autograd.grad(logit, point, create_graph=True)
         curved = False
         if gradient.requires_grad:
-            (second,) = torch.autograd.grad((gradient * one).sum(), point, allow_unused=True)
+            # Any vector off the few that a curved network may map to zero, as a black image's own pixels are.
+            probe = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(gradient)
+            (second,) = torch.autograd.grad((gradient * probe).sum(), point, allow_unused=True)
             curved = second is not None and bool(second.abs().sum() > 0)
     if not curved:
         raise UsageError(
-            "the model is piecewise linear (its second derivative is zero) and the softplus twin found no relu, "
-            "leaky_relu, relu6 or clamp(min=0) call to smooth, so a map's gradient cannot be climbed; "
+            "the model is piecewise linear (its second derivative is zero) and the softplus twin found no "
+            "relu, leaky_relu, relu6 or clamp(min=0) call to smooth, so a map's gradient cannot be climbed; "
             "use an activation that the twin knows, or one that is smooth"
         )
     return 0

@@ -1,4 +1,4 @@
-"""Keeps, for every example, the iterates of an attack that look worst, and the trace of all."""
+"""Judges the iterates of an attribution attack: which look worst, the trace of all, and the final choice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from veridical.attribution.saliency import saliency
 from veridical.metrics.overlap import topk_intersection
-from veridical.metrics.rank import kendall_tau
+from veridical.metrics.rank import kendall_tau, spearman
 
 Map = Callable[[Tensor], Tensor]
 """inputs (N, C, H, W) -> attribution (N, C, H, W), for one fixed batch and target."""
@@ -45,6 +45,20 @@ class Shortlist:
         self.inputs = self.inputs.gather(0, index.expand_as(self.inputs))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What `Judge.choose` settled on; the fields are those of `AttackResult`, evaluations are final maps."""
+
+    inputs: Tensor
+    clean_map: Tensor
+    perturbed_map: Tensor
+    kendall_tau: Tensor
+    spearman: Tensor
+    topk_intersection: Tensor
+    found: Tensor
+    evaluations: int
+
+
 class Judge:
     """Judges iterates by tau and top-k intersection of their maps with the original's; lower looks worse.
 
@@ -73,9 +87,10 @@ class Judge:
         shortlist: int,
         minimise_each: bool,
     ) -> None:
-        self.logits, self.attribute, self.label, self.k = logits, attribute, label, k
+        self.logits, self.attribute, self.origin, self.label, self.k = logits, attribute, origin, label, k
         self.clean = saliency(attribute(origin))
-        self.by_tau = Shortlist(origin, shortlist)
+        self.size = shortlist
+        self.by_tau = [Shortlist(origin, shortlist)]
         self.by_intersection = Shortlist(origin, shortlist) if minimise_each else None
         self.trace: list[Tensor] = []
         self.evaluations = 1
@@ -89,11 +104,54 @@ class Judge:
         tau = kendall_tau(maps, self.clean).cpu()
         self.trace.append(torch.where(admissible, tau, torch.nan))
         value = torch.where(admissible & ~tau.isnan(), tau, torch.inf)
-        self.by_tau.offer(inputs, value)
+        self.by_tau[-1].offer(inputs, value)
         if self.by_intersection is not None:
             overlap = topk_intersection(maps, self.clean, self.k).cpu().double()
             # Among equal overlaps the one of lower tau, without changing the order of different overlaps.
-            self.by_intersection.offer(
-                inputs, torch.where(admissible, overlap + 1e-9 * value.clamp(max=1.0), torch.inf)
-            )
+            self.by_intersection.offer(inputs, torch.where(value.isinf(), torch.inf, overlap + 1e-9 * value))
         return value.to(inputs.device)
+
+    def seal(self) -> None:
+        """Close the shortlist by tau and begin another, so that what follows cannot displace its iterates.
+
+        The judging map is cheaper than the final one: an iterate that it ranks lower may be worse in truth.
+        """
+        self.by_tau.append(Shortlist(self.origin, self.size))
+
+    def choose(self, final: Map, *, minimise_each: bool) -> Choice:
+        """Judge all shortlisted iterates again by the final map and pick the least: the attack's outcome."""
+        clean_map = final(self.origin)
+        clean = saliency(clean_map)
+        tau = torch.full(self.label.shape, torch.inf, dtype=torch.float64)
+        overlap, rank = tau.clone(), tau.clone()
+        kept, kept_map = self.origin.clone(), clean_map.clone()
+        lists = [*self.by_tau, *([] if self.by_intersection is None else [self.by_intersection])]
+        for shortlist in lists:
+            for candidate, worth in zip(shortlist.inputs, shortlist.values, strict=True):
+                maps = final(candidate)
+                new = saliency(maps)
+                new_tau, new_rank = kendall_tau(new, clean).cpu(), spearman(new, clean).cpu()
+                new_overlap = topk_intersection(new, clean, self.k).cpu().double()
+                usable = worth.isfinite() & ~new_tau.isnan()
+                better = usable & (new_tau < tau)
+                rank = torch.where(usable & (new_rank < rank) if minimise_each else better, new_rank, rank)
+                overlap = torch.where(
+                    usable & (new_overlap < overlap) if minimise_each else better, new_overlap, overlap
+                )
+                tau = torch.where(better, new_tau, tau)
+                mask = better.to(kept.device)
+                kept[mask], kept_map[mask] = candidate[mask], maps[mask]
+        # A tau of 1 or none at all: the authors count such an example as unharmed.
+        found = tau < 1
+        unharmed = ~found.to(kept.device)
+        kept[unharmed], kept_map[unharmed] = self.origin[unharmed], clean_map[unharmed]
+        return Choice(
+            inputs=kept,
+            clean_map=clean_map,
+            perturbed_map=kept_map,
+            kendall_tau=torch.where(found, tau, 1.0),
+            spearman=torch.where(found, rank, 1.0),
+            topk_intersection=torch.where(found, overlap, 1.0),
+            found=found,
+            evaluations=1 + sum(shortlist.size for shortlist in lists),
+        )

@@ -82,7 +82,9 @@ class Protocol:
                 f"{len(self.climbs)} climbs; expected at least 1 of each"
             )
         if not self.step_size > 0:
-            raise UsageError(f"protocol {self.name!r} has step_size={self.step_size}; expected a positive number")
+            raise UsageError(
+                f"protocol {self.name!r} has step_size={self.step_size}; expected a positive number"
+            )
 
 
 PAPER = Protocol("paper")
@@ -104,7 +106,14 @@ STRONG = Protocol(
         Climb("origin", 5.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
         Climb("random", 20.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
         Climb(
-            "random", 5.0, 50.0, momentum=0.75, decay="linear", goal="decorrelate", label_weight=1.0, step_scale=2.0
+            "random",
+            5.0,
+            50.0,
+            momentum=0.75,
+            decay="linear",
+            goal="decorrelate",
+            label_weight=1.0,
+            step_scale=2.0,
         ),
     ),
     minimise_each=True,

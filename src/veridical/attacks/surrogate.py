@@ -17,8 +17,9 @@ from veridical.runtime.errors import UsageError
 class SoftplusTwin(TorchFunctionMode):
     """While active, every relu-like call of any network computes a softplus form; no model is copied.
 
-    relu, relu_, clamp(min=0) and clamp_min(0) become softplus(x); leaky_relu becomes
-    s x + (1 - s) softplus(x); relu6 becomes softplus(x) - softplus(x - 6). `rewrites` counts the calls.
+    relu, clamp(min=0), clip(min=0) and clamp_min(0) become softplus(x); leaky_relu becomes
+    s x + (1 - s) softplus(x); relu6, and hardtanh from 0 to c, become softplus(x) - softplus(x - c).
+    Functions, methods and modules are all rewritten, in place or not. `rewrites` counts the calls.
 
     Parameters
     ----------
@@ -35,18 +36,27 @@ class SoftplusTwin(TorchFunctionMode):
         self.rewrites = 0
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         form = _FORMS.get(func)
-        if form is not None:
-            smooth = form(self.beta, *args, **kwargs)
-            if smooth is not None:
-                self.rewrites += 1
-                in_place = func in _IN_PLACE or kwargs.get("inplace", False) or _inplace_argument(func, args)
-                # Code may go on with the tensor it changed in place instead of the returned one.
-                return args[0].copy_(smooth) if in_place else smooth
-        return func(*args, **kwargs)
+        if form is None:
+            return func(*args, **kwargs)
+        in_place = _in_place(func, args, kwargs)
+        options = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
+        inputs = args[0] if args else kwargs["input"]
+        # The softplus keeps its argument for the backward pass, so what is overwritten below must be another.
+        source = inputs.clone() if in_place else inputs
+        smooth = form(self.beta, source, *args[1 : _INPLACE_POSITION.get(func)], **options)
+        if smooth is None:
+            return func(*args, **kwargs)
+        self.rewrites += 1
+        # Code may go on with the tensor that it changed in place instead of the returned one.
+        return inputs.copy_(smooth) if in_place else smooth
 
 
 @contextmanager
@@ -59,57 +69,66 @@ def smooth_twin(beta: float | None) -> Iterator[SoftplusTwin | None]:
         yield twin
 
 
-def _softplus(beta: float, inputs: Tensor) -> Tensor:
-    return F.softplus(inputs.clone() if inputs.is_leaf else inputs, beta=beta)
+def _relu(beta: float, inputs: Tensor) -> Tensor:
+    return F.softplus(inputs, beta=beta)
 
 
-def _relu(beta: float, inputs: Tensor, inplace: bool = False) -> Tensor:
-    return _softplus(beta, inputs)
+def _leaky(beta: float, inputs: Tensor, negative_slope: float = 0.01) -> Tensor:
+    return negative_slope * inputs + (1 - negative_slope) * F.softplus(inputs, beta=beta)
 
 
-def _leaky(beta: float, inputs: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return negative_slope * inputs + (1 - negative_slope) * _softplus(beta, inputs)
+def _relu6(beta: float, inputs: Tensor) -> Tensor:
+    return F.softplus(inputs, beta=beta) - F.softplus(inputs - 6, beta=beta)
 
 
-def _relu6(beta: float, inputs: Tensor, inplace: bool = False) -> Tensor:
-    return _softplus(beta, inputs) - _softplus(beta, inputs - 6)
+def _hardtanh(beta: float, inputs: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor | None:
+    if min_val != 0:
+        return None
+    return F.softplus(inputs, beta=beta) - F.softplus(inputs - max_val, beta=beta)
 
 
-def _clamp(beta: float, inputs: Tensor, min: Any = None, max: Any = None) -> Tensor | None:
-    if isinstance(min, int | float) and min == 0 and max is None:
-        return _softplus(beta, inputs)
-    return None
+def _clamp(beta: float, inputs: Tensor, *ends: Any, **named: Any) -> Tensor | None:
+    low, high = (*ends, None, None)[:2]
+    low, high = named.get("min", low), named.get("max", high)
+    # A clamp from both sides is how networks check their inputs' range, not an activation.
+    if low is None or high is not None or (isinstance(low, Tensor) and low.numel() != 1):
+        return None
+    return F.softplus(inputs, beta=beta) if float(low) == 0 else None
 
 
-def _inplace_argument(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    position = 2 if func is F.leaky_relu else 1
-    return func in (F.relu, F.relu6, F.leaky_relu) and len(args) > position and args[position] is True
-
-
+_INPLACE_POSITION = {F.relu: 1, F.relu6: 1, F.leaky_relu: 2, F.hardtanh: 3}
+_OVERWRITING: dict[Any, Callable[..., Tensor | None]] = {
+    F.leaky_relu_: _leaky,
+    F.hardtanh_: _hardtanh,
+    torch.relu_: _relu,
+    Tensor.relu_: _relu,
+    torch.clamp_: _clamp,
+    Tensor.clamp_: _clamp,
+    torch.clamp_min_: _clamp,
+    Tensor.clamp_min_: _clamp,
+    torch.clip_: _clamp,
+    Tensor.clip_: _clamp,
+}
 _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     F.relu: _relu,
     F.relu6: _relu6,
     F.leaky_relu: _leaky,
-    F.leaky_relu_: _leaky,
+    F.hardtanh: _hardtanh,
     torch.relu: _relu,
-    torch.relu_: _relu,
     Tensor.relu: _relu,
-    Tensor.relu_: _relu,
     torch.clamp: _clamp,
-    torch.clamp_: _clamp,
     Tensor.clamp: _clamp,
-    Tensor.clamp_: _clamp,
     torch.clamp_min: _clamp,
-    torch.clamp_min_: _clamp,
     Tensor.clamp_min: _clamp,
-    Tensor.clamp_min_: _clamp,
+    torch.clip: _clamp,
+    Tensor.clip: _clamp,
+    **_OVERWRITING,
 }
-_IN_PLACE = {
-    F.leaky_relu_,
-    torch.relu_,
-    Tensor.relu_,
-    torch.clamp_,
-    Tensor.clamp_,
-    torch.clamp_min_,
-    Tensor.clamp_min_,
-}
+
+
+def _in_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if func in _OVERWRITING:
+        return True
+    position = _INPLACE_POSITION.get(func)
+    given = position is not None and len(args) > position and args[position]
+    return bool(given or kwargs.get("inplace", False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.second_order import QuickSecondOrder, inputs_only
 from veridical.runtime.errors import UsageError
 
 Scalar = Callable[[Tensor], Tensor]
@@ -106,11 +108,19 @@ def _gradient_sum(
         points = points_on_path(start, difference, positions)
         if not points.requires_grad or not create_graph:
             points = points.detach().requires_grad_(True)
-        values = scalar(points)
-        _check_scalar(values, points)
-        (gradients,) = torch.autograd.grad(values.sum(), points, create_graph=create_graph)
+        gradients = input_gradients(scalar, points, create_graph)
     per_node = gradients.unflatten(0, (positions.shape[0], -1))
     return torch.tensordot(weights, per_node, dims=1)
+
+
+def input_gradients(scalar: Scalar, points: Tensor, create_graph: bool) -> Tensor:
+    """Gradient of the sum of `scalar` in `points` (M, ...); no gradient of the weights is computed."""
+    with QuickSecondOrder() if create_graph else nullcontext():
+        values = scalar(points)
+    _check_scalar(values, points)
+    with inputs_only():
+        (gradients,) = torch.autograd.grad(values.sum(), points, create_graph=create_graph)
+    return gradients
 
 
 def _conductance(

@@ -19,8 +19,8 @@ def saliency(attribution: Tensor) -> Tensor:
 def normalised_to_area(maps: Tensor) -> Tensor:
     """Each map divided by its sum, times its number of pixels: (N, H, W) to (N, H, W), with mean 1.
 
-    Maps of images of different sizes become comparable. A map that is zero everywhere stays zero, with zero
-    gradient; elsewhere the gradient goes through the sum. Raises UsageError for another number of dimensions.
+    Maps of images of different sizes become comparable. The gradient goes through the sum; a map that is zero
+    everywhere stays zero. Raises UsageError for another number of dimensions.
     """
     if maps.ndim != 3:
         raise fail_argument("maps", maps, "(N, H, W), one saliency map per image")

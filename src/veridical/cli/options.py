@@ -1,9 +1,9 @@
 """From a frozen dataclass to a command's options: flags, `--config FILE.yaml` and `--print_config`.
 
 Flags are spelt as people spell them. A field `data_root` is `--data-root` (an underscore is understood too).
-A boolean field is a bare flag, `--short`, or `--short=false`. A field that holds several values takes them
-apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. A nested dataclass is reached with a dot,
-`--ball.radius`. In files the names are the fields' own.
+A boolean field is a bare flag, `--short`, or `--no-short`, or `--short=false`. A field that holds several
+values takes them apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. A nested dataclass is
+reached with a dot, `--ball.radius`. In files the names are the fields' own.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -45,6 +45,7 @@ def build_parser(options: type[object], *, prog: str, description: str = "") -> 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _OptionParser(
         prog=prog,
+        usage=_usage(options, prog),
         description=description,
         exit_on_error=False,
         allow_abbrev=False,
@@ -53,6 +54,16 @@ def build_parser(options: type[object], *, prog: str, description: str = "") -> 
     parser.add_argument("--config", action="config", help="YAML file of options; later flags overrule it.")
     parser.add_class_arguments(options, as_group=False)
     return parser
+
+
+def _usage(options: Any, prog: str) -> str:
+    """Return the line above the list of options: those that must be given, and that there are more."""
+    required = [
+        f"--{field.name.replace('_', '-')} {field.name.upper()}"
+        for field in fields(options)
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+    return " ".join([prog, *required, "[options]"])
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -92,9 +103,10 @@ def _normalised(argv: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
             result.append(argument)
             continue
         flag, equals, value = argument.partition("=")
-        flag = flag.replace("_", "-")
-        if flag == "--print-config":
-            flag = _PRINT_CONFIG
+        flag = _respelt(flag, hints)
+        switch = "--" + flag.removeprefix("--no-")
+        if switch != flag and hints.get(switch) is bool and not equals:
+            flag, equals, value = switch, "=", "false"
         element = _element_type(hints.get(flag))
         if element is not None:
             values = [value] if equals else []
@@ -104,6 +116,18 @@ def _normalised(argv: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
                 equals, value = "=", _as_list(values, text=element is str)
         result.append(flag + equals + value)
     return result
+
+
+def _respelt(flag: str, hints: Mapping[str, Any]) -> str:
+    """Return the parser's spelling of a flag; the keys of a mapping, `--options.my_key`, stay as they are."""
+    dashed = flag.replace("_", "-")
+    if dashed == "--print-config":
+        return _PRINT_CONFIG
+    if dashed not in hints:
+        for known in hints:
+            if dashed.startswith(f"{known}."):
+                return known + flag[len(known) :]
+    return dashed
 
 
 def _element_type(hint: Any) -> Any:

@@ -14,7 +14,8 @@ from veridical.data.arrays import Arrays, damaged
 
 PICKLED = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 BINARY = tuple(f"{name}.bin" for name in PICKLED)
-_IMAGES, _PIXELS, _CLASSES = 10000, 3 * 32 * 32, 10
+IMAGES_A_BATCH = 10000
+_PIXELS, _CLASSES = 3 * 32 * 32, 10
 _MAX_FILE = 2**26
 
 _Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
@@ -38,9 +39,9 @@ def read_cifar(folder: Path) -> Arrays:
 def read_binary_batch(path: Path) -> _Batch:
     """Read 10,000 records of a label and 3,072 pixels: uint8 pixels (10000, 3072) and labels (10000,)."""
     records = np.frombuffer(_bytes(path), dtype=np.uint8)
-    if records.size != _IMAGES * (_PIXELS + 1):
-        raise damaged(path, f"{records.size} bytes", f"{_IMAGES} records of {_PIXELS + 1} bytes")
-    table = records.reshape(_IMAGES, _PIXELS + 1)
+    if records.size != IMAGES_A_BATCH * (_PIXELS + 1):
+        raise damaged(path, f"{records.size} bytes", f"{IMAGES_A_BATCH} records of {_PIXELS + 1} bytes")
+    table = records.reshape(IMAGES_A_BATCH, _PIXELS + 1)
     return table[:, 1:], table[:, 0]
 
 
@@ -48,8 +49,8 @@ def read_pickled_batch(path: Path) -> _Batch:
     """Read one pickled batch, which torchvision downloads, as `read_binary_batch` does.
 
     The file is never trusted: of all names that a pickle can ask for, the three of a numpy array are
-    answered, and these by the inert records below, so that neither foreign code nor numpy's own unpickling
-    runs.
+    answered, by the inert records below, so that neither foreign code nor numpy's own unpickling runs. It is
+    read at all because torchvision downloads, and most people have, only this form of CIFAR-10.
     """
     content = _bytes(path)
     try:
@@ -60,11 +61,11 @@ def read_pickled_batch(path: Path) -> _Batch:
     labels = batch.get(b"labels") if isinstance(batch, dict) else None
     if not isinstance(pixels, _ArrayRecord) or not isinstance(labels, list):
         raise damaged(path, "a pickle of something else", "a batch of CIFAR-10, with data and labels")
-    if len(labels) != _IMAGES or not all(type(label) is int and 0 <= label < _CLASSES for label in labels):
-        raise damaged(
-            path, f"{len(labels)} labels, or some out of range", f"{_IMAGES} labels 0 to {_CLASSES - 1}"
-        )
-    return pixels.bytes_of(path, (_IMAGES, _PIXELS)), np.array(labels, dtype=np.uint8)
+    sound = all(type(label) is int and 0 <= label < _CLASSES for label in labels)
+    if len(labels) != IMAGES_A_BATCH or not sound:
+        found = f"{len(labels)} labels{'' if sound else ', some out of range'}"
+        raise damaged(path, found, f"{IMAGES_A_BATCH} labels 0 to {_CLASSES - 1}")
+    return pixels.content(path, (IMAGES_A_BATCH, _PIXELS)), np.array(labels, dtype=np.uint8)
 
 
 def _bytes(path: Path) -> bytes:
@@ -94,12 +95,13 @@ class _ArrayRecord:
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def bytes_of(self, path: Path, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    def content(self, path: Path, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """The content as uint8 of this very shape, or a DataError."""
         match self.state:
-            case (_, tuple(given), _TypeRecord(code=b"u1"), False, bytes(content)):
+            case (_, tuple(given), _TypeRecord(code=b"u1"), fortran, bytes(content)):
                 if given == shape and len(content) == shape[0] * shape[1]:
-                    return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+                    flat = np.frombuffer(content, dtype=np.uint8)
+                    return flat.reshape(shape, order="F" if fortran else "C")
         raise damaged(path, "an array of another kind, shape or length", f"uint8 pixels of shape {shape}")
 
 

@@ -36,8 +36,9 @@ class Split:
     ) -> tuple[Tensor, Tensor]:
         """Cut out examples: inputs `dtype` (n, C, H, W) in [0, 1] and target int64 (n,), new tensors.
 
-        Bytes travel to `device` (None: they stay) and become numbers there. A `dtype` shorter than float32 is rounded once,
-        from float32. Raises UsageError for an index outside 0 .. len - 1 or a dtype that is not floating.
+        Bytes travel to `device` (None: they stay) and become numbers there. A `dtype` shorter than float32 is
+        rounded once, from float32. Raises UsageError for an index outside 0 .. len - 1 or a dtype that is not
+        floating.
         """
         if not dtype.is_floating_point:
             raise fail_argument("dtype", dtype, "a floating-point dtype")

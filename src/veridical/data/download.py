@@ -11,7 +11,7 @@ from veridical.runtime.errors import DataError
 
 
 def download_original(entry: DatasetEntry, root: Path) -> None:
-    """Let torchvision download the original files of a data set into `root`; they are read afterwards, by our readers.
+    """Let torchvision download a data set's original files into `root`; our readers read them afterwards.
 
     Raises DataError when torchvision has no such data set, is not installed, or fails, as it does without a
     network.
@@ -26,7 +26,7 @@ def download_original(entry: DatasetEntry, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         _DOWNLOADS[entry.name](datasets, str(root))
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        # URLError and HTTPError are OSErrors; torchvision wraps some of them, and bad checksums, in RuntimeError.
+        # URLError and HTTPError are OSErrors; torchvision makes RuntimeErrors of some, and of bad checksums.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"it failed ({reason}); is there a network?") from error
 
@@ -50,7 +50,7 @@ def _svhn(datasets: Any, root: str) -> None:
 
 
 def _cifar(datasets: Any, root: str) -> None:
-    # Not by constructing CIFAR10, which would unpickle the batches: only its address, its checksum and its unpacking.
+    # CIFAR10 is not constructed, as that would unpickle the batches: only its address and checksum are used.
     source = datasets.CIFAR10
     datasets.utils.download_and_extract_archive(
         source.url, root, filename=source.filename, md5=source.tgz_md5

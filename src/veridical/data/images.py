@@ -12,7 +12,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from veridical.data.arrays import MAX_SIDE, check_header, damaged
-from veridical.runtime.errors import fail_argument
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp"))
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
@@ -33,10 +32,6 @@ def read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8
     aspect ratio not kept). None wants files of one size. EXIF orientation is not applied, as torchvision does
     not. Raises DataError, naming the file, for one that cannot be read, has transparency, or differs in size.
     """
-    if size is not None and (
-        isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIDE
-    ):
-        raise fail_argument("size", size, f"an integer from 1 to {MAX_SIDE} (pixels), or None")
     (width, height), mode = _survey(paths, size)
     shape = (len(paths), height, width) if mode == "L" else (len(paths), height, width, 3)
     check_header(paths[0].parent, shape, np.dtype(np.uint8), "images")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from veridical.data.arrays import Arrays, check_arrays
+from veridical.data.arrays import MAX_SIDE, Arrays, check_arrays
 from veridical.data.dataset import Dataset, Split
 from veridical.data.download import download_original
 from veridical.data.equalise import equalise as equalise_planes
@@ -51,6 +51,8 @@ def load(
     text = os.fspath(name)
     path = Path(text).expanduser()
     entry = DATASETS.get(text)
+    if size is not None and not 1 <= size <= MAX_SIDE:
+        raise fail_argument("size", size, f"an integer from 1 to {MAX_SIDE} (pixels), or None")
     folder = entry is None and path.suffix != ".npz" and path.is_dir()
     if split_seed != 0 and not folder:
         raise fail_argument(
@@ -102,7 +104,7 @@ def _not_found(entry: DatasetEntry, root: Path, tried: Sequence[Place], download
     return DataError(
         f"No data for {entry.name!r}. Tried, in this order:\n"
         + "".join(f"  {number}. {line}\n" for number, line in enumerate(lines, start=1))
-        + f"Put the data in one of these places, or name another root (now {root}: --data-root, VERIDICAL_DATA)."
+        + "Put the data in one of these places, or name another root (--data-root, VERIDICAL_DATA)."
     )
 
 

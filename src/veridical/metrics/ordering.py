@@ -1,8 +1,8 @@
-"""Order statistics of many rows at once, in numpy: dense ranks, ties and inversions, exact in int64.
+"""Order statistics of many rows at once, in numpy: sorted order, ties and inversions, exact in int64.
 
-numpy, not torch: its sort of short rows uses the processor's vector instructions and takes about 3 ns a value,
-ten times less than torch's, and everything here is built from such sorts. A plain argsort is avoided because
-it costs as much as torch's; sorting the values with their position in the low bits gives the same order.
+numpy, not torch: its sort of short rows uses the processor's vector instructions and takes about 3 ns a
+value, ten times less than torch's, and everything here is built from such sorts. A plain argsort is avoided
+because it costs as much as torch's; sorting values with their position in the low bits gives the same order.
 """
 
 import numpy as np
@@ -67,14 +67,16 @@ def tied_pairs(starts: Flags) -> Counts:
     positions = np.flatnonzero(starts)
     lengths = np.diff(positions, append=rows * length)
     first_run = np.searchsorted(positions, np.arange(rows) * length)
-    return (np.add.reduceat(lengths * lengths, first_run) - length) // 2
+    squares: Counts = np.add.reduceat(lengths * lengths, first_run)
+    pairs: Counts = (squares - length) // 2
+    return pairs
 
 
 def inversions(ranks: Ranks) -> Counts:
     """Count the pairs i < j with ranks[i] > ranks[j] in each row; int64 (N,).
 
-    ranks (N, D) int32 in 0 .. D - 1. Bottom-up merge sort over all rows at once: D is cut into 2^L pieces of at
-    most _LEAF values, inside which all pairs are compared; then neighbouring pieces are merged L times.
+    ranks (N, D) int32 in 0 .. D - 1. Bottom-up merge sort over all rows at once: D is cut into 2^L pieces of
+    at most _LEAF values, inside which all pairs are compared; then neighbouring pieces are merged L times.
     """
     rows, length = ranks.shape
     levels = max(0, (length - 1) // _LEAF).bit_length()
@@ -82,7 +84,7 @@ def inversions(ranks: Ranks) -> Counts:
     # Padding stands behind everything and exceeds it, so it adds no inversion.
     padded = np.full((rows, piece << levels), length, dtype=np.int32)
     padded[:, :length] = ranks
-    count = _leaf_inversions(padded.reshape(-1, piece)).reshape(rows, -1).sum(axis=1)
+    count: Counts = _leaf_inversions(padded.reshape(-1, piece)).reshape(rows, -1).sum(axis=1)
     padded <<= 1
     for level in range(levels):
         count += _merge(padded.reshape(-1, piece << level + 1)).reshape(rows, -1).sum(axis=1)
@@ -112,8 +114,9 @@ def _merge(blocks: Ranks) -> Counts:
     blocks[:, half:] |= 1
     blocks.sort(axis=1)
     from_right = np.bitwise_and(blocks, 1, dtype=np.int32).astype(np.float64)
-    positions = from_right @ np.arange(2 * half, dtype=np.float64)
-    return half * half + half * (half - 1) // 2 - positions.astype(np.int64)
+    positions: Counts = (from_right @ np.arange(2 * half, dtype=np.float64)).astype(np.int64)
+    behind: Counts = half * half + half * (half - 1) // 2 - positions
+    return behind
 
 
 def _order_codes(values: Rows) -> npt.NDArray[np.int64]:
@@ -121,7 +124,7 @@ def _order_codes(values: Rows) -> npt.NDArray[np.int64]:
     bits = values.view(np.int64)
     negative = bits >> 63
     # A negative number is stored as its sign bit and magnitude m: make that -m (two's complement).
-    codes = negative & np.int64((1 << 63) - 1)
+    codes: npt.NDArray[np.int64] = negative & np.int64((1 << 63) - 1)
     codes ^= bits
     codes -= negative
     return codes

@@ -1,6 +1,7 @@
 """Rank correlation of two maps: Kendall's tau-b and Spearman's rho, per example, equal to scipy's."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,9 @@ def kendall_tau(a: Tensor, b: Tensor) -> Tensor:
     Parameters
     ----------
     a, b
-        Maps (N, ...) of one shape, float32 or float64, compared as (N, D) with D <= 2^26. bfloat16 and float16
-        are refused (see `veridical.metrics.maps`). Only the order of values counts: any increasing function
-        of a map changes nothing; a sign or an absolute value does.
+        Maps (N, ...) of one shape, float32 or float64, compared as (N, D) with D <= 2^26. bfloat16 and
+        float16 are refused (see `veridical.metrics.maps`). Only the order of values counts: an increasing
+        function of a map changes nothing; a sign or an absolute value does.
 
     Returns
     -------
@@ -77,7 +78,7 @@ def _by_rows(statistic: _Statistic, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _kendall(a: ordering.Rows, b: ordering.Rows) -> npt.NDArray[np.float64]:
-    """tau-b of rows (N, D): order by (a, b); what is then out of order in b alone are the discordant pairs."""
+    """tau-b of rows (N, D): order them by (a, b); pairs that are then out of order in b are discordant."""
     by_b, starts_b = ordering.sort_rows(b)
     by_a, starts_a = ordering.sort_rows(a.ravel().take(by_b))
     ranks_b = ordering.dense_ranks(starts_b).ravel().take(by_a)
@@ -85,22 +86,30 @@ def _kendall(a: ordering.Rows, b: ordering.Rows) -> npt.NDArray[np.float64]:
     tied_both = ordering.tied_pairs(starts_a | ordering.run_starts(ranks_b))
     pairs = a.shape[1] * (a.shape[1] - 1) // 2
     difference = pairs - tied_a - tied_b + tied_both - 2 * ordering.inversions(ranks_b)
-    tau: npt.NDArray[np.float64] = difference / np.sqrt(pairs - tied_a) / np.sqrt(pairs - tied_b)
-    return tau
+    return _over_geometric_mean(difference, pairs - tied_a, pairs - tied_b)
 
 
 def _spearman(a: ordering.Rows, b: ordering.Rows) -> npt.NDArray[np.float64]:
     """Pearson's correlation of the mean ranks of rows (N, D)."""
     centred_a, centred_b = _centred_ranks(a), _centred_ranks(b)
-    covariance = np.einsum("nd,nd->n", centred_a, centred_b)
-    size_a = np.einsum("nd,nd->n", centred_a, centred_a)
-    size_b = np.einsum("nd,nd->n", centred_b, centred_b)
-    rho: npt.NDArray[np.float64] = covariance / np.sqrt(size_a) / np.sqrt(size_b)
-    return rho
+    return _over_geometric_mean(
+        np.einsum("nd,nd->n", centred_a, centred_b),
+        np.einsum("nd,nd->n", centred_a, centred_a),
+        np.einsum("nd,nd->n", centred_b, centred_b),
+    )
+
+
+def _over_geometric_mean(
+    value: npt.NDArray[Any], size_a: npt.NDArray[Any], size_b: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Divide by sqrt(size_a size_b): one root of the product, so that identical maps give exactly 1."""
+    root = np.sqrt(size_a.astype(np.float64) * size_b.astype(np.float64))
+    result: npt.NDArray[np.float64] = value / root
+    return result
 
 
 def _centred_ranks(values: ordering.Rows) -> npt.NDArray[np.float64]:
-    """Twice the distance of each value's mean rank from the middle: integers with sum 0, as float64 (N, D)."""
+    """Twice each value's mean rank, minus its mean: integers with sum 0, as float64 (N, D)."""
     rows, length = values.shape
     order, starts = ordering.sort_rows(values)
     first = np.flatnonzero(starts)

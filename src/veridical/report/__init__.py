@@ -1,4 +1,4 @@
-"""Results -> one self-contained HTML page. Plain numbers and arrays come in; nothing that made them is imported."""
+"""Results -> one self-contained HTML page. Plain numbers come in; what made them is never imported."""
 
 from veridical.report.content import GalleryItem, ModelSection, Protocol
 from veridical.report.page import write_report

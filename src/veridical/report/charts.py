@@ -1,6 +1,6 @@
 """Numbers -> inline SVG charts: lines with bands, histograms, and the interval bars of tables.
 
-A model is told by colour, by dash and, in words, by the chart's label; `style` is its class on the page, m0 to m5.
+A model is told by colour, by dash and, in words, by the chart's label; `style` is its class, m0 to m5.
 """
 
 from collections.abc import Sequence
@@ -91,23 +91,27 @@ def histograms(
         base = TOP + place * (_ROW_HEIGHT + _ROW_LABEL)
         middle = float(np.median(sample.values))
         images = "image" if sample.values.size == 1 else "images"
-        words = f"median {percent(middle, 0) if share else signed(middle, 2)}, {sample.values.size:,} {images}"
+        words = (
+            f"median {percent(middle, 0) if share else signed(middle, 2)}, {sample.values.size:,} {images}"
+        )
         told.append(f"{sample.label}: {words}")
         parts += [_columns(row / tallest, edges, across, base, sample.style), _median(across(middle), base)]
         name = tag("tspan", _shortened(sample.label, 46 - len(words)), class_="strong")
-        parts.append(tag("text", name, f"  {words}", class_="label", x=_HISTOGRAM_LEFT, y=base - _ROW_HEIGHT - 6))
+        parts.append(
+            tag("text", name, f"  {words}", class_="label", x=_HISTOGRAM_LEFT, y=base - _ROW_HEIGHT - 6)
+        )
     return svg(bottom + BOTTOM, f"Histograms of {x_label}. {'; '.join(told)}.", parts)
 
 
 def interval_bar(interval: Interval, style: str, low: float, high: float) -> Markup:
-    """A value and its 95% interval on a bare axis from `low` to `high`; the words stand in the same table row."""
+    """A value and its 95% interval on a bare axis from `low` to `high`; the words stand in the same row."""
     across = Scale(low, high, 6, 194)
     parts = [tag("line", class_="rail", x1=6, x2=194, y1=10, y2=10)]
-    for end in dict.fromkeys((low, 0.0, high)):
-        parts.append(tag("line", class_="rail", x1=across(end), x2=across(end), y1=6, y2=14))
+    ends = (across(end) for end in dict.fromkeys((low, 0.0, high)))
+    parts += [tag("line", class_="rail", x1=x, x2=x, y1=6, y2=14) for x in ends]
     if interval.low is not None and interval.high is not None:
-        ends = {"x1": across(interval.low), "x2": across(interval.high)}
-        parts.append(tag("line", class_=f"range {style}", y1=10, y2=10, **ends))
+        left, right = across(interval.low), across(interval.high)
+        parts.append(tag("line", class_=f"range {style}", x1=left, x2=right, y1=10, y2=10))
     if interval.value is not None:
         x = across(interval.value)
         parts.append(tag("line", class_=f"value {style}", x1=x, x2=x, y1=3, y2=17))
@@ -137,11 +141,10 @@ def _told(line: Series, share: bool) -> str:
     known = np.flatnonzero(np.isfinite(line.x) & np.isfinite(line.y))
     if known.size == 0:
         return f"{line.label}: no values"
-    first, last = (
-        f"{percent(line.y[at], 1) if share else signed(line.y[at], 2)} at {tick_text(line.x[at], share=False)}"
-        for at in (known[0], known[-1])
-    )
-    return f"{line.label}: from {first} to {last}"
+    ends = []
+    for x, y in ((line.x[at], line.y[at]) for at in (known[0], known[-1])):
+        ends.append(f"{percent(y, 1) if share else signed(y, 2)} at {tick_text(x, share=False)}")
+    return f"{line.label}: from {' to '.join(ends)}"
 
 
 def _columns(heights: Array, edges: Array, across: Scale, base: float, style: str) -> Markup:

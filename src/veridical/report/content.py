@@ -16,9 +16,9 @@ Array = NDArray[Any]
 class GalleryItem:
     """One image before and after an attack on its explanation.
 
-    `image` and `perturbed` are (H, W), (H, W, 1) or (H, W, 3) in [0, 1]; `map` and `perturbed_map` are the saliency
-    (H, W), not negative. `topk_intersection` is a fraction, `kendall_tau` lies in [-1, 1]; NaN or None where not
-    measured. `label` is shown to the reader.
+    `image` and `perturbed` are (H, W), (H, W, 1) or (H, W, 3) in [0, 1]; `map` and `perturbed_map` are the
+    saliency (H, W), not negative. `topk_intersection` is a fraction, `kendall_tau` lies in [-1, 1]; NaN
+    or None where not measured. `label` is shown to the reader.
     """
 
     image: Array
@@ -32,7 +32,9 @@ class GalleryItem:
     def __post_init__(self) -> None:
         grid = np.shape(self.map)
         if len(grid) != 2 or 0 in grid:
-            raise fail_argument("GalleryItem.map", self.map, "a saliency map of shape (H, W)", "Sum over channels.")
+            raise fail_argument(
+                "GalleryItem.map", self.map, "a saliency map of shape (H, W)", "Sum over channels."
+            )
         if np.shape(self.perturbed_map) != grid:
             raise fail_argument("GalleryItem.perturbed_map", self.perturbed_map, f"the map's shape {grid}")
         for name in ("image", "perturbed"):
@@ -46,13 +48,14 @@ class GalleryItem:
 class ModelSection:
     """Everything a report shows about one model; what was not measured is left out, None or NaN.
 
-    `metrics` maps natural_accuracy, adversarial_accuracy, topk_intersection, kendall_tau and, if measured, spearman,
-    windowed_topk_intersection and mass_centre_shift to {"value", "low", "high", "n"}: fractions (not percent),
-    correlations, pixels, with a 95% interval over n examples. `published` and `recalled` hold the literature's
-    numbers under the same names. Item i of every section's `gallery` is the same example. `trace` is (N, T), Kendall's
-    tau of N examples after each of T attack iterations. `distributions` holds one number per example under
-    kendall_tau and topk_intersection. `curve` is a list of {"radius": r, metric: number or interval}. `k` is the
-    number of most important pixels that the top-k intersection counts.
+    `metrics` maps natural_accuracy, adversarial_accuracy, topk_intersection, kendall_tau and, if measured,
+    spearman, windowed_topk_intersection and mass_centre_shift to {"value", "low", "high", "n"}: fractions
+    (not percent), correlations, pixels, with a 95% interval over n examples. `published` and `recalled`
+    hold the literature's numbers under the same names. Item i of every section's `gallery` is the same
+    example. `trace` is (N, T), Kendall's tau of N examples after each of T attack iterations.
+    `distributions` holds one number per example under kendall_tau and topk_intersection. `curve` is a
+    list of {"radius": r, metric: number or interval}. `k` is the number of most important pixels that the
+    top-k intersection counts.
     """
 
     title: str
@@ -77,8 +80,8 @@ class ModelSection:
 class Protocol:
     """How the models were attacked, in the words and numbers that the page repeats.
 
-    `radius` is in input units (pixels run from 0 to 1) and `norm` is "linf" or "l2"; `details` is shown as a list of
-    terms and values, in order.
+    `radius` is in input units (pixels run from 0 to 1) and `norm` is "linf" or "l2"; `details` is shown as a
+    list of terms and values, in order.
     """
 
     radius: float | None = None
@@ -91,15 +94,19 @@ class Protocol:
 
 
 def check_sections(sections: Sequence[ModelSection]) -> None:
-    """Refuse sections that one page cannot compare: none, equal titles, different k, galleries of other examples."""
+    """Refuse what one page cannot compare: no section, equal titles, different k, other examples."""
     if not sections:
-        raise UsageError("sections: expected at least one ModelSection, but got none. Pass one for each model.")
+        raise UsageError(
+            "sections: expected at least one ModelSection, but got none. Pass one for each model."
+        )
     titles = [section.title for section in sections]
     if len(set(titles)) < len(titles):
         raise fail_argument("sections", titles, "a different title for each model")
     counts = [section.k for section in sections]
     if len(set(counts)) > 1:
-        raise fail_argument("sections", counts, "the same k in all of them", "Overlaps of different k do not compare.")
+        raise fail_argument(
+            "sections", counts, "the same k in all of them", "Overlaps of different k do not compare."
+        )
     shown = [section for section in sections if section.gallery]
     for section in shown[1:]:
         _check_same_examples(shown[0], section)
@@ -108,7 +115,9 @@ def check_sections(sections: Sequence[ModelSection]) -> None:
 def _check_same_examples(first: ModelSection, other: ModelSection) -> None:
     if len(other.gallery) != len(first.gallery):
         raise fail_argument(
-            f"gallery of {other.title!r}", len(other.gallery), f"the {len(first.gallery)} examples of {first.title!r}"
+            f"gallery of {other.title!r}",
+            len(other.gallery),
+            f"the {len(first.gallery)} examples of {first.title!r}",
         )
     for place, (here, there) in enumerate(zip(first.gallery, other.gallery, strict=True)):
         if not np.array_equal(np.squeeze(here.image), np.squeeze(there.image)):

@@ -1,7 +1,7 @@
 """What a chart is drawn from: escaped SVG elements, a linear scale, round ticks and axes.
 
-A chart is WIDTH units wide, the width of a phone, so that its text stays legible there. Colours come from the page's
-style sheet by class, so that they follow light and dark.
+A chart is WIDTH units wide, the width of a phone, so that its text stays legible there. Colours come from the
+page's style sheet by class, so that they follow light and dark.
 """
 
 import math
@@ -27,6 +27,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """The place of a value."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 2)
 
@@ -38,8 +39,8 @@ def extent(arrays: Sequence[Array]) -> tuple[float, float]:
     if values.size == 0:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
-    # Relative to the size of the number too, or a large constant would give a range that its own rounding swallows.
-    room = 0.5 * max(1.0, abs(low)) * 1e-3 if abs(low) > 1e3 else 0.5
+    # Half a unit, and more around a large constant, whose range would otherwise drown in its rounding.
+    room = max(0.5, 1e-3 * abs(low))
     return (low, high) if high > low else (low - room, high + room)
 
 
@@ -62,19 +63,25 @@ def y_axis(upward: Scale, *, share: bool) -> Markup:
     for tick in nice_ticks(upward.low, upward.high):
         y = upward(tick)
         parts.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
-        parts.append(tag("text", tick_text(tick, share), class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end"))
+        parts.append(
+            tag("text", tick_text(tick, share), class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end")
+        )
     return Markup("").join(parts)
 
 
-def x_axis(across: Scale, base: float, label: str, *, share: bool = False, top: float | None = None) -> Markup:
-    """The axis at height `base` with ticks, values and label; upright lines from `top` down where it is given."""
+def x_axis(
+    across: Scale, base: float, label: str, *, share: bool = False, top: float | None = None
+) -> Markup:
+    """The axis at height `base` with ticks, values and label; upright lines from `top` down if given."""
     parts = [tag("line", class_="axis", x1=across.start, x2=across.end, y1=base, y2=base)]
     for tick in nice_ticks(across.low, across.high):
         x = across(tick)
         if top is not None:
             parts.append(tag("line", class_="grid", x1=x, x2=x, y1=top, y2=base))
         parts.append(tag("line", class_="axis", x1=x, x2=x, y1=base, y2=base + 4))
-        parts.append(tag("text", tick_text(tick, share), class_="tick", x=x, y=base + 17, text_anchor="middle"))
+        parts.append(
+            tag("text", tick_text(tick, share), class_="tick", x=x, y=base + 17, text_anchor="middle")
+        )
     middle = (across.start + across.end) / 2
     parts.append(tag("text", label, class_="label", x=middle, y=base + 35, text_anchor="middle"))
     return Markup("").join(parts)

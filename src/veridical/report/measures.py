@@ -20,7 +20,7 @@ class Measure:
     unit: Literal["share", "correlation", "pixels"] = "share"
 
     def write(self, value: object, digits: int | None = None) -> str:
-        """Write one number: a share as percent (1 digit), a correlation (3), a length in pixels (2); else a dash."""
+        """Write one number: a share in percent (1 digit), a correlation (3), pixels (2); else a dash."""
         number = finite(value)
         if number is None:
             return DASH
@@ -38,28 +38,29 @@ MEASURES = {
             "natural_accuracy",
             "Natural accuracy",
             "NA",
-            "Share of all test images that the model classifies correctly, left as they are. Higher is better.",
+            "Share of all test images, left as they are, that the model classifies correctly. "
+            "Higher is better.",
         ),
         Measure(
             "adversarial_accuracy",
             "Adversarial accuracy",
             "AA",
-            "Share of all test images still classified correctly after each was changed, within the same bound, to "
-            "mislead the classifier. Higher is better.",
+            "Share of all test images still classified correctly after each was changed, within the same "
+            "bound, to mislead the classifier. Higher is better.",
         ),
         Measure(
             "topk_intersection",
             "Attribution intersection",
             "IN",
-            "Share of an explanation\N{RIGHT SINGLE QUOTATION MARK}s {k} most important pixels that are still among the "
-            "{k} most important after the attack; mean over the correctly classified images. Higher is better.",
+            "Share of an explanation\u2019s {k} most important pixels that are still among the {k} most "
+            "important after the attack; mean over the correctly classified images. Higher is better.",
         ),
         Measure(
             "kendall_tau",
             "Attribution rank correlation",
             "CO",
-            "Kendall\N{RIGHT SINGLE QUOTATION MARK}s tau between the importance ranking of all pixels before and after "
-            "the attack: 1 is the same order, 0 no relation, \N{MINUS SIGN}1 the reverse; mean over the correctly "
+            "Kendall\u2019s tau between the importance ranking of all pixels before and after the attack: 1 "
+            "is the same order, 0 no relation, \N{MINUS SIGN}1 the reverse; mean over the correctly "
             "classified images. Higher is better.",
             "correlation",
         ),
@@ -67,21 +68,21 @@ MEASURES = {
             "spearman",
             "Spearman rank correlation",
             "",
-            "The same comparison of rankings by Spearman\N{RIGHT SINGLE QUOTATION MARK}s rho. Higher is better.",
+            "The same comparison of rankings by Spearman\u2019s rho. Higher is better.",
             "correlation",
         ),
         Measure(
             "windowed_topk_intersection",
             "Windowed intersection",
             "",
-            "As IN, but a pixel counts as kept when one of the {k} most important lies close to it, so that a small "
-            "shift is forgiven. Higher is better.",
+            "As IN, but a pixel counts as kept when one of the {k} most important lies close to it, so that "
+            "a small shift is forgiven. Higher is better.",
         ),
         Measure(
             "mass_centre_shift",
             "Shift of the centre of mass",
             "",
-            "How far the explanation\N{RIGHT SINGLE QUOTATION MARK}s centre of mass moved, in pixels. Lower is better.",
+            "How far the explanation\u2019s centre of mass moved, in pixels. Lower is better.",
             "pixels",
         ),
     )
@@ -90,7 +91,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` examples with its 95% interval; each is None where it was not measured or is not finite."""
+    """A mean over `n` examples with its 95% interval; None where not measured or not finite."""
 
     value: float | None
     low: float | None = None
@@ -107,7 +108,7 @@ class Interval:
         return cls(value, low, high, None if count is None else int(count))
 
     def against(self, other: "Interval") -> Literal["higher", "lower", "overlap", "unknown"]:
-        """Where this lies relative to `other`: higher or lower only when the two 95% intervals are disjoint."""
+        """Where this lies to `other`: higher or lower only when the two 95% intervals are disjoint."""
         if self.value is None or other.value is None:
             return "unknown"
         if self.low is None or self.high is None or other.low is None or other.high is None:
@@ -118,7 +119,7 @@ class Interval:
 
 
 def measure_named(name: str) -> Measure:
-    """The measure with this name; one that the report does not know is shown under its own name, as a plain number."""
+    """The measure with this name; an unknown one keeps its name and is written as a plain number."""
     known = MEASURES.get(name)
     return known or Measure(name, name.replace("_", " ").capitalize(), "", "", "correlation")
 
@@ -148,17 +149,20 @@ def percent(number: float, digits: int) -> str:
 
 
 def percents(numbers: list[float]) -> list[str]:
-    """Shares as whole percent, with one decimal where rounding would make different ones equal, or reach 0 or 100."""
+    """Shares as whole percent; with one decimal where rounding would hide a difference or reach 0 or 100."""
     whole = [percent(number, 0) for number in numbers]
     hidden = len(set(whole)) < len({round(number, 6) for number in numbers})
-    edge = any(text in ("0%", "100%") and number not in (0.0, 1.0) for text, number in zip(whole, numbers, strict=True))
+    edge = any(
+        text in ("0%", "100%") and number not in (0.0, 1.0)
+        for text, number in zip(whole, numbers, strict=True)
+    )
     return [percent(number, 1) for number in numbers] if hidden or edge else whole
 
 
 def radius_text(radius: float) -> str:
-    """A radius in input units as people write it: 0.1, or 8/255 (about 0.031)."""
+    """A radius in input units as people write it: 0.1, or 8/255 where it is a number of grey levels."""
     levels = radius * 255
     plain = f"{radius:.6g}"
     if len(plain) > 5 and levels >= 0.5 and abs(levels - round(levels)) < 1e-4:
-        return f"{round(levels)}/255 (about {radius:.2g})"
+        return f"{round(levels)}/255"
     return plain

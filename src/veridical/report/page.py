@@ -1,4 +1,4 @@
-"""Sections -> one self-contained HTML file: it loads nothing, runs no script, and escapes every text it is given."""
+"""Sections -> one self-contained HTML file: it loads nothing, runs no script, and escapes every text."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,16 +8,22 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from veridical.report import panels, pictures
+from veridical.report import gallery, panels, pictures
 from veridical.report.charts import interval_bar
-from veridical.report.content import GalleryItem, ModelSection, Protocol, check_sections
-from veridical.report.measures import DASH, MEASURES, NOT_MEASURED, Interval, Measure, measure_named, radius_text
+from veridical.report.content import ModelSection, Protocol, check_sections
+from veridical.report.measures import (
+    DASH,
+    MEASURES,
+    NOT_MEASURED,
+    Interval,
+    Measure,
+    measure_named,
+    radius_text,
+)
 from veridical.report.verdict import verdict
 from veridical.runtime.files import write_atomic
 
 _ALWAYS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
-# Beyond this many pixels a side, an image is drawn smooth and its card takes the whole width.
-_LARGE = 64
 
 
 def write_report(
@@ -35,10 +41,11 @@ def write_report(
 ) -> Path:
     """Write the page atomically and return its path; the folder must exist.
 
-    The first section is the one that the others are compared with. `notes` are deviations and cautions, a sentence
-    each. `training` maps a section's title to its log records ({"epoch" or "step", "loss", "validation_accuracy",
-    "parts": {name: number}}). `citation` names the source of the sections' published and recalled numbers.
-    Raises UsageError when the sections cannot stand side by side (see `check_sections`).
+    The first section is the one that the others are compared with. `notes` are deviations and cautions, a
+    sentence each. `training` maps a section's title to its log records ({"epoch" or "step", "loss",
+    "validation_accuracy", "parts": {name: number}}). `citation` names the source of the sections'
+    published and recalled numbers. Raises UsageError when the sections cannot stand side by side (see
+    `check_sections`).
     """
     check_sections(sections)
     content = _template().render(
@@ -49,12 +56,12 @@ def write_report(
         styles=panels.styles(sections),
         k=sections[0].k,
         groups=(groups := _result_groups(sections)),
-        glance=[group for group in groups if group["measure"].name in ("topk_intersection", "kendall_tau")],
-        examples=_examples(sections),
+        glance=[group for group in groups if _at_a_glance(group)],
+        examples=gallery.examples(sections),
         colours={"kept": pictures.KEPT, "lost": pictures.LOST, "gained": pictures.GAINED},
         colormap=pictures.COLORMAP,
         colour_bar=pictures.colour_bar_uri(),
-        warnings=_picture_warnings(sections),
+        warnings=gallery.picture_warnings(sections),
         attack_panels=panels.trace_panels(sections) + panels.distribution_panels(sections),
         curve_panels=panels.curve_panels(sections),
         training_panels=panels.training_panels(training or {}, sections),
@@ -79,13 +86,15 @@ def _template() -> jinja2.Template:
     loader = environment.loader
     assert loader is not None
     style = loader.get_source(environment, "report.css")[0]
-    return environment.get_template("report.html", globals={"style": Markup(style)})  # noqa: S704  # our own file
+    return environment.get_template("report.html", globals={"style": Markup(style)})  # noqa: S704
 
 
 def _result_groups(sections: Sequence[ModelSection]) -> list[dict[str, Any]]:
-    """One group of table rows per measure, a row per model; the four main measures are there even when missing."""
+    """Table rows by measure, a row per model; the four main measures are there even when missing."""
     present = {name for section in sections for name in section.metrics}
-    names = [name for name in MEASURES if name in present or name in _ALWAYS] + sorted(present - set(MEASURES))
+    names = [name for name in MEASURES if name in present or name in _ALWAYS] + sorted(
+        present - set(MEASURES)
+    )
     chosen = panels.styles(sections)
     groups = []
     for name in names:
@@ -99,6 +108,12 @@ def _result_groups(sections: Sequence[ModelSection]) -> list[dict[str, Any]]:
         meaning = measure.meaning.format(k=f"{sections[0].k:,}")
         groups.append({"measure": measure, "meaning": meaning, "rows": rows})
     return groups
+
+
+def _at_a_glance(group: Mapping[str, Any]) -> bool:
+    """The two measures of steadiness, where any model has them."""
+    steadiness = group["measure"].name in ("topk_intersection", "kendall_tau")
+    return steadiness and any(row["measured"] for row in group["rows"])
 
 
 def _bar_range(measure: Measure, intervals: Sequence[Interval]) -> tuple[float, float]:
@@ -124,56 +139,6 @@ def _result_row(measure: Measure, section: ModelSection, interval: Interval, bar
     }
 
 
-def _examples(sections: Sequence[ModelSection]) -> list[dict[str, Any]]:
-    """The gallery by example: one entry per image with a panel for every model that has a gallery."""
-    shown = [section for section in sections if section.gallery]
-    return [
-        {
-            "number": number,
-            "label": items[0].label,
-            "large": max(items[0].map.shape) > _LARGE,
-            "panels": [_example(section, item) for section, item in zip(shown, items, strict=True)],
-        }
-        for number, items in enumerate(zip(*(section.gallery for section in shown), strict=True), start=1)
-    ]
-
-
-def _example(section: ModelSection, item: GalleryItem) -> dict[str, Any]:
-    shared = pictures.kept(item.map, item.perturbed_map, section.k)
-    return {
-        "title": section.title,
-        "topk": MEASURES["topk_intersection"].write(item.topk_intersection, 0),
-        "tau": MEASURES["kendall_tau"].write(item.kendall_tau, 2),
-        "tiles": [
-            ("Image", pictures.image_uri(item.image), f"image labelled {item.label}, before the attack"),
-            ("Explanation", pictures.map_uri(item.map), f"explanation of {section.title} before the attack"),
-            ("Changed image", pictures.image_uri(item.perturbed), "the image after the attack"),
-            ("Its explanation", pictures.map_uri(item.perturbed_map), f"explanation of {section.title} after the attack"),
-            (
-                "Top pixels",
-                pictures.overlap_uri(item.image, item.map, item.perturbed_map, section.k),
-                f"{shared:,} of the {section.k:,} most important pixels stayed the same",
-            ),
-        ],
-    }
-
-
-def _picture_warnings(sections: Sequence[ModelSection]) -> list[str]:
-    """Say so when a gallery's maps do not give the overlap reported with them, by more than one pixel in k."""
-    differing = 0
-    for section in sections:
-        for item in section.gallery:
-            if item.topk_intersection is not None and item.topk_intersection == item.topk_intersection:
-                drawn = pictures.kept(item.map, item.perturbed_map, section.k) / section.k
-                differing += abs(drawn - item.topk_intersection) * section.k > 1.5
-    if not differing:
-        return []
-    return [
-        f"In {differing} of the pictures below the top pixels drawn differ by more than one pixel from the overlap "
-        "written beside them; the number was computed from maps of another precision."
-    ]
-
-
 def _pixels(sections: Sequence[ModelSection]) -> int | None:
     return next((int(section.gallery[0].map.size) for section in sections if section.gallery), None)
 
@@ -183,8 +148,12 @@ def _protocol_entries(protocol: Protocol | None) -> list[tuple[str, str]]:
         return []
     entries = [(str(name), _text(value)) for name, value in protocol.details.items()]
     if protocol.radius is not None:
-        norm = {"linf": "no pixel changes by more than", "l2": "Euclidean distance of at most"}[protocol.norm]
-        entries.insert(0, ("Bound on the change", f"{norm} {radius_text(protocol.radius)} (pixels run from 0 to 1)"))
+        norm = {"linf": "No pixel changes by more than", "l2": "A Euclidean distance of at most"}[
+            protocol.norm
+        ]
+        entries.insert(
+            0, ("Bound on the change", f"{norm} {radius_text(protocol.radius)} (pixels run from 0 to 1)")
+        )
     return entries
 
 

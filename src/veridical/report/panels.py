@@ -33,7 +33,7 @@ def styles(sections: Sequence[ModelSection]) -> dict[str, str]:
 
 
 def trace_panels(sections: Sequence[ModelSection]) -> list[Panel]:
-    """Median and quartiles of tau over the examples after each attack iteration; empty when nobody has a trace."""
+    """Median and quartiles of tau over the examples after each attack iteration; empty without a trace."""
     chosen = styles(sections)
     lines = [
         _quartiles(section.title, chosen[section.title], section.trace)
@@ -47,14 +47,14 @@ def trace_panels(sections: Sequence[ModelSection]) -> list[Panel]:
         lines, x_label="attack iteration", y_label="Kendall\u2019s tau", y_range=(min(0.0, lowest), 1.0)
     )
     caption = (
-        "Kendall\u2019s tau between the explanation before the attack and after each of its iterations: the line is "
-        "the median over the images, the band holds the middle half of them."
+        "Kendall\u2019s tau between the explanation before the attack and after each of its iterations: the "
+        "line is the median over the images, the band holds the middle half of them."
     )
     return [Panel("How fast the explanations give way", chart, caption)]
 
 
 def distribution_panels(sections: Sequence[ModelSection]) -> list[Panel]:
-    """How tau and the top-k intersection spread over the images, for the measures that any model has values of."""
+    """How tau and the top-k intersection spread over the images, where any model has values."""
     chosen = styles(sections)
     panels = []
     for name, heading in (
@@ -70,7 +70,7 @@ def distribution_panels(sections: Sequence[ModelSection]) -> list[Panel]:
         if not samples:
             continue
         share = MEASURES[name].unit == "share"
-        least = 0.0 if share else min(0.0, min(float(sample.values.min()) for sample in samples))
+        least = 0.0 if share else min(0.0, *(float(sample.values.min()) for sample in samples))
         label = f"share of the {sections[0].k:,} top pixels kept" if share else "Kendall\u2019s tau"
         chart = histograms(samples, x_label=label, x_range=(np.floor(least * 10) / 10, 1.0), share=share)
         panels.append(Panel(heading, chart, "Further right is steadier. The upright line marks the median."))
@@ -78,7 +78,7 @@ def distribution_panels(sections: Sequence[ModelSection]) -> list[Panel]:
 
 
 def curve_panels(sections: Sequence[ModelSection]) -> list[Panel]:
-    """Each measure against the attack radius with its 95% band; accuracy on unchanged images has no radius."""
+    """Each measure against the attack radius with its 95% band; natural accuracy has no radius."""
     chosen = styles(sections)
     present = {name for section in sections for row in section.curve or () for name in row} - {"radius"}
     ordered = [name for name in MEASURES if name in present] + sorted(present - set(MEASURES))
@@ -93,7 +93,9 @@ def curve_panels(sections: Sequence[ModelSection]) -> list[Panel]:
         if name == "natural_accuracy" or not lines:
             continue
         measure = measure_named(name)
-        lowest = min(float(np.nanmin(part)) for line in lines for part in (line.y, line.low) if part is not None)
+        lowest = min(
+            float(np.nanmin(part)) for line in lines for part in (line.y, line.low) if part is not None
+        )
         chart = line_chart(
             lines,
             x_label="attack radius",
@@ -107,7 +109,7 @@ def curve_panels(sections: Sequence[ModelSection]) -> list[Panel]:
 
 
 def training_panels(training: Mapping[str, Log], sections: Sequence[ModelSection]) -> list[Panel]:
-    """Loss, its parts and the validation accuracy over training, one panel for each with a line for each model."""
+    """Loss, validation accuracy and the parts of the loss over training, with a line for each model."""
     chosen = styles(sections)
     spare = iter(f"m{place}" for place in range(len(chosen), 6))
     style = {name: chosen.get(name) or next(spare, "m5") for name in training}
@@ -123,10 +125,12 @@ def training_panels(training: Mapping[str, Log], sections: Sequence[ModelSection
             continue
         share = key == "validation_accuracy"
         low, high = extent([line.y for line in lines])
-        words = key.removeprefix("parts.").replace("_", " ")
-        chart = line_chart(lines, x_label=axis, y_label=words, share=share, y_range=(low if share else min(0.0, low), high))
+        words = key.replace("parts.", "part of the loss: ").replace("_", " ")
+        chart = line_chart(
+            lines, x_label=axis, y_label=words, share=share, y_range=(low if share else min(0.0, low), high)
+        )
         caption = "Each objective has a loss of its own; only its course compares." if key == "loss" else ""
-        panels.append(Panel(words.capitalize(), chart, caption))
+        panels.append(Panel(words[0].upper() + words[1:], chart, caption))
     return panels
 
 
@@ -161,7 +165,7 @@ def _flattened(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _log_axis(logs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """epoch when every log has one record for each epoch, else step."""
+    """Epoch when every log has one record for each epoch, else step."""
     for log in logs.values():
         epochs = [record["epoch"] for record in log if "epoch" in record]
         if len(epochs) < len(log) or len(set(epochs)) < len(epochs):

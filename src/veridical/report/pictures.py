@@ -13,7 +13,7 @@ from veridical.report.content import Array
 
 Pixels = NDArray[np.uint8]
 
-# Sequential, perceptually uniform and readable with every common colour vision: black is nothing, pale yellow most.
+# Sequential, perceptually uniform, readable with every colour vision: black is nothing, pale yellow most.
 COLORMAP: Final = "inferno"
 # White, amber and violet on near-black differ in lightness as well as in hue; the page's legend repeats them.
 KEPT: Final = (255, 255, 255)
@@ -21,7 +21,7 @@ LOST: Final = (232, 163, 23)
 GAINED: Final = (178, 102, 224)
 _BACKGROUND: Final = 18
 _GHOST: Final = 70
-# One extreme pixel must not turn the rest of a map black, so the colour scale ends at this quantile of the map.
+# One extreme pixel must not turn the rest of a map black, so the scale ends at this quantile of the map.
 _TOP_QUANTILE: Final = 0.995
 
 
@@ -82,7 +82,9 @@ def _png_uri(pixels: Pixels) -> str:
     rows = np.ascontiguousarray(pixels).reshape(height, -1)
     filtered = np.concatenate([np.zeros((height, 1), dtype=np.uint8), rows], axis=1)
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
-    body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 9)) + _chunk(b"IEND", b"")
+    body = (
+        _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 9)) + _chunk(b"IEND", b"")
+    )
     return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode("ascii")
 
 

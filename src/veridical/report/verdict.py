@@ -1,4 +1,4 @@
-"""The paragraph on top of a report: what was measured and what it shows, in plain words computed from the numbers.
+"""The paragraph on top of a report: what was measured and what it shows, in words computed from the numbers.
 
 A difference between two models is claimed only where their 95% intervals are disjoint.
 """
@@ -14,13 +14,15 @@ _APART = "and the 95% intervals do not overlap"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A headline for each comparison (none with a single model), and the paragraphs that follow."""
+    """A headline for each comparison (or on the one model), and the paragraphs that follow."""
 
     headlines: tuple[str, ...]
     paragraphs: tuple[str, ...]
 
 
-def verdict(sections: Sequence[ModelSection], protocol: Protocol | None, pixels: int | None = None) -> Verdict:
+def verdict(
+    sections: Sequence[ModelSection], protocol: Protocol | None, pixels: int | None = None
+) -> Verdict:
     """Say what the numbers say; the first section is the one that the others are compared with.
 
     `pixels` is the number of pixels of a map, for the overlap that unrelated maps would have by chance.
@@ -32,7 +34,7 @@ def verdict(sections: Sequence[ModelSection], protocol: Protocol | None, pixels:
         _accuracy(sections),
     ]
     return Verdict(
-        headlines=tuple(_headline(first, other) for other in others),
+        headlines=tuple(_headline(first, other) for other in others) or _kept(first),
         paragraphs=tuple(paragraph for paragraph in paragraphs if paragraph),
     )
 
@@ -59,12 +61,27 @@ def _condition(protocol: Protocol | None) -> str:
     return f"Under an attack that {bound} and leaves the prediction as it was"
 
 
+def _kept(section: ModelSection) -> tuple[str, ...]:
+    """The headline on a single model; none when its top-k intersection was not measured."""
+    share = read(section, "topk_intersection")
+    if share.value is None:
+        return ()
+    headline = (
+        f"After the attack, explanations keep {percents([share.value])[0]} of their most important pixels"
+    )
+    if share.low is None or share.high is None:
+        return (f"{headline}.",)
+    return (f"{headline} (95% interval {percent(share.low, 1)} to {percent(share.high, 1)}).",)
+
+
 def _overlap(sections: Sequence[ModelSection], protocol: Protocol | None) -> str:
     """One sentence on the top-k intersection of every model."""
     values = [read(section, "topk_intersection").value for section in sections]
-    measured = [(section, value) for section, value in zip(sections, values, strict=True) if value is not None]
+    measured = [
+        (section, value) for section, value in zip(sections, values, strict=True) if value is not None
+    ]
     missing = [quoted(section) for section, value in zip(sections, values, strict=True) if value is None]
-    clauses = []
+    clauses: list[str] = []
     for (section, _), share in zip(measured, percents([value for _, value in measured]), strict=True):
         if clauses:
             clauses.append(f"that of {quoted(section)} keeps {share}")
@@ -90,7 +107,7 @@ def _rank(sections: Sequence[ModelSection]) -> str:
         return ""
     return (
         "Between the orders of importance of all pixels before and after the attack, "
-        f"Kendall\N{RIGHT SINGLE QUOTATION MARK}s tau (1 is the same order, 0 no relation) is {_listed(parts)}."
+        f"Kendall\u2019s tau (1 is the same order, 0 no relation) is {_listed(parts)}."
     )
 
 
@@ -98,7 +115,10 @@ def _accuracy(sections: Sequence[ModelSection]) -> str:
     """What the models get right, and whether steadiness was paid for with accuracy."""
     parts = []
     for section in sections:
-        natural, adversarial = read(section, "natural_accuracy").value, read(section, "adversarial_accuracy").value
+        natural, adversarial = (
+            read(section, "natural_accuracy").value,
+            read(section, "adversarial_accuracy").value,
+        )
         if natural is None:
             continue
         part = f"{quoted(section)} classifies {percent(natural, 1)} of the unchanged test images correctly"
@@ -117,33 +137,38 @@ def _price(first: ModelSection, second: ModelSection) -> str:
         return ""
     if outcome == "overlap":
         return " The 95% intervals of their accuracies on unchanged images overlap."
-    return f" On unchanged images the second is {'less' if outcome == 'lower' else 'more'} accurate, {_APART}."
+    return (
+        f" On unchanged images the second is {'less' if outcome == 'lower' else 'more'} accurate, {_APART}."
+    )
 
 
 def _headline(first: ModelSection, other: ModelSection) -> str:
-    """How the explanations of `other` hold against those of `first`, by IN and CO; careful where intervals overlap."""
+    """How the explanations of `other` hold against those of `first`, by the intervals of IN and CO."""
     by: dict[str, list[str]] = {"higher": [], "lower": [], "overlap": [], "unknown": []}
     for name, words in (("topk_intersection", "share of kept pixels"), ("kendall_tau", "rank correlation")):
         by[read(other, name).against(read(first, name))].append(f"the {words}")
     if by["higher"] and by["lower"]:
         return (
-            f"The two measures disagree about {quoted(other)} and {quoted(first)}: {_listed(by['higher'])} is higher, "
-            f"{_listed(by['lower'])} is lower; in neither do the 95% intervals overlap."
+            f"The two measures disagree about {quoted(other)} and {quoted(first)}: "
+            f"{_listed(by['higher'])} is higher, {_listed(by['lower'])} is lower; "
+            "in neither do the 95% intervals overlap."
         )
     for direction, manner in (("higher", "hold better"), ("lower", "hold less well")):
         if names := by[direction]:
             verb = "is" if len(names) == 1 else "are"
             caution = f" For {_listed(by['overlap'])} the intervals overlap." if by["overlap"] else ""
             return (
-                f"The explanations of {quoted(other)} {manner} than those of {quoted(first)}: {_listed(names)} {verb} "
-                f"{direction}, {_APART}.{caution}"
+                f"The explanations of {quoted(other)} {manner} than those of {quoted(first)}: "
+                f"{_listed(names)} {verb} {direction}, {_APART}.{caution}"
             )
     if by["overlap"]:
         return (
-            f"This run shows no difference between the explanations of {quoted(other)} and {quoted(first)}: for "
-            f"{_listed(by['overlap'])} the 95% intervals overlap."
+            f"This run shows no difference between the explanations of {quoted(other)} and {quoted(first)}: "
+            f"for {_listed(by['overlap'])} the 95% intervals overlap."
         )
-    return f"{quoted(other)} and {quoted(first)} cannot be compared here: intervals were not measured for both."
+    return (
+        f"{quoted(other)} and {quoted(first)} cannot be compared here: intervals were not measured for both."
+    )
 
 
 def _listed(parts: Sequence[str]) -> str:

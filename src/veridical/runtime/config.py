@@ -19,72 +19,21 @@ OBJECTIVES: tuple[ObjectiveName, ...] = (
     "ig-sum-norm",
     "loss-change",
 )
+RecipeName = Literal["fast", "paper"]
+NormName = Literal["linf", "l2"]
+StartName = Literal["random", "origin", "gradient"]
+ScoreName = Literal["size", "loss"]
+OptimiserName = Literal["adam", "sgd"]
+ScheduleName = Literal["one-cycle", "steps", "constant"]
+ModelOption = int | float | str | list[float]
 RuleName = Literal["right", "left", "midpoint", "trapezoid", "gauss-legendre"]
 ProtocolName = Literal["paper", "paper-fast", "strong"]
 AttributionName = Literal["integrated-gradients", "input-gradient"]
 
 
-@dataclass(frozen=True)
-class ObjectiveOptions:
-    """The objective l(x) + weight * max over x' of size(IG(x, x')) and how its inner maximum is sought.
-
-    Args:
-        weight: lambda, the weight of the attribution's size (1 for IG-NORM, IG-SUM-NORM and adversarial).
-        beta: Coefficient of the L1 norm in IG-SUM-NORM.
-        norm: Norm of the ball around each input.
-        radius: Radius of the ball, in input units (images are in [0, 1]).
-        inner_steps: Steps of the inner ascent.
-        inner_step_size: Length of an inner step, in input units.
-        inner_start: Where the inner ascent starts.
-        inner_score: What the inner ascent climbs: the objective's own size, or the loss alone.
-        inner_nodes: Quadrature nodes of the attribution inside the ascent.
-        nodes: Quadrature nodes of the attribution in the outer step.
-        rule: Quadrature rule of both.
-        beta_from: Share of the training after which the L1 term of IG-SUM-NORM is switched on.
-    """
-
-    weight: float | None = None
-    beta: float | None = None
-    norm: Literal["linf", "l2"] = "linf"
-    radius: float | None = None
-    inner_steps: int | None = None
-    inner_step_size: float | None = None
-    inner_start: Literal["random", "origin", "gradient"] | None = None
-    inner_score: Literal["size", "loss"] | None = None
-    inner_nodes: int | None = None
-    nodes: int | None = None
-    rule: RuleName | None = None
-    beta_from: float | None = None
-
-
-@dataclass(frozen=True)
-class OptimiserOptions:
-    """How the weights move.
-
-    Args:
-        optimiser: Adam (decoupled weight decay) or SGD with Nesterov-free momentum 0.9.
-        schedule: One cycle (linear warm-up, cosine to zero), the paper's steps, or constant.
-        learning_rate: Greatest learning rate.
-        weight_decay: Decoupled for adam, L2 for sgd.
-        batch_size: Examples per step.
-        epochs: Passes through the training images; a fraction is allowed.
-        averaging: Decay of the exponential average of the weights; 0 keeps the last weights.
-        warm_up: Share of the steps in which the one-cycle rate rises.
-    """
-
-    optimiser: Literal["adam", "sgd"] | None = None
-    schedule: Literal["one-cycle", "steps", "constant"] | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    batch_size: int | None = None
-    epochs: float | None = None
-    averaging: float | None = None
-    warm_up: float | None = None
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train one classifier and keep it in a run folder.
+@dataclass(frozen=True, kw_only=True)
+class SubjectOptions:
+    """What is trained, on what, and where it goes.
 
     Args:
         out: Folder of the run; the same command continues a run that was interrupted.
@@ -92,12 +41,84 @@ class TrainOptions:
         model: Architecture by name.
         objective: What is minimised.
         recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
-        robust: Options of the objective; None takes the recipe's.
-        optimise: Options of the optimiser; None takes the recipe's.
+    """
+
+    out: str
+    data: str = "mnist-5k"
+    model: str = "cnn"
+    objective: ObjectiveName = "ig-sum-norm"
+    recipe: RecipeName = "fast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """The objective l(x) + weight * max over x' of size(IG(x, x')) and how its inner maximum is sought.
+
+    Args:
+        weight: lambda, the weight of the attribution's size; for input-gradient the penalty's own weight.
+        beta: Coefficient of the L1 norm in ig-sum-norm.
+        norm: Norm of the ball around each input.
+        radius: Radius of the ball, in input units (images are in [0, 1]).
+        inner_steps: Steps of the inner ascent.
+        inner_step_size: Length of an inner step, in input units.
+        inner_start: Where the inner ascent starts.
+        inner_score: What the inner ascent climbs; "size" is what the objective measures, "loss" the loss alone.
+        inner_nodes: Quadrature nodes of the attribution inside the ascent.
+        nodes: Quadrature nodes of the attribution in the outer step.
+        rule: Quadrature rule of both.
+        beta_from: Share of the training after which the L1 term of ig-sum-norm is switched on.
+    """
+
+    weight: float | None = None
+    beta: float | None = None
+    norm: NormName = "linf"
+    radius: float | None = None
+    inner_steps: int | None = None
+    inner_step_size: float | None = None
+    inner_start: StartName | None = None
+    inner_score: ScoreName | None = None
+    inner_nodes: int | None = None
+    nodes: int | None = None
+    rule: RuleName | None = None
+    beta_from: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserOptions:
+    """How the weights move.
+
+    Args:
+        optimiser: Adam (decoupled weight decay) or SGD with momentum 0.9.
+        schedule: One cycle (linear warm-up, cosine to zero), the paper's steps, or constant.
+        learning_rate: Greatest learning rate.
+        weight_decay: Decoupled for adam, L2 for sgd.
+        batch_size: Examples per step.
+        epochs: Passes through the training images; a fraction is allowed.
+        steps: Steps in total, instead of epochs.
+        averaging: Decay of the exponential average of the weights; 0 keeps the last weights.
+        warm_up: Share of the steps in which the one-cycle rate rises.
+    """
+
+    optimiser: OptimiserName | None = None
+    schedule: ScheduleName | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    batch_size: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    averaging: float | None = None
+    warm_up: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
+    """Train one classifier and keep it in a run folder.
+
+    Args:
         model_options: Options of the architecture, for example {"width": 8}.
         equalise: Equalise the histogram of every channel (GTSRB in the paper).
-        validation: Training images held out for validation.
-        train_examples: Use only the first so many training images after the seeded split; None uses all.
+        validation: Training images held out for validation; 0 holds none out.
+        train_examples: Use only so many of the remaining training images; None uses all.
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         download: Let torchvision download the data into the root.
         seed: Seed of weights, batches, noise and split.
@@ -109,14 +130,7 @@ class TrainOptions:
         progress: Show a progress bar.
     """
 
-    out: str
-    data: str = "mnist-5k"
-    model: str = "cnn"
-    objective: ObjectiveName = "ig-sum-norm"
-    recipe: Literal["fast", "paper"] = "fast"
-    robust: ObjectiveOptions = field(default_factory=ObjectiveOptions)
-    optimise: OptimiserOptions = field(default_factory=OptimiserOptions)
-    model_options: dict[str, int | float | str] = field(default_factory=dict)
+    model_options: dict[str, ModelOption] = field(default_factory=dict)
     equalise: bool = False
     validation: int | None = None
     train_examples: int | None = None
@@ -168,7 +182,7 @@ class AttackOptions:
     attack: Literal["topk", "mass-centre", "target", "random"] = "topk"
     examples: int | None = 1000
     radius: list[float] | None = None
-    norm: Literal["linf", "l2"] = "linf"
+    norm: NormName = "linf"
     k: int | None = None
     steps: int | None = None
     step_size: float | None = None

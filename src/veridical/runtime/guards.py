@@ -57,7 +57,7 @@ def preserved_rng() -> Iterator[None]:
     python, cpu = random.getstate(), torch.get_rng_state()
     legacy = np.random.get_state()  # noqa: NPY002 - the global generator is what foreign code draws from
     # A CUDA that nobody has used yet has no state to keep, and asking for it would start it.
-    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    initialized: bool = torch.cuda.is_initialized()
     cuda = torch.cuda.get_rng_state_all() if initialized else None
     try:
         yield

@@ -1,8 +1,9 @@
 """The numbers of Chen, Wu, Rastogi, Liang and Jha, "Robust Attribution Regularization", NeurIPS 2019.
 
-Every figure carries a mark. "published": stated by the authors in the material that was read again for this table.
-"recalled": written down from memory of the paper's table and not read again, so it is shown as "recalled, unverified".
-Neither kind is ever compared with a measurement to pass a verdict, here or in a test; they stand beside it.
+Every figure carries a mark. "published": stated by the authors in what was read again for this table.
+"recalled": written down from memory of the paper's table and not read again, so it is shown as "recalled,
+unverified". Neither kind is ever compared with a measurement to pass a verdict, here or in a test; both stand
+beside it.
 
 All values are fractions (0.9086, not 90.86%) except Kendall's tau, which lies in [-1, 1].
 """
@@ -13,7 +14,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 CITATION: Final = (
-    "J. Chen, X. Wu, V. Rastogi, Y. Liang, S. Jha: Robust Attribution Regularization. NeurIPS 2019, arXiv:1905.09957."
+    "J. Chen, X. Wu, V. Rastogi, Y. Liang, S. Jha: "
+    "Robust Attribution Regularization. NeurIPS 2019, arXiv:1905.09957."
 )
 MEASURES: Final = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
 
@@ -30,7 +32,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What the paper reports for one network: NA, AA, IN and CO on one data set under one training objective."""
+    """What the paper reports for one network: NA, AA, IN and CO on a data set, under an objective."""
 
     data: str
     objective: str
@@ -85,12 +87,12 @@ PUBLISHED: Final[Mapping[tuple[str, str], PublishedRow]] = MappingProxyType(
 
 
 def published(data: str, objective: str) -> dict[str, float]:
-    """The stated figures for a data set and an objective, by measure name; empty where the paper has no such network."""
+    """The stated figures by measure name; empty where the paper has no such network."""
     row = PUBLISHED.get((data, objective))
     return row.marked("published") if row else {}
 
 
 def recalled(data: str, objective: str) -> dict[str, float]:
-    """The recalled, unverified figures for a data set and an objective; empty where the paper has no such network."""
+    """The recalled, unverified figures by measure name; empty where the paper has no such network."""
     row = PUBLISHED.get((data, objective))
     return row.marked("recalled") if row else {}

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from veridical.attacks.ascent import Start, ascend
 from veridical.attacks.ball import Ball, Noise
-from veridical.attribution.path import path_attribution, points_on_path
+from veridical.attribution.path import input_gradients, path_attribution, points_on_path
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.errors import UsageError
@@ -206,7 +206,7 @@ class RobustAttribution:
 
         def part(t: Tensor, w: Tensor) -> Tensor:
             points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
-            (gradients,) = torch.autograd.grad(loss(points).sum(), points, create_graph=True)
+            gradients = input_gradients(loss, points, create_graph=True)
             mean = torch.tensordot(w, gradients.unflatten(0, (t.shape[0], -1)), dims=1)
             return (v * mean).flatten(1).sum(1)
 

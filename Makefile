@@ -1,0 +1,65 @@
+# Everything runs in a virtual environment of its own, which the first call of a target sets up.
+#
+#   make demo            train, attack and show a natural and a robust model     (SHORT=1: a quick form)
+#   make test            what has to pass before a change lands
+#
+# Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKERS=2 (test processes).
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+SHORT ?=
+
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One thread per test process: more of them only wait for each other.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+short := $(filter-out 0 no false,$(SHORT))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint types bench browser clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo-installed ## train, attack and show two models on bundled digits; SHORT=1 for a quick look
+	$(BIN)/veridical demo $(if $(short),--short) --out runs/demo$(if $(short),-short)
+
+test: lint types browser ## lint, types and all quick tests
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(VENV)/.dev-installed browser ## the tests that take minutes
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+lint: $(VENV)/.dev-installed ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev-installed ## mypy --strict
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev-installed ## the timings that the documentation quotes
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# The browser is Debian's, since the report is looked at in a real one; without it one test skips and says so.
+browser:
+	@tools/ensure-browser
+
+clean: ## remove the environment, caches and what builds leave; runs stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+
+# The stamps make a second call quick, and a change of the dependencies install them again.
+$(VENV)/.created:
+	tools/make-venv $(PYTHON) $(VENV)
+	touch $@
+
+$(VENV)/.dev-installed: $(VENV)/.created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The demo needs less; an environment with everything serves it as well.
+$(VENV)/.demo-installed: $(VENV)/.created pyproject.toml constraints.txt
+	[ $(VENV)/.dev-installed -nt pyproject.toml ] && [ $(VENV)/.dev-installed -nt constraints.txt ] \
+		|| $(BIN)/python -m pip install -c constraints.txt -e '.[demo]'
+	touch $@

@@ -1,0 +1,232 @@
+"""The axioms of Integrated Gradients as checks that run: each returns a residual per example, 0 if it holds.
+
+An axiom speaks of all functions and inputs; a check measures one case of it, for any method
+
+    attribute(model, inputs, target) -> map of the inputs' shape.
+
+So a residual clearly above rounding refutes the axiom, and one of 0 supports it for that case. Lower is
+better, always. Residuals are float64 (N,), at least 0, in units of the output, and NaN where a map has a NaN.
+Which residual is small is for the caller to say: a quadrature has an error of its own.
+
+What an axiom presupposes of the function is tried at the given inputs, or near them, and a UsageError says
+what does not hold. Models are evaluated in eval mode and left as they were.
+
+Source: Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017, sections 2 to 4.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from veridical.attribution.method import OutputFunction
+from veridical.attribution.scalars import Output, TargetScalar
+from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.guards import evaluating
+from veridical.runtime.seeds import stream
+
+AttributionFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(model, inputs (N, ...), target (N,)) -> map of the inputs' shape; every AttributionMethod is one."""
+
+
+def implementation_invariance(
+    attribute: AttributionFunction, model: nn.Module, twin: nn.Module, inputs: Tensor, target: Tensor
+) -> Tensor:
+    """Largest difference of the maps of two networks that compute the same function (section 2.2).
+
+    `twin` must give `model`'s outputs whatever the input; that is tried at `inputs`. Gradients satisfy the
+    axiom by the chain rule; LRP and DeepLIFT do not.
+    """
+    _require_equal("twin", _logits(model, inputs), _logits(twin, inputs), "the outputs of model")
+    difference = _maps(attribute, model, inputs, target) - _maps(attribute, twin, inputs, target)
+    return difference.abs().amax(dim=1)
+
+
+def sensitivity_a(
+    attribute: AttributionFunction,
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    variable: int | Tensor,
+    *,
+    baseline: float | Tensor = 0.0,
+    output: Output | OutputFunction = "logit",
+    threshold: float = 0.0,
+) -> Tensor:
+    """Change of the output that a single variable caused without getting attribution for it (section 2.1).
+
+    x is the baseline with one variable, at the flattened position `variable` (one for all, or one per example
+    (N,)), replaced by its value in `inputs`. Where the attribution of that variable is at most `threshold` in
+    size, the residual is |f(x) - f(baseline)|; elsewhere, and where the output does not differ, it is 0.
+    `baseline` and `output` must be the method's own. Gradients violate this axiom where a network is flat.
+    """
+    start = _baseline(inputs, baseline)
+    place = _positions("variable", variable, inputs)[:, None]
+    values = inputs.flatten(1).gather(1, place)
+    changed = start.flatten(1).scatter(1, place, values).reshape(inputs.shape)
+    change = _outputs(model, changed, target, output) - _outputs(model, start, target, output)
+    received = _maps(attribute, model, changed, target).gather(1, place)[:, 0]
+    # Times 0, not zeros: an attribution that is NaN must not pass.
+    return torch.where(received.abs() <= threshold, change.abs(), received * 0)
+
+
+def sensitivity_b(
+    attribute: AttributionFunction, model: nn.Module, inputs: Tensor, target: Tensor, unused: Tensor
+) -> Tensor:
+    """Largest attribution to a variable that the network does not depend on (section 4.1, "dummy").
+
+    `unused` marks those variables: bool, of one example's shape. That they do nothing is tried by adding
+    noise to them.
+    """
+    if unused.dtype != torch.bool or unused.shape != inputs.shape[1:] or not bool(unused.any()):
+        raise fail_argument(
+            "unused",
+            unused,
+            f"a bool tensor of one example's shape {tuple(inputs.shape[1:])}, some of it true",
+        )
+    unused = unused.to(inputs.device)
+    probe = torch.where(unused, inputs + _noise(inputs), inputs)
+    _require_equal("unused", _logits(model, inputs), _logits(model, probe), "variables that change no output")
+    return _maps(attribute, model, inputs, target)[:, unused.flatten()].abs().amax(dim=1)
+
+
+def linearity(
+    attribute: AttributionFunction,
+    models: Sequence[nn.Module],
+    coefficients: Sequence[float],
+    inputs: Tensor,
+    target: Tensor,
+) -> Tensor:
+    """Largest difference of the map of sum_j c_j f_j from the sum of c_j times f_j's map (section 4.1).
+
+    The combination is made of logits, so the method has to explain a logit, not the loss.
+    """
+    if not models or len(models) != len(coefficients):
+        raise fail_argument("coefficients", coefficients, f"one number for each of the {len(models)} models")
+    combined = _maps(attribute, _Combination(models, coefficients), inputs, target)
+    parts = [
+        c * _maps(attribute, model, inputs, target) for model, c in zip(models, coefficients, strict=True)
+    ]
+    return (combined - torch.stack(parts).sum(dim=0)).abs().amax(dim=1)
+
+
+def completeness(
+    attribute: AttributionFunction,
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    *,
+    baseline: float | Tensor = 0.0,
+    output: Output | OutputFunction = "logit",
+) -> Tensor:
+    """Distance of the sum of the map from the change of the output since the baseline (section 3, Prop. 1).
+
+    |sum(map) - (f(x) - f(baseline))|, with the method's own `baseline` (broadcast to the inputs' shape) and
+    `output`. For Integrated Gradients it is the error of the quadrature.
+    """
+    start = _baseline(inputs, baseline)
+    change = _outputs(model, inputs, target, output) - _outputs(model, start, target, output)
+    return (_maps(attribute, model, inputs, target).sum(dim=1) - change).abs()
+
+
+def symmetry(
+    attribute: AttributionFunction, model: nn.Module, inputs: Tensor, target: Tensor, pair: tuple[int, int]
+) -> Tensor:
+    """Difference of the attributions of two variables that can be exchanged (section 4.2).
+
+    `pair` are their flattened positions. The axiom presupposes that exchanging them changes no output, which
+    is tried at noisy inputs, and that their values are equal in `inputs` (and in the method's baseline). Of
+    all path methods Integrated Gradients alone satisfies it (Theorem 1).
+    """
+    first, second = (_positions("pair", place, inputs)[:, None] for place in pair)
+    values = inputs.flatten(1)
+    if not torch.equal(values.gather(1, first), values.gather(1, second)):
+        raise fail_argument(
+            "inputs", inputs, f"equal values at positions {pair[0]} and {pair[1]} of each example"
+        )
+    probe = (inputs + _noise(inputs)).flatten(1)
+    swapped = probe.scatter(1, first, probe.gather(1, second)).scatter(1, second, probe.gather(1, first))
+    _require_equal(
+        "pair",
+        _logits(model, probe.reshape(inputs.shape)),
+        _logits(model, swapped.reshape(inputs.shape)),
+        "variables whose exchange changes no output",
+    )
+    maps = _maps(attribute, model, inputs, target)
+    return (maps.gather(1, first) - maps.gather(1, second))[:, 0].abs()
+
+
+class _Combination(nn.Module):
+    """sum_j c_j model_j(inputs)."""
+
+    def __init__(self, models: Sequence[nn.Module], coefficients: Sequence[float]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.coefficients = tuple(coefficients)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts = [c * model(inputs) for model, c in zip(self.models, self.coefficients, strict=True)]
+        return torch.stack(parts).sum(dim=0)
+
+
+def _maps(attribute: AttributionFunction, model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    """The method's maps as float64 (N, D)."""
+    _require_examples(inputs)
+    maps = attribute(model, inputs, target)
+    if maps.shape != inputs.shape:
+        raise fail_argument(
+            "attribute", maps, f"a function to maps of the inputs' shape {tuple(inputs.shape)}"
+        )
+    return maps.detach().double().flatten(1)
+
+
+def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
+    _require_examples(inputs)
+    with evaluating(model), torch.no_grad():
+        logits: Tensor = model(inputs)
+    return logits
+
+
+def _outputs(model: nn.Module, inputs: Tensor, target: Tensor, output: Output | OutputFunction) -> Tensor:
+    """The explained number of each example, float64 (N,)."""
+    logits = _logits(model, inputs)
+    if callable(output):
+        return output(logits, target).double()
+    return TargetScalar(model, target, output).of_logits(logits).double()
+
+
+def _require_equal(name: str, one: Tensor, other: Tensor, expected: str) -> None:
+    """Raise unless two results agree but for rounding."""
+    allowed = 1e3 * torch.finfo(one.dtype).eps * (1.0 + float(one.abs().amax()))
+    gap = float((one - other).abs().amax()) if one.shape == other.shape else float("inf")
+    # Not `gap > allowed`: NaN must not pass.
+    if not gap <= allowed:
+        raise UsageError(
+            f"{name}: expected {expected}, but outputs differ by {gap:.3g} (rounding allows {allowed:.3g}). "
+            "The axiom says nothing about this case."
+        )
+
+
+def _baseline(inputs: Tensor, baseline: float | Tensor) -> Tensor:
+    return torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
+
+
+def _positions(name: str, place: int | Tensor, inputs: Tensor) -> Tensor:
+    """Flattened positions as int64 (N,)."""
+    _require_examples(inputs)
+    positions = torch.as_tensor(place, device=inputs.device).expand(len(inputs))
+    size = inputs[0].numel()
+    if positions.is_floating_point() or bool(((positions < 0) | (positions >= size)).any()):
+        raise fail_argument(name, place, f"a flattened position from 0 to {size - 1}")
+    return positions
+
+
+def _require_examples(inputs: Tensor) -> None:
+    if inputs.ndim < 2 or len(inputs) == 0 or not inputs.is_floating_point():
+        raise fail_argument("inputs", inputs, "floating-point inputs (N, ...) of at least one example")
+
+
+def _noise(inputs: Tensor) -> Tensor:
+    """Noise in [0, 1) at which conditions are tried: the same in every call."""
+    unit = torch.rand(inputs.shape, generator=stream(0, "axioms"), dtype=torch.float64)
+    return unit.to(inputs.device, inputs.dtype)

@@ -1,0 +1,130 @@
+"""Captum's attribution classes in Veridical's form of call, inside the same guards."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical.attribution.method import AttributionMethod, Question, check_output
+from veridical.attribution.scalars import Output
+from veridical.runtime.errors import UsageError, fail_argument
+
+
+@dataclass(frozen=True, init=False)
+class CaptumAttribution(AttributionMethod):
+    """A class of captum.attr and its options, as CaptumAttribution(captum.attr.DeepLift, eps=1e-6).
+
+    captum_class: a class made from the model, or a function from the model to an object with `.attribute`,
+    for nested ones: lambda model: NoiseTunnel(Saliency(model)). Options that the class's constructor knows
+    go there, the others to `.attribute`. output: "logit", "loss" or "log-probability" of the target. seed:
+    of torch's and numpy's global generators while Captum runs; unlike Veridical's own noise, Captum's
+    depends on the batch. Captum's maps keep no graph, so create_graph is refused. Layer methods give maps of
+    the layer's shape.
+    """
+
+    captum_class: Callable[..., Any]
+    options: Mapping[str, Any]
+    output: Output
+    seed: int
+
+    def __init__(
+        self, captum_class: Callable[..., Any], *, output: Output = "logit", seed: int = 0, **options: Any
+    ) -> None:
+        check_output(output)
+        if callable(output):
+            raise fail_argument("output", output, "a name: Captum picks the target itself")
+        _split(captum_class, options)
+        # A frozen dataclass's own constructor could not take options by name.
+        for name, value in (
+            ("captum_class", captum_class),
+            ("options", options),
+            ("output", output),
+            ("seed", seed),
+        ):
+            object.__setattr__(self, name, value)
+
+    def with_baseline(self, baseline: float | Tensor) -> "CaptumAttribution":
+        """The same method with Captum's `baselines` set."""
+        return self._with(baselines=baseline)
+
+    def with_nodes(self, nodes: int) -> "CaptumAttribution":
+        """The same method with Captum's `n_steps` set."""
+        return self._with(n_steps=nodes)
+
+    def _with(self, **changed: Any) -> "CaptumAttribution":
+        options = {**self.options, **changed}
+        return CaptumAttribution(self.captum_class, output=self.output, seed=self.seed, **options)
+
+    def _maps(self, asked: Question) -> Tensor:
+        if asked.create_graph:
+            raise UsageError(
+                f"create_graph=True: a map of Captum's {_name(self.captum_class)} cannot be differentiated; "
+                "use Veridical's InputGradient, GradientTimesInput, SmoothGrad or IntegratedGradients"
+            )
+        construction, call = _split(self.captum_class, self.options)
+        model = asked.model if self.output == "logit" else _Outputs(asked.model, self.output)
+        # The global generators are the caller's: AttributionMethod restores them.
+        torch.manual_seed(self.seed)
+        _seed_numpy(self.seed)
+        explainer = self.captum_class(model, **construction)
+        # A copy, because Captum sets requires_grad on what it gets.
+        inputs = asked.inputs.detach().clone().requires_grad_()
+        maps = explainer.attribute(inputs, target=asked.target, **call)
+        if not isinstance(maps, Tensor):
+            raise UsageError(
+                f"Captum's {_name(self.captum_class)} returned a {type(maps).__name__}, expected one tensor; "
+                "leave out options that add results, such as return_convergence_delta"
+            )
+        return maps
+
+
+class _Outputs(nn.Module):
+    """The model's losses or log-probabilities of all classes, for Captum to pick the target from."""
+
+    def __init__(self, model: nn.Module, output: Output) -> None:
+        super().__init__()
+        self.model, self.sign = model, -1 if output == "loss" else 1
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, ...) to (N, K)."""
+        return torch.log_softmax(self.model(inputs), dim=1) * self.sign
+
+
+def _split(
+    captum_class: Callable[..., Any], options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the constructor and of `.attribute`; those of a plain function all go to `.attribute`."""
+    if not inspect.isclass(captum_class):
+        if not callable(captum_class):
+            raise fail_argument(
+                "captum_class", captum_class, "a class of captum.attr, or a function that makes one"
+            )
+        return {}, dict(options)
+    explain: Callable[..., Any] | None = getattr(captum_class, "attribute", None)
+    if explain is None:
+        raise fail_argument("captum_class", captum_class, "a class with a method `attribute`")
+    # The first two are self and the model, or self and the inputs.
+    makes = list(inspect.signature(captum_class.__init__).parameters)[2:]
+    takes = [name for name in inspect.signature(explain).parameters if name not in ("self", "inputs")]
+    unknown = [name for name in options if name not in makes and name not in takes]
+    if unknown or "target" in options:
+        possible = ", ".join(name for name in [*makes, *takes] if name != "target")
+        wrong = ", ".join(unknown or ["target"])
+        raise UsageError(
+            f"Captum's {_name(captum_class)} has no option {wrong} here; its options: {possible}"
+        )
+    construction = {name: value for name, value in options.items() if name in makes}
+    return construction, {name: value for name, value in options.items() if name not in makes}
+
+
+def _name(captum_class: Callable[..., Any]) -> str:
+    return getattr(captum_class, "__name__", repr(captum_class))
+
+
+def _seed_numpy(seed: int) -> None:
+    import numpy as np
+
+    np.random.seed(seed % 2**32)  # noqa: NPY002 -- Captum's perturbation methods draw from numpy's generator

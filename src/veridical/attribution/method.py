@@ -1,0 +1,202 @@
+"""What attribution methods share: one call that validates, guards and packages; subclasses make the map."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from veridical.attribution.gradients import check_second_order
+from veridical.attribution.path import Scalar
+from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
+from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.guards import eval_mode, evaluating, preserved_rng
+
+if TYPE_CHECKING:
+    from veridical.attribution.bound import BoundMethod
+
+OutputFunction = Callable[[Tensor, Tensor], Tensor]
+"""(logits (N, K), target (N,)) -> the number explained, (N,)."""
+
+Target = Tensor | int | None
+"""Class of each example, (N,) integers; one class for all; or None for the predicted ones."""
+
+
+class Attribution(Protocol):
+    """Any callable of this form can be used wherever Veridical asks for an attribution."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        """A map of the inputs' shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is to be explained, with everything checked and resolved: subclasses' `_maps` gets one."""
+
+    model: nn.Module
+    inputs: Tensor
+    target: Tensor
+    indices: Tensor
+    create_graph: bool
+
+    def scalar(self, output: Output | OutputFunction, examples: Tensor | None = None) -> Scalar:
+        """The number explained, as a function of the inputs, of all examples or of those numbered."""
+        target = self.target if examples is None else self.target[examples]
+        if callable(output):
+            return _FunctionScalar(self.model, target, output)
+        return TargetScalar(self.model, target, output)
+
+
+@dataclass(frozen=True)
+class AttributionMethod(ABC):
+    """A frozen dataclass of options; calling it with a model and inputs gives the map.
+
+    The model is evaluated in eval mode (dropout off, batch norm with its running statistics) whatever mode
+    it is in; its modes, its parameters' requires_grad and the global random state are as before afterwards,
+    also after an exception. Works under torch.no_grad() and torch.inference_mode().
+    """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Target = None,
+        *,
+        create_graph: bool = False,
+        indices: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        """The map of `target`'s output, of the inputs' shape (N, ...) and dtype.
+
+        target: see Target. create_graph: the map can be differentiated in the model's weights, and in the
+        inputs if those require it; otherwise it is cut from every graph. indices: the examples' numbers in
+        their data set, which random methods draw their noise by; None counts from 0, which makes an
+        example's noise depend on its place in the call. Raises UsageError for arguments that do not fit.
+        """
+        if inputs.ndim and inputs.shape[0] == 0 and inputs.is_floating_point():
+            return torch.zeros_like(inputs)
+        with question(model, inputs, target, create_graph=create_graph, indices=indices) as asked:
+            maps = self._maps(asked)
+            if not create_graph:
+                return maps.detach()
+            check_second_order(maps)
+            return maps
+
+    @abstractmethod
+    def _maps(self, asked: Question) -> Tensor:
+        """The map, for arguments that were checked, inside the guards and with gradients enabled."""
+
+    def bind(self, model: nn.Module) -> "BoundMethod":
+        """The method with its model, which answers Captum's `.attribute(inputs, baselines, target)`."""
+        from veridical.attribution.bound import BoundMethod
+
+        return BoundMethod(self, model)
+
+    def describe(self) -> dict[str, Any]:
+        """The method and its options as plain values for a record; tensors by shape and SHA-256."""
+        options = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {"method": type(self).__name__, **options}
+
+
+@contextmanager
+def question(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    *,
+    create_graph: bool,
+    indices: Tensor | Sequence[int] | None = None,
+) -> Iterator[Question]:
+    """Check the arguments, guard the model while the block lasts, and hand out the resolved question."""
+    if not isinstance(model, nn.Module):
+        raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
+    if inputs.ndim < 2 or not inputs.is_floating_point():
+        raise fail_argument("inputs", inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
+    guard = eval_mode if create_graph else evaluating
+    with preserved_rng(), torch.inference_mode(False), torch.enable_grad(), guard(model):
+        inputs = out_of_inference(inputs)
+        yield Question(
+            model,
+            inputs if create_graph else inputs.detach(),
+            _resolve_target(model, inputs, target),
+            _resolve_indices(indices, inputs.shape[0]),
+            create_graph,
+        )
+
+
+def out_of_inference(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if it was made in inference mode: only the copy can enter a graph."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def check_output(output: Output | OutputFunction) -> None:
+    """Raise a UsageError unless `output` is one of the names or a function."""
+    if not callable(output) and output not in OUTPUTS:
+        raise fail_argument(
+            "output", output, f"one of {', '.join(OUTPUTS)}, or a function (logits, target) -> (N,)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _FunctionScalar:
+    """A user's function of logits and target; repeats the target for points that come node by node."""
+
+    model: nn.Module
+    target: Tensor
+    function: OutputFunction
+    many_nodes: bool = True
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        logits = self.model(inputs)
+        return self.function(logits, self.target.repeat(inputs.shape[0] // self.target.shape[0]))
+
+
+def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
+    examples = inputs.shape[0]
+    if target is None:
+        with torch.no_grad():
+            logits = model(inputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != examples:
+            raise UsageError(
+                f"the model gave {_shape(logits)} for {examples} inputs; expected logits ({examples}, K)"
+            )
+        return logits.argmax(dim=1)
+    if isinstance(target, int) and not isinstance(target, bool):
+        target = torch.full((examples,), target)
+    if not isinstance(target, Tensor) or target.shape != (examples,) or target.dtype.is_floating_point:
+        raise fail_argument(
+            "target", target, f"({examples},) integers, one class per example, an int, or None"
+        )
+    if bool((target < 0).any()):
+        raise fail_argument("target", target.tolist(), "classes of at least 0")
+    return out_of_inference(target.to(inputs.device, torch.int64))
+
+
+def _resolve_indices(indices: Tensor | Sequence[int] | None, examples: int) -> Tensor:
+    numbers = torch.arange(examples) if indices is None else torch.as_tensor(indices).cpu()
+    if numbers.shape != (examples,) or numbers.dtype.is_floating_point or numbers.dtype == torch.bool:
+        raise fail_argument(
+            "indices", indices, f"{examples} integers, the examples' numbers in their data set"
+        )
+    return numbers
+
+
+def _shape(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        content = value.detach().cpu().contiguous()
+        digest = sha256(content.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    if callable(value):
+        return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,122 @@
+"""Attribution methods without a path: input gradient, gradient x input, SmoothGrad, and random maps."""
+
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from veridical.attribution.gradients import input_gradient
+from veridical.attribution.method import AttributionMethod, OutputFunction, Question, check_output
+from veridical.attribution.path import ROWS_PER_CHUNK
+from veridical.attribution.scalars import Output
+from veridical.runtime.errors import fail_argument
+from veridical.runtime.seeds import per_example_normal
+
+
+@dataclass(frozen=True)
+class InputGradient(AttributionMethod):
+    """The gradient of the output in the inputs (Simonyan, Vedaldi, Zisserman, ICLR workshop 2014), signed.
+
+    output: "logit", "loss" or "log-probability" of the target, or a function (logits, target) -> (N,).
+    """
+
+    output: Output | OutputFunction = "logit"
+
+    def __post_init__(self) -> None:
+        check_output(self.output)
+
+    def _maps(self, asked: Question) -> Tensor:
+        return input_gradient(asked.scalar(self.output), asked.inputs, create_graph=asked.create_graph)
+
+
+@dataclass(frozen=True)
+class GradientTimesInput(AttributionMethod):
+    """Inputs times d output / d inputs (Shrikumar et al., 2016), signed.
+
+    Integrated Gradients from black with one right node is the same; on a network that ignores the scale of
+    its inputs so is every Riemann sum that leaves out black, up to a factor. output: as in InputGradient.
+    """
+
+    output: Output | OutputFunction = "logit"
+
+    def __post_init__(self) -> None:
+        check_output(self.output)
+
+    def _maps(self, asked: Question) -> Tensor:
+        scalar = asked.scalar(self.output)
+        return asked.inputs * input_gradient(scalar, asked.inputs, create_graph=asked.create_graph)
+
+
+@dataclass(frozen=True)
+class SmoothGrad(AttributionMethod):
+    """Mean input gradient over normal noise around the inputs (Smilkov et al., 2017, section 2), signed.
+
+    samples: gradients averaged. noise: standard deviation in input units; the noisy inputs are not clipped.
+    seed: sample k of example i adds noise of the stream (seed, "smoothgrad sample k", i), so neither the
+    batch size nor `rows` changes a result beyond rounding. rows: bound on examples x samples of one forward
+    pass, for the memory without create_graph. output: as in InputGradient.
+    """
+
+    samples: int = 32
+    noise: float = 0.15
+    seed: int = 0
+    output: Output | OutputFunction = "logit"
+    rows: int = ROWS_PER_CHUNK
+
+    def __post_init__(self) -> None:
+        check_output(self.output)
+        check_count("samples", self.samples)
+        check_count("rows", self.rows)
+        if not (isfinite(self.noise) and self.noise >= 0):
+            raise fail_argument("noise", self.noise, "a standard deviation of at least 0, in input units")
+
+    def _maps(self, asked: Question) -> Tensor:
+        scalar = asked.scalar(self.output)
+        at_once = max(1, self.rows // asked.inputs.shape[0])
+        total = torch.zeros_like(asked.inputs)
+        for first in range(0, self.samples, at_once):
+            samples = range(first, min(first + at_once, self.samples))
+            noisy = torch.stack([asked.inputs + self.noise * self._draw(asked, k) for k in samples])
+            gradients = input_gradient(scalar, noisy.flatten(0, 1), create_graph=asked.create_graph)
+            total = total + gradients.reshape(noisy.shape).sum(dim=0)
+        return total / self.samples
+
+    def _draw(self, asked: Question, sample: int) -> Tensor:
+        inputs = asked.inputs
+        return per_example_normal(
+            inputs.shape[1:],
+            self.seed,
+            f"smoothgrad sample {sample}",
+            asked.indices,
+            dtype=inputs.dtype,
+            device=inputs.device,
+        )
+
+
+@dataclass(frozen=True)
+class RandomAttribution(AttributionMethod):
+    """Standard normal noise that looks at neither model nor image: what any method should beat.
+
+    Example i gets the stream (seed, "random attribution", i). With create_graph the map is a constant,
+    without a graph.
+    """
+
+    seed: int = 0
+
+    def _maps(self, asked: Question) -> Tensor:
+        inputs = asked.inputs
+        return per_example_normal(
+            inputs.shape[1:],
+            self.seed,
+            "random attribution",
+            asked.indices,
+            dtype=inputs.dtype,
+            device=inputs.device,
+        )
+
+
+def check_count(name: str, value: object) -> None:
+    """Raise a UsageError unless the value is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise fail_argument(name, value, "an integer of at least 1")

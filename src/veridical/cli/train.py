@@ -1,0 +1,45 @@
+"""Train a classifier, plainly or so that its explanations hold still, and keep it in a run folder.
+
+examples:
+  veridical train --data fashion-mnist --model cnn --objective ig-sum-norm --out runs/igsum
+  veridical train --data mnist-5k --objective natural --out runs/natural
+
+An interrupted run is continued by the same command.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from veridical.runtime.config import TrainOptions as Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options) -> int:
+    """Train, or continue, or find it finished; print what came out. Errors are raised."""
+    finished = (Path(options.out) / "result.json").exists()
+
+    from veridical.training.loop import train
+
+    trained = train(options)
+    results, timing = trained.result["results"], trained.result["timing"]
+    state = "was finished already; nothing was done" if finished else "finished"
+    print(f"{trained.folder}: {state}")
+    print(f"  natural accuracy      {_shown(results['natural_accuracy'])} (test images)")
+    if results["adversarial_accuracy"] is not None:
+        attack = results["adversarial_attack"]
+        print(
+            f"  adversarial accuracy  {_shown(results['adversarial_accuracy'])} "
+            f"(PGD, {attack['norm']} radius {attack['radius']:.4g}, {attack['steps']} steps)"
+        )
+    print(f"  training              {timing['training_seconds']:.0f} s, {timing['examples_per_second']:.0f} examples/s")
+    return 0
+
+
+def _shown(interval: dict[str, Any]) -> str:
+    if interval["value"] is None:
+        return "undefined"
+    low, high = 100 * interval["low"], 100 * interval["high"]
+    return f"{100 * interval['value']:.2f}%, 95% interval {low:.2f} to {high:.2f}, n = {interval['n']}"

@@ -1,0 +1,80 @@
+"""95% intervals of the numbers that results report: means and proportions."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Literal, TypedDict
+
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from veridical.runtime.errors import fail_argument
+
+LEVEL = 0.95
+"""Confidence of every interval."""
+
+
+class Interval(TypedDict):
+    """A reported number: its value, the ends of its interval and the number of examples behind it.
+
+    None (null in JSON) stands for what is undefined.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def mean_interval(
+    values: Tensor | Sequence[float], *, undefined: Literal["propagate", "exclude"] = "propagate"
+) -> Interval:
+    """Mean of values (n,) with its 95% interval by Student's t.
+
+    mean -+ t(n - 1) * s / sqrt(n): exact for independent normal values, approximate for the means of bounded
+    metrics over many examples. It is not clipped to a metric's range, since that would hide how rough it is
+    for few examples; for shares of successes use `proportion_interval`.
+
+    A value that is not finite (tau of a constant map) makes the mean undefined, unless undefined="exclude"
+    leaves such values out; n is then the number of the others. n = 0 has no value, n = 1 no interval.
+    """
+    if undefined not in ("propagate", "exclude"):
+        raise fail_argument("undefined", undefined, "'propagate' or 'exclude'")
+    numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    if numbers.ndim != 1:
+        raise fail_argument("values", values, "one number per example, (n,)")
+    finite = numbers.isfinite()
+    if undefined == "exclude":
+        numbers = numbers[finite]
+    n = len(numbers)
+    if n == 0 or not bool(numbers.isfinite().all()):
+        return {"value": None, "low": None, "high": None, "n": n}
+    # fsum rounds once, so neither the order of the examples nor how they were batched shows.
+    value = math.fsum(numbers.tolist()) / n
+    if n == 1:
+        return {"value": value, "low": None, "high": None, "n": 1}
+    variance = math.fsum(((numbers - value) ** 2).tolist()) / (n - 1)
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt(variance / n)
+    return {"value": value, "low": value - half, "high": value + half, "n": n}
+
+
+def proportion_interval(successes: int, n: int) -> Interval:
+    """Share of successes among n with its 95% interval by Wilson's score, always inside [0, 1].
+
+    Unlike the mean's interval it stays honest at 0 and n successes. n = 0 has no value.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    """
+    if not 0 <= successes <= n:
+        raise fail_argument("successes", successes, f"a number from 0 to n = {n}")
+    if n == 0:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At the ends the formula gives exactly 0 or 1, but for rounding.
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return {"value": share, "low": low, "high": high, "n": n}

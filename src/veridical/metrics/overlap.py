@@ -1,0 +1,134 @@
+"""Overlap of the most salient pixels of two maps: top-k intersection, plain and tolerant of small shifts."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from veridical.metrics.maps import as_images, as_maps, blank_undefined, flat_pair
+from veridical.runtime.errors import fail_argument
+
+TieOrder = Literal["stable-last", "expected"]
+"""What happens to equal values at the edge of the top k; see `topk_intersection`."""
+
+Direction = Literal["mean", "precision", "recall"]
+
+
+def topk_intersection(a: Tensor, b: Tensor, k: int, *, order: TieOrder = "stable-last") -> Tensor:
+    """Share of the k largest values that two maps have in the same places, in [0, 1]; higher is more alike.
+
+    Parameters
+    ----------
+    a, b
+        Maps (N, ...) of one shape, float32 or float64. Signed values are compared as they are.
+    k
+        Number of values, 1 <= k <= D.
+    order
+        Which of several equal values belong to the top k if not all do. "stable-last": the last k of a stable
+        ascending sort, that is those with the highest positions, in both maps, as the RAR authors' code; maps
+        with fewer than k non-zero values then share places that mean nothing. "expected": the mean over all
+        ways to break the ties, independently in both maps.
+
+    Returns
+    -------
+    Tensor
+        float64 (N,) on a's device; NaN where a map has a NaN. A constant map is all ties, not an error.
+
+    Source: Ghorbani, Abid, Zou, "Interpretation of neural networks is fragile", AAAI 2019, section 2;
+    reported as IN by Chen et al., "Robust attribution regularization", NeurIPS 2019.
+    """
+    a, b = flat_pair(a, b)
+    if order == "stable-last":
+        shared = (topk_mask(a, k) & topk_mask(b, k)).sum(dim=1).double()
+    elif order == "expected":
+        shared = (_chance_of_top(a, k) * _chance_of_top(b, k)).sum(dim=1)
+    else:
+        raise fail_argument("order", order, "'stable-last' or 'expected'")
+    return blank_undefined(shared / k, a, b)
+
+
+def windowed_topk_intersection(
+    a: Tensor, b: Tensor, k: int, window: int, *, direction: Direction = "mean"
+) -> Tensor:
+    """Share of the top-k pixels that have one of the other map's nearby, in [0, 1]; higher is more alike.
+
+    A pixel is nearby if it is at most `window` rows and `window` columns away (a square, cut at the border).
+    With A and B the top-k sets and N_w(A) all pixels near one of A:
+
+    * "precision": |A & N_w(B)| / k, the share of a's pixels that are found again in b (w-LENS-prec@k);
+    * "recall": |N_w(A) & B| / k, the share of b's pixels that were there in a (w-LENS-recall@k);
+    * "mean": the mean of both, the default, which is symmetric in a and b. That is Veridical's choice: the
+      source reports the two apart.
+
+    Several pixels may be found near one pixel, so this is no matching. window = 0 is `topk_intersection`. The
+    source's code counts in flattened positions and so lets windows wrap from one row to the next; here they
+    do not.
+
+    Parameters
+    ----------
+    a, b
+        Maps (N, H, W), float32 or float64; a is the clean one.
+    k
+        Number of pixels, 1 <= k <= H W; ties as "stable-last" of `topk_intersection`.
+    window
+        Distance in pixels, at least 0.
+    direction
+        See above.
+
+    Returns
+    -------
+    Tensor
+        float64 (N,) on a's device; NaN where a map has a NaN.
+
+    Source: Kamath, Mittal, Deshpande, Balasubramanian, "Rethinking robustness of model attributions", AAAI
+    2024.
+    """
+    flat = flat_pair(as_images("a", a), as_images("b", b))
+    if window < 0:
+        raise fail_argument("window", window, "a distance in pixels of at least 0")
+    if direction not in ("mean", "precision", "recall"):
+        raise fail_argument("direction", direction, "'mean', 'precision' or 'recall'")
+    top_a, top_b = topk_mask(a, k), topk_mask(b, k)
+    shares = []
+    if direction != "recall":
+        shares.append((top_a & _near(top_b, window)).flatten(1).sum(dim=1).double() / k)
+    if direction != "precision":
+        shares.append((_near(top_a, window) & top_b).flatten(1).sum(dim=1).double() / k)
+    return blank_undefined(torch.stack(shares).mean(dim=0), *flat)
+
+
+def topk_mask(maps: Tensor, k: int) -> Tensor:
+    """Mark each map's k largest values: bool, of the maps' shape (N, ...), exactly k of them true.
+
+    Of equal values those with the highest flattened positions come first ("stable-last"). A NaN counts as
+    larger than all numbers.
+    """
+    flat = as_maps("maps", maps).flatten(1)
+    _check_k(k, flat)
+    last = flat.argsort(dim=1, stable=True)[:, flat.shape[1] - k :]
+    mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, last, value=True)
+    return mask.reshape(maps.shape)
+
+
+def _chance_of_top(flat: Tensor, k: int) -> Tensor:
+    """Probability that each value of (N, D) is in the top k if ties are broken by chance; float64."""
+    _check_k(k, flat)
+    edge = flat.sort(dim=1).values[:, flat.shape[1] - k, None]
+    above, tied = flat > edge, flat == edge
+    places = k - above.sum(dim=1, keepdim=True)
+    return above.double() + tied.double() * (places.double() / tied.sum(dim=1, keepdim=True))
+
+
+def _near(mask: Tensor, window: int) -> Tensor:
+    """Dilate (N, H, W) by a square: true where a true pixel is within `window` rows and columns."""
+    # One axis after the other, and padded by hand: max_pool2d allows padding of half a window only.
+    side = 2 * window + 1
+    padded = F.pad(mask.float(), (window, window, window, window))
+    wide = F.max_pool2d(padded[:, None], (side, 1), stride=1)
+    return F.max_pool2d(wide, (1, side), stride=1)[:, 0] > 0
+
+
+def _check_k(k: int, flat: Tensor) -> None:
+    if not 1 <= k <= flat.shape[1]:
+        raise fail_argument("k", k, f"a number from 1 to {flat.shape[1]}, the values of one map")

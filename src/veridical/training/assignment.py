@@ -1,0 +1,148 @@
+"""From options, or a caller's own model, data and objective, to all that a training needs."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.ball import Ball
+from veridical.data import Dataset, Split, load
+from veridical.data.splits import held_out
+from veridical.models import build, model_config
+from veridical.runtime.config import TrainOptions
+from veridical.runtime.errors import UsageError, fail_argument
+from veridical.training.checkpoint import weights
+from veridical.training.named import evaluation_ball, named_objective
+from veridical.training.objectives import Objective
+from veridical.training.recipes import resolve
+from veridical.training.settings import Settings
+
+OWN = "own"
+"""Name in the settings of a model that a caller brought."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """What is trained on what.
+
+    train, validation: the divided training split (None: nothing held out). indices: each training image's
+    number in the data set's training split. model: a module of this training's own, on its device. objective:
+    progress from 0 to 1 -> what is minimised then. ball: where predictions are attacked in validation.
+    """
+
+    settings: Settings
+    data: Dataset
+    train: Split
+    validation: Split | None
+    indices: Tensor
+    model: nn.Module
+    channels_last: bool
+    objective: Callable[[float], Objective]
+    ball: Ball | None
+
+
+def assign(
+    options: TrainOptions,
+    device: torch.device,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    objective: Objective | None = None,
+) -> Assignment:
+    """Load, build and resolve what `options` names, and take what is given in place of a name."""
+    if data is None:
+        data = load(options.data, options.data_root, download=options.download, equalise=options.equalise)
+    elif options.equalise or options.download:
+        raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
+    module, record = _model(options, data, model)
+    settings = resolve(
+        options,
+        data=data.describe(),
+        model=record,
+        train_size=len(data.train),
+        objective=None if objective is None else described(objective),
+    )
+    train, validation, indices = divide(data.train, settings)
+    convolutional = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    module = module.to(device)
+    if convolutional:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if objective is None:
+        at = partial(_named, settings)
+        ball = None if settings.robust is None else evaluation_ball(settings.robust)
+    else:
+        at, ball = partial(_same, objective), getattr(objective, "ball", None)
+    return Assignment(settings, data, train, validation, indices, module, convolutional, at, ball)
+
+
+def divide(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
+    """The training images of a run, its validation images (None if none), and the former's old numbers."""
+    kept, held = range(len(split)), None
+    if settings.validation:
+        numbers, out = held_out(len(split), settings.validation, settings.seed, "validation")
+        kept, held = numbers, split.subset(out)
+    indices = torch.tensor(list(kept[: settings.train_examples]), dtype=torch.int64)
+    return split.subset(indices), held, indices
+
+
+def gather(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
+    """Options from keyword arguments, or the given ones with some replaced; a UsageError for unknown names."""
+    known = [field.name for field in fields(TrainOptions)]
+    for name in given:
+        if name not in known:
+            closest = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {closest[0]}?" if closest else "See veridical.TrainOptions."
+            raise fail_argument("option", name, "a field of TrainOptions", hint)
+    if options is not None:
+        return replace(options, **given)
+    if "out" not in given:
+        raise fail_argument("out", None, "the folder of the run")
+    return TrainOptions(**given)
+
+
+def described(objective: Objective) -> str:
+    """A caller's own objective as text that is the same whenever it is: its class and, if it tells, its values."""
+    kind = type(objective)
+    if is_dataclass(objective):
+        return f"{kind.__module__}.{objective!r}"
+    name = getattr(objective, "__qualname__", kind.__qualname__)
+    return f"{getattr(objective, '__module__', kind.__module__)}.{name}"
+
+
+def own_model_record(model: nn.Module, data: Dataset) -> dict[str, Any]:
+    """A caller's model as plain values: its class, and a digest of the names and shapes of its weights."""
+    forms = [(name, tuple(value.shape), str(value.dtype)) for name, value in weights(model).items()]
+    return {
+        "name": OWN,
+        "shape": list(data.shape),
+        "num_classes": data.num_classes,
+        "options": {
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "weights": hashlib.sha256(repr(forms).encode()).hexdigest(),
+        },
+    }
+
+
+def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tuple[nn.Module, dict[str, Any]]:
+    if model is not None:
+        if options.model_options:
+            raise UsageError("model_options are for networks by name; a module is taken as it is.")
+        return copy.deepcopy(model), own_model_record(model, data)
+    size: dict[str, Any] = {"shape": data.shape, "num_classes": data.num_classes}
+    record = model_config(options.model, **size, **options.model_options)
+    return build(options.model, seed=options.seed, **size, **options.model_options), record
+
+
+def _named(settings: Settings, progress: float) -> Objective:
+    return named_objective(settings.objective, settings.robust, progress=progress)
+
+
+def _same(objective: Objective, progress: float) -> Objective:  # noqa: ARG001 - the signature of _named
+    return objective

@@ -1,0 +1,64 @@
+"""How a run differs from the published training of Chen et al. (2019), as a list that its result carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from veridical.training.recipes import USED, paper_row, recipe_values
+from veridical.training.settings import Settings
+
+_IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")
+_AUGMENTED = ("gtsrb", "flowers17")
+
+
+def deviations(settings: Settings) -> list[dict[str, Any]]:
+    """Every difference from the authors' training, as {"what", "paper", "used"}; empty if there is none.
+
+    The paper's values are those of its own row of the table, or of the row of like images for a data set that
+    it does not have (which is itself the first difference).
+    """
+    if settings.objective not in _IN_PAPER:
+        return [_difference("objective", f"one of {', '.join(_IN_PAPER)}", settings.objective)]
+    name = settings.data["name"]
+    row = paper_row(name, tuple(settings.data["shape"]))
+    paper = recipe_values("paper", row, settings.objective)
+    compared_with = "mnist" if row == "mnist-5k" else row
+    found: list[dict[str, Any]] = []
+    if name != compared_with:
+        found.append(_difference("data", compared_with, name))
+    if settings.model["name"] != paper["model"]:
+        found.append(_difference("model", paper["model"], settings.model["name"]))
+    found += _settings(settings, paper)
+    if "train_examples" in paper and settings.train_examples != paper["train_examples"]:
+        found.append(_difference("training images", paper["train_examples"], settings.train_examples))
+    if settings.bf16:
+        found.append(_difference("precision", "float32", "bfloat16 products and convolutions in training"))
+    if row in _AUGMENTED:
+        shape = "balanced and augmented" if row == "gtsrb" else "augmented"
+        found.append(_difference("training images", shape, "as they are"))
+    if row == "gtsrb" and not settings.data.get("options", {}).get("equalise", False):
+        found.append(_difference("histogram", "equalised per channel", "as it is"))
+    return found
+
+
+def _settings(settings: Settings, paper: dict[str, Any]) -> list[dict[str, Any]]:
+    """Compare the options of objective and optimiser, each by its name."""
+    found = []
+    if settings.robust is not None:
+        used = {name: getattr(settings.robust, name) for name in USED[settings.objective]}
+        if settings.robust.norm != "linf":
+            found.append(_difference("norm", "linf", settings.robust.norm))
+        found += [_difference(key, paper[key], used[key]) for key in used if used[key] != paper[key]]
+    optimise = settings.optimise
+    for key in ("optimiser", "schedule", "learning_rate", "weight_decay", "batch_size", "steps"):
+        if getattr(optimise, key) != paper[key]:
+            found.append(_difference(key, paper[key], getattr(optimise, key)))
+    if optimise.averaging:
+        found.append(_difference("weight averaging", "none", f"exponential, decay {optimise.averaging}"))
+    if optimise.reduction != paper["reduction"]:
+        found.append(_difference("losses of a batch", f"their {paper['reduction']}", f"their {optimise.reduction}"))
+    return found
+
+
+def _difference(what: str, paper: object, used: object) -> dict[str, Any]:
+    return {"what": what, "paper": paper, "used": used}

@@ -1,0 +1,77 @@
+"""The course of a training: log.jsonl, one JSON object a line, and TensorBoard events on request."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veridical.runtime.errors import UsageError
+from veridical.runtime.files import to_plain, write_atomic
+
+LOG = "log.jsonl"
+
+
+class Log:
+    """Appends lines to `folder`/log.jsonl; each has a "step" and other plain values.
+
+    from_step: lines of later steps are removed first, and a line that a kill cut short: the run continues
+    there and will write them again. tensorboard: also write events into `folder`/tensorboard.
+    """
+
+    def __init__(self, folder: Path, from_step: int, *, tensorboard: bool = False) -> None:
+        path = folder / LOG
+        kept = [line for line in read_log(folder) if line["step"] <= from_step]
+        write_atomic(path, "".join(_line(line) for line in kept))
+        self._events = _event_writer(folder, from_step) if tensorboard else None
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line; it is in the system's hands when this returns."""
+        self._file.write(_line({"step": step, **values}))
+        self._file.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Bring all lines to the disk, as is needed before a checkpoint that follows them."""
+        os.fsync(self._file.fileno())
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Release the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log, in order; up to the first that a kill cut short."""
+    path = folder / LOG
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(to_plain(values, "log"), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _event_writer(folder: Path, from_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError(
+            "tensorboard: the package is not installed. Install veridical[tensorboard], or leave the option out."
+        ) from error
+    # purge_step hides the events of steps that are done again.
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)  # type: ignore[no-untyped-call]

@@ -1,0 +1,244 @@
+"""`train`: one classifier, from options to a finished run, continued wherever it was interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veridical.data import Dataset
+from veridical.runtime.config import TrainOptions
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError
+from veridical.runtime.files import claim_folder, write_json
+from veridical.runtime.guards import preserved_rng, thread_count
+from veridical.runtime.seeds import stream
+from veridical.training.assignment import Assignment, assign, gather
+from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint
+from veridical.training.display import Display
+from veridical.training.log import Log
+from veridical.training.objectives import Objective, ObjectiveValue
+from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
+from veridical.training.precision import arithmetic, check_bf16
+from veridical.training.run import CHECKPOINTS, KIND, RESULT, Run, finish, load
+from veridical.training.validation import accuracies
+
+LOG_EVERY = 50
+"""Steps that one line of the log sums up; the last line of an epoch may cover fewer."""
+
+
+def train(
+    options: TrainOptions | None = None,
+    /,
+    *,
+    model: nn.Module | str | None = None,
+    data: Dataset | str | None = None,
+    objective: Objective | str | None = None,
+    **fields: Any,
+) -> Run:
+    """Train a classifier and return the finished run; a run that was interrupted in `out` is continued.
+
+    Parameters
+    ----------
+    options
+        All of it as a `TrainOptions`; or leave it out and give its fields as keyword arguments. Both together
+        replace fields.
+    model, data, objective
+        Names, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a `Dataset`,
+        an `Objective`. The module is copied: the caller's own keeps its weights, and `Run.model` has the new.
+    fields
+        Fields of `TrainOptions`; `out` is required.
+
+    Interrupted at any moment, even by kill -9, the same call continues and ends with bitwise the weights of an
+    unbroken run on the same machine, with the same threads. A finished run is only loaded. Raises UsageError
+    where `out` belongs to other settings, RunError where the loss stops being finite.
+    """
+    named = {"model": model, "data": data, "objective": objective}
+    chosen = gather(options, {**{k: v for k, v in named.items() if isinstance(v, str)}, **fields})
+    device = resolve_device(chosen.device)
+    if chosen.bf16:
+        check_bf16(device)
+    own_model = model if isinstance(model, nn.Module) else None
+    with nullcontext() if chosen.threads is None else thread_count(chosen.threads), preserved_rng():
+        assignment = assign(
+            chosen,
+            device,
+            own_model,
+            data if isinstance(data, Dataset) else None,
+            None if isinstance(objective, str) else objective,
+        )
+        folder = claim_folder(chosen.out, KIND, assignment.settings.to_dict())
+        with _alone_in(folder):
+            if not (folder / RESULT).exists():
+                _Training(chosen, assignment, folder, device).run()
+    return load(folder, model=own_model, device=device)
+
+
+class _Training:
+    """One session: from the newest checkpoint, or the start, to the result."""
+
+    def __init__(self, options: TrainOptions, assignment: Assignment, folder: Path, device: torch.device) -> None:
+        self.options, self.task, self.folder, self.device = options, assignment, folder, device
+        self.settings = assignment.settings
+        self.config = self.settings.to_dict()
+        optimise = self.settings.optimise
+        model = assignment.model.train()
+        average = WeightAverage(model, optimise.averaging) if optimise.averaging else None
+        self.learner = Learner(model, make_optimiser(model, optimise), average)
+        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        progress = load_newest(folder / CHECKPOINTS, self.learner, self.config) or {}
+        self.step: int = progress.get("step", 0)
+        self.seconds: float = progress.get("seconds", 0.0)
+        self.sums: dict[str, float] = progress.get("sums", {})
+        self.summed: int = progress.get("summed", 0)
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def run(self) -> None:
+        """Do the remaining steps, then complete the folder."""
+        steps, batch = self.settings.optimise.steps, self.settings.optimise.batch_size
+        log = Log(self.folder, self.step, tensorboard=self.options.tensorboard)
+        with ExitStack() as stack:
+            stack.callback(log.close)
+            display = stack.enter_context(Display(self.options.progress, steps, self.step, batch))
+            if self.step:
+                display.note(f"{self.folder}: continued after step {self.step} of {steps}")
+            self._steps(log, display)
+        with arithmetic(self.device):
+            finish(self.folder, self.task, self.delivered, self.device, self._timing())
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The model whose weights the run is for."""
+        return self.learner.average.module if self.learner.average else self.learner.model
+
+    def _steps(self, log: Log, display: Display) -> None:
+        batch, saved = self.settings.optimise.batch_size, time.monotonic()
+        session, begun = 0, time.monotonic()
+        while self.step < self.settings.optimise.steps:
+            before = time.monotonic()
+            loss = self._one_step()
+            self.seconds += time.monotonic() - before
+            session += batch
+            display.advance(loss, session / (time.monotonic() - begun))
+            ended = self.step % self.settings.steps_per_epoch == 0 or self.step == self.settings.optimise.steps
+            if ended or self.step % LOG_EVERY == 0:
+                self._log_steps(log)
+            if ended and self.task.validation is not None:
+                display.note(self._log_epoch(log))
+            if ended or time.monotonic() - saved >= self.options.checkpoint_seconds:
+                log.sync()
+                progress = {"seconds": self.seconds, "sums": self.sums, "summed": self.summed}
+                save_checkpoint(self.folder / CHECKPOINTS, self.step, self.learner, self.config, progress)
+                saved = time.monotonic()
+
+    def _one_step(self) -> float:
+        """Move the weights once; everything random depends on the seed and the step alone."""
+        settings, learner = self.settings, self.learner
+        chosen = self._batch()
+        inputs, target = self.task.train.batch(chosen, self.dtype, self.device)
+        if self.task.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        # For layers that draw from the global generator, such as dropout.
+        torch.manual_seed(stream(settings.seed, "layers", self.step).initial_seed())
+        with arithmetic(self.device, bf16=settings.bf16):
+            objective = self.task.objective(self.step / settings.optimise.steps)
+            value = objective(learner.model, inputs, target, stream(settings.seed, "noise", self.step))
+            if not bool(torch.isfinite(value.loss).all()):
+                self._stop("the loss", chosen, ~torch.isfinite(value.loss.detach()).cpu())
+            loss = value.loss.mean() if settings.optimise.reduction == "mean" else value.loss.sum()
+            learner.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not norm < float("inf"):
+            self._stop("the gradient", chosen, torch.ones(len(chosen), dtype=torch.bool))
+        set_learning_rate(learner.optimiser, learning_rate(settings.optimise, self.step))
+        learner.optimiser.step()
+        if learner.average is not None:
+            learner.average.update(learner.model)
+        self.step += 1
+        return self._sum_up(value, norm)
+
+    def _batch(self) -> Tensor:
+        """Positions of the step's images in the training images."""
+        epoch, number = divmod(self.step, self.settings.steps_per_epoch)
+        if self._order[0] != epoch:
+            shuffle = stream(self.settings.seed, "batches", epoch)
+            self._order = (epoch, torch.randperm(len(self.task.train), generator=shuffle))
+        size = self.settings.optimise.batch_size
+        return self._order[1][number * size : (number + 1) * size]
+
+    def _sum_up(self, value: ObjectiveValue, norm: float) -> float:
+        means = {"loss": float(value.loss.detach().mean()), "gradient_norm": norm}
+        means |= {name: float(part.mean()) for name, part in value.parts.items()}
+        for name, mean in means.items():
+            self.sums[name] = self.sums.get(name, 0.0) + mean
+        self.summed += 1
+        return means["loss"]
+
+    def _log_steps(self, log: Log) -> None:
+        means = {name: total / self.summed for name, total in self.sums.items()} if self.summed else {}
+        rate = self.learner.optimiser.param_groups[0]["lr"]
+        log.write(self.step, {"kind": "steps", "epoch": self._epoch, **means, "learning_rate": rate})
+        self.sums, self.summed = {}, 0
+
+    def _log_epoch(self, log: Log) -> str:
+        """Measure the weights that would be delivered now; return a line for the terminal."""
+        assert self.task.validation is not None
+        with arithmetic(self.device):
+            found = accuracies(
+                self.delivered, self.task.validation, self.task.ball, seed=self.settings.seed, device=self.device
+            )
+        values = {f"validation_{name}": interval["value"] for name, interval in found.items() if interval}
+        log.write(self.step, {"kind": "epoch", "epoch": self._epoch, **values, **self._timing()})
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+        return f"epoch {self._epoch:g}: {shown}"
+
+    @property
+    def _epoch(self) -> float:
+        return round(self.step / self.settings.steps_per_epoch, 4)
+
+    def _timing(self) -> dict[str, float]:
+        examples = self.step * self.settings.optimise.batch_size
+        speed = examples / self.seconds if self.seconds else 0.0
+        return {"training_seconds": round(self.seconds, 3), "examples_per_second": round(speed, 2)}
+
+    def _stop(self, what: str, chosen: Tensor, bad: Tensor) -> None:
+        """Record the batch and raise."""
+        indices = self.task.indices[chosen]
+        good = checkpoints(self.folder / CHECKPOINTS)
+        record = {
+            "step": self.step,
+            "quantity": what,
+            "batch": indices.tolist(),
+            "not_finite": indices[bad].tolist(),
+            "checkpoint": good[0] if good else None,
+        }
+        write_json(self.folder / "stopped.json", record)
+        raise RunError(
+            f"{what} was not finite at step {self.step}, for {int(bad.sum())} of {len(bad)} images; the batch was "
+            f"the training images {', '.join(map(str, record['batch'][:16]))}"  # type: ignore[index]
+            f"{', ...' if len(bad) > 16 else ''} (all in {self.folder / 'stopped.json'}). "
+            f"The last good checkpoint: {good[0] if good else 'none'}. Lower the learning rate or the radius."
+        )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process, where the system has file locks; a kill releases it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process is training in this folder. Wait for it or stop it.") from None
+        yield

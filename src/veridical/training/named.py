@@ -1,0 +1,89 @@
+"""The objectives by name, built from a run's settings: each is one instance of Robust Attribution."""
+
+from __future__ import annotations
+
+from veridical.attacks.ball import Ball, ball
+from veridical.attribution.quadrature import Quadrature
+from veridical.runtime.errors import fail_argument
+from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
+from veridical.training.settings import RobustSettings
+from veridical.training.sizes import Size, absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
+
+DUAL = {"linf": 1.0, "l2": 2.0}
+"""q of 1/p + 1/q = 1 for the l_p ball of each norm."""
+
+
+def named_objective(
+    name: str,
+    robust: RobustSettings | None,
+    *,
+    progress: float = 1.0,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+) -> Objective:
+    """The objective of that name at a point of the training (progress from 0 to 1), for inputs in `bounds`.
+
+    Only ig-sum-norm depends on the progress: before `robust.beta_from` it has no L1 term. For input-gradient,
+    weight is lambda' of l(x) + lambda' ||grad l||_q^q, and the ball has no bounds, since x' is a device there.
+    Source: Chen et al. (2019), section 3.
+    """
+    if name == "natural":
+        return Natural()
+    if robust is None:
+        raise fail_argument("robust", robust, f"the settings of the objective {name}")
+    if name == "input-gradient":
+        return _input_gradient(robust)
+    assert robust.inner_steps is not None and robust.inner_step_size is not None
+    assert robust.inner_start is not None
+    inner = Inner(
+        steps=robust.inner_steps,
+        step_size=robust.inner_step_size,
+        start=robust.inner_start,
+        score=robust.inner_score or "size",
+        quadrature=_quadrature(robust, robust.inner_nodes),
+    )
+    return RobustAttribution(
+        _size(name, robust, progress),
+        ball(robust.norm, robust.radius, bounds),
+        weight=robust.weight,
+        quadrature=_quadrature(robust, robust.nodes),
+        inner=inner,
+    )
+
+
+def evaluation_ball(robust: RobustSettings) -> Ball:
+    """The ball in which a run's predictions are attacked while it is validated."""
+    return ball(robust.norm, robust.radius)
+
+
+def _size(name: str, robust: RobustSettings, progress: float) -> Size:
+    if name == "adversarial":
+        return signed_sum()
+    if name == "loss-change":
+        return absolute_sum()
+    if name == "ig-norm":
+        return l1_norm()
+    if name == "ig-sum-norm":
+        assert robust.beta is not None
+        return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
+    raise fail_argument("objective", name, "natural, adversarial, input-gradient, ig-norm, ig-sum-norm or loss-change")
+
+
+def _input_gradient(robust: RobustSettings) -> RobustAttribution:
+    """The one-node case: with the node at x, max ||d * grad l(x)||_1 over the ball is radius * ||grad l(x)||_q.
+
+    It is attained at d = radius * (the dual direction of the gradient), where the start already lies.
+    """
+    if not robust.radius > 0:
+        raise fail_argument("radius", robust.radius, "a positive number")
+    q = DUAL[robust.norm]
+    return RobustAttribution(
+        l1_power(q),
+        ball(robust.norm, robust.radius, None),
+        weight=robust.weight / robust.radius**q,
+        quadrature=Quadrature("left", 1),
+        inner=Inner(steps=0, start="gradient", quadrature=Quadrature("left", 1)),
+    )
+
+
+def _quadrature(robust: RobustSettings, nodes: int | None) -> Quadrature:
+    return Quadrature(robust.rule or "midpoint", nodes or 1)

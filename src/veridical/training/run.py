@@ -1,0 +1,161 @@
+"""The folder of a trained model: how it is completed, and how it is read again."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from veridical.data import Dataset, Split
+from veridical.data import load as load_data
+from veridical.models import build
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import CLAIM, read_json, write_atomic, write_json
+from veridical.runtime.provenance import environment, result_document
+from veridical.training.assignment import OWN, Assignment, divide
+from veridical.training.checkpoint import check_tensors, packed, put_into, weights
+from veridical.training.deviations import deviations
+from veridical.training.log import read_log
+from veridical.training.settings import Settings
+from veridical.training.validation import accuracies, attack_record
+
+MODEL, RESULT, CHECKPOINTS = "model.safetensors", "result.json", "checkpoints"
+KIND = "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished training.
+
+    folder: where it lies. model: with the weights that are delivered (averaged, if the run averages), float32,
+    in eval mode. settings: all that decided them. history: one mapping per epoch, from log.jsonl. result: the
+    content of result.json.
+    """
+
+    folder: Path
+    model: nn.Module
+    settings: Settings
+    history: tuple[Mapping[str, Any], ...]
+    result: Mapping[str, Any]
+
+    def data(self, root: str | os.PathLike[str] | None = None, *, download: bool = False) -> Dataset:
+        """Load the data set of the run again; a RunError if its images are not those it was trained on."""
+        recorded = self.settings.data
+        equalise = bool(recorded["options"].get("equalise", False))
+        data = load_data(recorded["name"], root, download=download, equalise=equalise)
+        if data.checksum != recorded["checksum"]:
+            raise RunError(
+                f"the data {recorded['name']} from {data.source} are not those that {self.folder} was trained on: "
+                f"their checksum is {data.checksum}, and the run recorded {recorded['checksum']}."
+            )
+        return data
+
+    def validation_images(self, data: Dataset) -> Split:
+        """The images of the training split that were held out; a UsageError if there were none."""
+        _, held, _ = divide(data.train, self.settings)
+        if held is None:
+            raise UsageError(f"{self.folder} was trained with validation=0: no images were held out.")
+        return held
+
+
+def load(
+    folder: str | os.PathLike[str], *, model: nn.Module | None = None, device: str | torch.device = "cpu"
+) -> Run:
+    """Read a finished run.
+
+    model: the architecture, for a run that was trained with a module of the caller's own; it is copied, and
+    the copy gets the weights. Raises RunError for a folder that is no run, is unfinished or does not fit.
+    """
+    path = Path(folder)
+    settings = read_settings(path)
+    if not (path / RESULT).exists():
+        raise RunError(f"{path} is not finished. The command that began it continues it.")
+    network = _architecture(path, settings, model).to(resolve_device(str(device)))
+    source = path / MODEL
+    try:
+        tensors = safetensors.torch.load_file(source)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"{source} cannot be read ({error}). Train the run again in a new folder.") from error
+    own = weights(network)
+    check_tensors(source, tensors, own)
+    put_into(own, tensors)
+    history = tuple(line for line in read_log(path) if line.get("kind") == "epoch")
+    return Run(path, network.eval(), settings, history, read_json(path / RESULT))
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings that a folder was claimed for; a RunError if no training claimed it."""
+    if not (folder / CLAIM).exists():
+        raise RunError(f"{folder} is not the folder of a run: it has no {CLAIM}. `veridical train` makes runs.")
+    claim = read_json(folder / CLAIM)
+    if not isinstance(claim, dict) or claim.get("kind") != KIND:
+        found = claim.get("kind") if isinstance(claim, dict) else claim
+        raise RunError(f"{folder} holds the results of {found!r}, not of a training.")
+    return Settings.from_dict(claim["config"])
+
+
+def finish(
+    folder: Path, assignment: Assignment, model: nn.Module, device: torch.device, timing: Mapping[str, Any]
+) -> None:
+    """Measure the delivered weights, write model.safetensors and result.json, and drop the checkpoints."""
+    settings, ball = assignment.settings, assignment.ball
+    write_atomic(folder / MODEL, packed(weights(model)))
+    measured = {
+        name: None if split is None else accuracies(model, split, ball, seed=settings.seed, device=device)
+        for name, split in (("test", assignment.data.test), ("validation", assignment.validation))
+    }
+    assert measured["test"] is not None
+    results = {
+        **measured["test"],
+        # Explanations are attacked by `veridical attack`; training leaves its two measures open.
+        "topk_intersection": None,
+        "kendall_tau": None,
+        "examples": len(assignment.data.test),
+        "adversarial_attack": attack_record(ball),
+        "validation": measured["validation"],
+        "objective": _objective_record(settings),
+        "deviations": deviations(settings),
+    }
+    surroundings = environment(device, torch.float32, seed=settings.seed)
+    document = result_document(results, settings.to_dict(), surroundings, timing)
+    write_json(folder / RESULT, document)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _objective_record(settings: Settings) -> dict[str, Any]:
+    """What the inner maximum and the outer step really were, beside the objective's name."""
+    robust = settings.robust
+    if robust is None:
+        return {"name": settings.objective}
+    names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
+    record: dict[str, Any] = {"name": settings.objective}
+    record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
+    if settings.objective == "input-gradient":
+        return record | {"inner": "exact: radius times the dual direction of the gradient", "nodes": 1, "rule": "left"}
+    record |= {name: getattr(robust, name) for name in names}
+    if robust.inner_score is None:
+        record["inner_score"] = "loss" if settings.objective == "adversarial" else "size"
+    return record
+
+
+def _architecture(folder: Path, settings: Settings, model: nn.Module | None) -> nn.Module:
+    record = settings.model
+    if model is not None:
+        return copy.deepcopy(model)
+    if record["name"] == OWN:
+        raise UsageError(
+            f"{folder} was trained with a module of its own, {record['options']['class']}. "
+            "Give one of that architecture: load(folder, model=...)."
+        )
+    size = {"shape": record["shape"], "num_classes": record["num_classes"]}
+    return build(record["name"], seed=settings.seed, **size, **record["options"])

@@ -1,0 +1,308 @@
+"""The axioms: Integrated Gradients satisfies all; for each some method fails by a known amount."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.attribution import axioms
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.method import Attribution
+from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
+from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.scalars import OUTPUTS, Output
+from veridical.runtime.errors import UsageError
+
+FEATURES = 6
+TARGET = torch.tensor([0, 1, 2, 1])
+INTEGRATED = IntegratedGradients(nodes=64)
+
+
+def network(seed: int = 0, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(FEATURES, 8), activation(), nn.Linear(8, 3)).double()
+
+
+def linear(model: nn.Module, place: int) -> nn.Linear:
+    layer = model.get_submodule(str(place))
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def batch() -> Tensor:
+    return torch.rand(4, FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+class OneOutput(nn.Module):
+    """A function (N, D) -> (N,) as a classifier with one class."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)[:, None]
+
+
+def minimum(inputs: Tensor) -> Tensor:
+    return torch.minimum(inputs[:, 0], inputs[:, 1])
+
+
+def flat_after_1(inputs: Tensor) -> Tensor:
+    """1 - relu(1 - x), the source's example in section 2.1."""
+    return 1 - torch.relu(1 - inputs[:, 0])
+
+
+def one_after_another(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    """The path method whose path changes one variable at a time; its integral is a difference of outputs."""
+    point, columns = torch.zeros_like(inputs), []
+    before = model(point).gather(1, target[:, None])[:, 0]
+    for place in range(inputs.shape[1]):
+        point = point.clone()
+        point[:, place] = inputs[:, place]
+        after = model(point).gather(1, target[:, None])[:, 0]
+        columns.append(after - before)
+        before = after
+    return torch.stack(columns, dim=1).detach()
+
+
+def first_weights(model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
+    """Looks at how a function is written, not at what it is."""
+    return inputs * linear(model, 0).weight.detach().sum(dim=0)
+
+
+def absolute_gradient(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    return InputGradient()(model, inputs, target).abs()
+
+
+def no_attribution(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
+    return torch.zeros_like(inputs)
+
+
+def summed_over_pixels(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
+    return inputs.sum(dim=1)
+
+
+def test_residuals_are_zero_for_the_same_function_and_not_for_what_reads_the_weights() -> None:
+    model = network(activation=nn.ReLU)
+    # relu is homogeneous: twice the hidden units and half the weights behind them are the same function.
+    twin = network(activation=nn.ReLU)
+    with torch.no_grad():
+        linear(twin, 0).weight.mul_(2)
+        linear(twin, 0).bias.mul_(2)
+        linear(twin, 2).weight.div_(2)
+    for method in (INTEGRATED, GradientTimesInput()):
+        assert float(axioms.implementation_invariance(method, model, twin, batch(), TARGET).max()) < 1e-12
+    residual = axioms.implementation_invariance(first_weights, model, twin, batch(), TARGET)
+    expected = first_weights(model, batch(), TARGET).abs().amax(dim=1)
+    torch.testing.assert_close(residual, expected)
+
+
+def test_networks_that_differ_are_no_case_of_implementation_invariance() -> None:
+    with pytest.raises(UsageError, match="twin: expected the outputs of model"):
+        axioms.implementation_invariance(INTEGRATED, network(0), network(1), batch(), TARGET)
+
+
+def test_sensitivity_a_fails_for_gradients_where_the_network_is_flat() -> None:
+    model = OneOutput(flat_after_1)
+    inputs, target = (
+        torch.tensor([[2.0], [0.5], [0.0]], dtype=torch.float64),
+        torch.zeros(3, dtype=torch.int64),
+    )
+    for method in (InputGradient(), GradientTimesInput()):
+        # At 2 the output has changed by 1 and the gradient is 0; at 0.5 it is not; at 0 nothing has changed.
+        assert axioms.sensitivity_a(method, model, inputs, target, 0).tolist() == [1.0, 0.0, 0.0]
+    assert axioms.sensitivity_a(INTEGRATED, model, inputs, target, 0).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_sensitivity_a_changes_one_variable_of_the_baseline() -> None:
+    seen: list[Tensor] = []
+
+    def record(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
+        seen.append(inputs)
+        return torch.full_like(inputs, 1e-3)
+
+    places = torch.tensor([0, 3, 5, 3])
+    options = {"baseline": 0.25, "threshold": 1e-2}
+    model, inputs = network(), batch()
+    residual = axioms.sensitivity_a(record, model, inputs, TARGET, places, **options)  # type: ignore[arg-type]
+    expected = torch.full_like(inputs, 0.25)
+    expected[range(4), places] = inputs[range(4), places]
+    assert torch.equal(seen[0], expected)
+    rows = torch.arange(4)
+    change = model(expected)[rows, TARGET] - model(torch.full_like(inputs, 0.25))[rows, TARGET]
+    torch.testing.assert_close(residual, change.abs().detach())
+    assert bool((residual > 0).all())
+    # The attribution 1e-3 is above a threshold of 0.
+    assert axioms.sensitivity_a(record, model, inputs, TARGET, places, baseline=0.25).tolist() == [0.0] * 4
+
+
+def test_sensitivity_b_finds_attribution_to_unused_variables() -> None:
+    model, unused = network(), torch.zeros(FEATURES, dtype=torch.bool)
+    unused[[1, 4]] = True
+    with torch.no_grad():
+        linear(model, 0).weight[:, unused] = 0
+    assert axioms.sensitivity_b(INTEGRATED, model, batch(), TARGET, unused).tolist() == [0.0] * 4
+    random = RandomAttribution(seed=3)
+    expected = random(model, batch(), TARGET)[:, unused].abs().amax(dim=1)
+    torch.testing.assert_close(axioms.sensitivity_b(random, model, batch(), TARGET, unused), expected)
+
+
+def test_variables_that_are_used_are_no_case_of_sensitivity_b() -> None:
+    unused = torch.zeros(FEATURES, dtype=torch.bool)
+    with pytest.raises(UsageError, match="unused"):
+        axioms.sensitivity_b(INTEGRATED, network(), batch(), TARGET, unused)
+    unused[2] = True
+    with pytest.raises(UsageError, match="variables that change no output"):
+        axioms.sensitivity_b(INTEGRATED, network(), batch(), TARGET, unused)
+
+
+def test_linearity_fails_for_an_absolute_value() -> None:
+    models, coefficients = [network(0), network(1, nn.Softplus)], [2.0, -0.5]
+    for method in (INTEGRATED, GradientTimesInput(), InputGradient()):
+        assert float(axioms.linearity(method, models, coefficients, batch(), TARGET).max()) < 1e-12
+    residual = axioms.linearity(absolute_gradient, models, coefficients, batch(), TARGET)
+    assert float(residual.min()) > 0.01
+    # f - 3 f has the map |-2 f'|; the maps' combination is |f'| - 3 |f'|.
+    residual = axioms.linearity(absolute_gradient, [models[0]] * 2, [1.0, -3.0], batch(), TARGET)
+    torch.testing.assert_close(residual, 4 * absolute_gradient(models[0], batch(), TARGET).amax(dim=1))
+
+
+def test_linearity_needs_a_coefficient_per_model() -> None:
+    for models in ([], [network()]):
+        with pytest.raises(UsageError, match="coefficients"):
+            axioms.linearity(INTEGRATED, models, [1.0, 2.0], batch(), TARGET)
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("baseline", [0.0, 0.7])
+def test_completeness_holds_for_integrated_gradients_of_any_output(output: Output, baseline: float) -> None:
+    method = IntegratedGradients(nodes=64, baseline=baseline, output=output)
+    residual = axioms.completeness(method, network(), batch(), TARGET, baseline=baseline, output=output)
+    assert residual.dtype == torch.float64
+    assert float(residual.max()) < 1e-12
+
+
+def test_completeness_takes_functions_of_the_logits_and_baselines_per_example() -> None:
+    def margin(logits: Tensor, target: Tensor) -> Tensor:
+        return logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
+
+    baseline = batch().flip(0)
+    method = IntegratedGradients(nodes=64, baseline=baseline, output=margin)
+    residual = axioms.completeness(method, network(), batch(), TARGET, baseline=baseline, output=margin)
+    assert float(residual.max()) < 1e-12
+    assert float(axioms.completeness(method, network(), batch(), TARGET).min()) > 1e-3
+
+
+def test_completeness_residual_is_the_error_of_the_quadrature() -> None:
+    errors = []
+    for nodes in (4, 8, 16):
+        method = IntegratedGradients(nodes=nodes, rule=Quadrature("right", nodes).rule)
+        errors.append(float(axioms.completeness(method, network(), batch(), TARGET).max()))
+    # The right Riemann sum has an error of order 1 / nodes.
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.15)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.15)
+
+
+@pytest.mark.parametrize("method", [GradientTimesInput(), InputGradient()], ids=["times-input", "gradient"])
+def test_completeness_fails_for_gradients(method: Attribution) -> None:
+    model, inputs = network(), batch()
+    rows = torch.arange(4)
+    change = model(inputs)[rows, TARGET] - model(torch.zeros_like(inputs))[rows, TARGET]
+    expected = (method(model, inputs, TARGET).sum(dim=1) - change).abs().detach()
+    residual = axioms.completeness(method, model, inputs, TARGET)
+    torch.testing.assert_close(residual, expected)
+    assert float(residual.min()) > 1e-3
+
+
+def test_gradient_times_input_is_complete_for_a_linear_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(FEATURES, 3).double()
+    assert float(axioms.completeness(GradientTimesInput(), model, batch(), TARGET).max()) < 1e-12
+    assert float(axioms.completeness(InputGradient(), model, batch(), TARGET).min()) > 1e-3
+
+
+def test_symmetry_fails_for_a_path_along_the_axes() -> None:
+    model, inputs = OneOutput(minimum), torch.tensor([[1.0, 1.0, 0.3], [0.4, 0.4, 0.9]], dtype=torch.float64)
+    target = torch.zeros(2, dtype=torch.int64)
+    # min(x1, x2) stays 0 until the second variable moves, which then gets everything.
+    along_axes = axioms.symmetry(one_after_another, model, inputs, target, (0, 1))
+    torch.testing.assert_close(along_axes, inputs[:, 0])
+    assert axioms.symmetry(INTEGRATED, model, inputs, target, (0, 1)).tolist() == [0.0, 0.0]
+    # Both are complete, so completeness cannot tell them apart.
+    for method in (one_after_another, INTEGRATED):
+        assert float(axioms.completeness(method, model, inputs, target).max()) < 1e-12
+
+
+def test_symmetry_of_integrated_gradients_on_a_network() -> None:
+    model, inputs = network(activation=nn.ReLU), batch()
+    with torch.no_grad():
+        weight = linear(model, 0).weight
+        weight[:, 4] = weight[:, 1]
+    inputs[:, 4] = inputs[:, 1]
+    assert float(axioms.symmetry(INTEGRATED, model, inputs, TARGET, (1, 4)).max()) < 1e-14
+
+
+def test_variables_that_cannot_be_exchanged_are_no_case_of_symmetry() -> None:
+    inputs = batch()
+    with pytest.raises(UsageError, match="equal values at positions 0 and 1"):
+        axioms.symmetry(INTEGRATED, network(), inputs, TARGET, (0, 1))
+    inputs[:, 1] = inputs[:, 0]
+    with pytest.raises(UsageError, match="exchange changes no output"):
+        axioms.symmetry(INTEGRATED, network(), inputs, TARGET, (0, 1))
+    with pytest.raises(UsageError, match="from 0 to 5"):
+        axioms.symmetry(INTEGRATED, network(), inputs, TARGET, (0, 6))
+
+
+def test_maps_that_are_nan_do_not_pass() -> None:
+    model, inputs = network(), batch()
+    unused = torch.zeros(FEATURES, dtype=torch.bool)
+    unused[1] = True
+    with torch.no_grad():
+        linear(model, 0).weight[:, unused] = 0
+
+    def undefined(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
+        return torch.full_like(inputs, torch.nan)
+
+    for residual in (
+        axioms.implementation_invariance(undefined, model, model, inputs, TARGET),
+        axioms.sensitivity_a(undefined, model, inputs, TARGET, 0),
+        axioms.sensitivity_b(undefined, model, inputs, TARGET, unused),
+        axioms.linearity(undefined, [model], [1.0], inputs, TARGET),
+        axioms.completeness(undefined, model, inputs, TARGET),
+        axioms.symmetry(undefined, model, inputs, TARGET, (2, 2)),
+    ):
+        assert residual.shape == (4,)
+        assert bool(residual.isnan().all())
+
+
+def test_modes_flags_and_generators_are_as_before_and_dropout_is_off() -> None:
+    model = nn.Sequential(*network(), nn.Dropout(0.5)).train()
+    model[0].weight.requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    inputs, other = batch(), network(1)
+    state, before = torch.get_rng_state(), inputs.clone()
+    assert float(axioms.completeness(INTEGRATED, model, inputs, TARGET).max()) < 1e-12
+    assert float(axioms.linearity(INTEGRATED, [model, other], [1.0, 3.0], inputs, TARGET).max()) < 1e-12
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert torch.equal(inputs, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_images_are_flattened_in_order() -> None:
+    inputs = batch().reshape(4, 1, 2, 3)
+    model = nn.Sequential(nn.Flatten(), *network())
+    assert float(axioms.completeness(INTEGRATED, model, inputs, TARGET).max()) < 1e-12
+    flat = axioms.sensitivity_a(no_attribution, model, inputs, TARGET, 4)
+    torch.testing.assert_close(flat, axioms.sensitivity_a(no_attribution, network(), batch(), TARGET, 4))
+    assert bool((flat > 0).all())
+
+
+def test_calls_that_cannot_be_judged_say_why() -> None:
+    with pytest.raises(UsageError, match="at least one example"):
+        axioms.completeness(INTEGRATED, network(), batch()[:0], TARGET[:0])
+    with pytest.raises(UsageError, match="maps of the inputs' shape"):
+        axioms.completeness(summed_over_pixels, network(), batch(), TARGET)

@@ -1,0 +1,132 @@
+"""Captum's classes in Veridical's form of call."""
+
+from typing import Any
+
+import pytest
+import torch
+from captum.attr import (
+    DeepLift,
+    IntegratedGradients as CaptumIntegratedGradients,
+    LayerConductance,
+    NoiseTunnel,
+    Occlusion,
+    Saliency,
+)
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from veridical.attribution.captum_adapter import CaptumAttribution
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import InputGradient, SmoothGrad
+from veridical.runtime.errors import UsageError
+
+
+def network() -> nn.Sequential:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.double()
+
+
+def images() -> Tensor:
+    return torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+TARGET = torch.tensor([2, 0, 1])
+
+
+@pytest.mark.parametrize("output", ["logit", "loss", "log-probability"])
+def test_captums_maps_equal_ours(output: Any) -> None:
+    model, inputs = network(), images()
+    plain = CaptumAttribution(Saliency, output=output, abs=False)
+    assert_close(plain(model, inputs, TARGET), InputGradient(output)(model, inputs, TARGET))
+    path = CaptumAttribution(CaptumIntegratedGradients, output=output, n_steps=20)
+    assert_close(path(model, inputs, TARGET), IntegratedGradients(20, output=output)(model, inputs, TARGET))
+
+
+def test_options_reach_the_constructor_or_the_call() -> None:
+    model, inputs = network(), images()
+    local = CaptumAttribution(CaptumIntegratedGradients, multiply_by_inputs=False, n_steps=3)
+    expected = CaptumIntegratedGradients(model, multiply_by_inputs=False).attribute(
+        inputs, target=TARGET, n_steps=3
+    )
+    assert_close(local(model, inputs, TARGET), expected)
+    layer = CaptumAttribution(LayerConductance, layer=model[0])
+    assert layer(model, inputs, TARGET).shape == (3, 3, 2, 2)
+    occlusion = CaptumAttribution(Occlusion, sliding_window_shapes=(1, 2, 2))
+    assert occlusion(model, inputs, TARGET).shape == inputs.shape
+
+
+def test_classes_that_need_a_module_work_and_leave_no_hooks() -> None:
+    model, inputs = network(), images()
+    maps = CaptumAttribution(DeepLift)(model, inputs, TARGET)
+    change = (model(inputs) - model(0 * inputs))[torch.arange(3), TARGET]
+    assert_close(maps.flatten(1).sum(dim=1), change.detach())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_noise_comes_from_the_seed() -> None:
+    model, inputs = network(), images()
+    options = {"nt_samples": 4, "stdevs": 0.2}
+
+    def noisy(seed: int) -> Tensor:
+        method = CaptumAttribution(lambda model: NoiseTunnel(Saliency(model)), seed=seed, **options)
+        return method(model, inputs, TARGET)
+
+    first = noisy(1)
+    torch.manual_seed(99)
+    assert_close(noisy(1), first, rtol=0, atol=0)
+    assert not torch.allclose(noisy(2), first)
+
+
+def test_smoothgrad_is_captums_noise_tunnel_up_to_the_draw() -> None:
+    """Both average gradients over normal noise: many samples of either give the same expected map."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    inputs = images()
+    theirs = CaptumAttribution(
+        lambda model: NoiseTunnel(Saliency(model)), nt_samples=4000, stdevs=0.5, abs=False
+    )(model, inputs, TARGET)
+    ours = SmoothGrad(samples=4000, noise=0.5, rows=12_000)(model, inputs, TARGET)
+    sharp = InputGradient()(model, inputs, TARGET)
+    spread = float((ours - sharp).abs().mean())
+    assert float((ours - theirs).abs().mean()) < 0.1 * spread
+
+
+def test_baselines_and_steps_of_the_captum_style_call() -> None:
+    model, inputs = network(), images()
+    bound = CaptumAttribution(CaptumIntegratedGradients, n_steps=3).bind(model)
+    found = bound.attribute(inputs, 0.5, target=TARGET, n_steps=20)
+    assert_close(found, IntegratedGradients(20, baseline=0.5)(model, inputs, TARGET))
+
+
+def test_a_graph_cannot_be_asked_for() -> None:
+    with pytest.raises(UsageError, match="a map of Captum's Saliency cannot be differentiated"):
+        CaptumAttribution(Saliency)(network(), images(), TARGET, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("captum_class", "options", "message"),
+    [
+        (Saliency, {"steps": 3}, "Saliency has no option steps here; its options: .*abs"),
+        (Saliency, {"target": 3}, "has no option target"),
+        (Saliency, {"output": "probability"}, "output: expected one of logit"),
+        (Saliency, {"output": torch.mean}, "output: expected a name"),
+        (dict, {}, "captum_class: expected a class with a method `attribute`"),
+        ("Saliency", {}, "captum_class: expected a class of captum.attr"),
+    ],
+)
+def test_impossible_options_are_refused(captum_class: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CaptumAttribution(captum_class, **options)
+
+
+def test_results_that_are_not_one_tensor_are_refused() -> None:
+    method = CaptumAttribution(CaptumIntegratedGradients, return_convergence_delta=True)
+    with pytest.raises(UsageError, match="returned a tuple, expected one tensor"):
+        method(network(), images(), TARGET)

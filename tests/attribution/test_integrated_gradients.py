@@ -1,0 +1,298 @@
+"""Integrated Gradients: against Captum, baselines, hidden layers, automatic node counts, degenerate networks."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from captum.attr import IntegratedGradients as CaptumIntegratedGradients, LayerConductance
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from veridical.attribution.integrated_gradients import IntegratedGradients, NotConvergedWarning
+from veridical.attribution.methods import GradientTimesInput
+from veridical.attribution.quadrature import Quadrature
+from veridical.models import build
+from veridical.runtime.errors import UsageError
+
+
+class SmoothNet(nn.Module):
+    """Convolution, tanh, convolution, softplus, linear; smooth, so quadrature converges quickly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 3, 3, stride=2)
+        self.last = nn.Linear(12, 3)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = nn.functional.softplus(self.second(torch.tanh(self.first(inputs))))
+        logits: Tensor = self.last(hidden.flatten(1))
+        return logits
+
+
+def images(count: int = 4, seed: int = 0) -> Tensor:
+    return torch.rand(count, 2, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+TARGET = torch.tensor([0, 2, 1, 1])
+CAPTUM_RULES = {
+    "right": "riemann_right",
+    "left": "riemann_left",
+    "midpoint": "riemann_middle",
+    "trapezoid": "riemann_trapezoid",
+    "gauss-legendre": "gausslegendre",
+}
+
+
+@pytest.mark.parametrize("rule", CAPTUM_RULES)
+@pytest.mark.parametrize("nodes", [2, 7, 30])
+def test_equals_captum(rule: str, nodes: int) -> None:
+    model, inputs, baseline = SmoothNet(), images(), images(seed=1)
+    ours = IntegratedGradients(nodes, rule, baseline=baseline, rows=9)(model, inputs, TARGET)
+    theirs = CaptumIntegratedGradients(model).attribute(
+        inputs, baselines=baseline, target=TARGET, method=CAPTUM_RULES[rule], n_steps=nodes
+    )
+    # Captum's trapezoid weights sum to (n - 1) / n; ours to 1.
+    scale = nodes / (nodes - 1) if rule == "trapezoid" else 1.0
+    # Captum's nodes pass through float32.
+    assert_close(ours, scale * theirs, rtol=1e-5, atol=1e-8)
+
+
+def test_completeness_on_a_smooth_network_to_rounding() -> None:
+    model, inputs, baseline = SmoothNet(), images(), images(seed=1)
+    maps = IntegratedGradients(40, baseline=baseline)(model, inputs, TARGET)
+    rows = torch.arange(4)
+    change = (model(inputs) - model(baseline))[rows, TARGET]
+    assert_close(maps.flatten(1).sum(dim=1), change.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        0.25,
+        torch.tensor(0.25),
+        torch.full((2, 6, 6), 0.25),
+        torch.full((4, 2, 6, 6), 0.25),
+        lambda x: torch.full_like(x, 0.25),
+    ],
+)
+def test_forms_of_one_baseline_agree(baseline: Any) -> None:
+    model, inputs = SmoothNet(), images()
+    expected = IntegratedGradients(8, baseline=torch.full_like(inputs, 0.25))(model, inputs, TARGET)
+    found = IntegratedGradients(8, baseline=baseline)(model, inputs, TARGET)
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_no_baseline_is_black_and_a_function_sees_the_inputs() -> None:
+    model, inputs = SmoothNet(), images()
+    black = IntegratedGradients(8)(model, inputs, TARGET)
+    assert_close(IntegratedGradients(8, baseline=0.0)(model, inputs, TARGET), black, rtol=0, atol=0)
+    still = IntegratedGradients(8, baseline=lambda x: x)(model, inputs, TARGET)
+    assert not bool(still.any())
+
+
+@pytest.mark.parametrize("output", ["loss", "log-probability"])
+def test_other_outputs_are_complete_too(output: Any) -> None:
+    model, inputs = SmoothNet(), images()
+    result = IntegratedGradients(40, output=output).with_diagnostics(model, inputs, TARGET)
+    sign = 1 if output == "loss" else -1
+    losses = [nn.functional.cross_entropy(model(x), TARGET, reduction="none") for x in (inputs, 0 * inputs)]
+    assert_close(result.change, sign * (losses[0] - losses[1]).detach())
+    assert_close(result.residual, torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert bool(result.converged.all())
+
+
+def test_layer_maps_equal_captums_conductance_where_the_layer_is_linear() -> None:
+    """Captum takes differences of the layer along the path, ours its derivative: the same if it is linear."""
+    model, inputs = SmoothNet(), images()
+    theirs = LayerConductance(model, model.first).attribute(
+        inputs, baselines=0.0, target=TARGET, method="riemann_left", n_steps=12
+    )
+    # With n steps Captum uses n + 1 left nodes 0, 1 / (n + 1), ... and drops the last gradient.
+    ours = sum_of_left_nodes(model, inputs, TARGET, nodes=13)
+    assert ours.shape == (4, 4, 6, 6)
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
+
+
+def sum_of_left_nodes(model: SmoothNet, inputs: Tensor, target: Tensor, nodes: int) -> Tensor:
+    """The left rule with `nodes` nodes without its last one, as the left rule on the shorter path, rescaled."""
+    end = inputs * (nodes - 1) / nodes
+    return IntegratedGradients(nodes - 1, "left", layer="first")(model, end, target)
+
+
+def test_layer_maps_tend_to_captums_conductance_where_the_layer_is_not_linear() -> None:
+    model, inputs = SmoothNet(), images()
+    ours = IntegratedGradients(40, layer=model.second)(model, inputs, TARGET)
+
+    def distance(steps: int) -> float:
+        theirs = LayerConductance(model, model.second).attribute(
+            inputs, baselines=0.0, target=TARGET, method="riemann_left", n_steps=steps
+        )
+        return float((theirs - ours).abs().max() / ours.abs().max())
+
+    coarse, fine = distance(100), distance(800)
+    assert fine < 3e-3
+    assert coarse / fine == pytest.approx(8, rel=0.1)  # Captum's error falls as 1 / steps
+
+
+def test_layer_maps_are_complete_and_the_layer_may_be_named() -> None:
+    model, inputs = SmoothNet(), images()
+    named = IntegratedGradients(40, layer="second").with_diagnostics(model, inputs, TARGET)
+    assert named.attribution.shape == (4, 3, 2, 2)
+    assert_close(named.residual, torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-11)
+    given = IntegratedGradients(40, layer=model.second)(model, inputs, TARGET)
+    assert_close(given, named.attribution, rtol=0, atol=0)
+    with pytest.raises(UsageError, match="layer: expected the name of a module .*, but got 'third'"):
+        IntegratedGradients(8, layer="third")(model, inputs, TARGET)
+
+
+@pytest.mark.parametrize("nodes", [13, "auto"])
+def test_neither_batches_nor_chunks_change_a_result(nodes: Any) -> None:
+    model, inputs = SmoothNet(), images()
+    whole = IntegratedGradients(nodes).with_diagnostics(model, inputs, TARGET)
+    for rows in (1, 5, 10_000):
+        method = IntegratedGradients(nodes, rows=rows)
+        parts = [method.with_diagnostics(model, inputs[i : i + 1], TARGET[i : i + 1]) for i in range(4)]
+        assert_close(torch.cat([part.attribution for part in parts]), whole.attribution)
+        assert torch.equal(torch.cat([part.nodes for part in parts]), whole.nodes)
+        assert_close(method(model, inputs, TARGET), whole.attribution)
+
+
+def test_chunks_bound_the_rows_of_a_forward_pass() -> None:
+    model, inputs, seen = SmoothNet(), images(3), []
+    model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[0]))
+    IntegratedGradients(100, rows=30)(model, inputs, TARGET[:3])
+    assert max(seen) == 30
+    assert sum(seen) == 300
+
+
+class Steep(nn.Module):
+    """tanh of a steep ramp: the first example is almost linear, the others need ever more nodes."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        return torch.tanh(flat[:, :1] * flat[:, 1:] - 2)
+
+
+def steep_inputs() -> Tensor:
+    slopes = torch.tensor([0.1, 60.0, 900.0, 1e9], dtype=torch.float64)
+    return torch.stack([torch.ones(4, dtype=torch.float64), slopes], dim=1)[:, None, None]
+
+
+def test_automatic_nodes_grow_where_they_must_and_stop_where_they_may() -> None:
+    inputs = steep_inputs()
+    method = IntegratedGradients("auto", tolerance=1e-3, max_nodes=256)
+    result = method.with_diagnostics(Steep(), inputs, 0)
+    nodes = result.nodes.tolist()
+    assert nodes[0] == 16
+    assert 16 < nodes[1] < 256
+    assert nodes[3] == 256
+    assert result.converged.tolist()[:2] == [True, True]
+    assert not bool(result.converged[3])
+    for i, count in enumerate(nodes):
+        alone = IntegratedGradients(count, tolerance=1e-3).with_diagnostics(Steep(), inputs[i : i + 1], 0)
+        assert_close(alone.attribution[0], result.attribution[i])
+        assert alone.converged[0] == result.converged[i]
+        # The count before was not enough.
+        if count > 16:
+            before = IntegratedGradients(count // 2, tolerance=1e-3)
+            assert not bool(before.with_diagnostics(Steep(), inputs[i : i + 1], 0).converged)
+    bound = 1e-3 * result.change.abs()
+    assert bool((result.residual.abs() <= bound)[result.converged].all())
+
+
+def test_a_call_that_does_not_converge_says_so_and_a_fixed_count_is_taken_as_wanted() -> None:
+    inputs = steep_inputs()
+    with pytest.warns(NotConvergedWarning, match="of 4 examples did not converge in 32 nodes"):
+        IntegratedGradients(max_nodes=32)(Steep(), inputs, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        IntegratedGradients(32)(Steep(), inputs, 0)
+        IntegratedGradients(max_nodes=32).with_diagnostics(Steep(), inputs, 0)
+
+
+def test_a_bound_below_the_first_count_and_an_example_that_does_not_move() -> None:
+    model, inputs = SmoothNet(), images()
+    few = IntegratedGradients(max_nodes=3, tolerance=1e-9).with_diagnostics(model, inputs, TARGET)
+    assert few.nodes.tolist() == [3, 3, 3, 3]
+    assert not bool(few.converged.any())
+    still = IntegratedGradients(baseline=lambda x: x).with_diagnostics(model, inputs, TARGET)
+    assert still.nodes.tolist() == [16, 16, 16, 16]
+    assert bool(still.converged.all())
+
+
+def test_not_a_number_runs_to_the_bound_and_is_not_converged() -> None:
+    class Broken(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return (inputs.flatten(1).sum(dim=1, keepdim=True) - 3).sqrt()
+
+    result = IntegratedGradients(max_nodes=32).with_diagnostics(Broken(), images(1), 0)
+    assert result.nodes.tolist() == [32]
+    assert result.converged.tolist() == [False]
+
+
+def standardised_network(width: int) -> tuple[nn.Module, Tensor]:
+    model = build("rar-resnet", shape=(3, width, width), num_classes=5, seed=0, units=1).double()
+    inputs = torch.rand(3, 3, width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return model, inputs
+
+
+@pytest.mark.parametrize("nodes", [1, 10, 100])
+def test_black_baseline_is_degenerate_on_a_standardising_network(nodes: int) -> None:
+    """f(t x) = f(x), so grad f(t x) = grad f(x) / t and n right nodes give H_n gradient x input, adding up to 0."""
+    model, inputs = standardised_network(16)
+    result = IntegratedGradients(nodes, "right").with_diagnostics(model, inputs, 1)
+    harmonic = sum(1 / k for k in range(1, nodes + 1))
+    expected = harmonic * GradientTimesInput()(model, inputs, 1)
+    assert_close(result.attribution, expected, rtol=1e-9, atol=1e-12)
+    assert_close(result.residual, -result.change, rtol=1e-9, atol=1e-9)
+    assert not bool(result.converged.any())
+
+
+def test_automatic_nodes_report_the_degenerate_network() -> None:
+    model, inputs = standardised_network(16)
+    result = IntegratedGradients(max_nodes=64).with_diagnostics(model, inputs, 1)
+    assert result.nodes.tolist() == [64, 64, 64]
+    assert not bool(result.converged.any())
+    assert_close(result.residual, -result.change, rtol=0.02, atol=0)
+    with pytest.warns(NotConvergedWarning, match="standardises each image"):
+        IntegratedGradients(max_nodes=64)(model, inputs, 1)
+
+
+def test_quadrature_nodes_and_baseline_can_be_replaced() -> None:
+    method = IntegratedGradients(5, baseline=0.5).with_quadrature(Quadrature("right", 9))
+    assert (method.rule, method.nodes, method.baseline) == ("right", 9, 0.5)
+    assert method.with_nodes("auto").nodes == "auto"
+    assert method.with_baseline(None).baseline is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nodes": 0}, "nodes: expected an integer of at least 1"),
+        ({"nodes": "many"}, "nodes: expected an integer of at least 1"),
+        ({"rule": "simpson"}, "'simpson' is unknown"),
+        ({"nodes": 1, "rule": "trapezoid"}, "at least 2"),
+        ({"tolerance": 0.0}, "tolerance: expected a positive number"),
+        ({"max_nodes": 0}, "max_nodes: expected an integer of at least 1"),
+        ({"output": "probability"}, "output: expected one of logit"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        IntegratedGradients(**options)
+
+
+def test_impossible_baselines_and_empty_batches() -> None:
+    model, inputs = SmoothNet(), images()
+    with pytest.raises(UsageError, match="broadcasts to the inputs' shape"):
+        IntegratedGradients(4, baseline=torch.zeros(3, 2, 6, 6))(model, inputs, TARGET)
+    assert IntegratedGradients(4)(model, inputs[:0]).shape == (0, 2, 6, 6)
+    with pytest.raises(UsageError, match="at least one example"):
+        IntegratedGradients(4).with_diagnostics(model, inputs[:0])

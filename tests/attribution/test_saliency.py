@@ -1,0 +1,44 @@
+"""From attributions to the maps that are compared."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from veridical.attribution.saliency import normalised_to_area, saliency
+from veridical.runtime.errors import UsageError
+
+
+def test_saliency_sums_sizes_over_channels() -> None:
+    attribution = torch.tensor([[[[1.0, -2.0]], [[-3.0, 0.5]]]], dtype=torch.float64)
+    assert saliency(attribution).tolist() == [[[4.0, 2.5]]]
+    assert saliency(attribution).dtype == torch.float64
+    assert saliency(attribution[:0]).shape == (0, 1, 2)
+
+
+def test_area_normalisation_gives_a_mean_of_one_and_ignores_scale() -> None:
+    maps = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    normalised = normalised_to_area(maps)
+    assert_close(normalised.sum(dim=(1, 2)), torch.full((5,), 12.0, dtype=torch.float64))
+    assert_close(normalised_to_area(7 * maps), normalised)
+    assert_close(normalised / maps, (12 / maps.sum(dim=(1, 2), keepdim=True)).expand_as(maps))
+
+
+def test_the_gradient_goes_through_the_normaliser() -> None:
+    maps = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.autograd.gradcheck(normalised_to_area, maps.requires_grad_())
+
+
+def test_an_all_zero_map_stays_zero_and_finite() -> None:
+    attribution = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    normalised = normalised_to_area(saliency(attribution))
+    assert not bool(normalised.any())
+    normalised.square().sum().backward()
+    assert attribution.grad is not None
+    assert bool(torch.isfinite(attribution.grad).all())
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"attribution: expected \(N, C, H, W\)"):
+        saliency(torch.zeros(2, 3, 4))
+    with pytest.raises(UsageError, match=r"maps: expected \(N, H, W\)"):
+        normalised_to_area(torch.zeros(2, 1, 3, 4))

@@ -1,0 +1,262 @@
+"""CIFAR-10's batches and SVHN's MATLAB files."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veridical.data import DATASETS, load
+from veridical.data.cifar import BINARY, PICKLED, read_pickled_batch
+from veridical.runtime.errors import DataError
+
+Draw = Callable[..., Any]
+COUNT = 20
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veridical.data.cifar.IMAGES_A_BATCH", COUNT)
+
+
+def text(value: bytes) -> bytes:
+    """A string as Python 2 pickles it."""
+    return b"U" + bytes([len(value)]) + value
+
+
+def array(rows: int, columns: int, content: bytes, *, code: bytes = b"u1", fortran: bool = False) -> bytes:
+    """A numpy array as Python 2's numpy pickles it (protocol 2)."""
+    kind = b"cnumpy\ndtype\n" + text(code) + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNN"
+    kind += b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    shape = b"J" + struct.pack("<i", rows) + b"J" + struct.pack("<i", columns) + b"\x86"
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    flag = b"\x88" if fortran else b"\x89"
+    return made + b"(K\x01" + shape + kind + flag + b"T" + struct.pack("<i", len(content)) + content + b"tb"
+
+
+def batch(images: np.ndarray, labels: np.ndarray, *, data: bytes | None = None, listed: bytes = b"") -> bytes:
+    """A batch as the original archive has it: a dictionary of batch_label, labels, data and filenames."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    numbers = listed or b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    entries = text(b"batch_label") + text(b"training batch 1 of 5") + text(b"labels") + numbers
+    entries += text(b"data") + (data or array(*planes.shape, planes.tobytes()))
+    return b"\x80\x02}(" + entries + b"u."
+
+
+@pytest.fixture
+def batches(draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [draw(COUNT, 32, 32, 3, seed=seed) for seed in range(6)]
+
+
+def write_pickled(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, (images, labels) in zip(PICKLED, batches, strict=True):
+        (folder / name).write_bytes(batch(images, labels))
+    return folder
+
+
+def write_binary(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+    folder = root / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name, (images, labels) in zip(BINARY, batches, strict=True):
+        planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+        (folder / name).write_bytes(np.concatenate([labels[:, None], planes], axis=1).tobytes())
+    return folder
+
+
+def test_the_tests_write_what_python_itself_would_unpickle(
+    batches: list[tuple[np.ndarray, np.ndarray]],
+) -> None:
+    images, labels = batches[0]
+    read = pickle.loads(batch(images, labels), encoding="bytes")
+    np.testing.assert_array_equal(read[b"data"].reshape(-1, 3, 32, 32), images.transpose(0, 3, 1, 2))
+    assert read[b"labels"] == labels.tolist()
+
+
+@pytest.mark.parametrize("write", [write_pickled, write_binary])
+def test_cifar_s_batches_in_both_forms(
+    root: Path,
+    batches: list[tuple[np.ndarray, np.ndarray]],
+    write: Callable[[Path, list[tuple[np.ndarray, np.ndarray]]], Path],
+) -> None:
+    folder = write(root, batches)
+    data = load("cifar10", root)
+    assert data.source == str(folder)
+    assert data.classes == DATASETS["cifar10"].classes
+    assert data.shape == (3, 32, 32)
+    images = np.concatenate([part for part, _ in batches[:5]]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(data.train.images.numpy(), images)
+    assert data.train.labels.tolist() == np.concatenate([part for _, part in batches[:5]]).tolist()
+    np.testing.assert_array_equal(data.test.images.numpy(), batches[5][0].transpose(0, 3, 1, 2))
+    assert data.test.labels.tolist() == batches[5][1].tolist()
+
+
+def test_an_array_in_fortran_order_is_the_same(
+    tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    images, labels = batches[0]
+    planes = images.transpose(0, 3, 1, 2).reshape(COUNT, -1)
+    fortran = array(*planes.shape, planes.tobytes(order="F"), fortran=True)
+    (tmp_path / "batch").write_bytes(batch(images, labels, data=fortran))
+    np.testing.assert_array_equal(read_pickled_batch(tmp_path / "batch")[0], planes)
+
+
+def test_a_pickle_that_would_run_code_runs_none(
+    root: Path, batches: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (root / "sprung",)
+
+    folder = write_pickled(root, batches)
+    for trap in (
+        pickle.dumps({b"data": Trap(), b"labels": []}),
+        b"\x80\x02cos\nsystem\n" + text(f"touch {root / 'sprung'}".encode()[:200]) + b"\x85R.",
+        b"\x80\x02cnumpy\nload\n" + text(b"x") + b"\x85R.",
+        b"\x80\x02cbuiltins\neval\n" + text(b"1") + b"\x85R.",
+    ):
+        (folder / PICKLED[0]).write_bytes(trap)
+        with pytest.raises(DataError, match=r"data_batch_1: .*which is never loaded"):
+            load("cifar10", root)
+    assert not (root / "sprung").exists()
+
+
+def test_what_is_no_batch_is_named(tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    images, labels = batches[0]
+    whole = COUNT * 3072
+    cases = {
+        b"": "damaged file",
+        b"\x80\x02}.": "a pickle of something else",
+        pickle.dumps([1, 2, 3]): "a pickle of something else",
+        batch(images, labels)[:-5000]: "damaged file",
+        batch(images, labels, data=text(b"none")): "a pickle of something else",
+        batch(images, labels, data=array(COUNT, 3072, bytes(whole - 1))): "another kind, shape or length",
+        batch(images, labels, data=array(COUNT, 3071, bytes(COUNT * 3071))): "another kind, shape or length",
+        batch(images, labels, data=array(COUNT, 3072, bytes(whole), code=b"i1")): "another kind",
+        batch(images, labels, data=array(2**30, 3072, bytes(whole))): "another kind, shape or length",
+        batch(images, labels[:-1]): "found 19 labels",
+        batch(images, labels + 1): "20 labels, some out of range",
+        batch(images, labels, listed=b"](" + text(b"one") * COUNT + b"e"): "some out of range",
+    }
+    for content, message in cases.items():
+        path = tmp_path / "data_batch_1"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message) as caught:
+            read_pickled_batch(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_binary_batch_of_another_length_or_label(
+    root: Path, batches: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    folder = write_binary(root, batches)
+    whole = (folder / BINARY[2]).read_bytes()
+    (folder / BINARY[2]).write_bytes(whole[:-1])
+    with pytest.raises(
+        DataError, match=r"data_batch_3\.bin: expected 20 records of 3073 bytes, but found 61459"
+    ):
+        load("cifar10", root)
+    (folder / BINARY[2]).write_bytes(b"\x0a" + whole[1:])
+    with pytest.raises(DataError, match="label 10 at train image 40"):
+        load("cifar10", root)
+    (folder / BINARY[5]).unlink()
+    with pytest.raises(DataError, match=r"cifar-10-batches-bin: incomplete, without test_batch\.bin"):
+        load("cifar10", root)
+
+
+def test_enormous_files_are_not_read(
+    tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("veridical.data.cifar._MAX_FILE", 1000)
+    (tmp_path / "batch").write_bytes(batch(*batches[0]))
+    with pytest.raises(DataError, match="expected at most 1000"):
+        read_pickled_batch(tmp_path / "batch")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_damaged_pickle_is_a_data_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    content = bytearray(batch(np.zeros((COUNT, 32, 32, 3), dtype=np.uint8), np.arange(COUNT) % 10))
+    # The pixels, most of the file, are plain bytes: damage goes to the frame around them.
+    frame = [*range(len(content) - COUNT * 3072 - 20), *range(len(content) - 10, len(content))]
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.sampled_from(frame))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged_batch"
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):
+        pixels, labels = read_pickled_batch(path)
+        assert pixels.shape == (COUNT, 3072)
+        assert labels.max() < 10
+
+
+def write_svhn(root: Path, draw: Draw, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """SVHN's two files, labels 1 .. 10 as in the original; `changes` replace training variables."""
+    images, labels = draw(COUNT, 32, 32, 3)
+    train = {"X": images.transpose(1, 2, 3, 0), "y": labels[:, None] + 1} | changes
+    scipy.io.savemat(
+        root / "train_32x32.mat", {k: v for k, v in train.items() if v is not None}, do_compression=True
+    )
+    scipy.io.savemat(
+        root / "test_32x32.mat", {"X": images[:10].transpose(1, 2, 3, 0), "y": labels[:10, None] + 1}
+    )
+    return images, labels
+
+
+def test_svhn_s_files_with_10_for_the_digit_0(root: Path, draw: Draw) -> None:
+    images, labels = write_svhn(root, draw)
+    data = load("svhn", root)
+    assert data.source == str(root / "{train,test}_32x32.mat")
+    assert data.shape == (3, 32, 32)
+    np.testing.assert_array_equal(data.train.images.numpy(), images.transpose(0, 3, 1, 2))
+    assert data.train.labels.tolist() == ((labels + 1) % 10).tolist()
+    assert data.classes[int(data.train.labels[9])] == "0"
+    assert len(data.test) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"X": None}, "X: expected uint8 X .* but found nothing"),
+        ({"y": None}, "y: expected uint8 X .* but found nothing"),
+        ({"X": np.zeros((32, 32, 3, COUNT))}, "X: .*double"),
+        ({"X": np.zeros((32, 32, 3), dtype=np.uint8)}, r"X: .*\(32, 32, 3\)"),
+        ({"X": np.full((32, 32, 3, COUNT - 1), 9, dtype=np.uint8)}, "19 train images and 20 train labels"),
+        ({"X": np.full((32, 16, 3, COUNT), 9, dtype=np.uint8)}, r"found training images of \(32, 16, 3\)"),
+        ({"y": np.zeros((COUNT, 1), dtype=np.uint8)}, "label outside 1 to 10"),
+        ({"y": np.full((COUNT, 1), 11, dtype=np.uint8)}, "label outside 1 to 10"),
+        ({"y": np.full((COUNT, 1), 1.5)}, "label outside 1 to 10"),
+        ({"y": np.full((COUNT, 1), np.nan)}, "label outside 1 to 10"),
+    ],
+)
+def test_svhn_s_content_is_checked(root: Path, draw: Draw, changes: dict[str, Any], message: str) -> None:
+    write_svhn(root, draw, **changes)
+    with pytest.raises(DataError, match=message):
+        load("svhn", root)
+
+
+@pytest.mark.parametrize("keep", [0, 60, 200, 5000])
+def test_a_truncated_svhn_file_is_named(root: Path, draw: Draw, keep: int) -> None:
+    write_svhn(root, draw)
+    path = root / "train_32x32.mat"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"train_32x32\.mat"):
+        load("svhn", root)
+
+
+def test_half_of_svhn_is_incomplete(root: Path, draw: Draw) -> None:
+    write_svhn(root, draw)
+    (root / "test_32x32.mat").unlink()
+    with pytest.raises(DataError, match=r"incomplete, without test_32x32\.mat"):
+        load("svhn", root)

