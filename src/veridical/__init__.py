@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from veridical.data import load
     from veridical.models import Normalized, build
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
+    from veridical.training.loop import train
+    from veridical.training.run import Run
 
 __all__ = [
     "L2",
@@ -40,6 +42,7 @@ __all__ = [
     "Normalized",
     "RandomAttribution",
     "RandomSign",
+    "Run",
     "RunError",
     "SmoothGrad",
     "TargetRegion",
@@ -57,6 +60,7 @@ __all__ = [
     "models",
     "pgd",
     "report",
+    "train",
     "training",
 ]
 
@@ -84,6 +88,8 @@ _HOMES = {
     "RunError": "runtime.errors",
     "UsageError": "runtime.errors",
     "VeridicalError": "runtime.errors",
+    "train": "training.loop",
+    "Run": "training.run",
 }
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 from captum.attr import (
     DeepLift,
-    IntegratedGradients as CaptumIntegratedGradients,
     LayerConductance,
     NoiseTunnel,
     Occlusion,
     Saliency,
+)
+from captum.attr import (
+    IntegratedGradients as CaptumIntegratedGradients,
 )
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -59,6 +61,7 @@ def test_options_reach_the_constructor_or_the_call() -> None:
     assert occlusion(model, inputs, TARGET).shape == inputs.shape
 
 
+@pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning")
 def test_classes_that_need_a_module_work_and_leave_no_hooks() -> None:
     model, inputs = network(), images()
     maps = CaptumAttribution(DeepLift)(model, inputs, TARGET)
@@ -69,7 +72,7 @@ def test_classes_that_need_a_module_work_and_leave_no_hooks() -> None:
 
 def test_noise_comes_from_the_seed() -> None:
     model, inputs = network(), images()
-    options = {"nt_samples": 4, "stdevs": 0.2}
+    options: dict[str, Any] = {"nt_samples": 4, "stdevs": 0.2}
 
     def noisy(seed: int) -> Tensor:
         method = CaptumAttribution(lambda model: NoiseTunnel(Saliency(model)), seed=seed, **options)

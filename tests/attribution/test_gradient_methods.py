@@ -100,8 +100,8 @@ def test_smoothgrad_noise_has_the_stated_deviation() -> None:
             return inputs.pow(4).flatten(1).sum(dim=1, keepdim=True) / 4
 
     inputs = images(1)
-    found = SmoothGrad(samples=20_000, noise=0.4, rows=20_000)(Quartic(), inputs, 0)
-    assert_close(found, inputs.pow(3) + 3 * 0.4**2 * inputs, rtol=0, atol=0.03)
+    found = SmoothGrad(samples=5_000, noise=0.4, rows=5_000)(Quartic(), inputs, 0)
+    assert_close(found, inputs.pow(3) + 3 * 0.4**2 * inputs, rtol=0, atol=0.06)
 
 
 @pytest.mark.parametrize("method", [SmoothGrad(samples=4, noise=0.2, seed=5), RandomAttribution(seed=5)])

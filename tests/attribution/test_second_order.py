@@ -1,193 +1,55 @@
-"""Maps made with create_graph=True, differentiated in weights and inputs, against finite differences in float64."""
+"""Convolutions differentiated by convolutions: the numbers of PyTorch's own double backward."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, softplus
-from torch.testing import assert_close
 
-from veridical.attribution.gradients import check_second_order
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.method import AttributionMethod
-from veridical.attribution.methods import (
-    GradientTimesInput,
-    InputGradient,
-    RandomAttribution,
-    SmoothGrad,
-)
-from veridical.models import build
-from veridical.runtime.errors import UsageError
-
-METHODS: list[AttributionMethod] = [
-    InputGradient(),
-    InputGradient(output="loss"),
-    GradientTimesInput(output="log-probability"),
-    SmoothGrad(samples=5, noise=0.2, rows=7),
-    IntegratedGradients(6, "right"),
-    IntegratedGradients(5, "gauss-legendre", baseline=0.3, output="loss", rows=7),
-    IntegratedGradients("auto", tolerance=1e-2),
-    IntegratedGradients(5, baseline=lambda x: 0.5 * x.flip(3)),
-    IntegratedGradients(4, layer="first"),
-]
+from veridical.attribution.second_order import QuickSecondOrder, inputs_only
 
 
-class SmoothNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 3, 3)
-        self.last = nn.Linear(12, 3)
-        generator = torch.Generator().manual_seed(2)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        self.double()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.last(softplus(self.first(inputs)).flatten(1))
-        return logits
+def _network(**options: Any) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(4, 6, **options), nn.Softplus(), nn.Conv2d(6, 2, 3)).double()
 
 
-def images() -> Tensor:
-    return torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+def _second(network: nn.Module, inputs: Tensor, quick: bool) -> list[Tensor]:
+    point = inputs.clone().requires_grad_(True)
+    if quick:
+        with QuickSecondOrder():
+            value = (network(point) ** 2).sum()
+    else:
+        value = (network(point) ** 2).sum()
+    with inputs_only():
+        (gradient,) = torch.autograd.grad(value, point, create_graph=True)
+    return [gradient.detach(), *torch.autograd.grad(gradient.abs().sum(), [point, *network.parameters()])]
 
 
-TARGET = torch.tensor([2, 0, 1])
-
-
-def directional(
-    value: Callable[[], Tensor], variables: list[Tensor], directions: list[Tensor], step: float = 1e-6
-) -> Tensor:
-    """Central difference of `value` along the directions; the variables are put back."""
-    ends = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            for variable, direction in zip(variables, directions, strict=True):
-                variable.add_(direction, alpha=sign * step)
-        ends.append(value().detach())
-        with torch.no_grad():
-            for variable, direction in zip(variables, directions, strict=True):
-                variable.sub_(direction, alpha=sign * step)
-    return (ends[0] - ends[1]) / (2 * step)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=str)
-@pytest.mark.parametrize("which", ["weights", "inputs"])
-def test_derivatives_of_maps_match_finite_differences(method: AttributionMethod, which: str) -> None:
-    model, inputs = SmoothNet(), images()
-    generator = torch.Generator().manual_seed(1)
-    variables: list[Tensor] = list(model.parameters()) if which == "weights" else [inputs.requires_grad_()]
-    directions = [torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in variables]
-
-    def value() -> Tensor:
-        maps = method(model, inputs, TARGET, create_graph=True)
-        return (maps * torch.linspace(-1, 1, maps.numel(), dtype=maps.dtype).reshape(maps.shape)).sum()
-
-    gradients = torch.autograd.grad(value(), variables, allow_unused=True, materialize_grads=True)
-    exact = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
-    assert float(exact.abs()) > 1e-3
-    assert_close(exact, directional(value, variables, directions), rtol=1e-7, atol=1e-8)
-
-
-@pytest.mark.parametrize("method", METHODS, ids=str)
-def test_create_graph_changes_no_value_and_leaves_no_graph_when_off(method: AttributionMethod) -> None:
-    model, inputs = SmoothNet(), images().requires_grad_()
-    on = method(model, inputs, TARGET, create_graph=True)
-    off = method(model, inputs, TARGET)
-    assert_close(off, on.detach(), rtol=1e-12, atol=1e-13)
-    assert on.requires_grad
-    assert not off.requires_grad
-    assert inputs.grad is None
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("method", METHODS[:7], ids=str)
 @pytest.mark.parametrize(
-    ("name", "shape", "options"),
+    "options",
     [
-        ("cnn", (1, 8, 8), {}),
-        ("rar-resnet", (3, 8, 8), {"units": 1}),
-        ("mlp", (1, 4, 4), {"width": 8}),
-        ("resnet18", (3, 8, 8), {"width": 4}),
-        ("resnet18", (3, 8, 8), {"width": 4, "norm": "batch"}),
+        {"kernel_size": 3},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": (3, 5), "padding": (1, 2), "stride": (2, 1)},
+        {"kernel_size": 3, "dilation": 2, "padding": 2},
+        {"kernel_size": 3, "groups": 2, "bias": False},
+        {"kernel_size": 3, "padding": "same"},
     ],
 )
-@pytest.mark.filterwarnings("ignore::veridical.attribution.integrated_gradients.NotConvergedWarning")
-def test_every_registered_network_gets_weight_gradients(
-    method: AttributionMethod, name: str, shape: tuple[int, int, int], options: dict[str, Any]
-) -> None:
-    model = build(name, shape=shape, num_classes=3, seed=0, **options)
-    inputs = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
-    maps = method(model, inputs, 1, create_graph=True)
-    assert maps.shape == inputs.shape
-    maps.abs().sum().backward()
-    first = next(model.parameters())
-    assert first.grad is not None
-    assert bool(torch.isfinite(first.grad).all())
-    assert bool(first.grad.any())
+def test_equals_native_double_backward(options: dict[str, Any]) -> None:
+    network = _network(**options)
+    inputs = torch.randn(2, 4, 11, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for ours, native in zip(_second(network, inputs, True), _second(network, inputs, False), strict=True):
+        torch.testing.assert_close(ours, native, rtol=1e-10, atol=1e-10)
 
 
-def test_with_diagnostics_carries_the_graph() -> None:
-    model, inputs = SmoothNet(), images()
-    result = IntegratedGradients().with_diagnostics(model, inputs, TARGET, create_graph=True)
-    result.attribution.square().sum().backward()
-    assert model.first.weight.grad is not None
-    assert bool(model.first.weight.grad.any())
-    assert not result.residual.requires_grad
-
-
-def test_random_maps_have_no_graph() -> None:
-    maps = RandomAttribution()(SmoothNet(), images().requires_grad_(), TARGET, create_graph=True)
-    assert not maps.requires_grad
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix = nn.Linear(4, 4)
-        self.last = nn.Linear(4, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        tokens = self.mix(inputs.flatten(0, 1))[:, None]
-        seen = scaled_dot_product_attention(tokens, tokens, tokens)
-        logits: Tensor = self.last(seen[:, 0].mean(dim=1))
-        return logits
-
-
-@pytest.mark.parametrize("method", [InputGradient(), SmoothGrad(2), IntegratedGradients(3)], ids=str)
-def test_fused_attention_is_found_before_the_backward_pass(method: AttributionMethod) -> None:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    torch.manual_seed(0)
-    model, inputs = Attention().double(), images()
-    assert method(model, inputs, TARGET).shape == inputs.shape
-    with pytest.raises(UsageError, match=r"ScaledDotProductFlashAttentionForCpu.*SDPBackend\.MATH"):
-        method(model, inputs, TARGET, create_graph=True)
-    # What the message advises works.
-    with sdpa_kernel(SDPBackend.MATH):
-        method(model, inputs, TARGET, create_graph=True).square().sum().backward()
-    assert model.mix.weight.grad is not None
-    assert bool(model.mix.weight.grad.any())
-
-
-def test_once_differentiable_functions_are_found() -> None:
-    class Square(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, inputs: Tensor) -> Tensor:
-            ctx.save_for_backward(inputs)
-            return inputs.square()
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            (inputs,) = ctx.saved_tensors
-            return 2 * inputs * gradient
-
-    inputs = images().requires_grad_()
-    squares: Tensor = Square.apply(inputs)  # type: ignore[no-untyped-call]
-    (gradient,) = torch.autograd.grad(squares.pow(2).sum(), inputs, create_graph=True)
-    with pytest.raises(UsageError, match="drop once_differentiable"):
-        check_second_order(gradient)
-    check_second_order(torch.zeros(2))
+def test_first_order_weight_gradients_are_complete_outside_inputs_only() -> None:
+    network = _network(kernel_size=3)
+    inputs = torch.randn(2, 4, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with QuickSecondOrder():
+        value = network(inputs).square().sum()
+    ours = torch.autograd.grad(value, list(network.parameters()))
+    native = torch.autograd.grad(network(inputs).square().sum(), list(network.parameters()))
+    for got, expected in zip(ours, native, strict=True):
+        torch.testing.assert_close(got, expected)

@@ -111,13 +111,15 @@ def attack(
     numbers = _check(inputs, target, ball, indices)
     at_once = batch_size(attribution, plan, rows)
     results: list[AttackResult] = []
+    if not len(inputs):
+        return _nothing(inputs, plan)
     with evaluating(model):
-        for first in range(0, max(inputs.shape[0], 1), at_once):
+        for first in range(0, len(inputs), at_once):
             part = slice(first, first + at_once)
             batch = _Batch(model, inputs[part].detach(), target[part], attribution, numbers[part])
             results.append(_attack_batch(batch, attack, ball, plan, seed))
             if progress is not None:
-                progress(min(first + at_once, inputs.shape[0]))
+                progress(min(first + at_once, len(inputs)))
     return _joined(results)
 
 
@@ -164,7 +166,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
     )
     generators = [stream(seed, "attack", index) for index in batch.indices]
     gradients, rewrites = 0, 0
-    for number, climb in enumerate(plan.climbs if len(inputs) else ()):
+    for number, climb in enumerate(plan.climbs):
         if number == 1:
             # What the first climb alone would have reported stays in, so that more climbs never look safer.
             judge.seal()
@@ -194,13 +196,20 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
     gradients += judge.evaluations * gradients_per_map(batch.method, plan.judge_nodes)
     gradients += choice.evaluations * gradients_per_map(batch.method, final_nodes)
     kept = {f.name: getattr(choice, f.name) for f in fields(choice) if f.name != "evaluations"}
-    trace = torch.zeros(0, len(plan.climbs) * plan.steps, dtype=torch.float64)
     return AttackResult(
         **kept,
-        trace=torch.stack(judge.trace, 1) if judge.trace else trace,
+        trace=torch.stack(judge.trace, 1),
         gradient_evaluations=gradients,
         rewrites=rewrites,
     )
+
+
+def _nothing(inputs: Tensor, plan: Protocol) -> AttackResult:
+    """The result for no examples: few models can be asked about an empty batch."""
+    numbers = torch.zeros(0, dtype=torch.float64)
+    maps = inputs.detach()
+    trace = torch.zeros(0, len(plan.climbs) * plan.steps, dtype=torch.float64)
+    return AttackResult(maps, maps, maps, numbers, numbers, numbers, numbers.bool(), trace, 0, 0)
 
 
 def _check(inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | Tensor | None) -> list[int]:

@@ -41,23 +41,25 @@ def check_second_order(attribution: Tensor) -> None:
     Fused attention kernels and autograd functions marked once_differentiable are such operations. PyTorch
     itself complains only in the backward pass, far from the attribution that caused it.
     """
-    pending, seen = [attribution.grad_fn], set[Node]()
+    names = _operations(attribution)
+    if names.isdisjoint(_DEAD_ENDS):
+        return
+    fused = sorted(name.partition("Backward")[0] for name in names if "Attention" in name)
+    raise UsageError(
+        "the attribution cannot be differentiated: an operation of the model has no second derivative"
+        + (f" ({', '.join(fused)})" if fused else "")
+        + ". If it is fused attention, run this call under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), "
+        "which has one; if it is an autograd function of yours, drop once_differentiable; or ask for "
+        "create_graph=False."
+    )
+
+
+def _operations(tensor: Tensor) -> set[str]:
+    """Names of all nodes of the graph that made the tensor."""
+    pending, seen = [tensor.grad_fn], set[Node]()
     while pending:
         node = pending.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() in _DEAD_ENDS:
-            fused = sorted({_operation(other.name()) for other in seen if "Attention" in other.name()})
-            raise UsageError(
-                "the attribution cannot be differentiated: an operation of the model has no second derivative"
-                + (f" ({', '.join(fused)})" if fused else "")
-                + ". If it is fused attention, run this call under torch.nn.attention.sdpa_kernel("
-                "SDPBackend.MATH), which has one; if it is an autograd function of yours, drop "
-                "once_differentiable; or ask for create_graph=False."
-            )
-        seen.add(node)
-        pending.extend(next_node for next_node, _ in node.next_functions)
-
-
-def _operation(node: str) -> str:
-    return node.partition("Backward")[0]
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending.extend(next_node for next_node, _ in node.next_functions)
+    return {node.name() for node in seen}

@@ -144,7 +144,7 @@ class IntegratedGradients(AttributionMethod):
 def _named_layer(model: nn.Module, layer: nn.Module | str | None) -> nn.Module | None:
     if not isinstance(layer, str):
         return layer
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     if layer not in modules:
         raise fail_argument("layer", layer, "the name of a module of the model: " + ", ".join(modules)[2:])
     return modules[layer]

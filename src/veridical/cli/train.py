@@ -34,7 +34,8 @@ def run(options: Options) -> int:
             f"  adversarial accuracy  {_shown(results['adversarial_accuracy'])} "
             f"(PGD, {attack['norm']} radius {attack['radius']:.4g}, {attack['steps']} steps)"
         )
-    print(f"  training              {timing['training_seconds']:.0f} s, {timing['examples_per_second']:.0f} examples/s")
+    seconds, speed = timing["training_seconds"], timing["examples_per_second"]
+    print(f"  training              {seconds:.0f} s, {speed:.0f} examples/s")
     return 0
 
 

@@ -136,7 +136,7 @@ def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any
         flat = np.empty(header.size, dtype=np.uint8)
         view, filled = memoryview(flat.data), 0
         while filled < header.size:
-            # In small pieces: zipfile unpacks all that it has read of an LZMA member, however much that becomes.
+            # In small pieces: of an LZMA member zipfile unpacks all it has read, however much that becomes.
             piece = stream.read(min(header.size - filled, 2**17))
             if not piece:
                 raise damaged(

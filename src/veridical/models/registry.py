@@ -79,7 +79,10 @@ _ENTRIES = (
         "veridical.models.cnn",
         "PaperCNN",
         divisor=4,
-        options=_normalisation(0.0, 1.0),
+        options={
+            **_normalisation(0.0, 1.0),
+            "initialisation": Option("paper", "weights drawn as the paper or by He et al.", "choice", ("paper", "he")),
+        },
     ),
     ModelEntry(
         "rar-resnet",

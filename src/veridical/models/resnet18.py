@@ -16,9 +16,11 @@ UNITS = 2
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
-    """The normalisation layer: up to 32 groups, as many as divide the channels (Wu, He, ECCV 2018)."""
+    """The normalisation layer; at most 32 groups, of at least 8 channels each (Wu, He, ECCV 2018)."""
     if kind == "group":
-        return nn.GroupNorm(gcd(32, channels), channels, device="cpu", dtype=torch.float32)
+        # Groups of one channel would wipe out all information where a late stage is one pixel wide.
+        groups = gcd(32, max(1, channels // 8), channels)
+        return nn.GroupNorm(groups, channels, device="cpu", dtype=torch.float32)
     if kind == "batch":
         return nn.BatchNorm2d(channels, device="cpu", dtype=torch.float32)
     return nn.Identity()

@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-ObjectiveName = Literal[
-    "natural", "adversarial", "input-gradient", "ig-norm", "ig-sum-norm", "loss-change"
-]
+ObjectiveName = Literal["natural", "adversarial", "input-gradient", "ig-norm", "ig-sum-norm", "loss-change"]
 OBJECTIVES: tuple[ObjectiveName, ...] = (
     "natural",
     "adversarial",
@@ -62,7 +60,7 @@ class ObjectiveOptions:
         inner_steps: Steps of the inner ascent.
         inner_step_size: Length of an inner step, in input units.
         inner_start: Where the inner ascent starts.
-        inner_score: What the inner ascent climbs; "size" is what the objective measures, "loss" the loss alone.
+        inner_score: What the inner ascent climbs; "size" is the objective itself, "loss" the loss alone.
         inner_nodes: Quadrature nodes of the attribution inside the ascent.
         nodes: Quadrature nodes of the attribution in the outer step.
         rule: Quadrature rule of both.
@@ -124,8 +122,8 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
         seed: Seed of weights, batches, noise and split.
         device: auto, cpu or cuda[:n].
         threads: Torch threads; None leaves torch's choice.
-        bf16: Compute convolutions and products in bfloat16 where the CPU has it (recorded; never in metrics).
-        checkpoint_seconds: Least seconds between checkpoints inside an epoch; one is written after each epoch.
+        bf16: Train with bfloat16 products and convolutions, on CPUs that have them; metrics stay float32.
+        checkpoint_seconds: Least seconds between checkpoints inside an epoch; each epoch ends with one.
         tensorboard: Also write TensorBoard events (extra "tensorboard").
         progress: Show a progress bar.
     """

@@ -1,0 +1,1 @@
+"""Training: what is minimised (objectives, sizes), how (loop, optimisation), and what survives a kill."""

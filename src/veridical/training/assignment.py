@@ -73,7 +73,7 @@ def assign(
     convolutional = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
     module = module.to(device)
     if convolutional:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = module.to(memory_format=torch.channels_last)
     if objective is None:
         at = partial(_named, settings)
         ball = None if settings.robust is None else evaluation_ball(settings.robust)
@@ -84,16 +84,16 @@ def assign(
 
 def divide(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
     """The training images of a run, its validation images (None if none), and the former's old numbers."""
-    kept, held = range(len(split)), None
+    kept, held = list(range(len(split))), None
     if settings.validation:
-        numbers, out = held_out(len(split), settings.validation, settings.seed, "validation")
-        kept, held = numbers, split.subset(out)
-    indices = torch.tensor(list(kept[: settings.train_examples]), dtype=torch.int64)
+        kept, out = held_out(len(split), settings.validation, settings.seed, "validation")
+        held = split.subset(out)
+    indices = torch.tensor(kept[: settings.train_examples], dtype=torch.int64)
     return split.subset(indices), held, indices
 
 
 def gather(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
-    """Options from keyword arguments, or the given ones with some replaced; a UsageError for unknown names."""
+    """Options from keyword arguments, or the given ones with some replaced; UsageError for unknown names."""
     known = [field.name for field in fields(TrainOptions)]
     for name in given:
         if name not in known:
@@ -108,7 +108,7 @@ def gather(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptio
 
 
 def described(objective: Objective) -> str:
-    """A caller's own objective as text that is the same whenever it is: its class and, if it tells, its values."""
+    """A caller's own objective as text: its class and, for a dataclass, its values."""
     kind = type(objective)
     if is_dataclass(objective):
         return f"{kind.__module__}.{objective!r}"
@@ -135,9 +135,15 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
         if options.model_options:
             raise UsageError("model_options are for networks by name; a module is taken as it is.")
         return copy.deepcopy(model), own_model_record(model, data)
-    size: dict[str, Any] = {"shape": data.shape, "num_classes": data.num_classes}
-    record = model_config(options.model, **size, **options.model_options)
-    return build(options.model, seed=options.seed, **size, **options.model_options), record
+    given: dict[str, Any] = dict(options.model_options)
+    record = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
+    return build_recorded(record, options.seed), record
+
+
+def build_recorded(record: Mapping[str, Any], seed: int) -> nn.Module:
+    """Build the network that a record describes, with the initial weights of a seed."""
+    shape, classes = record["shape"], record["num_classes"]
+    return build(record["name"], shape=shape, num_classes=classes, seed=seed, **record["options"])
 
 
 def _named(settings: Settings, progress: float) -> Objective:

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoi
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """All that a training step changes: the model, its optimiser and, if there is one, the weights' average."""
+    """All that a training step changes: a model, its optimiser and, if there is one, the weights' average."""
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
@@ -37,7 +37,7 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Every weight and buffer by name, with the prefix "model." or "average."; references."""
         parts = {"model": self.model} | ({"average": self.average.module} if self.average else {})
-        return {f"{part}.{name}": value for part, module in parts.items() for name, value in weights(module).items()}
+        return {f"{part}.{name}": value for part in parts for name, value in weights(parts[part]).items()}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -179,10 +179,13 @@ def _compare(path: Path, found: Any, expected: Any) -> None:
         raise RunError(f"{path} belongs to another configuration: {shown}. Name another folder.")
 
 
-def _leaves(value: Any, place: str = "") -> list[tuple[str, Any]]:
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, each with its dotted place."""
     if not isinstance(value, Mapping):
-        return [(place, value)]
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{place}.{key}" if place else key)]
+        yield place, value
+        return
+    for key, inner in value.items():
+        yield from _leaves(inner, f"{place}.{key}" if place else key)
 
 
 def _form(tensor: Tensor) -> str:

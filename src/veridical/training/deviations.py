@@ -56,7 +56,9 @@ def _settings(settings: Settings, paper: dict[str, Any]) -> list[dict[str, Any]]
     if optimise.averaging:
         found.append(_difference("weight averaging", "none", f"exponential, decay {optimise.averaging}"))
     if optimise.reduction != paper["reduction"]:
-        found.append(_difference("losses of a batch", f"their {paper['reduction']}", f"their {optimise.reduction}"))
+        found.append(
+            _difference("losses of a batch", f"their {paper['reduction']}", f"their {optimise.reduction}")
+        )
     return found
 
 

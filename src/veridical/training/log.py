@@ -71,7 +71,7 @@ def _event_writer(folder: Path, from_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
-            "tensorboard: the package is not installed. Install veridical[tensorboard], or leave the option out."
+            "tensorboard: the package is not installed. Install veridical[tensorboard], or leave it out."
         ) from error
     # purge_step hides the events of steps that are done again.
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from veridical.data import Dataset
+from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
@@ -49,14 +49,14 @@ def train(
         All of it as a `TrainOptions`; or leave it out and give its fields as keyword arguments. Both together
         replace fields.
     model, data, objective
-        Names, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a `Dataset`,
-        an `Objective`. The module is copied: the caller's own keeps its weights, and `Run.model` has the new.
+        Names, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a
+        `Dataset`, an `Objective`. The module is copied: the caller's own keeps its weights.
     fields
         Fields of `TrainOptions`; `out` is required.
 
-    Interrupted at any moment, even by kill -9, the same call continues and ends with bitwise the weights of an
-    unbroken run on the same machine, with the same threads. A finished run is only loaded. Raises UsageError
-    where `out` belongs to other settings, RunError where the loss stops being finite.
+    Interrupted at any moment, even by kill -9, the same call continues and ends with bitwise the weights of
+    an unbroken run on the same machine, with the same threads. A finished run is only loaded. Raises
+    UsageError where `out` belongs to other settings, RunError where the loss stops being finite.
     """
     named = {"model": model, "data": data, "objective": objective}
     chosen = gather(options, {**{k: v for k, v in named.items() if isinstance(v, str)}, **fields})
@@ -82,7 +82,9 @@ def train(
 class _Training:
     """One session: from the newest checkpoint, or the start, to the result."""
 
-    def __init__(self, options: TrainOptions, assignment: Assignment, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, options: TrainOptions, assignment: Assignment, folder: Path, device: torch.device
+    ) -> None:
         self.options, self.task, self.folder, self.device = options, assignment, folder, device
         self.settings = assignment.settings
         self.config = self.settings.to_dict()
@@ -125,11 +127,12 @@ class _Training:
             self.seconds += time.monotonic() - before
             session += batch
             display.advance(loss, session / (time.monotonic() - begun))
-            ended = self.step % self.settings.steps_per_epoch == 0 or self.step == self.settings.optimise.steps
+            last = self.step == self.settings.optimise.steps
+            ended = last or self.step % self.settings.steps_per_epoch == 0
             if ended or self.step % LOG_EVERY == 0:
                 self._log_steps(log)
             if ended and self.task.validation is not None:
-                display.note(self._log_epoch(log))
+                display.note(self._log_epoch(log, self.task.validation))
             if ended or time.monotonic() - saved >= self.options.checkpoint_seconds:
                 log.sync()
                 progress = {"seconds": self.seconds, "sums": self.sums, "summed": self.summed}
@@ -152,7 +155,7 @@ class _Training:
                 self._stop("the loss", chosen, ~torch.isfinite(value.loss.detach()).cpu())
             loss = value.loss.mean() if settings.optimise.reduction == "mean" else value.loss.sum()
             learner.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not norm < float("inf"):
@@ -187,13 +190,11 @@ class _Training:
         log.write(self.step, {"kind": "steps", "epoch": self._epoch, **means, "learning_rate": rate})
         self.sums, self.summed = {}, 0
 
-    def _log_epoch(self, log: Log) -> str:
+    def _log_epoch(self, log: Log, held: Split) -> str:
         """Measure the weights that would be delivered now; return a line for the terminal."""
-        assert self.task.validation is not None
+        seed, ball = self.settings.seed, self.task.ball
         with arithmetic(self.device):
-            found = accuracies(
-                self.delivered, self.task.validation, self.task.ball, seed=self.settings.seed, device=self.device
-            )
+            found = accuracies(self.delivered, held, ball, seed=seed, device=self.device)
         values = {f"validation_{name}": interval["value"] for name, interval in found.items() if interval}
         log.write(self.step, {"kind": "epoch", "epoch": self._epoch, **values, **self._timing()})
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
@@ -208,23 +209,19 @@ class _Training:
         speed = examples / self.seconds if self.seconds else 0.0
         return {"training_seconds": round(self.seconds, 3), "examples_per_second": round(speed, 2)}
 
-    def _stop(self, what: str, chosen: Tensor, bad: Tensor) -> None:
-        """Record the batch and raise."""
-        indices = self.task.indices[chosen]
-        good = checkpoints(self.folder / CHECKPOINTS)
-        record = {
-            "step": self.step,
-            "quantity": what,
-            "batch": indices.tolist(),
-            "not_finite": indices[bad].tolist(),
-            "checkpoint": good[0] if good else None,
-        }
-        write_json(self.folder / "stopped.json", record)
+    def _stop(self, what: str, chosen: Tensor, bad: Tensor) -> NoReturn:
+        """Record the batch, and which of its images are to blame, and raise."""
+        batch = self.task.indices[chosen]
+        good = next(iter(checkpoints(self.folder / CHECKPOINTS)), None)
+        report = self.folder / "stopped.json"
+        images, guilty = batch.tolist(), batch[bad].tolist()
+        record = {"step": self.step, "not_finite": what, "images": guilty, "batch": images}
+        write_json(report, {**record, "checkpoint": good})
+        shown = ", ".join(map(str, images[:16])) + (", ..." if len(images) > 16 else "")
         raise RunError(
-            f"{what} was not finite at step {self.step}, for {int(bad.sum())} of {len(bad)} images; the batch was "
-            f"the training images {', '.join(map(str, record['batch'][:16]))}"  # type: ignore[index]
-            f"{', ...' if len(bad) > 16 else ''} (all in {self.folder / 'stopped.json'}). "
-            f"The last good checkpoint: {good[0] if good else 'none'}. Lower the learning rate or the radius."
+            f"{what} was not finite at step {self.step} for {len(guilty)} of {len(images)} images. The batch "
+            f"was the training images {shown} (all are in {report}). The last good checkpoint is "
+            f"{good or 'none'}. Lower the learning rate or the radius, in a new folder."
         )
 
 
@@ -240,5 +237,5 @@ def _alone_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder}: another process is training in this folder. Wait for it or stop it.") from None
+            raise RunError(f"{folder}: another process is training in it. Wait for it or stop it.") from None
         yield

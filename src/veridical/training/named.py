@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from veridical.attacks.ball import Ball, ball
 from veridical.attribution.quadrature import Quadrature
+from veridical.runtime.config import OBJECTIVES
 from veridical.runtime.errors import fail_argument
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
 from veridical.training.settings import RobustSettings
@@ -22,8 +23,8 @@ def named_objective(
 ) -> Objective:
     """The objective of that name at a point of the training (progress from 0 to 1), for inputs in `bounds`.
 
-    Only ig-sum-norm depends on the progress: before `robust.beta_from` it has no L1 term. For input-gradient,
-    weight is lambda' of l(x) + lambda' ||grad l||_q^q, and the ball has no bounds, since x' is a device there.
+    Only ig-sum-norm depends on the progress: before `robust.beta_from` it has no L1 term. For input-gradient
+    weight is lambda' of l(x) + lambda' ||grad l||_q^q, and the ball has no bounds: no image there is shown.
     Source: Chen et al. (2019), section 3.
     """
     if name == "natural":
@@ -32,7 +33,8 @@ def named_objective(
         raise fail_argument("robust", robust, f"the settings of the objective {name}")
     if name == "input-gradient":
         return _input_gradient(robust)
-    assert robust.inner_steps is not None and robust.inner_step_size is not None
+    assert robust.inner_steps is not None
+    assert robust.inner_step_size is not None
     assert robust.inner_start is not None
     inner = Inner(
         steps=robust.inner_steps,
@@ -65,11 +67,11 @@ def _size(name: str, robust: RobustSettings, progress: float) -> Size:
     if name == "ig-sum-norm":
         assert robust.beta is not None
         return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
-    raise fail_argument("objective", name, "natural, adversarial, input-gradient, ig-norm, ig-sum-norm or loss-change")
+    raise fail_argument("objective", name, f"one of {', '.join(OBJECTIVES)}")
 
 
 def _input_gradient(robust: RobustSettings) -> RobustAttribution:
-    """The one-node case: with the node at x, max ||d * grad l(x)||_1 over the ball is radius * ||grad l(x)||_q.
+    """The one-node case: with the node at x, max ||d * grad l||_1 over the ball is radius * ||grad l||_q.
 
     It is attained at d = radius * (the dual direction of the gradient), where the start already lies.
     """

@@ -1,4 +1,4 @@
-"""How the weights move: optimisers, learning rates as functions of the step, and the average of the weights."""
+"""How the weights move: optimisers, learning rates as functions of the step, and the weights' average."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
 def learning_rate(settings: OptimiserSettings, step: int) -> float:
     """The rate of one step, counted from 0; it depends on nothing else, so a resumed run needs no state.
 
-    "one-cycle" rises linearly over the share `warm_up` of the steps and falls to zero by half a cosine; "steps"
-    is the RAR authors' (`PAPER_STEPS`, in absolute steps).
+    "one-cycle" rises linearly over the share `warm_up` of the steps and falls to zero by half a cosine;
+    "steps" is the RAR authors' (`PAPER_STEPS`, in absolute steps).
     """
     greatest = settings.learning_rate
     if settings.schedule == "constant":

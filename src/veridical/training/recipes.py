@@ -221,7 +221,7 @@ def _validation(given: int | None, values: Values, train_size: int) -> int:
 
 
 def _robust(objective: str, values: Values) -> RobustSettings:
-    found = {key: values.get(key) for key in USED[objective]}
+    found: dict[str, Any] = {key: values.get(key) for key in USED[objective]}
     radius = float(values["radius"])
     if objective == "input-gradient" and values["weight"] is None:
         # lambda' = radius^q makes lambda 1: the loss's change in the ball, to first order, is what is added.
@@ -233,7 +233,7 @@ def _robust(objective: str, values: Values) -> RobustSettings:
 
 def _optimise(options: TrainOptions, values: Values, examples: int) -> OptimiserSettings:
     if options.epochs is not None and options.steps is not None:
-        raise UsageError(f"epochs={options.epochs} and steps={options.steps} were both given; give one of them.")
+        raise UsageError(f"epochs={options.epochs} and steps={options.steps} were both given; give one.")
     batch_size = min(int(values["batch_size"]), examples)
     if batch_size < 1:
         raise fail_argument("batch_size", batch_size, "an integer of at least 1")

@@ -17,12 +17,11 @@ from torch import nn
 
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
-from veridical.models import build
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import CLAIM, read_json, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
-from veridical.training.assignment import OWN, Assignment, divide
+from veridical.training.assignment import OWN, Assignment, build_recorded, divide
 from veridical.training.checkpoint import check_tensors, packed, put_into, weights
 from veridical.training.deviations import deviations
 from veridical.training.log import read_log
@@ -37,8 +36,8 @@ KIND = "train"
 class Run:
     """A finished training.
 
-    folder: where it lies. model: with the weights that are delivered (averaged, if the run averages), float32,
-    in eval mode. settings: all that decided them. history: one mapping per epoch, from log.jsonl. result: the
+    folder: where it lies. model: with the weights that are delivered (averaged, if the run averages), in eval
+    mode. settings: all that decided them. history: one mapping per epoch, from log.jsonl. result: the
     content of result.json.
     """
 
@@ -55,8 +54,8 @@ class Run:
         data = load_data(recorded["name"], root, download=download, equalise=equalise)
         if data.checksum != recorded["checksum"]:
             raise RunError(
-                f"the data {recorded['name']} from {data.source} are not those that {self.folder} was trained on: "
-                f"their checksum is {data.checksum}, and the run recorded {recorded['checksum']}."
+                f"the data {recorded['name']} from {data.source} are not those of {self.folder}: their "
+                f"checksum is {data.checksum}, and the run recorded {recorded['checksum']}."
             )
         return data
 
@@ -96,7 +95,9 @@ def load(
 def read_settings(folder: Path) -> Settings:
     """The settings that a folder was claimed for; a RunError if no training claimed it."""
     if not (folder / CLAIM).exists():
-        raise RunError(f"{folder} is not the folder of a run: it has no {CLAIM}. `veridical train` makes runs.")
+        raise RunError(
+            f"{folder} is not the folder of a run: it has no {CLAIM}. `veridical train` makes runs."
+        )
     claim = read_json(folder / CLAIM)
     if not isinstance(claim, dict) or claim.get("kind") != KIND:
         found = claim.get("kind") if isinstance(claim, dict) else claim
@@ -141,7 +142,7 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     record: dict[str, Any] = {"name": settings.objective}
     record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
     if settings.objective == "input-gradient":
-        return record | {"inner": "exact: radius times the dual direction of the gradient", "nodes": 1, "rule": "left"}
+        return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
     record |= {name: getattr(robust, name) for name in names}
     if robust.inner_score is None:
         record["inner_score"] = "loss" if settings.objective == "adversarial" else "size"
@@ -157,5 +158,4 @@ def _architecture(folder: Path, settings: Settings, model: nn.Module | None) -> 
             f"{folder} was trained with a module of its own, {record['options']['class']}. "
             "Give one of that architecture: load(folder, model=...)."
         )
-    size = {"shape": record["shape"], "num_classes": record["num_classes"]}
-    return build(record["name"], seed=settings.seed, **size, **record["options"])
+    return build_recorded(record, settings.seed)

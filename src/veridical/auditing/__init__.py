@@ -1,0 +1,1 @@
+"""Everything measured about one model on one data set, as one result object."""

@@ -1,0 +1,41 @@
+"""Attack the predictions and the explanations of a trained run and measure what holds.
+
+examples:
+  veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 --out runs/igsum-attack
+  veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
+
+An interrupted attack is continued by the same command. DIR/report.html shows what came out, DIR/result.json
+has the numbers, DIR/examples.npz those of every image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veridical.runtime.config import AttackOptions as Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options) -> int:
+    """Attack, or continue; write the results and the page, print what came out. Errors are raised."""
+    from veridical.cli.shown import attack_table, progress_bar
+    from veridical.studies.attack_report import REPORT, read_attack, run_title, write_attack_report
+    from veridical.studies.attack_run import attack_run
+
+    with progress_bar("attacked", shown=options.progress) as progress:
+        attack_run(options, progress)
+    attacked = read_attack(options.out)
+    name, config = run_title(attacked), attacked.config
+    page = write_attack_report(
+        Path(options.out) / REPORT,
+        {name: attacked},
+        title=f"How {name} on {config['data']['name']} holds under attack",
+        lead=f"The predictions and the explanations of {options.run}, attacked by protocol {options.protocol}.",
+        gallery=options.gallery,
+    )
+    attack_table({name: attacked.results})
+    for note in attacked.results["notes"]:
+        print(f"note: {note}")
+    print(f"report: {page}")
+    return 0

@@ -1,0 +1,83 @@
+"""What several commands show in a terminal: a progress bar over examples, and results as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+ROWS = {
+    "natural_accuracy": ("NA", "natural accuracy", 100.0, "{:.1f}%"),
+    "adversarial_accuracy": ("AA", "adversarial accuracy", 100.0, "{:.1f}%"),
+    "topk_intersection": ("IN", "top pixels kept", 100.0, "{:.1f}%"),
+    "kendall_tau": ("CO", "Kendall's tau", 1.0, "{:.3f}"),
+    "spearman": ("", "Spearman's rho", 1.0, "{:.3f}"),
+    "windowed_topk_intersection": ("", "top pixels kept, 1 pixel of shift forgiven", 100.0, "{:.1f}%"),
+    "mass_centre_shift": ("", "shift of the centre of mass, pixels", 1.0, "{:.2f}"),
+}
+
+
+@contextmanager
+def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any]]:
+    """A bar on stderr with the remaining time, as a function of (done, total).
+
+    What is done when it is first called, by an earlier session, does not count for the speed.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        # Batches take from seconds to minutes: the speed must be that of the last few.
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not shown, speed_estimate_period=600.0
+    ) as bar:
+        task: list[TaskID] = []
+
+        def tell(done: int, total: int) -> None:
+            if task:
+                bar.update(task[0], completed=done)
+            else:
+                task.append(bar.add_task(what, total=total, completed=done))
+
+        yield tell
+
+
+def attack_table(models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the results of attacks by model: value and 95% interval of each measure."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("measure", overflow="fold")
+    for name in models:
+        table.add_column(name, justify="right", overflow="fold")
+    for key, (short, words, scale, form) in ROWS.items():
+        cells = [_cell(results.get(key), scale, form) for results in models.values()]
+        table.add_row(f"{short + ', ' if short else ''}{words}", *cells)
+    counts = [f"{r['examples']:,} / {r['correctly_classified']:,}" for r in models.values()]
+    table.add_row("images / classified correctly", *counts)
+    Console().print(table)
+
+
+def _cell(interval: Mapping[str, Any] | None, scale: float, form: str) -> str:
+    if interval is None or interval["value"] is None:
+        return "not measured"
+    value = form.format(scale * interval["value"])
+    if interval["low"] is None:
+        return value
+    low, high = (form.format(scale * interval[end]).rstrip("%") for end in ("low", "high"))
+    return f"{value} ({low} to {high})"

@@ -1,0 +1,217 @@
+"""From folders of finished attacks to one page: a model alone, or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from veridical.report import GalleryItem, ModelSection, Protocol, write_report
+from veridical.report.measures import MEASURES
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import read_json
+from veridical.studies.attack_run import EXAMPLES, KIND, RESULT
+from veridical.studies.published import CITATION, published, recalled
+
+REPORT = "report.html"
+TITLES: Mapping[str, str] = {
+    "natural": "Natural training",
+    "adversarial": "Adversarial training",
+    "input-gradient": "Input-gradient regularisation",
+    "ig-norm": "IG-NORM",
+    "ig-sum-norm": "IG-SUM-NORM",
+    "loss-change": "Loss change",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """One finished attack: the content of its result.json and the arrays of its examples.npz."""
+
+    folder: Path
+    document: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the numbers depend on."""
+        config: Mapping[str, Any] = self.document["config"]
+        return config
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """What was measured."""
+        results: Mapping[str, Any] = self.document["results"]
+        return results
+
+    @property
+    def correct(self) -> Any:
+        """Which examples were classified correctly, (N,) bool."""
+        return self.arrays["predicted"] == self.arrays["label"]
+
+
+def read_attack(folder: str | Path) -> Attacked:
+    """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
+    path = Path(folder)
+    document = read_json(path / RESULT)
+    if "protocol" not in document.get("config", {}) or not (path / EXAMPLES).exists():
+        raise RunError(f"{path} is not a finished {KIND}: `veridical attack --out {path}` makes one.")
+    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
+        return Attacked(path, document, {name: archive[name] for name in archive.files})
+
+
+def write_attack_report(
+    path: Path, attacks: Mapping[str, Attacked], *, title: str, lead: str, gallery: int = 8
+) -> Path:
+    """Write the page of the attacks by title, the first being the one that others are compared with.
+
+    Raises UsageError where they were not attacked in the same way on the same images: such numbers do not
+    compare.
+    """
+    check_comparable(attacks)
+    first = next(iter(attacks.values()))
+    shown = _shown(list(attacks.values()), gallery)
+    return write_report(
+        path,
+        title,
+        lead,
+        [_section(name, attacked, shown) for name, attacked in attacks.items()],
+        protocol=_protocol(first),
+        notes=_notes(attacks),
+        config={k: v for k, v in first.config.items() if k != "run"} | _runs(attacks),
+        environment=first.document["environment"],
+        citation=CITATION,
+    )
+
+
+def check_comparable(attacks: Mapping[str, Attacked]) -> None:
+    """Raise a UsageError unless all attacks have one configuration but for the run."""
+    (name, first), *others = attacks.items()
+    for other_name, other in others:
+        for key, value in first.config.items():
+            if key != "run" and other.config.get(key) != value:
+                raise UsageError(
+                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
+                    f"differs, {value} and {other.config.get(key)}. Attack both in the same way."
+                )
+
+
+def run_title(attacked: Attacked) -> str:
+    """A reader's name for the run: its objective's."""
+    objective = str(attacked.config["run"]["objective"])
+    return TITLES.get(objective, objective)
+
+
+def _section(name: str, attacked: Attacked, shown: Sequence[int]) -> ModelSection:
+    run, results, arrays = attacked.config["run"], attacked.results, attacked.arrays
+    where = attacked.config["data"]["name"] if _as_published(attacked) else ""
+    weight = run["robust"] or {}
+    told = [f"{key} {weight[key]:g}" for key in ("weight", "beta", "radius") if weight.get(key) is not None]
+    return ModelSection(
+        title=name,
+        metrics={key: results[key] for key in MEASURES if key in results},
+        k=attacked.config["protocol"]["k"],
+        subtitle=", ".join([f"{run['model']['name']}, {run['objective']}, {run['recipe']} recipe", *told]),
+        published=published(where, run["objective"]),
+        recalled=recalled(where, run["objective"]),
+        gallery=[_item(attacked, place) for place in shown],
+        trace=arrays["trace"][attacked.correct],
+        distributions={key: arrays[key][attacked.correct] for key in ("kendall_tau", "topk_intersection")},
+        curve=results.get("curve"),
+    )
+
+
+def _as_published(attacked: Attacked) -> bool:
+    """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
+    from veridical.auditing.settings import PAPER
+
+    config = attacked.config
+    row = PAPER.get(config["data"]["name"])
+    return (
+        row is not None
+        and config["norm"] == "linf"
+        and abs(config["evaluation"]["radius"] - row.radius) < 1e-9
+        and config["attribution"]["method"] == "IntegratedGradients"
+        and config["attack"]["direction"] == "topk"
+    )
+
+
+def _shown(attacks: Sequence[Attacked], count: int) -> list[int]:
+    """Examples for the gallery: the first of each class that all models classify correctly, then the next."""
+    first = attacks[0].arrays
+    pictured = len(first["image"])
+    right = np.logical_and.reduce([attacked.correct[:pictured] for attacked in attacks])
+    seen: dict[int, int] = {}
+    ranked = []
+    for place in np.flatnonzero(right).tolist():
+        label = int(first["label"][place])
+        ranked.append((seen.get(label, 0), place))
+        seen[label] = seen.get(label, 0) + 1
+    return sorted(place for _, place in sorted(ranked)[:count])
+
+
+def _item(attacked: Attacked, place: int) -> GalleryItem:
+    arrays = attacked.arrays
+    return GalleryItem(
+        image=_channels_last(arrays["image"][place]),
+        map=arrays["saliency"][place],
+        perturbed=_channels_last(arrays["perturbed"][place]),
+        perturbed_map=arrays["perturbed_saliency"][place],
+        label=str(arrays["classes"][int(arrays["label"][place])]),
+        topk_intersection=float(arrays["topk_intersection"][place]),
+        kendall_tau=float(arrays["kendall_tau"][place]),
+    )
+
+
+def _channels_last(image: Any) -> Any:
+    return image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
+
+
+def _protocol(attacked: Attacked) -> Protocol:
+    """The attack in the words of the page."""
+    config, results = attacked.config, attacked.results
+    plan, evaluation = config["protocol"], config["evaluation"]
+    final = plan["final_nodes"] or plan["judge_nodes"]
+    method = config["attribution"]["method"]
+    path = method == "IntegratedGradients"
+    details: dict[str, object] = {
+        "Images": f"the first {config['examples']:,} {config['data']['split']} images of {config['data']['name']}",
+        "Explanation": f"{method}, {final['nodes']} {final['rule']} nodes from black" if path else method,
+        "Protocol": plan["name"],
+        "Direction": config["attack"]["direction"],
+        "Pixels attacked / compared": f"{config['attack'].get('k', 'all')} / {plan['k']}",
+        "Attack on explanations": f"{len(plan['climbs'])} x {plan['steps']} steps of {plan['step_size']:.4g}",
+        "Attack on predictions": f"PGD, {evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g}, "
+        "one random start, last iterate",
+        "Explanations left as they were": _share(results["not_found"]),
+        "Gradients per explanation attacked": f"{results['gradient_evaluations']['explanation']:,}",
+    }
+    return Protocol(config["evaluation"]["radius"], config["norm"], details)
+
+
+def _share(interval: Mapping[str, Any]) -> str:
+    return "none attacked" if interval["value"] is None else f"{interval['value']:.1%} (counted as unharmed)"
+
+
+def _notes(attacks: Mapping[str, Attacked]) -> list[str]:
+    """Each note once, with the models that it is about."""
+    about: dict[str, list[str]] = {}
+    for name, attacked in attacks.items():
+        for note in attacked.results["notes"]:
+            about.setdefault(note, []).append(name)
+    found = [
+        note if len(names) == len(attacks) else f"{', '.join(names)}: {note}" for note, names in about.items()
+    ]
+    climbs = len(next(iter(attacks.values())).config["protocol"]["climbs"])
+    if climbs > 1:
+        found.append(f"In the trace the {climbs} climbs of the attack stand one behind the other.")
+    return found
+
+
+def _runs(attacks: Mapping[str, Attacked]) -> dict[str, object]:
+    """What the models were trained with: all of one, of several by title."""
+    runs = {name: attacked.config["run"] for name, attacked in attacks.items()}
+    return {"run": next(iter(runs.values())) if len(runs) == 1 else runs}

@@ -1,0 +1,192 @@
+"""Attack one trained run and keep everything in a folder: result.json, examples.npz, report.html."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from veridical.attacks.directions import Direction, MassCentre, RandomSign, TargetRegion, TopK
+from veridical.attacks.protocols import Protocol, protocol
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.method import AttributionMethod
+from veridical.attribution.methods import InputGradient
+from veridical.auditing.parts import Arrays, PartStore, packed_arrays
+from veridical.auditing.result import RobustnessResult
+from veridical.auditing.robustness import measure_robustness
+from veridical.auditing.settings import EvaluationSettings, evaluation_settings
+from veridical.data import Dataset, Split, load
+from veridical.runtime.config import AttackOptions
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.files import claim_folder, write_atomic, write_json
+from veridical.runtime.guards import thread_count
+from veridical.runtime.provenance import environment, result_document
+from veridical.training.run import MODEL, Run
+from veridical.training.run import load as load_run
+
+KIND, RESULT, EXAMPLES, PARTS = "attack", "result.json", "examples.npz", "parts"
+
+METHODS: dict[str, AttributionMethod] = {
+    "integrated-gradients": IntegratedGradients(),
+    "input-gradient": InputGradient(),
+}
+
+
+def attack_run(options: AttackOptions, progress: Callable[[int, int], Any] | None = None) -> dict[str, Any]:
+    """Measure a run as `options` say, write result.json and examples.npz into its `out`, return the former.
+
+    Finished batches are kept as they come: interrupted at any moment, the same options continue. Raises
+    UsageError where the folder belongs to other options, weights or images. progress: see measure_robustness.
+    """
+    device = resolve_device(options.device)
+    run = load_run(options.run, device=device)
+    data, split = _images(options, run)
+    task = _assign(options, run, data, split)
+    config = task.describe()
+    folder = claim_folder(options.out, KIND, config)
+    with nullcontext() if options.threads is None else thread_count(options.threads):
+        result = measure_robustness(
+            run.model,
+            split,
+            radius=task.settings.radius,
+            curve=task.radii,
+            norm=options.norm,
+            protocol=task.protocol,
+            attribution=task.method,
+            attack=task.direction,
+            pgd_steps=task.settings.pgd_steps,
+            pgd_step_size=task.settings.pgd_step_size,
+            examples=options.examples,
+            pictures=task.pictures,
+            seed=options.seed,
+            parts=PartStore(folder / PARTS, config),
+            progress=progress,
+        )
+        surroundings = environment(device, torch.float32, seed=options.seed) | {"run": str(run.folder)}
+    write_atomic(folder / EXAMPLES, packed_arrays(_stacked(result, data)))
+    timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
+    document = result_document(result.to_dict(), config, surroundings, timing)
+    write_json(folder / RESULT, document)
+    return document
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What the options come to for this run and data set."""
+
+    options: AttackOptions
+    run: Run
+    data: Dataset
+    images: int
+    settings: EvaluationSettings
+    radii: tuple[float, ...]
+    method: AttributionMethod
+    direction: Direction
+    protocol: Protocol
+
+    @property
+    def pictures(self) -> int:
+        """Examples whose images and maps are kept, more than are shown: some are not classified correctly."""
+        return 4 * max(0, self.options.gallery)
+
+    def describe(self) -> dict[str, Any]:
+        """All that the numbers depend on, as plain values; neither paths nor the machine."""
+        weights = hashlib.sha256((self.run.folder / MODEL).read_bytes()).hexdigest()
+        options = self.options
+        return {
+            "run": {"weights": weights, **self.run.settings.to_dict()},
+            "data": self.data.describe() | {"split": options.split, "images": self.images},
+            "examples": self.images if options.examples is None else min(options.examples, self.images),
+            "norm": options.norm,
+            "radii": list(self.radii),
+            "evaluation": asdict(self.settings),
+            "protocol": asdict(self.protocol),
+            "attribution": self.method.describe(),
+            "attack": {"direction": options.attack, **asdict(self.direction)},  # type: ignore[call-overload]
+            "pictures": self.pictures,
+            "seed": options.seed,
+        }
+
+
+def _images(options: AttackOptions, run: Run) -> tuple[Dataset, Split]:
+    """The data set asked for, else the run's, and the part of it that is attacked."""
+    recorded = run.settings.data
+    if options.data in (None, recorded["name"]):
+        data = run.data(options.data_root)
+    else:
+        equalise = bool(recorded["options"].get("equalise", False))
+        data = load(options.data or "", options.data_root, equalise=equalise)
+        here, there = [list(data.shape), data.num_classes], [list(recorded["shape"]), recorded["num_classes"]]
+        if here != there:
+            raise UsageError(
+                f"{options.run} was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
+                f"{options.data} has images {here[0]} of {here[1]} classes. Leave --data out."
+            )
+    if options.split == "test":
+        return data, data.test
+    if options.data not in (None, recorded["name"]):
+        raise UsageError("--split validation is for the data set of the run. Leave --data out.")
+    return data, run.validation_images(data)
+
+
+def _assign(options: AttackOptions, run: Run, data: Dataset, split: Split) -> _Task:
+    robust = run.settings.robust
+    trained = robust.radius if robust is not None and robust.norm == options.norm else None
+    usual = evaluation_settings(data.name, data.shape).radius if options.norm == "linf" else None
+    main = trained if trained is not None else usual
+    radii = tuple(sorted(options.radius)) if options.radius else ()
+    if radii and main not in radii:
+        main = radii[-1]
+    settings = evaluation_settings(
+        data.name,
+        data.shape,
+        norm=options.norm,
+        radius=main,
+        k=options.k,
+        steps=options.steps,
+        step_size=options.step_size,
+        pgd_steps=options.pgd_steps,
+        pgd_step_size=options.pgd_step_size,
+    )
+    plan = protocol(options.protocol, k=settings.k, steps=settings.steps, step_size=settings.step_size)
+    direction = _direction(options, settings)
+    return _Task(
+        options=options,
+        run=run,
+        data=data,
+        images=len(split),
+        settings=settings,
+        radii=radii or (settings.radius,),
+        method=METHODS[options.attribution],
+        direction=direction,
+        protocol=replace(plan, name=options.protocol),
+    )
+
+
+def _direction(options: AttackOptions, settings: EvaluationSettings) -> Direction:
+    if (options.region is None) == (options.attack == "target"):
+        raise fail_argument("region", options.region, "rows and columns with --attack target, and only then")
+    if options.region is not None:
+        if len(options.region) != 4:
+            raise fail_argument("region", options.region, "four numbers: top, bottom, left, right")
+        return TargetRegion(*options.region)
+    if options.attack == "topk":
+        return TopK(settings.attacked_k)
+    return MassCentre() if options.attack == "mass-centre" else RandomSign()
+
+
+def _stacked(result: RobustnessResult, data: Dataset) -> Arrays:
+    """examples.npz: the main radius's arrays by name, those of all radii as "radius-R/NAME", class names."""
+    arrays = dict(result.main.arrays)
+    arrays["classes"] = np.asarray(data.classes, dtype=np.str_)
+    for point in result.curve:
+        if point.radius != result.main.radius:
+            kept = {"index", "trace", "image", "perturbed", "saliency", "perturbed_saliency"}
+            arrays |= {f"radius-{point.radius:.6g}/{n}": v for n, v in point.arrays.items() if n not in kept}
+    return arrays

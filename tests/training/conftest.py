@@ -1,0 +1,54 @@
+"""Tiny networks and data of the training tests."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.data import Dataset, Split
+
+
+def parameters_from(seed: int, model: nn.Module, scale: float) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * scale)
+    return model
+
+
+@pytest.fixture
+def smooth() -> nn.Module:
+    """A float64 network without kinks: (N, 1, 6, 6) to 3 logits."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.Softplus(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+    )
+    return parameters_from(1, model.double(), 0.4)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """Five float64 inputs (5, 1, 6, 6) in [0, 1] and their targets."""
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.rand(5, 1, 6, 6, generator=generator, dtype=torch.float64)
+    return inputs, torch.tensor([0, 1, 2, 1, 0])
+
+
+@pytest.fixture
+def stripes() -> Dataset:
+    """Images of 8x8 whose class is the direction of their stripes: learnt in seconds, not by chance."""
+    generator = torch.Generator().manual_seed(3)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % 3
+        rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+        waves = torch.stack([rows % 4 < 2, columns % 4 < 2, (rows + columns) % 4 < 2]).float()
+        noise = torch.rand(count, 1, 8, 8, generator=generator)
+        images = 0.6 * waves[labels][:, None] + 0.4 * noise
+        return Split((images * 255).round().to(torch.uint8), labels)
+
+    return Dataset("stripes", split(240), split(60), ("rows", "columns", "diagonals"), "f" * 64, "made here")

@@ -1,0 +1,205 @@
+"""Gradients of objectives and inner scores against finite differences, and what they leave untouched."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.ascent import value_and_gradient
+from veridical.attacks.ball import Linf
+from veridical.attribution.quadrature import Quadrature
+from veridical.training.objectives import Inner, InnerScore, Natural, RobustAttribution
+from veridical.training.sizes import Size, absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
+
+Batch = tuple[Tensor, Tensor]
+EPS = 0.3
+SIZES = {
+    "ig-norm": l1_norm(),
+    "ig-sum-norm": sum_and_l1(0.3),
+    "adversarial": signed_sum(),
+    "loss-change": absolute_sum(),
+    "squared norm": l1_power(2.0),
+    "everything": Size(sum_weight=0.7, absolute_sum=0.2, l1=0.5, power=1.5),
+}
+
+
+def objective_of(name: str, *, weight: float = 1.0, nodes: int = 3, score: InnerScore = "size") -> RobustAttribution:
+    quadrature = Quadrature("gauss-legendre", nodes)
+    inner = Inner(steps=2, step_size=0.1, score=score, quadrature=quadrature)
+    return RobustAttribution(SIZES[name], Linf(EPS, None), weight=weight, quadrature=quadrature, inner=inner)
+
+
+def moved_from(inputs: Tensor) -> Tensor:
+    return inputs + EPS * torch.sin(77 * inputs)
+
+
+@contextmanager
+def shifted(model: nn.Module, direction: list[Tensor], length: float) -> Iterator[None]:
+    def move(by: float) -> None:
+        with torch.no_grad():
+            for parameter, change in zip(model.parameters(), direction, strict=True):
+                parameter.add_(change, alpha=by)
+
+    move(length)
+    try:
+        yield
+    finally:
+        move(-length)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.6])
+@pytest.mark.parametrize("name", list(SIZES))
+def test_gradient_in_the_weights_at_a_fixed_perturbation(
+    smooth: nn.Module, batch: Batch, name: str, weight: float
+) -> None:
+    inputs, target = batch
+    objective, moved = objective_of(name, weight=weight), moved_from(inputs)
+    loss = objective.at(smooth, inputs, target, moved).loss.sum()
+    gradients = torch.autograd.grad(loss, list(smooth.parameters()))
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(3):
+        direction = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in gradients]
+        values = []
+        for length in (1e-5, -1e-5):
+            with shifted(smooth, direction, length):
+                values.append(float(objective.at(smooth, inputs, target, moved).loss.detach().sum()))
+        measured = (values[0] - values[1]) / 2e-5
+        exact = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
+        assert measured == pytest.approx(exact, rel=2e-7, abs=1e-8)
+
+
+@pytest.mark.parametrize("score", ["size", "loss"])
+@pytest.mark.parametrize("name", list(SIZES))
+def test_gradient_of_the_inner_score_in_the_perturbed_inputs(
+    smooth: nn.Module, batch: Batch, name: str, score: InnerScore
+) -> None:
+    inputs, target = batch
+    climbed = objective_of(name, score=score).inner_score(smooth, inputs, target)
+    moved = moved_from(inputs)
+    value, gradient = value_and_gradient(climbed, moved)
+    torch.testing.assert_close(value, climbed(moved).detach(), rtol=1e-12, atol=0)
+    generator = torch.Generator().manual_seed(6)
+    direction = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
+    difference = climbed(moved + 1e-5 * direction) - climbed(moved - 1e-5 * direction)
+    expected = (gradient * direction).flatten(1).sum(1)
+    torch.testing.assert_close(difference.detach() / 2e-5, expected, rtol=2e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["ig-norm", "ig-sum-norm", "squared norm", "everything"])
+@pytest.mark.parametrize("rows", [1, 5, 11])
+def test_chunks_of_nodes_give_the_value_and_gradient_of_one_pass(
+    smooth: nn.Module, batch: Batch, name: str, rows: int
+) -> None:
+    inputs, target = batch
+    whole = objective_of(name, nodes=5)
+    chunked = RobustAttribution(
+        whole.size, whole.ball, weight=whole.weight, quadrature=whole.quadrature, inner=whole.inner, rows=rows
+    )
+    moved, parameters = moved_from(inputs), list(smooth.parameters())
+    one, other = (o.at(smooth, inputs, target, moved).loss for o in (whole, chunked))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+    ours, theirs = (torch.autograd.grad(loss.sum(), parameters) for loss in (one, other))
+    for left, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-13)
+
+
+class Watched(nn.Module):
+    """Records, at every forward pass, whether it trains and whether its weights ask for gradients."""
+
+    def __init__(self, inner: nn.Module, fail_at: int | None = None) -> None:
+        super().__init__()
+        self.inner, self.fail_at = inner, fail_at
+        self.seen: list[tuple[bool, bool]] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        wanted = any(parameter.requires_grad for parameter in self.inner.parameters())
+        self.seen.append((self.training, wanted))
+        if len(self.seen) == self.fail_at:
+            raise ArithmeticError("stop here")
+        logits: Tensor = self.inner(inputs)
+        return logits
+
+
+@pytest.mark.parametrize("score", ["size", "loss"])
+def test_weights_get_no_gradient_work_in_the_inner_loop(
+    smooth: nn.Module, batch: Batch, score: InnerScore
+) -> None:
+    inputs, target = batch
+    model = Watched(smooth).train()
+    next(model.parameters()).requires_grad_(False)
+    moved = objective_of("ig-norm", score=score).maximise(model, inputs, target, torch.Generator())
+    assert model.seen
+    assert set(model.seen) == {(False, False)}
+    assert model.training
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True, True, True]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not moved.requires_grad
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_modes_flags_and_generators_are_given_back(smooth: nn.Module, batch: Batch, name: str) -> None:
+    inputs, target = batch
+    kept, state = inputs.clone(), torch.get_rng_state()
+    model = Watched(smooth).train()
+    model.inner.eval()
+    value = objective_of(name)(model, inputs, target, torch.Generator().manual_seed(1))
+    assert (model.training, model.inner.training) == (True, False)
+    assert value.loss.requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(inputs, kept)
+    assert not inputs.requires_grad
+    passes = len(model.seen)
+    for fail_at in range(1, passes + 1):
+        broken = Watched(smooth, fail_at).train()
+        with pytest.raises(ArithmeticError):
+            objective_of(name)(broken, inputs, target, torch.Generator().manual_seed(1))
+        assert broken.training
+        assert all(parameter.requires_grad for parameter in broken.parameters())
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_the_same_generator_gives_the_same_objective(smooth: nn.Module, batch: Batch, name: str) -> None:
+    inputs, target = batch
+    one, same, other = (
+        objective_of(name)(smooth, inputs, target, torch.Generator().manual_seed(seed)).loss for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def normalised_network() -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(64, 3))
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.double()
+
+
+@pytest.mark.parametrize("name", [*SIZES, "natural"])
+def test_batch_normalisation_learns_from_the_outer_pass_alone(batch: Batch, name: str) -> None:
+    inputs, target = batch
+    model = normalised_network().train()
+    objective = Natural() if name == "natural" else objective_of(name, weight=0.6)
+    objective(model, inputs, target, torch.Generator().manual_seed(1)).loss.sum().backward()
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.num_batches_tracked is not None
+    assert int(norm.num_batches_tracked) == 1
+    assert norm.training
+
+
+def test_with_batch_normalisation_ascent_and_attribution_use_the_running_statistics(batch: Batch) -> None:
+    inputs, target = batch
+    trained, evaluated = normalised_network().train(), normalised_network().eval()
+    norm = trained[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.momentum = 0.0  # else the outer pass moves the statistics before the outer attribution sees them
+    objective = objective_of("ig-norm")
+    in_training, in_eval = (
+        objective(model, inputs, target, torch.Generator().manual_seed(1)) for model in (trained, evaluated)
+    )
+    torch.testing.assert_close(in_training.parts["attribution_l1"], in_eval.parts["attribution_l1"])
+    assert not torch.allclose(in_training.parts["natural_loss"], in_eval.parts["natural_loss"])
