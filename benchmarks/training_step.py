@@ -2,9 +2,9 @@
 
     python benchmarks/training_step.py --batch 50 --threads 2
 
-Each setting runs in a process of its own (peak memory is a process's), in turns, so that a drift of the machine's
-speed meets all of them. Printed: median seconds and milliseconds an example over the rounds, the ratio to the
-authors' settings of the same objective, and the peak resident memory above that of the process before its step.
+Each setting runs in a process of its own (peak memory is a process's), in turns, so that a drift of the
+machine's speed meets all of them. Printed: median seconds and milliseconds an example over the rounds, the ratio to the
+authors' settings of the same objective, and the peak resident memory above that of the process before.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def main() -> None:
         print(json.dumps(measure(*options.one, options.batch, options.threads, options.rows)))
         return
     cases = [("natural", "ours")]
-    cases += [(name, who) for name in ("adversarial", "ig-norm", "ig-sum-norm") for who in ("ours", "authors")]
+    cases += [
+        (name, who) for name in ("adversarial", "ig-norm", "ig-sum-norm") for who in ("ours", "authors")
+    ]
     results: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(options.rounds):
         for case in cases:
@@ -100,7 +102,8 @@ def main() -> None:
             pairs = zip(results[objective, who], results[objective, "ours"], strict=True)
             ratio = f"{statistics.median(a['seconds'] / b['seconds'] for a, b in pairs):.1f}"
         print(
-            f"| {objective} | {who} | {seconds:.3f} | {1000 * seconds / options.batch:.2f} | {ratio} | {memory:.0f} |"
+            f"| {objective} | {who} | {seconds:.3f} | {1000 * seconds / options.batch:.2f} "
+            f"| {ratio} | {memory:.0f} |"
         )
 
 

@@ -125,7 +125,7 @@ def test_layer_maps_equal_captums_conductance_where_the_layer_is_linear() -> Non
 
 
 def sum_of_left_nodes(model: SmoothNet, inputs: Tensor, target: Tensor, nodes: int) -> Tensor:
-    """The left rule with `nodes` nodes without its last one, as the left rule on the shorter path, rescaled."""
+    """The left rule with `nodes` nodes but for the last one: the left rule of the path that ends there."""
     end = inputs * (nodes - 1) / nodes
     return IntegratedGradients(nodes - 1, "left", layer="first")(model, end, target)
 
@@ -138,7 +138,7 @@ def test_layer_maps_tend_to_captums_conductance_where_the_layer_is_not_linear() 
         theirs = LayerConductance(model, model.second).attribute(
             inputs, baselines=0.0, target=TARGET, method="riemann_left", n_steps=steps
         )
-        return float((theirs - ours).abs().max() / ours.abs().max())
+        return float((theirs.detach() - ours).abs().max() / ours.abs().max())
 
     coarse, fine = distance(100), distance(800)
     assert fine < 3e-3
@@ -249,7 +249,7 @@ def standardised_network(width: int) -> tuple[nn.Module, Tensor]:
 
 @pytest.mark.parametrize("nodes", [1, 10, 100])
 def test_black_baseline_is_degenerate_on_a_standardising_network(nodes: int) -> None:
-    """At t x the gradient is 1 / t of that at x: n right nodes give H_n times gradient x input, which adds up to 0."""
+    """At t x the gradient is 1 / t of that at x: n right nodes give H_n gradient x input, whose sum is 0."""
     model, inputs = standardised_network(16)
     result = IntegratedGradients(nodes, "right").with_diagnostics(model, inputs, 1)
     harmonic = sum(1 / k for k in range(1, nodes + 1))

@@ -1,4 +1,4 @@
-"""The folded first block computes what a convolution and a pooling layer compute, with the same derivatives."""
+"""The folded first block computes what a convolution and a pooling layer do, derivatives too."""
 
 import pytest
 import torch

@@ -203,3 +203,20 @@ def test_with_batch_normalisation_ascent_and_attribution_use_the_running_statist
     )
     torch.testing.assert_close(in_training.parts["attribution_l1"], in_eval.parts["attribution_l1"])
     assert not torch.allclose(in_training.parts["natural_loss"], in_eval.parts["natural_loss"])
+
+
+@pytest.mark.parametrize("rows", [1, 11])
+def test_chunks_see_batch_normalisation_in_eval_mode_when_they_are_computed_again(
+    batch: Batch, rows: int
+) -> None:
+    inputs, target = batch
+    moved, gradients, statistics = moved_from(inputs), [], []
+    for bound in (4096, rows):
+        model, whole = normalised_network().train(), objective_of("ig-norm", nodes=5)
+        objective = RobustAttribution(whole.size, whole.ball, quadrature=whole.quadrature, rows=bound)
+        loss = objective.at(model, inputs, target, moved).loss.sum()
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+        statistics.append({name: value.clone() for name, value in model.named_buffers()})
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(statistics[0], statistics[1])

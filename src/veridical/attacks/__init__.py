@@ -1,0 +1,1 @@
+"""Balls around inputs, the one ascent loop in them, and what climbs: predictions and explanations."""

@@ -1,4 +1,4 @@
-"""The one projected-ascent loop: PGD, the inner maximum of training and the attribution attacks all call it."""
+"""The one projected-ascent loop: PGD, the inner maximum of training and attribution attacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Keep = Literal["last", "best"] | Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class GradientScore(Protocol):
-    """A score that brings its own gradient (cheaper than autograd through its value, or not differentiable)."""
+    """A score that brings its own gradient (one that is cheaper, or has none)."""
 
     def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The score (N,) and the direction of ascent (N, ...) at `inputs`."""

@@ -48,7 +48,7 @@ class Ball(ABC):
 
     @abstractmethod
     def step(self, gradient: Tensor) -> Tensor:
-        """Steepest-ascent direction of unit length in the ball's norm, per example; zero where gradient is."""
+        """Steepest-ascent direction of unit length in the ball's norm, per example; 0 for gradient 0."""
 
     @abstractmethod
     def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
@@ -69,9 +69,11 @@ class Linf(Ball):
     """No value changes by more than `radius`."""
 
     def step(self, gradient: Tensor) -> Tensor:
+        """The sign of the gradient."""
         return gradient.sign()
 
     def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
+        """Greatest absolute change of a value, (N,)."""
         return (inputs - origin).abs().flatten(1).amax(1)
 
     def _project(self, offset: Tensor, origin: Tensor) -> Tensor:
@@ -86,10 +88,12 @@ class L2(Ball):
     """The Euclidean length of the change, over all values of an example, is at most `radius`."""
 
     def step(self, gradient: Tensor) -> Tensor:
+        """The gradient over its Euclidean length."""
         return gradient / _safe(_length(gradient))
 
     def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
-        return (inputs - origin).flatten(1).norm(dim=1)
+        """Euclidean length of the change, (N,)."""
+        return _length(inputs - origin).flatten()
 
     def _project(self, offset: Tensor, origin: Tensor) -> Tensor:
         length = _length(offset)
@@ -132,7 +136,8 @@ def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
 
 
 def _length(offset: Tensor) -> Tensor:
-    return offset.flatten(1).norm(dim=1).reshape(-1, *[1] * (offset.ndim - 1))
+    length: Tensor = torch.linalg.vector_norm(offset.flatten(1), dim=1)
+    return length.reshape(-1, *[1] * (offset.ndim - 1))
 
 
 def _safe(length: Tensor) -> Tensor:

@@ -69,8 +69,10 @@ class MapAscent:
         spread = logits.detach().std(1).clamp_min(1e-12)
         # Share 0 at a margin of a tenth of the logits' spread, 1 where the label is about to change.
         share = (1 - (own - others).detach() / (0.1 * spread)).clamp(0, 2) * self.climb.label_weight
-        length = gradient.flatten(1).norm(dim=1) / margin_gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-        return margin_gradient * (share * length).reshape(-1, *[1] * (inputs.ndim - 1))
+        own_length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+        length = own_length / torch.linalg.vector_norm(margin_gradient.flatten(1), dim=1).clamp_min(1e-12)
+        pull: Tensor = margin_gradient * (share * length).reshape(-1, *[1] * (inputs.ndim - 1))
+        return pull
 
 
 class FixedDirection:

@@ -1,4 +1,4 @@
-"""Where an attribution attack pushes the map: off its top pixels, off its centre, into a region, at random."""
+"""Where an attribution attack pushes the map: off its top pixels, off its centre, into a region."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class MapScore(Protocol):
 
 @dataclass(frozen=True)
 class TopK:
-    """Lower the saliency on the k most salient pixels of the clean map (Ghorbani et al. 2019, top-K attack)."""
+    """Lower the saliency on the k most salient pixels of the clean map (Ghorbani et al. 2019)."""
 
     k: int = 100
 
     def goal(self, clean: Tensor) -> MapScore:
+        """Minus the saliency on the clean maps' top k pixels."""
         mask = top_mask(clean, self.k)
         return lambda maps: -(maps * mask).flatten(1).sum(1)
 
@@ -41,6 +42,7 @@ class MassCentre:
     """Move the centre of mass of the saliency away from where it was (Ghorbani et al. 2019)."""
 
     def goal(self, clean: Tensor) -> MapScore:
+        """Squared distance of the centre of mass from the clean one."""
         origin = _centre(clean).detach()
         # The plain distance has no gradient where it is zero, which is where the attack starts.
         return lambda maps: ((_centre(maps) - origin + 1e-3) ** 2).sum(1)
@@ -56,6 +58,7 @@ class TargetRegion:
     right: int
 
     def goal(self, clean: Tensor) -> MapScore:
+        """The saliency inside the region."""
         height, width = clean.shape[1:]
         if not (0 <= self.top < self.bottom <= height and 0 <= self.left < self.right <= width):
             raise UsageError(
@@ -69,9 +72,10 @@ class TargetRegion:
 
 @dataclass(frozen=True)
 class Decorrelate:
-    """Lower the correlation of the log saliency with the ranks of the clean map, a smooth stand-in for tau."""
+    """Lower the correlation of the log saliency with the ranks of the clean map, a smooth tau."""
 
     def goal(self, clean: Tensor) -> MapScore:
+        """Minus the correlation with the clean ranks."""
         ranks = clean.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).to(clean.dtype)
         ranks = torch.nn.functional.normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
 
@@ -85,9 +89,11 @@ class Decorrelate:
 
 @dataclass(frozen=True)
 class RandomSign:
-    """No goal: every pixel moves at full step in a random direction, the baseline of Ghorbani et al. (2019)."""
+    """No goal: every pixel moves at full step in a random direction, Ghorbani et al.'s baseline."""
 
     def goal(self, clean: Tensor) -> MapScore:
+        """Raise a UsageError: nothing is climbed."""
+        del clean
         raise UsageError("RandomSign climbs no score; it is handled by the attack itself")
 
 

@@ -122,7 +122,7 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)
 
 
 def protocol(name: str, **changes: object) -> Protocol:
-    """The protocol of that name ("paper", "paper-fast", "strong") with some fields replaced (None: as it is)."""
+    """The protocol of that name, with those fields replaced that are given and not None."""
     if name not in PROTOCOLS:
         raise UsageError(f"protocol {name!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
     given = {key: value for key, value in changes.items() if value is not None}

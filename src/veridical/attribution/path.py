@@ -55,7 +55,8 @@ def path_attribution(
     Tensor
         (N, ...) of the inputs' (or the layer's) shape and dtype.
 
-    Source: Sundararajan, Taly, Yan (2017), section 3; Chen et al. (2019), section 2 (any start, hidden layers).
+    Source: Sundararajan, Taly, Yan (2017), section 3; Chen et al. (2019), section 2 (any start, hidden
+    layers).
     """
     check_path(start, end)
     positions, weights = quadrature.points(end.dtype, end.device)
@@ -82,17 +83,23 @@ def check_path(start: Tensor, end: Tensor) -> None:
     """Raise a UsageError unless both ends are floating-point tensors of one shape."""
     if start.shape != end.shape:
         raise UsageError(
-            f"start has shape {tuple(start.shape)} and end {tuple(end.shape)}; a path needs two points of one "
-            "shape (expand a baseline to the inputs' shape first)"
+            f"start has shape {tuple(start.shape)} and end {tuple(end.shape)}; a path needs two points "
+            "of one shape (expand a baseline to the inputs' shape first)"
         )
     if not (start.is_floating_point() and end.is_floating_point()):
         raise UsageError(f"start is {start.dtype} and end {end.dtype}; a path needs floating-point tensors")
 
 
 def points_on_path(start: Tensor, difference: Tensor, positions: Tensor) -> Tensor:
-    """start + t * difference for every t, node by node: (M * N, ...) from (N, ...) and positions (M,)."""
+    """Points start + t * difference for every t (M,), node by node: (M * N, ...) from (N, ...)."""
     t = positions.reshape(-1, *[1] * difference.ndim)
     return (start + t * difference).flatten(0, 1)
+
+
+def weighted_sum(weights: Tensor, per_node: Tensor) -> Tensor:
+    """Sum over nodes of weights (M,) times values (M * N, ...), node by node; (N, ...)."""
+    total: Tensor = torch.tensordot(weights, per_node.unflatten(0, (weights.shape[0], -1)), dims=1)
+    return total
 
 
 def _gradient_sum(
@@ -109,8 +116,7 @@ def _gradient_sum(
         if not points.requires_grad or not create_graph:
             points = points.detach().requires_grad_(True)
         gradients = input_gradients(scalar, points, create_graph)
-    per_node = gradients.unflatten(0, (positions.shape[0], -1))
-    return torch.tensordot(weights, per_node, dims=1)
+    return weighted_sum(weights, gradients)
 
 
 def input_gradients(scalar: Scalar, points: Tensor, create_graph: bool) -> Tensor:
@@ -150,8 +156,9 @@ def _conductance(
             _check_scalar(values, points)
             if len(captured) != 1 or not isinstance(captured[0], Tensor):
                 raise UsageError(
-                    f"the layer {type(layer).__name__} ran {len(captured)} times in one forward pass or did not "
-                    "return a tensor; hidden-layer attribution needs a module that runs once and returns one"
+                    f"the layer {type(layer).__name__} ran {len(captured)} times in one forward pass or "
+                    "did not return a tensor; hidden-layer attribution needs a module that runs once and "
+                    "returns one"
                 )
             (gradients,) = torch.autograd.grad(values.sum(), captured[0], create_graph=create_graph)
             speed = forward_ad.unpack_dual(captured[0]).tangent
@@ -160,7 +167,7 @@ def _conductance(
             product = gradients * speed
     finally:
         handle.remove()
-    result = torch.tensordot(weights, product.unflatten(0, (positions.shape[0], -1)), dims=1)
+    result = weighted_sum(weights, product)
     return result if create_graph else result.detach()
 
 
@@ -172,6 +179,6 @@ def _check_scalar(values: Tensor, points: Tensor) -> None:
         )
     if not values.requires_grad:
         raise UsageError(
-            "the scalar does not depend on its inputs through differentiable operations; check for .detach(), "
-            "torch.no_grad() or integer operations in the model"
+            "the scalar does not depend on its inputs through differentiable operations; check for "
+            ".detach(), torch.no_grad() or integer operations in the model"
         )

@@ -27,8 +27,8 @@ class TargetScalar:
     output
         "logit", "loss" (natural logarithm) or "log-probability" (minus the loss).
 
-    Called with (M * N, ...) inputs, node by node in blocks of N, it repeats the targets, so that many points of
-    a path can be evaluated in one batch (`many_nodes`).
+    Called with (M * N, ...) inputs, node by node in blocks of N, it repeats the targets, so that many
+    points of a path can be evaluated in one batch (`many_nodes`).
     """
 
     model: nn.Module
@@ -41,6 +41,7 @@ class TargetScalar:
             raise UsageError(f"output {self.output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
 
     def __call__(self, inputs: Tensor) -> Tensor:
+        """The scalar of inputs (M * N, ...), (M * N,)."""
         return self.of_logits(self.model(inputs))
 
     def of_logits(self, logits: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ class TargetScalar:
         examples = self.target.shape[0]
         if examples == 0 or logits.shape[0] % examples:
             raise UsageError(
-                f"the model returned {logits.shape[0]} rows for {examples} targets; expected one row per input"
+                f"the model returned {logits.shape[0]} rows for {examples} targets; "
+                "expected one row per input"
             )
         target = self.target.repeat(logits.shape[0] // examples)
         if self.output == "logit":

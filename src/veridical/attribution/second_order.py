@@ -23,15 +23,16 @@ class QuickSecondOrder(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func is torch.conv2d:
             return _conv2d(*args, **kwargs)
         return func(*args, **kwargs)
-
-
-_inputs_only = False
 
 
 @contextmanager
@@ -40,12 +41,11 @@ def inputs_only() -> Iterator[None]:
 
     A Python autograd function is not told which of its gradients were asked for.
     """
-    global _inputs_only
-    before, _inputs_only = _inputs_only, True
+    before, _Convolution.inputs_only = _Convolution.inputs_only, True
     try:
         yield
     finally:
-        _inputs_only = before
+        _Convolution.inputs_only = before
 
 
 def _conv2d(
@@ -58,8 +58,8 @@ def _conv2d(
     groups: int = 1,
 ) -> Tensor:
     if isinstance(padding, str) or inputs.ndim != 4 or not torch.is_grad_enabled():
-        return torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
-    result: Tensor = _Convolution.apply(  # type: ignore[no-untyped-call]
+        return torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)
+    result: Tensor = _Convolution.apply(
         inputs, weight, bias, _pair(stride), _pair(padding), _pair(dilation), groups
     )
     return result
@@ -70,6 +70,9 @@ def _pair(value: int | Pair) -> Pair:
 
 
 class _Convolution(torch.autograd.Function):
+    # On the class, not in a context variable: on a GPU backward passes run in threads of their own.
+    inputs_only = False
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -87,7 +90,7 @@ class _Convolution(torch.autograd.Function):
         return torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
         input_gradient = weight_gradient = bias_gradient = None
@@ -98,8 +101,10 @@ class _Convolution(torch.autograd.Function):
                     inputs.shape[2:], grad.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
                 )
             ]
-            input_gradient = conv_transpose2d(grad, weight, None, stride, padding, tuple(extra), groups, dilation)
-        if not _inputs_only and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            input_gradient = conv_transpose2d(
+                grad, weight, None, stride, padding, tuple(extra), groups, dilation
+            )
+        if not _Convolution.inputs_only and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             _, weight_gradient, bias_gradient = torch.ops.aten.convolution_backward(
                 grad,
                 inputs,

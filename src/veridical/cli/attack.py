@@ -1,7 +1,8 @@
 """Attack the predictions and the explanations of a trained run and measure what holds.
 
 examples:
-  veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 --out runs/igsum-attack
+  veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 \\
+      --out runs/igsum-attack
   veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
 
 An interrupted attack is continued by the same command. DIR/report.html shows what came out, DIR/result.json
@@ -31,7 +32,7 @@ def run(options: Options) -> int:
         Path(options.out) / REPORT,
         {name: attacked},
         title=f"How {name} on {config['data']['name']} holds under attack",
-        lead=f"The predictions and the explanations of {options.run}, attacked by protocol {options.protocol}.",
+        lead=f"The predictions and explanations of {options.run}, attacked by protocol {options.protocol}.",
         gallery=options.gallery,
     )
     attack_table({name: attacked.results})

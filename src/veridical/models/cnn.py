@@ -22,8 +22,8 @@ class PaperCNN(nn.Module):
 
     32 and 64 filters, ReLU, "same" padding; weights from a truncated normal of deviation 0.1, biases 0.1. The
     paper feeds raw pixels in [0, 1], hence mean 0 and std 1. Height and width must be divisible by 4.
-    initialisation="he" draws them by He et al. (2015) instead: the paper's deviation is four times too large for
-    the hidden layer, and robust training then needs several times the steps.
+    initialisation="he" draws them by He et al. (2015) instead: the paper's deviation is four times too
+    large for the hidden layer, and robust training then needs several times the steps.
     Chen et al., "Robust Attribution Regularization", NeurIPS 2019, and the authors' code.
     """
 

@@ -5,13 +5,14 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad, pixel_unshuffle
 
 
-def convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """max_pool2d(conv2d(inputs, weight, bias, padding=2), 2) for 5x5 kernels, (N, K, H / 2, W / 2).
 
     With one or three channels an ordinary convolution leaves vector units idle, worst in the gradient with
-    respect to the inputs, and its output is the largest map of the network. Here each 2x2 block of pixels is one
-    position with four times the channels, the four places of a pooling window are four output channels, and
-    pooling is a maximum over them. Same numbers up to rounding, same tie rule (the first of the window).
+    respect to the inputs, and its output is the largest map of the network. Here each 2x2 block of pixels
+    is one position with four times the channels, the four places of a pooling window are four output
+    channels, and pooling is a maximum over them. Same numbers up to rounding, same tie rule (the first of
+    the window).
     """
     kernels, channels = weight.shape[:2]
     blocks = pixel_unshuffle(inputs, 2).contiguous(memory_format=torch.channels_last)
@@ -21,7 +22,8 @@ def convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     )
     folded = shifted.reshape(4, kernels, channels, 3, 2, 3, 2).permute(0, 1, 2, 4, 6, 3, 5)
     folded = folded.reshape(4 * kernels, 4 * channels, 3, 3).contiguous(memory_format=torch.channels_last)
-    maps = conv2d(blocks, folded, bias.repeat(4), padding=1)
+    maps = conv2d(blocks, folded, None if bias is None else bias.repeat(4), padding=1)
     # In channels_last the four places of a kernel's window lie side by side: no map is copied.
     places = maps.permute(0, 2, 3, 1).unflatten(3, (4, kernels))
-    return places.max(dim=3).values.permute(0, 3, 1, 2)
+    pooled: Tensor = places.max(dim=3).values
+    return pooled.permute(0, 3, 1, 2)

@@ -81,7 +81,9 @@ _ENTRIES = (
         divisor=4,
         options={
             **_normalisation(0.0, 1.0),
-            "initialisation": Option("paper", "weights drawn as the paper or by He et al.", "choice", ("paper", "he")),
+            "initialisation": Option(
+                "paper", "weights drawn as the paper or by He et al.", "choice", ("paper", "he")
+            ),
         },
     ),
     ModelEntry(

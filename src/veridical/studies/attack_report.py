@@ -173,17 +173,18 @@ def _channels_last(image: Any) -> Any:
 def _protocol(attacked: Attacked) -> Protocol:
     """The attack in the words of the page."""
     config, results = attacked.config, attacked.results
+    data = config["data"]
     plan, evaluation = config["protocol"], config["evaluation"]
     final = plan["final_nodes"] or plan["judge_nodes"]
     method = config["attribution"]["method"]
     path = method == "IntegratedGradients"
     details: dict[str, object] = {
-        "Images": f"the first {config['examples']:,} {config['data']['split']} images of {config['data']['name']}",
+        "Images": f"the first {config['examples']:,} {data['split']} images of {data['name']}",
         "Explanation": f"{method}, {final['nodes']} {final['rule']} nodes from black" if path else method,
         "Protocol": plan["name"],
         "Direction": config["attack"]["direction"],
         "Pixels attacked / compared": f"{config['attack'].get('k', 'all')} / {plan['k']}",
-        "Attack on explanations": f"{len(plan['climbs'])} x {plan['steps']} steps of {plan['step_size']:.4g}",
+        "Attack on explanations": f"{len(plan['climbs'])} climb, {plan['steps']} steps of {plan['step_size']:.4g}",
         "Attack on predictions": f"PGD, {evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g}, "
         "one random start, last iterate",
         "Explanations left as they were": _share(results["not_found"]),

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from veridical.attacks.ascent import Start, ascend
 from veridical.attacks.ball import Ball, Noise
-from veridical.attribution.path import input_gradients, path_attribution, points_on_path
+from veridical.attribution.path import input_gradients, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.errors import UsageError
@@ -34,7 +34,9 @@ class Objective(Protocol):
 
     def __call__(
         self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
-    ) -> ObjectiveValue: ...
+    ) -> ObjectiveValue:
+        """Loss per example of inputs (N, ...) and target (N,); `generator` is the source of random starts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Natural:
     def __call__(
         self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
     ) -> ObjectiveValue:
+        """Cross-entropy per example; nothing is random, so the generator is not used."""
+        del generator
         loss = TargetScalar(model, target, "loss")(inputs)
         return ObjectiveValue(loss, {"natural_loss": loss.detach()})
 
@@ -98,9 +102,9 @@ class RobustAttribution:
     rows
         Bound on examples times nodes whose graphs are alive at once in the outer step.
 
-    The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d held
-    constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in eval mode
-    (batch normalisation with its running statistics), the losses in the caller's mode.
+    The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d
+    held constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in
+    eval mode (batch normalisation with its running statistics), the losses in the caller's mode.
     Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
     """
 
@@ -118,6 +122,7 @@ class RobustAttribution:
     def __call__(
         self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
     ) -> ObjectiveValue:
+        """The objective at the x' that the inner ascent finds from starts drawn by `generator`."""
         perturbed = self.maximise(model, inputs, target, generator)
         return self.at(model, inputs, target, perturbed)
 
@@ -193,22 +198,25 @@ class RobustAttribution:
                 attribution = path_attribution(loss, inputs, perturbed, self.quadrature, rows=self.rows)
                 direction, slope = self.size.derivatives(attribution, change)
                 assert direction is not None
-                surrogate = self._by_chunks(loss, inputs, difference, direction * difference)
+                surrogate = self._by_chunks(model, loss, inputs, difference, direction * difference)
         # <u, IG> equals the size only for sizes of degree one; the value reported is the size itself.
         map_size = replace(self.size, sum_weight=0.0, absolute_sum=0.0)
         value = map_size(attribution, torch.zeros_like(change))
         return attribution, surrogate + (value - surrogate.detach()), slope
 
-    def _by_chunks(self, loss: TargetScalar, inputs: Tensor, difference: Tensor, v: Tensor) -> Tensor:
+    def _by_chunks(
+        self, model: nn.Module, loss: TargetScalar, inputs: Tensor, difference: Tensor, v: Tensor
+    ) -> Tensor:
         """sum_k w_k <v, grad l(z_k)> per example; each chunk's graph is made again in the backward pass."""
         positions, weights = self.quadrature.points(inputs.dtype, inputs.device)
         at_once = max(1, self.rows // inputs.shape[0])
 
         def part(t: Tensor, w: Tensor) -> Tensor:
-            points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
-            gradients = input_gradients(loss, points, create_graph=True)
-            mean = torch.tensordot(w, gradients.unflatten(0, (t.shape[0], -1)), dims=1)
-            return (v * mean).flatten(1).sum(1)
+            # Run again in the backward pass, when the caller has the model in train mode.
+            with eval_mode(model):
+                points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
+                gradients = input_gradients(loss, points, create_graph=True)
+            return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
 
         total = torch.zeros(inputs.shape[0], dtype=inputs.dtype, device=inputs.device)
         for first in range(0, self.quadrature.nodes, at_once):
@@ -235,6 +243,7 @@ class SizeScore:
     quadrature: Quadrature
 
     def __call__(self, perturbed: Tensor) -> Tensor:
+        """The size at x' (N, ...), (N,); differentiable in x' where a graph is recorded."""
         change = self.loss(perturbed)
         if self.size.absolute_sum:
             with torch.no_grad():

@@ -26,7 +26,9 @@ class Size:
         if self.power < 1:
             raise UsageError(f"power={self.power!r}; a size needs a power of at least 1 (q of 1/p + 1/q = 1)")
         if not (self.sum_weight or self.absolute_sum or self.l1):
-            raise UsageError("a size with all weights 0 measures nothing; give sum_weight, absolute_sum or l1")
+            raise UsageError(
+                "a size with all weights 0 measures nothing; give sum_weight, absolute_sum or l1"
+            )
 
     @property
     def needs_map(self) -> bool:
@@ -82,5 +84,3 @@ def absolute_sum() -> Size:
 def l1_power(q: float) -> Size:
     """Input-gradient regularisation: the L1 norm to the power q, 1/p + 1/q = 1 for an l_p ball."""
     return Size(l1=1.0, power=q)
-
-
