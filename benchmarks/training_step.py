@@ -3,8 +3,8 @@
     python benchmarks/training_step.py --batch 50 --threads 2
 
 Each setting runs in a process of its own (peak memory is a process's), in turns, so that a drift of the
-machine's speed meets all of them. Printed: median seconds and milliseconds an example over the rounds, the ratio to the
-authors' settings of the same objective, and the peak resident memory above that of the process before.
+machine's speed meets all of them. Printed: median seconds and milliseconds an example over the rounds, the
+ratio to the authors' settings of the same objective, and the peak resident memory above that before the steps.
 """
 
 from __future__ import annotations

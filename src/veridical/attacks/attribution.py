@@ -100,8 +100,8 @@ def attack(
     protocol
         "paper" (Chen et al. 2019, evaluation), "paper-fast", "strong" or a Protocol.
     seed, indices
-        Random starts of example i come from the stream (seed, "attack", indices[i]), so that neither batches
-        nor shards change a result. None numbers the examples from 0.
+        All that is random for example i, starts above all, comes from streams keyed by (seed, purpose,
+        indices[i]), so that neither batches nor shards change a result. None numbers the examples from 0.
     rows
         Bound on the examples times nodes whose graphs are alive at once.
     progress
@@ -165,6 +165,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
         batch.model, batch.map(plan.judge_nodes), inputs, label, plan.k, shortlist, plan.minimise_each
     )
     generators = [stream(seed, "attack", index) for index in batch.indices]
+    nudge = draw(inputs, [stream(seed, "nudge", index) for index in batch.indices], "normal").sign()
     gradients, rewrites = 0, 0
     for number, climb in enumerate(plan.climbs):
         if number == 1:
@@ -175,7 +176,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
         else:
             climbed = batch.explain(plan.climb_nodes)
             score = MapAscent(
-                batch.model, climbed, batch.target, label, direction, judge.clean, climb, plan.steps
+                batch.model, climbed, batch.target, label, direction, judge.clean, climb, plan.steps, nudge
             )
             rewrites = max(rewrites, check_twin(batch.model, inputs, batch.target, climb.beta))
             per_step = gradients_per_map(batch.method, plan.climb_nodes) + (climb.label_weight > 0)

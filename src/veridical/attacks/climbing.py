@@ -19,6 +19,10 @@ class MapAscent:
 
     The clean map that fixes the target pixels is the real network's; the map climbed is the twin's,
     normalised to sum H * W with the gradient through the normaliser (the RAR authors' evaluation).
+
+    Where the whole map lies on the target pixels, as that of a digit with fewer than k lit pixels does, the
+    score is constant and its gradient nothing but rounding. In the authors' code that noise sets such images
+    in motion; here `nudge`, signs of the inputs' shape, takes its place, so that results do not hang on it.
     """
 
     def __init__(
@@ -31,12 +35,13 @@ class MapAscent:
         clean: Tensor,
         climb: Climb,
         steps: int,
+        nudge: Tensor,
     ) -> None:
         self.model, self.attribute, self.target, self.label = model, attribute, target, label
         self.goal = (Decorrelate() if climb.goal == "decorrelate" else direction).goal(
             normalised_to_area(clean)
         )
-        self.climb, self.steps = climb, steps
+        self.climb, self.steps, self.nudge = climb, steps, nudge
         self.step = 0
 
     def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,6 +53,9 @@ class MapAscent:
             value = self.goal(normalised_to_area(saliency(attribution)))
             (gradient,) = torch.autograd.grad(value.sum(), point)
         self.step += 1
+        noise = 8 * torch.finfo(value.dtype).eps * value.detach().abs()
+        stalled = gradient.abs().flatten(1).amax(1) <= noise
+        gradient = torch.where(stalled.reshape(-1, *[1] * (inputs.ndim - 1)), self.nudge, gradient)
         if self.climb.label_weight:
             gradient = gradient + self._pull_back(inputs, gradient)
         return value.detach(), gradient

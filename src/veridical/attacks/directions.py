@@ -22,7 +22,9 @@ class Direction(Protocol):
 class MapScore(Protocol):
     """saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,)."""
 
-    def __call__(self, maps: Tensor) -> Tensor: ...
+    def __call__(self, maps: Tensor) -> Tensor:
+        """The score of each map, (N,)."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from veridical.runtime.errors import UsageError, fail_argument
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
 from veridical.training.objectives import Objective
-from veridical.training.recipes import resolve
+from veridical.training.recipes import MODEL_OPTIONS, resolve
 from veridical.training.settings import Settings
 
 OWN = "own"
@@ -135,7 +135,8 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
         if options.model_options:
             raise UsageError("model_options are for networks by name; a module is taken as it is.")
         return copy.deepcopy(model), own_model_record(model, data)
-    given: dict[str, Any] = dict(options.model_options)
+    chosen = MODEL_OPTIONS.get(options.recipe, {}).get(options.model, {})
+    given: dict[str, Any] = {**chosen, **options.model_options}
     record = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
     return build_recorded(record, options.seed), record
 

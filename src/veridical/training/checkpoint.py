@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -167,7 +168,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != digests.get(name):
             raise _DamagedError(f"{name} is not the file that was written")
-    optimiser = torch.load(io.BytesIO(contents[_OPTIMISER]), map_location="cpu", weights_only=True)
+    try:
+        # weights_only: a pickle that would run code is refused, not executed.
+        optimiser = torch.load(io.BytesIO(contents[_OPTIMISER]), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _DamagedError(f"{_OPTIMISER} is not an optimiser's state") from error
     return record, safetensors.torch.load(contents[_WEIGHTS]), optimiser
 
 

@@ -28,6 +28,9 @@ def deviations(settings: Settings) -> list[dict[str, Any]]:
         found.append(_difference("data", compared_with, name))
     if settings.model["name"] != paper["model"]:
         found.append(_difference("model", paper["model"], settings.model["name"]))
+    weights = settings.model.get("options", {}).get("initialisation", "paper")
+    if weights != "paper":
+        found.append(_difference("initial weights", "truncated normal, deviation 0.1", weights))
     found += _settings(settings, paper)
     if "train_examples" in paper and settings.train_examples != paper["train_examples"]:
         found.append(_difference("training images", paper["train_examples"], settings.train_examples))

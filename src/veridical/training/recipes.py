@@ -94,8 +94,8 @@ FAST: tuple[Rule, ...] = (
     Rule(
         values={
             "beta_from": 0.0,
-            "inner_steps": 3,
-            "inner_step_share": 0.5,
+            "inner_steps": 2,
+            "inner_step_share": 0.7,
             "inner_start": "random",
             "inner_score": "loss",
             "inner_nodes": 1,
@@ -105,19 +105,27 @@ FAST: tuple[Rule, ...] = (
             "schedule": "one-cycle",
             "learning_rate": 1e-3,
             "weight_decay": 0.0,
-            "batch_size": 128,
-            "epochs": 10.0,
+            "batch_size": 100,
+            "epochs": 8.0,
             "averaging": 0.999,
             "warm_up": 0.15,
             "reduction": "mean",
         }
     ),
+    Rule((), ("ig-norm", "ig-sum-norm"), {"epochs": 6.0}),
+    Rule((), ("ig-sum-norm",), {"beta": 0.5}),
     Rule(("mnist-5k",), values={"epochs": 15.0, "batch_size": 50, "averaging": 0.99}),
     Rule(("gtsrb",), values={"epochs": 15.0}),
     Rule(("flowers17",), values={"epochs": 40.0, "batch_size": 32, "averaging": 0.99}),
 )
 
 _TABLES = {"paper": PAPER, "fast": FAST}
+
+MODEL_OPTIONS: Mapping[str, Mapping[str, Values]] = {
+    "paper": {"cnn": {"initialisation": "paper"}},
+    "fast": {"cnn": {"initialisation": "he"}},
+}
+"""What a recipe chooses of an architecture, by recipe and network, where the user does not."""
 
 _ASCENT = ("inner_steps", "inner_step_size", "inner_start")
 _MAPS = ("inner_score", "inner_nodes", "nodes", "rule")

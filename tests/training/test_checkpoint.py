@@ -1,0 +1,203 @@
+"""Checkpoints: complete or absent, checked, and exact."""
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from veridical.runtime.errors import RunError
+from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint
+from veridical.training.optimisation import WeightAverage, make_optimiser
+from veridical.training.settings import OptimiserSettings
+
+ADAM = OptimiserSettings("adam", "constant", 1e-2, 1e-3, 4, 100, 0.9, 0.0, "mean")
+SGD = OptimiserSettings("sgd", "constant", 1e-2, 1e-3, 4, 100, 0.0, 0.0, "mean")
+CONFIG: dict[str, Any] = {"objective": "natural", "optimise": {"steps": 100}, "seed": 0}
+
+
+def learner(settings: OptimiserSettings = ADAM, width: int = 4) -> Learner:
+    with torch.random.fork_rng():
+        torch.manual_seed(width)
+        model = nn.Sequential(
+            nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width, 2)
+        )
+    model = model.to(memory_format=torch.channels_last)
+    average = WeightAverage(model, settings.averaging) if settings.averaging else None
+    return Learner(model, make_optimiser(model, settings), average)
+
+
+def work(learned: Learner, steps: int, first: int = 0) -> None:
+    for step in range(first, first + steps):
+        inputs = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
+        learned.optimiser.zero_grad()
+        learned.model(inputs.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+        learned.optimiser.step()
+        if learned.average is not None:
+            learned.average.update(learned.model)
+
+
+def saved(folder: Path, learned: Learner, step: int) -> Path:
+    return save_checkpoint(folder, step, learned, CONFIG, {"seconds": 1.5, "sums": {"loss": 0.1 + 0.2}})
+
+
+def assert_same(one: Learner, other: Learner) -> None:
+    for name, value in one.tensors().items():
+        assert torch.equal(value, other.tensors()[name]), name
+
+
+@pytest.mark.parametrize("settings", [ADAM, SGD])
+def test_continuing_from_a_checkpoint_is_the_same_as_never_stopping(
+    tmp_path: Path, settings: OptimiserSettings
+) -> None:
+    unbroken, other = learner(settings), learner(settings, width=4)
+    work(unbroken, 3)
+    saved(tmp_path / "c", unbroken, 3)
+    work(unbroken, 4, first=3)
+    work(other, 1, first=50)  # what a fresh process holds does not matter
+    progress = load_newest(tmp_path / "c", other, CONFIG)
+    assert progress == {"step": 3, "seconds": 1.5, "sums": {"loss": 0.1 + 0.2}}
+    work(other, 4, first=3)
+    assert_same(unbroken, other)
+    assert (other.average is None) or other.average.updates == 7
+
+
+def test_the_memory_layout_of_weights_and_moments_is_restored(tmp_path: Path) -> None:
+    one = learner()
+    work(one, 1)
+    saved(tmp_path / "c", one, 1)
+    other = learner()
+    load_newest(tmp_path / "c", other, CONFIG)
+    convolution = other.model[0] if isinstance(other.model, nn.Sequential) else None
+    assert isinstance(convolution, nn.Conv2d)
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert not convolution.weight.is_contiguous()
+    moment = other.optimiser.state[convolution.weight]["exp_avg"]
+    assert moment.stride() == convolution.weight.stride()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, os.remove])
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.pt", "checkpoint.json"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    one = learner()
+    work(one, 2)
+    saved(tmp_path / "c", one, 2)
+    before = {key: value.clone() for key, value in one.tensors().items()}
+    work(one, 2, first=2)
+    newest = saved(tmp_path / "c", one, 4)
+    if name == "checkpoint.json" and damage is flip:
+        (newest / name).write_text("[]")  # one bit of a float would still be JSON; the rest has digests
+    else:
+        damage(newest / name)
+    other = learner()
+    with pytest.warns(RuntimeWarning, match="step-00000004 is damaged"):
+        progress = load_newest(tmp_path / "c", other, CONFIG)
+    assert progress is not None
+    assert progress["step"] == 2
+    for key, value in other.tensors().items():
+        assert torch.equal(value, before[key])
+    assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000002"]
+
+
+def test_when_all_are_damaged_the_training_begins_anew(tmp_path: Path) -> None:
+    one = learner()
+    truncate(saved(tmp_path / "c", one, 1) / "weights.safetensors")
+    with pytest.warns(RuntimeWarning):
+        assert load_newest(tmp_path / "c", learner(), CONFIG) is None
+
+
+def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
+    assert load_newest(tmp_path / "none", learner(), CONFIG) is None
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint_and_is_cleared(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    (folder / ".step-00000009").mkdir(parents=True)
+    (folder / ".step-00000009" / "weights.safetensors").write_bytes(b"half")
+    assert load_newest(folder, learner(), CONFIG) is None
+    saved(folder, learner(), 9)
+    assert [path.name for path in folder.iterdir()] == ["step-00000009"]
+
+
+def test_the_newest_two_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 10, 11):
+        saved(tmp_path / "c", learner(), step)
+    assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000011", "step-00000010"]
+
+
+def test_another_model_is_refused_by_naming_the_difference(tmp_path: Path) -> None:
+    saved(tmp_path / "c", learner(width=4), 1)
+    with pytest.raises(RunError, match=r"model\.0\.weight is \(4, 3, 3, 3\) float32 there, \(6, 3, 3, 3\)"):
+        load_newest(tmp_path / "c", learner(width=6), CONFIG)
+
+
+def test_another_configuration_is_refused_by_naming_the_difference(tmp_path: Path) -> None:
+    saved(tmp_path / "c", learner(), 1)
+    with pytest.raises(RunError, match=r"optimise\.steps is 100 there, 200 here"):
+        load_newest(tmp_path / "c", learner(), {**CONFIG, "optimise": {"steps": 200}})
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
+    bad = learner()
+    saved(tmp_path / "c", bad, 1)
+    with torch.no_grad():
+        next(bad.model.parameters()).fill_(float("nan"))
+    with pytest.raises(RunError, match=r"model\.0\.weight"):
+        saved(tmp_path / "c", bad, 2)
+    assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000001"]
+
+
+def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
+    def tied(value: float) -> Learner:
+        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        model[1].weight = model[0].weight
+        nn.init.constant_(model[0].weight, value)
+        return Learner(model, make_optimiser(model, SGD))
+
+    saved(tmp_path / "c", tied(0.5), 1)
+    other = tied(0.0)
+    load_newest(tmp_path / "c", other, CONFIG)
+    assert all(bool((parameter == 0.5).all()) for parameter in other.model.parameters())
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_a_pickle_that_runs_code_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    monkeypatch.chdir(tmp_path)
+    newest = saved(tmp_path / "c", learner(), 1)
+    buffer = io.BytesIO()
+    torch.save({"state": Payload()}, buffer)
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+    (newest / "optimiser.pt").write_bytes(buffer.getvalue())
+    record = json.loads((newest / "checkpoint.json").read_text())
+    record["sha256"]["optimiser.pt"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    (newest / "checkpoint.json").write_text(json.dumps(record))
+    with pytest.warns(RuntimeWarning, match="not an optimiser's state"):
+        assert load_newest(tmp_path / "c", learner(), CONFIG) is None
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,206 @@
+"""The authors' settings, Veridical's own, and what is said about the difference."""
+
+from typing import Any
+
+import pytest
+
+from veridical.runtime.config import TrainOptions
+from veridical.runtime.errors import UsageError
+from veridical.training.deviations import deviations
+from veridical.training.recipes import resolve
+from veridical.training.settings import Settings
+
+SIZES = {
+    "mnist": (60_000, (1, 28, 28)),
+    "fashion-mnist": (60_000, (1, 28, 28)),
+    "mnist-5k": (4000, (1, 28, 28)),
+    "gtsrb": (39_209, (3, 32, 32)),
+    "flowers17": (1224, (3, 128, 128)),
+    "cifar10": (50_000, (3, 32, 32)),
+    "x.npz": (1000, (1, 12, 12)),
+    "big": (1000, (3, 96, 96)),
+}
+
+
+def resolved(data: str, model: str | None = None, equalise: bool = False, **given: Any) -> Settings:
+    train_size, shape = SIZES[data]
+    network = model or ("rar-resnet" if shape[0] == 3 else "cnn")
+    return resolve(
+        TrainOptions(out="o", data=data, model=network, **given),
+        data={"name": data, "shape": list(shape), "options": {"equalise": equalise}},
+        model={"name": network},
+        train_size=train_size,
+    )
+
+
+# radius, inner steps, step size, IG-NORM lambda, IG-SUM-NORM beta, inner nodes
+BALLS = {
+    "mnist": (0.3, 40, 0.01, 1.0, 0.1, 10),
+    "fashion-mnist": (0.1, 20, 0.01, 1.0, 0.1, 10),
+    "gtsrb": (8 / 255, 7, 2 / 255, 1.0, 1.0, 5),
+    "flowers17": (8 / 255, 7, 2 / 255, 0.1, 0.1, 5),
+}
+# batch, optimiser, schedule, natural and robust greatest rates, decay, natural and robust steps
+OPTIMISERS = {
+    "mnist": (50, "adam", "constant", 1e-4, 1e-4, 0.0, 25_000, 100_000),
+    "fashion-mnist": (50, "adam", "constant", 1e-4, 1e-4, 0.0, 25_000, 100_000),
+    "gtsrb": (64, "sgd", "steps", 1e-2, 1e-2, 2e-4, 70_001, 70_001),
+    "flowers17": (16, "sgd", "steps", 1e-2, 1e-3, 2e-4, 70_001, 70_001),
+}
+
+
+@pytest.mark.parametrize("data", list(BALLS))
+def test_the_paper_recipe_is_the_authors_table(data: str) -> None:
+    radius, steps, size, weight, beta, nodes = BALLS[data]
+    norm = resolved(data, objective="ig-norm", recipe="paper").robust
+    total = resolved(data, objective="ig-sum-norm", recipe="paper").robust
+    assert norm is not None
+    assert total is not None
+    assert (norm.weight, total.weight, total.beta, norm.beta) == (weight, 1.0, beta, None)
+    for robust in (norm, total):
+        assert (robust.norm, robust.radius, robust.inner_steps, robust.inner_step_size) == ("linf", radius, steps, size)
+        assert (robust.inner_start, robust.inner_score, robust.rule) == ("random", "size", "right")
+        assert (robust.inner_nodes, robust.nodes) == (nodes, 50)
+
+
+@pytest.mark.parametrize("data", list(OPTIMISERS))
+def test_the_paper_recipe_moves_the_weights_as_the_authors_do(data: str) -> None:
+    batch, optimiser, schedule, natural_rate, robust_rate, decay, natural_steps, robust_steps = OPTIMISERS[data]
+    natural = resolved(data, objective="natural", recipe="paper")
+    robust = resolved(data, objective="ig-norm", recipe="paper")
+    assert natural.robust is None
+    for settings, rate, steps in ((natural, natural_rate, natural_steps), (robust, robust_rate, robust_steps)):
+        used = settings.optimise
+        assert (used.batch_size, used.optimiser, used.schedule) == (batch, optimiser, schedule)
+        assert (used.learning_rate, used.weight_decay, used.steps) == (rate, decay, steps)
+        assert (used.averaging, used.reduction) == (0.0, "sum")
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "ig-norm", "ig-sum-norm"])
+def test_the_paper_recipe_on_the_papers_data_deviates_in_nothing(data: str, objective: str) -> None:
+    settings = resolved(data, objective=objective, recipe="paper")
+    assert (settings.train_examples, settings.validation) == (55_000, 5000)
+    assert deviations(settings) == []
+
+
+def told(settings: Settings) -> dict[str, tuple[Any, Any]]:
+    return {entry["what"]: (entry["paper"], entry["used"]) for entry in deviations(settings)}
+
+
+def test_what_gtsrb_lacks_is_said() -> None:
+    assert set(told(resolved("gtsrb", objective="ig-norm", recipe="paper"))) == {"training images", "histogram"}
+    assert set(told(resolved("gtsrb", objective="ig-norm", recipe="paper", equalise=True))) == {"training images"}
+
+
+def test_every_departure_of_the_fast_recipe_is_said() -> None:
+    found = told(resolved("fashion-mnist", objective="ig-sum-norm", bf16=True))
+    assert found["inner_steps"] == (20, 3)
+    assert found["inner_step_size"] == (0.01, pytest.approx(0.05))
+    assert found["inner_score"] == ("size", "loss")
+    assert found["nodes"] == (50, 1)
+    assert found["batch_size"] == (50, 128)
+    assert found["losses of a batch"] == ("their sum", "their mean")
+    assert found["precision"][0] == "float32"
+    assert not {"radius", "weight", "beta", "model", "data", "norm"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "difference"),
+    [
+        ({"radius": 0.2}, "radius", (0.1, 0.2)),
+        ({"beta": 0.5}, "beta", (0.1, 0.5)),
+        ({"norm": "l2"}, "norm", ("linf", "l2")),
+        ({"beta_from": 0.5}, "beta_from", (0.0, 0.5)),
+        ({"averaging": 0.99}, "weight averaging", ("none", "exponential, decay 0.99")),
+        ({"learning_rate": 1e-3}, "learning_rate", (1e-4, 1e-3)),
+        ({"train_examples": 500}, "training images", (55_000, 500)),
+        ({"model": "mlp"}, "model", ("cnn", "mlp")),
+    ],
+)
+def test_a_changed_option_is_the_only_deviation(
+    given: dict[str, Any], what: str, difference: tuple[Any, Any]
+) -> None:
+    settings = resolved("fashion-mnist", objective="ig-sum-norm", recipe="paper", **given)
+    assert told(settings) == {what: difference}
+
+
+def test_other_data_take_the_row_of_like_images_and_say_so() -> None:
+    for data, row in (("mnist-5k", "mnist"), ("cifar10", "gtsrb"), ("x.npz", "fashion-mnist"), ("big", "flowers17")):
+        settings = resolved(data, objective="ig-norm", recipe="paper")
+        assert settings.robust is not None
+        assert settings.robust.radius == BALLS[row][0]
+        assert told(settings)["data"] == (row, data)
+
+
+def test_an_objective_outside_the_paper_is_said() -> None:
+    assert told(resolved("mnist", objective="loss-change"))["objective"][1] == "loss-change"
+
+
+def test_steps_of_the_ascent_follow_the_radius() -> None:
+    robust = resolved("fashion-mnist", objective="adversarial", radius=0.02).robust
+    assert robust is not None
+    assert robust.inner_step_size == pytest.approx(0.01)
+    assert robust.inner_score is None  # the sum alone: there is nothing but the loss to climb
+
+
+@pytest.mark.parametrize(("norm", "power"), [("linf", 1), ("l2", 2)])
+def test_the_input_gradient_penalty_weighs_as_much_as_the_loss_may_change(norm: str, power: int) -> None:
+    robust = resolved("fashion-mnist", objective="input-gradient", norm=norm).robust
+    assert robust is not None
+    assert robust.weight == pytest.approx(0.1**power)
+    chosen = resolved("fashion-mnist", objective="input-gradient", norm=norm, weight=3.0).robust
+    assert chosen is not None
+    assert chosen.weight == 3.0
+
+
+def test_lengths_can_be_given_in_epochs_or_steps() -> None:
+    settings = resolved("mnist-5k", epochs=2.5, batch_size=100, validation=400)
+    assert (settings.steps_per_epoch, settings.optimise.steps, settings.epochs) == (36, 90, 2.5)
+    assert resolved("mnist-5k", steps=7).optimise.steps == 7
+    assert resolved("mnist-5k", steps=7, recipe="paper").optimise.steps == 7
+    assert resolved("mnist", epochs=1.0, recipe="paper").optimise.steps == 1100
+    with pytest.raises(UsageError, match="both"):
+        resolved("mnist", epochs=1.0, steps=7)
+
+
+def test_a_batch_is_never_larger_than_the_data() -> None:
+    settings = resolved("mnist-5k", train_examples=30, batch_size=100, epochs=2.0)
+    assert (settings.optimise.batch_size, settings.steps_per_epoch, settings.optimise.steps) == (30, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"objective": "natural", "radius": 0.1}, "radius has no effect on the objective natural"),
+        ({"objective": "adversarial", "beta": 0.1}, "beta has no effect"),
+        ({"objective": "ig-norm", "beta": 0.1}, "beta has no effect"),
+        ({"objective": "input-gradient", "nodes": 3}, "nodes has no effect"),
+        ({"objective": "nothing"}, "objective: expected one of natural"),
+        ({"recipe": "slow"}, "recipe: expected one of paper, fast"),
+        ({"radius": -0.1}, "radius"),
+        ({"inner_steps": -1}, "inner_steps"),
+        ({"nodes": 0}, "nodes"),
+        ({"beta_from": 1.5}, "beta_from"),
+        ({"epochs": 0.0}, "epochs"),
+        ({"steps": 0}, "steps"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"averaging": 1.0}, "averaging"),
+        ({"warm_up": 1.0}, "warm_up"),
+        ({"validation": 4000}, "validation"),
+        ({"validation": -1}, "validation"),
+        ({"train_examples": 3601}, "train_examples: expected a number from 1 to 3600"),
+    ],
+)
+def test_impossible_options_are_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolved("mnist-5k", **given)
+
+
+@pytest.mark.parametrize("objective", ["natural", "adversarial", "input-gradient", "ig-norm", "ig-sum-norm"])
+def test_settings_survive_being_written_down(objective: str) -> None:
+    import json
+
+    settings = resolved("mnist-5k", objective=objective)
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
