@@ -4,7 +4,7 @@
 
 Each setting runs in a process of its own (peak memory is a process's), in turns, so that a drift of the
 machine's speed meets all of them. Printed: median seconds and milliseconds an example over the rounds, the
-ratio to the authors' settings of the same objective, and the peak resident memory above that before the steps.
+ratio to the authors' settings of the same objective, and the peak resident memory beyond the start's.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, max_pool2d
 
+from veridical.models import build
 from veridical.models.folded import convolve_and_pool
 
 
@@ -31,3 +32,18 @@ def test_ties_go_to_the_first_place_of_the_window_as_in_max_pooling() -> None:
     (ours,) = torch.autograd.grad(convolve_and_pool(inputs, weight, bias).sum(), inputs)
     (theirs,) = torch.autograd.grad(max_pool2d(conv2d(inputs, weight, bias, padding=2), 2).sum(), inputs)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_an_empty_batch_gives_an_empty_result() -> None:
+    weight = torch.randn(3, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    assert convolve_and_pool(torch.zeros(0, 1, 28, 28), weight, None).shape == (0, 3, 14, 14)
+
+
+def test_the_network_shows_its_first_layer_to_hooks_and_computes_the_same() -> None:
+    model = build("cnn", shape=(1, 28, 28), num_classes=10, seed=0).double()
+    inputs = torch.rand(2, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    folded = model(inputs)
+    seen: list[torch.Size] = []
+    model.get_submodule("conv1").register_forward_hook(lambda _m, _i, output: seen.append(output.shape))
+    torch.testing.assert_close(model(inputs), folded, rtol=1e-12, atol=1e-12)
+    assert seen == [(2, 32, 28, 28)]

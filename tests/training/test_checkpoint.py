@@ -183,9 +183,7 @@ class Payload:
         return os.system, ("touch executed",)
 
 
-def test_a_pickle_that_runs_code_is_not_executed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pickle_that_runs_code_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,9 @@ SIZES = {
 }
 
 
-def objective_of(name: str, *, weight: float = 1.0, nodes: int = 3, score: InnerScore = "size") -> RobustAttribution:
+def objective_of(
+    name: str, *, weight: float = 1.0, nodes: int = 3, score: InnerScore = "size"
+) -> RobustAttribution:
     quadrature = Quadrature("gauss-legendre", nodes)
     inner = Inner(steps=2, step_size=0.1, score=score, quadrature=quadrature)
     return RobustAttribution(SIZES[name], Linf(EPS, None), weight=weight, quadrature=quadrature, inner=inner)
@@ -163,14 +165,17 @@ def test_modes_flags_and_generators_are_given_back(smooth: nn.Module, batch: Bat
 def test_the_same_generator_gives_the_same_objective(smooth: nn.Module, batch: Batch, name: str) -> None:
     inputs, target = batch
     one, same, other = (
-        objective_of(name)(smooth, inputs, target, torch.Generator().manual_seed(seed)).loss for seed in (1, 1, 2)
+        objective_of(name)(smooth, inputs, target, torch.Generator().manual_seed(seed)).loss
+        for seed in (1, 1, 2)
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
 
 def normalised_network() -> nn.Sequential:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(64, 3))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(64, 3)
+    )
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -107,7 +107,9 @@ def one_layer_objectives(weight: float) -> dict[str, RobustAttribution]:
         f"ig-norm, {name}": RobustAttribution(l1_norm(), ball, weight=weight, quadrature=EXACT, inner=inner)
         for name, inner in inners.items()
     }
-    return found | {"adversarial": RobustAttribution(signed_sum(), ball, weight=weight, inner=inners["climb loss"])}
+    return found | {
+        "adversarial": RobustAttribution(signed_sum(), ball, weight=weight, inner=inners["climb loss"])
+    }
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.4, 2.5])
@@ -139,7 +141,9 @@ PENALTIES: dict[str, Penalty] = {
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_input_gradient_regularisation_is_the_one_node_case(smooth: nn.Module, batch: Batch, norm: str) -> None:
+def test_input_gradient_regularisation_is_the_one_node_case(
+    smooth: nn.Module, batch: Batch, norm: str
+) -> None:
     inputs, target = batch
     robust = RobustSettings(weight=0.8, norm="l2" if norm == "l2" else "linf", radius=EPS)
     value = named_objective("input-gradient", robust)(smooth, inputs, target)
@@ -190,4 +194,9 @@ def test_the_l1_term_is_switched_on_at_its_share_of_the_training() -> None:
         inner_start="random", inner_score="size", inner_nodes=1, nodes=1, rule="midpoint",
     )  # fmt: skip
     sizes = [named_objective("ig-sum-norm", robust, progress=progress) for progress in (0.0, 0.49, 0.5, 1.0)]
-    assert [objective.size.l1 for objective in sizes if isinstance(objective, RobustAttribution)] == [0, 0, 0.4, 0.4]
+    assert [objective.size.l1 for objective in sizes if isinstance(objective, RobustAttribution)] == [
+        0,
+        0,
+        0.4,
+        0.4,
+    ]

@@ -58,7 +58,9 @@ def test_optimisers_do_what_their_names_say() -> None:
     for name in ("adam", "sgd"):
         model = nn.Linear(1, 1, bias=False)
         nn.init.constant_(model.weight, 2.0)
-        settings = replace(CYCLE, optimiser="adam" if name == "adam" else "sgd", learning_rate=0.1, weight_decay=0.5)
+        settings = replace(
+            CYCLE, optimiser="adam" if name == "adam" else "sgd", learning_rate=0.1, weight_decay=0.5
+        )
         optimiser = make_optimiser(model, settings)
         for _ in range(2):
             model.weight.grad = torch.tensor([[3.0]])

@@ -1,7 +1,7 @@
-"""Attack the predictions and the explanations of a trained run and measure what holds.
+r"""Attack the predictions and the explanations of a trained run and measure what holds.
 
 examples:
-  veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 \\
+  veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 \
       --out runs/igsum-attack
   veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
 
@@ -21,8 +21,9 @@ __all__ = ["Options", "run"]
 def run(options: Options) -> int:
     """Attack, or continue; write the results and the page, print what came out. Errors are raised."""
     from veridical.cli.shown import attack_table, progress_bar
-    from veridical.studies.attack_report import REPORT, read_attack, run_title, write_attack_report
+    from veridical.studies.attack_report import REPORT, write_attack_report
     from veridical.studies.attack_run import attack_run
+    from veridical.studies.attacked import read_attack, run_title
 
     with progress_bar("attacked", shown=options.progress) as progress:
         attack_run(options, progress)

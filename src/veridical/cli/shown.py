@@ -81,3 +81,18 @@ def _cell(interval: Mapping[str, Any] | None, scale: float, form: str) -> str:
         return value
     low, high = (form.format(scale * interval[end]).rstrip("%") for end in ("low", "high"))
     return f"{value} ({low} to {high})"
+
+
+@contextmanager
+def stage_bars(*, shown: bool) -> Iterator[Callable[[str, str, int, int], Any]]:
+    """A bar on stderr for each model, as a function of (model, what is done to it, done, total)."""
+    columns = (TextColumn("{task.description:<42}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(model: str, stage: str, done: int, total: int) -> None:
+            if model not in tasks:
+                tasks[model] = bar.add_task(model, total=None)
+            bar.update(tasks[model], description=f"{model}: {stage}", completed=done, total=total)
+
+        yield show

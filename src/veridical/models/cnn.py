@@ -58,7 +58,12 @@ class PaperCNN(nn.Module):
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
         # relu(max(x)) = max(relu(x)), also for its smooth twin, at a quarter of the elementwise work.
         standardised = self.standardise(inputs)
-        features = relu(convolve_and_pool(standardised, self.conv1.weight, self.conv1.bias))
+        if self.conv1._forward_hooks or self.conv1._forward_pre_hooks:
+            # Somebody wants to see the layer itself, such as an attribution to it.
+            pooled = max_pool2d(self.conv1(standardised), 2)
+        else:
+            pooled = convolve_and_pool(standardised, self.conv1.weight, self.conv1.bias)
+        features = relu(pooled)
         features = relu(max_pool2d(self.conv2(features), 2))
         # flatten goes by index, not by memory, so channels_last inputs give the same logits.
         logits: Tensor = self.classify(relu(self.hidden(features.flatten(1))))

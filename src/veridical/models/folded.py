@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad, pixel_unshuffle
+from torch.nn.functional import conv2d, pad
 
 
 def convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -15,7 +15,11 @@ def convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     the window).
     """
     kernels, channels = weight.shape[:2]
-    blocks = pixel_unshuffle(inputs, 2).contiguous(memory_format=torch.channels_last)
+    batch, _, height, width = inputs.shape
+    # pixel_unshuffle in plain steps, since it leaves an empty batch as it is.
+    blocks = inputs.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    blocks = blocks.reshape(batch, 4 * channels, height // 2, width // 2)
+    blocks = blocks.contiguous(memory_format=torch.channels_last)
     # Place (row, column) of a window sees the kernel shifted by as much, on 6x6 pixels, which are 3x3 blocks.
     shifted = torch.stack(
         [pad(weight, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]

@@ -194,3 +194,26 @@ class AttackOptions:
     device: str = "auto"
     threads: int | None = None
     progress: bool = True
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Train a natural and a robust model, attack the explanations of both, and show them side by side.
+
+    Args:
+        out: Folder of everything; None is runs/demo, or runs/demo-short. The same command continues in it.
+        data: Name of a data set, an .npz file or a folder of class folders.
+        short: Less training, fewer images and steps, for a quick look.
+        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
+        seed: Seed of weights, batches and noise.
+        device: auto, cpu or cuda[:n].
+        progress: Show progress bars.
+    """
+
+    out: str | None = None
+    data: str = "mnist-5k"
+    short: bool = False
+    data_root: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    progress: bool = True

@@ -1,75 +1,36 @@
-"""From folders of finished attacks to one page: a model alone, or several side by side."""
+"""From finished attacks to one page: a model alone, or several side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from veridical.auditing.settings import PAPER
 from veridical.report import GalleryItem, ModelSection, Protocol, write_report
 from veridical.report.measures import MEASURES
-from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import read_json
-from veridical.studies.attack_run import EXAMPLES, KIND, RESULT
+from veridical.studies.attacked import Attacked, check_comparable, training_log
 from veridical.studies.published import CITATION, published, recalled
 
 REPORT = "report.html"
-TITLES: Mapping[str, str] = {
-    "natural": "Natural training",
-    "adversarial": "Adversarial training",
-    "input-gradient": "Input-gradient regularisation",
-    "ig-norm": "IG-NORM",
-    "ig-sum-norm": "IG-SUM-NORM",
-    "loss-change": "Loss change",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Attacked:
-    """One finished attack: the content of its result.json and the arrays of its examples.npz."""
-
-    folder: Path
-    document: Mapping[str, Any]
-    arrays: Mapping[str, Any]
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """What the numbers depend on."""
-        config: Mapping[str, Any] = self.document["config"]
-        return config
-
-    @property
-    def results(self) -> Mapping[str, Any]:
-        """What was measured."""
-        results: Mapping[str, Any] = self.document["results"]
-        return results
-
-    @property
-    def correct(self) -> Any:
-        """Which examples were classified correctly, (N,) bool."""
-        return self.arrays["predicted"] == self.arrays["label"]
-
-
-def read_attack(folder: str | Path) -> Attacked:
-    """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "protocol" not in document.get("config", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished {KIND}: `veridical attack --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Attacked(path, document, {name: archive[name] for name in archive.files})
 
 
 def write_attack_report(
-    path: Path, attacks: Mapping[str, Attacked], *, title: str, lead: str, gallery: int = 8
+    path: Path,
+    attacks: Mapping[str, Attacked],
+    *,
+    title: str,
+    lead: str,
+    notes: Sequence[str] = (),
+    gallery: int = 8,
 ) -> Path:
     """Write the page of the attacks by title, the first being the one that others are compared with.
 
-    Raises UsageError where they were not attacked in the same way on the same images: such numbers do not
-    compare.
+    `notes` stand before those of the results. The course of training is shown of runs whose folders are where
+    they were. Raises UsageError where the models were not attacked in the same way on the same images: such
+    numbers do not compare.
     """
     check_comparable(attacks)
     first = next(iter(attacks.values()))
@@ -80,29 +41,12 @@ def write_attack_report(
         lead,
         [_section(name, attacked, shown) for name, attacked in attacks.items()],
         protocol=_protocol(first),
-        notes=_notes(attacks),
+        notes=[*notes, *_notes(attacks)],
         config={k: v for k, v in first.config.items() if k != "run"} | _runs(attacks),
         environment=first.document["environment"],
+        training={name: training_log(attacked.folder_of_run) for name, attacked in attacks.items()},
         citation=CITATION,
     )
-
-
-def check_comparable(attacks: Mapping[str, Attacked]) -> None:
-    """Raise a UsageError unless all attacks have one configuration but for the run."""
-    (name, first), *others = attacks.items()
-    for other_name, other in others:
-        for key, value in first.config.items():
-            if key != "run" and other.config.get(key) != value:
-                raise UsageError(
-                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
-                    f"differs, {value} and {other.config.get(key)}. Attack both in the same way."
-                )
-
-
-def run_title(attacked: Attacked) -> str:
-    """A reader's name for the run: its objective's."""
-    objective = str(attacked.config["run"]["objective"])
-    return TITLES.get(objective, objective)
 
 
 def _section(name: str, attacked: Attacked, shown: Sequence[int]) -> ModelSection:
@@ -126,8 +70,6 @@ def _section(name: str, attacked: Attacked, shown: Sequence[int]) -> ModelSectio
 
 def _as_published(attacked: Attacked) -> bool:
     """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
-    from veridical.auditing.settings import PAPER
-
     config = attacked.config
     row = PAPER.get(config["data"]["name"])
     return (
@@ -184,9 +126,10 @@ def _protocol(attacked: Attacked) -> Protocol:
         "Protocol": plan["name"],
         "Direction": config["attack"]["direction"],
         "Pixels attacked / compared": f"{config['attack'].get('k', 'all')} / {plan['k']}",
-        "Attack on explanations": f"{len(plan['climbs'])} climb, {plan['steps']} steps of {plan['step_size']:.4g}",
-        "Attack on predictions": f"PGD, {evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g}, "
-        "one random start, last iterate",
+        "Climbs of the attack on explanations": len(plan["climbs"]),
+        "Steps of each": f"{plan['steps']} of {plan['step_size']:.4g}",
+        "Attack on predictions": f"{evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g} "
+        "from one random start, last iterate",
         "Explanations left as they were": _share(results["not_found"]),
         "Gradients per explanation attacked": f"{results['gradient_evaluations']['explanation']:,}",
     }

@@ -26,7 +26,7 @@ from veridical.training.objectives import Objective, ObjectiveValue
 from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
 from veridical.training.precision import arithmetic, check_bf16
 from veridical.training.run import CHECKPOINTS, KIND, RESULT, Run, finish, load
-from veridical.training.validation import accuracies
+from veridical.training.validation import accuracies, input_dtype
 
 LOG_EVERY = 50
 """Steps that one line of the log sums up; the last line of an epoch may cover fewer."""
@@ -92,7 +92,7 @@ class _Training:
         model = assignment.model.train()
         average = WeightAverage(model, optimise.averaging) if optimise.averaging else None
         self.learner = Learner(model, make_optimiser(model, optimise), average)
-        self.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self.dtype = input_dtype(model)
         progress = load_newest(folder / CHECKPOINTS, self.learner, self.config) or {}
         self.step: int = progress.get("step", 0)
         self.seconds: float = progress.get("seconds", 0.0)

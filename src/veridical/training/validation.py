@@ -43,6 +43,11 @@ def accuracies(
     return found
 
 
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the inputs that a model takes: that of its weights."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
 def attack_record(ball: Ball | None) -> dict[str, Any] | None:
     """Plain values that say how `accuracies` attacks."""
     if ball is None:
@@ -57,7 +62,8 @@ def attack_record(ball: Ball | None) -> dict[str, Any] | None:
 
 
 def _correct(model: nn.Module, split: Split, first: int, device: torch.device) -> int:
-    inputs, target = split.batch(range(first, min(first + ROWS, len(split))), device=device)
+    numbers = range(first, min(first + ROWS, len(split)))
+    inputs, target = split.batch(numbers, input_dtype(model), device)
     with evaluating(model), torch.no_grad():
         return int((model(inputs).argmax(1) == target).sum())
 
@@ -65,7 +71,7 @@ def _correct(model: nn.Module, split: Split, first: int, device: torch.device) -
 def _correct_under_attack(
     model: nn.Module, split: Split, count: int, ball: Ball, seed: int, device: torch.device
 ) -> int:
-    inputs, target = split.batch(range(count), device=device)
+    inputs, target = split.batch(range(count), input_dtype(model), device)
     moved = pgd(model, inputs, target, ball, steps=STEPS, generator=stream(seed, "validation"))
     with evaluating(model), torch.no_grad():
         return int((model(moved).argmax(1) == target).sum())

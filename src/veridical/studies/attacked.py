@@ -1,0 +1,104 @@
+"""Finished attacks as their folders keep them, and whether their numbers compare."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import read_json
+from veridical.studies.attack_run import EXAMPLES, KIND, RESULT
+from veridical.training.log import read_log
+
+TITLES: Mapping[str, str] = {
+    "natural": "Natural training",
+    "adversarial": "Adversarial training",
+    "input-gradient": "Input-gradient regularisation",
+    "ig-norm": "IG-NORM",
+    "ig-sum-norm": "IG-SUM-NORM",
+    "loss-change": "Loss change",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """One finished attack: the content of its result.json and the arrays of its examples.npz."""
+
+    folder: Path
+    document: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the numbers depend on."""
+        config: Mapping[str, Any] = self.document["config"]
+        return config
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """What was measured."""
+        results: Mapping[str, Any] = self.document["results"]
+        return results
+
+    @property
+    def folder_of_run(self) -> Path:
+        """Where the run lay when it was attacked."""
+        return Path(self.document["environment"]["run"])
+
+    @property
+    def correct(self) -> Any:
+        """Which examples were classified correctly, (N,) bool."""
+        return self.arrays["predicted"] == self.arrays["label"]
+
+
+def read_attack(folder: str | Path) -> Attacked:
+    """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
+    path = Path(folder)
+    document = read_json(path / RESULT)
+    if "protocol" not in document.get("config", {}) or not (path / EXAMPLES).exists():
+        raise RunError(f"{path} is not a finished {KIND}: `veridical attack --out {path}` makes one.")
+    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
+        return Attacked(path, document, {name: archive[name] for name in archive.files})
+
+
+def check_comparable(attacks: Mapping[str, Attacked]) -> None:
+    """Raise a UsageError unless all attacks have one configuration but for the run."""
+    (name, first), *others = attacks.items()
+    for other_name, other in others:
+        for key, value in first.config.items():
+            if key != "run" and other.config.get(key) != value:
+                raise UsageError(
+                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
+                    f"differs, {value} and {other.config.get(key)}. Attack both in the same way."
+                )
+
+
+def run_title(attacked: Attacked) -> str:
+    """A reader's name for the run: its objective's."""
+    objective = str(attacked.config["run"]["objective"])
+    return TITLES.get(objective, objective)
+
+
+def training_log(folder: Path) -> list[dict[str, Any]]:
+    """A run's log.jsonl as the report takes it: a record per epoch; empty if the folder is not there."""
+    epochs: dict[int, dict[str, list[float]]] = {}
+    for line in read_log(folder):
+        record = epochs.setdefault(math.ceil(line["epoch"]), {})
+        for name, value in line.items():
+            if name not in ("step", "epoch", "kind") and value is not None:
+                record.setdefault(name, []).append(float(value))
+    return [_epoch(number, record) for number, record in sorted(epochs.items())]
+
+
+def _epoch(number: int, record: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    means = {name: sum(values) / len(values) for name, values in record.items()}
+    known = {"epoch": number, "loss": means.get("loss")}
+    if "validation_natural_accuracy" in means:
+        known["validation_accuracy"] = means["validation_natural_accuracy"]
+    shown = ("natural_loss", "perturbed_loss", "attribution_l1")
+    return known | {"parts": {name: means[name] for name in shown if name in means}}

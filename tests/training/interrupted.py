@@ -1,0 +1,118 @@
+"""Run as a script: train one tiny model unbroken and once more under kill -9 at random moments.
+
+usage: interrupted.py FOLDER SEED KILLS. Writes FOLDER/unbroken, FOLDER/killed and prints the number of kills.
+One process imports torch and forks the trainings, so that a kill costs milliseconds.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch._dynamo  # optimisers import it when they are first used: once here, not once in every session
+from torch import Tensor, nn
+
+from veridical.attacks.ball import Linf
+from veridical.data import Dataset, Split
+from veridical.training.checkpoint import checkpoints
+from veridical.training.loop import train
+from veridical.training.objectives import Inner, RobustAttribution
+from veridical.training.sizes import sum_and_l1
+
+STEPS = 60
+
+
+class Net(nn.Module):
+    """Everything that could differ after a resume: layouts, running statistics, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.3)
+        self.classify = nn.Linear(64, 3)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = nn.functional.softplus(self.norm(self.convolution(inputs)))
+        logits: Tensor = self.classify(self.dropout(features.flatten(1)))
+        return logits
+
+
+def images(count: int, seed: int) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 2, 4, 4), generator=generator, dtype=torch.uint8)
+    return Split(pixels, torch.randint(0, 3, (count,), generator=generator))
+
+
+def training(folder: Path) -> None:
+    data = Dataset("noise", images(90, 1), images(20, 2), ("a", "b", "c"), "0" * 64, "made here")
+    ball = Linf(0.1)
+    objective = RobustAttribution(sum_and_l1(0.2), ball, inner=Inner(steps=2, step_size=0.05))
+    train(
+        model=Net(),
+        data=data,
+        objective=objective,
+        out=str(folder),
+        steps=STEPS,
+        batch_size=8,
+        validation=10,
+        averaging=0.9,
+        checkpoint_seconds=0.0,
+        progress=False,
+        threads=1,
+    )
+
+
+def started(folder: Path) -> int:
+    process = os.fork()
+    if process == 0:
+        try:
+            training(folder)
+        except BaseException as error:
+            print(f"a session failed: {error!r}", file=sys.stderr, flush=True)
+            raise
+        finally:
+            # The child must not go on with the parent's loop, whatever happened.
+            os._exit(1 if sys.exc_info()[0] else 0)
+    return process
+
+
+def newest_step(folder: Path) -> int:
+    found = checkpoints(folder / "checkpoints")
+    return int(found[0].name.removeprefix("step-")) if found else 0
+
+
+def killed(folder: Path, at: int, delay: float) -> bool:
+    """Start a session and kill it soon after its checkpoint of step `at`; say whether the kill hit it."""
+    process = started(folder)
+    while newest_step(folder) < at:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return False
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def main(folder: Path, seed: int, kills: int) -> int:
+    chance, hits = random.Random(seed), 0
+    for at in sorted(chance.sample(range(STEPS), kills)):
+        hits += killed(folder / "killed", at, chance.random() * 0.03)
+    for name in ("killed", "unbroken"):
+        if os.waitstatus_to_exitcode(os.waitpid(started(folder / name), 0)[1]) != 0:
+            return 1
+    print(hits)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

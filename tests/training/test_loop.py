@@ -1,0 +1,335 @@
+"""Training from end to end on tiny data."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.ball import Linf, Noise
+from veridical.data import Dataset
+from veridical.runtime.config import TrainOptions
+from veridical.runtime.errors import RunError, UsageError
+from veridical.training.log import read_log
+from veridical.training.loop import train
+from veridical.training.objectives import Inner, ObjectiveValue, RobustAttribution
+from veridical.training.run import Run, load
+from veridical.training.sizes import l1_norm
+
+QUICK: dict[str, Any] = {"model": "mlp", "model_options": {"width": 16}, "progress": False, "validation": 40}
+
+
+def trained(out: Path, data: Dataset, **given: Any) -> Run:
+    return train(**{**QUICK, "data": data, "out": str(out), "epochs": 3.0, "batch_size": 20, **given})
+
+
+def learnt(out: Path, data: Dataset, objective: str, **given: Any) -> Run:
+    return trained(out, data, objective=objective, epochs=12.0, learning_rate=1e-2, averaging=0.8, **given)
+
+
+def weights_of(run: Run) -> dict[str, Tensor]:
+    return run.model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("objective", "given"),
+    [
+        ("natural", {}),
+        ("adversarial", {"radius": 0.05}),
+        ("ig-norm", {"radius": 0.05, "inner_score": "size"}),
+        ("ig-sum-norm", {"radius": 0.05, "beta_from": 0.3}),
+        ("input-gradient", {"radius": 0.05}),
+        ("loss-change", {"radius": 0.05}),
+    ],
+)
+def test_every_objective_learns_the_stripes(
+    tmp_path: Path, stripes: Dataset, objective: str, given: dict[str, Any]
+) -> None:
+    run = learnt(tmp_path / "run", stripes, objective, **given)
+    results = run.result["results"]
+    assert results["natural_accuracy"]["value"] > 0.9
+    assert results["natural_accuracy"]["n"] == 60
+    assert results["validation"]["natural_accuracy"]["n"] == 40
+    if objective == "natural":
+        assert results["adversarial_accuracy"] is None
+    else:
+        assert results["adversarial_accuracy"]["value"] > 0.8
+    losses = [line["loss"] for line in read_log(run.folder) if line["kind"] == "steps"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_convolutional_network_of_the_registry_learns(tmp_path: Path, stripes: Dataset) -> None:
+    run = learnt(tmp_path / "run", stripes, "natural", model="cnn", model_options={})
+    assert run.result["results"]["natural_accuracy"]["value"] > 0.9
+
+
+def test_the_folder_holds_what_the_run_says(tmp_path: Path, stripes: Dataset) -> None:
+    inner = {"inner_score": "size", "inner_start": "random", "inner_steps": 4, "nodes": 2}
+    run = trained(tmp_path / "run", stripes, objective="ig-norm", radius=0.05, **inner)
+    assert sorted(path.name for path in run.folder.iterdir() if path.name[0] != ".") == [
+        "claim.json", "log.jsonl", "model.safetensors", "result.json",
+    ]  # fmt: skip
+    document = json.loads((run.folder / "result.json").read_text())
+    assert document == run.result
+    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    assert document["config"] == json.loads(json.dumps(run.settings.to_dict()))
+    results = document["results"]
+    objective = results["objective"]
+    assert {name: objective[name] for name in inner} == inner
+    assert {"what", "paper", "used"} == set(results["deviations"][0])
+    assert results["adversarial_attack"]["radius"] == 0.05
+    assert document["timing"]["examples_per_second"] > 0
+    assert document["environment"]["seed"] == 0
+
+
+def test_the_log_sums_up_steps_and_epochs(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, objective="natural", epochs=2.5)
+    epochs = [line for line in read_log(run.folder) if line["kind"] == "epoch"]
+    assert [(line["step"], line["epoch"]) for line in epochs] == [(10, 1.0), (20, 2.0), (25, 2.5)]
+    assert run.history == tuple(epochs)
+    assert (
+        run.history[-1]["validation_natural_accuracy"]
+        == run.result["results"]["validation"]["natural_accuracy"]["value"]
+    )
+    steps = [line for line in read_log(run.folder) if line["kind"] == "steps"]
+    assert {"loss", "natural_loss", "gradient_norm", "learning_rate"} <= set(steps[0])
+
+
+def test_the_delivered_model_is_in_eval_mode_and_loads_again(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, objective="natural")
+    assert not run.model.training
+    again = load(run.folder)
+    assert again.settings == run.settings
+    inputs, _ = stripes.test.batch(range(5))
+    assert torch.equal(again.model(inputs), run.model(inputs))
+
+
+def test_a_finished_run_is_only_loaded(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, objective="natural")
+    before = {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"}
+    again = trained(tmp_path / "run", stripes, objective="natural")
+    after = {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"}
+    assert before == after
+    assert again.result == run.result
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 0.1}, {"seed": 1}, {"objective": "adversarial"}])
+def test_other_settings_are_refused_in_the_same_folder(
+    tmp_path: Path, stripes: Dataset, change: dict[str, Any]
+) -> None:
+    trained(tmp_path / "run", stripes, objective="natural")
+    with pytest.raises(UsageError, match=next(iter(change))):
+        trained(tmp_path / "run", stripes, **{"objective": "natural", **change})
+
+
+def test_a_seed_decides_everything(tmp_path: Path, stripes: Dataset) -> None:
+    runs = [
+        weights_of(trained(tmp_path / str(n), stripes, objective="adversarial", radius=0.05, seed=seed))
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0] if "weight" in name)
+
+
+def test_the_average_is_what_is_delivered(tmp_path: Path, stripes: Dataset) -> None:
+    last, mean = (trained(tmp_path / str(a), stripes, objective="natural", averaging=a) for a in (0.0, 0.9))
+    assert not torch.equal(*(weights_of(run)["classify.weight"] for run in (last, mean)))
+
+
+def test_options_can_be_an_object_with_replaced_fields(tmp_path: Path, stripes: Dataset) -> None:
+    options = TrainOptions(
+        out=str(tmp_path / "run"), model="mlp", objective="natural", progress=False, steps=3
+    )
+    run = train(options, data=stripes, batch_size=10)
+    assert (run.settings.optimise.steps, run.settings.optimise.batch_size) == (3, 10)
+    assert run.settings.data["name"] == "stripes"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epocs": 3}, "Did you mean epochs"),
+        ({"out": None}, "out"),
+        ({"device": "gpu"}, "device"),
+        ({"equalise": True}, "equalise"),
+        ({"model_options": {"depth": 3}}, "depth"),
+    ],
+)
+def test_bad_arguments_are_named(
+    tmp_path: Path, stripes: Dataset, given: dict[str, Any], message: str
+) -> None:
+    arguments = {**QUICK, "data": stripes, "out": str(tmp_path / "run"), **given}
+    if arguments["out"] is None:
+        del arguments["out"]
+    with pytest.raises(UsageError, match=message):
+        train(**arguments)
+    assert not (tmp_path / "run").exists()
+
+
+class Own(nn.Module):
+    def __init__(self, hidden: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 3))
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.layers(inputs)
+        return logits
+
+
+def test_a_model_data_and_objective_of_the_callers_own(tmp_path: Path, stripes: Dataset) -> None:
+    objective = RobustAttribution(l1_norm(), Linf(0.05), inner=Inner(steps=2, step_size=0.05))
+    model = Own().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    given: dict[str, Any] = {"model_options": {}, "epochs": 8.0, "learning_rate": 1e-2, "averaging": 0.8}
+    run = trained(tmp_path / "run", stripes, model=model, objective=objective, **given)
+    assert run.result["results"]["natural_accuracy"]["value"] > 0.9
+    assert run.result["results"]["adversarial_attack"]["radius"] == 0.05
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not torch.equal(weights_of(run)["layers.1.weight"], before["layers.1.weight"])
+    with pytest.raises(UsageError, match=r"load\(folder, model=\.\.\.\)"):
+        load(run.folder)
+    again = load(run.folder, model=Own())
+    assert all(torch.equal(value, weights_of(run)[name]) for name, value in weights_of(again).items())
+    with pytest.raises(RunError, match=r"layers\.1\.weight is \(8, 64\) float32 there, \(9, 64\)"):
+        load(run.folder, model=Own(9))
+    with pytest.raises(UsageError, match="model"):
+        trained(tmp_path / "run", stripes, model=Own(9), objective=objective, **given)
+
+
+def test_a_float64_model_is_trained_in_float64(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, model=Own().double(), model_options={}, objective="natural")
+    assert all(value.dtype == torch.float64 for value in weights_of(run).values())
+
+
+@dataclass(frozen=True)
+class Explodes:
+    """The natural loss, until its data set's image number `image` is met."""
+
+    after: int
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
+    ) -> ObjectiveValue:
+        del generator
+        CALLS.append(len(inputs))
+        loss = nn.functional.cross_entropy(model(inputs), target, reduction="none")
+        factor = torch.ones_like(loss)
+        if len(CALLS) > self.after:
+            factor[3] = float("nan")
+        return ObjectiveValue(loss * factor)
+
+
+CALLS: list[int] = []
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(
+    tmp_path: Path, stripes: Dataset
+) -> None:
+    CALLS.clear()
+    flags = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    with pytest.raises(RunError, match="not finite at step 14 for 1 of 20 images") as caught:
+        trained(tmp_path / "run", stripes, objective=Explodes(14), threads=1)
+    stopped = json.loads((tmp_path / "run" / "stopped.json").read_text())
+    assert stopped["step"] == 14
+    assert stopped["images"] == [stopped["batch"][3]]
+    assert len(set(stopped["batch"])) == 20
+    assert ", ".join(map(str, stopped["batch"][:16])) in str(caught.value)
+    assert stopped["checkpoint"].endswith("step-00000010")
+    assert "step-00000010" in str(caught.value)
+    assert Path(stopped["checkpoint"]).is_dir()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    assert torch.backends.mkldnn.matmul.fp32_precision == flags  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class SteepRoot:
+    """A finite loss whose gradient is not."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
+    ) -> ObjectiveValue:
+        del target, generator
+        return ObjectiveValue((0 * model(inputs)).square().sum(1).sqrt())
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path: Path, stripes: Dataset) -> None:
+    with pytest.raises(RunError, match="the gradient was not finite at step 0"):
+        trained(tmp_path / "run", stripes, objective=SteepRoot())
+
+
+def test_the_images_of_a_batch_are_named_by_their_numbers_in_the_data_set(
+    tmp_path: Path, stripes: Dataset
+) -> None:
+    with pytest.raises(RunError):
+        trained(tmp_path / "run", stripes, objective=SteepRoot(), validation=200, batch_size=40)
+    batch = json.loads((tmp_path / "run" / "stopped.json").read_text())["batch"]
+    held = torch.ones(240, dtype=torch.bool)
+    held[batch] = False
+    run = trained(tmp_path / "other", stripes, objective="natural", validation=200, batch_size=40)
+    assert torch.equal(run.validation_images(stripes).images, stripes.train.images[held])
+
+
+def test_without_validation_images_nothing_is_validated(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, objective="natural", validation=0)
+    assert run.history == ()
+    assert run.result["results"]["validation"] is None
+    assert run.settings.train_examples == 240
+    with pytest.raises(UsageError, match="validation=0"):
+        run.validation_images(stripes)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path, stripes: Dataset) -> None:
+    import fcntl
+
+    out = tmp_path / "run"
+    trained(out, stripes, objective="natural")
+    with (out / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process"):
+            trained(out, stripes, objective="natural")
+
+
+def test_tensorboard_events_are_written_on_request(tmp_path: Path, stripes: Dataset) -> None:
+    pytest.importorskip("tensorboard")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tensorboard's own imports
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        run = trained(tmp_path / "run", stripes, objective="natural", tensorboard=True)
+        events = EventAccumulator(str(run.folder / "tensorboard"))
+        events.Reload()
+        assert [event.step for event in events.Scalars("validation_natural_accuracy")] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("content", [None, "", "demo"])
+def test_a_folder_that_is_no_finished_run_cannot_be_loaded(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "claim.json").write_text(json.dumps({"kind": content, "config": {}}))
+    with pytest.raises(RunError):
+        load(tmp_path)
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path, stripes: Dataset) -> None:
+    with pytest.raises(RunError):
+        trained(tmp_path / "run", stripes, objective=SteepRoot())
+    with pytest.raises(RunError, match="not finished"):
+        load(tmp_path / "run")
+
+
+def test_damaged_weights_are_an_error(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, objective="natural")
+    weights = run.folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"model\.safetensors cannot be read"):
+        load(run.folder)
