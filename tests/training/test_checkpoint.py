@@ -1,5 +1,6 @@
 """Checkpoints: complete or absent, checked, and exact."""
 
+import hashlib
 import io
 import json
 import os
@@ -167,9 +168,10 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
 
 def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
     def tied(value: float) -> Learner:
-        model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
-        model[1].weight = model[0].weight
-        nn.init.constant_(model[0].weight, value)
+        first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        second.weight = first.weight
+        nn.init.constant_(first.weight, value)
+        model = nn.Sequential(first, second)
         return Learner(model, make_optimiser(model, SGD))
 
     saved(tmp_path / "c", tied(0.5), 1)
@@ -184,8 +186,6 @@ class Payload:
 
 
 def test_a_pickle_that_runs_code_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
-
     monkeypatch.chdir(tmp_path)
     newest = saved(tmp_path / "c", learner(), 1)
     buffer = io.BytesIO()

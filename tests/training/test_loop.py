@@ -1,5 +1,6 @@
 """Training from end to end on tiny data."""
 
+import importlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -304,10 +305,9 @@ def test_tensorboard_events_are_written_on_request(tmp_path: Path, stripes: Data
     pytest.importorskip("tensorboard")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensorboard's own imports
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+        module = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
         run = trained(tmp_path / "run", stripes, objective="natural", tensorboard=True)
-        events = EventAccumulator(str(run.folder / "tensorboard"))
+        events = module.EventAccumulator(str(run.folder / "tensorboard"))
         events.Reload()
         assert [event.step for event in events.Scalars("validation_natural_accuracy")] == [10, 20, 30]
 

@@ -34,8 +34,8 @@ COMPARED = {"topk_intersection": "top pixels kept (IN)", "kendall_tau": "Kendall
 class Scale:
     """How much is done: epochs over at most `train_examples` images, test images attacked, steps of that.
 
-    share_of_radius: step length of the attack on explanations. Fewer and longer steps than the paper's (100 of
-    a tenth, on MNIST a thirtieth, of the radius) cover the same way.
+    share_of_radius: step length of the attack on explanations. Fewer and longer steps than the paper's (100
+    of a tenth, on MNIST a thirtieth, of the radius) cover the same way.
     """
 
     natural_epochs: float
@@ -48,6 +48,11 @@ class Scale:
 
 FULL = Scale(4.0, 6.0, 3600, 64, 40, 0.1)
 SHORT = Scale(2.0, 3.0, 3600, 24, 20, 0.2)
+_LEAD = (
+    "Two networks of one kind were trained on {data}: one in the ordinary way, one with Robust Attribution "
+    "Regularization (IG-SUM-NORM), so that its explanations hold still. Then each test image was changed a "
+    "little, so that the prediction stays and the explanation moves as far as it can."
+)
 RADIUS = {"mnist-5k": 0.1, "mnist": 0.1}
 """The paper's radius on MNIST, 0.3, needs many times the training; its radius on Fashion-MNIST is 0.1."""
 
@@ -81,7 +86,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
     }
     claim_folder(folder, "demo", config)
     begun = time.monotonic()
-    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    threads = max(1, (os.cpu_count() or 2) // 2)
     arms = {name: _Arm(name, options, scale, settings, folder, threads, len(data.train)) for name in _NAMES}
     tell = show or (lambda _model, _stage, _done, _total: None)
 
@@ -96,16 +101,15 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
     results: dict[str, object] = {}
     for name, attacked in zip(arms, attacks.values(), strict=True):
         results[name] = attacked.results
-    surroundings = next(iter(attacks.values())).document["environment"]
+    surroundings = dict(next(iter(attacks.values())).document["environment"])
+    del surroundings["run"]
     document = result_document({**results, "robust_above_natural": apart}, config, surroundings, seconds)
     write_json(folder / RESULT, document)
     page = write_attack_report(
         folder / REPORT,
         attacks,
         title="What an attack leaves of two models' explanations",
-        lead=f"Two networks of one kind were trained on {data.name}: one in the ordinary way, one with Robust "
-        "Attribution Regularization (IG-SUM-NORM), so that its explanations hold still. Then each test image "
-        "was changed a little, so that the prediction stays and the explanation moves as far as it can.",
+        lead=_LEAD.format(data=data.name),
         notes=_deviations(data.name, settings, scale),
     )
     return Finished(page, attacks, lines)

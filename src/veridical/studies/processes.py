@@ -16,7 +16,7 @@ Piece = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 def run_side_by_side(pieces: Mapping[str, Piece], watch: Callable[[], None], every: float = 0.5) -> None:
-    """Run each (function, arguments) in a fresh process at the same time; call `watch` every so many seconds.
+    """Run each (function, arguments) in a fresh process at the same time; call `watch` every `every` seconds.
 
     Functions and arguments are pickled. When one raises, the others are stopped and its error is raised here:
     a VeridicalError as it is, anything else as a RunError with the traceback; so is a process that was killed.

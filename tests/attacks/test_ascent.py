@@ -1,0 +1,193 @@
+"""The projected-ascent loop: what it keeps, restarts, momentum, decay, and what it leaves alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from veridical.attacks.ascent import ascend, value_and_gradient
+from veridical.attacks.ball import L2, Linf
+from veridical.runtime.errors import UsageError
+from veridical.runtime.seeds import stream
+
+ORIGIN = torch.tensor([[0.5, 0.5], [0.2, 0.9]], dtype=torch.float64)
+
+
+def hill(inputs: Tensor) -> Tensor:
+    """Concave, with its top at (0.6, 0.4): sign steps pass over it."""
+    return -((inputs - torch.tensor([0.6, 0.4], dtype=inputs.dtype)) ** 2).sum(1)
+
+
+class Recorder:
+    """A score that remembers where it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Tensor] = []
+
+    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        self.asked.append(inputs.clone())
+        return inputs.sum(1), torch.ones_like(inputs)
+
+
+def test_last_iterate_of_plain_ascent_is_a_loop_of_projected_sign_steps() -> None:
+    threat = Linf(0.3)
+    expected = ORIGIN.clone()
+    for _ in range(7):
+        _, gradient = value_and_gradient(hill, expected)
+        expected = (expected + 0.07 * gradient.sign()).clamp(ORIGIN - 0.3, ORIGIN + 0.3).clamp(0, 1)
+    found = ascend(hill, ORIGIN, threat, steps=7, step_size=0.07)
+    assert torch.equal(found.inputs, expected)
+    assert found.gradients == 7
+    assert found.value is None
+
+
+def test_best_keeps_the_highest_score_among_all_iterates_and_the_start() -> None:
+    visited = [hill(ORIGIN)]
+    point = ORIGIN
+    for _ in range(9):
+        point = ascend(hill, ORIGIN, Linf(0.4), steps=1, step_size=0.13, start=point).inputs
+        visited.append(hill(point))
+    best = torch.stack(visited).amax(0)
+    found = ascend(hill, ORIGIN, Linf(0.4), steps=9, step_size=0.13, keep="best")
+    assert found.value is not None
+    assert_close(found.value, best)
+    assert_close(hill(found.inputs), best)
+    last = ascend(hill, ORIGIN, Linf(0.4), steps=9, step_size=0.13)
+    assert bool((hill(last.inputs) < best).any()), "the case must distinguish best from last"
+
+
+def test_callable_keeps_its_least_value_and_never_the_start() -> None:
+    def distance_from_start(inputs: Tensor) -> Tensor:
+        return (inputs - ORIGIN).abs().sum(1)
+
+    found = ascend(hill, ORIGIN, Linf(0.4), steps=5, step_size=0.05, keep=distance_from_start)
+    assert found.value is not None
+    # The start, at distance 0, would be the least; the first step is the least of the iterates.
+    assert_close(found.value, torch.full((2,), 0.1, dtype=torch.float64))
+
+
+def test_nan_and_inadmissible_iterates_are_never_kept() -> None:
+    calls = 0
+
+    def keep(inputs: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        values = torch.full((2,), float(calls), dtype=torch.float64)
+        values[0] = torch.nan if calls == 1 else torch.inf if calls == 2 else float(calls)
+        return values
+
+    found = ascend(hill, ORIGIN, Linf(0.4), steps=4, step_size=0.05, keep=keep)
+    assert found.value is not None
+    assert found.value.tolist() == [3.0, 1.0]
+    nothing = ascend(
+        hill, ORIGIN, Linf(0.4), steps=4, step_size=0.05, keep=lambda x: torch.full((2,), torch.nan).to(x)
+    )
+    assert nothing.value is not None
+    assert torch.equal(nothing.inputs, ORIGIN)
+    assert bool(torch.isinf(nothing.value).all())
+
+
+def test_restarts_keep_the_better_one_for_each_example() -> None:
+    # Two peaks: from the origin example 0 climbs the lower one.
+    def peaks(inputs: Tensor) -> Tensor:
+        low, high = (inputs[:, 0] - 0.3) ** 2, (inputs[:, 0] - 0.8) ** 2
+        return torch.maximum(0.1 - low, 0.2 - high)
+
+    origin = torch.tensor([[0.4, 0.5], [0.7, 0.5]], dtype=torch.float64)
+    single = ascend(peaks, origin, Linf(0.5), steps=40, step_size=0.02)
+    assert peaks(single.inputs)[0] < 0.11
+    for keep in ("last", "best"):
+        found = ascend(
+            peaks,
+            origin,
+            Linf(0.5),
+            steps=40,
+            step_size=0.02,
+            restarts=8,
+            keep=keep,  # type: ignore[arg-type]
+            generator=[stream(0, "test", i) for i in range(2)],
+        )
+        assert found.value is not None
+        assert bool((found.value > 0.19).all())
+        assert_close(peaks(found.inputs), found.value)
+        assert found.gradients == 8 * 40
+
+
+def test_starts_given_by_tensor_are_projected_first() -> None:
+    score = Recorder()
+    ascend(score, ORIGIN, Linf(0.1), steps=1, step_size=0.0, start=ORIGIN + 5)
+    assert_close(score.asked[0], (ORIGIN + 0.1).clamp(0, 1))
+
+
+def test_linear_decay_shortens_the_steps_evenly() -> None:
+    score = Recorder()
+    origin = torch.zeros(1, 2, dtype=torch.float64)
+    threat = Linf(10.0, bounds=None)
+    found = ascend(score, origin, threat, steps=4, step_size=0.4, decay="linear")
+    path = torch.stack([*score.asked, found.inputs])[:, 0, 0]
+    assert_close(path.diff(), torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64))
+
+
+def test_momentum_is_a_sum_of_normalised_gradients() -> None:
+    gradients = [torch.tensor([[1.0, 3.0]]).double(), torch.tensor([[-2.0, 1.0]]).double()]
+
+    class Scripted:
+        def __init__(self) -> None:
+            self.rest = list(gradients)
+
+        def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+            return inputs.sum(1), self.rest.pop(0)
+
+    origin = torch.zeros(1, 2, dtype=torch.float64)
+    threat = L2(10.0, bounds=None)
+    found = ascend(Scripted(), origin, threat, steps=2, step_size=1.0, momentum=0.75)
+    first = gradients[0] / 2
+    second = 0.75 * first + gradients[1] / 1.5
+    assert_close(found.inputs, first / first.norm() + second / second.norm())
+
+
+def test_origin_and_requires_grad_of_the_caller_stay() -> None:
+    origin = ORIGIN.clone().requires_grad_(True)
+    before = origin.detach().clone()
+    for keep in ("last", "best"):
+        found = ascend(hill, origin, Linf(0.3), steps=3, step_size=0.1, keep=keep)  # type: ignore[arg-type]
+        assert not found.inputs.requires_grad
+        assert found.inputs.data_ptr() != origin.data_ptr()
+    assert torch.equal(origin, before)
+    assert origin.requires_grad
+    assert origin.grad is None
+    assert not ascend(hill, origin, Linf(0.3), steps=0, step_size=0.1).inputs.requires_grad
+
+
+def test_works_without_gradients_around_it() -> None:
+    with torch.no_grad():
+        found = ascend(hill, ORIGIN, Linf(0.3), steps=3, step_size=0.02)
+    assert bool((hill(found.inputs) > hill(ORIGIN)).all())
+
+
+def test_empty_batch() -> None:
+    found = ascend(hill, ORIGIN[:0], Linf(0.3), steps=3, step_size=0.1, keep="best")
+    assert found.inputs.shape == (0, 2)
+    assert found.value is not None
+    assert found.value.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"restarts": 0}, "restarts=0"),
+        ({"start": "corner"}, "start 'corner'"),
+        ({"start": "random"}, "needs generator="),
+        ({"restarts": 2}, "needs generator="),
+    ],
+)
+def test_bad_arguments(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ascend(hill, ORIGIN, Linf(0.3), steps=1, step_size=0.1, **changes)
+
+
+def test_a_score_that_is_not_one_number_per_example_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"shape \(2, 2\).*expected \(2,\)"):
+        ascend(lambda x: x * 2, ORIGIN, Linf(0.3), steps=1, step_size=0.1)
