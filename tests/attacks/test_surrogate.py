@@ -1,0 +1,190 @@
+"""The softplus twin: every spelling of relu, in place or not, counted, smooth, and gone after the block."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
+from veridical.runtime.errors import UsageError
+
+Function = Callable[[Tensor], Tensor]
+INPUTS = torch.linspace(-3, 8, 12, dtype=torch.float64)
+
+
+def later(change: Function) -> Function:
+    """Code that goes on with the tensor it changed in place, not with what the call returned."""
+
+    def call(inputs: Tensor) -> Tensor:
+        change(inputs)
+        return inputs
+
+    return call
+
+
+RELU: dict[str, Function] = {
+    "F.relu": F.relu,
+    "F.relu by name": lambda x: F.relu(input=x),
+    "torch.relu": torch.relu,
+    "method": lambda x: x.relu(),
+    "module": nn.ReLU(),
+    "clamp min": lambda x: x.clamp(min=0),
+    "clamp": lambda x: torch.clamp(x, 0),
+    "clamp by tensor": lambda x: x.clamp(min=torch.zeros(())),
+    "clamp_min": lambda x: torch.clamp_min(x, 0),
+    "method clamp_min": lambda x: x.clamp_min(0.0),
+    "clip": lambda x: torch.clip(x, min=0),
+    "method clip": lambda x: x.clip(0),
+    "F.relu_": F.relu_,
+    "torch.relu_": torch.relu_,
+    "method relu_": lambda x: x.relu_(),
+    "module in place": nn.ReLU(inplace=True),
+    "F.relu in place": lambda x: F.relu(x, True),
+    "F.relu in place by name": lambda x: F.relu(x, inplace=True),
+    "clamp_": lambda x: x.clamp_(min=0),
+    "torch.clamp_": lambda x: torch.clamp_(x, 0),
+    "clamp_min_": lambda x: x.clamp_min_(0),
+    "clip_": lambda x: x.clip_(min=0),
+    "relu_, later": later(F.relu_),
+    "method relu_, later": later(lambda x: x.relu_()),
+    "module in place, later": later(nn.ReLU(inplace=True)),
+    "F.relu in place, later": later(lambda x: F.relu(x, inplace=True)),
+    "clamp_, later": later(lambda x: x.clamp_(min=0)),
+    "clamp_min_, later": later(lambda x: x.clamp_min_(0)),
+}
+LEAKY: dict[str, Function] = {
+    "F.leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+    "by name": lambda x: F.leaky_relu(x, negative_slope=0.1),
+    "module": nn.LeakyReLU(0.1),
+    "module in place": nn.LeakyReLU(0.1, inplace=True),
+    "F.leaky_relu_, later": later(lambda x: F.leaky_relu_(x, 0.1)),
+    "in place by place, later": later(lambda x: F.leaky_relu(x, 0.1, True)),
+}
+RELU6: dict[str, Function] = {
+    "F.relu6": F.relu6,
+    "module": nn.ReLU6(),
+    "module in place": nn.ReLU6(inplace=True),
+    "F.relu6 in place, later": later(lambda x: F.relu6(x, True)),
+    "hardtanh": lambda x: F.hardtanh(x, 0.0, 6.0),
+    "hardtanh_, later": later(lambda x: F.hardtanh_(x, 0.0, 6.0)),
+}
+
+
+def under_twin(function: Function, inputs: Tensor, beta: float) -> tuple[Tensor, int]:
+    with SoftplusTwin(beta) as twin:
+        # Not a leaf, as the output of a layer is not.
+        result = function(inputs * 1.0)
+    return result, twin.rewrites
+
+
+def check(function: Function, expected: Function) -> None:
+    """One rewrite; value, first and second derivative are those of the softplus form."""
+    inputs = INPUTS.clone().requires_grad_(True)
+    value, rewrites = under_twin(function, inputs, 2.0)
+    assert rewrites == 1
+    wanted = expected(inputs)
+    assert_close(value, wanted)
+    for _ in range(2):
+        (value,) = torch.autograd.grad(value.sum(), inputs, create_graph=True)
+        (wanted,) = torch.autograd.grad(wanted.sum(), inputs, create_graph=True)
+        assert_close(value, wanted)
+
+
+@pytest.mark.parametrize("name", RELU)
+def test_every_spelling_of_relu_becomes_softplus(name: str) -> None:
+    check(RELU[name], lambda x: F.softplus(x, beta=2.0))
+
+
+@pytest.mark.parametrize("name", LEAKY)
+def test_every_spelling_of_leaky_relu(name: str) -> None:
+    check(LEAKY[name], lambda x: 0.1 * x + 0.9 * F.softplus(x, beta=2.0))
+
+
+@pytest.mark.parametrize("name", RELU6)
+def test_every_spelling_of_relu6(name: str) -> None:
+    check(RELU6[name], lambda x: F.softplus(x, beta=2.0) - F.softplus(x - 6, beta=2.0))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.clamp(0, 1),
+        lambda x: x.clamp(max=0),
+        lambda x: x.clamp(min=0.5),
+        lambda x: x.clamp(min=torch.zeros(12)),
+        lambda x: F.hardtanh(x),
+        torch.sigmoid,
+        lambda x: later(lambda y: y.clamp_(0, 1))(x),
+    ],
+)
+def test_what_is_no_relu_stays(function: Function) -> None:
+    value, rewrites = under_twin(function, INPUTS, 1.0)
+    assert rewrites == 0
+    assert torch.equal(value, function(INPUTS * 1.0))
+
+
+@pytest.mark.parametrize("function", [*RELU.values(), *LEAKY.values(), *RELU6.values()])
+def test_the_twin_tends_to_the_network_as_beta_grows(function: Function) -> None:
+    real = function(INPUTS * 1.0)
+    gaps = [float((under_twin(function, INPUTS, beta)[0] - real).abs().max()) for beta in (1.0, 10.0, 1e4)]
+    assert gaps[0] > gaps[1] > gaps[2]
+    # softplus exceeds relu by log(2) / beta at most, relu6 has two of them.
+    assert gaps[2] <= 2e-4
+
+
+def test_rewrites_are_counted_over_a_whole_network(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, inputs, _ = trained
+    with smooth_twin(1.0) as twin:
+        model(inputs)
+        assert twin is not None
+        assert twin.rewrites == 2
+        model(inputs)
+    assert twin.rewrites == 4
+
+
+def test_second_derivative_of_a_twin_agrees_with_finite_differences(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    model, inputs, target = trained
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+
+    def slope(points: Tensor, create_graph: bool = False) -> Tensor:
+        """Derivative of the target's logit of the twin along `direction`, summed over examples."""
+        points = points if create_graph else points.detach().requires_grad_(True)
+        with smooth_twin(3.0):
+            logit = model(points).gather(1, target[:, None]).sum()
+        (gradient,) = torch.autograd.grad(logit, points, create_graph=create_graph)
+        return (gradient * direction).sum()
+
+    point = inputs.clone().requires_grad_(True)
+    (second,) = torch.autograd.grad(slope(point, create_graph=True), point)
+    h = 1e-5
+    for _ in range(3):
+        along = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+        difference = (slope(inputs + h * along) - slope(inputs - h * along)) / (2 * h)
+        assert_close((second * along).sum(), difference, rtol=1e-6, atol=1e-9)
+    assert float(second.abs().max()) > 1e-3
+
+
+def test_nothing_leaks_after_an_exception() -> None:
+    with pytest.raises(RuntimeError, match="inside"), SoftplusTwin(1.0):
+        raise RuntimeError("inside")
+    assert torch.equal(F.relu(INPUTS), INPUTS.clamp_min(0))
+
+
+def test_beta_none_is_the_network_itself(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, inputs, _ = trained
+    with smooth_twin(None) as twin:
+        inside = model(inputs)
+    assert twin is None
+    assert torch.equal(inside, model(inputs))
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
+def test_bad_beta(beta: float) -> None:
+    with pytest.raises(UsageError, match="beta="):
+        SoftplusTwin(beta)
