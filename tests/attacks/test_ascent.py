@@ -74,7 +74,7 @@ def test_nan_and_inadmissible_iterates_are_never_kept() -> None:
     def keep(inputs: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        values = torch.full((2,), float(calls), dtype=torch.float64)
+        values = torch.full(inputs.shape[:1], float(calls), dtype=torch.float64)
         values[0] = torch.nan if calls == 1 else torch.inf if calls == 2 else float(calls)
         return values
 

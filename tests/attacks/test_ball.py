@@ -131,7 +131,7 @@ def test_bad_arguments_are_refused_with_what_was_given() -> None:
             Linf(radius)
     with pytest.raises(UsageError, match="bounds="):
         L2(0.1, bounds=(1.0, 0.0))
-    with pytest.raises(UsageError, match="'l3'.*linf, l2"):
+    with pytest.raises(UsageError, match=r"'l3'.*linf, l2"):
         ball("l3", 0.1)
     with pytest.raises(UsageError, match="2 generators were given for 6 examples"):
         draw(images(), [stream(0, "a"), stream(0, "b")], "uniform")

@@ -115,9 +115,9 @@ def test_every_spelling_of_relu6(name: str) -> None:
         lambda x: x.clamp(max=0),
         lambda x: x.clamp(min=0.5),
         lambda x: x.clamp(min=torch.zeros(12)),
-        lambda x: F.hardtanh(x),
+        F.hardtanh,
         torch.sigmoid,
-        lambda x: later(lambda y: y.clamp_(0, 1))(x),
+        later(lambda x: x.clamp_(0, 1)),
     ],
 )
 def test_what_is_no_relu_stays(function: Function) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from veridical.attacks.ball import Linf
 from veridical.data import Dataset, Split
+from veridical.training import loop
 from veridical.training.checkpoint import checkpoints
-from veridical.training.loop import train
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.sizes import sum_and_l1
 
@@ -55,7 +55,8 @@ def training(folder: Path) -> None:
     data = Dataset("noise", images(90, 1), images(20, 2), ("a", "b", "c"), "0" * 64, "made here")
     ball = Linf(0.1)
     objective = RobustAttribution(sum_and_l1(0.2), ball, inner=Inner(steps=2, step_size=0.05))
-    train(
+    loop.LOG_EVERY = 2  # lines that no checkpoint follows at once
+    loop.train(
         model=Net(),
         data=data,
         objective=objective,
@@ -64,7 +65,7 @@ def training(folder: Path) -> None:
         batch_size=8,
         validation=10,
         averaging=0.9,
-        checkpoint_seconds=0.0,
+        checkpoint_seconds=0.03,
         progress=False,
         threads=1,
     )

@@ -1,0 +1,345 @@
+"""What `attack` promises of every direction, protocol and method."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from veridical.attacks.attribution import AttackResult, attack, batch_size
+from veridical.attacks.ball import L2, Ball, Linf
+from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
+from veridical.attacks.judge import Judge, Shortlist
+from veridical.attacks.prediction import predict
+from veridical.attacks.protocols import Climb, Protocol, protocol
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.saliency import saliency
+from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersection
+from veridical.runtime.errors import UsageError
+
+Trained = tuple[nn.Module, Tensor, Tensor]
+SIX = Quadrature("gauss-legendre", 6)
+
+
+def plan(name: str = "paper-fast", steps: int = 6, **changes: Any) -> Protocol:
+    """A named protocol with fewer nodes and steps, in proportion."""
+    final = None if name == "paper" else Quadrature("right", 20)
+    small = protocol(name, k=10, steps=steps, step_size=0.03)
+    return replace(small, climb_nodes=SIX, judge_nodes=SIX, final_nodes=final, **changes)
+
+
+def run(case: Trained, direction: Any = None, threat: Ball | None = None, **options: Any) -> AttackResult:
+    model, inputs, target = case
+    options = {"attribution": IntegratedGradients(), "protocol": plan(), **options}
+    return attack(model, inputs, target, attack=direction or TopK(10), ball=threat or Linf(0.12), **options)
+
+
+DIRECTIONS = [TopK(10), MassCentre(), TargetRegion(0, 4, 0, 4), RandomSign()]
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("threat", [Linf(0.12), L2(0.5)], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize("name", ["paper-fast", "strong"])
+def test_label_stays_and_the_ball_is_kept(trained: Trained, direction: Any, threat: Ball, name: str) -> None:
+    model, inputs, target = trained
+    result = run(trained, direction, threat, protocol=plan(name))
+    assert torch.equal(predict(model, result.inputs).argmax(1), predict(model, inputs).argmax(1))
+    assert bool((threat.distance(result.inputs, inputs) <= threat.radius + 1e-12).all())
+    assert bool(((result.inputs >= 0) & (result.inputs <= 1)).all())
+    assert bool(result.found.any())
+    assert result.trace.shape == (9, 6 * (4 if name == "strong" else 1))
+    for field in fields(AttackResult):
+        value = getattr(result, field.name)
+        assert not isinstance(value, Tensor) or (len(value) == 9 and not value.requires_grad)
+
+
+def test_numbers_compare_with_the_map_of_the_original(trained: Trained) -> None:
+    model, inputs, target = trained
+    result = run(trained)
+    method = IntegratedGradients(nodes=20, rule="right")
+    clean, perturbed = saliency(method(model, inputs, target)), saliency(method(model, result.inputs, target))
+    assert bool(result.found.all())
+    assert_close(result.kendall_tau, kendall_tau(perturbed, clean))
+    assert_close(result.spearman, spearman(perturbed, clean))
+    assert_close(result.topk_intersection, topk_intersection(perturbed, clean, 10))
+    assert bool((result.kendall_tau < 0.95).all())
+
+
+@pytest.mark.parametrize("direction", [TopK(10), RandomSign()], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("method", [IntegratedGradients(), SmoothGrad(samples=3), RandomAttribution()])
+def test_batches_and_shards_change_nothing(trained: Trained, direction: Any, method: Any) -> None:
+    if isinstance(method, RandomAttribution) and not isinstance(direction, RandomSign):
+        pytest.skip("a random map has no gradient to climb")
+    model, inputs, target = trained
+    options = {"attribution": method, "protocol": plan("strong", steps=3)}
+    whole = run(trained, direction, **options)
+    cut = run(trained, direction, **options, rows=12)
+    picked = [7, 2, 5]
+    shard = run((model, inputs[picked], target[picked]), direction, **options, indices=picked)
+    single = run((model, inputs[4:5], target[4:5]), direction, **options, indices=[4])
+    for name in ("inputs", "kendall_tau", "topk_intersection", "spearman", "trace", "found"):
+        expected = getattr(whole, name)
+        assert_close(getattr(cut, name), expected, equal_nan=True)
+        assert_close(getattr(shard, name), expected[picked], equal_nan=True)
+        assert_close(getattr(single, name), expected[4:5], equal_nan=True)
+    assert cut.gradient_evaluations == whole.gradient_evaluations
+
+
+def test_seed_moves_random_starts_only(trained: Trained) -> None:
+    strong = plan("strong", steps=3)
+    first, second = run(trained, protocol=strong), run(trained, protocol=strong, seed=1)
+    # The first two climbs start at the origin.
+    assert_close(first.trace[:, :6], second.trace[:, :6], equal_nan=True)
+    assert not torch.equal(first.trace[:, 6:], second.trace[:, 6:])
+
+
+def test_strong_is_never_safer_than_paper_fast(trained: Trained) -> None:
+    for radius in (0.05, 0.12):
+        for seed in (0, 1):
+            fast = run(trained, threat=Linf(radius), seed=seed)
+            strong = run(trained, threat=Linf(radius), seed=seed, protocol=plan("strong"))
+            assert_close(strong.trace[:, :6], fast.trace, equal_nan=True)
+            for name in ("kendall_tau", "topk_intersection", "spearman"):
+                assert bool((getattr(strong, name) <= getattr(fast, name)).all()), name
+            assert bool((strong.found >= fast.found).all())
+    assert bool((strong.kendall_tau < fast.kendall_tau - 0.01).any()), (
+        "the further climbs must find something"
+    )
+
+
+def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained) -> None:
+    """The judge may rank later climbs lower although the final map ranks them higher: the first must stay in."""
+    model, inputs, target = trained
+    method = IntegratedGradients(nodes=20, rule="right")
+    judge = Judge(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
+    first, second = inputs + 0.02, inputs - 0.02
+    judge.by_tau[-1].offer(first, torch.full((9,), 0.5, dtype=torch.float64))
+    judge.seal()
+    judge.by_tau[-1].offer(second, torch.full((9,), 0.1, dtype=torch.float64))
+    chosen = judge.choose(lambda x: method(model, x, target), minimise_each=True)
+    clean = saliency(method(model, inputs, target))
+    for candidate in (first, second):
+        tau = kendall_tau(saliency(method(model, candidate, target)), clean)
+        assert bool((chosen.kendall_tau <= tau).all())
+
+
+def test_shortlist_keeps_the_least_in_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(20, 3, generator=generator, dtype=torch.float64)
+    values[4] = torch.nan
+    values[7, 1] = torch.inf
+    shortlist = Shortlist(torch.zeros(3, 1, 2, 2), 4)
+    for number, row in enumerate(values):
+        shortlist.offer(torch.full((3, 1, 2, 2), float(number)), row)
+    ordered = values.nan_to_num(torch.inf).sort(0)
+    assert_close(shortlist.values, ordered.values[:4])
+    assert torch.equal(shortlist.inputs[:, :, 0, 0, 0].long(), ordered.indices[:4])
+
+
+def test_nothing_found_counts_as_unharmed(trained: Trained) -> None:
+    model, inputs, target = trained
+
+    class Fickle(nn.Module):
+        """Another label anywhere but at the originals."""
+
+        def forward(self, points: Tensor) -> Tensor:
+            logits = model(points)
+            known = (points.flatten(1)[:, None] == inputs.flatten(1)[None]).all(2).any(1)
+            return torch.where(known[:, None], logits, logits.flip(1).roll(1, 1) - 5 * logits)
+
+    result = run((Fickle(), inputs, target))
+    assert not bool(result.found.any())
+    for name in ("kendall_tau", "topk_intersection", "spearman"):
+        assert getattr(result, name).tolist() == [1.0] * 9
+    assert bool(result.trace.isnan().all())
+    assert torch.equal(result.inputs, inputs)
+    assert torch.equal(result.perturbed_map, result.clean_map)
+
+
+def test_radius_zero_finds_nothing(trained: Trained) -> None:
+    result = run(trained, threat=Linf(0.0))
+    assert not bool(result.found.any())
+    assert result.kendall_tau.tolist() == [1.0] * 9
+
+
+def test_every_direction_does_what_it_says_better_than_chance(trained: Trained) -> None:
+    model, inputs, target = trained
+    region = TargetRegion(0, 4, 0, 4)
+    found = {
+        name: run(trained, direction, protocol=plan("paper", steps=10))
+        for name, direction in (
+            ("top", TopK(10)),
+            ("centre", MassCentre()),
+            ("region", region),
+            ("random", RandomSign()),
+        )
+    }
+    clean = saliency(found["top"].clean_map)
+    maps = {name: saliency(result.perturbed_map) for name, result in found.items()}
+    shares = {name: m / m.sum((1, 2), keepdim=True) for name, m in maps.items()}
+    in_region = {name: float(m[:, :4, :4].sum((1, 2)).mean()) for name, m in shares.items()}
+    moved = {
+        name: float((mass_centre(m) - mass_centre(clean)).norm(dim=1).mean()) for name, m in shares.items()
+    }
+    kept = {name: float(result.topk_intersection.mean()) for name, result in found.items()}
+    assert in_region["region"] > max(in_region[name] for name in ("top", "centre", "random"))
+    assert moved["centre"] > max(moved[name] for name in ("top", "random"))
+    assert kept["top"] < min(kept[name] for name in ("centre", "random"))
+
+
+def test_random_sign_moves_every_pixel_by_full_steps(trained: Trained) -> None:
+    _, inputs, _ = trained
+    one = replace(plan("paper", steps=1), judge_nodes=SIX)
+    result = run(trained, RandomSign(), Linf(0.12, bounds=None), protocol=one)
+    offset = (result.inputs - inputs)[result.found]
+    assert_close(offset.abs(), torch.full_like(offset, 0.03))
+    assert 0.4 < float((offset > 0).double().mean()) < 0.6
+    assert result.rewrites == 0
+
+
+def test_gradient_evaluations_are_counted(trained: Trained) -> None:
+    model, inputs, target = trained
+    calls = 0
+
+    class Counting(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            nonlocal calls
+            if points.requires_grad:
+                calls += len(points)
+            return model(points)
+
+    for name in ("paper", "paper-fast", "strong"):
+        calls = 0
+        result = run((Counting(), inputs[:1], target[:1]), protocol=plan(name, steps=3))
+        checks = len(plan(name).climbs)
+        assert result.gradient_evaluations == calls - checks
+
+
+def test_input_gradients_can_be_attacked(trained: Trained) -> None:
+    model, inputs, target = trained
+    for output in ("logit", "loss"):
+        method = InputGradient(output=output)  # type: ignore[arg-type]
+        result = run(trained, attribution=method)
+        assert_close(result.clean_map, method(model, inputs, target))
+        assert_close(result.perturbed_map, method(model, result.inputs, target))
+        assert bool(result.found.any())
+        assert float(result.kendall_tau.mean()) < 0.97
+    assert batch_size(InputGradient(), plan(), 160) == 160
+    assert batch_size(IntegratedGradients(), plan(), 160) == 26
+    assert batch_size(SmoothGrad(samples=40), plan(), 160) == 4
+
+
+def test_any_callable_can_be_attacked(trained: Trained) -> None:
+    def squared(
+        model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        return InputGradient()(model, inputs, target, create_graph=create_graph) ** 2
+
+    assert bool(run(trained, attribution=squared).found.any())
+
+
+def test_an_empty_batch_gives_an_empty_result(trained: Trained) -> None:
+    model, inputs, target = trained
+
+    class Picky(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            assert len(points), "a model need not take an empty batch"
+            return model(points)
+
+    result = run((Picky(), inputs[:0], target[:0]), protocol=plan("strong"))
+    assert result.inputs.shape == (0, 1, 8, 8)
+    assert result.kendall_tau.shape == result.found.shape == (0,)
+    assert result.trace.shape == (0, 24)
+
+
+def test_everything_is_left_as_found(trained: Trained) -> None:
+    model, inputs, target = trained
+    both = nn.Sequential(model, nn.Dropout(0.5))
+    both.train()
+    model[0].eval()  # type: ignore[index]
+    next(model.parameters()).requires_grad_(False)
+    flags = [m.training for m in both.modules()], [p.requires_grad for p in both.parameters()]
+    weights = {name: value.clone() for name, value in both.state_dict().items()}
+    before, state = (inputs.clone(), target.clone()), torch.get_rng_state()
+    asked: Tensor = inputs.clone().requires_grad_(True)
+    run((both, asked, target), protocol=plan("strong", steps=2))
+
+    def broken(*_arguments: Any, **_options: Any) -> Tensor:
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        run((both, inputs, target), attribution=broken)
+    assert ([m.training for m in both.modules()], [p.requires_grad for p in both.parameters()]) == flags
+    assert all(torch.equal(value, weights[name]) for name, value in both.state_dict().items())
+    assert all(p.grad is None for p in both.parameters())
+    assert asked.grad is None
+    assert torch.equal(inputs, before[0])
+    assert torch.equal(target, before[1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(nn.functional.relu(torch.tensor([-1.0])), torch.zeros(1))
+
+
+def test_progress_is_told_after_each_batch(trained: Trained) -> None:
+    told: list[int] = []
+    run(trained, rows=24, progress=told.append, protocol=plan(steps=1))
+    assert told == [4, 8, 9]
+
+
+def test_images_with_few_lit_pixels_are_set_in_motion(trained: Trained) -> None:
+    """All of such a map lies on the attacked pixels, so that the score has no slope at the start."""
+    model, inputs, target = trained
+    dark = torch.zeros_like(inputs)
+    dark[:, :, 2:5, 2:5] = inputs[:, :, 2:5, 2:5]
+    label = predict(model, dark).argmax(1)
+    result = run((model, dark, label), TopK(10), protocol=plan("paper", steps=8))
+    assert bool((result.inputs[result.found] != dark[result.found]).any())
+    assert int(result.found.sum()) >= 6
+    again = run((model, dark[3:5], label[3:5]), TopK(10), protocol=plan("paper", steps=8), indices=[3, 4])
+    assert_close(again.inputs, result.inputs[3:5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": torch.rand(2, 64)}, r"shape \(2, 64\).*\(N, C, H, W\)"),
+        ({"inputs": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "torch.uint8.*floating-point"),
+        ({"inputs": torch.full((2, 1, 8, 8), torch.nan)}, "NaN"),
+        ({"inputs": torch.full((2, 1, 8, 8), 200.0)}, "200.*outside the ball's bounds"),
+        ({"target": torch.zeros(3, dtype=torch.int64)}, r"shape \(3,\).*expected \(2,\)"),
+        ({"target": torch.zeros(2)}, "float32.*int64"),
+        ({"indices": [1]}, "1 indices were given for 2 examples"),
+        ({"protocol": "weak"}, "'weak'.*paper, paper-fast, strong"),
+        ({"attack": TopK(65)}, "k=65"),
+    ],
+)
+def test_bad_arguments_are_refused(trained: Trained, changes: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {
+        "inputs": torch.rand(2, 1, 8, 8, dtype=torch.float64),
+        "target": torch.tensor([0, 1]),
+        "attack": TopK(10),
+        "protocol": plan(),
+        **changes,
+    }
+    with pytest.raises(UsageError, match=message):
+        attack(trained[0], attribution=IntegratedGradients(), ball=Linf(0.1), **given)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"k": 0}, {"shortlist": 0}, {"climbs": ()}, {"step_size": 0.0}, {"step_size": -1.0}],
+)
+def test_protocols_without_sense_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="protocol 'paper'"):
+        replace(protocol("paper"), **changes)
+
+
+def test_named_protocols_can_be_changed() -> None:
+    changed = protocol("strong", steps=7, k=None)
+    assert (changed.steps, changed.k, changed.name) == (7, 100, "strong")
+    assert changed.climbs[0] == protocol("paper-fast").climbs[0] == Climb()
+    with pytest.raises(UsageError, match="'gentle'"):
+        protocol("gentle")

@@ -1,0 +1,170 @@
+"""What an attribution attack climbs: scores and their gradients, stalls, the check of the twin."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from veridical.attacks.climbing import MapAscent, check_twin
+from veridical.attacks.directions import Decorrelate, MassCentre, RandomSign, TargetRegion, TopK, top_mask
+from veridical.attacks.protocols import Climb
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import InputGradient
+from veridical.attribution.saliency import normalised_to_area, saliency
+from veridical.metrics.displacement import mass_centre
+from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import evaluating
+
+from .conftest import stripes
+
+DIRECTIONS = [TopK(9), MassCentre(), TargetRegion(0, 4, 2, 8), Decorrelate()]
+METHODS = [IntegratedGradients(nodes=4, rule="right"), InputGradient()]
+
+
+def ascent(
+    model: nn.Module, method: Any, direction: Any, inputs: Tensor, target: Tensor, **climb: Any
+) -> MapAscent:
+    clean = saliency(method(model, inputs, target))
+    nudge = torch.ones_like(inputs)
+    return MapAscent(model, method, target, target, direction, clean, Climb(**climb), 10, nudge)
+
+
+def directional(score: Callable[[Tensor], Tensor], inputs: Tensor, along: Tensor, h: float = 1e-6) -> Tensor:
+    return (score(inputs + h * along) - score(inputs - h * along)) / (2 * h)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+def test_gradient_agrees_with_finite_differences(smooth: nn.Module, method: Any, direction: Any) -> None:
+    inputs, target = stripes(4, 3)
+    score = ascent(smooth, method, direction, inputs, target, beta=None)
+
+    def value(points: Tensor) -> Tensor:
+        # Written out here: the saliency of the map, normalised to sum H W, and the direction's goal.
+        maps = method(smooth, points, target).abs().sum(1)
+        maps = maps * 64 / maps.sum((1, 2), keepdim=True)
+        clean = normalised_to_area(saliency(method(smooth, inputs, target)))
+        return direction.goal(clean)(maps)
+
+    moved = inputs + 0.02 * torch.randn(
+        inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    found, gradient = score.value_and_gradient(moved)
+    assert_close(found, value(moved))
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        along = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+        slope = (gradient * along).flatten(1).sum(1)
+        assert_close(slope, directional(value, moved, along), rtol=1e-4, atol=1e-6)
+    assert not gradient.requires_grad
+
+
+def test_gradient_is_that_of_the_twin_at_the_steps_beta(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, inputs, target = trained
+    method = InputGradient()
+    score = ascent(model, method, TopK(9), inputs, target, beta=1.0, beta_end=16.0)
+    for step, beta in ((0, 1.0), (1, 16.0 ** (1 / 9))):
+        twin = nn.Sequential(
+            *[nn.Softplus(beta=beta) if isinstance(m, nn.ReLU) else m for m in model.children()]
+        )
+        clean = normalised_to_area(saliency(method(model, inputs, target)))
+        mask = top_mask(clean, 9)
+        point = inputs.clone().requires_grad_(True)
+        maps = normalised_to_area(saliency(method(twin, point, target, create_graph=True)))
+        (expected,) = torch.autograd.grad(-(maps * mask).sum(), point)
+        value, gradient = score.value_and_gradient(inputs)
+        assert_close(gradient, expected, msg=f"step {step}")
+        assert_close(value, -(maps * mask).sum((1, 2)).detach())
+
+
+def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    model, inputs, target = trained
+    other = (target + 1) % 3
+
+    def gradients(label: Tensor, weight: float) -> Tensor:
+        method = InputGradient()
+        clean = saliency(method(model, inputs, target))
+        climb = Climb(beta=1.0, label_weight=weight)
+        score = MapAscent(model, method, target, label, TopK(9), clean, climb, 10, torch.ones_like(inputs))
+        with evaluating(model):
+            return score.value_and_gradient(inputs)[1]
+
+    assert_close(gradients(target, 1.0), gradients(target, 0.0))
+    pull = gradients(other, 1.0) - gradients(other, 0.0)
+    logits = model(moved := inputs + 1e-4 * pull / pull.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1))
+    margin = logits.gather(1, other[:, None]) - logits.gather(1, target[:, None])
+    before = model(inputs).gather(1, other[:, None]) - model(inputs).gather(1, target[:, None])
+    assert moved.shape == inputs.shape
+    assert bool((margin > before).all())
+    # Twice the length of the score's own gradient where the label is lost.
+    assert_close(pull.flatten(1).norm(dim=1), 2 * gradients(other, 0.0).flatten(1).norm(dim=1))
+
+
+def test_a_score_without_slope_is_nudged_and_only_that(smooth: nn.Module) -> None:
+    inputs, target = stripes(3, 3)
+    inputs[1] = 0
+    inputs[1, 0, :2, :2] = 0.7  # four lit pixels: all of its map lies on the top nine
+    score = ascent(smooth, IntegratedGradients(nodes=3), TopK(9), inputs, target, beta=None)
+    score.nudge = torch.full_like(inputs, -1.0)
+    _, gradient = score.value_and_gradient(inputs)
+    assert torch.equal(gradient[1], score.nudge[1])
+    assert not bool((gradient[[0, 2]] == -1).any())
+
+
+def test_top_mask_breaks_ties_towards_the_last() -> None:
+    maps = torch.tensor([[[0.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert top_mask(maps, 2).flatten(1).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
+    with pytest.raises(UsageError, match=r"k=5.*1 to 4"):
+        top_mask(maps, 5)
+
+
+def test_goals_measure_what_they_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = normalised_to_area(torch.rand(3, 5, 7, generator=generator, dtype=torch.float64))
+    maps = normalised_to_area(torch.rand(3, 5, 7, generator=generator, dtype=torch.float64))
+    box = TargetRegion(1, 3, 2, 6).goal(clean)(maps)
+    assert_close(box, maps[:, 1:3, 2:6].sum((1, 2)))
+    shift = (mass_centre(maps) - mass_centre(clean) + 1e-3).square().sum(1)
+    assert_close(MassCentre().goal(clean)(maps), shift)
+    assert_close(Decorrelate().goal(clean)(clean + 1) < -0.5, torch.tensor([True] * 3))
+    flipped = clean.amax((1, 2), keepdim=True) - clean
+    assert bool((Decorrelate().goal(clean)(flipped) > Decorrelate().goal(clean)(clean)).all())
+    with pytest.raises(UsageError, match="does not lie in maps of 5 x 7"):
+        TargetRegion(0, 6, 0, 7).goal(clean)
+    with pytest.raises(UsageError, match="climbs no score"):
+        RandomSign().goal(clean)
+
+
+class Absolute(nn.Module):
+    """Piecewise linear by a call that the twin does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 3).double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.linear(inputs.flatten(1).abs() - 0.5).abs()
+
+
+def test_a_piecewise_linear_model_that_the_twin_cannot_smooth_is_an_error() -> None:
+    inputs, target = stripes(3, 3)
+    with pytest.raises(UsageError, match="piecewise linear"):
+        check_twin(Absolute(), inputs, target, 1.0)
+    with pytest.raises(UsageError, match="piecewise linear"):
+        check_twin(nn.Sequential(nn.Flatten(), nn.Linear(64, 3).double()), inputs, target, 1.0)
+
+
+def test_check_counts_rewrites_and_lets_smooth_models_pass(
+    trained: tuple[nn.Module, Tensor, Tensor], smooth: nn.Module
+) -> None:
+    model, inputs, target = trained
+    assert check_twin(model, inputs, target, 1.0) == 2
+    assert check_twin(smooth, inputs, target, 1.0) == 0
+    assert check_twin(smooth, torch.zeros_like(inputs), target, 1.0) == 0
+    with pytest.raises(UsageError, match="piecewise linear"):
+        check_twin(model, inputs, target, None)
