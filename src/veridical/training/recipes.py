@@ -103,17 +103,16 @@ FAST: tuple[Rule, ...] = (
             "rule": "midpoint",
             "optimiser": "adam",
             "schedule": "one-cycle",
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-3,
             "weight_decay": 0.0,
             "batch_size": 100,
-            "epochs": 5.0,
+            "epochs": 7.0,
             "averaging": 0.999,
             "warm_up": 0.15,
             "reduction": "mean",
         }
     ),
-    Rule((), ("ig-norm",), {"epochs": 4.0}),
-    Rule((), ("ig-sum-norm",), {"beta": 0.3, "beta_from": 0.5}),
+    Rule((), ("ig-sum-norm",), {"beta": 0.3, "beta_from": 0.6}),
     Rule(("mnist-5k",), values={"epochs": 15.0, "batch_size": 50, "averaging": 0.99}),
     Rule(("gtsrb",), values={"epochs": 15.0}),
     Rule(("flowers17",), values={"epochs": 40.0, "batch_size": 32, "averaging": 0.99}),
@@ -123,7 +122,7 @@ _TABLES = {"paper": PAPER, "fast": FAST}
 
 MODEL_OPTIONS: Mapping[str, Mapping[str, Values]] = {
     "paper": {"cnn": {"initialisation": "paper"}},
-    "fast": {"cnn": {"initialisation": "he"}},
+    "fast": {"cnn": {"initialisation": "paper"}},
 }
 """What a recipe chooses of an architecture, by recipe and network, where the user does not."""
 
