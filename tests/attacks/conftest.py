@@ -41,7 +41,7 @@ def trained_state() -> dict[str, Tensor]:
     for _ in range(60):
         loss = nn.functional.cross_entropy(model(inputs), target)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     return {name: value.clone() for name, value in model.state_dict().items()}
 

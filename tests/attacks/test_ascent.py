@@ -106,7 +106,7 @@ def test_restarts_keep_the_better_one_for_each_example() -> None:
             steps=40,
             step_size=0.02,
             restarts=8,
-            keep=keep,  # type: ignore[arg-type]
+            keep=keep,
             generator=[stream(0, "test", i) for i in range(2)],
         )
         assert found.value is not None
@@ -152,7 +152,7 @@ def test_origin_and_requires_grad_of_the_caller_stay() -> None:
     origin = ORIGIN.clone().requires_grad_(True)
     before = origin.detach().clone()
     for keep in ("last", "best"):
-        found = ascend(hill, origin, Linf(0.3), steps=3, step_size=0.1, keep=keep)  # type: ignore[arg-type]
+        found = ascend(hill, origin, Linf(0.3), steps=3, step_size=0.1, keep=keep)
         assert not found.inputs.requires_grad
         assert found.inputs.data_ptr() != origin.data_ptr()
     assert torch.equal(origin, before)

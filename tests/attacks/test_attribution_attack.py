@@ -45,7 +45,7 @@ DIRECTIONS = [TopK(10), MassCentre(), TargetRegion(0, 4, 0, 4), RandomSign()]
 @pytest.mark.parametrize("threat", [Linf(0.12), L2(0.5)], ids=lambda b: type(b).__name__)
 @pytest.mark.parametrize("name", ["paper-fast", "strong"])
 def test_label_stays_and_the_ball_is_kept(trained: Trained, direction: Any, threat: Ball, name: str) -> None:
-    model, inputs, target = trained
+    model, inputs, _ = trained
     result = run(trained, direction, threat, protocol=plan(name))
     assert torch.equal(predict(model, result.inputs).argmax(1), predict(model, inputs).argmax(1))
     assert bool((threat.distance(result.inputs, inputs) <= threat.radius + 1e-12).all())
@@ -98,21 +98,20 @@ def test_seed_moves_random_starts_only(trained: Trained) -> None:
 
 
 def test_strong_is_never_safer_than_paper_fast(trained: Trained) -> None:
-    for radius in (0.05, 0.12):
-        for seed in (0, 1):
-            fast = run(trained, threat=Linf(radius), seed=seed)
-            strong = run(trained, threat=Linf(radius), seed=seed, protocol=plan("strong"))
-            assert_close(strong.trace[:, :6], fast.trace, equal_nan=True)
-            for name in ("kendall_tau", "topk_intersection", "spearman"):
-                assert bool((getattr(strong, name) <= getattr(fast, name)).all()), name
-            assert bool((strong.found >= fast.found).all())
-    assert bool((strong.kendall_tau < fast.kendall_tau - 0.01).any()), (
-        "the further climbs must find something"
-    )
+    gains = []
+    for radius, seed in ((0.05, 0), (0.12, 0), (0.12, 1)):
+        fast = run(trained, threat=Linf(radius), seed=seed)
+        strong = run(trained, threat=Linf(radius), seed=seed, protocol=plan("strong"))
+        assert_close(strong.trace[:, :6], fast.trace, equal_nan=True)
+        for name in ("kendall_tau", "topk_intersection", "spearman"):
+            assert bool((getattr(strong, name) <= getattr(fast, name)).all()), name
+        assert bool((strong.found >= fast.found).all())
+        gains.append(fast.kendall_tau - strong.kendall_tau)
+    assert float(torch.cat(gains).max()) > 0.01, "the further climbs must find something"
 
 
 def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained) -> None:
-    """The judge may rank later climbs lower although the final map ranks them higher: the first must stay in."""
+    """The judge may rank later climbs lower although the final map ranks them higher: the first stays in."""
     model, inputs, target = trained
     method = IntegratedGradients(nodes=20, rule="right")
     judge = Judge(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
@@ -167,7 +166,6 @@ def test_radius_zero_finds_nothing(trained: Trained) -> None:
 
 
 def test_every_direction_does_what_it_says_better_than_chance(trained: Trained) -> None:
-    model, inputs, target = trained
     region = TargetRegion(0, 4, 0, 4)
     found = {
         name: run(trained, direction, protocol=plan("paper", steps=10))
@@ -206,7 +204,7 @@ def test_gradient_evaluations_are_counted(trained: Trained) -> None:
     calls = 0
 
     class Counting(nn.Module):
-        def forward(self, points: Tensor) -> Tensor:
+        def forward(self, points: Tensor) -> Any:
             nonlocal calls
             if points.requires_grad:
                 calls += len(points)
@@ -222,7 +220,7 @@ def test_gradient_evaluations_are_counted(trained: Trained) -> None:
 def test_input_gradients_can_be_attacked(trained: Trained) -> None:
     model, inputs, target = trained
     for output in ("logit", "loss"):
-        method = InputGradient(output=output)  # type: ignore[arg-type]
+        method = InputGradient(output=output)
         result = run(trained, attribution=method)
         assert_close(result.clean_map, method(model, inputs, target))
         assert_close(result.perturbed_map, method(model, result.inputs, target))
@@ -246,7 +244,7 @@ def test_an_empty_batch_gives_an_empty_result(trained: Trained) -> None:
     model, inputs, target = trained
 
     class Picky(nn.Module):
-        def forward(self, points: Tensor) -> Tensor:
+        def forward(self, points: Tensor) -> Any:
             assert len(points), "a model need not take an empty batch"
             return model(points)
 
@@ -291,7 +289,7 @@ def test_progress_is_told_after_each_batch(trained: Trained) -> None:
 
 def test_images_with_few_lit_pixels_are_set_in_motion(trained: Trained) -> None:
     """All of such a map lies on the attacked pixels, so that the score has no slope at the start."""
-    model, inputs, target = trained
+    model, inputs, _ = trained
     dark = torch.zeros_like(inputs)
     dark[:, :, 2:5, 2:5] = inputs[:, :, 2:5, 2:5]
     label = predict(model, dark).argmax(1)

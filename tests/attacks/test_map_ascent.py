@@ -47,7 +47,8 @@ def test_gradient_agrees_with_finite_differences(smooth: nn.Module, method: Any,
         maps = method(smooth, points, target).abs().sum(1)
         maps = maps * 64 / maps.sum((1, 2), keepdim=True)
         clean = normalised_to_area(saliency(method(smooth, inputs, target)))
-        return direction.goal(clean)(maps)
+        scores: Tensor = direction.goal(clean)(maps)
+        return scores
 
     moved = inputs + 0.02 * torch.randn(
         inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
@@ -148,7 +149,8 @@ class Absolute(nn.Module):
         self.linear = nn.Linear(64, 3).double()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.linear(inputs.flatten(1).abs() - 0.5).abs()
+        hidden: Tensor = self.linear(inputs.flatten(1).abs() - 0.5)
+        return hidden.abs()
 
 
 def test_a_piecewise_linear_model_that_the_twin_cannot_smooth_is_an_error() -> None:

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import Linf
 from veridical.attacks.directions import TopK
+from veridical.attacks.prediction import predict
 from veridical.attacks.protocols import PAPER, protocol
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.quadrature import Quadrature
@@ -19,7 +20,7 @@ RADIUS, ALPHA, STEPS, NODES, ATTACKED, COMPARED = 0.15, 0.02, 12, 100, 14, 10
 
 
 def slow_map(model: nn.Module, image: Tensor, label: int, graph: bool = False) -> Tensor:
-    """|IG| of the label's logit from black, right Riemann sum, summed over channels, normalised to sum H W."""
+    """|IG| of the label's logit from black, right Riemann, summed over channels, normalised to sum H W."""
     total = torch.zeros_like(image)
     for j in range(1, NODES + 1):
         point = image * (j / NODES)
@@ -72,7 +73,10 @@ def slow_attack(
 
 
 def test_paper_is_the_published_evaluation(trained: Trained) -> None:
-    model, inputs, target = trained
+    model, inputs, _ = trained
+    # Half of them are mixtures, whose label is about to change.
+    inputs = torch.cat([inputs[:3], 0.5 * (inputs[:3] + inputs[1:4])])
+    target = predict(model, inputs).argmax(1)
     assert (PAPER.climb_nodes, PAPER.judge_nodes, PAPER.final_nodes) == (
         *[Quadrature("right", NODES)] * 2,
         None,
@@ -99,12 +103,12 @@ def test_paper_is_the_published_evaluation(trained: Trained) -> None:
         assert float(result.spearman[i]) == pytest.approx(rho, abs=1e-12)
         np.testing.assert_allclose(result.trace[i].numpy(), trace, rtol=0, atol=1e-12)
         changed += bool(np.isnan(trace).any())
-    assert result.found.sum() >= 7
+    assert result.found.sum() >= 5
     assert changed >= 1, "the case must have an example whose label changes on the way"
 
 
 def test_paper_fast_is_judged_by_the_papers_map(trained: Trained) -> None:
-    """Ten nodes decide which iterates come into question; the numbers are those of 100 right Riemann nodes."""
+    """Ten nodes choose which iterates are judged; the numbers are those of 100 right Riemann nodes."""
     model, inputs, target = trained
     method = IntegratedGradients(nodes=NODES, rule="right")
     result = attack(
@@ -121,4 +125,5 @@ def test_paper_fast_is_judged_by_the_papers_map(trained: Trained) -> None:
     for i in range(len(inputs)):
         clean, new = (m[i].abs().sum(0).numpy().ravel() for m in (result.clean_map, result.perturbed_map))
         if result.found[i]:
-            assert float(result.kendall_tau[i]) == pytest.approx(kendalltau(clean, new).statistic, abs=1e-12)
+            tau = kendalltau(clean, new).statistic
+            assert float(result.kendall_tau[i]) == pytest.approx(tau, abs=1e-12)

@@ -1,8 +1,9 @@
 """PGD on predictions against Foolbox, and what it promises."""
 
-import foolbox
 import pytest
 import torch
+from foolbox.attacks import L2PGD, LinfPGD
+from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
 from veridical.attacks.ball import L2, Ball, Linf
@@ -19,9 +20,9 @@ STEPS = 20
 
 
 def by_foolbox(model: nn.Module, inputs: Tensor, target: Tensor, threat: Ball, random_start: bool) -> Tensor:
-    attacks = {Linf: foolbox.attacks.LinfPGD, L2: foolbox.attacks.L2PGD}
+    attacks = {Linf: LinfPGD, L2: L2PGD}
     attack = attacks[type(threat)](abs_stepsize=threat.radius / 8, steps=STEPS, random_start=random_start)
-    _, found, _ = attack(foolbox.PyTorchModel(model, bounds=(0, 1)), inputs, target, epsilons=threat.radius)
+    _, found, _ = attack(PyTorchModel(model, bounds=(0, 1)), inputs, target, epsilons=threat.radius)
     assert isinstance(found, Tensor)
     assert bool((threat.distance(found, inputs) <= threat.radius + 1e-5).all())
     return found
@@ -78,7 +79,7 @@ def test_restarts_and_best_never_make_it_weaker(trained: Trained) -> None:
             Linf(0.1),
             steps=5,
             restarts=restarts,
-            keep=keep,  # type: ignore[arg-type]
+            keep=keep,
             generator=generators,
         )
         found_losses.append(losses(model, found, target))

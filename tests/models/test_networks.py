@@ -171,6 +171,17 @@ def test_paper_cnn_initialisation() -> None:
     assert_close(float(hidden.weight.detach().std()), 0.08796, rtol=2e-3, atol=0)
 
 
+def test_cnn_can_be_drawn_by_he() -> None:
+    model = build("cnn", shape=(1, 28, 28), num_classes=10, seed=0, initialisation="he")
+    hidden = model.get_submodule("hidden")
+    assert isinstance(hidden, nn.Linear)
+    assert_close(float(hidden.weight.detach().std()), (2 / 3136) ** 0.5, rtol=5e-3, atol=0)
+    assert hidden.bias is not None
+    assert not bool(hidden.bias.any())
+    with pytest.raises(UsageError, match="paper, he"):
+        build("cnn", shape=(1, 28, 28), num_classes=10, seed=0, initialisation="zero")
+
+
 def test_fixup_starts_with_silent_branches() -> None:
     """Without normalisation the branches are zero at first, so the depth adds nothing to the shortcuts."""
     model = build("resnet18", shape=(3, 16, 16), num_classes=4, seed=0, width=8, norm="none")

@@ -1,7 +1,7 @@
 """Run as a script: train one tiny model unbroken and once more under kill -9 at random moments.
 
-usage: interrupted.py FOLDER SEED KILLS. Writes FOLDER/unbroken, FOLDER/killed and prints the number of kills.
-One process imports torch and forks the trainings, so that a kill costs milliseconds.
+usage: interrupted.py FOLDER SEED KILLS SECONDS. Writes FOLDER/unbroken and FOLDER/killed, with checkpoints at
+least SECONDS apart inside an epoch of ten steps, and prints the number of kills that hit a session. One process imports torch and forks the trainings, so that a kill costs milliseconds.
 """
 
 import os
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from veridical.attacks.ball import Linf
 from veridical.data import Dataset, Split
 from veridical.training import loop
-from veridical.training.checkpoint import checkpoints
+from veridical.training.log import read_log
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.sizes import sum_and_l1
 
@@ -51,11 +51,11 @@ def images(count: int, seed: int) -> Split:
     return Split(pixels, torch.randint(0, 3, (count,), generator=generator))
 
 
-def training(folder: Path) -> None:
+def training(folder: Path, seconds: float) -> None:
     data = Dataset("noise", images(90, 1), images(20, 2), ("a", "b", "c"), "0" * 64, "made here")
     ball = Linf(0.1)
     objective = RobustAttribution(sum_and_l1(0.2), ball, inner=Inner(steps=2, step_size=0.05))
-    loop.LOG_EVERY = 2  # lines that no checkpoint follows at once
+    loop.LOG_EVERY = 3  # so that checkpoints fall between lines, and lines between checkpoints
     loop.train(
         model=Net(),
         data=data,
@@ -65,17 +65,17 @@ def training(folder: Path) -> None:
         batch_size=8,
         validation=10,
         averaging=0.9,
-        checkpoint_seconds=0.03,
+        checkpoint_seconds=seconds,
         progress=False,
         threads=1,
     )
 
 
-def started(folder: Path) -> int:
+def started(folder: Path, seconds: float) -> int:
     process = os.fork()
     if process == 0:
         try:
-            training(folder)
+            training(folder, seconds)
         except BaseException as error:
             print(f"a session failed: {error!r}", file=sys.stderr, flush=True)
             raise
@@ -85,15 +85,15 @@ def started(folder: Path) -> int:
     return process
 
 
-def newest_step(folder: Path) -> int:
-    found = checkpoints(folder / "checkpoints")
-    return int(found[0].name.removeprefix("step-")) if found else 0
+def logged_step(folder: Path) -> int:
+    lines = read_log(folder)
+    return int(lines[-1]["step"]) if lines else 0
 
 
-def killed(folder: Path, at: int, delay: float) -> bool:
-    """Start a session and kill it soon after its checkpoint of step `at`; say whether the kill hit it."""
-    process = started(folder)
-    while newest_step(folder) < at:
+def killed(folder: Path, seconds: float, at: int, delay: float) -> bool:
+    """Start a session and kill it soon after its log has come to step `at`; say whether the kill hit it."""
+    process = started(folder, seconds)
+    while logged_step(folder) < at:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             assert os.waitstatus_to_exitcode(status) == 0
@@ -104,16 +104,16 @@ def killed(folder: Path, at: int, delay: float) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
 
 
-def main(folder: Path, seed: int, kills: int) -> int:
+def main(folder: Path, seed: int, kills: int, seconds: float) -> int:
     chance, hits = random.Random(seed), 0
     for at in sorted(chance.sample(range(STEPS), kills)):
-        hits += killed(folder / "killed", at, chance.random() * 0.03)
+        hits += killed(folder / "killed", seconds, at, chance.random() * 0.03)
     for name in ("killed", "unbroken"):
-        if os.waitstatus_to_exitcode(os.waitpid(started(folder / name), 0)[1]) != 0:
+        if os.waitstatus_to_exitcode(os.waitpid(started(folder / name, seconds), 0)[1]) != 0:
             return 1
     print(hits)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))

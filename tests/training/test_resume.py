@@ -19,11 +19,11 @@ def log_without_clocks(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and kill -9")
-@pytest.mark.parametrize("seed", [1, 2])
-def test_killed_runs_end_with_the_bits_of_an_unbroken_one(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seconds", [0, 1000], ids=["checkpoint every step", "checkpoint every epoch"])
+def test_killed_runs_end_with_the_bits_of_an_unbroken_one(tmp_path: Path, seconds: int) -> None:
     source = Path(__file__).parents[2] / "src"
     environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), str(seed), str(KILLS)]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "1", str(KILLS), str(seconds)]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert "failed" not in found.stderr

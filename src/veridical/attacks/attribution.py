@@ -228,7 +228,7 @@ def _check(inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | 
     if not bool(torch.isfinite(inputs).all()):
         raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
     if ball.bounds is not None and len(inputs):
-        least, greatest = (float(end) for end in inputs.aminmax())
+        least, greatest = (float(end) for end in inputs.detach().aminmax())
         if least < ball.bounds[0] or greatest > ball.bounds[1]:
             raise UsageError(
                 f"inputs run from {least:.6g} to {greatest:.6g}, outside the ball's bounds {ball.bounds}; "
