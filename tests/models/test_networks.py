@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from veridical.models import build
+from veridical.runtime.errors import UsageError
 
 Shape = tuple[int, int, int]
 CASES: list[tuple[str, Shape, dict[str, Any]]] = [
