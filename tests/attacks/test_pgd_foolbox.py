@@ -1,5 +1,7 @@
 """PGD on predictions against Foolbox, and what it promises."""
 
+from typing import Literal
+
 import pytest
 import torch
 from foolbox.attacks import L2PGD, LinfPGD
@@ -70,7 +72,8 @@ def test_as_strong_as_foolbox_from_random_starts(trained: Trained, kind: type[Ba
 def test_restarts_and_best_never_make_it_weaker(trained: Trained) -> None:
     model, inputs, target = trained
     found_losses = []
-    for restarts, keep in ((1, "last"), (1, "best"), (4, "best")):
+    cases: list[tuple[int, Literal["last", "best"]]] = [(1, "last"), (1, "best"), (4, "best")]
+    for restarts, keep in cases:
         generators = [stream(0, "pgd", i) for i in range(len(inputs))]
         found = pgd(
             model,

@@ -1,7 +1,8 @@
 """Run as a script: train one tiny model unbroken and once more under kill -9 at random moments.
 
 usage: interrupted.py FOLDER SEED KILLS SECONDS. Writes FOLDER/unbroken and FOLDER/killed, with checkpoints at
-least SECONDS apart inside an epoch of ten steps, and prints the number of kills that hit a session. One process imports torch and forks the trainings, so that a kill costs milliseconds.
+least SECONDS apart inside an epoch of ten steps, and prints the number of kills that hit a session. One
+process imports torch and forks the trainings, so that a kill costs milliseconds.
 """
 
 import os

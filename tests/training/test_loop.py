@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -333,3 +334,20 @@ def test_damaged_weights_are_an_error(tmp_path: Path, stripes: Dataset) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(RunError, match=r"model\.safetensors cannot be read"):
         load(run.folder)
+
+
+def test_a_run_finds_its_data_again_and_refuses_others(tmp_path: Path, stripes: Dataset) -> None:
+    def write(flip: bool) -> None:
+        splits = {"train": stripes.train, "test": stripes.test}
+        arrays: dict[str, Any] = {f"x_{name}": split.images[:, 0].numpy() for name, split in splits.items()}
+        arrays |= {f"y_{name}": split.labels.numpy() for name, split in splits.items()}
+        arrays["x_test"] = arrays["x_test"][::-1] if flip else arrays["x_test"]
+        np.savez(tmp_path / "stripes.npz", **arrays)
+
+    write(flip=False)
+    name = str(tmp_path / "stripes.npz")
+    run = train(**QUICK, data=name, objective="natural", out=str(tmp_path / "run"), steps=2)
+    assert run.data().checksum == run.settings.data["checksum"]
+    write(flip=True)
+    with pytest.raises(RunError, match="checksum"):
+        run.data()

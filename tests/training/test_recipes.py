@@ -7,7 +7,7 @@ import pytest
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
 from veridical.training.deviations import deviations
-from veridical.training.recipes import resolve
+from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
 
 SIZES = {

@@ -169,8 +169,9 @@ def _pictures(inputs: Tensor, chosen: Tensor, result: AttackResult, count: int) 
     """Images and saliency maps of the first `count` examples; those not attacked have maps of NaN."""
     shape = (count, *inputs.shape[2:])
     pictures: Arrays = {
-        "image": inputs[:count].float().cpu().numpy(),
-        "perturbed": inputs[:count].float().cpu().numpy(),
+        # Copies: in float32 on the CPU these would be the inputs themselves, which are written over below.
+        "image": inputs[:count].float().cpu().numpy().copy(),
+        "perturbed": inputs[:count].float().cpu().numpy().copy(),
         "saliency": np.full(shape, np.nan, dtype=np.float32),
         "perturbed_saliency": np.full(shape, np.nan, dtype=np.float32),
     }

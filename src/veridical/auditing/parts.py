@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.runtime.errors import RunError
+from veridical.runtime.errors import RunError, fail_argument
 from veridical.runtime.files import to_plain, write_atomic
 
 Arrays = dict[str, NDArray[Any]]
@@ -36,7 +36,8 @@ class PartStore:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # From memory: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise RunError(f"{path} is damaged ({error}). Delete it and repeat the command.") from error
@@ -55,7 +56,10 @@ class PartStore:
 
 
 def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """An .npz file, compressed; numbers, booleans and text only."""
+    """An .npz file, compressed; numbers, booleans and text only (a UsageError for objects)."""
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise fail_argument(name, array, "numbers, booleans or text")
     buffer = io.BytesIO()
     named: dict[str, Any] = dict(arrays)
     np.savez_compressed(buffer, **named)

@@ -20,6 +20,7 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "train": Command("veridical.cli.train", "train a classifier, plainly or so that explanations hold still"),
     "attack": Command("veridical.cli.attack", "attack the explanations of a trained run, measure what holds"),
+    "compare": Command("veridical.cli.compare", "put finished attacks side by side on one page"),
     "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
     "data": Command("veridical.cli.data", "list the data sets: which are available, and where they lie"),
 }

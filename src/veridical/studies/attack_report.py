@@ -34,12 +34,11 @@ def write_attack_report(
     """
     check_comparable(attacks)
     first = next(iter(attacks.values()))
-    shown = _shown(list(attacks.values()), gallery)
     return write_report(
         path,
         title,
         lead,
-        [_section(name, attacked, shown) for name, attacked in attacks.items()],
+        sections(attacks, gallery),
         protocol=_protocol(first),
         notes=[*notes, *_notes(attacks)],
         config={k: v for k, v in first.config.items() if k != "run"} | _runs(attacks),
@@ -47,6 +46,12 @@ def write_attack_report(
         training={name: training_log(attacked.folder_of_run) for name, attacked in attacks.items()},
         citation=CITATION,
     )
+
+
+def sections(attacks: Mapping[str, Attacked], gallery: int = 8) -> list[ModelSection]:
+    """What the page shows of each model, with a gallery of the same examples."""
+    shown = _shown(list(attacks.values()), gallery)
+    return [_section(name, attacked, shown) for name, attacked in attacks.items()]
 
 
 def _section(name: str, attacked: Attacked, shown: Sequence[int]) -> ModelSection:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.errors import RunError, UsageError, fail_argument
 from veridical.runtime.files import read_json
 from veridical.studies.attack_run import EXAMPLES, KIND, RESULT
 from veridical.training.log import read_log
@@ -76,6 +76,21 @@ def check_comparable(attacks: Mapping[str, Attacked]) -> None:
                     f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
                     f"differs, {value} and {other.config.get(key)}. Attack both in the same way."
                 )
+
+
+def named(attacks: Sequence[Attacked], titles: Sequence[str] | None = None) -> dict[str, Attacked]:
+    """The attacks by title: the titles given, else the objectives', with the folder where two are equal."""
+    if titles is not None and len(titles) != len(attacks):
+        raise fail_argument("titles", list(titles), f"{len(attacks)} names, one for each attack")
+    chosen = list(titles or [run_title(attacked) for attacked in attacks])
+    if titles is None:
+        chosen = [
+            title if chosen.count(title) == 1 else f"{title} ({attacked.folder.name})"
+            for title, attacked in zip(chosen, attacks, strict=True)
+        ]
+    if len(set(chosen)) < len(chosen):
+        raise fail_argument("titles", chosen, "a different name for each attack", "Give --titles.")
+    return dict(zip(chosen, attacks, strict=True))
 
 
 def run_title(attacked: Attacked) -> str:

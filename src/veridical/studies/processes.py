@@ -19,7 +19,7 @@ def run_side_by_side(pieces: Mapping[str, Piece], watch: Callable[[], None], eve
     """Run each (function, arguments) in a fresh process at the same time; call `watch` every `every` seconds.
 
     Functions and arguments are pickled. When one raises, the others are stopped and its error is raised here:
-    a VeridicalError as it is, anything else as a RunError with the traceback; so is a process that was killed.
+    a VeridicalError as it is, anything else as a RunError with its traceback. A killed process is a RunError.
     """
     context = multiprocessing.get_context("spawn")
     processes: dict[str, BaseProcess] = {}

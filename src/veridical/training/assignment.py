@@ -22,7 +22,8 @@ from veridical.runtime.errors import UsageError, fail_argument
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
 from veridical.training.objectives import Objective
-from veridical.training.recipes import MODEL_OPTIONS, resolve
+from veridical.training.recipes import MODEL_OPTIONS
+from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
 
 OWN = "own"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.errors import RunError
-from veridical.runtime.files import claim_folder, write_json
+from veridical.runtime.files import claim_folder
 from veridical.runtime.guards import preserved_rng, thread_count
 from veridical.runtime.seeds import stream
 from veridical.training.assignment import Assignment, assign, gather
@@ -26,6 +24,7 @@ from veridical.training.objectives import Objective, ObjectiveValue
 from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
 from veridical.training.precision import arithmetic, check_bf16
 from veridical.training.run import CHECKPOINTS, KIND, RESULT, Run, finish, load
+from veridical.training.stops import alone_in, stopped
 from veridical.training.validation import accuracies, input_dtype
 
 LOG_EVERY = 50
@@ -73,7 +72,7 @@ def train(
             None if isinstance(objective, str) else objective,
         )
         folder = claim_folder(chosen.out, KIND, assignment.settings.to_dict())
-        with _alone_in(folder):
+        with alone_in(folder):
             if not (folder / RESULT).exists():
                 _Training(chosen, assignment, folder, device).run()
     return load(folder, model=own_model, device=device)
@@ -210,32 +209,5 @@ class _Training:
         return {"training_seconds": round(self.seconds, 3), "examples_per_second": round(speed, 2)}
 
     def _stop(self, what: str, chosen: Tensor, bad: Tensor) -> NoReturn:
-        """Record the batch, and which of its images are to blame, and raise."""
-        batch = self.task.indices[chosen]
-        good = next(iter(checkpoints(self.folder / CHECKPOINTS)), None)
-        report = self.folder / "stopped.json"
-        images, guilty = batch.tolist(), batch[bad].tolist()
-        record = {"step": self.step, "not_finite": what, "images": guilty, "batch": images}
-        write_json(report, {**record, "checkpoint": good})
-        shown = ", ".join(map(str, images[:16])) + (", ..." if len(images) > 16 else "")
-        raise RunError(
-            f"{what} was not finite at step {self.step} for {len(guilty)} of {len(images)} images. The batch "
-            f"was the training images {shown} (all are in {report}). The last good checkpoint is "
-            f"{good or 'none'}. Lower the learning rate or the radius, in a new folder."
-        )
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process, where the system has file locks; a kill releases it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another process is training in it. Wait for it or stop it.") from None
-        yield
+        batch, good = self.task.indices[chosen], checkpoints(self.folder / CHECKPOINTS)
+        raise stopped(self.folder, self.step, what, batch, batch[bad], next(iter(good), None))

@@ -1,6 +1,6 @@
-"""From options with gaps to explicit settings: the authors' recipe, Veridical's own, and how they differ.
+"""The settings of the paper's authors and Veridical's own, per data set and objective, as two tables.
 
-The two tables are lists of rules; every rule that fits the data set and the objective is applied, later rules
+The tables are lists of rules; every rule that fits the data set and the objective is applied, later rules
 overrule earlier ones, and what the user gives overrules all. Free of torch.
 """
 
@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from veridical.runtime.config import ObjectiveOptions, OptimiserOptions, TrainOptions
-from veridical.runtime.errors import UsageError, fail_argument
-from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
+from veridical.runtime.errors import fail_argument
 
 Values = Mapping[str, Any]
 
@@ -164,91 +162,3 @@ def recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
             if rule.fits(row, objective):
                 merged.update(rule.values)
     return merged
-
-
-def resolve(
-    options: TrainOptions,
-    *,
-    data: Values,
-    model: Values,
-    train_size: int,
-    objective: str | None = None,
-) -> Settings:
-    """Fill every gap of `options` from its recipe; a UsageError for an option that cannot have an effect.
-
-    data: what `Dataset.describe` gives. model: the record of the network. train_size: images in the training
-    split, before validation is held out. objective: the record of a caller's own objective, if it is one.
-    """
-    own = objective is not None
-    name = options.objective if objective is None else objective
-    if not own and name not in USED:
-        raise fail_argument("objective", name, f"one of {', '.join(USED)}")
-    values = recipe_values(options.recipe, paper_row(data["name"], tuple(data["shape"])), name)
-    _refuse_unused(options, () if own else USED[name], name)
-    for field_name in (*ObjectiveOptions.__dataclass_fields__, *OptimiserOptions.__dataclass_fields__):
-        given = getattr(options, field_name)
-        if given is not None:
-            values[field_name] = given
-    validation = _validation(options.validation, values, train_size)
-    remaining = train_size - validation
-    examples = remaining if options.train_examples is None else options.train_examples
-    if not 1 <= examples <= remaining:
-        raise fail_argument("train_examples", examples, f"a number from 1 to {remaining}")
-    return Settings(
-        data=dict(data),
-        model=dict(model),
-        objective=name,
-        recipe=options.recipe,
-        robust=None if own or name == "natural" else _robust(name, values),
-        optimise=_optimise(options, values, examples),
-        validation=validation,
-        train_examples=examples,
-        seed=options.seed,
-        bf16=options.bf16,
-    )
-
-
-def _refuse_unused(options: TrainOptions, used: tuple[str, ...], objective: str) -> None:
-    for name in ObjectiveOptions.__dataclass_fields__:
-        if name != "norm" and name not in used and getattr(options, name) is not None:
-            possible = ", ".join(used) if used else "none"
-            raise UsageError(
-                f"{name} has no effect on the objective {objective}; the options it takes: {possible}. "
-                f"Leave {name} out."
-            )
-
-
-def _validation(given: int | None, values: Values, train_size: int) -> int:
-    """How many images are held out: as asked, else 5,000 but at most a tenth."""
-    if given is None:
-        return min(int(values.get("validation", 5000)), train_size // 10)
-    if not 0 <= given < train_size:
-        raise fail_argument("validation", given, f"a number from 0 to {train_size - 1}")
-    return given
-
-
-def _robust(objective: str, values: Values) -> RobustSettings:
-    found: dict[str, Any] = {key: values.get(key) for key in USED[objective]}
-    radius = float(values["radius"])
-    if objective == "input-gradient" and values["weight"] is None:
-        # lambda' = radius^q makes lambda 1: the loss's change in the ball, to first order, is what is added.
-        found["weight"] = radius ** (1 if values["norm"] == "linf" else 2)
-    if "inner_step_size" in found and found["inner_step_size"] is None:
-        found["inner_step_size"] = values["inner_step_share"] * radius
-    return RobustSettings(norm=values["norm"], **found)
-
-
-def _optimise(options: TrainOptions, values: Values, examples: int) -> OptimiserSettings:
-    if options.epochs is not None and options.steps is not None:
-        raise UsageError(f"epochs={options.epochs} and steps={options.steps} were both given; give one.")
-    batch_size = min(int(values["batch_size"]), examples)
-    if batch_size < 1:
-        raise fail_argument("batch_size", batch_size, "an integer of at least 1")
-    if options.epochs is not None or "steps" not in values:
-        if not 0 < values["epochs"] < float("inf"):
-            raise fail_argument("epochs", values["epochs"], "a positive number")
-        steps = max(1, round(values["epochs"] * (examples // batch_size)))
-    else:
-        steps = values["steps"]
-    names = ("optimiser", "schedule", "learning_rate", "weight_decay", "averaging", "warm_up", "reduction")
-    return OptimiserSettings(batch_size=batch_size, steps=steps, **{name: values[name] for name in names})

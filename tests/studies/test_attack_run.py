@@ -1,0 +1,180 @@
+"""attack_run: what a folder holds, how options become settings, and what it refuses."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from veridical.auditing.robustness import measure_robustness
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import read_json
+from veridical.studies.attack_run import attack_run
+from veridical.training.run import load
+
+from .conftest import options_for
+
+
+def test_the_folder_holds_result_and_examples(place: Path) -> None:
+    folder = place / "natural-attack"
+    document = read_json(folder / "result.json")
+    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    results, config = document["results"], document["config"]
+    for name in ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau"):
+        assert set(results[name]) == {"value", "low", "high", "n"}
+    assert results["examples"] == results["natural_accuracy"]["n"] == 20
+    assert results["kendall_tau"]["n"] == results["correctly_classified"]
+    assert config["protocol"]["name"] == "paper-fast"
+    assert config["protocol"]["steps"] == 3
+    assert config["evaluation"]["radius"] == config["radii"][0] == 0.1
+    assert config["attack"] == {"direction": "topk", "k": 8}
+    assert config["data"]["split"] == "test"
+    # Neither paths nor the machine are part of what makes two results equal.
+    assert str(place) not in str({key: value for key, value in config.items() if key not in ("run", "data")})
+    assert document["environment"]["run"] == str(place / "natural")
+    with np.load(folder / "examples.npz", allow_pickle=False) as arrays:
+        assert len(arrays["kendall_tau"]) == 20
+        assert arrays["classes"].tolist() == ["0", "1", "2"]
+        right = arrays["predicted"] == arrays["label"]
+        assert np.nanmean(arrays["kendall_tau"][right]) == pytest.approx(results["kendall_tau"]["value"])
+
+
+def test_the_numbers_are_those_of_measure_robustness(place: Path) -> None:
+    run = load(place / "natural")
+    direct = measure_robustness(
+        run.model,
+        run.data().test,
+        radius=0.1,
+        k=8,
+        steps=3,
+        step_size=0.01,
+        pgd_steps=3,
+        pgd_step_size=0.01,
+        examples=20,
+        pictures=32,
+    )
+    found = read_json(place / "natural-attack" / "result.json")["results"]
+    assert found == direct.to_dict()
+
+
+def test_the_same_options_find_it_finished(place: Path) -> None:
+    options = options_for(place, "natural")
+    before = read_json(place / "natural-attack" / "result.json")
+    told: list[tuple[int, int]] = []
+    again = attack_run(options, lambda *at: told.append(at))
+    assert told == [(20, 20)]
+    assert again["results"] == before["results"]
+    assert again["timing"] == before["timing"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"examples": 19}, "examples is 20 there, 19 here"),
+        ({"protocol": "strong"}, 'protocol.name is "paper-fast" there, "strong" here'),
+        ({"seed": 1}, "seed is 0 there, 1 here"),
+        ({"run": "adversarial"}, "run.weights"),
+    ],
+)
+def test_another_attack_is_not_mixed_in(place: Path, changes: dict[str, Any], message: str) -> None:
+    options = options_for(place, "natural", **changes)
+    if "run" in changes:
+        options = replace(options, run=str(place / "adversarial"))
+    with pytest.raises(UsageError, match=message):
+        attack_run(options)
+
+
+def test_a_folder_of_something_else_is_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match=r"letter\.txt"):
+        attack_run(options_for(place, "natural", out=str(tmp_path)))
+    with pytest.raises(UsageError, match="belongs to another run"):
+        attack_run(options_for(place, "natural", out=str(place / "natural")))
+    with pytest.raises(RunError, match="not the folder of a run"):
+        attack_run(options_for(place, "natural", run=str(tmp_path), out=str(tmp_path / "new")))
+
+
+def test_interrupted_and_continued_it_ends_the_same(place: Path, tmp_path: Path) -> None:
+    options = options_for(place, "natural", out=str(tmp_path / "a"), examples=30)
+
+    def interrupt(done: int, _total: int) -> None:
+        if done >= 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attack_run(options, interrupt)
+    assert not (tmp_path / "a" / "result.json").exists()
+    told: list[tuple[int, int]] = []
+    continued = attack_run(options, lambda *at: told.append(at))
+    assert told[0] == (16, 30)
+    unbroken = attack_run(replace(options, out=str(tmp_path / "b")))
+    assert (continued["results"], continued["config"]) == (unbroken["results"], unbroken["config"])
+
+
+def test_radii_make_a_curve_whose_main_point_is_the_runs(place: Path, tmp_path: Path) -> None:
+    options = options_for(place, "adversarial", out=str(tmp_path / "a"), radius=[0.2, 0.1, 0.05], examples=9)
+    document = attack_run(options)
+    assert document["results"]["radius"] == 0.1
+    assert [row["radius"] for row in document["results"]["curve"]] == [0.05, 0.1, 0.2]
+    with np.load(tmp_path / "a" / "examples.npz") as arrays:
+        assert arrays["radius-0.2/kendall_tau"].shape == (9,)
+    other = replace(options, out=str(tmp_path / "b"), radius=[0.02, 0.3], examples=3)
+    assert attack_run(other)["results"]["radius"] == 0.3
+
+
+def test_directions_methods_and_norms(place: Path, tmp_path: Path) -> None:
+    def attacked(name: str, **changes: object) -> dict[str, Any]:
+        return attack_run(options_for(place, "natural", out=str(tmp_path / name), examples=6, **changes))
+
+    region = attacked("region", attack="target", region=[0, 4, 0, 4])
+    assert region["config"]["attack"] == {"direction": "target", "top": 0, "bottom": 4, "left": 0, "right": 4}
+    assert attacked("centre", attack="mass-centre")["config"]["attack"] == {"direction": "mass-centre"}
+    gradient = attacked("gradient", attack="random", attribution="input-gradient")
+    assert gradient["config"]["attribution"]["method"] == "InputGradient"
+    assert gradient["results"]["kendall_tau"]["value"] < 1
+    sphere = attacked("sphere", norm="l2", radius=[0.5])
+    assert sphere["config"]["evaluation"]["step_size"] == 0.05
+    held = attacked("held", split="validation")
+    assert held["config"]["data"]["split"] == "validation"
+    assert held["config"]["data"]["images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attack": "target"}, "region"),
+        ({"region": [0, 4, 0, 4]}, "region"),
+        ({"attack": "target", "region": [0, 4]}, "four numbers"),
+        ({"attack": "target", "region": [0, 9, 0, 4]}, "does not lie in maps of 8 x 8"),
+        ({"norm": "l2"}, "give one"),
+        ({"k": 65}, "k"),
+        ({"data": "mnist-5k"}, r"trained on .*stripes.*\[1, 8, 8\].*mnist-5k"),
+        ({"device": "cuda:99"}, "cuda"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    place: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        attack_run(options_for(place, "natural", out=str(tmp_path / "a"), **changes))
+
+
+def test_retrained_weights_are_another_attack(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "natural", tmp_path / "run")
+    options = options_for(place, "natural", run=str(tmp_path / "run"), out=str(tmp_path / "a"), examples=3)
+    attack_run(options)
+    shutil.copy(place / "adversarial" / "model.safetensors", tmp_path / "run" / "model.safetensors")
+    with pytest.raises(UsageError, match=r"run\.weights"):
+        attack_run(options)
+
+
+def test_threads_are_given_back(place: Path, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    document = attack_run(
+        options_for(place, "natural", out=str(tmp_path / "a"), examples=3, threads=before + 1)
+    )
+    assert torch.get_num_threads() == before
+    assert document["environment"]["threads"] == before + 1
