@@ -1,5 +1,6 @@
 """Maps made with create_graph=True, differentiated in weights and inputs, against finite differences."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,16 @@ from veridical.runtime.errors import UsageError
 # PyTorch's forward mode, which hidden layers need, warns about PyTorch's own use of torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 
+
+def _half_mirrored(inputs: Tensor) -> Tensor:
+    return 0.5 * inputs.flip(3)
+
+
+def _name(method: object) -> str:
+    # The address of a function in a name would differ between test processes.
+    return re.sub(r" at 0x[0-9a-f]+", "", str(method))
+
+
 METHODS: list[AttributionMethod] = [
     InputGradient(),
     InputGradient(output="loss"),
@@ -32,7 +43,7 @@ METHODS: list[AttributionMethod] = [
     IntegratedGradients(6, "right"),
     IntegratedGradients(5, "gauss-legendre", baseline=0.3, output="loss", rows=7),
     IntegratedGradients("auto", tolerance=1e-2),
-    IntegratedGradients(5, baseline=lambda x: 0.5 * x.flip(3)),
+    IntegratedGradients(5, baseline=_half_mirrored),
     IntegratedGradients(4, layer="first"),
 ]
 
@@ -76,7 +87,7 @@ def directional(
     return (ends[0] - ends[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=_name)
 @pytest.mark.parametrize("which", ["weights", "inputs"])
 def test_derivatives_of_maps_match_finite_differences(method: AttributionMethod, which: str) -> None:
     model, inputs = SmoothNet(), images()
@@ -94,7 +105,7 @@ def test_derivatives_of_maps_match_finite_differences(method: AttributionMethod,
     assert_close(exact, directional(value, variables, directions), rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=_name)
 def test_create_graph_changes_no_value_and_leaves_no_graph_when_off(method: AttributionMethod) -> None:
     model, inputs = SmoothNet(), images().requires_grad_()
     on = method(model, inputs, TARGET, create_graph=True)
@@ -106,7 +117,7 @@ def test_create_graph_changes_no_value_and_leaves_no_graph_when_off(method: Attr
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("method", METHODS[:7], ids=str)
+@pytest.mark.parametrize("method", METHODS[:7], ids=_name)
 @pytest.mark.parametrize(
     ("name", "shape", "options"),
     [
@@ -159,7 +170,7 @@ class Attention(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("method", [InputGradient(), SmoothGrad(2), IntegratedGradients(3)], ids=str)
+@pytest.mark.parametrize("method", [InputGradient(), SmoothGrad(2), IntegratedGradients(3)], ids=_name)
 def test_fused_attention_is_found_before_the_backward_pass(method: AttributionMethod) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

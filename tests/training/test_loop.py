@@ -88,6 +88,14 @@ def test_the_folder_holds_what_the_run_says(tmp_path: Path, stripes: Dataset) ->
     assert document["environment"]["seed"] == 0
 
 
+def test_what_kills_left_behind_is_cleared_away(tmp_path: Path, stripes: Dataset) -> None:
+    (tmp_path / "run").mkdir()
+    leftover = tmp_path / "run" / ".log.jsonl.123.abc.tmp"
+    leftover.write_text("half")
+    trained(tmp_path / "run", stripes, objective="natural", steps=2, epochs=None)
+    assert not leftover.exists()
+
+
 def test_the_log_sums_up_steps_and_epochs(tmp_path: Path, stripes: Dataset) -> None:
     run = trained(tmp_path / "run", stripes, objective="natural", epochs=2.5)
     epochs = [line for line in read_log(run.folder) if line["kind"] == "epoch"]

@@ -15,6 +15,12 @@ from veridical.studies.attacked import Attacked, check_comparable, training_log
 from veridical.studies.published import CITATION, published, recalled
 
 REPORT = "report.html"
+DIRECTIONS: Mapping[str, str] = {
+    "topk": "away from the most salient pixels",
+    "mass-centre": "away from the centre of mass",
+    "target": "into a region",
+    "random": "random signs, as a comparison",
+}
 
 
 def write_attack_report(
@@ -39,7 +45,7 @@ def write_attack_report(
         title,
         lead,
         sections(attacks, gallery),
-        protocol=_protocol(first),
+        protocol=_protocol(attacks),
         notes=[*notes, *_notes(attacks)],
         config={k: v for k, v in first.config.items() if k != "run"} | _runs(attacks),
         environment=first.document["environment"],
@@ -117,9 +123,10 @@ def _channels_last(image: Any) -> Any:
     return image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
 
 
-def _protocol(attacked: Attacked) -> Protocol:
-    """The attack in the words of the page."""
-    config, results = attacked.config, attacked.results
+def _protocol(attacks: Mapping[str, Attacked]) -> Protocol:
+    """The attack in the words of the page; it is the same for all models."""
+    first = next(iter(attacks.values()))
+    config, results = first.config, first.results
     data = config["data"]
     plan, evaluation = config["protocol"], config["evaluation"]
     final = plan["final_nodes"] or plan["judge_nodes"]
@@ -129,20 +136,22 @@ def _protocol(attacked: Attacked) -> Protocol:
         "Images": f"the first {config['examples']:,} {data['split']} images of {data['name']}",
         "Explanation": f"{method}, {final['nodes']} {final['rule']} nodes from black" if path else method,
         "Protocol": plan["name"],
-        "Direction": config["attack"]["direction"],
+        "Direction": DIRECTIONS[config["attack"]["direction"]],
         "Pixels attacked / compared": f"{config['attack'].get('k', 'all')} / {plan['k']}",
         "Climbs of the attack on explanations": len(plan["climbs"]),
         "Steps of each": f"{plan['steps']} of {plan['step_size']:.4g}",
         "Attack on predictions": f"{evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g} "
         "from one random start, last iterate",
-        "Explanations left as they were": _share(results["not_found"]),
+        "Left as they were, and counted as unharmed": ", ".join(
+            f"{name} {_share(attacked.results['not_found'])}" for name, attacked in attacks.items()
+        ),
         "Gradients per explanation attacked": f"{results['gradient_evaluations']['explanation']:,}",
     }
     return Protocol(config["evaluation"]["radius"], config["norm"], details)
 
 
 def _share(interval: Mapping[str, Any]) -> str:
-    return "none attacked" if interval["value"] is None else f"{interval['value']:.1%} (counted as unharmed)"
+    return "(none attacked)" if interval["value"] is None else f"{interval['value']:.1%}"
 
 
 def _notes(attacks: Mapping[str, Attacked]) -> list[str]:
@@ -154,6 +163,11 @@ def _notes(attacks: Mapping[str, Attacked]) -> list[str]:
     found = [
         note if len(names) == len(attacks) else f"{', '.join(names)}: {note}" for note, names in about.items()
     ]
+    for name, attacked in attacks.items():
+        whole = attacked.results["natural_accuracy_of_all"]
+        if whole["n"] > attacked.results["examples"]:
+            images = f"{whole['n']:,} {attacked.config['data']['split']} images"
+            found.append(f"{name} classifies {whole['value']:.1%} of all {images} correctly.")
     climbs = len(next(iter(attacks.values())).config["protocol"]["climbs"])
     if climbs > 1:
         found.append(f"In the trace the {climbs} climbs of the attack stand one behind the other.")

@@ -131,6 +131,8 @@ def finish(
     document = result_document(results, settings.to_dict(), surroundings, timing)
     write_json(folder / RESULT, document)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for leftover in folder.glob(".*.tmp"):  # of atomic writes that a kill interrupted
+        leftover.unlink()
 
 
 def _objective_record(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""The demo from end to end at toy size, its verdict, and processes side by side."""
+
+import multiprocessing
+import operator
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veridical.cli.main import main
+from veridical.runtime.errors import RunError
+from veridical.runtime.files import read_json
+from veridical.studies import demo as module
+from veridical.studies.attacked import Attacked
+from veridical.studies.demo import Scale, verdict
+from veridical.studies.processes import run_side_by_side
+
+from .conftest import write_stripes
+
+TOY = Scale(2.0, 2.0, 100, 12, 2, 0.1)
+
+
+def test_the_demo_trains_attacks_and_names_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "SHORT", TOY)
+    data, out = write_stripes(tmp_path / "stripes.npz"), tmp_path / "demo"
+    command = ["demo", "--short", "--data", str(data), "--out", str(out), "--progress=false"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip().replace("\n", "").endswith(f"report: {out / 'report.html'}")
+    assert "Natural training" in printed
+    assert "IG-SUM-NORM" in printed
+    assert "Kendall's tau (CO): " in printed
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "This is a demonstration on" in page
+    document = read_json(out / "result.json")
+    results = document["results"]
+    assert set(results) == {"natural", "ig-sum-norm", "robust_above_natural"}
+    for name in ("natural", "ig-sum-norm"):
+        assert results[name] == read_json(out / f"{name}-attack" / "result.json")["results"]
+        assert results[name]["examples"] == 12
+    natural, robust = (read_json(out / name / "result.json")["config"] for name in ("natural", "ig-sum-norm"))
+    assert natural["train_examples"] == robust["train_examples"] == 100
+    assert robust["robust"]["radius"] == document["config"]["evaluation"]["radius"] == 0.1
+    weights = out / "natural" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert main(command) == 0
+    assert weights.stat().st_mtime_ns == before
+    assert read_json(out / "result.json")["results"] == results
+    assert main([*command, "--seed", "1"]) == 2
+    assert "seed is 0 there, 1 here" in capsys.readouterr().err
+
+
+def test_missing_data_is_an_error_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--data", str(tmp_path / "none.npz"), "--out", str(tmp_path / "demo")]) in (1, 2)
+    assert "none.npz" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def result(**intervals: tuple[float, float]) -> Attacked:
+    results = {
+        name: {"value": (low + high) / 2, "low": low, "high": high, "n": 9}
+        for name, (low, high) in intervals.items()
+    }
+    return Attacked(Path(), {"results": results}, {})
+
+
+def test_the_verdict_claims_a_difference_only_for_disjoint_intervals() -> None:
+    natural = result(topk_intersection=(0.3, 0.4), kendall_tau=(0.2, 0.3))
+    lines, apart = verdict(natural, result(topk_intersection=(0.5, 0.6), kendall_tau=(0.29, 0.5)))
+    assert apart == {"topk_intersection": True, "kendall_tau": False}
+    assert "hold better" in lines[0]
+    assert "overlap" in lines[1]
+    lines, apart = verdict(natural, result(topk_intersection=(0.1, 0.2), kendall_tau=(0.31, 0.5)))
+    assert apart == {"topk_intersection": False, "kendall_tau": True}
+    assert "hold less well" in lines[0]
+
+
+def test_pieces_run_at_the_same_time_and_are_watched() -> None:
+    watched: list[float] = []
+    run_side_by_side(
+        {"a": (time.sleep, (0.3,)), "b": (time.sleep, (0.3,))},
+        lambda: watched.append(time.monotonic()),
+        every=0.05,
+    )
+    assert len(watched) >= 2
+
+
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        ((operator.truediv, (1, 0)), r"the process for bad failed[\s\S]*ZeroDivisionError"),
+        ((os._exit, (7,)), r"for bad ended with exit code 7.*same command continues"),
+        ((read_json, ("/nowhere/result.json",)), r"^/nowhere/result\.json does not exist"),
+    ],
+)
+def test_an_error_stops_the_others_and_is_raised_here(piece: Any, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        run_side_by_side({"good": (time.sleep, (300,)), "bad": piece}, lambda: None, every=0.05)
+    assert multiprocessing.active_children() == [], "the piece that sleeps must have been stopped"
