@@ -20,7 +20,7 @@ from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.saliency import saliency
 from veridical.auditing.parts import PartStore
 from veridical.auditing.result import RobustnessResult
-from veridical.auditing.robustness import measure_robustness
+from veridical.auditing.robustness import examples_kept, measure_robustness
 from veridical.data import Split
 from veridical.metrics import (
     mass_centre_shift,
@@ -108,6 +108,20 @@ def test_fewer_examples_are_the_first_ones(model: nn.Module, split: Split) -> No
     assert measure(model, split, examples=500).examples == 20
     with pytest.raises(UsageError, match=r"examples.*from 1 to 20"):
         measure(model, split, examples=0)
+
+
+def test_shares_together_are_the_whole(model: nn.Module, split: Split, tmp_path: Path) -> None:
+    whole, store = measure(model, split, rows=20, curve=[0.05]), PartStore(tmp_path, {})
+    shares = [measure(model, split, rows=20, curve=[0.05], share=(i, 2), parts=store) for i in range(2)]
+    assert [share.examples for share in shares] == [12, 8]
+    assert shares[1].main.arrays["index"].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+    assert examples_kept(tmp_path) == 40
+    told: list[tuple[int, int]] = []
+    joined = measure(model, split, rows=20, curve=[0.05], parts=store, progress=lambda *at: told.append(at))
+    assert told == [(40, 40)]
+    assert joined.to_dict() == whole.to_dict()
+    with pytest.raises(UsageError, match=r"share.*below 5"):
+        measure(model, split, rows=20, share=(5, 6))
 
 
 class Counting(nn.Module):

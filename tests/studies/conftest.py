@@ -35,6 +35,7 @@ def options_for(folder: Path, name: str, **changes: object) -> AttackOptions:
         "examples": 20,
         "steps": 3,
         "pgd_steps": 3,
+        "workers": 1,
         "progress": False,
         **changes,
     }

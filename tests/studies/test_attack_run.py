@@ -171,6 +171,22 @@ def test_retrained_weights_are_another_attack(place: Path, tmp_path: Path) -> No
         attack_run(options)
 
 
+def test_workers_share_the_batches_and_change_nothing(place: Path, tmp_path: Path) -> None:
+    one = attack_run(
+        options_for(place, "natural", out=str(tmp_path / "one"), examples=30, radius=[0.05, 0.1])
+    )
+    told: list[tuple[int, int]] = []
+    options = options_for(
+        place, "natural", out=str(tmp_path / "two"), examples=30, radius=[0.05, 0.1], workers=9
+    )
+    two = attack_run(options, lambda *at: told.append(at))
+    assert two["environment"]["workers"] == 2, "there are two batches"
+    assert told[-1][1] == 60
+    assert (two["results"], two["config"]) == (one["results"], one["config"])
+    with pytest.raises(UsageError, match="workers"):
+        attack_run(replace(options, out=str(tmp_path / "none"), workers=0))
+
+
 def test_threads_are_given_back(place: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     document = attack_run(

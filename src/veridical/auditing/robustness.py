@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -49,6 +50,7 @@ def measure_robustness(
     pictures: int = 0,
     seed: int = 0,
     rows: int | None = None,
+    share: tuple[int, int] = (0, 1),
     parts: PartStore | None = None,
     progress: Progress | None = None,
 ) -> RobustnessResult:
@@ -81,6 +83,9 @@ def measure_robustness(
         Example i draws its noise from streams keyed by (seed, purpose, i): batches do not change a result.
     rows
         Bound on examples times nodes at once; None takes 160 for 28x28 grey images, less for larger ones.
+    share
+        (i, n): examine only every n-th batch from the i-th on. With common `parts`, n processes do the work of
+        one, and a call for all of it then finds it done.
     parts, progress
         Where finished batches are kept and taken from; what is told how far the measurement is.
 
@@ -108,11 +113,20 @@ def measure_robustness(
             pictures=pictures if r == radius else 0,
         )
 
+    length = batch_length(split, method, plan, rows)
+    batches = [range(first, min(first + length, count)) for first in range(0, count, length)]
+    chosen = batches[share[0] :: share[1]]
+    if not chosen:
+        raise fail_argument("share", share, f"(i, n) with i below {len(batches)}, the number of batches")
+    examinations = {r: at(r) for r in sorted({radius, *curve})}
+    return _result(model, split, radius, _collect(model, split, examinations, chosen, parts, progress), plan)
+
+
+def batch_length(split: Split, attribution: Method, protocol: Protocol, rows: int | None = None) -> int:
+    """How many examples are examined, and kept in one part, at a time."""
     if rows is None:
         rows = max(1, ROWS * 784 // max(784, split.images[0].numel()))
-    examinations = {r: at(r) for r in sorted({radius, *curve})}
-    batches = _collect(model, split, examinations, count, batch_size(method, plan, rows), parts, progress)
-    return _result(model, split, radius, batches, plan)
+    return batch_size(attribution, protocol, rows)
 
 
 def _plan(
@@ -130,34 +144,41 @@ def _collect(
     model: nn.Module,
     split: Split,
     examinations: Mapping[float, Examination],
-    count: int,
-    at_once: int,
+    batches: Sequence[range],
     parts: PartStore | None,
     progress: Progress | None,
 ) -> dict[float, list[Arrays]]:
     """Examine batch by batch, or take what an earlier session kept; arrays of each batch by radius."""
-    units = [
-        (r, range(first, min(first + at_once, count)), f"radius-{r!r}-from-{first:06d}-by-{at_once}")
-        for r in examinations
-        for first in range(0, count, at_once)
-    ]
-    done = sum(len(indices) for _, indices, key in units if parts and parts.has(key))
+    units = [(r, batch, part_key(r, batch)) for r in examinations for batch in batches]
+    total = sum(len(batch) for _, batch, _ in units)
+    done = sum(len(batch) for _, batch, key in units if parts and parts.has(key))
     tell = progress or (lambda _done, _total: None)
-    tell(done, count * len(examinations))
+    tell(done, total)
     collected: dict[float, list[Arrays]] = {r: [] for r in examinations}
     like = parameter_like(model)
-    for r, indices, key in units:
+    for r, batch, key in units:
         arrays = parts.get(key) if parts else None
         if arrays is None:
-            inputs, target = split.batch(indices, like.dtype, like.device)
-            nodes = examinations[r].protocol.climb_nodes.nodes
-            arrays = examine(model, inputs, target, list(indices), examinations[r], at_once * nodes)
+            inputs, target = split.batch(batch, like.dtype, like.device)
+            rows = len(batch) * examinations[r].protocol.climb_nodes.nodes
+            arrays = examine(model, inputs, target, list(batch), examinations[r], rows)
             if parts:
                 parts.put(key, arrays)
-            done += len(indices)
-            tell(done, count * len(examinations))
+            done += len(batch)
+            tell(done, total)
         collected[r].append(arrays)
     return collected
+
+
+def part_key(radius: float, batch: range) -> str:
+    """The name under which a batch at one radius is kept."""
+    return f"radius-{radius!r}-from-{batch.start:06d}-to-{batch.stop:06d}"
+
+
+def examples_kept(folder: Path) -> int:
+    """How many examples, over all radii, the parts below `folder` hold; each name says its own."""
+    names = [path.stem.split("-") for path in folder.glob("*/*.npz")]
+    return sum(int(name[-1]) - int(name[-3]) for name in names)
 
 
 def _result(

@@ -168,7 +168,8 @@ class AttackOptions:
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: Seed of random starts.
         device: auto, cpu or cuda[:n].
-        threads: Torch threads; None leaves torch's choice.
+        threads: Torch threads of each process; None is one for several, and leaves torch's choice to one.
+        workers: Processes; None is one for each core, fewer for few images, and one on CUDA.
         progress: Show a progress bar.
     """
 
@@ -193,6 +194,7 @@ class AttackOptions:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    workers: int | None = None
     progress: bool = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import InputGradient
 from veridical.auditing.parts import Arrays, PartStore, packed_arrays
 from veridical.auditing.result import RobustnessResult
-from veridical.auditing.robustness import measure_robustness
+from veridical.auditing.robustness import batch_length, examples_kept, measure_robustness
 from veridical.auditing.settings import EvaluationSettings, evaluation_settings
 from veridical.data import Dataset, Split, load
 from veridical.runtime.config import AttackOptions
@@ -27,6 +28,7 @@ from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.guards import thread_count
 from veridical.runtime.provenance import environment, result_document
+from veridical.studies.processes import run_side_by_side
 from veridical.training.run import MODEL, Run
 from veridical.training.run import load as load_run
 
@@ -41,54 +43,94 @@ METHODS: dict[str, AttributionMethod] = {
 def attack_run(options: AttackOptions, progress: Callable[[int, int], Any] | None = None) -> dict[str, Any]:
     """Measure a run as `options` say, write result.json and examples.npz into its `out`, return the former.
 
-    Finished batches are kept as they come: interrupted at any moment, the same options continue. Raises
-    UsageError where the folder belongs to other options, weights or images. progress: see measure_robustness.
+    Finished batches are kept as they come: interrupted at any moment, the same options continue. Several
+    processes share the batches; their number changes nothing beyond rounding. Raises UsageError where the
+    folder belongs to other options, weights or images. progress: see measure_robustness.
     """
-    device = resolve_device(options.device)
-    run = load_run(options.run, device=device)
-    data, split = _images(options, run)
-    task = _assign(options, run, data, split)
+    task = _assign(options)
     config = task.describe()
     folder = claim_folder(options.out, KIND, config)
-    with nullcontext() if options.threads is None else thread_count(options.threads):
-        result = measure_robustness(
-            run.model,
-            split,
-            radius=task.settings.radius,
-            curve=task.radii,
-            norm=options.norm,
-            protocol=task.protocol,
-            attribution=task.method,
-            attack=task.direction,
-            pgd_steps=task.settings.pgd_steps,
-            pgd_step_size=task.settings.pgd_step_size,
-            examples=options.examples,
-            pictures=task.pictures,
-            seed=options.seed,
-            parts=PartStore(folder / PARTS, config),
-            progress=progress,
+    workers = _workers(task)
+    if workers > 1:
+        alone = replace(options, workers=1, threads=options.threads or 1)
+        total, tell = task.images * len(task.radii), progress or (lambda _done, _total: None)
+        run_side_by_side(
+            {f"worker {i}": (_examine_share, (alone, i, workers)) for i in range(workers)},
+            lambda: tell(examples_kept(folder / PARTS), total),
         )
-        surroundings = environment(device, torch.float32, seed=options.seed) | {"run": str(run.folder)}
-    write_atomic(folder / EXAMPLES, packed_arrays(_stacked(result, data)))
+    with nullcontext() if options.threads is None else thread_count(options.threads):
+        result = task.measure(folder, config, None if workers > 1 else progress)
+        surroundings = environment(task.device, torch.float32, seed=options.seed)
+    surroundings |= {"run": str(task.run.folder), "workers": workers}
+    write_atomic(folder / EXAMPLES, packed_arrays(_stacked(result, task.data)))
     timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
     document = result_document(result.to_dict(), config, surroundings, timing)
     write_json(folder / RESULT, document)
     return document
 
 
+def _examine_share(options: AttackOptions, worker: int, workers: int) -> None:
+    """In a process of its own: leave this worker's batches in the folder's parts."""
+    with thread_count(options.threads or 1):
+        task = _assign(options)
+        task.measure(Path(options.out), task.describe(), None, (worker, workers))
+
+
+def _workers(task: _Task) -> int:
+    """How many processes: as many as asked for, else one per core with four batches or more for each."""
+    batches = -(-task.images // batch_length(task.split, task.method, task.protocol))
+    if task.options.workers is not None:
+        if task.options.workers < 1:
+            raise fail_argument("workers", task.options.workers, "a number of at least 1")
+        return min(task.options.workers, batches)
+    if task.device.type != "cpu":
+        return 1
+    cores = (os.cpu_count() or 1) // (task.options.threads or 1)
+    return max(1, min(cores, batches * len(task.radii) // 4, batches))
+
+
 @dataclass(frozen=True)
 class _Task:
-    """What the options come to for this run and data set."""
+    """What the options come to for this run and data set; images is how many are attacked."""
 
     options: AttackOptions
+    device: torch.device
     run: Run
     data: Dataset
+    split: Split
     images: int
     settings: EvaluationSettings
     radii: tuple[float, ...]
     method: AttributionMethod
     direction: Direction
     protocol: Protocol
+
+    def measure(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        progress: Callable[[int, int], Any] | None,
+        share: tuple[int, int] = (0, 1),
+    ) -> RobustnessResult:
+        """Do the work, or a share of it; batches in the folder's parts are taken from there."""
+        return measure_robustness(
+            self.run.model,
+            self.split,
+            radius=self.settings.radius,
+            curve=self.radii,
+            norm=self.options.norm,
+            protocol=self.protocol,
+            attribution=self.method,
+            attack=self.direction,
+            pgd_steps=self.settings.pgd_steps,
+            pgd_step_size=self.settings.pgd_step_size,
+            examples=self.images,
+            pictures=self.pictures,
+            seed=self.options.seed,
+            share=share,
+            parts=PartStore(folder / PARTS, config),
+            progress=progress,
+        )
 
     @property
     def pictures(self) -> int:
@@ -101,8 +143,8 @@ class _Task:
         options = self.options
         return {
             "run": {"weights": weights, **self.run.settings.to_dict()},
-            "data": self.data.describe() | {"split": options.split, "images": self.images},
-            "examples": self.images if options.examples is None else min(options.examples, self.images),
+            "data": self.data.describe() | {"split": options.split, "images": len(self.split)},
+            "examples": self.images,
             "norm": options.norm,
             "radii": list(self.radii),
             "evaluation": asdict(self.settings),
@@ -135,7 +177,10 @@ def _images(options: AttackOptions, run: Run) -> tuple[Dataset, Split]:
     return data, run.validation_images(data)
 
 
-def _assign(options: AttackOptions, run: Run, data: Dataset, split: Split) -> _Task:
+def _assign(options: AttackOptions) -> _Task:
+    device = resolve_device(options.device)
+    run = load_run(options.run, device=device)
+    data, split = _images(options, run)
     robust = run.settings.robust
     trained = robust.radius if robust is not None and robust.norm == options.norm else None
     usual = evaluation_settings(data.name, data.shape).radius if options.norm == "linf" else None
@@ -158,9 +203,11 @@ def _assign(options: AttackOptions, run: Run, data: Dataset, split: Split) -> _T
     direction = _direction(options, settings)
     return _Task(
         options=options,
+        device=device,
         run=run,
         data=data,
-        images=len(split),
+        split=split,
+        images=len(split) if options.examples is None else min(options.examples, len(split)),
         settings=settings,
         radii=radii or (settings.radius,),
         method=METHODS[options.attribution],

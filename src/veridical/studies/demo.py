@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from veridical.auditing.robustness import examples_kept
 from veridical.auditing.settings import EvaluationSettings, evaluation_settings
 from veridical.data import load
 from veridical.report.measures import Interval
@@ -162,6 +163,7 @@ class _Arm:
             seed=options.seed,
             device=options.device,
             threads=self.threads,
+            workers=1,
             progress=False,
         )
 
@@ -175,8 +177,7 @@ class _Arm:
         images = min(self.scale.examples, self.images)
         if (attack / RESULT).exists():
             return "attacked, images", images, images
-        done = sum(int(part.stem.rpartition("-")[2]) for part in (attack / PARTS).glob("*/*.npz"))
-        return "under attack, images", min(done, images), images
+        return "under attack, images", examples_kept(attack / PARTS), images
 
 
 def _train_and_attack(arm: _Arm) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
@@ -47,6 +48,8 @@ def run_side_by_side(pieces: Mapping[str, Piece], watch: Callable[[], None], eve
 
 def _answer(sender: Connection, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """In the child: run, and send None or the error."""
+    # Ctrl-C reaches all processes; the parent's answer to it ends the children.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         function(*arguments)
         sender.send(None)
