@@ -84,8 +84,8 @@ def measure_robustness(
     rows
         Bound on examples times nodes at once; None takes 160 for 28x28 grey images, less for larger ones.
     share
-        (i, n): examine only every n-th batch from the i-th on. With common `parts`, n processes do the work of
-        one, and a call for all of it then finds it done.
+        (i, n): examine only every n-th batch from the i-th on. With common `parts`, n processes do the work
+        of one, and a call for all of it then finds it done.
     parts, progress
         Where finished batches are kept and taken from; what is told how far the measurement is.
 
