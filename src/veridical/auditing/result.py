@@ -49,7 +49,7 @@ class RobustnessResult:
     rewrites
         Calls that the smooth twin rewrote in one forward pass; 0 for a smooth network.
     seconds
-        Spent in each of the two, over all radii, in earlier sessions too.
+        Spent in each of the two, over all radii, summed over processes and earlier sessions.
     notes
         What a reader should know, a sentence or two each.
     """

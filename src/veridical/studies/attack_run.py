@@ -47,7 +47,8 @@ def attack_run(options: AttackOptions, progress: Callable[[int, int], Any] | Non
         )
     with nullcontext() if options.threads is None else thread_count(options.threads):
         result = task.measure(PartStore(folder / PARTS, config), None if workers > 1 else progress)
-        surroundings = environment(task.device, torch.float32, seed=options.seed)
+        threads = (options.threads or 1) if workers > 1 else None
+        surroundings = environment(task.device, torch.float32, threads, options.seed)
     surroundings |= {"run": str(task.run.folder), "workers": workers}
     write_atomic(folder / EXAMPLES, packed_arrays(_stacked(result, task.data)))
     timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
