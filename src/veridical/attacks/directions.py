@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from veridical.metrics.overlap import topk_mask
 from veridical.runtime.errors import UsageError
 
 
@@ -101,11 +102,10 @@ class RandomSign:
 
 def top_mask(maps: Tensor, k: int) -> Tensor:
     """1 on the k greatest values of each map, (N, H, W); ties by stable ascending order, the last k."""
-    flat = maps.flatten(1)
-    if not 1 <= k <= flat.shape[1]:
-        raise UsageError(f"k={k}; expected 1 to {flat.shape[1]}, the number of pixels of a map")
-    chosen = flat.argsort(dim=1, stable=True)[:, -k:]
-    return torch.zeros_like(flat).scatter_(1, chosen, 1.0).reshape(maps.shape)
+    pixels = maps[0].numel() if len(maps) else k
+    if not 1 <= k <= pixels:
+        raise UsageError(f"k={k}; expected 1 to {pixels}, the number of pixels of a map")
+    return topk_mask(maps, k).to(maps.dtype)
 
 
 def _centre(maps: Tensor) -> Tensor:

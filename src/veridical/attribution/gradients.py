@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from veridical.attribution.path import Scalar
+from veridical.attribution.path import Scalar, input_gradients
 from veridical.runtime.errors import UsageError
 
 # What autograd calls the nodes that stand in for a derivative nobody has written.
@@ -20,19 +20,7 @@ def input_gradient(scalar: Scalar, inputs: Tensor, *, create_graph: bool = False
     """
     with torch.enable_grad():
         points = inputs if create_graph and inputs.requires_grad else inputs.detach().requires_grad_()
-        values = scalar(points)
-        if values.shape != inputs.shape[:1]:
-            raise UsageError(
-                f"the scalar returned shape {tuple(values.shape)} for {inputs.shape[0]} inputs; expected "
-                f"({inputs.shape[0]},), one number per example"
-            )
-        if not values.requires_grad:
-            raise UsageError(
-                "the scalar does not depend on its inputs through differentiable operations; look for "
-                ".detach(), torch.no_grad() or integer operations in the model"
-            )
-        (gradient,) = torch.autograd.grad(values.sum(), points, create_graph=create_graph)
-    return gradient
+        return input_gradients(scalar, points, create_graph)
 
 
 def check_second_order(attribution: Tensor) -> None:

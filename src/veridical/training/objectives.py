@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from veridical.attacks.ascent import Start, ascend
+from veridical.attacks.ascent import Start, ascend, value_and_gradient
 from veridical.attacks.ball import Ball, Noise
 from veridical.attribution.path import input_gradients, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
@@ -227,9 +227,7 @@ class RobustAttribution:
     def _start(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Start:
         if self.inner.start != "gradient":
             return self.inner.start
-        point = inputs.detach().requires_grad_(True)
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(TargetScalar(model, target, "loss")(point).sum(), point)
+        _, gradient = value_and_gradient(TargetScalar(model, target, "loss"), inputs)
         return inputs + self.ball.radius * self.ball.step(gradient)
 
 
