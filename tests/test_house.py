@@ -38,6 +38,8 @@ ROOT = {"_version", "__init__", "__main__"}
 
 # What parsing a command line needs, so these must not wait for torch; `cli` is added below.
 WITHOUT_TORCH = ["runtime.errors", "runtime.files", "runtime.config", "data.registry", "models.registry"]
+# Workers of a pool start in the time that these take.
+JOBS = ["jobs.worker", "jobs.pool", "jobs.cluster"]
 
 
 def modules() -> list[str]:
@@ -104,6 +106,8 @@ def test_imports_only_run_down(package: str) -> None:
         ("attribution.path", "from veridical.metrics.rank import kendall_tau", True),
         ("studies.demo", "from veridical.cli.main import main", True),
         ("runtime.files", "from veridical.data import load", True),
+        ("jobs.engine", "from veridical.runtime.files import write_json", False),
+        ("jobs.engine", "from veridical.models import build", True),
     ],
 )
 def test_the_rule_sees_what_it_should(module: str, source: str, bad: bool) -> None:
@@ -137,7 +141,7 @@ def _python(code: str) -> str:
 
 
 def test_what_parsing_needs_does_not_import_torch() -> None:
-    names = WITHOUT_TORCH + [module for module in modules() if module.startswith("cli.")]
+    names = WITHOUT_TORCH + JOBS + [module for module in modules() if module.startswith("cli.")]
     names = [name.removesuffix(".__init__") for name in names]
     printed = _python(
         "import importlib, sys\n"
@@ -160,7 +164,7 @@ def test_help_imports_neither_torch_nor_any_other_heavy_package() -> None:
     assert "usage: veridical COMMAND" in printed
 
 
-@pytest.mark.parametrize("command", ["train", "attack", "demo", "data"])
+@pytest.mark.parametrize("command", ["train", "attack", "demo", "data", "diffroar", "diffroar-report"])
 def test_a_commands_help_does_not_import_torch(command: str) -> None:
     printed = _python(
         "import sys\n"

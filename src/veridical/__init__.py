@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from veridical._version import __version__
 
 if TYPE_CHECKING:
-    from veridical import attacks, attribution, data, metrics, models, report, training
+    from veridical import attacks, attribution, data, faithfulness, jobs, metrics, models, report, training
     from veridical.attacks.attribution import AttackResult, attack
     from veridical.attacks.ball import L2, Linf
     from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
         SmoothGrad,
     )
     from veridical.data import load
+    from veridical.faithfulness.diffroar import diffroar
+    from veridical.faithfulness.result import DiffRoarResult
     from veridical.models import Normalized, build
+    from veridical.runtime.config import TrainOptions
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
     from veridical.training.loop import train
     from veridical.training.run import Run
@@ -34,6 +37,7 @@ __all__ = [
     "AttackResult",
     "CaptumAttribution",
     "DataError",
+    "DiffRoarResult",
     "GradientTimesInput",
     "InputGradient",
     "IntegratedGradients",
@@ -47,6 +51,7 @@ __all__ = [
     "SmoothGrad",
     "TargetRegion",
     "TopK",
+    "TrainOptions",
     "UsageError",
     "VeridicalError",
     "__version__",
@@ -55,6 +60,9 @@ __all__ = [
     "attribution",
     "build",
     "data",
+    "diffroar",
+    "faithfulness",
+    "jobs",
     "load",
     "metrics",
     "models",
@@ -64,7 +72,17 @@ __all__ = [
     "training",
 ]
 
-_PACKAGES = ("attacks", "attribution", "data", "metrics", "models", "report", "training")
+_PACKAGES = (
+    "attacks",
+    "attribution",
+    "data",
+    "faithfulness",
+    "jobs",
+    "metrics",
+    "models",
+    "report",
+    "training",
+)
 _HOMES = {
     "AttackResult": "attacks.attribution",
     "attack": "attacks.attribution",
@@ -82,8 +100,11 @@ _HOMES = {
     "RandomAttribution": "attribution.methods",
     "SmoothGrad": "attribution.methods",
     "load": "data",
+    "diffroar": "faithfulness.diffroar",
+    "DiffRoarResult": "faithfulness.result",
     "Normalized": "models",
     "build": "models",
+    "TrainOptions": "runtime.config",
     "DataError": "runtime.errors",
     "RunError": "runtime.errors",
     "UsageError": "runtime.errors",

@@ -194,7 +194,10 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
 def test_every_command_of_the_table_has_a_module_beside_main() -> None:
     folder = Path(veridical.__file__).parent / "cli"
     for name, command in COMMANDS.items():
-        assert command.module == f"veridical.cli.{name}"
-        assert (folder / f"{name}.py").is_file()
+        module = name.replace("-", "_")
+        assert command.module == f"veridical.cli.{module}"
+        assert (folder / f"{module}.py").is_file()
     not_commands = {"__init__", "main", "commands", "options", "shown"}
-    assert {path.stem for path in folder.glob("*.py")} - not_commands == set(COMMANDS)
+    assert {path.stem for path in folder.glob("*.py")} - not_commands == {
+        name.replace("-", "_") for name in COMMANDS
+    }

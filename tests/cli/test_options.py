@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from veridical.cli.options import parse_options
+from veridical.cli.options import POSITIONAL, parse_options
 from veridical.runtime.errors import UsageError
 
 
@@ -146,3 +146,41 @@ def test_help_prints_the_docstrings_under_the_fields(capsys: pytest.CaptureFixtu
     assert "--data-root DATA_ROOT" in out
     assert "--ball.step-size" in out
     assert "_root " not in out
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Options of a command that takes values without a flag."""
+
+    folders: list[str] = field(metadata=POSITIONAL)
+    out: str
+    titles: list[str] | None = None
+    loud: bool = False
+    depth: int = 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["a", "b", "--out", "o"], Folders(["a", "b"], "o")),
+        (["--out", "o", "a", "b"], Folders(["a", "b"], "o")),
+        (["a", "--out=o", "b"], Folders(["a", "b"], "o")),
+        (["--folders", "a", "b", "--out", "o"], Folders(["a", "b"], "o")),
+        (["a", "--titles", "x", "y", "--out", "o"], Folders(["a"], "o", ["x", "y"])),
+        (["--loud", "a", "--depth", "-1", "b", "--out", "o"], Folders(["a", "b"], "o", None, True, -1)),
+        (["--loud", "false", "a", "--out", "o"], Folders(["a"], "o")),
+        (["it's, 1", "--out", "o"], Folders(["it's, 1"], "o")),
+    ],
+)
+def test_values_without_a_flag_go_to_the_field_that_takes_them(argv: list[str], expected: Folders) -> None:
+    assert parse_options(Folders, argv, prog="veridical test") == expected
+
+
+def test_values_without_a_flag_may_be_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="folders"):
+        parse_options(Folders, ["--out", "o"], prog="veridical test")
+    with pytest.raises(UsageError, match="--depht"):
+        parse_options(Folders, ["a", "--depht", "1", "--out", "o"], prog="veridical test")
+    with pytest.raises(SystemExit):
+        parse_options(Folders, ["--help"], prog="veridical test")
+    assert "usage: veridical test FOLDERS ... --out OUT [options]" in capsys.readouterr().out

@@ -183,6 +183,39 @@ def test_cnn_can_be_drawn_by_he() -> None:
         build("cnn", shape=(1, 28, 28), num_classes=10, seed=0, initialisation="zero")
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
+def test_cnn_weights_between_he_and_the_paper(share: float) -> None:
+    options: dict[str, Any] = {"shape": (1, 28, 28), "num_classes": 10, "seed": 3}
+    between = build("cnn", **options, initialisation=share)
+    he_s, papers = (build("cnn", **options, initialisation=name).state_dict() for name in ("he", "paper"))
+    for name in ("conv2", "hidden", "classify"):
+        he, paper = (float(end[f"{name}.weight"].std()) for end in (he_s, papers))
+        layer = between.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        assert layer.bias is not None
+        assert_close(float(layer.weight.detach().std()), he ** (1 - share) * paper**share, rtol=2e-2, atol=0)
+        assert_close(layer.bias.detach(), torch.full_like(layer.bias.detach(), 0.1 * share))
+
+
+def test_cnn_with_the_papers_convolutions_and_he_s_dense_layers() -> None:
+    options: dict[str, Any] = {"shape": (1, 28, 28), "num_classes": 10, "seed": 3}
+    both = build("cnn", **options, initialisation="paper-he").state_dict()
+    he, paper = (build("cnn", **options, initialisation=name).state_dict() for name in ("he", "paper"))
+    for name, value in both.items():
+        if name.endswith("bias") or name.startswith("conv"):
+            assert torch.equal(value, paper[name])
+        else:
+            assert_close(float(value.std()), float(he[name].std()), rtol=2e-2, atol=0)
+
+
+def test_all_of_the_papers_share_is_bitwise_the_papers_weights() -> None:
+    options: dict[str, Any] = {"shape": (1, 12, 12), "num_classes": 3, "seed": 5}
+    paper = build("cnn", **options, initialisation="paper").state_dict()
+    for share in (1, 1.0):
+        whole = build("cnn", **options, initialisation=share).state_dict()
+        assert all(torch.equal(whole[name], value) for name, value in paper.items())
+
+
 def test_fixup_starts_with_silent_branches() -> None:
     """Without normalisation the branches are zero at first, so the depth adds nothing to the shortcuts."""
     model = build("resnet18", shape=(3, 16, 16), num_classes=4, seed=0, width=8, norm="none")

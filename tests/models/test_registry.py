@@ -29,6 +29,8 @@ def test_names_are_available_without_torch() -> None:
     [
         ("resnet50", {}, "one of cnn, rar-resnet, mlp, resnet18"),
         ("cnn", {"width": 3}, "has no option width. Its options: mean .*; std"),
+        ("cnn", {"initialisation": 1.5}, "one of paper, he, paper-he, or a number from 0 to 1, but got 1.5"),
+        ("cnn", {"initialisation": True}, "or a number from 0 to 1, but got True"),
         ("mlp", {"width": 0}, "option width of model 'mlp': expected an integer of at least 1, but got 0"),
         ("mlp", {"width": True}, "expected an integer of at least 1, but got True"),
         ("resnet18", {"norm": "layer"}, "expected one of group, none, batch, but got 'layer'"),
@@ -63,6 +65,12 @@ def test_config_goes_through_json_and_builds_the_same_network(name: str) -> None
     ).eval()
     inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert_close(again(inputs), build(name, **SIZES, seed=3, **options).eval()(inputs), rtol=0, atol=0)
+
+
+def test_a_number_in_place_of_a_name_is_recorded_as_one_number() -> None:
+    for given, kept in ((0, 0.0), (1, 1.0), (0.3, 0.3), ("he", "he")):
+        recorded = model_config("cnn", **SIZES, initialisation=given)["options"]["initialisation"]
+        assert (recorded, type(recorded)) == (kept, type(kept))
 
 
 @pytest.mark.parametrize("name", MODELS)

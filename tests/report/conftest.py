@@ -1,12 +1,12 @@
-"""Sections of two models with deterministic numbers and galleries, small enough to write in a blink."""
+"""Sections of both pages with deterministic numbers and galleries, small enough to write in a blink."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from veridical.report import GalleryItem, ModelSection
+from veridical.report import DiffRoarSection, GalleryItem, ModelSection, UnmaskedItem
 
 K = 10
 
@@ -53,5 +53,74 @@ def section() -> Callable[..., ModelSection]:
             ],
         }
         return ModelSection(title=title, k=K, **(complete | parts))
+
+    return build
+
+
+LEVELS = (0.05, 0.5)
+
+
+def measured(value: float, half: float | None = 0.01, repeats: int = 5) -> dict[str, Any]:
+    """A number as the results hold it; without `half` it has no interval."""
+    low, high = (None, None) if half is None else (value - half, value + half)
+    return {"repeats": [value] * repeats, "value": value, "low": low, "high": high}
+
+
+def curve_of(
+    tops: Sequence[float], bottoms: Sequence[float], half: float | None = 0.01, repeats: int = 5
+) -> list[dict[str, Any]]:
+    """A point for each of LEVELS."""
+    return [
+        {
+            "level": level,
+            "top": measured(top, half, repeats),
+            "bottom": measured(bottom, half, repeats),
+            "difference": measured(top - bottom, half, repeats),
+        }
+        for level, top, bottom in zip(LEVELS, tops, bottoms, strict=False)
+    ]
+
+
+def judged(
+    values: Sequence[float], verdicts: Sequence[str], half: float | None = 0.01
+) -> list[dict[str, Any]]:
+    """A verdict for each of LEVELS."""
+    found = []
+    for level, value, verdict in zip(LEVELS, values, verdicts, strict=False):
+        ends = {name: measured(value, half)[name] for name in ("value", "low", "high")}
+        found.append({"level": level, "verdict": verdict, **ends})
+    return found
+
+
+def unmasked_item(place: int, colours: tuple[int, ...] = ()) -> UnmaskedItem:
+    """A 6 x 6 image whose coordinates come in the order of their numbers."""
+    image = np.random.default_rng(place).random((6, 6, *colours))
+    order = np.linspace(1.0, 0.0, 36).reshape(6, 6)
+    marked = np.broadcast_to((order > 0.5)[(..., *(None for _ in colours))], image.shape)
+    ends = np.where(marked, image, 0.3), np.where(marked, 0.3, image)
+    return UnmaskedItem(image, order, str(place), dict.fromkeys(LEVELS, ends))
+
+
+@pytest.fixture
+def diffroar_section() -> Callable[..., DiffRoarSection]:
+    """A complete section: violated at 5%, satisfied at 50%; keyword arguments replace its parts."""
+
+    def build(title: str = "Natural", **parts: Any) -> DiffRoarSection:
+        complete: dict[str, Any] = {
+            "curve": curve_of((0.62, 0.9), (0.7, 0.85)),
+            "verdicts": judged([-0.08, 0.05], ["violated", "satisfied"]),
+            "coordinates": 36,
+            "subtitle": "mlp, natural",
+            "baselines": {
+                "random": curve_of((0.66, 0.87), (0.66, 0.87)),
+                "input-agnostic": curve_of((0.75, 0.88), (0.6, 0.84)),
+            },
+            "control": curve_of((0.25, 0.12), (0.11, 0.1)),
+            "chance": 0.1,
+            "kar": [{"level": 0.05, "accuracy": measured(0.62)}, {"level": 0.5, "accuracy": measured(0.9)}],
+            "roar": [{"level": 0.5, "accuracy": measured(0.85)}, {"level": 0.95, "accuracy": measured(0.7)}],
+            "gallery": [unmasked_item(place) for place in range(2)],
+        }
+        return DiffRoarSection(title=title, **(complete | parts))
 
     return build

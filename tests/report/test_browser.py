@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veridical.report import GalleryItem, ModelSection, Protocol, write_report
+from veridical.report import (
+    DiffRoarSection,
+    GalleryItem,
+    ModelSection,
+    Protocol,
+    UnmaskedItem,
+    write_diffroar_report,
+    write_report,
+)
 
 Build = Callable[..., ModelSection]
 ARGUMENTS = [
@@ -43,9 +51,15 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture
-def report(tmp_path: Path, section: Build) -> Path:
+@pytest.fixture(params=["attack", "diffroar"])
+def report(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A page that uses everything, with names and settings long enough to break a layout."""
+    if request.param == "attack":
+        return attack_page(tmp_path, request.getfixturevalue("section"))
+    return diffroar_page(tmp_path, request.getfixturevalue("diffroar_section"))
+
+
+def attack_page(folder: Path, section: Build) -> Path:
     log = [
         {"epoch": e, "loss": 2.0 / e, "parts": {"size": 1.0}, "validation_accuracy": 0.9} for e in range(1, 9)
     ]
@@ -54,7 +68,7 @@ def report(tmp_path: Path, section: Build) -> Path:
     wide = [GalleryItem(item.image, item.map, item.perturbed, item.perturbed_map, long, 0.6, None)]
     robust = section("IG-SUM-NORM with a long title", 0.72, 0.61, gallery=wide, subtitle=long)
     return write_report(
-        tmp_path / "report.html",
+        folder / "report.html",
         f"A title {long}",
         f"A lead {long}",
         [section(gallery=wide), robust, section("Adversarial", 0.4, 0.3, gallery=wide)],
@@ -64,6 +78,25 @@ def report(tmp_path: Path, section: Build) -> Path:
         environment={"cpu": "x" * 200},
         training={"Natural": log},
         citation=long,
+    )
+
+
+def diffroar_page(folder: Path, section: Callable[..., DiffRoarSection]) -> Path:
+    long = "a" * 90
+    item = section().gallery[0]
+    gallery = [UnmaskedItem(item.image, item.order, long, item.unmasked)]
+    return write_diffroar_report(
+        folder / "report.html",
+        f"A title {long}",
+        f"A lead {long}",
+        [
+            section(gallery=gallery),
+            section(f"Another with a long title {long}", subtitle=long, gallery=gallery),
+        ],
+        details={"Repeats": 5, long: long},
+        notes=[long],
+        config={"path": "/" + "folder/" * 30, long: long},
+        environment={"cpu": "x" * 200},
     )
 
 

@@ -2,13 +2,14 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from veridical.report import ModelSection
 from veridical.report.charts import Sample, Series, histograms, interval_bar, line_chart
-from veridical.report.drawing import Scale, extent, nice_ticks, rounded
+from veridical.report.drawing import Scale, extent, nice_ticks, rounded, tick_texts
 from veridical.report.measures import Interval
 from veridical.report.panels import curve_panels, distribution_panels, styles, trace_panels, training_panels
 
@@ -37,6 +38,31 @@ def test_a_line_runs_where_its_numbers_are() -> None:
     assert middle[1] == pytest.approx((first[1] + last[1]) / 2)
     assert len(parts(chart, "circle")) == 3
     assert label(chart) == "tau against step. Model: from 1.00 at 0 to 0.00 at 2."
+
+
+def test_a_reference_is_drawn_named_and_inside_the_axis() -> None:
+    series = Series("Model", "m1", np.array([0.05, 0.5]), np.array([0.6, 0.8]))
+    chart = line_chart(
+        [series], x_label="level", y_label="accuracy", share=True, x_share=True, reference=("chance", 0.1)
+    )
+    (line,) = parts(chart, "line", "reference")
+    (curve,) = parts(chart, "polyline")
+    assert line.get("y1") == line.get("y2")
+    assert max(y for _, y in points(curve)) < float(line.get("y1", "nan")) <= 220
+    assert label(chart) == "accuracy against level. Model: from 60.0% at 5% to 80.0% at 50%; chance: 10.0%."
+    assert [text.text for text in parts(chart, "text") if text.text and "chance" in text.text] == ["chance"]
+    unnamed = line_chart([series], x_label="level", y_label="accuracy", reference=("", 0.1))
+    assert "0.10" not in label(unnamed)
+    assert len(parts(unnamed, "line", "reference")) == 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.065, 0.0212), (0.0, 1.0), (0.31, 0.94), (-3.0, 41.0)])
+def test_an_axis_ends_at_ticks(low: float, high: float) -> None:
+    ends = rounded(low, high)
+    ticks = nice_ticks(*ends)
+    assert (ticks[0], ticks[-1]) == pytest.approx(ends)
+    assert ends[0] <= low + 1e-9
+    assert high <= ends[1] + 1e-9
 
 
 def test_unknown_points_are_left_out_and_never_zero() -> None:
@@ -93,6 +119,33 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     start, end = rounded(low, high)
     assert start <= low + 1e-9 * (high - low)
     assert end >= high - 1e-9 * (high - low)
+
+
+def test_close_accuracies_get_ticks_of_different_names(section: Build) -> None:
+    epochs = [{"epoch": e, "step": e, "validation_accuracy": 0.848 + 0.002 * e} for e in range(1, 7)]
+    (panel,) = training_panels({"Natural": epochs}, [section()])
+    texts = [tick.text or "" for tick in parts(panel.chart, "text", "tick") if "%" in (tick.text or "")]
+    lines = [float(line.get("y1", 0)) for line in parts(panel.chart, "line", "grid")]
+    assert len(set(texts)) == len(texts) == len(lines) >= 4
+    # Equal steps of the numbers that are written are equal steps of the lines.
+    assert len({round(float(b[:-1]) - float(a[:-1]), 6) for a, b in pairwise(texts)}) == 1
+    assert np.diff(lines) == pytest.approx(np.full(len(lines) - 1, lines[1] - lines[0]), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "share", "expected"),
+    [
+        (0.85, 0.86, True, ["85.0%", "85.2%", "85.4%", "85.6%", "85.8%", "86.0%"]),
+        (-0.002, 0.002, True, ["\N{MINUS SIGN}0.2%", "\N{MINUS SIGN}0.1%", "0.0%", "0.1%", "0.2%"]),
+        (0, 1, True, ["0%", "20%", "40%", "60%", "80%", "100%"]),
+        (0, 1, False, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        (1234567, 1234568, False, ["1234567", *(f"1234567.{d}" for d in "2468"), "1234568"]),
+    ],
+)
+def test_an_axis_has_the_digits_that_its_ticks_need(
+    low: float, high: float, share: bool, expected: list[str]
+) -> None:
+    assert tick_texts(nice_ticks(low, high), share) == expected
 
 
 def test_a_range_is_never_empty() -> None:

@@ -114,11 +114,10 @@ def test_another_runs_folder_is_refused_with_the_options_that_differ(tmp_path: P
     before = (tmp_path / files.CLAIM).read_bytes()
     with pytest.raises(UsageError) as caught:
         files.claim_folder(
-            tmp_path, "attack", {"data": "mnist", "ball": {"radius": 0.1, "norm": "linf"}, "steps": 5}
+            tmp_path, "train", {"data": "mnist", "ball": {"radius": 0.1, "norm": "linf"}, "steps": 5}
         )
     message = str(caught.value)
     for part in (
-        'kind is "train" there, "attack" here',
         "ball.radius is 0.3 there, 0.1 here",
         "epochs is 3 there, absent here",
         "steps is absent there, 5 here",
@@ -126,6 +125,20 @@ def test_another_runs_folder_is_refused_with_the_options_that_differ(tmp_path: P
         assert part in message
     assert "data" not in message
     assert "norm" not in message
+    assert (tmp_path / files.CLAIM).read_bytes() == before
+
+
+@pytest.mark.parametrize("config", [{"data": "mnist", "epochs": 3}, {"data": "gtsrb", "steps": 5}, {}])
+def test_another_commands_folder_is_refused_by_its_name_alone(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
+    files.claim_folder(tmp_path, "train", {"data": "mnist", "epochs": 3})
+    before = (tmp_path / files.CLAIM).read_bytes()
+    with pytest.raises(UsageError) as caught:
+        files.claim_folder(tmp_path, "attack", config)
+    message = str(caught.value)
+    assert "`veridical train` made it, and this is `veridical attack`" in message
+    assert not any(word in message for word in ("epochs", "steps", "data", "kind", "options"))
     assert (tmp_path / files.CLAIM).read_bytes() == before
 
 

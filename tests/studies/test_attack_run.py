@@ -91,7 +91,7 @@ def test_a_folder_of_something_else_is_refused(place: Path, tmp_path: Path) -> N
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match=r"letter\.txt"):
         attack_run(options_for(place, "natural", out=str(tmp_path)))
-    with pytest.raises(UsageError, match="belongs to another run"):
+    with pytest.raises(UsageError, match="`veridical train` made it, and this is `veridical attack`"):
         attack_run(options_for(place, "natural", out=str(place / "natural")))
     with pytest.raises(RunError, match="not the folder of a run"):
         attack_run(options_for(place, "natural", run=str(tmp_path), out=str(tmp_path / "new")))

@@ -1,16 +1,21 @@
 """Run as a script: train one tiny model unbroken and once more under kill -9 at random moments.
 
-usage: interrupted.py FOLDER SEED KILLS SECONDS. Writes FOLDER/unbroken and FOLDER/killed, with checkpoints at
-least SECONDS apart inside an epoch of ten steps, and prints the number of kills that hit a session. One
-process imports torch and forks the trainings, so that a kill costs milliseconds.
+usage: interrupted.py FOLDER SEED KILLS SECONDS KIND. Writes FOLDER/unbroken and FOLDER/killed, with
+checkpoints at least SECONDS apart inside an epoch of ten steps, and prints the number of kills that hit a
+session. KIND is "warm" (starts kept from the last epoch) or "augmented" (changed images, balanced classes).
+One process imports torch and forks the trainings, so that a kill costs milliseconds. Nothing here waits for
+ever: a session that takes longer than LIMIT seconds prints where it is and ends itself, and with it whatever
+waits for it.
 """
 
+import faulthandler
 import os
 import random
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo  # optimisers import it when they are first used: once here, not once in every session
@@ -23,7 +28,14 @@ from veridical.training.log import read_log
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.sizes import sum_and_l1
 
-STEPS = 60
+STEPS = 40
+LIMIT = 150.0
+"""Seconds of one session: a hundred times what it takes on an idle core."""
+
+KINDS: dict[str, tuple[Inner, dict[str, Any]]] = {
+    "warm": (Inner(steps=2, step_size=0.05, start="warm"), {}),
+    "augmented": (Inner(steps=2, step_size=0.05), {"augment": "shift-rotate", "balance": "classes"}),
+}
 
 
 class Net(nn.Module):
@@ -52,10 +64,10 @@ def images(count: int, seed: int) -> Split:
     return Split(pixels, torch.randint(0, 3, (count,), generator=generator))
 
 
-def training(folder: Path, seconds: float) -> None:
+def training(folder: Path, seconds: float, kind: str) -> None:
     data = Dataset("noise", images(90, 1), images(20, 2), ("a", "b", "c"), "0" * 64, "made here")
-    ball = Linf(0.1)
-    objective = RobustAttribution(sum_and_l1(0.2), ball, inner=Inner(steps=2, step_size=0.05))
+    inner, handling = KINDS[kind]
+    objective = RobustAttribution(sum_and_l1(0.2), Linf(0.1), inner=inner)
     loop.LOG_EVERY = 3  # so that checkpoints fall between lines, and lines between checkpoints
     loop.train(
         model=Net(),
@@ -69,14 +81,17 @@ def training(folder: Path, seconds: float) -> None:
         checkpoint_seconds=seconds,
         progress=False,
         threads=1,
+        **handling,
     )
 
 
-def started(folder: Path, seconds: float) -> int:
+def started(folder: Path, seconds: float, kind: str) -> int:
     process = os.fork()
     if process == 0:
         try:
-            training(folder, seconds)
+            # A thread of the C runtime, which works in a process that hangs in foreign code too.
+            faulthandler.dump_traceback_later(LIMIT, exit=True)
+            training(folder, seconds, kind)
         except BaseException as error:
             print(f"a session failed: {error!r}", file=sys.stderr, flush=True)
             raise
@@ -91,30 +106,34 @@ def logged_step(folder: Path) -> int:
     return int(lines[-1]["step"]) if lines else 0
 
 
-def killed(folder: Path, seconds: float, at: int, delay: float) -> bool:
+def killed(folder: Path, seconds: float, kind: str, at: int, delay: float) -> bool:
     """Start a session and kill it soon after its log has come to step `at`; say whether the kill hit it."""
-    process = started(folder, seconds)
+    process = started(folder, seconds, kind)
     while logged_step(folder) < at:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             assert os.waitstatus_to_exitcode(status) == 0
             return False
-        time.sleep(0.001)
+        # Not oftener: on a busy machine looking takes the time that the session needs.
+        time.sleep(0.01)
     time.sleep(delay)
     os.kill(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
 
 
-def main(folder: Path, seed: int, kills: int, seconds: float) -> int:
+def main(folder: Path, seed: int, kills: int, seconds: float, kind: str) -> int:
+    threads = Path("/proc/self/task")
+    # A fork copies one thread: a lock that another one holds would stay locked in the session for ever.
+    assert not threads.exists() or len(os.listdir(threads)) == 1, "the imports started threads"
     chance, hits = random.Random(seed), 0
     for at in sorted(chance.sample(range(STEPS), kills)):
-        hits += killed(folder / "killed", seconds, at, chance.random() * 0.03)
+        hits += killed(folder / "killed", seconds, kind, at, chance.random() * 0.03)
     for name in ("killed", "unbroken"):
-        if os.waitstatus_to_exitcode(os.waitpid(started(folder / name, seconds), 0)[1]) != 0:
+        if os.waitstatus_to_exitcode(os.waitpid(started(folder / name, seconds, kind), 0)[1]) != 0:
             return 1
     print(hits)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), sys.argv[5]))

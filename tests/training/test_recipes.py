@@ -21,13 +21,20 @@ SIZES = {
     "big": (1000, (3, 96, 96)),
 }
 
+CLASSES = {"gtsrb": 43, "flowers17": 17}
+
 
 def resolved(data: str, model: str | None = None, equalise: bool = False, **given: Any) -> Settings:
     train_size, shape = SIZES[data]
     network = model or ("rar-resnet" if shape[0] == 3 else "cnn")
     return resolve(
         TrainOptions(out="o", data=data, model=network, **given),
-        data={"name": data, "shape": list(shape), "options": {"equalise": equalise}},
+        data={
+            "name": data,
+            "shape": list(shape),
+            "num_classes": CLASSES.get(data, 10),
+            "options": {"equalise": equalise},
+        },
         model={"name": network},
         train_size=train_size,
     )
@@ -98,14 +105,53 @@ def told(settings: Settings) -> dict[str, tuple[Any, Any]]:
     return {entry["what"]: (entry["paper"], entry["used"]) for entry in deviations(settings)}
 
 
-def test_what_gtsrb_lacks_is_said() -> None:
-    assert set(told(resolved("gtsrb", objective="ig-norm", recipe="paper"))) == {
-        "training images",
-        "histogram",
-    }
-    assert set(told(resolved("gtsrb", objective="ig-norm", recipe="paper", equalise=True))) == {
-        "training images"
-    }
+def test_the_paper_recipe_balances_and_warps_where_the_authors_did() -> None:
+    for data, expected in (("gtsrb", ("warp", "classes")), ("flowers17", ("warp", "classes"))):
+        settings = resolved(data, objective="natural", recipe="paper")
+        assert (settings.augment, settings.balance) == expected
+        fast = resolved(data, objective="natural")
+        assert (fast.augment, fast.balance) == ("none", "none")
+        assert {"augment", "balance"} <= set(told(fast))
+    digits = resolved("mnist", objective="natural", recipe="paper")
+    assert (digits.augment, digits.balance) == ("none", "none")
+
+
+def test_what_differs_from_the_authors_images_is_said() -> None:
+    plain = told(resolved("gtsrb", objective="ig-norm", recipe="paper"))
+    assert set(plain) == {"warped images", "histogram"}
+    assert plain["warped images"][0] == "made once, 10,000 images a class with the originals"
+    equalised = told(resolved("gtsrb", objective="ig-norm", recipe="paper", equalise=True))
+    assert equalised["histogram"] == ("equalised after warping", "equalised before it")
+    left = resolved(
+        "gtsrb", objective="ig-norm", recipe="paper", equalise=True, augment="none", balance="none"
+    )
+    assert told(left) == {"augment": ("warp", "none"), "balance": ("classes", "none")}
+    flowers = told(resolved("flowers17", objective="ig-norm", recipe="paper"))
+    assert flowers["training images"] == (1224, 1102)
+    assert set(flowers) == {"warped images", "training images"}
+
+
+def test_mirroring_is_refused_where_no_class_is_known_to_allow_it() -> None:
+    assert resolved("gtsrb", objective="natural", augment="shift-rotate-flip").augment == "shift-rotate-flip"
+    for data in ("mnist", "x.npz"):
+        with pytest.raises(UsageError, match=r"shift-rotate-flip: no class of .* Take shift-rotate"):
+            resolved(data, objective="natural", augment="shift-rotate-flip")
+        assert resolved(data, objective="natural", augment="shift-rotate").augment == "shift-rotate"
+
+
+def test_names_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UsageError, match="augment: expected one of none, shift-rotate"):
+        resolved("mnist", objective="natural", augment="flip")
+    with pytest.raises(UsageError, match="balance: expected one of none, classes, but got 'class'"):
+        resolved("mnist", objective="natural", balance="class")
+
+
+def test_records_of_the_first_runs_are_read_with_the_old_behaviour() -> None:
+    settings = resolved("fashion-mnist", objective="ig-norm")
+    record = settings.to_dict()
+    for name in ("augment", "balance"):
+        assert record.pop(name) == "none"
+    assert Settings.from_dict(record) == settings
 
 
 def test_every_departure_of_the_fast_recipe_is_said() -> None:
@@ -132,6 +178,9 @@ def test_every_departure_of_the_fast_recipe_is_said() -> None:
         ({"learning_rate": 1e-3}, "learning_rate", (1e-4, 1e-3)),
         ({"train_examples": 500}, "training images", (55_000, 500)),
         ({"model": "mlp"}, "model", ("cnn", "mlp")),
+        ({"inner_start": "warm"}, "inner_start", ("random", "warm")),
+        ({"augment": "shift-rotate"}, "augment", ("none", "shift-rotate")),
+        ({"balance": "classes"}, "balance", ("none", "classes")),
     ],
 )
 def test_a_changed_option_is_the_only_deviation(
@@ -171,7 +220,7 @@ def test_steps_of_the_ascent_follow_the_radius() -> None:
 def test_the_input_gradient_penalty_weighs_as_much_as_the_loss_may_change(norm: str, power: int) -> None:
     robust = resolved("fashion-mnist", objective="input-gradient", norm=norm).robust
     assert robust is not None
-    assert robust.weight == pytest.approx(0.1**power)
+    assert robust.weight == pytest.approx(robust.ball_radius**power)
     chosen = resolved("fashion-mnist", objective="input-gradient", norm=norm, weight=3.0).robust
     assert chosen is not None
     assert chosen.weight == 3.0

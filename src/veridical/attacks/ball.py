@@ -11,7 +11,17 @@ from torch import Tensor
 
 from veridical.runtime.errors import UsageError
 
-Noise = torch.Generator | Sequence[torch.Generator]
+
+@dataclass(frozen=True)
+class NoiseRows:
+    """The generator of a batch of `count` examples, for one process that has only its `rows` of the batch."""
+
+    generator: torch.Generator
+    rows: slice
+    count: int
+
+
+Noise = torch.Generator | NoiseRows | Sequence[torch.Generator]
 """One generator for a batch (training), or one per example (evaluation: results do not depend on batches)."""
 
 
@@ -123,6 +133,11 @@ def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
     sample = torch.rand if kind == "uniform" else torch.randn
     if isinstance(generator, torch.Generator):
         noise = sample(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+    elif isinstance(generator, NoiseRows):
+        source, shape = generator.generator, (generator.count, *like.shape[1:])
+        noise = sample(shape, generator=source, dtype=like.dtype, device=source.device)[generator.rows]
+        if len(noise) != len(like):
+            raise UsageError(f"noise for {len(noise)} examples was asked for {len(like)}")
     else:
         if len(generator) != like.shape[0]:
             raise UsageError(

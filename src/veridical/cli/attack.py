@@ -6,7 +6,9 @@ examples:
   veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
 
 An interrupted attack is continued by the same command. DIR/report.html shows what came out, DIR/result.json
-has the numbers, DIR/examples.npz those of every image.
+has the numbers, DIR/examples.npz those of every image. --workers shares the images among processes, and
+torchrun among those of several GPUs or machines:
+`torchrun --standalone --nproc-per-node 2 -m -- veridical attack ...`.
 """
 
 from __future__ import annotations
@@ -15,18 +17,27 @@ from pathlib import Path
 
 from veridical.runtime.config import AttackOptions as Options
 
-__all__ = ["Options", "run"]
+__all__ = ["SHARED", "Options", "run"]
+
+SHARED = True
+"""Several processes can do this command together."""
 
 
 def run(options: Options) -> int:
     """Attack, or continue; write the results and the page, print what came out. Errors are raised."""
     from veridical.cli.shown import attack_table, progress_bar
+    from veridical.runtime.process_group import joined
     from veridical.studies.attack_report import REPORT, write_attack_report
     from veridical.studies.attack_run import attack_run
     from veridical.studies.attacked import read_attack, run_title
 
-    with progress_bar("attacked", shown=options.progress) as progress:
-        attack_run(options, progress)
+    with (
+        joined(options.device) as group,
+        progress_bar("attacked", shown=options.progress and group.first) as progress,
+    ):
+        attack_run(options, progress, group)
+    if not group.first:
+        return 0
     attacked = read_attack(options.out)
     name, config = run_title(attacked), attacked.config
     page = write_attack_report(

@@ -10,7 +10,8 @@ class Command:
 
     The module holds `Options`, a frozen dataclass whose fields become the command's options, and
     `run(options) -> int`, which returns the exit code. It imports torch only inside functions, so that
-    `veridical COMMAND --help` answers at once as well.
+    `veridical COMMAND --help` answers at once as well. `SHARED = True` in it says that several processes can
+    do the command together, as torchrun starts them.
     """
 
     module: str
@@ -21,6 +22,12 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("veridical.cli.train", "train a classifier, plainly or so that explanations hold still"),
     "attack": Command("veridical.cli.attack", "attack the explanations of a trained run, measure what holds"),
     "compare": Command("veridical.cli.compare", "put finished attacks side by side on one page"),
+    "diffroar": Command(
+        "veridical.cli.diffroar", "measure by retraining whether an attribution marks what tells"
+    ),
+    "diffroar-report": Command(
+        "veridical.cli.diffroar_report", "overlay curves of finished diffroars on a page"
+    ),
     "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
     "data": Command("veridical.cli.data", "list the data sets: which are available, and where they lie"),
 }

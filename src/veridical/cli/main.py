@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from veridical._version import __version__
 from veridical.cli.commands import COMMANDS, Command
 from veridical.runtime.errors import UsageError, VeridicalError, fail_argument
+from veridical.runtime.process_group import launched
 
 OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -53,6 +54,8 @@ def _run(name: str, arguments: Sequence[str], commands: Mapping[str, Command]) -
     from veridical.cli.options import parse_options
 
     module = importlib.import_module(commands[name].module)
+    if launched() > 1 and not getattr(module, "SHARED", False):
+        raise UsageError(f"{launched()} processes cannot share this command. Start it without torchrun.")
     description = module.__doc__ or commands[name].summary
     options = parse_options(module.Options, arguments, prog=f"veridical {name}", description=description)
     return int(module.run(options))

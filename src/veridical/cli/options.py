@@ -4,6 +4,8 @@ Flags are spelt as people spell them. A field `data_root` is `--data-root` (an u
 A boolean field is a bare flag, `--short`, or `--no-short`, or `--short=false`. A field that holds several
 values takes them apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. A nested dataclass is
 reached with a dot, `--ball.radius`. In files the names are the fields' own.
+
+A field of several values with the metadata POSITIONAL takes what stands without a flag: `report A B --out C`.
 """
 
 import argparse
@@ -22,6 +24,9 @@ OptionsT = TypeVar("OptionsT")
 
 _PRINT_CONFIG = "--print_config"
 
+POSITIONAL = {"positional": True}
+"""Metadata of a dataclass's field: `folders: list[str] = field(metadata=POSITIONAL)`."""
+
 
 def parse_options(
     options: type[OptionsT], argv: Sequence[str], *, prog: str, description: str = ""
@@ -34,7 +39,7 @@ def parse_options(
     parser = build_parser(options, prog=prog, description=description)
     hints = dict(_flags(options))
     try:
-        parsed = parser.instantiate(parser.parse_args(_normalised(argv, hints)))
+        parsed = parser.instantiate(parser.parse_args(_normalised(argv, hints, _positional(options))))
     except argparse.ArgumentError as error:
         raise UsageError(_readable(error, hints)) from error
     return options(**{name: parsed[name] for name in get_type_hints(options)})
@@ -58,12 +63,18 @@ def build_parser(options: type[object], *, prog: str, description: str = "") -> 
 
 def _usage(options: Any, prog: str) -> str:
     """Return the line above the list of options: those that must be given, and that there are more."""
+    bare = _positional(options)
     required = [
         f"--{field.name.replace('_', '-')} {field.name.upper()}"
         for field in fields(options)
-        if field.default is MISSING and field.default_factory is MISSING
+        if field.default is MISSING and field.default_factory is MISSING and field.name != bare
     ]
-    return " ".join([prog, *required, "[options]"])
+    return " ".join([prog, *([f"{bare.upper()} ..."] if bare else []), *required, "[options]"])
+
+
+def _positional(options: Any) -> str | None:
+    """The field that takes the values without a flag, or None."""
+    return next((field.name for field in fields(options) if field.metadata.get("positional")), None)
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -93,14 +104,15 @@ def _flags(options: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
             yield from _flags(hint, f"{flag}.")
 
 
-def _normalised(argv: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
-    """Rewrite a command line into the one spelling that the parser knows."""
+def _normalised(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None = None) -> list[str]:
+    """Rewrite a command line into the one spelling that the parser knows; `bare` gets what has no flag."""
     result: list[str] = []
+    without_flag: list[str] = []
     rest = list(argv)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
-            result.append(argument)
+            (result if bare is None else without_flag).append(argument)
             continue
         flag, equals, value = argument.partition("=")
         flag = _respelt(flag, hints)
@@ -115,7 +127,19 @@ def _normalised(argv: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
             if values:
                 equals, value = "=", _as_list(values, text=element is str)
         result.append(flag + equals + value)
+        if bare is not None and not equals and rest and _takes(flag, hints, rest[0]):
+            result.append(rest.pop(0))
+    if without_flag:
+        # A comma is part of the value here, as in a path.
+        result.append(f"--{bare}=[{', '.join(map(_quoted, without_flag))}]")
     return result
+
+
+def _takes(flag: str, hints: Mapping[str, Any], following: str) -> bool:
+    """Whether what follows a flag is its value, which for a bare boolean only true and false can be."""
+    if hints.get(flag) is bool:
+        return following.lower() in ("true", "false")
+    return flag != _PRINT_CONFIG and not following.startswith("--")
 
 
 def _respelt(flag: str, hints: Mapping[str, Any]) -> str:
@@ -143,8 +167,12 @@ def _as_list(values: Sequence[str], *, text: bool) -> str:
     if len(values) == 1 and (values[0].lstrip().startswith("[") or values[0] == "null"):
         return values[0]
     parts = [part.strip() for value in values for part in value.split(",")]
-    quoted = ["'" + part.replace("'", "''") + "'" for part in parts] if text else parts
-    return f"[{', '.join(quoted)}]"
+    return f"[{', '.join(map(_quoted, parts) if text else parts)}]"
+
+
+def _quoted(text: str) -> str:
+    """Write a text as YAML."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any]) -> str:

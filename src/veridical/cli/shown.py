@@ -1,10 +1,10 @@
-"""What several commands show in a terminal: a progress bar over examples, and results as a table."""
+"""What several commands show in a terminal: progress bars over examples and jobs, and results as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -18,6 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from veridical.jobs.outcome import Progress as JobsProgress
 
 ROWS = {
     "natural_accuracy": ("NA", "natural accuracy", 100.0, "{:.1f}%"),
@@ -96,3 +99,69 @@ def stage_bars(*, shown: bool) -> Iterator[Callable[[str, str, int, int], Any]]:
             bar.update(tasks[model], description=f"{model}: {stage}", completed=done, total=total)
 
         yield show
+
+
+@contextmanager
+def stage_jobs(*, shown: bool) -> Iterator[Callable[[str, JobsProgress], Any]]:
+    """A bar on stderr for each stage, one for all of its jobs, as a function of (stage, where it stands)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[rest]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, state: JobsProgress) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=state.total, rest="")
+            bar.update(tasks[stage], completed=state.done, total=state.total, rest=_rest(state))
+
+        yield tell
+
+
+def _rest(state: JobsProgress) -> str:
+    """What is left, and what did not go as usual."""
+    parts = [] if state.seconds_left is None else [f"{duration(state.seconds_left)} left"]
+    for count, words in (
+        (state.reused, "kept from before"),
+        (state.waiting, "run by another command"),
+        (state.failed, "failed"),
+    ):
+        parts += [f"{count} {words}"] if count else []
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
+    """Print one DiffROAR measurement: a row for each level, with the interval that its verdict rests on.
+
+    Beside it stand the differences of the baselines, and the accuracies from the masks of top and bottom.
+    """
+    from veridical.report.diffroar_words import accuracy_text, difference_text, level_text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    heads = {"random": "random\norder", "input-agnostic": "one\norder"}
+    names = list(results["baselines"])
+    control = results["control"]["curve"] if results["control"] else []
+    for head in ("level", "top", "bottom", "difference", "verdict", *(heads.get(n, n) for n in names)):
+        table.add_column(head, justify="left" if head == "verdict" else "right", no_wrap=True)
+    if control:
+        table.add_column("masks\nonly", justify="right", no_wrap=True)
+    for place, (point, judged) in enumerate(zip(results["curve"], results["verdicts"], strict=True)):
+        beside = [difference_text(results["baselines"][name][place]["difference"])[0] for name in names]
+        if control:
+            beside.append("\n".join(accuracy_text(control[place][end]) for end in ("top", "bottom")))
+        ends = [accuracy_text(point[end]) for end in ("top", "bottom")]
+        difference = "\n".join(difference_text(judged))
+        table.add_row(level_text(point["level"]), *ends, difference, judged["verdict"], *beside)
+    Console().print(table)

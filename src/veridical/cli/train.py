@@ -4,7 +4,8 @@ examples:
   veridical train --data fashion-mnist --model cnn --objective ig-sum-norm --out runs/igsum
   veridical train --data mnist-5k --objective natural --out runs/natural
 
-An interrupted run is continued by the same command.
+An interrupted run is continued by the same command. Several processes share every batch under torchrun:
+`torchrun --standalone --nproc-per-node 2 -m veridical train ...`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,23 @@ from typing import Any
 
 from veridical.runtime.config import TrainOptions as Options
 
-__all__ = ["Options", "run"]
+__all__ = ["SHARED", "Options", "run"]
+
+SHARED = True
+"""Several processes can do this command together."""
 
 
 def run(options: Options) -> int:
     """Train, or continue, or find it finished; print what came out. Errors are raised."""
     finished = (Path(options.out) / "result.json").exists()
 
+    from veridical.runtime.process_group import joined
     from veridical.training.loop import train
 
-    trained = train(options)
+    with joined(options.device) as group:
+        trained = train(options, group=group)
+    if not group.first:
+        return 0
     results, timing = trained.result["results"], trained.result["timing"]
     state = "was finished already; nothing was done" if finished else "finished"
     print(f"{trained.folder}: {state}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,8 @@ class DatasetEntry:
 
     shape: (channels, height, width) of one image. sizes: images for (training, testing) in the complete set.
     free_size: files of other heights and widths are this data set too; its original files differ in size and
-    are resized to `shape` unless another size is asked for. downloadable: torchvision can fetch it.
+    are resized to `shape` unless another size is asked for. downloadable: torchvision can fetch it. mirror:
+    the label of a mirrored image by the image's label, for classes whose mirror images belong to a class.
     """
 
     name: str
@@ -22,6 +23,17 @@ class DatasetEntry:
     classes: tuple[str, ...]
     free_size: bool = False
     downloadable: bool = False
+    mirror: Mapping[int, int] = field(default_factory=dict)
+
+    def mirrored(self, classes: int) -> tuple[int | None, ...]:
+        """The label of the mirror image for each of `classes` labels, None where there is none."""
+        known = self.mirror if classes == len(self.classes) else {}
+        return tuple(known.get(label) for label in range(classes))
+
+
+def _unchanged(classes: tuple[str, ...]) -> dict[int, int]:
+    """Every class holds its own mirror images."""
+    return {label: label for label in range(len(classes))}
 
 
 _DIGITS = tuple("0123456789")
@@ -80,6 +92,11 @@ _SIGNS = (
     "End of no passing over 3.5 t",
 )
 
+# Signs that are their own mirror image, and pairs that are each other's (curves, turns, sides to keep to).
+_SIGN_PAIRS = ((19, 20), (33, 34), (36, 37), (38, 39))
+_SIGN_MIRRORS = {label: label for label in (11, 12, 13, 15, 17, 18, 22, 26, 30, 35)}
+_SIGN_MIRRORS |= {a: b for pair in _SIGN_PAIRS for a, b in (pair, pair[::-1])}
+
 _FLOWERS = (
     "daffodil",
     "snowdrop",
@@ -124,18 +141,45 @@ _ENTRIES = (
         "mnist", "MNIST handwritten digits", (1, 28, 28), (60000, 10000), _DIGITS, downloadable=True
     ),
     DatasetEntry(
-        "fashion-mnist", "Fashion-MNIST garments", (1, 28, 28), (60000, 10000), _GARMENTS, downloadable=True
+        "fashion-mnist",
+        "Fashion-MNIST garments",
+        (1, 28, 28),
+        (60000, 10000),
+        _GARMENTS,
+        downloadable=True,
+        mirror=_unchanged(_GARMENTS),
     ),
     DatasetEntry(
-        "gtsrb", "GTSRB traffic signs", (3, 32, 32), (39209, 12630), _SIGNS, free_size=True, downloadable=True
+        "gtsrb",
+        "GTSRB traffic signs",
+        (3, 32, 32),
+        (39209, 12630),
+        _SIGNS,
+        free_size=True,
+        downloadable=True,
+        mirror=_SIGN_MIRRORS,
     ),
     DatasetEntry(
-        "flowers17", "Oxford 17 category flowers", (3, 128, 128), (1224, 136), _FLOWERS, free_size=True
+        "flowers17",
+        "Oxford 17 category flowers",
+        (3, 128, 128),
+        (1224, 136),
+        _FLOWERS,
+        free_size=True,
+        mirror=_unchanged(_FLOWERS),
     ),
     DatasetEntry(
         "svhn", "Street View house numbers", (3, 32, 32), (73257, 26032), _DIGITS, downloadable=True
     ),
-    DatasetEntry("cifar10", "CIFAR-10 objects", (3, 32, 32), (50000, 10000), _OBJECTS, downloadable=True),
+    DatasetEntry(
+        "cifar10",
+        "CIFAR-10 objects",
+        (3, 32, 32),
+        (50000, 10000),
+        _OBJECTS,
+        downloadable=True,
+        mirror=_unchanged(_OBJECTS),
+    ),
     DatasetEntry(
         "imagenette",
         "Imagenette, ten ImageNet classes",
@@ -144,6 +188,7 @@ _ENTRIES = (
         tuple(IMAGENETTE_FOLDERS.values()),
         free_size=True,
         downloadable=True,
+        mirror=_unchanged(tuple(IMAGENETTE_FOLDERS)),
     ),
 )
 

@@ -1,20 +1,24 @@
 """The convolutional network of the RAR paper's MNIST and Fashion-MNIST experiments."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
 from veridical.models.folded import convolve_and_pool
 from veridical.models.initialisation import (
+    CUT_DEVIATION,
     blank_convolution,
     blank_linear,
+    he_deviation,
     he_normal,
     truncated_normal,
     weight_generator,
 )
 from veridical.models.normalized import PerChannel, Standardise
+from veridical.models.registry import MODELS
 from veridical.runtime.errors import fail_argument
 
-INITIALISATIONS = ("paper", "he")
+PAPER_STD, PAPER_BIAS = 0.1, 0.1
 
 
 class PaperCNN(nn.Module):
@@ -23,7 +27,12 @@ class PaperCNN(nn.Module):
     32 and 64 filters, ReLU, "same" padding; weights from a truncated normal of deviation 0.1, biases 0.1. The
     paper feeds raw pixels in [0, 1], hence mean 0 and std 1. Height and width must be divisible by 4.
     initialisation="he" draws them by He et al. (2015) instead: the paper's deviation is four times too
-    large for the hidden layer, and robust training then needs several times the steps.
+    large for the hidden layer, and robust training then needs several times the steps. "paper-he" has the
+    paper's convolutions and biases, and dense weights of He's deviation: it trains nearly as quickly, and its
+    maps hold better, perhaps since black pixels start inside a linear piece of the first layers, and not on
+    its edge as with He's zero biases. A number g from 0 to 1 stands between: weights from a truncated normal
+    whose deviation is He's to the power 1 - g times the paper's to the power g, in each layer, and biases
+    0.1 g; 1 gives the paper's weights themselves.
     Chen et al., "Robust Attribution Regularization", NeurIPS 2019, and the authors' code.
     """
 
@@ -35,7 +44,7 @@ class PaperCNN(nn.Module):
         seed: int,
         mean: PerChannel = 0.0,
         std: PerChannel = 1.0,
-        initialisation: str = "paper",
+        initialisation: str | float = "paper",
     ) -> None:
         super().__init__()
         channels, height, width = shape
@@ -44,15 +53,21 @@ class PaperCNN(nn.Module):
         self.conv2 = blank_convolution(32, 64, 5, padding=2)
         self.hidden = blank_linear(64 * (height // 4) * (width // 4), 1024)
         self.classify = blank_linear(1024, num_classes)
-        generator = weight_generator(seed)
-        layers = (self.conv1, self.conv2, self.hidden, self.classify)
-        if initialisation not in INITIALISATIONS:
-            raise fail_argument("initialisation", initialisation, f"one of {', '.join(INITIALISATIONS)}")
-        for layer in layers:
+        self._draw(initialisation, weight_generator(seed))
+
+    def _draw(self, initialisation: str | float, generator: torch.Generator) -> None:
+        option = MODELS["cnn"].options["initialisation"]
+        if not option.accepts(initialisation, channels=1):
+            raise fail_argument("initialisation", initialisation, option.describe())
+        for layer in (self.conv1, self.conv2, self.hidden, self.classify):
             if initialisation == "he":
                 he_normal(layer, generator)
+            elif initialisation == "paper-he":
+                share = 1.0 if isinstance(layer, nn.Conv2d) else 0.0
+                truncated_normal(layer, generator, std=_deviation(layer, share), bias=PAPER_BIAS)
             else:
-                truncated_normal(layer, generator, std=0.1, bias=0.1)
+                share = 1.0 if isinstance(initialisation, str) else initialisation
+                truncated_normal(layer, generator, std=_deviation(layer, share), bias=PAPER_BIAS * share)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
@@ -68,3 +83,8 @@ class PaperCNN(nn.Module):
         # flatten goes by index, not by memory, so channels_last inputs give the same logits.
         logits: Tensor = self.classify(relu(self.hidden(features.flatten(1))))
         return logits
+
+
+def _deviation(layer: nn.Conv2d | nn.Linear, share: float) -> float:
+    """Deviation before the cut: the paper's to the power `share` times He's, which counts after it."""
+    return float((he_deviation(layer) / CUT_DEVIATION) ** (1 - share) * PAPER_STD**share)

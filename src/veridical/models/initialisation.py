@@ -1,11 +1,14 @@
 """Layers whose weights come from a given generator only; the global random state is left alone."""
 
-from math import sqrt
+from math import erf, exp, pi, sqrt
 
 import torch
 from torch import nn
 
 from veridical.runtime.seeds import stream
+
+CUT_DEVIATION = sqrt(1 - 4 * exp(-2) / (sqrt(2 * pi) * erf(sqrt(2))))
+"""Deviation, .8796, of a standard normal that is cut at two deviations."""
 
 
 def weight_generator(seed: int) -> torch.Generator:
@@ -53,12 +56,16 @@ def he_normal(layer: nn.Conv2d | nn.Linear, generator: torch.Generator, *, fan: 
     fan "in" counts the numbers that reach a unit, "out" takes kernel area x output channels instead.
     He, Zhang, Ren, Sun, "Delving deep into rectifiers", ICCV 2015, section 2.2.
     """
-    units_out, units_in = layer.weight.shape[:2]
-    area = layer.weight[0, 0].numel()
-    deviation = sqrt(2.0 / (area * (units_out if fan == "out" else units_in)))
-    layer.weight.normal_(0.0, deviation, generator=generator)
+    layer.weight.normal_(0.0, he_deviation(layer, fan=fan), generator=generator)
     if layer.bias is not None:
         layer.bias.zero_()
+
+
+def he_deviation(layer: nn.Conv2d | nn.Linear, *, fan: str = "in") -> float:
+    """The deviation sqrt(2 / fan) of `he_normal`."""
+    units_out, units_in = layer.weight.shape[:2]
+    area = layer.weight[0, 0].numel()
+    return sqrt(2.0 / (area * (units_out if fan == "out" else units_in)))
 
 
 @torch.no_grad()

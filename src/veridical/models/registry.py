@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Option:
     """One option of a network: its default, what it means, and which values are possible.
 
-    kind is "count" (an integer of at least 1), "choice" (one of choices), "channels" (a finite number, or one
-    per channel) or "scale" (the same, positive).
+    kind is "count" (an integer of at least 1), "choice" (one of choices), "blend" (one of choices, or a
+    number from 0 to 1), "channels" (a finite number, or one per channel) or "scale" (the same, positive).
     """
 
     default: Any
@@ -35,6 +35,7 @@ class Option:
         return {
             "count": "an integer of at least 1",
             "choice": "one of " + ", ".join(self.choices),
+            "blend": "one of " + ", ".join(self.choices) + ", or a number from 0 to 1",
             "channels": "a number, or one number per channel",
             "scale": "a positive number, or one positive number per channel",
         }[self.kind]
@@ -43,12 +44,14 @@ class Option:
         """Whether `value` is possible for this option on images of `channels` channels."""
         if self.kind == "count":
             return _is_count(value)
-        if self.kind == "choice":
+        if self.kind == "choice" or (self.kind == "blend" and isinstance(value, str)):
             return value in self.choices
+        if self.kind == "blend":
+            return _is_number(value) and 0 <= value <= 1
         numbers = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         if len(numbers) not in (1, channels):
             return False
-        if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and isfinite(n) for n in numbers):
+        if not all(map(_is_number, numbers)):
             return False
         return self.kind == "channels" or all(n > 0 for n in numbers)
 
@@ -82,7 +85,11 @@ _ENTRIES = (
         options={
             **_normalisation(0.0, 1.0),
             "initialisation": Option(
-                "paper", "weights drawn as the paper or by He et al.", "choice", ("paper", "he")
+                "paper",
+                "weights as the paper's, by He et al., or paper-he, the paper's convolutions and biases with "
+                "dense layers by He; a number stands between, 0 for He and 1 for the paper",
+                "blend",
+                ("paper", "he", "paper-he"),
             ),
         },
     ),
@@ -158,6 +165,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
 def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:
     sizes = list(shape)
     if len(sizes) != 3 or not all(map(_is_count, sizes)):
@@ -183,4 +194,6 @@ def _options(entry: ModelEntry, given: Mapping[str, Any], *, channels: int) -> d
             raise fail_argument(f"option {key} of model {entry.name!r}", value, expected)
         if option.per_channel and isinstance(value, Sequence):
             values[key] = [float(number) for number in value]
+        if option.kind == "blend" and not isinstance(value, str):
+            values[key] = float(value)  # so that 1 and 1.0 are one record
     return values

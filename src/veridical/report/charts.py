@@ -62,18 +62,30 @@ def line_chart(
     x_label: str,
     y_label: str,
     share: bool = False,
+    x_share: bool = False,
     y_range: tuple[float, float] | None = None,
+    reference: tuple[str, float] | None = None,
 ) -> Markup:
-    """Lines with bands over a common x axis; `share` writes the y axis as percent."""
+    """Lines with bands over a common x axis; `share` writes the y axis as percent, `x_share` the x axis.
+
+    `reference` is a level line with its name, or "" for one that the axis explains; give a y_range that holds
+    it, or none.
+    """
     y_values = [part for line in series for part in (line.y, line.low, line.high) if part is not None]
+    if reference is not None:
+        y_values.append(np.array([reference[1]]))
     base = TOP + _PLOT_HEIGHT
     across = Scale(*extent([line.x for line in series]), LEFT, WIDTH - RIGHT)
     upward = Scale(*rounded(*(y_range or extent(y_values))), base, TOP)
-    parts = [y_axis(upward, share=share), x_axis(across, base, x_label)]
+    parts = [y_axis(upward, share=share), x_axis(across, base, x_label, share=x_share)]
     parts += [_band(line, across, upward) for line in series]
+    if reference is not None:
+        parts.append(_reference(*reference, across, upward))
     parts += [_line(line, across, upward) for line in series]
-    told = "; ".join(_told(line, share) for line in series)
-    return svg(base + BOTTOM, f"{y_label} against {x_label}. {told}.", parts)
+    told = [_told(line, share, x_share) for line in series]
+    if reference is not None and reference[0]:
+        told.append(f"{reference[0]}: {_number(reference[1], share)}")
+    return svg(base + BOTTOM, f"{y_label} against {x_label}. {'; '.join(told)}.", parts)
 
 
 def histograms(
@@ -136,15 +148,30 @@ def _line(line: Series, across: Scale, upward: Scale) -> Markup:
     return Markup("").join(drawn)
 
 
-def _told(line: Series, share: bool) -> str:
+def _reference(name: str, value: float, across: Scale, upward: Scale) -> Markup:
+    """A level line, with its name above its right end, or below where there is no room."""
+    y = upward(value)
+    below = y - 16 < TOP
+    line = tag("line", class_="reference", x1=across.start, x2=across.end, y1=y, y2=y)
+    return line + tag(
+        "text", name, class_="label", x=across.end, y=y + (15 if below else -5), text_anchor="end"
+    )
+
+
+def _told(line: Series, share: bool, x_share: bool) -> str:
     """A line in words: its first and last known point."""
     known = np.flatnonzero(np.isfinite(line.x) & np.isfinite(line.y))
     if known.size == 0:
         return f"{line.label}: no values"
     ends = []
     for x, y in ((line.x[at], line.y[at]) for at in (known[0], known[-1])):
-        ends.append(f"{percent(y, 1) if share else signed(y, 2)} at {tick_text(x, share=False)}")
+        place = f"{100 * x:.6g}%" if x_share else tick_text(x, share=False)
+        ends.append(f"{_number(y, share)} at {place}")
     return f"{line.label}: from {' to '.join(ends)}"
+
+
+def _number(value: float, share: bool) -> str:
+    return percent(value, 1) if share else signed(value, 2)
 
 
 def _columns(heights: Array, edges: Array, across: Scale, base: float, style: str) -> Markup:

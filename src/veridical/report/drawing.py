@@ -15,6 +15,7 @@ from veridical.report.content import Array
 from veridical.report.measures import percent
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 380, 46, 20, 10, 40
+_MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,12 @@ def extent(arrays: Sequence[Array]) -> tuple[float, float]:
 
 def rounded(low: float, high: float) -> tuple[float, float]:
     """The range grown to whole steps of its ticks, so that the axis ends at a labelled line."""
-    step = _step(low, high)
-    return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    while True:
+        step = _step(low, high)
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+        # A wider range may have ticks farther apart, which its ends must meet as well.
+        if _step(low, high) == step:
+            return low, high
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
@@ -60,12 +65,11 @@ def nice_ticks(low: float, high: float) -> list[float]:
 def y_axis(upward: Scale, *, share: bool) -> Markup:
     """Level lines across the plot with their values on the left."""
     parts = []
-    for tick in nice_ticks(upward.low, upward.high):
+    ticks = nice_ticks(upward.low, upward.high)
+    for tick, text in zip(ticks, tick_texts(ticks, share), strict=True):
         y = upward(tick)
         parts.append(tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
-        parts.append(
-            tag("text", tick_text(tick, share), class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end")
-        )
+        parts.append(tag("text", text, class_="tick", x=LEFT - 7, y=y + 4, text_anchor="end"))
     return Markup("").join(parts)
 
 
@@ -74,22 +78,39 @@ def x_axis(
 ) -> Markup:
     """The axis at height `base` with ticks, values and label; upright lines from `top` down if given."""
     parts = [tag("line", class_="axis", x1=across.start, x2=across.end, y1=base, y2=base)]
-    for tick in nice_ticks(across.low, across.high):
+    ticks = nice_ticks(across.low, across.high)
+    for tick, text in zip(ticks, tick_texts(ticks, share), strict=True):
         x = across(tick)
         if top is not None:
             parts.append(tag("line", class_="grid", x1=x, x2=x, y1=top, y2=base))
         parts.append(tag("line", class_="axis", x1=x, x2=x, y1=base, y2=base + 4))
-        parts.append(
-            tag("text", tick_text(tick, share), class_="tick", x=x, y=base + 17, text_anchor="middle")
-        )
+        parts.append(tag("text", text, class_="tick", x=x, y=base + 17, text_anchor="middle"))
     middle = (across.start + across.end) / 2
     parts.append(tag("text", label, class_="label", x=middle, y=base + 35, text_anchor="middle"))
     return Markup("").join(parts)
 
 
+def tick_texts(ticks: Sequence[float], share: bool) -> list[str]:
+    """The labels of an axis: as `tick_text` where that is exact, else with the digits that every tick needs.
+
+    So no two ticks get one label, as .855 and .86 in whole percent would, and a label says where its line is.
+    """
+    texts: list[str] = []
+    for digits in range(9):
+        texts = [percent(tick, digits) if share else _significant(tick, 6 + digits) for tick in ticks]
+        read = [float(text.removesuffix("%").replace(_MINUS, "-")) / (100 if share else 1) for text in texts]
+        if all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) for a, b in zip(read, ticks, strict=True)):
+            break
+    return texts
+
+
 def tick_text(number: float, share: bool) -> str:
     """A number as short as it can be, with a real minus sign; a share as whole percent."""
-    return percent(number, 0) if share else f"{number:.6g}".replace("-", "\N{MINUS SIGN}")
+    return percent(number, 0) if share else _significant(number, 6)
+
+
+def _significant(number: float, digits: int) -> str:
+    return f"{number:.{digits}g}".replace("-", _MINUS)
 
 
 def svg(height: float, label: str, parts: Sequence[Markup]) -> Markup:

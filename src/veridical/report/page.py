@@ -1,18 +1,16 @@
 """Sections -> one self-contained HTML file: it loads nothing, runs no script, and escapes every text."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from veridical.report import gallery, panels, pictures
 from veridical.report.charts import interval_bar
 from veridical.report.content import ModelSection, Protocol, check_sections
 from veridical.report.measures import (
-    DASH,
     MEASURES,
     NOT_MEASURED,
     Interval,
@@ -20,6 +18,7 @@ from veridical.report.measures import (
     measure_named,
     radius_text,
 )
+from veridical.report.rendering import flat, in_words, render
 from veridical.report.verdict import verdict
 from veridical.runtime.files import write_atomic
 
@@ -48,12 +47,15 @@ def write_report(
     `check_sections`).
     """
     check_sections(sections)
-    content = _template().render(
+    content = render(
+        "report.html",
+        question="do explanations hold still?",
         title=title,
         lead=lead,
         verdict=verdict(sections, protocol, _pixels(sections)),
         sections=sections,
-        styles=panels.styles(sections),
+        styles=(chosen := panels.styles(sections)),
+        lines=list(chosen.items()),
         k=sections[0].k,
         groups=(groups := _result_groups(sections)),
         glance=[group for group in groups if _at_a_glance(group)],
@@ -67,26 +69,12 @@ def write_report(
         training_panels=panels.training_panels(training or {}, sections),
         protocol=_protocol_entries(protocol),
         notes=notes,
-        tables={"Configuration": _flat(config or {}), "Environment": _flat(environment or {})},
+        tables={"Configuration": flat(config or {}), "Environment": flat(environment or {})},
         citation=citation,
     )
     target = Path(path)
     write_atomic(target, content)
     return target
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("veridical.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    loader = environment.loader
-    assert loader is not None
-    style = loader.get_source(environment, "report.css")[0]
-    return environment.get_template("report.html", globals={"style": Markup(style)})  # noqa: S704
 
 
 def _result_groups(sections: Sequence[ModelSection]) -> list[dict[str, Any]]:
@@ -146,7 +134,7 @@ def _pixels(sections: Sequence[ModelSection]) -> int | None:
 def _protocol_entries(protocol: Protocol | None) -> list[tuple[str, str]]:
     if protocol is None:
         return []
-    entries = [(str(name), _text(value)) for name, value in protocol.details.items()]
+    entries = [(str(name), in_words(value)) for name, value in protocol.details.items()]
     if protocol.radius is not None:
         norm = {"linf": "No pixel changes by more than", "l2": "A Euclidean distance of at most"}[
             protocol.norm
@@ -155,28 +143,3 @@ def _protocol_entries(protocol: Protocol | None) -> list[tuple[str, str]]:
             0, ("Bound on the change", f"{norm} {radius_text(protocol.radius)} (pixels run from 0 to 1)")
         )
     return entries
-
-
-def _flat(values: Mapping[str, object], place: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text) pairs."""
-    return list(_walk(values, place))
-
-
-def _walk(values: Mapping[str, object], place: str) -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        name = f"{place}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from _walk(value, f"{name}.")
-        else:
-            yield name, _text(value)
-
-
-def _text(value: object) -> str:
-    """A setting in words: None is a dash, a list its members."""
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(_text(part) for part in value) or DASH
-    return str(value)

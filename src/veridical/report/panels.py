@@ -19,11 +19,12 @@ _LOG_POINTS = 100
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart with what a reader needs beside it."""
+    """A chart with what a reader needs beside it; `key` names its lines, as (name, style) pairs."""
 
     heading: str
     chart: Markup
     caption: str
+    key: tuple[tuple[str, str], ...] = ()
 
 
 def styles(sections: Sequence[ModelSection]) -> dict[str, str]:

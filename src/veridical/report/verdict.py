@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from veridical.report.content import ModelSection, Protocol
 from veridical.report.measures import Interval, percent, percents, radius_text, signed
+from veridical.report.wording import listed, quoted
 
 _APART = "and the 95% intervals do not overlap"
 
@@ -42,11 +43,6 @@ def verdict(
 def read(section: ModelSection, name: str) -> Interval:
     """A section's measure as an interval; all None when it was not measured."""
     return Interval.read(section.metrics.get(name))
-
-
-def quoted(section: ModelSection) -> str:
-    """A model's title in typographic quotes, as running text needs it."""
-    return f"\N{LEFT DOUBLE QUOTATION MARK}{section.title}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
 def _condition(protocol: Protocol | None) -> str:
@@ -89,7 +85,7 @@ def _overlap(sections: Sequence[ModelSection], protocol: Protocol | None) -> str
             pixels = f"{section.k:,} most important pixels"
             clauses.append(f"the explanation of {quoted(section)} keeps {share} of its {pixels}")
     if missing:
-        clauses.append(f"for {_listed(missing)} the most important pixels that stay were not measured")
+        clauses.append(f"for {listed(missing)} the most important pixels that stay were not measured")
     return f"{_condition(protocol)}, {'; '.join(clauses)}."
 
 
@@ -107,7 +103,7 @@ def _rank(sections: Sequence[ModelSection]) -> str:
         return ""
     return (
         "Between the orders of importance of all pixels before and after the attack, "
-        f"Kendall\u2019s tau (1 is the same order, 0 no relation) is {_listed(parts)}."
+        f"Kendall\u2019s tau (1 is the same order, 0 no relation) is {listed(parts)}."
     )
 
 
@@ -150,27 +146,22 @@ def _headline(first: ModelSection, other: ModelSection) -> str:
     if by["higher"] and by["lower"]:
         return (
             f"The two measures disagree about {quoted(other)} and {quoted(first)}: "
-            f"{_listed(by['higher'])} is higher, {_listed(by['lower'])} is lower; "
+            f"{listed(by['higher'])} is higher, {listed(by['lower'])} is lower; "
             "in neither do the 95% intervals overlap."
         )
     for direction, manner in (("higher", "hold better"), ("lower", "hold less well")):
         if names := by[direction]:
             verb = "is" if len(names) == 1 else "are"
-            caution = f" For {_listed(by['overlap'])} the intervals overlap." if by["overlap"] else ""
+            caution = f" For {listed(by['overlap'])} the intervals overlap." if by["overlap"] else ""
             return (
                 f"The explanations of {quoted(other)} {manner} than those of {quoted(first)}: "
-                f"{_listed(names)} {verb} {direction}, {_APART}.{caution}"
+                f"{listed(names)} {verb} {direction}, {_APART}.{caution}"
             )
     if by["overlap"]:
         return (
             f"This run shows no difference between the explanations of {quoted(other)} and {quoted(first)}: "
-            f"for {_listed(by['overlap'])} the 95% intervals overlap."
+            f"for {listed(by['overlap'])} the 95% intervals overlap."
         )
     return (
         f"{quoted(other)} and {quoted(first)} cannot be compared here: intervals were not measured for both."
     )
-
-
-def _listed(parts: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -19,14 +19,24 @@ OBJECTIVES: tuple[ObjectiveName, ...] = (
 )
 RecipeName = Literal["fast", "paper"]
 NormName = Literal["linf", "l2"]
-StartName = Literal["random", "origin", "gradient"]
+StartName = Literal["random", "origin", "gradient", "warm"]
 ScoreName = Literal["size", "loss"]
+AugmentName = Literal["none", "shift-rotate", "shift-rotate-flip", "warp"]
+BalanceName = Literal["none", "classes"]
 OptimiserName = Literal["adam", "sgd"]
 ScheduleName = Literal["one-cycle", "steps", "constant"]
 ModelOption = int | float | str | list[float]
 RuleName = Literal["right", "left", "midpoint", "trapezoid", "gauss-legendre"]
 ProtocolName = Literal["paper", "paper-fast", "strong"]
 AttributionName = Literal["integrated-gradients", "input-gradient"]
+OrderName = Literal["absolute", "signed", "squared"]
+PerName = Literal["value", "pixel"]
+TiesName = Literal["random", "stable"]
+ModeName = Literal["keep", "remove"]
+FillName = Literal["mean", "black", "linear"]
+BaselineName = Literal["random", "input-agnostic"]
+TargetName = Literal["predicted", "label"]
+RetrainObjectiveName = Literal["natural", "same"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +66,11 @@ class ObjectiveOptions:
         weight: lambda, the weight of the attribution's size; for input-gradient the penalty's own weight.
         beta: Coefficient of the L1 norm in ig-sum-norm.
         norm: Norm of the ball around each input.
-        radius: Radius of the ball, in input units (images are in [0, 1]).
+        radius: Radius of the ball, in input units (images are in [0, 1]); the run is evaluated at it.
+        training_radius: Radius of the ball in training, where it differs.
         inner_steps: Steps of the inner ascent.
         inner_step_size: Length of an inner step, in input units.
-        inner_start: Where the inner ascent starts.
+        inner_start: Where the inner ascent starts; "warm" is where it ended for the image an epoch before.
         inner_score: What the inner ascent climbs; "size" is the objective itself, "loss" the loss alone.
         inner_nodes: Quadrature nodes of the attribution inside the ascent.
         nodes: Quadrature nodes of the attribution in the outer step.
@@ -71,6 +82,7 @@ class ObjectiveOptions:
     beta: float | None = None
     norm: NormName = "linf"
     radius: float | None = None
+    training_radius: float | None = None
     inner_steps: int | None = None
     inner_step_size: float | None = None
     inner_start: StartName | None = None
@@ -115,6 +127,9 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
     Args:
         model_options: Options of the architecture, for example {"width": 8}.
         equalise: Equalise the histogram of every channel (GTSRB in the paper).
+        augment: Change training images at random in every step, by shifts, rotations and brightness
+            ("shift-rotate"), mirroring too where the class allows it, or as the RAR authors ("warp").
+        balance: Take every class equally often in an epoch.
         validation: Training images held out for validation; 0 holds none out.
         train_examples: Use only so many of the remaining training images; None uses all.
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
@@ -130,6 +145,8 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
 
     model_options: dict[str, ModelOption] = field(default_factory=dict)
     equalise: bool = False
+    augment: AugmentName | None = None
+    balance: BalanceName | None = None
     validation: int | None = None
     train_examples: int | None = None
     data_root: str | None = None
@@ -195,6 +212,87 @@ class AttackOptions:
     device: str = "auto"
     threads: int | None = None
     workers: int | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffRoarOptions(OptimiserOptions):
+    """Measure whether an attribution ranks the coordinates that carry the information, by retraining.
+
+    Options of the retraining that are None are those of the run (of the recipe "fast" without a run).
+
+    Args:
+        run: Folder of the run whose attributions are judged.
+        out: Folder of the results; the same command continues in it.
+        store: Folder of finished retrainings, which several commands may share; None is one inside `out`.
+        data: Name of the data set; None takes the run's.
+        attribution: input-gradient, input-gradient-loss, gradient-x-input, integrated-gradients, smoothgrad,
+            random, captum:CLASS, module:callable, or an .npz file of attribution_train and attribution_test.
+        target: Class that is explained, the predicted one or the label (masks then know the label).
+        levels: Shares of the coordinates that are kept (or removed).
+        repeats: Retrainings, with seeds of their own, for every level and end.
+        mode: Whether the coordinates of an end are kept (DiffROAR, KAR) or removed (ROAR).
+        roar: Also retrain with the top coordinates removed at every level.
+        fill: What stands for what is not shown; the training mean per channel, black, a number, or linear
+            (noisy linear imputation).
+        order: Ranking by the absolute, the signed or the squared attribution.
+        per: Rank single values, or pixels over their channels.
+        ties: Order of equal values, random by seed or by their place.
+        baselines: Orders that are measured beside the attribution.
+        control: Train on the masks alone, which tells how much their shape says about the class.
+        control_repeats: Retrainings of the control for every level and end.
+        retrain_model: Architecture to retrain, by name, run folder or module:callable; None is the run's.
+        retrain_model_options: Options of an architecture by name, for example {"width": 8}.
+        retrain_objective: Objective of the retraining, natural or the run's own.
+        train_examples: Use only so many training images; None uses as many as the run.
+        bf16: Retrain with bfloat16 products and convolutions, on CPUs that have them.
+        batch: Images whose attributions are computed at a time.
+        gallery: Images shown in the report.
+        scheduler: Address of a Dask scheduler; None uses processes of this machine.
+        workers: Processes; None is one for each core.
+        insecure: Allow a remote scheduler without TLS.
+        dry_run: Only predict how many retrainings there are and how long they take.
+        trust_code: Allow module:callable, which runs foreign code.
+        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
+        seed: Seed of ties, random orders and retrainings.
+        device: auto, cpu or cuda[:n].
+        threads: Torch threads of each process; None is one for several processes.
+        progress: Show a progress bar.
+    """
+
+    run: str
+    out: str
+    store: str | None = None
+    data: str | None = None
+    attribution: str = "input-gradient"
+    target: TargetName = "predicted"
+    levels: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+    repeats: int = 5
+    mode: ModeName = "keep"
+    roar: bool = False
+    fill: FillName | float = "mean"
+    order: OrderName = "absolute"
+    per: PerName = "value"
+    ties: TiesName = "random"
+    baselines: list[BaselineName] = field(default_factory=lambda: ["random", "input-agnostic"])
+    control: bool = True
+    control_repeats: int = 1
+    retrain_model: str | None = None
+    retrain_model_options: dict[str, ModelOption] = field(default_factory=dict)
+    retrain_objective: RetrainObjectiveName = "natural"
+    train_examples: int | None = None
+    bf16: bool = False
+    batch: int = 200
+    gallery: int = 6
+    scheduler: str | None = None
+    workers: int | None = None
+    insecure: bool = False
+    dry_run: bool = False
+    trust_code: bool = False
+    data_root: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
     progress: bool = True
 
 

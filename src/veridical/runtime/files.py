@@ -137,7 +137,13 @@ def _refuse_foreign_files(folder: Path) -> None:
 
 
 def _refuse_other_claim(folder: Path, existing: object, claim: Mapping[str, object]) -> None:
-    """Raise, with the options in which the run in the folder and the one asked for differ."""
+    """Raise: another command's folder, or the options in which the run in it and the one asked for differ."""
+    owner = existing.get("kind") if isinstance(existing, Mapping) else None
+    if isinstance(owner, str) and owner != claim["kind"]:
+        raise UsageError(
+            f"{folder} belongs to another command: `veridical {owner}` made it, and this is "
+            f"`veridical {claim['kind']}`. Name another folder."
+        )
     differences = [
         f"{place} is {_told(before)} there, {_told(now)} here"
         for place, before, now in _differences(existing, claim)

@@ -17,9 +17,10 @@ from veridical.auditing.result import RobustnessResult
 from veridical.auditing.robustness import batch_length, examples_kept
 from veridical.data import Dataset
 from veridical.runtime.config import AttackOptions
-from veridical.runtime.errors import fail_argument
-from veridical.runtime.files import claim_folder, write_atomic, write_json
+from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.files import claim_folder, read_json, write_atomic, write_json
 from veridical.runtime.guards import thread_count
+from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.attack_task import AttackTask, assign
 from veridical.studies.processes import run_side_by_side
@@ -27,13 +28,18 @@ from veridical.studies.processes import run_side_by_side
 KIND, RESULT, EXAMPLES, PARTS = "attack", "result.json", "examples.npz", "parts"
 
 
-def attack_run(options: AttackOptions, progress: Callable[[int, int], Any] | None = None) -> dict[str, Any]:
+def attack_run(
+    options: AttackOptions, progress: Callable[[int, int], Any] | None = None, group: ProcessGroup = ALONE
+) -> dict[str, Any]:
     """Measure a run as `options` say, write result.json and examples.npz into its `out`, return the former.
 
     Finished batches are kept as they come: interrupted at any moment, the same options continue. Several
     processes share the batches; their number changes nothing beyond rounding. Raises UsageError where the
-    folder belongs to other options, weights or images. progress: see measure_robustness.
+    folder belongs to other options, weights or images. progress: see measure_robustness. group: processes
+    that all call this and share the batches, in place of options.workers.
     """
+    if group.size > 1:
+        return _attack_together(options, progress, group)
     task = assign(options)
     config = task.describe()
     folder = claim_folder(options.out, KIND, config)
@@ -46,9 +52,46 @@ def attack_run(options: AttackOptions, progress: Callable[[int, int], Any] | Non
             lambda: tell(examples_kept(folder / PARTS), total),
         )
     with nullcontext() if options.threads is None else thread_count(options.threads):
-        result = task.measure(PartStore(folder / PARTS, config), None if workers > 1 else progress)
-        threads = (options.threads or 1) if workers > 1 else None
-        surroundings = environment(task.device, torch.float32, threads, options.seed)
+        threads = (options.threads or 1) if workers > 1 else torch.get_num_threads()
+        return _finish(task, folder, None if workers > 1 else progress, workers, threads)
+
+
+def _attack_together(
+    options: AttackOptions, progress: Callable[[int, int], Any] | None, group: ProcessGroup
+) -> dict[str, Any]:
+    """Each process leaves its batches in the folder's parts; process 0 puts them together."""
+    if options.workers is not None:
+        raise UsageError(f"workers: {group.size} processes are there already. Leave --workers out.")
+    own = replace(options, device=str(group.device(options.device)))
+    with nullcontext() if options.threads is None else thread_count(options.threads):
+        with group.in_turn():
+            task = assign(own)
+            folder = claim_folder(options.out, KIND, task.describe())
+        parts = PartStore(folder / PARTS, task.describe())
+
+        def tell(_done: int, _total: int) -> None:
+            if progress is not None and group.first:
+                progress(examples_kept(folder / PARTS), task.images * len(task.radii))
+
+        with group.guarded():
+            if group.rank < _batches(task):
+                task.measure(parts, tell, (group.rank, group.size))
+        with group.guarded():
+            if group.first:
+                _finish(task, folder, None, group.size, torch.get_num_threads())
+    return dict(read_json(folder / RESULT))
+
+
+def _finish(
+    task: AttackTask, folder: Path, progress: Callable[[int, int], Any] | None, workers: int, threads: int
+) -> dict[str, Any]:
+    """Take finished batches, do the missing ones, and write result.json and examples.npz.
+
+    workers, threads: how many processes did the batches, and torch's threads in each.
+    """
+    config = task.describe()
+    result = task.measure(PartStore(folder / PARTS, config), progress)
+    surroundings = environment(task.device, torch.float32, threads, task.options.seed)
     surroundings |= {"run": str(task.run.folder), "workers": workers}
     write_atomic(folder / EXAMPLES, packed_arrays(_stacked(result, task.data)))
     timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
@@ -66,7 +109,7 @@ def _examine_share(options: AttackOptions, worker: int, workers: int) -> None:
 
 def _workers(task: AttackTask) -> int:
     """How many processes: as many as asked for, else one per core with four batches or more for each."""
-    batches = -(-task.images // batch_length(task.split, task.method, task.protocol))
+    batches = _batches(task)
     if task.options.workers is not None:
         if task.options.workers < 1:
             raise fail_argument("workers", task.options.workers, "a number of at least 1")
@@ -75,6 +118,10 @@ def _workers(task: AttackTask) -> int:
         return 1
     cores = (os.cpu_count() or 1) // (task.options.threads or 1)
     return max(1, min(cores, batches * len(task.radii) // 4, batches))
+
+
+def _batches(task: AttackTask) -> int:
+    return -(-task.images // batch_length(task.split, task.method, task.protocol))
 
 
 def _stacked(result: RobustnessResult, data: Dataset) -> Arrays:

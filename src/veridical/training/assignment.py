@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Ball
-from veridical.data import Dataset, Split, load
+from veridical.data import DATASETS, Dataset, Split, load
+from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
@@ -25,6 +26,7 @@ from veridical.training.objectives import Objective
 from veridical.training.recipes import MODEL_OPTIONS
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
+from veridical.training.warm import starts_warm
 
 OWN = "own"
 """Name in the settings of a model that a caller brought."""
@@ -37,6 +39,8 @@ class Assignment:
     train, validation: the divided training split (None: nothing held out). indices: each training image's
     number in the data set's training split. model: a module of this training's own, on its device. objective:
     progress from 0 to 1 -> what is minimised then. ball: where predictions are attacked in validation.
+    augment: how training images are changed (None: not at all). warm: whether the inner ascent starts where
+    it ended for the image before.
     """
 
     settings: Settings
@@ -48,6 +52,14 @@ class Assignment:
     channels_last: bool
     objective: Callable[[float], Objective]
     ball: Ball | None
+    augment: Augmentation | None
+    warm: bool
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Positions of the training images of one epoch, as many as there are, in random order."""
+        if self.settings.balance == "classes":
+            return balanced_order(self.train.labels, generator)
+        return torch.randperm(len(self.train), generator=generator)
 
 
 def assign(
@@ -80,7 +92,10 @@ def assign(
         ball = None if settings.robust is None else evaluation_ball(settings.robust)
     else:
         at, ball = partial(_same, objective), getattr(objective, "ball", None)
-    return Assignment(settings, data, train, validation, indices, module, convolutional, at, ball)
+    augment, warm = _augmentation(settings, data), starts_warm(at(0.0), settings)
+    return Assignment(
+        settings, data, train, validation, indices, module, convolutional, at, ball, augment, warm
+    )
 
 
 def divide(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
@@ -146,6 +161,13 @@ def build_recorded(record: Mapping[str, Any], seed: int) -> nn.Module:
     """Build the network that a record describes, with the initial weights of a seed."""
     shape, classes = record["shape"], record["num_classes"]
     return build(record["name"], shape=shape, num_classes=classes, seed=seed, **record["options"])
+
+
+def _augmentation(settings: Settings, data: Dataset) -> Augmentation | None:
+    if settings.augment == "none":
+        return None
+    entry = DATASETS.get(data.name)
+    return Augmentation(settings.augment, () if entry is None else entry.mirrored(data.num_classes))
 
 
 def _named(settings: Settings, progress: float) -> Objective:

@@ -9,7 +9,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,21 @@ _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoi
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """All that a training step changes: a model, its optimiser and, if there is one, the weights' average."""
+    """All that a training step changes: a model, its optimiser and, if there is one, the weights' average.
+
+    kept: other tensors by name that steps change in place, such as warm starts.
+    """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     average: WeightAverage | None = None
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every weight and buffer by name, with the prefix "model." or "average."; references."""
+        """Every weight, buffer and kept tensor by name, with the prefix "model.", "average." or "kept."."""
         parts = {"model": self.model} | ({"average": self.average.module} if self.average else {})
-        return {f"{part}.{name}": value for part in parts for name, value in weights(parts[part]).items()}
+        found = {f"{part}.{name}": value for part in parts for name, value in weights(parts[part]).items()}
+        return found | {f"kept.{name}": value for name, value in self.kept.items()}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from veridical.training.recipes import USED, paper_row, recipe_values
 from veridical.training.settings import Settings
 
 _IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")
-_AUGMENTED = ("gtsrb", "flowers17")
+_COPIES = {"gtsrb": 10_000, "flowers17": 1000}
+"""Images a class of the authors' training data, originals and warped copies together (their code)."""
 
 
 def deviations(settings: Settings) -> list[dict[str, Any]]:
@@ -29,18 +30,33 @@ def deviations(settings: Settings) -> list[dict[str, Any]]:
     if settings.model["name"] != paper["model"]:
         found.append(_difference("model", paper["model"], settings.model["name"]))
     weights = settings.model.get("options", {}).get("initialisation", "paper")
-    if weights != "paper":
-        found.append(_difference("initial weights", "truncated normal, deviation 0.1", weights))
+    if weights not in ("paper", 1.0):
+        used = weights if isinstance(weights, str) else f"between He et al. (0) and the paper (1): {weights}"
+        found.append(_difference("initial weights", "truncated normal, deviation 0.1", used))
     found += _settings(settings, paper)
     if "train_examples" in paper and settings.train_examples != paper["train_examples"]:
         found.append(_difference("training images", paper["train_examples"], settings.train_examples))
     if settings.bf16:
         found.append(_difference("precision", "float32", "bfloat16 products and convolutions in training"))
-    if row in _AUGMENTED:
-        shape = "balanced and augmented" if row == "gtsrb" else "augmented"
-        found.append(_difference("training images", shape, "as they are"))
-    if row == "gtsrb" and not settings.data.get("options", {}).get("equalise", False):
-        found.append(_difference("histogram", "equalised per channel", "as it is"))
+    found += _images(settings, paper, row)
+    if row == "gtsrb":
+        if not settings.data.get("options", {}).get("equalise", False):
+            found.append(_difference("histogram", "equalised per channel", "as it is"))
+        elif settings.augment != "none":
+            found.append(_difference("histogram", "equalised after warping", "equalised before it"))
+    return found
+
+
+def _images(settings: Settings, paper: dict[str, Any], row: str) -> list[dict[str, Any]]:
+    """Compare how training images are changed, and how often each class comes."""
+    found = []
+    if settings.augment != paper["augment"]:
+        found.append(_difference("augment", paper["augment"], settings.augment))
+    elif settings.augment == "warp":
+        made = f"made once, {_COPIES[row]:,} images a class with the originals"
+        found.append(_difference("warped images", made, "made anew in every step, by one interpolation"))
+    if settings.balance != paper["balance"]:
+        found.append(_difference("balance", paper["balance"], settings.balance))
     return found
 
 

@@ -12,20 +12,22 @@ from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
-from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder
+from veridical.runtime.files import CLAIM, read_json
 from veridical.runtime.guards import preserved_rng, thread_count
+from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import stream
 from veridical.training.assignment import Assignment, assign, gather
 from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint
 from veridical.training.display import Display
+from veridical.training.distributed import Share, check_parallel
 from veridical.training.log import Log
 from veridical.training.objectives import Objective, ObjectiveValue
 from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
 from veridical.training.precision import arithmetic, check_bf16
-from veridical.training.run import CHECKPOINTS, KIND, RESULT, Run, finish, load
+from veridical.training.run import CHECKPOINTS, RESULT, Run, claim, finish, load
 from veridical.training.stops import alone_in, stopped
 from veridical.training.validation import accuracies, input_dtype
+from veridical.training.warm import WarmStarts
 
 LOG_EVERY = 50
 """Steps that one line of the log sums up; the last line of an epoch may cover fewer."""
@@ -38,6 +40,7 @@ def train(
     model: nn.Module | str | None = None,
     data: Dataset | str | None = None,
     objective: Objective | str | None = None,
+    group: ProcessGroup = ALONE,
     **fields: Any,
 ) -> Run:
     """Train a classifier and return the finished run; a run that was interrupted in `out` is continued.
@@ -50,31 +53,39 @@ def train(
     model, data, objective
         Names, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a
         `Dataset`, an `Objective`. The module is copied: the caller's own keeps its weights.
+    group
+        The processes that share every batch: `runtime.process_group.joined()` under torchrun. All call this
+        with the same arguments and get the same run; `out` must be a folder that all of them see.
     fields
         Fields of `TrainOptions`; `out` is required.
 
     Interrupted at any moment, even by kill -9, the same call continues and ends with bitwise the weights of
-    an unbroken run on the same machine, with the same threads. A finished run is only loaded. Raises
-    UsageError where `out` belongs to other settings, RunError where the loss stops being finite.
+    an unbroken run on the same machine, with the same threads and processes. A finished run is only loaded.
+    Raises UsageError where `out` belongs to other settings, RunError where the loss stops being finite.
     """
     named = {"model": model, "data": data, "objective": objective}
     chosen = gather(options, {**{k: v for k, v in named.items() if isinstance(v, str)}, **fields})
-    device = resolve_device(chosen.device)
+    device = group.device(chosen.device)
     if chosen.bf16:
         check_bf16(device)
     own_model = model if isinstance(model, nn.Module) else None
-    with nullcontext() if chosen.threads is None else thread_count(chosen.threads), preserved_rng():
-        assignment = assign(
-            chosen,
-            device,
-            own_model,
-            data if isinstance(data, Dataset) else None,
-            None if isinstance(objective, str) else objective,
-        )
-        folder = claim_folder(chosen.out, KIND, assignment.settings.to_dict())
-        with alone_in(folder):
-            if not (folder / RESULT).exists():
-                _Training(chosen, assignment, folder, device).run()
+    threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
+    with threads, preserved_rng(), ExitStack() as held:
+        with group.in_turn():
+            assignment = assign(
+                chosen,
+                device,
+                own_model,
+                data if isinstance(data, Dataset) else None,
+                None if isinstance(objective, str) else objective,
+            )
+            check_parallel(assignment.model, assignment.settings.optimise.batch_size, group)
+            folder = claim(chosen.out, assignment.settings)
+        with group.guarded():
+            if group.first:
+                held.enter_context(alone_in(folder))
+        if not group.told((folder / RESULT).exists()):
+            _Training(chosen, assignment, folder, device, group).run()
     return load(folder, model=own_model, device=device)
 
 
@@ -82,18 +93,30 @@ class _Training:
     """One session: from the newest checkpoint, or the start, to the result."""
 
     def __init__(
-        self, options: TrainOptions, assignment: Assignment, folder: Path, device: torch.device
+        self,
+        options: TrainOptions,
+        assignment: Assignment,
+        folder: Path,
+        device: torch.device,
+        group: ProcessGroup,
     ) -> None:
         self.options, self.task, self.folder, self.device = options, assignment, folder, device
+        self.group = group
         self.settings = assignment.settings
-        self.config = self.settings.to_dict()
+        # As the folder was claimed for: by an older version, perhaps, with fewer settings.
+        self.config: dict[str, Any] = read_json(folder / CLAIM)["config"]
         optimise = self.settings.optimise
+        self.share = Share(group, optimise.batch_size)
         model = assignment.model.train()
         average = WeightAverage(model, optimise.averaging) if optimise.averaging else None
-        self.learner = Learner(model, make_optimiser(model, optimise), average)
+        self.starts = WarmStarts(len(assignment.train), assignment.data.shape) if assignment.warm else None
+        kept = self.starts.tensors() if self.starts else {}
+        self.learner = Learner(model, make_optimiser(model, optimise), average, kept)
         self.dtype = input_dtype(model)
-        progress = load_newest(folder / CHECKPOINTS, self.learner, self.config) or {}
+        with group.in_turn():  # process 0 clears damaged checkpoints away
+            progress = load_newest(folder / CHECKPOINTS, self.learner, self.config) or {}
         self.step: int = progress.get("step", 0)
+        self.share.check_step(self.step, folder)
         self.seconds: float = progress.get("seconds", 0.0)
         self.sums: dict[str, float] = progress.get("sums", {})
         self.summed: int = progress.get("summed", 0)
@@ -102,22 +125,27 @@ class _Training:
     def run(self) -> None:
         """Do the remaining steps, then complete the folder."""
         steps, batch = self.settings.optimise.steps, self.settings.optimise.batch_size
-        log = Log(self.folder, self.step, tensorboard=self.options.tensorboard)
         with ExitStack() as stack:
-            stack.callback(log.close)
-            display = stack.enter_context(Display(self.options.progress, steps, self.step, batch))
+            log = None
+            if self.group.first:
+                log = Log(self.folder, self.step, tensorboard=self.options.tensorboard)
+                stack.callback(log.close)
+            shown = self.options.progress and self.group.first
+            display = stack.enter_context(Display(shown, steps, self.step, batch))
             if self.step:
                 display.note(f"{self.folder}: continued after step {self.step} of {steps}")
             self._steps(log, display)
-        with arithmetic(self.device):
-            finish(self.folder, self.task, self.delivered, self.device, self._timing())
+        with arithmetic(self.device), self.group.guarded():
+            if self.group.first:
+                processes = self.group.size
+                finish(self.folder, self.task, self.delivered, self.device, self._timing(), processes)
 
     @property
     def delivered(self) -> nn.Module:
         """The model whose weights the run is for."""
         return self.learner.average.module if self.learner.average else self.learner.model
 
-    def _steps(self, log: Log, display: Display) -> None:
+    def _steps(self, log: Log | None, display: Display) -> None:
         batch, saved = self.settings.optimise.batch_size, time.monotonic()
         session, begun = 0, time.monotonic()
         while self.step < self.settings.optimise.steps:
@@ -128,6 +156,10 @@ class _Training:
             display.advance(loss, session / (time.monotonic() - begun))
             last = self.step == self.settings.optimise.steps
             ended = last or self.step % self.settings.steps_per_epoch == 0
+            if ended:
+                self.share.check_equal(self.learner, self.step)
+            if log is None:
+                continue  # the files are process 0's; the others wait for it in the next step
             if ended or self.step % LOG_EVERY == 0:
                 self._log_steps(log)
             if ended and self.task.validation is not None:
@@ -142,19 +174,28 @@ class _Training:
         """Move the weights once; everything random depends on the seed and the step alone."""
         settings, learner = self.settings, self.learner
         chosen = self._batch()
-        inputs, target = self.task.train.batch(chosen, self.dtype, self.device)
+        own = chosen[self.share.rows]
+        inputs, target = self.task.train.batch(own, self.dtype, self.device)
+        if self.task.augment is not None:
+            noise = stream(settings.seed, "augment", self.step)
+            rows, count = self.share.rows, len(chosen)
+            inputs, target = self.task.augment(inputs, target, noise, rows=rows, count=count)
         if self.task.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         # For layers that draw from the global generator, such as dropout.
-        torch.manual_seed(stream(settings.seed, "layers", self.step).initial_seed())
-        with arithmetic(self.device, bf16=settings.bf16):
+        torch.manual_seed(self.share.layer_seed(settings.seed, self.step))
+        with arithmetic(self.device, bf16=settings.bf16), self.group.guarded():
             objective = self.task.objective(self.step / settings.optimise.steps)
-            value = objective(learner.model, inputs, target, stream(settings.seed, "noise", self.step))
-            if not bool(torch.isfinite(value.loss).all()):
-                self._stop("the loss", chosen, ~torch.isfinite(value.loss.detach()).cpu())
-            loss = value.loss.mean() if settings.optimise.reduction == "mean" else value.loss.sum()
+            arguments = learner.model, inputs, target, self.share.noise(settings.seed, self.step)
+            value = self.starts.value(objective, *arguments, own) if self.starts else objective(*arguments)
             learner.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            self.share.reduced(value.loss, settings.optimise.reduction).backward()
+        value = self.share.whole(value)
+        if not bool(torch.isfinite(value.loss).all()):
+            self._stop("the loss", chosen, ~torch.isfinite(value.loss).cpu())
+        if self.starts is not None:
+            self.starts.keep(chosen, self.share)
+        self.share.add_gradients(learner.model)
         gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not norm < float("inf"):
@@ -171,12 +212,12 @@ class _Training:
         epoch, number = divmod(self.step, self.settings.steps_per_epoch)
         if self._order[0] != epoch:
             shuffle = stream(self.settings.seed, "batches", epoch)
-            self._order = (epoch, torch.randperm(len(self.task.train), generator=shuffle))
+            self._order = (epoch, self.task.order(shuffle))
         size = self.settings.optimise.batch_size
         return self._order[1][number * size : (number + 1) * size]
 
     def _sum_up(self, value: ObjectiveValue, norm: float) -> float:
-        means = {"loss": float(value.loss.detach().mean()), "gradient_norm": norm}
+        means = {"loss": float(value.loss.mean()), "gradient_norm": norm}
         means |= {name: float(part.mean()) for name, part in value.parts.items()}
         for name, mean in means.items():
             self.sums[name] = self.sums.get(name, 0.0) + mean
@@ -210,4 +251,7 @@ class _Training:
 
     def _stop(self, what: str, chosen: Tensor, bad: Tensor) -> NoReturn:
         batch, good = self.task.indices[chosen], checkpoints(self.folder / CHECKPOINTS)
-        raise stopped(self.folder, self.step, what, batch, batch[bad], next(iter(good), None))
+        with self.group.guarded():
+            if self.group.first:
+                raise stopped(self.folder, self.step, what, batch, batch[bad], next(iter(good), None))
+        raise AssertionError("process 0 raised")

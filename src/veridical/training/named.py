@@ -45,7 +45,7 @@ def named_objective(
     )
     return RobustAttribution(
         _size(name, robust, progress),
-        ball(robust.norm, robust.radius, bounds),
+        ball(robust.norm, robust.ball_radius, bounds),
         weight=robust.weight,
         quadrature=_quadrature(robust, robust.nodes),
         inner=inner,
@@ -75,13 +75,13 @@ def _input_gradient(robust: RobustSettings) -> RobustAttribution:
 
     It is attained at d = radius * (the dual direction of the gradient), where the start already lies.
     """
-    if not robust.radius > 0:
-        raise fail_argument("radius", robust.radius, "a positive number")
+    if not robust.ball_radius > 0:
+        raise fail_argument("radius", robust.ball_radius, "a positive number")
     q = DUAL[robust.norm]
     return RobustAttribution(
         l1_power(q),
-        ball(robust.norm, robust.radius, None),
-        weight=robust.weight / robust.radius**q,
+        ball(robust.norm, robust.ball_radius, None),
+        weight=robust.weight / robust.ball_radius**q,
         quadrature=Quadrature("left", 1),
         inner=Inner(steps=0, start="gradient", quadrature=Quadrature("left", 1)),
     )

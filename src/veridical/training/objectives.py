@@ -61,8 +61,9 @@ class Inner:
     steps, step_size
         Projected ascent steps and their length in input units.
     start
-        "random" (uniform in the ball, the RAR authors'), "origin", or "gradient": x + radius * step(grad l).
-        x itself is a stationary point of ||IG||_1, so "origin" is of use for the score "loss" only.
+        "random" (uniform in the ball, the RAR authors'), "origin", "gradient": x + radius * step(grad l), or
+        "warm": random unless `maximise` is given starts, as `train` gives it the last epoch's x'. x itself
+        is a stationary point of ||IG||_1, so "origin" is of use for the score "loss" only.
     score
         "size" climbs what the objective measures, l(x) + weight * size, exactly; "loss" climbs l(x') alone,
         which needs no second derivative.
@@ -72,13 +73,15 @@ class Inner:
 
     steps: int = 3
     step_size: float = 0.05
-    start: Literal["random", "origin", "gradient"] = "random"
+    start: Literal["random", "origin", "gradient", "warm"] = "random"
     score: InnerScore = "size"
     quadrature: Quadrature = Quadrature("midpoint", 1)
 
     def __post_init__(self) -> None:
-        if self.start not in ("random", "origin", "gradient"):
-            raise UsageError(f"inner start {self.start!r} is unknown; choose random, origin or gradient")
+        if self.start not in ("random", "origin", "gradient", "warm"):
+            raise UsageError(
+                f"inner start {self.start!r} is unknown; choose random, origin, gradient or warm"
+            )
         if self.score not in ("size", "loss"):
             raise UsageError(f"inner score {self.score!r} is unknown; choose size or loss")
 
@@ -126,8 +129,18 @@ class RobustAttribution:
         perturbed = self.maximise(model, inputs, target, generator)
         return self.at(model, inputs, target, perturbed)
 
-    def maximise(self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None) -> Tensor:
-        """The x' that the inner ascent ends at, (N, ...), detached; weights get no gradient work."""
+    def maximise(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        target: Tensor,
+        generator: Noise | None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The x' that the inner ascent ends at, (N, ...), detached; weights get no gradient work.
+
+        start: x' (N, ...) to begin with, projected into the ball, in place of `inner.start`.
+        """
         with evaluating(model):
             score = self.inner_score(model, inputs, target)
             return ascend(
@@ -136,7 +149,7 @@ class RobustAttribution:
                 self.ball,
                 steps=self.inner.steps,
                 step_size=self.inner.step_size,
-                start=self._start(model, inputs, target),
+                start=self._start(model, inputs, target) if start is None else start,
                 generator=generator,
             ).inputs
 
@@ -226,7 +239,7 @@ class RobustAttribution:
 
     def _start(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Start:
         if self.inner.start != "gradient":
-            return self.inner.start
+            return "random" if self.inner.start == "warm" else self.inner.start
         _, gradient = value_and_gradient(TargetScalar(model, target, "loss"), inputs)
         return inputs + self.ball.radius * self.ball.step(gradient)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.runtime.config import ObjectiveOptions, OptimiserOptions, TrainOptions
+from veridical.data.registry import DATASETS
+from veridical.runtime.config import AugmentName, ObjectiveOptions, OptimiserOptions, TrainOptions
 from veridical.runtime.errors import UsageError, fail_argument
 from veridical.training.recipes import USED, paper_row, recipe_values
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
@@ -52,7 +53,26 @@ def resolve(
         train_examples=examples,
         seed=options.seed,
         bf16=options.bf16,
+        augment=_augment(options, values, data),
+        balance=options.balance or values["balance"],
     )
+
+
+def _augment(options: TrainOptions, values: Values, data: Values) -> AugmentName:
+    """How images are changed; a UsageError for mirroring where no class is known to allow it."""
+    if options.augment == "shift-rotate-flip" and not _any_mirror(data):
+        raise UsageError(
+            f"augment=shift-rotate-flip: no class of {data['name']} is known to have mirror images that "
+            "belong to a class. Take shift-rotate."
+        )
+    chosen: AugmentName = options.augment or values["augment"]
+    return chosen
+
+
+def _any_mirror(data: Values) -> bool:
+    """Whether the data set of this record has classes whose mirror images are known to belong to a class."""
+    entry = DATASETS.get(data["name"])
+    return entry is not None and any(label is not None for label in entry.mirrored(data["num_classes"]))
 
 
 def _refuse_unused(options: TrainOptions, used: tuple[str, ...], objective: str) -> None:
@@ -77,6 +97,11 @@ def _validation(given: int | None, values: Values, train_size: int) -> int:
 def _robust(objective: str, values: Values) -> RobustSettings:
     found: dict[str, Any] = {key: values.get(key) for key in USED[objective]}
     radius = float(values["radius"])
+    if values.get("training_radius") is not None:
+        radius = float(values["training_radius"])
+    elif values.get("training_share", 1.0) != 1.0:
+        radius *= values["training_share"]
+        found["training_radius"] = radius
     if objective == "input-gradient" and values["weight"] is None:
         # lambda' = radius^q makes lambda 1: the loss's change in the ball, to first order, is what is added.
         found["weight"] = radius ** (1 if values["norm"] == "linf" else 2)

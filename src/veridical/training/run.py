@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -19,7 +20,7 @@ from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import CLAIM, read_json, write_atomic, write_json
+from veridical.runtime.files import CLAIM, claim_folder, read_json, to_plain, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.training.assignment import OWN, Assignment, build_recorded, divide
 from veridical.training.checkpoint import check_tensors, packed, put_into, weights
@@ -92,6 +93,22 @@ def load(
     return Run(path, network.eval(), settings, history, read_json(path / RESULT))
 
 
+def claim(out: str | os.PathLike[str], settings: Settings) -> Path:
+    """Create the folder of a run, or enter it again; a UsageError that says what differs from its claim.
+
+    A claim that an older version wrote lacks the younger settings and stands for their defaults.
+    """
+    path = Path(out) / CLAIM
+    found = read_json(path) if path.exists() else None
+    if isinstance(found, dict) and found.get("kind") == KIND:
+        with contextlib.suppress(RunError):  # unreadable settings: what differs is said below
+            if to_plain(Settings.from_dict(found["config"]).to_dict(), "config") == to_plain(
+                settings.to_dict(), "config"
+            ):
+                return path.parent
+    return claim_folder(out, KIND, settings.to_dict())
+
+
 def read_settings(folder: Path) -> Settings:
     """The settings that a folder was claimed for; a RunError if no training claimed it."""
     if not (folder / CLAIM).exists():
@@ -106,9 +123,17 @@ def read_settings(folder: Path) -> Settings:
 
 
 def finish(
-    folder: Path, assignment: Assignment, model: nn.Module, device: torch.device, timing: Mapping[str, Any]
+    folder: Path,
+    assignment: Assignment,
+    model: nn.Module,
+    device: torch.device,
+    timing: Mapping[str, Any],
+    processes: int = 1,
 ) -> None:
-    """Measure the delivered weights, write model.safetensors and result.json, and drop the checkpoints."""
+    """Measure the delivered weights, write model.safetensors and result.json, and drop the checkpoints.
+
+    processes: how many shared the last session's batches.
+    """
     settings, ball = assignment.settings, assignment.ball
     write_atomic(folder / MODEL, packed(weights(model)))
     measured = {
@@ -127,7 +152,7 @@ def finish(
         "objective": _objective_record(settings),
         "deviations": deviations(settings),
     }
-    surroundings = environment(device, torch.float32, seed=settings.seed)
+    surroundings = environment(device, torch.float32, seed=settings.seed) | {"processes": processes}
     document = result_document(results, settings.to_dict(), surroundings, timing)
     write_json(folder / RESULT, document)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -143,6 +168,7 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
     record: dict[str, Any] = {"name": settings.objective}
     record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
+    record["training_radius"] = robust.ball_radius
     if settings.objective == "input-gradient":
         return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
     record |= {name: getattr(robust, name) for name in names}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from veridical.runtime.config import (
+    AugmentName,
+    BalanceName,
     NormName,
     OptimiserName,
     RuleName,
@@ -36,9 +38,10 @@ class RobustSettings:
     inner_nodes: int | None = None
     nodes: int | None = None
     rule: RuleName | None = None
+    training_radius: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("weight", "radius", "beta", "inner_step_size"):
+        for name in ("weight", "radius", "training_radius", "beta", "inner_step_size"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise fail_argument(name, value, "a finite number of at least 0")
@@ -48,6 +51,11 @@ class RobustSettings:
                 raise fail_argument(name, value, f"an integer of at least {least}")
         if self.beta_from is not None and not 0 <= self.beta_from <= 1:
             raise fail_argument("beta_from", self.beta_from, "a share of the training, from 0 to 1")
+
+    @property
+    def ball_radius(self) -> float:
+        """Radius of the ball in training; `radius` is the one that the run is evaluated at."""
+        return self.radius if self.training_radius is None else self.training_radius
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Settings:
 
     data, model: the records of `Dataset.describe` and `veridical.models.model_config`, or of a caller's own.
     robust: None for the natural objective and a caller's own. validation, train_examples: numbers of images.
+    Fields with defaults are younger than the first runs, whose records are read with them.
     """
 
     data: Mapping[str, Any]
@@ -97,6 +106,13 @@ class Settings:
     train_examples: int
     seed: int
     bf16: bool
+    augment: AugmentName = "none"
+    balance: BalanceName = "none"
+
+    def __post_init__(self) -> None:
+        for name, hint in (("augment", AugmentName), ("balance", BalanceName)):
+            if getattr(self, name) not in get_args(hint):
+                raise fail_argument(name, getattr(self, name), f"one of {', '.join(get_args(hint))}")
 
     @property
     def steps_per_epoch(self) -> int:

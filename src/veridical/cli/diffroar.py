@@ -1,0 +1,70 @@
+r"""Measure whether an attribution marks what a network can learn from: DiffROAR, by retraining.
+
+examples:
+  veridical diffroar --run runs/natural --data fashion-mnist --attribution input-gradient \
+      --levels 0.05 0.1 0.2 0.5 --repeats 5 --out runs/dr
+  veridical diffroar --run runs/natural --dry-run --out runs/dr
+
+New networks are trained on images of which only the coordinates that the attribution marks most, or least,
+are left; the difference of their accuracies is DiffROAR. --dry-run predicts how long that takes. An
+interrupted measurement is continued by the same command. DIR/report.html shows what came out,
+DIR/result.json has the numbers; `veridical diffroar-report` puts several side by side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from veridical.runtime.config import DiffRoarOptions as Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options) -> int:
+    """Measure, or continue; write the results and the page, print what came out. Errors are raised."""
+    if options.dry_run:
+        return _predict(options)
+    from veridical.cli.shown import diffroar_table, stage_jobs
+    from veridical.report.diffroar_words import headline
+    from veridical.studies.diffroar_report import (
+        REPORT,
+        attribution_name,
+        named,
+        read_measured,
+        sections,
+        write_measured_report,
+    )
+    from veridical.studies.diffroar_run import diffroar_run
+
+    with stage_jobs(shown=options.progress) as progress:
+        diffroar_run(options, progress)
+    measured = read_measured(options.out)
+    found = named([measured])
+    page = write_measured_report(
+        Path(options.out) / REPORT,
+        found,
+        title=f"Does {attribution_name(measured)} mark what a network can learn from?",
+        lead=f"DiffROAR of {options.run} on {measured.config['data']['name']}.",
+    )
+    diffroar_table(next(iter(found)), measured.results)
+    for section in sections(found):
+        print(headline(section))
+    for note in measured.results["notes"]:
+        print(f"note: {note}")
+    print(f"report: {page}")
+    return 0
+
+
+def _predict(options: Options) -> int:
+    """Print how many retrainings there are and how long they take; nothing is written."""
+    from veridical.cli.shown import duration
+    from veridical.studies.diffroar_run import predict
+
+    found = predict(options)
+    for shown, count in found.retrainings.items():
+        what = {"images": "on unmasked images", "masks": "on masks alone"}[shown]
+        print(f"{count} retrainings {what}, {duration(found.seconds_each[shown])} each")
+    workers = f"{found.workers} at a time" if found.workers > 1 else "one after the other"
+    print(f"rankings first: {duration(found.ranking_seconds)}")
+    print(f"in total, {workers}: {duration(found.total_seconds)}")
+    return 0

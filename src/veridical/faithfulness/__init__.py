@@ -1,0 +1,1 @@
+"""Whether attributions rank what matters: rankings, unmasking, retraining, DiffROAR, ROAR and KAR."""

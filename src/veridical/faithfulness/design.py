@@ -1,0 +1,125 @@
+"""Which retrainings a measurement takes: by ranking, end, number of coordinates and seed, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+from veridical.faithfulness.ranking import ORDERS
+from veridical.faithfulness.unmasking import ENDS, End, Kept, Shown, kept_at
+from veridical.runtime.config import (
+    BaselineName,
+    FillName,
+    ModeName,
+    OrderName,
+    PerName,
+    TargetName,
+    TiesName,
+)
+from veridical.runtime.errors import fail_argument
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
+SEEDS_APART = 1000
+"""Seeds of two measurements, s and s + 1, give their repeats seeds that are this far apart."""
+
+RankingName = Literal["judged", "random", "input-agnostic"]
+
+
+class Retraining(NamedTuple):
+    """One model to train anew: on which unmasked instances, and from which seed."""
+
+    ranking: RankingName
+    shown: Shown
+    kept: Kept
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """What is measured; the fields are those of `veridical.runtime.config.DiffRoarOptions`."""
+
+    levels: tuple[float, ...] = LEVELS
+    repeats: int = 5
+    mode: ModeName = "keep"
+    roar: bool = False
+    fill: FillName | float = "mean"
+    order: OrderName = "absolute"
+    per: PerName = "value"
+    ties: TiesName = "random"
+    target: TargetName = "predicted"
+    baselines: tuple[BaselineName, ...] = BASELINES
+    control: bool = True
+    control_repeats: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        levels = tuple(sorted(set(self.levels)))
+        if not levels or not all(0 < level < 1 for level in levels):
+            raise fail_argument(
+                "levels", self.levels, "shares of the coordinates between 0 and 1, one or more"
+            )
+        object.__setattr__(self, "levels", levels)
+        object.__setattr__(self, "baselines", tuple(dict.fromkeys(self.baselines)))
+        for name in ("repeats", "control_repeats"):
+            if not 1 <= getattr(self, name) <= SEEDS_APART:
+                raise fail_argument(name, getattr(self, name), f"a number from 1 to {SEEDS_APART}")
+        choices: dict[str, Sequence[str]] = {
+            "mode": ("keep", "remove"),
+            "order": ORDERS,
+            "per": ("value", "pixel"),
+            "ties": ("random", "stable"),
+            "target": ("predicted", "label"),
+        }
+        for name, possible in choices.items():
+            if getattr(self, name) not in possible:
+                raise fail_argument(name, getattr(self, name), f"one of {', '.join(possible)}")
+        for baseline in self.baselines:
+            if baseline not in BASELINES:
+                raise fail_argument("baselines", baseline, f"of {', '.join(BASELINES)}, any or none")
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        plain = asdict(self)
+        return plain | {"levels": list(self.levels), "baselines": list(self.baselines)}
+
+    def at(
+        self, ranking: RankingName, shown: Shown, level: float, end: End, coordinates: int
+    ) -> list[Retraining]:
+        """The repeats at one level and end of a ranking; the control has its own number of them."""
+        return self.repeated(ranking, shown, kept_at(level, coordinates, end, self.mode))
+
+    def repeated(self, ranking: RankingName, shown: Shown, kept: Kept) -> list[Retraining]:
+        """The repeats on what is kept, in the order of their seeds."""
+        repeats = self.repeats if shown == "images" else self.control_repeats
+        first = self.seed * SEEDS_APART
+        return [Retraining(ranking, shown, kept, first + repeat) for repeat in range(repeats)]
+
+    def curves(self) -> list[tuple[RankingName, Shown]]:
+        """What has a point at every level and end: the attribution, the baselines, the control."""
+        found: list[tuple[RankingName, Shown]] = [("judged", "images")]
+        found += [(baseline, "images") for baseline in self.baselines]
+        return [*found, ("judged", "masks")] if self.control else found
+
+    def check(self, coordinates: int) -> None:
+        """Refuse levels of which two mean the same number of coordinates, or one means all of them."""
+        counts = [kept_at(level, coordinates).count for level in self.levels]
+        if len(set(counts)) < len(counts) or counts[-1] >= coordinates:
+            expected = f"levels that differ in the number of coordinates out of {coordinates}, fewer than all"
+            raise fail_argument("levels", f"{list(self.levels)}, which are {counts}", expected)
+
+    def retrainings(self, coordinates: int) -> list[Retraining]:
+        """All of them, each once, by curve and level."""
+        self.check(coordinates)
+        found = [
+            retraining
+            for ranking, shown in self.curves()
+            for level in self.levels
+            for end in ENDS
+            for retraining in self.at(ranking, shown, level, end, coordinates)
+        ]
+        if self.roar:
+            for level in self.levels:
+                found += self.repeated("judged", "images", kept_at(level, coordinates, "top", "remove"))
+        return list(dict.fromkeys(found))

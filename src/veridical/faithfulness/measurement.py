@@ -1,0 +1,240 @@
+"""All that a DiffROAR measurement needs, resolved: model, images, attribution, architecture, recipe, jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from veridical.attribution.method import Attribution
+from veridical.data import Dataset, load
+from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
+from veridical.faithfulness.design import Design, Retraining
+from veridical.faithfulness.fills import Fill, resolve_fill
+from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
+from veridical.faithfulness.sources import source_by_name, source_of_arrays
+from veridical.runtime.config import RetrainObjectiveName
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.training.checkpoint import packed, weights
+from veridical.training.run import Run, read_settings
+from veridical.training.run import load as load_run
+from veridical.training.settings import Settings
+
+Judged = Run | nn.Module | str | os.PathLike[str]
+"""What explains: a run, its folder, or a module from images in [0, 1] to logits."""
+
+ARRAYS = "data.npz"
+"""Where the images of a caller's own data set go, inside the folder of the results."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One measurement, before anything is computed.
+
+    model: the network that explains. weights: the SHA-256 of its weights. attribution: a method, or the file
+    of maps that were computed before. architecture, training: what every retraining starts from and how it
+    trains, as plain values. where: how jobs find the data, and on which device they run. loading_seconds:
+    what it took to load the data, which every process does once.
+    """
+
+    model: nn.Module
+    weights: str
+    data: Dataset
+    attribution: Attribution | Path
+    design: Design
+    fill: Fill
+    architecture: Mapping[str, Any]
+    training: Mapping[str, Any]
+    where: Mapping[str, str]
+    loading_seconds: float = 0.0
+
+    @property
+    def coordinates(self) -> int:
+        """How many coordinates of an image are ranked."""
+        channels, height, width = self.data.shape
+        return height * width * (channels if self.design.per == "value" else 1)
+
+    @property
+    def retrainings(self) -> list[Retraining]:
+        """All that are trained anew."""
+        return self.design.retrainings(self.coordinates)
+
+    @property
+    def device_name(self) -> str:
+        """The device of the retrainings, as it was asked for."""
+        return self.where["device"]
+
+    @property
+    def chance(self) -> float:
+        """The share of the largest class among the test images: what a model reaches that sees nothing."""
+        labels = self.data.test.labels
+        return float(labels.bincount().max()) / len(labels)
+
+    def describe(self) -> dict[str, Any]:
+        """All that the numbers depend on, as plain values; neither paths nor the machine."""
+        attribution = self.attribution
+        return {
+            "weights": self.weights,
+            "data": self.data.describe(),
+            "attribution": maps_record(attribution)
+            if isinstance(attribution, Path)
+            else describe_attribution(attribution),
+            "measured": self.design.describe(),
+            "fill": self.fill.describe(),
+            "model": dict(self.architecture),
+            "training": dict(self.training),
+        }
+
+    def values(self, retraining: Retraining, ranking: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of one retraining's job: all that its accuracy depends on. ranking: its description."""
+        return {
+            "data": {"checksum": self.data.checksum, "name": self.data.name},
+            "ranking": dict(ranking),
+            "kept": asdict(retraining.kept),
+            "shown": retraining.shown,
+            "fill": self.fill.describe() if retraining.shown == "images" else None,
+            "model": dict(self.architecture),
+            "training": dict(self.training),
+            "recipe_source": recipe_source(),
+            "seed": retraining.seed,
+        }
+
+    def label(self, one: Retraining) -> str:
+        """A retraining for people."""
+        kept = f"{one.kept.end} {one.kept.count} of {self.coordinates}"
+        return f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
+
+
+def prepare(
+    judged: Judged,
+    data: Dataset | str | None,
+    *,
+    attribution: str | os.PathLike[str] | Attribution,
+    design: Design,
+    overrides: Mapping[str, Any],
+    retrain_model: str | Run | None = None,
+    retrain_model_options: Mapping[str, Any] | None = None,
+    retrain_objective: RetrainObjectiveName = "natural",
+    data_root: str | os.PathLike[str] | None = None,
+    trust_code: bool = False,
+    device: str = "auto",
+) -> Measurement:
+    """Load the run and its images and fill every gap; nothing is written.
+
+    Arguments as in `diffroar`. Raises UsageError for what does not fit together.
+    """
+    run = judged if isinstance(judged, Run) else None
+    if isinstance(judged, str | os.PathLike):
+        run = load_run(judged, device=resolve_device(device))
+    model = run.model if run is not None else judged
+    if not isinstance(model, nn.Module):
+        raise fail_argument("run_or_model", judged, "a run, its folder, or an nn.Module")
+    begun = time.perf_counter()
+    images, where = _images(run, data, data_root)
+    loading = time.perf_counter() - begun
+    recipe = _settings(retrain_model) or (run.settings if run is not None else None)
+    named = retrain_model if isinstance(retrain_model, str) and _settings(retrain_model) is None else None
+    record = architecture(named, retrain_model_options or {}, images, recipe, trust_code=trust_code)
+    where |= {"device": device} | ({"trust_code": "yes"} if trust_code else {})
+    found = Measurement(
+        model=model,
+        weights=hashlib.sha256(packed(weights(model))).hexdigest(),
+        data=images,
+        attribution=_attribution(attribution, design.seed, trust_code=trust_code),
+        design=design,
+        fill=resolve_fill(design.fill, images.train, design.seed),
+        architecture=record,
+        training=training_fields(images, record, recipe, retrain_objective, overrides),
+        where=where,
+        loading_seconds=loading,
+    )
+    design.check(found.coordinates)
+    return found
+
+
+def placed(measurement: Measurement, folder: Path) -> Measurement:
+    """The measurement with its images where jobs find them: a data set in memory is written to the folder.
+
+    Raises RunError if the folder holds other images under that name.
+    """
+    if "data" in measurement.where:
+        return measurement
+    data = measurement.data
+    where = source_of_arrays(data, folder / ARRAYS)
+    stored = load(where["data"])
+    for here, there in ((data.train, stored.train), (data.test, stored.test)):
+        if not (torch.equal(here.images, there.images) and torch.equal(here.labels, there.labels)):
+            raise RunError(f"{where['data']} holds other images than were given. Name another folder.")
+    # Its own name stays, by which people know it; the checksum is that of what jobs will load.
+    whole = replace(data, train=stored.train, test=stored.test, checksum=stored.checksum)
+    return replace(measurement, data=whole, where={**measurement.where, **where})
+
+
+def maps_record(path: Path) -> dict[str, Any]:
+    """Maps from a file as plain values: they are what their bytes are."""
+    return {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _attribution(
+    given: str | os.PathLike[str] | Attribution, seed: int, *, trust_code: bool
+) -> Attribution | Path:
+    if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".npz")):
+        path = Path(given)
+        if not path.is_file():
+            raise fail_argument("attribution", str(path), "an .npz file of maps", "There is no such file.")
+        return path
+    if isinstance(given, str):
+        return attribution_by_name(given, seed=seed, trust_code=trust_code)
+    return given
+
+
+def _settings(retrain_model: str | Run | None) -> Settings | None:
+    """The settings of the run that is retrained, if it is a run and not the name of an architecture."""
+    if isinstance(retrain_model, Run):
+        return retrain_model.settings
+    if (
+        retrain_model is not None
+        and ":" not in retrain_model
+        and (Path(retrain_model) / "claim.json").exists()
+    ):
+        return read_settings(Path(retrain_model))
+    return None
+
+
+def _images(
+    run: Run | None,
+    data: Dataset | str | None,
+    root: str | os.PathLike[str] | None,
+) -> tuple[Dataset, dict[str, str]]:
+    """The images, and how jobs find them; of a data set in memory `placed` tells them."""
+    folder = None if root is None else os.fspath(root)
+    if isinstance(data, Dataset):
+        return data, {}
+    recorded = None if run is None else run.settings.data
+    if recorded is None and data is None:
+        raise fail_argument("data", data, "a data set or its name", "A module does not know its images.")
+    if run is not None and recorded is not None and data in (None, recorded["name"]):
+        images = run.data(folder)
+    else:
+        assert data is not None
+        equalise = bool(recorded["options"].get("equalise", False)) if recorded else False
+        images = load(data, folder, equalise=equalise)
+    if recorded is not None:
+        here, there = (
+            [list(images.shape), images.num_classes],
+            [list(recorded["shape"]), recorded["num_classes"]],
+        )
+        if here != there:
+            raise UsageError(
+                f"the run was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
+                f"{images.name} has images {here[0]} of {here[1]} classes."
+            )
+    return images, source_by_name(images.name, folder, images.options)

@@ -1,0 +1,166 @@
+"""From attributions to ranks: which coordinate of an instance comes first, kept once for a whole data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from veridical.data.arrays import damaged
+from veridical.faithfulness.stored import read_array, write_arrays
+from veridical.runtime.config import OrderName, PerName, TiesName
+from veridical.runtime.errors import fail_argument
+from veridical.runtime.seeds import per_example_uniform
+
+Part = Literal["train", "test"]
+Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
+
+ORDERS: tuple[OrderName, ...] = ("absolute", "signed", "squared")
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The ranks of every coordinate of every instance of a data set; rank 0 is the most important.
+
+    train, test: int16 (int32 where that is too short) of shape (N, D), or (1, D) for one order of all
+    instances. D is C * H * W, coordinates in the order of a flattened (C, H, W) image, or H * W if whole
+    pixels are ranked. shape: (C, H, W) of the images. record: plain values that say how it was made.
+    """
+
+    train: Ranks
+    test: Ranks
+    shape: tuple[int, int, int]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.shape
+        sizes = (channels * height * width, height * width)
+        for name, ranks in (("train", self.train), ("test", self.test)):
+            if ranks.ndim != 2 or ranks.shape[1] not in sizes or ranks.dtype not in (np.int16, np.int32):
+                expected = f"int16 or int32 ranks (N, {sizes[0]}) or (N, {sizes[1]})"
+                raise fail_argument(f"ranks {name}", ranks, expected)
+        if self.train.shape[1] != self.test.shape[1]:
+            raise fail_argument("ranks test", self.test, f"(N, {self.coordinates}), as the training ranks")
+
+    @property
+    def coordinates(self) -> int:
+        """D: how many coordinates are ranked."""
+        count: int = self.train.shape[1]
+        return count
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the ranks; how they came about is not part of it."""
+        digest = hashlib.sha256(f"{self.shape}".encode())
+        for ranks in (self.train, self.test):
+            digest.update(f"{ranks.dtype.str}{ranks.shape}".encode())
+            digest.update(np.ascontiguousarray(ranks).data)
+        return digest.hexdigest()
+
+    def of(self, part: Part) -> Ranks:
+        """The ranks of one part of the data set."""
+        return self.train if part == "train" else self.test
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values: the checksum, the number of coordinates, and how the ranking was made."""
+        return {"checksum": self.checksum, "coordinates": self.coordinates, **self.record}
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file, atomically: members train, test, shape and record (JSON)."""
+        text = json.dumps(dict(self.record), allow_nan=False)
+        arrays = {"train": self.train, "test": self.test, "shape": np.asarray(self.shape, dtype=np.int64)}
+        write_arrays(path, {**arrays, "record": np.frombuffer(text.encode(), dtype=np.uint8)})
+
+    @classmethod
+    def load(cls, path: Path) -> Ranking:
+        """Map what `save` wrote, without reading the ranks yet; a DataError for any other file."""
+        train, test = (read_array(path, part, kinds="i", ndim=2) for part in ("train", "test"))
+        shape = read_array(path, "shape", kinds="i", ndim=1)
+        text = read_array(path, "record", kinds="u", ndim=1)
+        if len(shape) != 3 or text.dtype != np.uint8:
+            raise damaged(path, "arrays of something else", "a ranking as `Ranking.save` writes it")
+        channels, height, width = (int(size) for size in shape)
+        return cls(train, test, (channels, height, width), json.loads(bytes(text)))
+
+
+def rank(
+    attribution: Tensor,
+    *,
+    order: OrderName = "absolute",
+    per: PerName = "value",
+    ties: TiesName = "random",
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    purpose: str = "ties",
+) -> Tensor:
+    """Rank the coordinates of attributions (N, C, H, W), rank 0 for the greatest; int16 or int32 (N, D), CPU.
+
+    order: by the absolute value (the paper's), the signed value, or the square; for single values the last
+    is the order of the first. per: "value" ranks D = C * H * W numbers (the paper's), "pixel" D = H * W sums
+    over the channels. ties: "random" by noise of the stream (seed, purpose, index of the example), which no
+    batching changes; "stable" leaves equal coordinates in the order of their numbers, so that they pile up in
+    the upper rows. indices: the examples' numbers in their data set; None counts from 0.
+    Raises UsageError for values that are not finite.
+    """
+    importance = importances(attribution, order=order, per=per)
+    examples, coordinates = importance.shape
+    if ties not in ("random", "stable"):
+        raise fail_argument("ties", ties, "random or stable")
+    dtype = torch.int16 if coordinates <= 2**15 else torch.int32
+    if not examples:
+        return torch.zeros(importance.shape, dtype=dtype)
+    numbers = torch.arange(examples) if indices is None else torch.as_tensor(indices).cpu()
+    if numbers.shape != (examples,):
+        raise fail_argument("indices", indices, f"{examples} integers, one for each example")
+    values, found = importance.sort(dim=1, descending=True, stable=True)
+    if ties == "random":
+        tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero()[:, 0]
+        if len(tied):
+            found[tied] = _shuffled_ties(importance[tied], seed, purpose, numbers[tied.cpu()])
+    places = torch.arange(coordinates, dtype=dtype, device=found.device).repeat(examples, 1)
+    return torch.empty_like(places).scatter_(1, found, places).cpu()
+
+
+def _shuffled_ties(importance: Tensor, seed: int, purpose: str, numbers: Tensor) -> Tensor:
+    """Coordinates (n, D) from the greatest importance down, equal ones in random order."""
+    noise = per_example_uniform(
+        importance.shape[1:], seed, purpose, numbers, torch.float64, importance.device
+    )
+    shuffled = noise.argsort(dim=1)
+    # A stable sort of shuffled coordinates keeps equal ones in the order of the shuffle.
+    found = importance.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
+    return shuffled.gather(1, found)
+
+
+def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerName = "value") -> Tensor:
+    """What `rank` sorts by: (N, C, H, W) to (N, D); squares and sums over channels in float64."""
+    if attribution.ndim != 4 or not attribution.is_floating_point():
+        raise fail_argument("attribution", attribution, "floating-point attributions (N, C, H, W)")
+    finite = attribution.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0, 0])
+        given = (
+            f"values that are not finite in {int((~finite).sum())} of {len(finite)} (the first is {first})"
+        )
+        raise fail_argument("attribution", given, "finite values", "NaN has no rank.")
+    if order not in ORDERS:
+        raise fail_argument("order", order, f"one of {', '.join(ORDERS)}")
+    if per not in ("value", "pixel"):
+        raise fail_argument("per", per, "value or pixel")
+    values = attribution.detach()
+    if order == "squared" or per == "pixel":
+        values = values.double()  # squares of small gradients would vanish in float32
+    if order != "signed":
+        values = values.abs() if order == "absolute" else values.square()
+    if per == "pixel":
+        values = values.sum(dim=1)
+    return values.flatten(1)

@@ -1,0 +1,135 @@
+"""What a DiffROAR page says: sentences computed from the numbers and the verdicts, and from nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from veridical.report.diffroar_content import VERDICTS, DiffRoarSection, Point, at_level
+from veridical.report.measures import DASH, Interval, percent, signed
+from veridical.report.wording import listed, quoted
+
+BASELINES = {"random": "a random order", "input-agnostic": "one order for all images"}
+"""The baselines in running text."""
+
+
+def headline(section: DiffRoarSection) -> str:
+    """One sentence on all levels of an attribution."""
+    more, less, undecided = (section.judged(verdict) for verdict in VERDICTS)
+    everywhere = "at every level" if len(section.curve) > 1 else f"at {level_text(section.levels[0])}"
+    if len(undecided) == len(section.curve):
+        return f"{quoted(section)}: undecided {everywhere}; no difference of the two ends is shown."
+    parts = [f"{word} at {_levels(levels)}" for word, levels in (("more", more), ("less", less)) if levels]
+    if len(section.curve) in (len(more), len(less)):
+        parts = [f"{'more' if more else 'less'} {everywhere}"]
+    rest = f"; undecided at {_levels(undecided)}" if undecided else ""
+    return (
+        f"{quoted(section)}: what it marks most, against what it marks least, tells networks "
+        f"{listed(parts)}{rest}."
+    )
+
+
+_ENDS = {
+    "keep": (
+        "Networks that see only the {count} most attributed coordinates reach {top}, those that see only the "
+        "{count} least attributed {bottom}"
+    ),
+    "remove": (
+        "Networks that see all but the {count} most attributed coordinates reach {top}, those that see all "
+        "but the {count} least attributed {bottom}"
+    ),
+}
+
+
+def level_sentence(section: DiffRoarSection, place: int) -> str:
+    """The numbers behind the verdict on one level, in words."""
+    point, judged = section.curve[place], Interval.read(section.verdicts[place])
+    top, bottom = (Interval.read(point[name]) for name in ("top", "bottom"))
+    if top.value is None or bottom.value is None or judged.value is None:
+        return "Not measured."
+    count = f"{section.count(float(point['level'])):,}"
+    ends = _ENDS[section.mode].format(count=count, top=percent(top.value, 1), bottom=percent(bottom.value, 1))
+    return f"{ends}: {points(judged.value)} points, {_interval(judged, len(point['top']['repeats']))}."
+
+
+def _interval(judged: Interval, repeats: int) -> str:
+    if judged.low is None or judged.high is None:
+        return "of a single repeat, which has no interval"
+    ends = f"95% interval {points(judged.low)} to {points(judged.high)} ({repeats} repeats)"
+    return f"{ends}, which holds zero" if judged.low <= 0 <= judged.high else ends
+
+
+def beside_baselines(section: DiffRoarSection) -> list[str]:
+    """One sentence per baseline: where the difference lies above or below the baseline's."""
+    sentences = []
+    for name, curve in section.baselines.items():
+        told = _against(section.verdicts, [{"level": p["level"], **p["difference"]} for p in curve])
+        if told:
+            words = BASELINES.get(name, name)
+            sentences.append(f"The difference of {quoted(section)} beside that of {words}: {told}.")
+    return sentences
+
+
+def beside_first(first: DiffRoarSection, other: DiffRoarSection) -> str:
+    """Where another output's difference lies above or below the first's; empty without a level of both."""
+    told = _against(other.verdicts, first.verdicts)
+    return f"The difference of {quoted(other)} beside that of {quoted(first)}: {told}." if told else ""
+
+
+def _against(here: Sequence[Point], there: Sequence[Point]) -> str:
+    """Higher at ...; lower at ...; intervals overlap at ...; only where both have an interval."""
+    found: dict[str, list[float]] = {"higher": [], "lower": [], "overlap": []}
+    for point in here:
+        other = at_level(there, float(point["level"]))
+        order = "unknown" if other is None else Interval.read(point).against(Interval.read(other))
+        if order in found:
+            found[order].append(float(point["level"]))
+    words = {"higher": "higher at", "lower": "lower at", "overlap": "the 95% intervals overlap at"}
+    return "; ".join(f"{words[order]} {_levels(levels)}" for order, levels in found.items() if levels)
+
+
+def from_masks(section: DiffRoarSection) -> str:
+    """What the shape of the masks alone tells about the class; empty without the control."""
+    ends = [(point[end], point["level"], end) for point in section.control for end in ("top", "bottom")]
+    known = [end for end in ends if Interval.read(end[0]).value is not None]
+    if not known:
+        return ""
+    most, level, end = max(known, key=lambda one: float(one[0]["value"]))
+    sentence = (
+        f"Networks that see only the masks of {quoted(section)} reach at most {percent(most['value'], 1)} "
+        f"({end}, {level_text(level)})"
+    )
+    if section.chance is not None:
+        sentence += f"; always naming the largest class gives {percent(section.chance, 1)}"
+    if any(entry.get("leaks") for entry, _, _ in known):
+        return f"{sentence}. The shape of the masks tells about the class, and takes part in the accuracies."
+    return f"{sentence}."
+
+
+def points(share: float) -> str:
+    """A difference of accuracies in percentage points, with its sign."""
+    text = signed(100 * share, 1)
+    return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else f"+{text}"
+
+
+def level_text(level: float) -> str:
+    """A level as percent, as short as it can be."""
+    return f"{100 * level:.6g}%"
+
+
+def accuracy_text(entry: Mapping[str, Any] | None) -> str:
+    """An accuracy in percent, or a dash."""
+    value = Interval.read(entry).value
+    return DASH if value is None else percent(value, 1)
+
+
+def difference_text(entry: Mapping[str, Any] | None) -> tuple[str, str]:
+    """A difference in points and its interval, either as a dash or empty where unknown."""
+    interval = Interval.read(entry)
+    if interval.value is None:
+        return DASH, ""
+    if interval.low is None or interval.high is None:
+        return points(interval.value), ""
+    return points(interval.value), f"{points(interval.low)} to {points(interval.high)}"
+
+
+def _levels(levels: Sequence[float]) -> str:
+    return listed([level_text(level) for level in levels])

@@ -1,0 +1,141 @@
+"""DiffROAR of one run into a folder: result.json, rankings, retrainings, and pictures for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from veridical.auditing.parts import Arrays, packed_arrays
+from veridical.faithfulness.diffroar import measurement_of
+from veridical.faithfulness.forecast import Forecast, forecast
+from veridical.faithfulness.measurement import Measurement
+from veridical.faithfulness.measuring import RANKINGS, Tell, measure, ranking_path
+from veridical.faithfulness.ranking import Ranking
+from veridical.faithfulness.unmasking import ENDS, unmask
+from veridical.jobs import InProcess
+from veridical.jobs.cluster import Dask
+from veridical.jobs.pinning import visible_cards
+from veridical.jobs.pool import ProcessPool
+from veridical.runtime.config import DiffRoarOptions
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.files import write_atomic, write_json
+from veridical.runtime.guards import thread_count
+from veridical.runtime.provenance import environment, result_document
+from veridical.training.run import read_settings
+
+RESULT, EXAMPLES = "result.json", "examples.npz"
+
+
+def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict[str, Any]:
+    """Measure as `options` say, write result.json and examples.npz into their `out`, return the former.
+
+    Rankings and retrainings are kept as they come: interrupted at any moment, the same options continue. How
+    many processes retrain, and where, changes nothing beyond rounding. Raises UsageError for options that do
+    not fit, and RunError, when all others are finished, with the reasons and logs of retrainings that failed.
+    """
+    measurement = measurement_of(options)
+    folder = Path(options.out)
+    with executor_of(options) as executor:
+        result = measure(
+            measurement,
+            folder,
+            store=options.store,
+            executor=executor,
+            batch=options.batch,
+            progress=progress,
+        )
+        threads = torch.get_num_threads()
+        where = {"executor": type(executor).__name__, "workers": workers_of(executor)}
+    config = {"run": read_settings(Path(options.run)).to_dict(), **result.config}
+    surroundings = environment(resolve_device(options.device), torch.float32, threads, options.seed)
+    surroundings |= {"run": str(options.run), "attribution": options.attribution, **where}
+    ranking = Ranking.load(ranking_path(folder / RANKINGS, "judged"))
+    write_atomic(folder / EXAMPLES, packed_arrays(_pictures(measurement, ranking, options.gallery)))
+    document = result_document(result.to_dict(), config, surroundings, result.timing)
+    write_json(folder / RESULT, document)
+    return document
+
+
+def predict(options: DiffRoarOptions) -> Forecast:
+    """How many retrainings `diffroar_run` would make, and how long they would take; nothing is written."""
+    measurement = measurement_of(options)
+    with executor_of(options) as executor:
+        return forecast(measurement, workers_of(executor), batch=options.batch)
+
+
+@contextmanager
+def executor_of(options: DiffRoarOptions) -> Iterator[Executor]:
+    """Where the options say that retrainings run; in the block torch has as many threads as a worker has.
+
+    A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
+    """
+    pinned = options.device in ("auto", "cuda") and resolve_device(options.device).type == "cuda"
+    executor: Executor
+    if options.scheduler is not None:
+        executor = Dask(options.scheduler, insecure=options.insecure)
+    elif options.workers == 1:
+        executor = InProcess()
+    elif pinned:
+        share = -(-(options.workers or 1) // max(1, len(visible_cards())))
+        executor = ProcessPool(options.workers, options.threads or 1, gpus="all", per_gpu=share)
+    else:
+        executor = ProcessPool(options.workers, options.threads or 1)
+    alone = isinstance(executor, InProcess)
+    threads = options.threads or (torch.get_num_threads() if alone else 1)
+    with executor, thread_count(threads):
+        yield executor
+
+
+def workers_of(executor: Executor) -> int:
+    """How many retrainings run at a time."""
+    return int(getattr(executor, "workers", 1))
+
+
+def _pictures(measurement: Measurement, ranking: Ranking, count: int) -> Arrays:
+    """What the gallery shows: the first test images of each class, their order, and both ends of every level.
+
+    image uint8 (n, C, H, W), label and index (n,), order float32 (n, H, W) from 1 for what comes first to 0
+    (the mean over channels), unmasked uint8 (n, levels, 2, C, H, W), top and bottom, levels, and class names.
+    """
+    split, design = measurement.data.test, measurement.design
+    index = _first_of_each_class(split.labels, count)
+    inputs, labels = split.batch(index)
+    whole = ranking.test
+    ranks = torch.from_numpy(np.array(whole[index] if len(whole) > 1 else whole[[0] * len(index)]))
+    last = max(1, ranking.coordinates - 1)
+    order = (1 - ranks.double() / last).reshape(len(index), -1, *split.images.shape[2:]).mean(dim=1)
+    unmasked = [
+        unmask(inputs, ranks, level, end, mode=design.mode, fill=measurement.fill, indices=index)
+        for level in design.levels
+        for end in ENDS
+    ]
+    grid = (len(index), len(design.levels), len(ENDS), *inputs.shape[1:])
+    return {
+        "index": np.asarray(index, dtype=np.int64),
+        "image": split.images[index].numpy(),
+        "label": labels.numpy(),
+        "order": order.float().numpy(),
+        "levels": np.asarray(design.levels),
+        "unmasked": _bytes(torch.stack(unmasked, dim=1)).reshape(grid),
+        "classes": np.asarray(measurement.data.classes, dtype=np.str_),
+    }
+
+
+def _first_of_each_class(labels: torch.Tensor, count: int) -> list[int]:
+    """The first `count` examples when they come by class: each class's first, then each one's second."""
+    seen: dict[int, int] = {}
+    ranked = []
+    for place, label in enumerate(labels.tolist()):
+        ranked.append((seen.get(label, 0), place))
+        seen[label] = seen.get(label, 0) + 1
+    return sorted(place for _, place in sorted(ranked)[: max(0, count)])
+
+
+def _bytes(inputs: torch.Tensor) -> Any:
+    return (inputs.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

@@ -1,0 +1,144 @@
+"""`veridical diffroar` and `veridical diffroar-report` as commands, on dark and bright squares."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from veridical.cli.main import main
+from veridical.cli.shown import duration
+from veridical.faithfulness import forecast, retraining
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained MLP; its data set lies beside it."""
+    folder = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    images = (labels[:, None, None] * 120 + random.integers(0, 120, (80, 8, 8))).astype(np.uint8)
+    path = folder / "squares.npz"
+    np.savez(path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
+    options = ["--data", str(path), "--model", "mlp", "--model-options", '{"width": 8}', "--epochs", "4"]
+    options += ["--objective", "natural", "--batch-size", "10", "--averaging", "0", "--progress=false"]
+    assert main(["train", *options, "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "SECONDS", 0.01)
+
+
+def command(run: Path, out: Path, *more: str) -> list[str]:
+    options = ["--levels", "0.25", "0.5", "--repeats", "2", "--steps", "6", "--baselines", "random"]
+    return [
+        "diffroar",
+        "--run",
+        str(run),
+        "--out",
+        str(out),
+        *options,
+        "--no-control",
+        "--workers",
+        "1",
+        *more,
+    ]
+
+
+def test_from_a_run_to_a_page_over_two_measurements(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ("--store", str(tmp_path / "store"), "--no-progress")
+    assert main(command(run, tmp_path / "gradient", *store)) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    results = json.loads((tmp_path / "gradient" / "result.json").read_text())["results"]
+    for point, judged in zip(results["curve"], results["verdicts"], strict=True):
+        row = next(line for line in shown.out.splitlines() if line.split()[:1] == [f"{point['level']:.0%}"])
+        assert f"{point['top']['value']:.1%}" in row
+        assert judged["verdict"] in row
+    page = (tmp_path / "gradient" / "report.html").read_text()
+    assert "Does input-gradient mark what a network can learn from?" in page
+    assert page.count("data:image/png") == 6 * (2 + 2 * 2) + 1
+
+    assert main(command(run, tmp_path / "random", *store, "--attribution", "random", "--gallery", "2")) == 0
+    folders = [str(tmp_path / name) for name in ("gradient", "random")]
+    capsys.readouterr()
+    assert main(["diffroar-report", *folders, "--out", str(tmp_path / "pages" / "both.html")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {tmp_path / 'pages' / 'both.html'}"
+    both = (tmp_path / "pages" / "both.html").read_text()
+    # The two images that both have: of each the image, the order, and both ends at two levels.
+    assert both.count("data:image/png") == 2 * 2 * (2 + 2 * 2) + 1
+    for name in ("input-gradient", "random"):
+        assert f"{name}: from" in both
+
+
+def test_the_folders_may_come_with_a_flag_and_must_be_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", str(tmp_path / "page.html"))
+    assert main(["diffroar-report", "--folders", str(tmp_path), *out]) == 1
+    assert "result.json does not exist" in capsys.readouterr().err
+    assert main(["diffroar-report", *out]) == 2
+    assert "folders" in capsys.readouterr().err
+    assert main(["diffroar-report", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "ends in .html" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(run, tmp_path / "out", "--dry-run", "--control", "--workers", "2")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("16 retrainings on unmasked images, ")
+    assert lines[1].startswith("4 retrainings on masks alone, ")
+    assert lines[2].startswith("rankings first: ")
+    assert lines[3].startswith("in total, 2 at a time: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_retraining_is_exit_code_1_with_its_log(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = retraining.unmasked_of
+
+    def failing(values: object, where: object) -> object:
+        assert isinstance(values, dict)
+        if values["kept"] == {"end": "bottom", "count": 32} and values["seed"] == 0:
+            raise MemoryError("a squirrel ate it")
+        return whole(values, where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(retraining, "unmasked_of", failing)
+    assert main(command(run, tmp_path / "out", "--baselines", "[]", "--no-progress")) == 1
+    told = capsys.readouterr().err
+    assert "1 of 8 jobs failed" in told
+    assert "MemoryError: a squirrel ate it" in told
+    finished = list((tmp_path / "out" / "jobs").glob("*/*/result.json"))
+    assert len(finished) == 7
+
+
+def test_progress_shows_every_stage(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ("--baselines", "[]", "--levels", "0.5", "--repeats", "1", "--progress")
+    assert main(command(run, tmp_path / "out", *more)) == 0
+    told = capsys.readouterr().err
+    assert "ranking" in told
+    assert "80/80" in told
+    assert "retraining" in told
+    assert "2/2" in told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (40.2, "40 s"),
+        (99.6, "2 min"),
+        (5940.0, "99 min"),
+        (12_000.0, "3 h 20 min"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

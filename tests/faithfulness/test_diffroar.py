@@ -1,0 +1,442 @@
+"""DiffROAR where the answer is known."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.data import Dataset, Split
+from veridical.faithfulness import forecast
+from veridical.faithfulness.diffroar import diffroar, measurement_of
+from veridical.faithfulness.measuring import measure
+from veridical.faithfulness.result import DiffRoarResult
+from veridical.faithfulness.verdict import judge
+from veridical.jobs import InProcess, Progress
+from veridical.jobs.pool import ProcessPool
+from veridical.models import build
+from veridical.runtime.config import DiffRoarOptions
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.guards import thread_count
+from veridical.training.loop import train
+
+# 0.0625 of 64 pixels are four: as many as hold the class in `marked_data`.
+RECIPE: dict[str, Any] = {
+    "epochs": 1.0,
+    "batch_size": 20,
+    "learning_rate": 0.02,
+    "averaging": 0.0,
+    "retrain_model": "mlp",
+    "retrain_model_options": {"width": 16},
+    "device": "cpu",
+}
+ALONE: dict[str, Any] = {**RECIPE, "baselines": (), "control": False, "repeats": 3}
+
+
+@pytest.fixture(autouse=True)
+def quick_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prediction of costs has tests of its own."""
+    monkeypatch.setattr(forecast, "SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return build("mlp", shape=(1, 8, 8), num_classes=2, seed=0, width=16)
+
+
+@pytest.fixture
+def executor() -> Iterator[InProcess]:
+    with InProcess() as found:
+        yield found
+
+
+class Marked:
+    """The four pixels that hold the class first (or last), the others at random."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        self.sign = sign
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        del model, target, create_graph
+        maps = torch.rand(inputs.shape) + 2
+        maps[:, :, 2:4, 5:7] += 2 * self.sign
+        return maps
+
+
+def ends(result: DiffRoarResult, level: float = 0.0625) -> tuple[float, float]:
+    point = next(point for point in result.curve if point["level"] == level)
+    return point["top"]["value"], point["bottom"]["value"]
+
+
+@pytest.fixture(scope="module")
+def perfect(
+    model: nn.Module, marked_data: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> DiffRoarResult:
+    return diffroar(
+        model,
+        marked_data,
+        out=tmp_path_factory.mktemp("perfect") / "out",
+        attribution=Marked(),
+        levels=(0.0625, 0.5),
+        executor=InProcess(),
+        **{**ALONE, "control": True},
+    )
+
+
+@pytest.fixture(scope="module")
+def compared(
+    model: nn.Module, marked_data: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> DiffRoarResult:
+    return diffroar(
+        model,
+        marked_data,
+        out=tmp_path_factory.mktemp("compared") / "out",
+        attribution=Marked(),
+        levels=(0.0625,),
+        executor=InProcess(),
+        **{**ALONE, "baselines": ("random", "input-agnostic"), "repeats": 2},
+    )
+
+
+def test_a_perfect_ranking_gives_the_known_gap(perfect: DiffRoarResult) -> None:
+    top, bottom = ends(perfect)
+    # The four pixels agree with the class in nine of ten test images, and nothing else says anything.
+    assert top == pytest.approx(0.9, abs=1e-9)
+    assert bottom == pytest.approx(0.5, abs=0.06)
+    (first, second) = perfect.verdicts
+    assert (first["verdict"], second["verdict"]) == ("satisfied", "satisfied")
+    assert first["low"] < 0.4 < first["high"]
+    difference = perfect.curve[0]["difference"]
+    assert difference["value"] == pytest.approx(top - bottom)
+    assert len(difference["repeats"]) == 3
+
+
+def test_its_reverse_gives_the_negative(
+    perfect: DiffRoarResult, model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    result = diffroar(
+        model,
+        marked_data,
+        out=tmp_path / "out",
+        attribution=Marked(-1.0),
+        levels=(0.0625,),
+        executor=executor,
+        **ALONE,
+    )
+    top, bottom = ends(result)
+    assert result.verdicts[0]["verdict"] == "violated"
+    assert bottom == pytest.approx(0.9, abs=1e-9)
+    assert top - bottom == pytest.approx(-(ends(perfect)[0] - ends(perfect)[1]), abs=0.06)
+
+
+def test_random_orders_are_undecided_and_a_linear_model_finds_the_pixels(compared: DiffRoarResult) -> None:
+    (point,) = compared.baselines["random"]
+    verdict = judge(point["top"]["repeats"], point["bottom"]["repeats"], compared.examples)
+    assert verdict["verdict"] == "undecided"
+    assert verdict["low"] < 0 < verdict["high"]
+    linear = compared.baselines["input-agnostic"]
+    assert linear[0]["top"]["value"] == pytest.approx(0.9, abs=1e-9)
+    assert linear[0]["bottom"]["value"] == pytest.approx(0.5, abs=0.06)
+
+
+def test_masks_that_are_the_same_for_all_say_nothing(perfect: DiffRoarResult) -> None:
+    assert perfect.control is not None
+    assert perfect.control["chance"] == 0.5
+    point = perfect.control["curve"][0]
+    assert point["top"]["value"] == pytest.approx(0.5, abs=0.01)
+    assert not point["top"]["leaks"]
+    assert point["top"]["low"] is None
+
+
+def test_kar_is_the_top_and_roar_what_is_left_without_it(perfect: DiffRoarResult) -> None:
+    assert [point["accuracy"] for point in perfect.kar] == [point["top"] for point in perfect.curve]
+    # To remove the top half is to keep the bottom half; at the other level nobody asked for ROAR.
+    assert [point["level"] for point in perfect.roar] == [0.5]
+    assert perfect.roar[0]["accuracy"] == perfect.curve[1]["bottom"]
+
+
+def test_a_result_is_plain_and_complete(perfect: DiffRoarResult, compared: DiffRoarResult) -> None:
+    for result in (perfect, compared):
+        plain = result.to_dict()
+        assert json.loads(json.dumps(plain)) == plain
+        assert json.loads(json.dumps(result.config)) == result.config
+        assert plain["rankings"]["judged"]["weights"] == result.config["weights"]
+    assert set(compared.rankings) == {"judged", "random", "input-agnostic"}
+    assert perfect.timing["retrainings"] == 2 * 2 * 3 + 2 * 2
+    assert compared.timing["retrainings"] == 3 * 2 * 2
+    assert compared.control is None
+
+
+def test_a_random_attribution_is_undecided(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    result = diffroar(
+        model,
+        marked_data,
+        out=tmp_path / "out",
+        attribution="random",
+        levels=(0.5,),
+        executor=executor,
+        **ALONE,
+    )
+    verdict = result.verdicts[0]
+    assert verdict["verdict"] == "undecided"
+    assert verdict["low"] < 0 < verdict["high"]
+
+
+def test_equally_informative_coordinates_are_undecided(
+    model: nn.Module, repeated_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    def first_to_last(
+        model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        del model, target, create_graph
+        return torch.arange(64.0, 0.0, -1.0).reshape(1, 1, 8, 8).expand(inputs.shape)
+
+    result = diffroar(
+        model,
+        repeated_data,
+        out=tmp_path / "out",
+        attribution=first_to_last,
+        levels=(0.0625, 0.25),
+        executor=executor,
+        **ALONE,
+    )
+    for level in (0.0625, 0.25):
+        assert min(ends(result, level)) > 0.65  # there is information, at both ends
+    assert [verdict["verdict"] for verdict in result.verdicts] == ["undecided", "undecided"]
+    assert any("equally informative" in note for note in result.notes)
+
+
+def test_the_control_finds_a_leak_in_the_masks(
+    model: nn.Module, noise_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    """The maps put the upper half first for one class and the lower for the other."""
+    maps: dict[str, Any] = {}
+    for part, split in (("train", noise_data.train), ("test", noise_data.test)):
+        half = torch.rand(len(split), 1, 8, 8, generator=torch.Generator().manual_seed(len(split)))
+        half[split.labels == 0, :, :4] += 1
+        half[split.labels == 1, :, 4:] += 1
+        maps[f"attribution_{part}"] = half.numpy()
+    np.savez(tmp_path / "maps.npz", **maps)
+    result = diffroar(
+        model,
+        noise_data,
+        out=tmp_path / "out",
+        attribution=tmp_path / "maps.npz",
+        levels=(0.25,),
+        executor=executor,
+        **{**ALONE, "control": True},
+    )
+    assert result.control is not None
+    point = result.control["curve"][0]
+    for end in ("top", "bottom"):
+        assert point[end]["value"] > 0.95
+        assert point[end]["leaks"]
+    assert any("masks alone tell the class" in note for note in result.notes)
+
+
+LINEAR = """
+from torch import nn
+
+def linear(*, shape, num_classes, seed):
+    layer = nn.Linear(shape[0] * shape[1] * shape[2], num_classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(nn.Flatten(), layer)
+"""
+
+
+def test_a_permutation_of_coordinates_changes_nothing(
+    network: nn.Module,
+    marked_data: Dataset,
+    tmp_path: Path,
+    executor: InProcess,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "zero_linear.py").write_text(LINEAR)
+    monkeypatch.syspath_prepend(tmp_path)
+    moved = torch.randperm(64, generator=torch.Generator().manual_seed(9))
+
+    def permuted(split: Split) -> Split:
+        return Split(split.images.flatten(1)[:, moved].reshape(split.images.shape), split.labels)
+
+    other = dataclasses.replace(
+        marked_data, train=permuted(marked_data.train), test=permuted(marked_data.test)
+    )
+    first = network.get_parameter("1.weight").detach()
+    twin = copy.deepcopy(network)
+    twin.load_state_dict({**network.state_dict(), "1.weight": first[:, moved]})
+    curves = []
+    for number, (judged, data) in enumerate(((network, marked_data), (twin, other))):
+        # A linear model from zero treats coordinates alike, so that only rounding can differ.
+        result = diffroar(
+            judged,
+            data,
+            out=tmp_path / str(number),
+            levels=(0.0625, 0.5),
+            executor=executor,
+            trust_code=True,
+            **{**ALONE, "retrain_model": "zero_linear:linear", "retrain_model_options": None, "repeats": 2},
+        )
+        curves.append([ends(result, level) for level in (0.0625, 0.5)])
+    assert np.allclose(curves[0], curves[1], atol=0.0051)
+
+
+def test_removing_orients_the_difference_the_same_way_and_shares_the_retrainings(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    def at(folder: str, mode: str, **more: Any) -> DiffRoarResult:
+        return diffroar(
+            model,
+            marked_data,
+            out=tmp_path / folder,
+            store=tmp_path / "store",
+            attribution=Marked(),
+            levels=(0.25, 0.75),
+            mode=mode,  # type: ignore[arg-type]
+            executor=executor,
+            **{**ALONE, "repeats": 2, **more},
+        )
+
+    kept, removed = at("kept", "keep"), at("removed", "remove")
+    assert kept.timing["reused"] == 0
+    assert removed.timing["reused"] == removed.timing["retrainings"] == 8
+    for point, mirror in zip(removed.curve, reversed(kept.curve), strict=True):
+        assert point["top"] == mirror["bottom"]
+        assert point["difference"] == mirror["difference"]
+    assert [point["accuracy"] for point in removed.roar] == [point["top"] for point in removed.curve]
+    with pytest.raises(UsageError, match="mode"):
+        at("kept", "remove")
+    with pytest.raises(UsageError, match="learning_rate"):
+        at("kept", "keep", learning_rate=0.01)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    class InterruptedHereError(Exception):
+        """Stands for Ctrl-C."""
+
+    told: list[tuple[str, int, int]] = []
+
+    def stop(what: str, state: Progress) -> None:
+        told.append((what, state.done, state.total))
+        if what == "retraining" and state.done == 2:
+            raise InterruptedHereError
+
+    def at(folder: str, **more: Any) -> DiffRoarResult:
+        settings = {**ALONE, "repeats": 2, "attribution": Marked(), "levels": (0.25,), **more}
+        return diffroar(model, marked_data, out=tmp_path / folder, executor=executor, **settings)
+
+    whole = at("whole")
+    with pytest.raises(InterruptedHereError):
+        at("broken", progress=stop)
+    assert ("ranking", 1000, 1000) in told
+    ranking = (tmp_path / "broken" / "rankings" / "judged.npz").stat().st_mtime_ns
+    found = at("broken")
+    assert found.to_dict() == whole.to_dict()
+    assert found.config == whole.config
+    assert found.timing["reused"] == 2
+    assert (tmp_path / "broken" / "rankings" / "judged.npz").stat().st_mtime_ns == ranking
+    assert at("broken").timing["reused"] == 4
+
+
+def test_workers_get_no_tensors_and_give_the_same_numbers(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path
+) -> None:
+    def at(folder: str, executor: Executor) -> DiffRoarResult:
+        return diffroar(
+            model,
+            marked_data,
+            out=tmp_path / folder,
+            levels=(0.25,),
+            executor=executor,
+            **{**ALONE, "repeats": 2, "baselines": ("input-agnostic",)},
+        )
+
+    with ProcessPool(1) as pool, InProcess() as here, thread_count(1):
+        found, expected = at("pool", pool), at("here", here)
+    assert found.to_dict() == expected.to_dict()
+    # The images alone have 64,000 bytes, and as many ranks.
+    assert 0 < found.timing["sent_bytes_per_job"] < 8000
+    assert expected.timing["sent_bytes_per_job"] == 0
+
+
+def test_failed_retrainings_are_told_with_the_end_of_their_log(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    with pytest.raises(RunError, match=r"(?s)4 of 4 jobs failed.*judged, images, .* not finite"):
+        diffroar(
+            model,
+            marked_data,
+            out=tmp_path / "out",
+            levels=(0.25,),
+            executor=executor,
+            **{**ALONE, "repeats": 2, "optimiser": "sgd", "learning_rate": 1e36},
+        )
+
+
+def test_options_of_the_command_mean_the_same(
+    marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    np.savez(
+        tmp_path / "toy.npz",
+        x_train=marked_data.train.images[:, 0].numpy(),
+        y_train=marked_data.train.labels.numpy(),
+        x_test=marked_data.test.images[:, 0].numpy(),
+        y_test=marked_data.test.labels.numpy(),
+    )
+    run = train(
+        model="mlp",
+        model_options={"width": 16},
+        data=str(tmp_path / "toy.npz"),
+        out=str(tmp_path / "run"),
+        objective="natural",
+        epochs=1.0,
+        batch_size=20,
+        learning_rate=0.02,
+        averaging=0.0,
+        validation=60,
+        device="cpu",
+        progress=False,
+    )
+    options = DiffRoarOptions(
+        run=str(tmp_path / "run"),
+        out=str(tmp_path / "by-options"),
+        levels=[0.25],
+        repeats=2,
+        baselines=[],
+        control=False,
+        device="cpu",
+        steps=10,
+    )
+    measurement = measurement_of(options)
+    by_options = measure(measurement, tmp_path / "by-options", executor=executor)
+    by_name = diffroar(
+        run,
+        out=tmp_path / "by-name",
+        levels=(0.25,),
+        repeats=2,
+        baselines=(),
+        control=False,
+        device="cpu",
+        steps=10,
+        executor=executor,
+    )
+    assert by_options.to_dict() == by_name.to_dict()
+    assert by_options.config == by_name.config
+    # Architecture and recipe are the run's own, on all 600 images.
+    assert by_name.config["model"] == run.settings.model
+    training = by_name.config["training"]
+    assert (training["learning_rate"], training["train_examples"], training["steps"]) == (0.02, 600, 10)
+    assert (tmp_path / "by-name" / "data.npz").exists() is False

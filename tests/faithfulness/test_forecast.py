@@ -1,0 +1,110 @@
+"""Predicted costs: their arithmetic, and that they look at what will really run."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from veridical.data import Dataset
+from veridical.faithfulness import forecast as module
+from veridical.faithfulness.design import Design
+from veridical.faithfulness.forecast import Forecast, forecast, retraining_seconds
+from veridical.faithfulness.measurement import Measurement, prepare
+
+
+def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement:
+    return prepare(
+        network,
+        data,
+        attribution="input-gradient",
+        design=Design(levels=(0.25, 0.5), repeats=2, **design),
+        overrides={"steps": 40, "batch_size": 30, "averaging": 0.0},
+        retrain_model="mlp",
+        retrain_model_options={"width": 8},
+        device="cpu",
+    )
+
+
+def test_the_sum_counts_every_retraining_and_the_workers() -> None:
+    found = Forecast({"images": 20, "masks": 4}, {"images": 10.0, "masks": 5.0}, 30.0, 4.0, workers=2)
+    assert found.retraining_seconds == 220.0
+    assert found.total_seconds == 34.0 + 12 * 220.0 / 24
+    # Five at a time need five rounds for 24.
+    five = dataclasses.replace(found, workers=5)
+    assert five.total_seconds == 34.0 + 5 * 220.0 / 24
+    assert five.to_dict()["total_seconds"] == round(five.total_seconds, 3)
+
+
+def test_a_forecast_counts_what_the_design_has_and_leaves_no_files(
+    network: nn.Module,
+    marked_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
+    state = torch.get_rng_state()
+    planned = measurement(network, marked_data)
+    found = forecast(planned, workers=3, batch=50)
+    assert dict(found.retrainings) == {"images": 3 * 2 * 2 * 2, "masks": 2 * 2}
+    assert sum(found.retrainings.values()) == len(planned.retrainings)
+    assert found.seconds_each["images"] == found.seconds_each["masks"] > 0
+    assert found.ranking_seconds > 0
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_longer_training_is_predicted_in_proportion(
+    network: nn.Module, marked_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With clocks that are made up, the rest is arithmetic."""
+    ran: list[tuple[int, int]] = []
+
+    class Run:
+        def __init__(self, steps: int) -> None:
+            self.model = nn.Identity()
+            # Three milliseconds a step.
+            self.result = {"timing": {"training_seconds": 0.003 * steps}}
+
+    def trained(values: Any, data: Dataset, out: Path, where: Any) -> Run:
+        del out, where
+        ran.append((values["training"]["steps"], len(data.train)))
+        clock[0] += 0.003 * values["training"]["steps"] + 0.05
+        return Run(values["training"]["steps"])
+
+    def accuracies(_model: Any, split: Any, _ball: Any, **_: Any) -> None:
+        clock[0] += 0.0001 * len(split)
+
+    clock = [0.0]
+    monkeypatch.setattr(module, "trained", trained)
+    monkeypatch.setattr(module, "accuracies", accuracies)
+    monkeypatch.setattr("veridical.faithfulness.forecast.time.perf_counter", lambda: clock[0])
+    planned = measurement(network, marked_data, control=False)
+    found = retraining_seconds(planned)
+    # 40 steps, 400 test images, and what a start takes beside them (0.05 s, of which testing was a part);
+    # 40 steps are two epochs of 20, so there is one checkpoint more.
+    rest = 0.05 - 0.0001 * 400
+    assert found == {"images": pytest.approx(40 * 0.003 + 0.04 + 1.5 * rest)}
+    assert ran == [(3, 90), (40, 600)]
+
+
+def test_imputation_is_timed_for_itself(
+    network: nn.Module, marked_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def seconds(_measurement: Measurement, shown: str) -> float:
+        asked.append(shown)
+        return 1.0
+
+    monkeypatch.setattr(module, "_retraining_seconds", seconds)
+    retraining_seconds(measurement(network, marked_data))
+    assert asked == ["images"]
+    retraining_seconds(measurement(network, marked_data, fill="linear"))
+    assert asked == ["images", "images", "masks"]

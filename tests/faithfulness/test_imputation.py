@@ -1,0 +1,104 @@
+"""Noisy linear imputation against a sparse solver, and what keys its noise."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import lil_matrix
+from scipy.sparse.linalg import spsolve
+from torch import Tensor
+
+from veridical.faithfulness.fills import LinearFill
+from veridical.faithfulness.imputation import impute
+
+
+def solved(image: Tensor, kept: Tensor) -> Tensor:
+    """One plane (H, W), its unknown values from the equations of ROAD, written out one by one."""
+    height, width = image.shape
+    places = [(row, column) for row in range(height) for column in range(width) if not kept[row, column]]
+    number = {place: index for index, place in enumerate(places)}
+    matrix, right = lil_matrix((len(places), len(places))), np.zeros(len(places))
+    for (row, column), index in number.items():
+        for down in (-1, 0, 1):
+            for across in (-1, 0, 1):
+                near = (row + down, column + across)
+                if (down, across) == (0, 0) or not (0 <= near[0] < height and 0 <= near[1] < width):
+                    continue
+                weight = 1 / 6 if down == 0 or across == 0 else 1 / 12
+                matrix[index, index] += weight
+                if near in number:
+                    matrix[index, number[near]] -= weight
+                else:
+                    right[index] += weight * float(image[near])
+    result = image.clone()
+    for place, value in zip(places, np.atleast_1d(spsolve(matrix.tocsr(), right)), strict=True):
+        result[place] = float(value)
+    return result
+
+
+def planes(share: float, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(4, 2, 9, 11, generator=generator)
+    kept = torch.rand(4, 2, 9, 11, generator=generator) < share
+    kept[:, :, 3, 4] = True
+    return images, kept
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.6, 1.0])
+def test_the_system_is_solved_exactly_enough(share: float) -> None:
+    images, kept = planes(share, seed=1)
+    found = impute(images, kept, torch.tensor([0.1, 0.2]))
+    for example, channel in ((0, 0), (1, 1), (3, 0)):
+        image, stays = images[example, channel], kept[example, channel]
+        # A tenth of a grey level.
+        assert torch.allclose(found[example, channel], solved(image, stays), atol=4e-4)
+    assert torch.equal(found[kept], images[kept])
+
+
+def test_a_block_of_known_values_in_a_corner_fills_the_plane() -> None:
+    images, kept = planes(0.0, seed=2)
+    kept[:] = False
+    kept[:, :, :2, :2] = True
+    found = impute(images, kept, torch.zeros(2))
+    assert torch.allclose(found[0, 0], solved(images[0, 0], kept[0, 0]), atol=4e-4)
+
+
+def test_a_constant_image_stays_constant_and_an_empty_plane_gets_the_fallback() -> None:
+    images, kept = planes(0.1, seed=3)
+    assert torch.allclose(impute(torch.full_like(images, 0.7), kept, torch.zeros(2)), torch.tensor(0.7))
+    kept[1, 1] = False
+    found = impute(images, kept, torch.tensor([0.1, 0.2]))
+    assert torch.equal(found[1, 1], torch.full((9, 11), 0.2))
+    assert torch.allclose(found[1, 0], solved(images[1, 0], kept[1, 0]), atol=4e-4)
+
+
+def test_examples_do_not_depend_on_their_company() -> None:
+    easy, some = planes(0.5, seed=4)
+    hard, few = planes(0.01, seed=5)
+    together = impute(torch.cat([easy, hard]), torch.cat([some, few]), torch.zeros(2))
+    alone = impute(easy[1:2], some[1:2], torch.zeros(2))
+    assert torch.allclose(together[1:2], alone, atol=1e-6)
+    assert impute(easy[:0], some[:0], torch.zeros(2)).shape == (0, 2, 9, 11)
+
+
+def test_noise_is_small_and_keyed_by_the_example() -> None:
+    images, kept = planes(0.3, seed=6)
+    numbers = torch.tensor([5, 9, 2, 7])
+    fill = LinearFill((0.0, 0.0), seed=8)
+    found = fill(images, kept, numbers, "train")
+    clean = LinearFill((0.0, 0.0), noise=0.0)(images, kept, numbers, "train")
+    assert torch.equal(found[kept], images[kept])
+    spread = float((found - clean)[~kept].std())
+    assert spread == pytest.approx(0.01, rel=0.15)
+    again = fill(images[2:3], kept[2:3], numbers[2:3], "train")
+    assert torch.allclose(again, found[2:3], atol=1e-6)
+    assert not torch.allclose(fill(images, kept, numbers, "test"), found, atol=1e-4)
+    assert not torch.allclose(
+        LinearFill((0.0, 0.0), seed=9)(images, kept, numbers, "train"), found, atol=1e-4
+    )
+
+
+def test_a_mask_for_all_channels_is_that_mask_for_each() -> None:
+    images, kept = planes(0.3, seed=7)
+    one = kept[:, :1]
+    whole = one.expand(4, 2, 9, 11)
+    assert torch.equal(impute(images, one, torch.zeros(2)), impute(images, whole, torch.zeros(2)))

@@ -1,0 +1,211 @@
+"""Attributions by name, rankings of whole data sets, and maps from a file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.method import AttributionMethod
+from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.data import Dataset
+from veridical.faithfulness.attributions import attribute, attribution_by_name, describe_attribution
+from veridical.faithfulness.instances import rank_dataset, rank_maps
+from veridical.faithfulness.ranking import rank
+from veridical.runtime.errors import DataError, UsageError
+
+OWN = """
+import torch
+
+seen = []
+
+class Twice:
+    def __call__(self, model, inputs, target=None, *, create_graph=False):
+        seen.append((model.training, any(p.requires_grad for p in model.parameters()), target))
+        return 2 * inputs + torch.rand(1)
+
+twice = Twice()
+number = 7
+
+def narrow(model, inputs, target=None, *, create_graph=False):
+    return inputs[:, :, 1:]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_attributions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("input-gradient", InputGradient("logit")),
+        ("input-gradient-loss", InputGradient("loss")),
+        ("gradient-x-input", GradientTimesInput()),
+        ("integrated-gradients", IntegratedGradients(nodes=32)),
+        ("smoothgrad", SmoothGrad(seed=6)),
+        ("random", RandomAttribution(seed=6)),
+    ],
+)
+def test_names_are_methods(name: str, method: AttributionMethod) -> None:
+    assert attribution_by_name(name, seed=6) == method
+
+
+def test_captums_saliency_is_the_absolute_input_gradient(network: nn.Module) -> None:
+    pytest.importorskip("captum")
+    inputs = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    found = attribute(attribution_by_name("captum:Saliency"), network, inputs, None, range(3), 0)
+    expected = attribute(attribution_by_name("input-gradient"), network, inputs, None, range(3), 0)
+    assert torch.allclose(found, expected.abs())
+    assert "Saliency" in str(describe_attribution(attribution_by_name("captum:Saliency")))
+
+
+@pytest.mark.parametrize("name", ["captum:NoSuchMethod", "captum:visualization", "gradient", ""])
+def test_unknown_names_are_refused(name: str) -> None:
+    if name.startswith("captum"):
+        pytest.importorskip("captum")
+    with pytest.raises(UsageError, match="attribution: expected"):
+        attribution_by_name(name)
+
+
+@pytest.mark.usefixtures("own")
+def test_foreign_code_runs_only_when_trusted(network: nn.Module) -> None:
+    with pytest.raises(UsageError, match="--trust-code"):
+        attribution_by_name("own_attributions:twice")
+    method = attribution_by_name("own_attributions:twice", trust_code=True)
+    inputs = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    network.train()
+    state = torch.get_rng_state()
+    found = attribute(method, network, inputs, None, range(4, 7), 1)
+    # Its own random number is the same again, and nobody else's generator moved.
+    assert torch.equal(found, attribute(method, network, inputs, None, range(4, 7), 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training
+    import own_attributions  # type: ignore[import-not-found]
+
+    assert own_attributions.seen[-1] == (False, False, None)
+    record = describe_attribution(method)
+    assert record["method"] == "own_attributions.Twice"
+    assert len(record["source"]) == 64
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own_attributions:missing", "a name that own_attributions has"),
+        ("own_attributions:number", "a callable"),
+        ("no_such_module:method", "cannot be imported"),
+        ("own_attributions:", "module:callable"),
+    ],
+)
+def test_what_cannot_be_imported_says_why(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        attribution_by_name(name, trust_code=True)
+
+
+@pytest.mark.usefixtures("own")
+def test_maps_of_another_shape_are_refused(network: nn.Module) -> None:
+    method = attribution_by_name("own_attributions:narrow", trust_code=True)
+    with pytest.raises(UsageError, match=r"shape \(2, 1, 7, 8\) for inputs of shape \(2, 1, 8, 8\)"):
+        attribute(method, network, torch.rand(2, 1, 8, 8, dtype=torch.float64), None, range(2), 0)
+
+
+@pytest.fixture(scope="session")
+def few(marked_data: Dataset) -> Dataset:
+    import dataclasses
+
+    train, test = marked_data.train.subset(range(25)), marked_data.test.subset(range(10))
+    return dataclasses.replace(marked_data, train=train, test=test)
+
+
+def gradient(network: nn.Module, inputs: Tensor, target: Tensor | None = None) -> Tensor:
+    """The paper's attribution in plain autograd."""
+    inputs = inputs.clone().requires_grad_()
+    logits = network(inputs)
+    chosen = logits.argmax(1) if target is None else target
+    (found,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), inputs)
+    return found
+
+
+@pytest.mark.parametrize("target", ["predicted", "label"])
+def test_a_data_set_is_ranked_by_the_gradient_of_the_logit(
+    network: nn.Module, few: Dataset, target: str
+) -> None:
+    told: list[tuple[int, int]] = []
+    ranking = rank_dataset(
+        network,
+        few,
+        InputGradient(),
+        target=target,  # type: ignore[arg-type]
+        batch=8,
+        record={"weights": "abc"},
+        progress=lambda done, total: told.append((done, total)),
+    )
+    for split, found in ((few.train, ranking.train), (few.test, ranking.test)):
+        inputs, labels = split.batch(slice(None), torch.float64)
+        expected = rank(gradient(network, inputs, labels if target == "label" else None))
+        assert np.array_equal(found, expected.numpy())
+    assert told == [(0, 35), (8, 35), (16, 35), (24, 35), (25, 35), (33, 35), (35, 35)]
+    assert ranking.record["weights"] == "abc"
+    assert ranking.record["target"] == target
+    assert ranking.record["zero_share"] == 0.0
+    assert ranking.record["attribution"]["method"] == "InputGradient"
+
+
+def test_batches_do_not_change_a_ranking_with_noise(network: nn.Module, few: Dataset) -> None:
+    method = SmoothGrad(samples=2, seed=1)
+    found = [rank_dataset(network, few, method, batch=batch).checksum for batch in (4, 25)]
+    assert found[0] == found[1]
+
+
+def test_exact_zeros_are_counted(network: nn.Module, few: Dataset) -> None:
+    def half(
+        model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
+    ) -> Tensor:
+        del model, target, create_graph
+        maps = torch.ones_like(inputs)
+        maps[:, :, :4] = 0
+        return maps
+
+    assert rank_dataset(network, few, half).record["zero_share"] == 0.5
+
+
+def test_maps_from_a_file_rank_as_the_method_that_made_them(
+    network: nn.Module, few: Dataset, tmp_path: Path
+) -> None:
+    parts = {"train": few.train, "test": few.test}
+    maps = {
+        f"attribution_{part}": gradient(network, split.batch(slice(None), torch.float64)[0]).numpy()
+        for part, split in parts.items()
+    }
+    expected = rank_dataset(network, few, InputGradient()).checksum
+    plain, packed, grey = tmp_path / "plain.npz", tmp_path / "packed.npz", tmp_path / "grey.npz"
+    np.savez(plain, **maps)  # type: ignore[arg-type]
+    np.savez_compressed(packed, **maps)  # type: ignore[arg-type]
+    np.savez(grey, **{name: values[:, 0].astype(">f8") for name, values in maps.items()})  # type: ignore[arg-type]
+    for path in (plain, packed, grey):
+        ranking = rank_maps(path, few, batch=7)
+        assert ranking.checksum == expected
+        assert len(ranking.record["attribution"]["sha256"]) == 64
+
+
+def test_maps_that_do_not_fit_are_refused(few: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "maps.npz"
+    good = np.zeros((25, 1, 8, 8), dtype=np.float32)
+    for train, test, message in (
+        (good, np.zeros((9, 1, 8, 8)), r"\(10, 1, 8, 8\)"),
+        (good[:, :, :7], np.zeros((10, 1, 8, 8)), r"\(25, 1, 8, 8\)"),
+        (good.astype(np.int64), np.zeros((10, 1, 8, 8)), "kind f"),
+        (good.reshape(25, 64), np.zeros((10, 1, 8, 8)), "4 dimensions"),
+    ):
+        np.savez(path, attribution_train=train, attribution_test=test)
+        with pytest.raises(DataError, match=message):
+            rank_maps(path, few)
+    np.savez(path, attribution_train=good)
+    with pytest.raises(DataError, match="expected an array attribution_test"):
+        rank_maps(path, few)

@@ -1,0 +1,165 @@
+"""Ranks: against scipy's, with ties, over batches, and on disk."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from veridical.faithfulness.ranking import Ranking, rank
+from veridical.runtime.config import OrderName, PerName
+from veridical.runtime.errors import DataError, UsageError
+
+
+def maps(examples: int = 6, channels: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(examples, channels, 5, 4, generator=torch.Generator().manual_seed(seed))
+
+
+KEYS: dict[OrderName, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "absolute": np.abs,
+    "signed": lambda values: values,
+    "squared": lambda values: values**2,
+}
+
+
+@pytest.mark.parametrize("order", ["absolute", "signed", "squared"])
+@pytest.mark.parametrize("per", ["value", "pixel"])
+def test_ranks_are_those_of_scipy(order: OrderName, per: PerName) -> None:
+    attribution = maps()
+    importance = KEYS[order](attribution.double().numpy())
+    flat = importance.sum(axis=1) if per == "pixel" else importance
+    expected = rankdata(-flat.reshape(6, -1), axis=1, method="ordinal") - 1
+    found = rank(attribution, order=order, per=per)
+    assert found.dtype == torch.int16
+    assert np.array_equal(found.numpy(), expected)
+
+
+def test_many_coordinates_need_int32() -> None:
+    wide = torch.arange(2**15 + 1, dtype=torch.float64).reshape(1, 1, 1, -1)
+    assert rank(wide).dtype == torch.int32
+    assert rank(wide)[0, 0] == 2**15
+    assert rank(wide[..., 1:]).dtype == torch.int16
+    assert rank(wide[..., 1:]).min() == 0
+
+
+def test_squares_of_small_gradients_do_not_vanish() -> None:
+    small = torch.tensor([1e-25, 3e-25, 2e-25, 0.0]).reshape(1, 1, 2, 2)
+    assert rank(small, order="squared").tolist() == [[2, 0, 1, 3]]
+
+
+def test_stable_ties_go_by_place_and_random_ones_do_not() -> None:
+    tied = torch.zeros(1, 1, 8, 8)
+    tied[0, 0, 7] = 1.0
+    stable = rank(tied, ties="stable")[0].tolist()
+    assert stable == [*range(8, 64), *range(8)]
+    drawn = rank(tied, seed=3)[0]
+    assert sorted(drawn[56:].tolist()) == list(range(8))
+    assert drawn[:56].tolist() != stable[:56]
+    assert not torch.equal(drawn, rank(tied, seed=4)[0])
+
+
+def test_random_ties_are_uniform() -> None:
+    drawn = rank(torch.zeros(4000, 1, 2, 2), seed=1)
+    # Each coordinate has each rank in a quarter of the examples: 1000, with deviation 27.
+    counts = torch.stack([(drawn == place).sum(dim=0) for place in range(4)])
+    assert bool(((counts - 1000).abs() < 140).all())
+
+
+def test_batches_change_nothing() -> None:
+    attribution = maps(9).round()  # many ties
+    whole = rank(attribution, seed=2)
+    numbers = [range(4), range(4, 5), range(5, 9)]
+    parts = [rank(attribution[n.start : n.stop], seed=2, indices=n) for n in numbers]
+    assert torch.equal(whole, torch.cat(parts))
+    shuffled = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(rank(attribution[shuffled], seed=2, indices=shuffled), whole[shuffled])
+    assert rank(attribution[:0]).shape == (0, 60)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_without_a_rank_are_refused(bad: float) -> None:
+    attribution = maps()
+    attribution[2, 0, 0, 0] = bad
+    with pytest.raises(UsageError, match=r"not finite in 1 of 6 \(the first is 2\)"):
+        rank(attribution)
+
+
+@pytest.mark.parametrize("name", ["order", "per", "ties"])
+def test_unknown_choices_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name}: expected .* but got 'other'"):
+        rank(maps(), **{name: "other"})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ranking() -> Ranking:
+    train, test = (rank(maps(count, seed=count)).numpy() for count in (7, 3))
+    return Ranking(train, test, (3, 5, 4), {"seed": 0, "attribution": {"method": "made up"}})
+
+
+def test_a_ranking_comes_back_from_its_file(ranking: Ranking, tmp_path: Path) -> None:
+    ranking.save(tmp_path / "ranking.npz")
+    found = Ranking.load(tmp_path / "ranking.npz")
+    assert np.array_equal(found.train, ranking.train)
+    assert np.array_equal(found.test, ranking.test)
+    assert found.shape == (3, 5, 4)
+    assert found.describe() == ranking.describe()
+    assert found.checksum == ranking.checksum
+    # Mapped: workers share the pages, and nobody can write to them.
+    assert isinstance(found.train, np.memmap)
+    assert not found.train.flags.writeable
+    assert [path.name for path in tmp_path.iterdir()] == ["ranking.npz"]
+    with np.load(tmp_path / "ranking.npz", allow_pickle=False) as archive:
+        assert np.array_equal(archive["train"], ranking.train)
+
+
+def test_the_checksum_is_that_of_the_ranks(ranking: Ranking) -> None:
+    other = ranking.train.copy()
+    other[0, :2] = other[0, [1, 0]]
+    assert Ranking(other, ranking.test, ranking.shape, ranking.record).checksum != ranking.checksum
+    assert Ranking(ranking.train, ranking.test, ranking.shape, {}).checksum == ranking.checksum
+
+
+def test_files_of_something_else_are_refused(ranking: Ranking, tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    with pytest.raises(DataError, match="no file"):
+        Ranking.load(path)
+    path.write_bytes(b"PK not an archive")
+    with pytest.raises(DataError, match="damaged"):
+        Ranking.load(path)
+    np.savez(path, train=ranking.train)
+    with pytest.raises(DataError, match="expected an array test"):
+        Ranking.load(path)
+    np.savez(path, train=np.array([[print]], dtype=object), test=ranking.test)
+    with pytest.raises(DataError, match="dtype object"):
+        Ranking.load(path)
+    np.savez(path, train=ranking.train.astype(np.float32), test=ranking.test)
+    with pytest.raises(DataError, match="kind i"):
+        Ranking.load(path)
+    ranking.save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="damaged"):
+        Ranking.load(path)
+
+
+def test_a_header_that_asks_for_too_much_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, train=np.zeros((2, 2), dtype=np.int16), test=np.zeros((2, 2), dtype=np.int16))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<i2", "fortran_order": False, "shape": (2**40, 64)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train.npy", header.getvalue())
+    with pytest.raises(DataError, match="GiB in one array"):
+        Ranking.load(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32])
+def test_only_short_integers_are_ranks(ranking: Ranking, dtype: type) -> None:
+    with pytest.raises(UsageError, match="ranks train"):
+        Ranking(ranking.train.astype(dtype), ranking.test, ranking.shape)

@@ -1,0 +1,192 @@
+"""Unmasking: which coordinates stay, what fills the others, and splits that cut masks with their batches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from veridical.data import Dataset, Split
+from veridical.faithfulness.baselines import random_ranking
+from veridical.faithfulness.fills import ConstantFill, LinearFill, channel_means, fill_from, resolve_fill
+from veridical.faithfulness.ranking import Ranking, rank
+from veridical.faithfulness.unmasking import (
+    Kept,
+    MaskSplit,
+    UnmaskedSplit,
+    kept_at,
+    mask,
+    unmask,
+    unmasked_dataset,
+)
+from veridical.runtime.config import FillName
+from veridical.runtime.errors import UsageError
+
+BLACK = ConstantFill((0.0,) * 3)
+
+
+@pytest.fixture
+def images() -> Dataset:
+    """Colour images of 4x5 with three channels of different brightness."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        draws = torch.rand(count, 3, 4, 5, generator=generator)
+        bytes_ = (draws * torch.tensor([255.0, 120.0, 40.0])[:, None, None]).to(torch.uint8)
+        return Split(bytes_, torch.arange(count) % 2)
+
+    return Dataset("colours", split(11), split(5), ("a", "b"), "c" * 64, "made here", {"size": 4})
+
+
+@pytest.mark.parametrize(
+    ("level", "coordinates", "count"),
+    [(0.05, 784, 39), (0.5, 64, 32), (0.1, 3072, 307), (0.001, 64, 1), (1.0, 64, 64), (0.5, 5, 3)],
+)
+def test_a_level_is_a_rounded_share(level: float, coordinates: int, count: int) -> None:
+    assert kept_at(level, coordinates) == Kept("top", count)
+    assert kept_at(level, coordinates, "bottom") == Kept("bottom", count)
+    assert kept_at(level, coordinates, "top", "remove") == Kept("bottom", coordinates - count)
+
+
+@pytest.mark.parametrize("level", [0.0, -0.1, 1.01, float("nan")])
+def test_levels_are_shares(level: float) -> None:
+    with pytest.raises(UsageError, match="level"):
+        kept_at(level, 64)
+
+
+def test_unmasked_is_what_a_loop_gives() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.rand(4, 3, 4, 5, generator=generator)
+    attribution = torch.randn(4, 3, 4, 5, generator=generator)
+    before = inputs.clone()
+    fill = ConstantFill((0.1, 0.2, 0.3))
+    found = unmask(inputs, rank(attribution), 0.2, "top", fill=fill)
+    for image, importance, result in zip(inputs, attribution.abs(), found, strict=True):
+        order = importance.flatten().argsort(descending=True)[:12].tolist()
+        for place in range(60):
+            expected = image.flatten()[place] if place in order else fill.values[place // 20]
+            assert float(result.flatten()[place]) == pytest.approx(float(expected))
+    assert torch.equal(inputs, before)
+
+
+def test_top_and_bottom_share_nothing_and_removing_is_keeping_the_rest() -> None:
+    ranks = rank(torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(2)))
+    top, bottom = (mask(ranks, kept_at(0.25, 16, end), (1, 4, 4)) for end in ("top", "bottom"))
+    assert not bool((top & bottom).any())
+    assert top.flatten(1).sum(1).tolist() == [4, 4, 4]
+    inputs = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(3))
+    fill = ConstantFill((0.5,))
+    removed = unmask(inputs, ranks, 0.25, "top", mode="remove", fill=fill)
+    assert torch.equal(removed, unmask(inputs, ranks, 0.75, "bottom", fill=fill))
+    assert torch.equal(unmask(inputs, ranks, 1.0, fill=fill), inputs)
+
+
+def test_a_ranked_pixel_is_shown_in_all_channels() -> None:
+    ranks = rank(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4)), per="pixel")
+    stays = mask(ranks, Kept("top", 5), (3, 4, 5))
+    assert stays.shape == (2, 1, 4, 5)
+    inputs = torch.rand(2, 3, 4, 5) + 0.1
+    shown = unmask(inputs, ranks, 0.25, fill=BLACK) > 0
+    assert torch.equal(shown, stays.expand(2, 3, 4, 5))
+
+
+def test_a_split_cuts_masks_with_its_batches(images: Dataset) -> None:
+    ranking = random_ranking(images, seed=1)
+    fill = resolve_fill("mean", images.train)
+    data = unmasked_dataset(images, ranking, Kept("bottom", 20), fill)
+    inputs, _ = images.train.batch(range(11))
+    whole = unmask(inputs, torch.from_numpy(ranking.train), 1 / 3, "bottom", fill=fill)
+    chosen = [7, 2, 2, 10]
+    found, target = data.train.batch(chosen)
+    assert torch.equal(found, whole[chosen])
+    assert torch.equal(target, images.train.labels[chosen])
+    assert torch.equal(data.train.subset([9, 7, 2]).batch([1, 2])[0], whole[[7, 2]])
+    assert torch.equal(data.train.subset([9, 7, 2]).subset([2, 0]).batch(slice(None))[0], whole[[2, 9]])
+    # The images themselves are shared and untouched; nothing was computed for the whole split.
+    assert data.train.images is images.train.images
+    assert data.train.batch(torch.tensor([0]), torch.float64)[0].dtype == torch.float64
+    with pytest.raises(UsageError, match="indices from 0 to 10"):
+        data.train.batch([11])
+
+
+def test_masks_alone_hold_no_image(images: Dataset) -> None:
+    ranking = random_ranking(images, per="pixel", seed=1)
+    data = unmasked_dataset(images, ranking, Kept("top", 5), BLACK, shown="masks")
+    assert isinstance(data.test, MaskSplit)
+    found, target = data.test.batch(range(5))
+    assert found.shape == (5, 3, 4, 5)
+    assert found.unique().tolist() == [0.0, 1.0]
+    assert found.sum(dim=(1, 2, 3)).tolist() == [15.0] * 5
+    assert torch.equal(target, images.test.labels)
+    blank = Split(torch.zeros_like(images.test.images), images.test.labels)
+    other = unmasked_dataset(
+        dataclasses.replace(images, test=blank), ranking, Kept("top", 5), BLACK, shown="masks"
+    )
+    assert torch.equal(other.test.batch(range(5))[0], found)
+    assert torch.equal(data.test.subset([4, 1]).batch([0])[0], found[4:5])
+
+
+def test_one_order_for_all_needs_one_row(images: Dataset) -> None:
+    row = rank(torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(5))).numpy()
+    one, many = (
+        Ranking(np.repeat(row, train, 0), np.repeat(row, test, 0), images.shape)
+        for train, test in ((1, 1), (11, 5))
+    )
+    found = [
+        unmasked_dataset(images, r, Kept("top", 20), BLACK).train.batch(range(11))[0] for r in (one, many)
+    ]
+    assert torch.equal(*found)
+
+
+def test_the_checksum_names_everything_that_shapes_the_numbers(images: Dataset) -> None:
+    ranking, other = random_ranking(images, seed=1), random_ranking(images, seed=2)
+    another = dataclasses.replace(images, checksum="d" * 64)
+    sets = [
+        unmasked_dataset(images, ranking, Kept("top", 20), BLACK),
+        unmasked_dataset(images, ranking, Kept("top", 21), BLACK),
+        unmasked_dataset(images, ranking, Kept("bottom", 20), BLACK),
+        unmasked_dataset(images, ranking, Kept("top", 20), ConstantFill((0.5,) * 3)),
+        unmasked_dataset(images, ranking, Kept("top", 20), LinearFill((0.0,) * 3)),
+        unmasked_dataset(images, ranking, Kept("top", 20), BLACK, shown="masks"),
+        unmasked_dataset(images, other, Kept("top", 20), BLACK),
+        unmasked_dataset(another, ranking, Kept("top", 20), BLACK),
+    ]
+    assert len({data.checksum for data in sets}) == len(sets)
+    again = unmasked_dataset(images, random_ranking(images, seed=1), Kept("top", 20), BLACK)
+    assert again.checksum == sets[0].checksum
+    assert again.name == "colours"
+    assert again.options["size"] == 4
+
+
+def test_a_ranking_of_other_images_is_refused(images: Dataset) -> None:
+    ranking = random_ranking(images)
+    fewer = dataclasses.replace(images, train=images.train.subset(range(9)))
+    with pytest.raises(UsageError, match="ranks of 9 train images"):
+        unmasked_dataset(fewer, ranking, Kept("top", 20), BLACK)
+    with pytest.raises(UsageError, match="1 to 60 coordinates"):
+        unmasked_dataset(images, ranking, Kept("top", 61), BLACK)
+
+
+def test_fills_by_name(images: Dataset) -> None:
+    means = images.train.images.double().mean(dim=(0, 2, 3)) / 255
+    assert channel_means(images.train) == pytest.approx(means.tolist(), abs=1e-12)
+    given: list[tuple[FillName | float, ConstantFill]] = [
+        ("mean", ConstantFill(channel_means(images.train))),
+        ("black", BLACK),
+        (0.25, ConstantFill((0.25,) * 3)),
+    ]
+    for name, expected in given:
+        assert resolve_fill(name, images.train) == expected
+    linear = resolve_fill("linear", images.train, seed=4)
+    assert linear == LinearFill(channel_means(images.train), seed=4)
+    for fill in (BLACK, linear):
+        assert fill_from(fill.describe()) == fill
+    with pytest.raises(UsageError, match="fill"):
+        resolve_fill("white", images.train)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="3 values"):
+        unmask(torch.rand(1, 1, 4, 5), torch.arange(20)[None], 0.5, fill=BLACK)
+
+
+def test_unmasked_splits_keep_their_kind(images: Dataset) -> None:
+    data = unmasked_dataset(images, random_ranking(images), Kept("top", 3), BLACK)
+    assert type(data.train.subset([0])) is UnmaskedSplit

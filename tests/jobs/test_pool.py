@@ -1,0 +1,149 @@
+"""Worker processes: what they see, what their death costs, and how they end."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+import pytest
+
+from veridical.jobs import InProcess, Job, Store, WorkerLost, run_jobs
+from veridical.jobs.pool import ProcessPool
+from veridical.runtime.errors import RunError
+
+Lines = Callable[[Path], list[str]]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the pool is for POSIX systems")
+
+
+@pytest.fixture
+def pool() -> Iterator[ProcessPool]:
+    with ProcessPool(2) as pool:
+        yield pool
+
+
+def test_results_equal_those_of_the_same_process(tmp_path: Path, pool: ProcessPool) -> None:
+    values = [{"seed": seed, "count": 3, "seconds": 0.0, "rate": 0.1 * seed} for seed in range(12)]
+    jobs = [Job("job_functions:steps", value) for value in values]
+    here = run_jobs(jobs, Store(tmp_path / "here"), InProcess(), trust_code=True)
+    there = run_jobs(jobs, Store(tmp_path / "there"), pool, trust_code=True)
+    assert [outcome.result for outcome in there.values()] == [outcome.result for outcome in here.values()]
+    assert {outcome.status for outcome in there.values()} == {"done"}
+    # A job's values travel and nothing else.
+    assert all(0 < outcome.sent_bytes < 800 for outcome in there.values())
+    assert pool.workers == 2
+    assert len(pool.processes()) <= 2
+
+
+def test_workers_see_one_thread_and_one_card(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
+    job = Job("job_functions:environment", {"names": names})
+    with ProcessPool(1, gpus=[1]) as pool:
+        (outcome,) = run_jobs([job], store, pool, trust_code=True).values()
+    assert outcome.result == dict(zip(names, ["1", "1", "5"], strict=True))
+    record = store.record(job)
+    assert record is not None
+    assert (record["environment"]["threads"], record["environment"]["gpu"]) == ("1", "5")
+
+
+def test_a_death_costs_its_job_a_retry_and_nobody_else_anything(store: Store, pool: ProcessPool) -> None:
+    once = Job("job_functions:die", {"times": 1}, cost=9.0)
+    always = Job("job_functions:die", {"times": 99, "signal": "SIGABRT"}, cost=8.0)
+    others = [Job("job_functions:echo", {"x": number}) for number in range(6)]
+    outcomes = run_jobs([once, always, *others], store, pool, trust_code=True)
+    assert outcomes[once.id].status == "done"
+    assert outcomes[once.id].result == {"deaths": 1}
+    failed = outcomes[always.id]
+    assert failed.status == "failed"
+    assert "lost 2 times" in str(failed.error)
+    assert "SIGABRT" in str(failed.error)
+    assert "from a child" in failed.log_tail, "also what other programs print into the descriptors"
+    assert "Fatal Python error: Aborted" in failed.log_tail
+    for job in others:
+        assert outcomes[job.id].status == "done"
+        assert not (store.folder(job) / "attempt-2.json").exists()
+
+
+def test_a_worker_that_is_killed_is_replaced(
+    tmp_path: Path, store: Store, pool: ProcessPool, until: Callable[..., None], lines: Lines
+) -> None:
+    where = {"started": str(tmp_path / "started"), "go": str(tmp_path / "go")}
+    jobs = [Job("job_functions:hold", {"x": number}, where) for number in range(2)]
+
+    def kill() -> None:
+        until(lambda: len(lines(tmp_path / "started")) == 2)
+        os.kill(int(lines(tmp_path / "started")[0]), signal.SIGKILL)
+        until(lambda: len(lines(tmp_path / "started")) == 3)
+        (tmp_path / "go").touch()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    outcomes = run_jobs(jobs, store, pool, trust_code=True)
+    killer.join()
+    assert [outcome.result for outcome in outcomes.values()] == [{"x": 0}, {"x": 1}]
+    records = [store.record(job) for job in jobs]
+    assert sorted(record["attempt"] for record in records if record is not None) == [1, 2]
+    pids = list(map(int, lines(tmp_path / "started")))
+    assert set(pool.processes()) == set(pids[1:])
+
+
+def test_it_is_an_executor(pool: ProcessPool) -> None:
+    assert list(pool.map(abs, range(-3, 0))) == [3, 2, 1]
+    assert pool.submit(sorted, [3, 1, 2], reverse=True).result() == [3, 2, 1]
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(divmod, 1, 0).result()
+    with pytest.raises(SystemExit):
+        pool.submit(sys.exit, 3).result()
+    with pytest.raises(AttributeError):
+        pool.submit(lambda: 1)  # nobody could call it there
+    slow = [pool.submit(time.sleep, 0.2) for _ in range(2)]
+    waiting = pool.submit(abs, -1)
+    assert waiting.cancel()
+    assert [future.result() for future in slow] == [None, None]
+    queued = pool.submit(abs, -2)
+    pool.shutdown()
+    assert queued.result() == 2
+    assert pool.processes() == []
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(abs, -3)
+
+
+def test_an_error_that_cannot_travel_comes_as_its_traceback(pool: ProcessPool) -> None:
+    future = pool.submit(exec, "import job_functions; job_functions.raise_local()")
+    with pytest.raises(RunError, match="cannot travel"):
+        future.result()
+
+
+def test_an_exception_inside_the_with_block_kills_what_runs(
+    until: Callable[..., None], gone: Callable[[int], bool]
+) -> None:
+    pool = ProcessPool(1)
+    with pytest.raises(KeyboardInterrupt), pool:  # noqa: PT012 - the block is what is tested
+        running = pool.submit(time.sleep, 600)
+        queued = pool.submit(time.sleep, 600)
+        until(running.running)
+        (pid,) = pool.processes()
+        raise KeyboardInterrupt
+    assert gone(pid)
+    assert queued.cancelled()
+    with pytest.raises(WorkerLost):
+        running.result()
+
+
+def test_workers_that_cannot_start_break_the_pool(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    job = Job("job_functions:echo", {})
+    with ProcessPool(1) as pool:
+        with pytest.raises(RunError, match="3 workers in a row"):
+            run_jobs([job], store, pool, trust_code=True)
+        with pytest.raises(BrokenExecutor):
+            pool.submit(abs, 1)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with ProcessPool(1) as pool, pytest.raises(RunError, match="nowhere"):
+        run_jobs([job], store, pool, trust_code=True)

@@ -1,0 +1,72 @@
+"""Which processes share a command, and which device each of them gets."""
+
+import pytest
+import torch
+
+from veridical.cli.main import main
+from veridical.runtime.errors import UsageError
+from veridical.runtime.process_group import ALONE, ProcessGroup, joined, launched
+
+
+def _started(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+
+
+def _with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_the_environment_tells_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() == 1
+    monkeypatch.setenv("WORLD_SIZE", "4")  # a scheduler's, without a number for this process
+    assert launched() == 1
+    _started(monkeypatch, 1, 4)
+    assert launched() == 4
+
+
+def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    _started(monkeypatch, 0, 1)
+    with joined() as group:
+        assert group is ALONE
+        assert not torch.distributed.is_initialized()
+    tensor = torch.arange(3)
+    assert group.add_up(tensor) is tensor
+    assert group.copy_from(0, tensor) is tensor
+    assert tensor.tolist() == [0, 1, 2]
+    assert group.told({"a": 1}) == {"a": 1}
+    for block in (group.guarded, group.in_turn):
+        with pytest.raises(ZeroDivisionError), block():
+            raise ZeroDivisionError
+
+
+def test_processes_that_cannot_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    _started(monkeypatch, 0, 2)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UsageError, match=r"MASTER_ADDR.*with torchrun"), joined("cpu"):
+        raise AssertionError("joined nobody")
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_gpus(monkeypatch, 2)
+    assert ProcessGroup(3, 4, 1).device("auto") == torch.device("cuda", 1)
+    assert ProcessGroup(3, 4, 1).device("cpu") == torch.device("cpu")
+    assert ALONE.device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UsageError, match="number 3 of a machine with 2 GPUs"):
+        ProcessGroup(2, 3, 2).device("cuda")
+    with pytest.raises(UsageError, match="auto, cpu or cuda for 2 processes"):
+        ProcessGroup(0, 2, 0).device("cuda:1")
+    _with_gpus(monkeypatch, 0)
+    assert ProcessGroup(1, 2, 1).device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("command", ["data", "compare", "demo"])
+def test_commands_that_cannot_be_shared_refuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    _started(monkeypatch, 0, 2)
+    assert main([command]) == 2
+    assert "2 processes cannot share this command" in capsys.readouterr().err

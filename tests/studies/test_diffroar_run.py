@@ -1,0 +1,189 @@
+"""diffroar_run: what a folder holds, that it continues, where it runs, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from veridical.faithfulness import forecast, retraining
+from veridical.faithfulness.diffroar import diffroar
+from veridical.jobs import InProcess
+from veridical.jobs.outcome import Progress
+from veridical.jobs.pool import ProcessPool
+from veridical.runtime.config import DiffRoarOptions
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import read_json
+from veridical.studies.diffroar_run import diffroar_run, executor_of, predict, workers_of
+
+LEVELS = [0.25, 0.5]
+
+
+def diffroar_options(folder: Path, run: str = "natural", **changes: Any) -> DiffRoarOptions:
+    """A quick measurement of `folder`/`run`; all of them share one store."""
+    values: dict[str, Any] = {
+        "run": str(folder / run),
+        "out": str(folder / f"{run}-diffroar"),
+        "store": str(folder / "store"),
+        "levels": LEVELS,
+        "repeats": 2,
+        "steps": 6,
+        "baselines": ["random"],
+        "gallery": 4,
+        "workers": 1,
+        "progress": False,
+        **changes,
+    }
+    return DiffRoarOptions(**values)
+
+
+@pytest.fixture(autouse=True)
+def _short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are predicted from a few steps: their accuracy is not what these tests are about."""
+    monkeypatch.setattr(forecast, "SECONDS", 0.01)
+
+
+@pytest.fixture(scope="module")
+def measured(place: Path) -> Path:
+    """The folder of a finished measurement of the natural run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecast, "SECONDS", 0.01)
+        diffroar_run(diffroar_options(place))
+    return place / "natural-diffroar"
+
+
+def test_the_folder_holds_the_results(measured: Path) -> None:
+    document = read_json(measured / "result.json")
+    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    results, config = document["results"], document["config"]
+    assert [point["level"] for point in results["curve"]] == LEVELS
+    for point, judged in zip(results["curve"], results["verdicts"], strict=True):
+        for end in ("top", "bottom", "difference"):
+            assert set(point[end]) == {"repeats", "value", "low", "high"}
+            assert len(point[end]["repeats"]) == 2
+        tops, bottoms = point["top"]["repeats"], point["bottom"]["repeats"]
+        assert point["difference"]["repeats"] == pytest.approx(np.subtract(tops, bottoms).tolist())
+        assert judged["verdict"] in ("satisfied", "violated", "undecided")
+    assert list(results["baselines"]) == ["random"]
+    assert results["control"]["chance"] == pytest.approx(1 / 3)
+    assert config["run"]["objective"] == "natural"
+    assert config["training"]["steps"] == 6
+    assert document["environment"]["executor"] == "InProcess"
+    assert document["environment"]["attribution"] == "input-gradient"
+    # Two levels, two ends: twice for the attribution, twice for the random order, once for the masks.
+    assert document["timing"]["retrainings"] == 2 * 2 * (2 + 2 + 1)
+
+
+def test_pictures_show_what_the_networks_saw(measured: Path) -> None:
+    with np.load(measured / "examples.npz", allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    # The labels run 0, 1, 2, 0, 1, 2, ...: the first of each class, then the second of the first.
+    assert found["index"].tolist() == [0, 1, 2, 3]
+    assert found["label"].tolist() == [0, 1, 2, 0]
+    assert found["unmasked"].shape == (4, 2, 2, 1, 8, 8)
+    fill = read_json(measured / "result.json")["config"]["fill"]["values"][0]
+    grey = round(255 * fill)
+    for image, order, levels in zip(found["image"], found["order"], found["unmasked"], strict=True):
+        assert sorted((order * 63).round().astype(int).ravel()) == list(range(64))
+        for level, (top, bottom) in zip(LEVELS, levels, strict=True):
+            kept = int(level * 64)
+            first, last = order >= 1 - (kept - 0.5) / 63, order <= (kept - 0.5) / 63
+            np.testing.assert_array_equal(top[0], np.where(first, image[0], grey))
+            np.testing.assert_array_equal(bottom[0], np.where(last, image[0], grey))
+
+
+def test_the_numbers_are_those_of_diffroar(place: Path, measured: Path, tmp_path: Path) -> None:
+    direct = diffroar(
+        place / "natural",
+        out=tmp_path / "direct",
+        levels=LEVELS,
+        repeats=2,
+        baselines=["random"],
+        store=place / "store",
+        steps=6,
+    )
+    assert direct.to_dict() == read_json(measured / "result.json")["results"]
+    # Every retraining was found in the store that both share.
+    assert direct.timing["reused"] == direct.timing["retrainings"]
+
+
+def test_the_same_options_find_it_finished(place: Path, measured: Path) -> None:
+    before = read_json(measured / "result.json")
+    told: list[tuple[str, Progress]] = []
+    again = diffroar_run(diffroar_options(place), lambda what, state: told.append((what, state)))
+    assert (again["results"], again["config"]) == (before["results"], before["config"])
+    assert {(what, state.done, state.reused) for what, state in told} == {("retraining", 20, 20)}
+
+
+def test_other_options_in_the_same_folder_are_refused(place: Path, measured: Path) -> None:
+    before = (measured / "result.json").read_bytes()
+    with pytest.raises(UsageError, match="belongs to another run"):
+        diffroar_run(diffroar_options(place, repeats=3))
+    with pytest.raises(UsageError, match="belongs to another command"):
+        diffroar_run(diffroar_options(place, out=str(place / "natural")))
+    assert (measured / "result.json").read_bytes() == before
+
+
+def test_a_failing_retraining_is_told_and_the_others_are_kept(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = diffroar_options(
+        place, out=str(tmp_path / "out"), store=None, levels=[0.5], baselines=[], control=False
+    )
+    trained = retraining.trained
+
+    def failing(values: Any, *rest: Any) -> Any:
+        if values["kept"]["end"] == "top" and values["seed"] == 1:
+            print("the disk is full of eels")
+            raise OSError("eels")
+        return trained(values, *rest)
+
+    # Costs are predicted with another name for the same function.
+    monkeypatch.setattr(retraining, "trained", failing)
+    with pytest.raises(RunError) as caught:
+        diffroar_run(options)
+    message = str(caught.value)
+    assert "1 of 4 jobs failed" in message
+    assert "top 32 of 64, seed 1" in message
+    assert "eels" in message
+    assert not (tmp_path / "out" / "result.json").exists()
+    monkeypatch.setattr(retraining, "trained", trained)
+    document = diffroar_run(options)
+    assert (document["timing"]["retrainings"], document["timing"]["reused"]) == (4, 3)
+
+
+def test_dry_run_counts_and_writes_nothing(place: Path, tmp_path: Path) -> None:
+    options = diffroar_options(place, out=str(tmp_path / "out"), store=None, workers=3)
+    found = predict(options)
+    assert dict(found.retrainings) == {"images": 16, "masks": 4}
+    assert found.workers == 3
+    assert found.seconds_each["images"] > 0
+    assert found.total_seconds > found.ranking_seconds
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_retrainings_run(place: Path) -> None:
+    options = diffroar_options(place, device="cpu")
+    with executor_of(options) as executor:
+        assert isinstance(executor, InProcess)
+        assert workers_of(executor) == 1
+    with executor_of(replace(options, workers=3)) as executor:
+        assert isinstance(executor, ProcessPool)
+        assert (workers_of(executor), executor.processes()) == (3, [])
+
+
+def test_a_remote_scheduler_without_tls_is_refused(place: Path) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed (extra cluster)")
+    options = diffroar_options(place, scheduler="tcp://192.0.2.1:8786")
+    with pytest.raises(UsageError, match="--insecure"):
+        diffroar_run(options)
+
+
+def test_processes_give_the_same_numbers(place: Path, measured: Path, tmp_path: Path) -> None:
+    alone = read_json(measured / "result.json")["results"]
+    changes: dict[str, Any] = {"levels": [0.5], "baselines": [], "control": False, "store": None}
+    document = diffroar_run(diffroar_options(place, out=str(tmp_path / "out"), workers=2, **changes))
+    assert document["environment"]["executor"] == "ProcessPool"
+    assert document["timing"]["reused"] == 0
+    assert document["results"]["curve"] == [point for point in alone["curve"] if point["level"] == 0.5]

@@ -1,0 +1,142 @@
+"""Training on changed images and balanced classes, and runs that are older than these settings."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.ball import Noise
+from veridical.data import DATASETS, Dataset
+from veridical.runtime.errors import UsageError
+from veridical.training.loop import train
+from veridical.training.objectives import Natural, ObjectiveValue
+from veridical.training.run import Run, load, read_settings
+
+SEEN: list[tuple[Tensor, Tensor]] = []
+STOP_AT: list[int] = []
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The natural loss; what it is given is kept in SEEN, and after STOP_AT calls it is interrupted."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
+    ) -> ObjectiveValue:
+        SEEN.append((inputs.clone(), target.clone()))
+        if len(SEEN) in STOP_AT:
+            raise KeyboardInterrupt
+        return Natural()(model, inputs, target, generator)
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen() -> Iterator[None]:
+    SEEN.clear()
+    yield
+    SEEN.clear()
+    STOP_AT.clear()
+
+
+QUICK: dict[str, Any] = {
+    "model": "mlp", "model_options": {"width": 8}, "progress": False, "validation": 0, "batch_size": 40,
+    "averaging": 0.0, "epochs": 2.0,
+}  # fmt: skip
+
+
+def trained(out: Path, data: Dataset, **given: Any) -> Run:
+    return train(**{**QUICK, "data": data, "objective": Watched(), "out": str(out), **given})
+
+
+def test_images_are_changed_in_training_by_seed_and_step(tmp_path: Path, stripes: Dataset) -> None:
+    batches = {}
+    for name, given in (
+        ("plain", {}), ("one", {"augment": "warp"}), ("again", {"augment": "warp"}),
+        ("other", {"augment": "warp", "seed": 1}),
+    ):  # fmt: skip
+        SEEN.clear()
+        run = trained(tmp_path / name, stripes, **given)
+        batches[name] = [inputs for inputs, _ in SEEN]
+        assert run.settings.augment == given.get("augment", "none")
+    assert all(torch.equal(a, b) for a, b in zip(batches["one"], batches["again"], strict=True))
+    # The same images in the same order, changed, and not twice in the same way.
+    assert not any(torch.equal(a, b) for a, b in zip(batches["plain"], batches["one"], strict=True))
+    for plain, changed in zip(batches["plain"], batches["one"], strict=True):
+        assert float((plain.flatten(1).mean(1) - changed.flatten(1).mean(1)).abs().max()) < 0.3
+    assert not torch.equal(batches["one"][0], batches["other"][0])
+    document = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert (document["config"]["augment"], document["config"]["balance"]) == ("warp", "none")
+
+
+def test_a_mirrored_sign_is_trained_under_its_own_name(tmp_path: Path, stripes: Dataset) -> None:
+    turn_right, stop = 33, 14
+    labels = torch.where(stripes.train.labels == 0, stop, turn_right)
+    signs = replace(
+        stripes,
+        name="gtsrb",
+        classes=DATASETS["gtsrb"].classes,
+        train=replace(stripes.train, labels=labels),
+        test=replace(stripes.test, labels=torch.full_like(stripes.test.labels, stop)),
+    )
+    trained(tmp_path / "run", signs, augment="shift-rotate-flip")
+    counts = torch.bincount(torch.cat([target for _, target in SEEN]), minlength=43)
+    assert set(counts.nonzero().flatten().tolist()) == {stop, turn_right, turn_right + 1}
+    assert int(counts[stop]) == 160
+    assert 0.3 < int(counts[turn_right + 1]) / 320 < 0.7
+
+
+def test_rare_classes_come_as_often_as_common_ones(tmp_path: Path, stripes: Dataset) -> None:
+    rare = stripes.train.subset([*range(0, 240, 3), *range(1, 60, 3), *range(2, 60, 3)])  # 80, 20, 20
+    data = replace(stripes, train=rare)
+    run = trained(tmp_path / "run", data, balance="classes")
+    assert run.settings.steps_per_epoch == 3
+    for epoch in (SEEN[:3], SEEN[3:]):
+        counts = torch.bincount(torch.cat([target for _, target in epoch]))
+        assert counts.tolist() == [40, 40, 40]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["config"]["balance"] == "classes"
+
+
+YOUNGER = ("augment", "balance")
+
+
+def made_older(folder: Path) -> bytes:
+    """Take the settings that the first runs did not have out of a run's records; the claim's new content."""
+    for path in [folder / "claim.json", *folder.glob("checkpoints/*/checkpoint.json")]:
+        record = json.loads(path.read_text())
+        for name in YOUNGER:
+            del record["config"][name]
+        path.write_text(json.dumps(record))
+    return (folder / "claim.json").read_bytes()
+
+
+def test_a_finished_older_run_is_read_and_its_command_finds_it(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes)
+    claim = made_older(tmp_path / "run")
+    calls = len(SEEN)
+    assert load(tmp_path / "run").settings == run.settings == read_settings(tmp_path / "run")
+    again = trained(tmp_path / "run", stripes)
+    assert len(SEEN) == calls
+    assert again.settings == run.settings
+    assert (tmp_path / "run" / "claim.json").read_bytes() == claim
+    with pytest.raises(UsageError, match='augment is absent there, "shift-rotate" here'):
+        trained(tmp_path / "run", stripes, augment="shift-rotate")
+
+
+def test_an_older_run_that_was_interrupted_goes_on(tmp_path: Path, stripes: Dataset) -> None:
+    whole = trained(tmp_path / "whole", stripes)
+    SEEN.clear()
+    STOP_AT.append(9)  # in the second of two epochs of six steps
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run", stripes)
+    made_older(tmp_path / "run")
+    SEEN.clear()
+    STOP_AT.clear()
+    run = trained(tmp_path / "run", stripes)
+    assert len(SEEN) == 6
+    assert run.settings == whole.settings
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[name])

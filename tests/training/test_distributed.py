@@ -1,0 +1,238 @@
+"""Two processes that share every batch: the run of one process, its numbers, its files and its errors."""
+
+import contextlib
+import importlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from veridical.attacks.ball import L2, Ball, Linf, NoiseRows
+from veridical.cli.commands import COMMANDS
+from veridical.cli.options import parse_options
+from veridical.runtime.errors import UsageError
+from veridical.runtime.process_group import ProcessGroup
+from veridical.training.distributed import Share
+from veridical.training.loop import train
+
+SOURCE = Path(__file__).parents[2] / "src"
+SCRIPT = Path(__file__).with_name("side_by_side.py")
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "fork") or not torch.distributed.is_available(), reason="needs fork and torch.distributed"
+)
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    environment = inherited | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, errors = process.communicate(timeout=500)
+    finally:
+        # Also what it started: processes that wait for each other would wait for days.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(arguments, process.returncode, printed, errors)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    done = run([str(SCRIPT), str(folder)])
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def outcomes(place: Path, name: str, count: int = 2) -> list[dict[str, Any]]:
+    files = [place / "outcomes" / f"{name}.{rank}.json" for rank in range(count)]
+    return [json.loads(file.read_text()) for file in files]
+
+
+def messages(place: Path, name: str) -> list[str]:
+    return [f"{told['error']}: {told['message']}" for told in outcomes(place, name)]
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["", "-augmented", "-warm"])
+def test_two_processes_train_what_one_does(place: Path, kind: str) -> None:
+    assert outcomes(place, f"pair{kind}") == [{"value": None}, {"value": None}]
+    one, two = (load_file(place / f"{name}{kind}" / "model.safetensors") for name in ("alone", "pair"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-10, atol=1e-12)
+    assert not torch.equal(one["classify.weight"], two["classify.weight"]), "the batches were not shared"
+    for line, other in zip(log(place / f"alone{kind}"), log(place / f"pair{kind}"), strict=True):
+        assert line.pop("kind") == other.pop("kind")
+        assert line == pytest.approx(other, rel=1e-9)
+
+
+def test_the_result_says_how_many_processes_there_were(place: Path) -> None:
+    one, two = (json.loads((place / name / "result.json").read_text()) for name in ("alone", "pair"))
+    assert [one["environment"]["processes"], two["environment"]["processes"]] == [1, 2]
+    assert (one["results"], one["config"]) == (two["results"], two["config"])
+    names = ["claim.json", "log.jsonl", "model.safetensors", "result.json"]
+    assert sorted(path.name for path in (place / "pair").iterdir() if path.name[0] != ".") == names
+
+
+def test_after_a_kill_two_processes_continue_with_the_same_bits(place: Path) -> None:
+    assert not (place / "outcomes" / "killed.1.json").exists()
+    (told, *_) = outcomes(place, "killed", 1)
+    assert told["error"] == "RunError"
+    assert "process 0 of 2 lost the others" in told["message"]
+    assert outcomes(place, "continued") == [{"value": None}, {"value": None}]
+    broken, unbroken = place / "killed", place / "pair"
+    assert (broken / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert log(broken) == log(unbroken)
+    assert outcomes(place, "finished") == [{"value": None}, {"value": None}]
+
+
+def test_an_image_that_breaks_one_process_is_named_by_all(place: Path) -> None:
+    one, two = (json.loads((place / name / "stopped.json").read_text()) for name in ("white-alone", "white"))
+    assert two["images"] == [20]
+    assert {**one, "checkpoint": None} == {**two, "checkpoint": None}
+    first, second = messages(place, "white")
+    assert first.startswith("RunError: the loss was not finite at step")
+    assert second.startswith("RunError: process 0 of 2 stopped: the loss was not finite")
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        (
+            "raises",
+            "RunError: process 1 of 2 stopped: ValueError('no step today')",
+            "ValueError: no step today",
+        ),
+        (
+            "norm",
+            "UsageError: Net has batch normalisation (extra)",
+            "RunError: process 0 of 2 stopped: Net has",
+        ),
+        ("statistics", "RunError: after step 5 processes 0 and 1 hold", "RunError: after step 5 processes 0"),
+        (
+            "small",
+            "UsageError: batch_size: expected an image",
+            "RunError: process 0 of 2 stopped: batch_size",
+        ),
+        ("other", "RunError: process 1 of 2 stopped:", "UsageError:"),
+        ("step", "RunError: process 1 of 2 stopped: in", "RunError: in"),
+        ("attack-workers", "UsageError: workers", "UsageError: workers"),
+    ],
+)
+def test_an_error_of_one_process_ends_both(place: Path, name: str, first: str, second: str) -> None:
+    told = messages(place, name)
+    assert told[0].startswith(first)
+    assert told[1].startswith(second)
+
+
+def test_a_refused_training_leaves_no_folder(place: Path) -> None:
+    assert not (place / "norm").exists()
+    assert "seed is 0 there, 1 here" in messages(place, "other")[0]
+
+
+def test_gradients_are_added_where_any_process_has_one(place: Path) -> None:
+    both, of_the_first = [[3.0] * 3] * 2, [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert outcomes(place, "gradients") == [{"value": [both, of_the_first, None, [1.0, 1.0]]}] * 2
+
+
+def test_layers_draw_unrelated_noise_and_the_first_process_its_own(place: Path) -> None:
+    first, second = (told["value"] for told in outcomes(place, "dropout"))
+    assert first == Share(ProcessGroup(), 4).layer_seed(0, 3)
+    assert first != second
+
+
+def test_maps_of_a_data_set_have_the_same_bits(place: Path) -> None:
+    alone, *shared = (np.load(place / f"maps-{name}.npy") for name in ("1-0", "2-0", "2-1"))
+    assert alone.shape == (21, 2, 4, 4)
+    assert np.abs(alone).reshape(21, -1).max(1).min() > 0
+    for maps in shared:
+        assert maps.tobytes() == alone.tobytes()
+
+
+def test_two_processes_attack_as_one_does(place: Path) -> None:
+    (alone,) = outcomes(place, "attack-alone", 1)
+    results, config, workers = alone["value"]
+    assert workers == 1
+    assert results["correctly_classified"] > 5
+    assert outcomes(place, "attack") == [{"value": [results, config, 2]}] * 2
+    # One batch: the second process has nothing to do, and waits.
+    few = outcomes(place, "attack-few")
+    assert few[0] == few[1]
+    assert few[0]["value"][0]["examples"] == 9
+
+
+@pytest.mark.parametrize("ball", [Linf(0.1), L2(1.0)])
+def test_an_example_gets_its_noise_in_whatever_process_it_is(ball: Ball) -> None:
+    origin = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    whole = ball.random_start(origin, torch.Generator().manual_seed(2))
+    parts = []
+    for rank in range(3):
+        rows = Share(ProcessGroup(rank, 3), 7).rows
+        noise = NoiseRows(torch.Generator().manual_seed(2), rows, 7)
+        parts.append(ball.random_start(origin[rows], noise))
+        with pytest.raises(UsageError, match="was asked for 1"):
+            ball.random_start(origin[:1], noise)
+    assert [len(part) for part in parts] == [2, 2, 3]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_the_documented_commands_are_understood() -> None:
+    from torch.distributed.run import get_args_parser
+
+    text = (SOURCE.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in text.splitlines() if line.startswith("torchrun -")]
+    found = [get_args_parser().parse_args(line[1:]) for line in lines]
+    assert [given.training_script for given in found] == ["veridical"] * len(found)
+    assert [given.training_script_args[0] for given in found] == ["train", "attack"]
+    for given in found:
+        name, *argv = given.training_script_args
+        module = importlib.import_module(COMMANDS[name].module)
+        assert module.SHARED
+        parse_options(module.Options, argv, prog=name)
+
+
+def test_torchrun_starts_the_command(place: Path, tmp_path: Path) -> None:
+    options = ["--data", str(place / "shades.npz"), "--model", "mlp", "--objective", "ig-sum-norm"]
+    options += ["--steps", "6", "--batch-size", "15", "--optimiser", "sgd", "--threads", "1"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run([*torchrun, "-m", "veridical", "train", *options, "--out", str(tmp_path / "two")])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished") == 1
+    alone = train(
+        data=str(place / "shades.npz"),
+        model="mlp",
+        objective="ig-sum-norm",
+        steps=6,
+        batch_size=15,
+        optimiser="sgd",
+        threads=1,
+        out=str(tmp_path / "one"),
+        progress=False,
+    )
+    weights = load_file(tmp_path / "two" / "model.safetensors")
+    for name, weight in alone.model.state_dict().items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["environment"]["processes"] == 2
+    assert result["config"] == json.loads(json.dumps(alone.settings.to_dict()))
