@@ -23,7 +23,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOOK = 1.0  # seconds between looks whether busy workers live, when no connection told
-_FALSE_STARTS = 3  # workers in a row that end before they are ready: the next ones would, too
+# Workers in a row that end before they are ready, by themselves or of a signal: the next ones would, too.
+_FALSE_STARTS, _KILLED_STARTS = 3, 20
 
 
 class ProcessPool(Executor):
@@ -53,7 +54,8 @@ class ProcessPool(Executor):
         self._lock = threading.Lock()
         self._heard, self._bell = Pipe(duplex=False)
         self._rung = self._closing = self._killing = False
-        self._false_starts, self._broken = 0, ""
+        self._false_starts = self._killed_starts = 0
+        self._broken = ""
         self._manager: threading.Thread | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -171,7 +173,7 @@ class ProcessPool(Executor):
         except Exception as error:  # noqa: BLE001 - what came cannot be read here, an error's class say
             message = (False, error)
         if message == READY:
-            worker.ready, self._false_starts = True, 0
+            worker.ready, self._false_starts, self._killed_starts = True, 0, 0
             return
         call, worker.call = worker.call, None
         assert call is not None, "a worker answers only what it was asked"
@@ -183,16 +185,16 @@ class ProcessPool(Executor):
 
     def _lose(self, worker: WorkerProcess) -> None:
         """Fail the call of a worker that is gone; its place is free for another."""
-        reason = worker.how_it_ended()
+        code = worker.exit_code()
         worker.connection.close()
         with self._lock:
             self._team.remove(worker)
             self._free.append(dict(worker.environment))
             if not worker.ready:
-                self._false_starts += 1
-            if self._false_starts >= _FALSE_STARTS:
-                self._broken = (
-                    f"{_FALSE_STARTS} workers in a row ended while they started; the last: {reason}"
-                )
+                self._false_starts += code >= 0
+                self._killed_starts += code < 0
+            starts = self._false_starts + self._killed_starts
+            if self._false_starts >= _FALSE_STARTS or self._killed_starts >= _KILLED_STARTS:
+                self._broken = f"{starts} workers in a row ended while they started; the last {worker.end()}"
         if worker.call is not None:
-            worker.call.future.set_exception(WorkerLost(reason))
+            worker.call.future.set_exception(WorkerLost(f"worker process {worker.pid} {worker.end()}"))

@@ -70,18 +70,22 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
 
-    def how_it_ended(self) -> str:
-        """Say in words how the process ended; it is killed if its connection broke and it did not end."""
+    def exit_code(self) -> int:
+        """Return how the process ended, -9 for SIGKILL; it is killed if its connection broke and it goes on."""
         try:
-            code = self._process.wait(5.0)
+            return self._process.wait(5.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            return self._process.wait()
+
+    def end(self) -> str:
+        """Say the same in words, to complete "the process ..."."""
+        code = self.exit_code()
         if code >= 0:
-            return f"worker process {self.pid} ended with exit code {code}"
+            return f"ended with exit code {code}"
         name = signal.Signals(-code).name
         hint = ", which the system also sends when memory runs out" if name == "SIGKILL" else ""
-        return f"worker process {self.pid} was ended by {name}{hint}"
+        return f"was ended by {name}{hint}"
 
 
 def _python_path() -> str:
