@@ -136,6 +136,28 @@ def test_an_exception_inside_the_with_block_kills_what_runs(
         running.result()
 
 
+def test_workers_that_are_killed_while_they_start_cost_no_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
+) -> None:
+    slow = tmp_path / "slow"
+    slow.touch()
+    # Python imports this before anything of ours.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, time\nwhile os.path.exists({str(slow)!r}):\n    time.sleep(0.01)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with ProcessPool(1) as pool:
+        future = pool.submit(abs, -3)
+        killed: set[int] = set()
+        for _ in range(6):
+            until(lambda: set(pool.processes()) - killed)
+            (pid,) = set(pool.processes()) - killed
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        slow.unlink()
+        assert future.result() == 3
+
+
 def test_workers_that_cannot_start_break_the_pool(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     job = Job("job_functions:echo", {})

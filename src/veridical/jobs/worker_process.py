@@ -71,7 +71,7 @@ class WorkerProcess:
             self._process.wait()
 
     def exit_code(self) -> int:
-        """Return how the process ended, -9 for SIGKILL; it is killed if its connection broke and it goes on."""
+        """Return how the process ended, -9 for SIGKILL; one that goes on without its connection is killed."""
         try:
             return self._process.wait(5.0)
         except subprocess.TimeoutExpired:
