@@ -119,14 +119,15 @@ FAST: tuple[Rule, ...] = (
             "reduction": "mean",
         }
     ),
-    Rule(("mnist", "fashion-mnist"), values={"learning_rate": 2e-3, "epochs": 8.0}),
+    # The paper's initial weights are large, and small rates leave them where they are.
+    Rule(_IMAGES_28, values={"learning_rate": 3e-3}),
+    Rule(("mnist", "fashion-mnist"), values={"epochs": 9.0}),
     # A wider ball in training buys steadier maps for accuracy, at a better price than the L1 term does.
     Rule(("fashion-mnist",), values={"training_share": 1.2}),
     Rule(("mnist", "fashion-mnist"), ("natural",), {"epochs": 7.0}),
     # A step with the L1 term takes twice the time of one without.
-    Rule(("mnist", "fashion-mnist"), ("ig-norm",), {"epochs": 4.0}),
+    Rule(("mnist", "fashion-mnist"), ("ig-norm",), {"epochs": 5.0}),
     Rule((), ("ig-sum-norm",), {"beta_from": 0.75}),
-    Rule(("mnist-5k",), values={"learning_rate": 3e-3}),
     Rule(("mnist-5k",), ("ig-sum-norm",), {"beta": 0.3, "beta_from": 0.6}),
     Rule(("mnist-5k",), values={"epochs": 15.0, "batch_size": 50, "averaging": 0.99}),
     Rule(("gtsrb",), values={"epochs": 15.0}),
@@ -137,7 +138,7 @@ _TABLES = {"paper": PAPER, "fast": FAST}
 
 MODEL_OPTIONS: Mapping[str, Mapping[str, Values]] = {
     "paper": {"cnn": {"initialisation": "paper"}},
-    "fast": {"cnn": {"initialisation": "paper-he"}},
+    "fast": {"cnn": {"initialisation": "paper"}},
 }
 """What a recipe chooses of an architecture, by recipe and network, where the user does not."""
 
