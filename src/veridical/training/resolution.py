@@ -96,12 +96,8 @@ def _validation(given: int | None, values: Values, train_size: int) -> int:
 
 def _robust(objective: str, values: Values) -> RobustSettings:
     found: dict[str, Any] = {key: values.get(key) for key in USED[objective]}
-    radius = float(values["radius"])
-    if values.get("training_radius") is not None:
-        radius = float(values["training_radius"])
-    elif values.get("training_share", 1.0) != 1.0:
-        radius *= values["training_share"]
-        found["training_radius"] = radius
+    wider = values["training_radius"]
+    radius = float(values["radius"] if wider is None else wider)
     if objective == "input-gradient" and values["weight"] is None:
         # lambda' = radius^q makes lambda 1: the loss's change in the ball, to first order, is what is added.
         found["weight"] = radius ** (1 if values["norm"] == "linf" else 2)
