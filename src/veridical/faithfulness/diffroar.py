@@ -24,6 +24,7 @@ from veridical.runtime.config import (
     OrderName,
     PerName,
     RetrainObjectiveName,
+    StackedName,
     TargetName,
     TiesName,
 )
@@ -57,6 +58,7 @@ def diffroar(
     trust_code: bool = False,
     device: str = "auto",
     batch: int = 200,
+    stacked: StackedName = "never",
     seed: int = 0,
     progress: Tell | None = None,
     **overrides: Any,
@@ -120,7 +122,15 @@ def diffroar(
         trust_code=trust_code,
         device=device,
     )
-    return measure(measurement, Path(out), store=store, executor=executor, batch=batch, progress=progress)
+    return measure(
+        measurement,
+        Path(out),
+        store=store,
+        executor=executor,
+        batch=batch,
+        stacked=stacked,
+        progress=progress,
+    )
 
 
 def measurement_of(options: DiffRoarOptions) -> Measurement:

@@ -12,10 +12,14 @@ from typing import Any
 
 from veridical.data import Dataset
 from veridical.faithfulness.baselines import linear_options, random_ranking, train_linear
+from veridical.faithfulness.grouping import stack_size
 from veridical.faithfulness.instances import rank_dataset
 from veridical.faithfulness.measurement import Measurement
 from veridical.faithfulness.retraining import trained
+from veridical.faithfulness.stacked import Stack
+from veridical.faithfulness.stacked_batches import stackable
 from veridical.faithfulness.unmasking import Shown, kept_at, unmasked_dataset
+from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.training.run import Run
 from veridical.training.validation import accuracies
@@ -73,21 +77,30 @@ class Forecast:
         }
 
 
-def forecast(measurement: Measurement, workers: int = 1, *, batch: int = 200) -> Forecast:
+def forecast(
+    measurement: Measurement, workers: int = 1, *, batch: int = 200, stacked: StackedName = "never"
+) -> Forecast:
     """Time the first steps of each kind of retraining and a batch of attributions, and extrapolate.
 
     It takes some seconds, with the device of the measurement and the torch threads of the moment, and leaves
-    no files. batch: images whose attributions are computed at a time.
+    no files. batch: images whose attributions are computed at a time. stacked: as in `diffroar`.
     """
     shown = [retraining.shown for retraining in measurement.retrainings]
     counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
     starting = measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0)
-    each, ranking = retraining_seconds(measurement), ranking_seconds(measurement, batch)
+    each = retraining_seconds(measurement, workers, stacked)
+    ranking = ranking_seconds(measurement, batch)
     return Forecast(counts, each, ranking, starting, workers)
 
 
-def retraining_seconds(measurement: Measurement) -> dict[Shown, float]:
-    """Predicted seconds of one retraining by what it is shown."""
+def retraining_seconds(
+    measurement: Measurement, workers: int = 1, stacked: StackedName = "never"
+) -> dict[Shown, float]:
+    """Predicted seconds of one retraining by what it is shown; of one in a stack, its share."""
+    together = _together(measurement, workers) if stacked == "auto" else 1
+    if together > 1:
+        share = _stacked_seconds(measurement, together)
+        return {"images": share, "masks": share} if measurement.design.control else {"images": share}
     found: dict[Shown, float] = {"images": _retraining_seconds(measurement, "images")}
     if measurement.design.control:
         # To put in a constant costs next to nothing, imputation does not.
@@ -144,6 +157,39 @@ def _retraining_seconds(measurement: Measurement, shown: Shown) -> float:
     return _extrapolated(
         start, measurement.data, training["steps"], training["batch_size"], measurement.device_name
     )
+
+
+def _together(measurement: Measurement, workers: int) -> int:
+    """Members of the stacks; 1 if images are not retrained in stacks."""
+    retrainings = measurement.retrainings
+    values = measurement.values(retrainings[0], {})
+    if not stackable(values):
+        return 1
+    return stack_size(values, len(retrainings), workers, measurement.device_name)
+
+
+def _stacked_seconds(measurement: Measurement, together: int) -> float:
+    """Seconds of one member of a stack: its share of the start, of some steps, and of the test."""
+    training, steps = measurement.training, int(measurement.training["steps"])
+    sample = _sample(measurement.data, WARM_UP * training["batch_size"], TESTED)
+    ranking = random_ranking(sample, per=measurement.design.per)
+    chosen = measurement.retrainings[:together]
+    views = [unmasked_dataset(sample, ranking, one.kept, measurement.fill, shown=one.shown) for one in chosen]
+    settings = {**training, "train_examples": len(sample.train)}
+    members = [{**measurement.values(one, {}), "training": settings} for one in chosen]
+    begun = time.perf_counter()
+    stack = Stack(members, views, resolve_device(measurement.device_name))
+    starting = time.perf_counter() - begun
+    stack.advance()
+    begun, counted = time.perf_counter(), 0
+    while counted < LEAST or (time.perf_counter() - begun < SECONDS and counted < MOST):
+        stack.advance()
+        counted += 1
+    training_seconds = steps * (time.perf_counter() - begun) / counted
+    begun = time.perf_counter()
+    stack.correct()
+    testing = len(measurement.data.test) * (time.perf_counter() - begun) / len(sample.test)
+    return (starting + training_seconds + testing) / together
 
 
 def _extrapolated(

@@ -14,6 +14,7 @@ from typing import Any
 from veridical.faithfulness.baselines import LINEAR, input_agnostic_ranking, linear_options, random_ranking
 from veridical.faithfulness.design import RankingName, Retraining
 from veridical.faithfulness.forecast import retraining_seconds
+from veridical.faithfulness.grouping import check_stacked, train_stacks
 from veridical.faithfulness.instances import rank_dataset, rank_maps
 from veridical.faithfulness.measurement import Measurement, placed
 from veridical.faithfulness.ranking import Ranking
@@ -21,6 +22,7 @@ from veridical.faithfulness.result import Accuracies, DiffRoarResult, notes
 from veridical.faithfulness.retraining import RETRAIN
 from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs
 from veridical.jobs.pool import ProcessPool
+from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import claim_folder
@@ -30,7 +32,7 @@ KIND, RANKINGS, JOBS = "diffroar", "rankings", "jobs"
 """The claim of a folder of results, and what lies in it."""
 
 Tell = Callable[[str, Progress], object]
-"""(what is done, how far it is): "ranking" counts images, "linear model" and "retraining" count jobs."""
+"""(what is done, how far it is): "ranking" counts images, the other stages count jobs."""
 
 
 def measure(
@@ -40,12 +42,14 @@ def measure(
     store: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     batch: int = 200,
+    stacked: StackedName = "never",
     progress: Tell | None = None,
 ) -> DiffRoarResult:
     """Rank, retrain, and put the accuracies together; what `folder` and `store` hold already is not repeated.
 
     The folder is claimed for the measurement. Raises as `diffroar` does.
     """
+    check_stacked(stacked)
     begun = time.monotonic()
     tell = progress or (lambda _what, _progress: None)
     config = measurement.describe()
@@ -57,10 +61,19 @@ def measure(
         runner = executor or stack.enter_context(default_executor(measurement.device_name))
         rankings = make_rankings(measurement, folder / RANKINGS, kept, runner, batch, tell)
         ranked = time.monotonic()
-        jobs = planned(measurement, rankings, folder / RANKINGS, kept, runner)
+        jobs = planned(measurement, rankings, folder / RANKINGS, kept, runner, stacked)
+        together: Mapping[str, Outcome] = {}
+        if stacked == "auto":
+            together = train_stacks(
+                jobs.values(),
+                kept,
+                runner,
+                device=measurement.device_name,
+                tell=lambda state: tell("retraining together", state),
+            )
         outcomes = run_jobs(jobs.values(), kept, runner, progress=lambda state: tell("retraining", state))
     check(outcomes, jobs)
-    timing = timing_of(jobs, outcomes) | {
+    timing = timing_of(jobs, outcomes, together) | {
         "ranking_seconds": round(ranked - begun, 3),
         "total_seconds": round(time.monotonic() - begun, 3),
     }
@@ -138,6 +151,7 @@ def planned(
     folder: Path,
     store: Store,
     executor: Executor,
+    stacked: StackedName = "never",
 ) -> dict[Retraining, Job]:
     """The jobs, with predicted costs if any of them is still to be done."""
     records = {name: ranking.describe() for name, ranking in rankings.items()}
@@ -155,7 +169,8 @@ def planned(
     # Workers have one thread each, and costs are theirs.
     try:
         with nullcontext() if isinstance(executor, InProcess) else thread_count(1):
-            costs = retraining_seconds(measurement)
+            workers = int(getattr(executor, "workers", 1))
+            costs = retraining_seconds(measurement, workers, stacked)
     except RunError:  # a training that has to stop says so as a job, with its log
         return jobs
     return {one: replace(job, cost=costs[one.shown]) for one, job in jobs.items()}
@@ -179,14 +194,17 @@ def check(outcomes: Mapping[str, Outcome], jobs: Mapping[Any, Job]) -> None:
     )
 
 
-def timing_of(jobs: Mapping[Retraining, Job], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def timing_of(
+    jobs: Mapping[Retraining, Job], outcomes: Mapping[str, Outcome], together: Mapping[str, Outcome]
+) -> dict[str, Any]:
     """What the retrainings took: seconds of the attempts that ended well, and bytes sent to workers."""
-    ended = list(outcomes.values())
+    ended, stacks = list(outcomes.values()), list(together.values())
     done = [outcome for outcome in ended if outcome.status == "done"]
     return {
         "retrainings": len(ended),
         "reused": len(ended) - len(done),
-        "retraining_seconds": round(sum(outcome.seconds or 0.0 for outcome in ended), 3),
+        "stacks": len(stacks),
+        "retraining_seconds": round(sum(outcome.seconds or 0.0 for outcome in [*ended, *stacks]), 3),
         "predicted_seconds": round(sum(job.cost for job in jobs.values()), 3),
         "sent_bytes_per_job": max((outcome.sent_bytes for outcome in done), default=0),
     }

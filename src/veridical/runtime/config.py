@@ -32,6 +32,7 @@ AttributionName = Literal["integrated-gradients", "input-gradient"]
 OrderName = Literal["absolute", "signed", "squared"]
 PerName = Literal["value", "pixel"]
 TiesName = Literal["random", "stable"]
+StackedName = Literal["auto", "never"]
 ModeName = Literal["keep", "remove"]
 FillName = Literal["mean", "black", "linear"]
 BaselineName = Literal["random", "input-agnostic"]
@@ -246,6 +247,8 @@ class DiffRoarOptions(OptimiserOptions):
         retrain_objective: Objective of the retraining, natural or the run's own.
         train_examples: Use only so many training images; None uses as many as the run.
         bf16: Retrain with bfloat16 products and convolutions, on CPUs that have them.
+        stacked: Train several retrainings in one program, never, or (auto) where that can be done: natural
+            ones of an mlp with a constant fill.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report.
         scheduler: Address of a Dask scheduler; None uses processes of this machine.
@@ -282,6 +285,7 @@ class DiffRoarOptions(OptimiserOptions):
     retrain_objective: RetrainObjectiveName = "natural"
     train_examples: int | None = None
     bf16: bool = False
+    stacked: StackedName = "never"
     batch: int = 200
     gallery: int = 6
     scheduler: str | None = None

@@ -48,6 +48,7 @@ def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict
             store=options.store,
             executor=executor,
             batch=options.batch,
+            stacked=options.stacked,
             progress=progress,
         )
         threads = torch.get_num_threads()
@@ -66,7 +67,7 @@ def predict(options: DiffRoarOptions) -> Forecast:
     """How many retrainings `diffroar_run` would make, and how long they would take; nothing is written."""
     measurement = measurement_of(options)
     with executor_of(options) as executor:
-        return forecast(measurement, workers_of(executor), batch=options.batch)
+        return forecast(measurement, workers_of(executor), batch=options.batch, stacked=options.stacked)
 
 
 @contextmanager

@@ -1,0 +1,203 @@
+"""Many retrainings of a multilayer perceptron as one job, with the results that they have one by one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical.data import Dataset
+from veridical.data.augmentation import balanced_order
+from veridical.faithfulness.retraining import ACCURACY, unmasked_of
+from veridical.faithfulness.stacked_batches import Batches
+from veridical.faithfulness.stacked_mlp import StackedMLP
+from veridical.models.mlp import MLP
+from veridical.runtime.config import TrainOptions
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError
+from veridical.runtime.files import read_json, write_json
+from veridical.runtime.seeds import stream
+from veridical.training.assignment import build_recorded
+from veridical.training.checkpoint import Learner, load_newest, save_checkpoint
+from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
+from veridical.training.precision import arithmetic
+from veridical.training.resolution import resolve
+from veridical.training.settings import Settings
+from veridical.training.validation import ROWS
+
+STACKED = "veridical.faithfulness.stacked:retrain_stacked"
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_SECONDS = 60.0
+"""Between checkpoints."""
+
+
+def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
+    """Job: many retrainings in one program; {"members": a result for each as `retrain` returns it, or None}.
+
+    values: {"members": the values of their jobs}, of one data set, architecture and recipe. where: as in
+    `retrain`, but "ranking:CHECKSUM" for each ranking. Killed at any moment, it continues from its newest
+    checkpoint. A member whose loss or gradient stops being finite has no result; by itself it says why.
+    """
+    if (folder / ACCURACY).exists():
+        kept: dict[str, Any] = read_json(folder / ACCURACY)
+        return kept
+    members = values["members"]
+    views = [unmasked_of(one, {**where, "ranking": ranking_in(where, one)}) for one in members]
+    device = resolve_device(where.get("device", "auto"))
+    stack = Stack(members, views, device)
+    stack.load(folder / CHECKPOINTS)
+    steps, saved = stack.settings.optimise.steps, time.monotonic()
+    while stack.step < steps:
+        begun = time.monotonic()
+        stack.advance()
+        stack.seconds += time.monotonic() - begun
+        if time.monotonic() - saved >= CHECKPOINT_SECONDS and stack.step < steps:
+            stack.save(folder / CHECKPOINTS)
+            saved = time.monotonic()
+    found = {"members": stack.results()}
+    # First the numbers, then the weights.
+    write_json(folder / ACCURACY, found)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return found
+
+
+def ranking_in(where: Mapping[str, str], values: Mapping[str, Any]) -> str:
+    """The path of the ranking of one member."""
+    return where[f"ranking:{values['ranking']['checksum']}"]
+
+
+class Stack:
+    """R retrainings side by side, from their initial weights or a checkpoint to their accuracies.
+
+    members: the values of their jobs. views: the data set as each of them sees it.
+    """
+
+    def __init__(
+        self, members: Sequence[Mapping[str, Any]], views: Sequence[Dataset], device: torch.device
+    ) -> None:
+        shared = {json.dumps([one["model"], one["training"]], sort_keys=True) for one in members}
+        if len(shared) != 1 or len({one["data"]["checksum"] for one in members}) != 1:
+            raise RunError(
+                "retrainings of one stack have one data set, architecture and recipe; these differ."
+            )
+        self.device, self.views = device, views
+        self.seeds = [int(one["seed"]) for one in members]
+        self.settings = _settings(members[0], views[0])
+        networks = [build_recorded(members[0]["model"], seed) for seed in self.seeds]
+        mlps = [network for network in networks if isinstance(network, MLP)]
+        if len(mlps) < len(members):
+            raise RunError(
+                f"retrainings of {members[0]['model']['name']} cannot be stacked, those of mlp can."
+            )
+        self.standardise = mlps[0].standardise
+        optimise = self.settings.optimise
+        self.model = StackedMLP(mlps, device)
+        average = WeightAverage(self.model, optimise.averaging) if optimise.averaging else None
+        self.learner = Learner(self.model, make_optimiser(self.model, optimise), average)
+        self.batches = Batches([view.train for view in views], self.standardise, device)
+        self.config = {"members": [dict(one) for one in members]}
+        self.step, self.seconds = 0, 0.0
+        self.lost: set[int] = set()
+        self._orders: tuple[int, dict[int, Tensor]] = (-1, {})
+
+    def advance(self) -> None:
+        """Move the weights of all members once, each by the batch that it would have by itself."""
+        optimise = self.settings.optimise
+        epoch, number = divmod(self.step, self.settings.steps_per_epoch)
+        if self._orders[0] != epoch:
+            self._orders = epoch, {seed: self._order(seed, epoch) for seed in set(self.seeds)}
+        first = number * optimise.batch_size
+        cut = {seed: order[first : first + optimise.batch_size] for seed, order in self._orders[1].items()}
+        with arithmetic(self.device):
+            inputs, target = self.batches.batch([cut[seed] for seed in self.seeds])
+            loss = self.model.gradients(inputs, target, mean=optimise.reduction == "mean")
+            self._drop(loss)
+            set_learning_rate(self.learner.optimiser, learning_rate(optimise, self.step))
+            self.learner.optimiser.step()
+            if self.learner.average is not None:
+                self.learner.average.update(self.model)
+        self.step += 1
+
+    def correct(self) -> list[int]:
+        """How many test images each member, with the weights that its run delivers, classifies right."""
+        average = self.learner.average
+        model = self.model if average is None else average.module
+        tests = Batches([view.test for view in self.views], self.standardise, self.device)
+        found = torch.zeros(len(self.seeds), dtype=torch.int64, device=self.device)
+        examples = torch.arange(len(self.views[0].test))
+        with arithmetic(self.device):
+            for numbers in examples.split(ROWS):
+                inputs, target = tests.batch([numbers] * len(self.seeds))
+                found += (model(inputs).argmax(2) == target).sum(1)
+        counts: list[int] = found.tolist()
+        return counts
+
+    def results(self) -> list[dict[str, Any] | None]:
+        """What `retrain` returns, for each member, with its share of the seconds; None for a lost one."""
+        count, examples = len(self.seeds), len(self.views[0].test)
+        share = self.seconds / count
+        seen = self.step * self.settings.optimise.batch_size
+        return [
+            None
+            if row in self.lost
+            else {
+                "accuracy": right / examples,
+                "correct": right,
+                "examples": examples,
+                "training_seconds": round(share, 3),
+                "examples_per_second": round(seen / share, 2) if share else 0.0,
+                "stacked": count,
+            }
+            for row, right in enumerate(self.correct())
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that appears all at once."""
+        progress = {"seconds": self.seconds, "lost": sorted(self.lost)}
+        save_checkpoint(folder, self.step, self.learner, self.config, progress)
+
+    def load(self, folder: Path) -> None:
+        """Continue from the newest sound checkpoint, if there is one."""
+        progress = load_newest(folder, self.learner, self.config)
+        if progress is not None:
+            self.step, self.seconds = progress["step"], progress["seconds"]
+            self.lost = set(progress["lost"])
+
+    @torch.no_grad()
+    def _drop(self, loss: Tensor) -> None:
+        """Give up members whose loss or gradient is not finite; zeros take their place, the others go on."""
+        slopes = self.model.rows.grad
+        assert slopes is not None
+        finite = torch.isfinite(loss.sum(1)) & torch.isfinite(torch.linalg.vector_norm(slopes, dim=1))
+        if bool(finite.all()):
+            return
+        bad: list[int] = (~finite).nonzero().flatten().tolist()
+        average = self.learner.average
+        for rows in (self.model.rows, slopes, *([] if average is None else average.module.parameters())):
+            rows[bad] = 0.0
+        self.lost |= set(bad)
+        warnings.warn(
+            f"step {self.step}: the loss or gradient of members {bad} is not finite; they are given up",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        """Positions of the training images of one epoch, as `Assignment.order` has them."""
+        shuffle, count = stream(seed, "batches", epoch), self.settings.train_examples
+        if self.settings.balance == "classes":
+            return balanced_order(self.views[0].train.labels[:count], shuffle)
+        return torch.randperm(count, generator=shuffle)
+
+
+def _settings(values: Mapping[str, Any], data: Dataset) -> Settings:
+    """The settings that `retrain` would train with; those that differ between members are not asked for."""
+    options = TrainOptions(out="", **values["training"])
+    return resolve(options, data=data.describe(), model=values["model"], train_size=len(data.train))
