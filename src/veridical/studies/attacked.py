@@ -13,6 +13,7 @@ import numpy as np
 from veridical.runtime.errors import RunError, UsageError, fail_argument
 from veridical.runtime.files import read_json
 from veridical.studies.attack_run import EXAMPLES, KIND, RESULT
+from veridical.studies.finished import Finished
 from veridical.training.log import read_log
 
 TITLES: Mapping[str, str] = {
@@ -26,24 +27,8 @@ TITLES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Attacked:
-    """One finished attack: the content of its result.json and the arrays of its examples.npz."""
-
-    folder: Path
-    document: Mapping[str, Any]
-    arrays: Mapping[str, Any]
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """What the numbers depend on."""
-        config: Mapping[str, Any] = self.document["config"]
-        return config
-
-    @property
-    def results(self) -> Mapping[str, Any]:
-        """What was measured."""
-        results: Mapping[str, Any] = self.document["results"]
-        return results
+class Attacked(Finished):
+    """One finished attack."""
 
     @property
     def folder_of_run(self) -> Path:

@@ -14,6 +14,7 @@ from veridical.runtime.errors import RunError, UsageError, fail_argument
 from veridical.runtime.files import read_json
 from veridical.studies.attacked import TITLES
 from veridical.studies.diffroar_run import EXAMPLES, RESULT
+from veridical.studies.finished import Finished
 
 REPORT = "report.html"
 # What must agree for accuracies to be of the same images, networks and trainings.
@@ -22,24 +23,8 @@ _SAME_DESIGN = ("mode", "order", "per")
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One finished measurement: the content of its result.json and the arrays of its examples.npz."""
-
-    folder: Path
-    document: Mapping[str, Any]
-    arrays: Mapping[str, Any]
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """What the numbers depend on."""
-        config: Mapping[str, Any] = self.document["config"]
-        return config
-
-    @property
-    def results(self) -> Mapping[str, Any]:
-        """What was measured."""
-        results: Mapping[str, Any] = self.document["results"]
-        return results
+class Measured(Finished):
+    """One finished measurement."""
 
 
 def read_measured(folder: str | Path) -> Measured:
