@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import fail_argument
+from veridical.runtime.importing import import_named
 
 
 def imported(name: str, spec: str, *, trust_code: bool) -> Callable[..., Any]:
@@ -22,15 +22,7 @@ def imported(name: str, spec: str, *, trust_code: bool) -> Callable[..., Any]:
     if not trust_code:
         hint = "Foreign code runs only with trust_code (--trust-code)."
         raise fail_argument(name, spec, "a name that Veridical knows", hint)
-    try:
-        found = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{name}: {spec} cannot be imported ({error}). Put its module where Python looks for modules "
-            "(PYTHONPATH), on every machine that takes part."
-        ) from error
-    except AttributeError:
-        raise fail_argument(name, spec, f"a name that {module} has") from None
+    found = import_named(name, spec, f"a name that {module} has")
     if not callable(found):
         raise fail_argument(name, spec, f"a callable; it is a {type(found).__name__}")
     function: Callable[..., Any] = found

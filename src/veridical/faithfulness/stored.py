@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from veridical.data.arrays import MAX_BYTES, damaged
+from veridical.runtime.files import atomic
 
 _LOCAL_HEADER = 30
 """Bytes of a member's header in a zip file; the last four are the lengths of name and extra field."""
@@ -29,17 +28,9 @@ class Header(NamedTuple):
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write an uncompressed .npz file that appears whole or not at all; the folder must exist."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            # Straight to the disk: hundreds of megabytes need not be in memory twice.
-            np.savez(file, allow_pickle=False, **dict(arrays))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic(path) as file:
+        # Straight to the disk: hundreds of megabytes need not be in memory twice.
+        np.savez(file, allow_pickle=False, **dict(arrays))
 
 
 def headers(path: Path) -> dict[str, Header]:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import fail_argument
 from veridical.runtime.files import to_plain
+from veridical.runtime.importing import import_named
 
 JobFunction = Callable[[dict[str, Any], Path, dict[str, str]], Mapping[str, Any]]
 """(values, folder, where) -> result, as plain values. What it keeps in the folder outlives a kill."""
@@ -72,16 +72,7 @@ class Job:
 def load_function(name: str, trust_code: bool = False) -> JobFunction:
     """Import what "package.module:name" names; anything but Veridical's own code needs `trust_code`."""
     check_trusted(name, trust_code)
-    module, attribute = name.split(":")
-    try:
-        function = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"function: {name} cannot be imported here ({error}). Put its module where Python looks for "
-            "modules, on every machine that runs jobs."
-        ) from error
-    except AttributeError:
-        raise fail_argument("function", name, f"a function in {module}") from None
+    function = import_named("function", name, f"a function in {name.partition(':')[0]}")
     # A module of ours also holds what it imported itself: "veridical.x:Path" would be foreign code.
     if not callable(function) or not (trust_code or str(function.__module__).startswith(_OWN)):
         raise fail_argument("function", name, "a function that Veridical defines")

@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from veridical.runtime.errors import RunError, UsageError, fail_argument
 
@@ -21,14 +21,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
     The folder must exist. The bytes reach the disk before the name does, and the name before this returns.
     """
-    target = Path(path)
     content = data.encode() if isinstance(data, str) else data
+    with atomic(Path(path)) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic(target: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that becomes `target` when the block ends, and vanishes if it raises."""
     # The temporary file lies in the same folder, since a rename is atomic only within one file system. Its
     # name starts with a dot: what a killed process leaves behind is not taken for a file of the run.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

@@ -1,0 +1,25 @@
+"""Importing what a text names; whether that code is trusted is for the caller to ask first."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from veridical.runtime.errors import UsageError, fail_argument
+
+
+def import_named(argument: str, name: str, expected: str) -> Any:
+    """Import what "package.module:attribute" names; it was given for `argument`.
+
+    Raises UsageError where the module cannot be found, or does not have `expected`, in words.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{argument}: {name} cannot be imported here ({error}). Put its module where Python looks for "
+            "modules (PYTHONPATH), on every machine that takes part."
+        ) from error
+    except AttributeError:
+        raise fail_argument(argument, name, expected) from None
