@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.data import Dataset
-from veridical.faithfulness.attributions import attribute, attribution_by_name, describe_attribution
+from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.instances import rank_dataset, rank_maps
 from veridical.faithfulness.ranking import rank
 from veridical.runtime.errors import DataError, UsageError
@@ -58,8 +59,8 @@ def test_names_are_methods(name: str, method: AttributionMethod) -> None:
 def test_captums_saliency_is_the_absolute_input_gradient(network: nn.Module) -> None:
     pytest.importorskip("captum")
     inputs = torch.rand(3, 1, 8, 8, dtype=torch.float64)
-    found = attribute(attribution_by_name("captum:Saliency"), network, inputs, None, range(3), 0)
-    expected = attribute(attribution_by_name("input-gradient"), network, inputs, None, range(3), 0)
+    found = batch_maps(attribution_by_name("captum:Saliency"), network, inputs, None, range(3), 0)
+    expected = batch_maps(attribution_by_name("input-gradient"), network, inputs, None, range(3), 0)
     assert torch.allclose(found, expected.abs())
     assert "Saliency" in str(describe_attribution(attribution_by_name("captum:Saliency")))
 
@@ -80,9 +81,9 @@ def test_foreign_code_runs_only_when_trusted(network: nn.Module) -> None:
     inputs = torch.rand(3, 1, 8, 8, dtype=torch.float64)
     network.train()
     state = torch.get_rng_state()
-    found = attribute(method, network, inputs, None, range(4, 7), 1)
+    found = batch_maps(method, network, inputs, None, range(4, 7), 1)
     # Its own random number is the same again, and nobody else's generator moved.
-    assert torch.equal(found, attribute(method, network, inputs, None, range(4, 7), 1))
+    assert torch.equal(found, batch_maps(method, network, inputs, None, range(4, 7), 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training
     import own_attributions  # type: ignore[import-not-found]
@@ -112,7 +113,7 @@ def test_what_cannot_be_imported_says_why(name: str, message: str) -> None:
 def test_maps_of_another_shape_are_refused(network: nn.Module) -> None:
     method = attribution_by_name("own_attributions:narrow", trust_code=True)
     with pytest.raises(UsageError, match=r"shape \(2, 1, 7, 8\) for inputs of shape \(2, 1, 8, 8\)"):
-        attribute(method, network, torch.rand(2, 1, 8, 8, dtype=torch.float64), None, range(2), 0)
+        batch_maps(method, network, torch.rand(2, 1, 8, 8, dtype=torch.float64), None, range(2), 0)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import check_count
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.guards import evaluating, preserved_rng
 from veridical.runtime.process_group import ALONE, ProcessGroup
+from veridical.runtime.seeds import stream
 
 
 class Examples(Protocol):
@@ -36,6 +37,7 @@ def dataset_maps(
     *,
     target: Literal["predicted", "label"] = "predicted",
     batch_size: int = 256,
+    seed: int = 0,
     group: ProcessGroup = ALONE,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Tensor:
@@ -49,6 +51,8 @@ def dataset_maps(
         Explain the class that is predicted, or the label.
     batch_size
         Examples of a batch.
+    seed
+        Of the global generators, for a callable of the caller's own; see `batch_maps`.
     group
         Processes that all call this: each makes the maps of every n-th batch, and all get all maps. Batches
         are the same for any number of processes, and so are the numbers.
@@ -72,7 +76,8 @@ def dataset_maps(
         for numbers in own:
             inputs, labels = examples.batch(numbers, like.dtype, like.device)
             explained = labels if target == "label" else None
-            maps[numbers.start : numbers.stop] = _maps(model, inputs, explained, attribution, numbers)
+            found = batch_maps(attribution, model, inputs, explained, numbers, seed)
+            maps[numbers.start : numbers.stop] = found.cpu()
             done += len(numbers)
             if progress is not None:
                 progress(done, total)
@@ -81,16 +86,29 @@ def dataset_maps(
     return maps
 
 
-def _maps(
-    model: nn.Module, inputs: Tensor, target: Tensor | None, attribution: Attribution, numbers: Sequence[int]
+def batch_maps(
+    attribution: Attribution,
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | None,
+    indices: Sequence[int],
+    seed: int,
 ) -> Tensor:
-    """The maps of one batch; random methods are told the examples' numbers."""
+    """The map of a batch, detached and of the inputs' shape; a UsageError for a map of another one.
+
+    A caller's own method runs in eval mode, with the weights frozen and the global generators set from the
+    seed and the batch's first number.
+    """
     if isinstance(attribution, AttributionMethod):
-        attribution = partial(attribution, indices=numbers)
-    found = attribution(model, inputs, target)
-    if found.shape != inputs.shape:
+        maps = attribution(model, inputs, target, indices=indices)
+    else:
+        with preserved_rng(), evaluating(model), torch.enable_grad():
+            torch.manual_seed(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
+            maps = attribution(model, inputs, target)
+    if not isinstance(maps, Tensor) or maps.shape != inputs.shape:
+        found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
         raise UsageError(
-            f"the attribution gave maps of shape {tuple(found.shape)} for inputs of {tuple(inputs.shape)}; "
-            "expected the inputs' shape"
+            f"the attribution gave {found} for inputs of shape {tuple(inputs.shape)}; expected a map of the "
+            "inputs' shape. Maps of layers and of pixels have to be brought to it first."
         )
-    return found.detach().cpu()
+    return maps.detach()

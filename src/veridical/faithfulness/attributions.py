@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.integrated_gradients import IntegratedGradients
@@ -14,8 +10,6 @@ from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.faithfulness.foreign import imported, source_digest
 from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import evaluating, preserved_rng
-from veridical.runtime.seeds import stream
 
 NAMES = (
     "input-gradient",
@@ -62,34 +56,6 @@ def describe_attribution(attribution: Attribution) -> dict[str, Any]:
     kind = attribution if hasattr(attribution, "__qualname__") else type(attribution)
     name = f"{getattr(kind, '__module__', '?')}.{getattr(kind, '__qualname__', repr(kind))}"
     return {"method": name, "source": source_digest(attribution)}
-
-
-def attribute(
-    attribution: Attribution,
-    model: nn.Module,
-    inputs: Tensor,
-    target: Tensor | None,
-    indices: Sequence[int],
-    seed: int,
-) -> Tensor:
-    """The map of a batch, detached and of the inputs' shape; a UsageError for a map of another one.
-
-    A caller's own method runs in eval mode, with the weights frozen and the global generators set from the
-    seed and the batch's first number.
-    """
-    if isinstance(attribution, AttributionMethod):
-        maps = attribution(model, inputs, target, indices=indices)
-    else:
-        with preserved_rng(), evaluating(model), torch.enable_grad():
-            torch.manual_seed(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
-            maps = attribution(model, inputs, target)
-    if not isinstance(maps, Tensor) or maps.shape != inputs.shape:
-        found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-        raise UsageError(
-            f"the attribution gave {found} for inputs of shape {tuple(inputs.shape)}; expected a map of the "
-            "inputs' shape. Maps of layers and of pixels have to be brought to it first."
-        )
-    return maps.detach()
 
 
 def _captum_class(name: str) -> Any:

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import damaged
-from veridical.faithfulness.attributions import attribute, describe_attribution
+from veridical.faithfulness.attributions import describe_attribution
 from veridical.faithfulness.ranking import Part, Ranking, Ranks, importances, rank
 from veridical.faithfulness.stored import headers, read_array
 from veridical.runtime.config import OrderName, PerName, TargetName, TiesName
@@ -57,7 +58,7 @@ def rank_dataset(
     def maps(part: Part, numbers: range) -> Tensor:
         split = _split(data, part)
         inputs, labels = split.batch(numbers, dtype, device)
-        return attribute(attribution, model, inputs, labels if target == "label" else None, numbers, seed)
+        return batch_maps(attribution, model, inputs, labels if target == "label" else None, numbers, seed)
 
     made = {"attribution": describe_attribution(attribution), "target": target, **(record or {})}
     return ranking_from(
