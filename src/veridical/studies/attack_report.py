@@ -64,7 +64,11 @@ def _section(name: str, attacked: Attacked, shown: Sequence[int]) -> ModelSectio
     run, results, arrays = attacked.config["run"], attacked.results, attacked.arrays
     where = attacked.config["data"]["name"] if _as_published(attacked) else ""
     weight = run["robust"] or {}
-    told = [f"{key} {weight[key]:g}" for key in ("weight", "beta", "radius") if weight.get(key) is not None]
+    told = [
+        f"{key.replace('_', ' ')} {weight[key]:g}"
+        for key in ("weight", "beta", "radius", "training_radius")
+        if weight.get(key) is not None
+    ]
     return ModelSection(
         title=name,
         metrics={key: results[key] for key in MEASURES if key in results},
