@@ -89,7 +89,9 @@ def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
         )
     optimise = (name for name in OptimiserOptions.__dataclass_fields__ if name not in ("epochs", "steps"))
     chosen: dict[str, Any] = {name: getattr(run.optimise, name) for name in optimise}
-    chosen |= {"recipe": run.recipe, "epochs": run.epochs}
+    # A retraining begins with fresh weights: it trains as long as the run and the run it began with together.
+    before = run.initial["epochs"] if run.initial else 0.0
+    chosen |= {"recipe": run.recipe, "epochs": run.epochs + before}
     chosen |= {name: getattr(run, name) for name in _decided_elsewhere()}
     limited = run.train_examples + run.validation < int(run.data["train"])
     if limited:

@@ -131,6 +131,7 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
         augment: Change training images at random in every step, by shifts, rotations and brightness
             ("shift-rotate"), mirroring too where the class allows it, or as the RAR authors ("warp").
         balance: Take every class equally often in an epoch.
+        initial_run: Folder of a finished run whose weights this training begins with, instead of fresh ones.
         validation: Training images held out for validation; 0 holds none out.
         train_examples: Use only so many of the remaining training images; None uses all.
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
@@ -148,6 +149,7 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
     equalise: bool = False
     augment: AugmentName | None = None
     balance: BalanceName | None = None
+    initial_run: str | None = None
     validation: int | None = None
     train_examples: int | None = None
     data_root: str | None = None

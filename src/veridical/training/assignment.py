@@ -20,6 +20,7 @@ from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
 from veridical.training.objectives import Objective
@@ -68,8 +69,12 @@ def assign(
     model: nn.Module | None = None,
     data: Dataset | None = None,
     objective: Objective | None = None,
+    beginning: Beginning | None = None,
 ) -> Assignment:
-    """Load, build and resolve what `options` names, and take what is given in place of a name."""
+    """Load, build and resolve what `options` names, and take what is given in place of a name.
+
+    beginning: the weights to begin with in place of the model's own.
+    """
     if data is None:
         data = load(options.data, options.data_root, download=options.download, equalise=options.equalise)
     elif options.equalise or options.download:
@@ -82,6 +87,10 @@ def assign(
         train_size=len(data.train),
         objective=None if objective is None else described(objective),
     )
+    if beginning is not None:
+        beginning.check(settings)
+        beginning.put_into(module)
+        settings = replace(settings, initial=beginning.record())
     train, validation, indices = divide(data.train, settings)
     convolutional = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
     module = module.to(device)

@@ -33,6 +33,9 @@ def deviations(settings: Settings) -> list[dict[str, Any]]:
     if weights not in ("paper", 1.0):
         used = weights if isinstance(weights, str) else f"between He et al. (0) and the paper (1): {weights}"
         found.append(_difference("initial weights", "truncated normal, deviation 0.1", used))
+    if settings.initial is not None:
+        begun = f"those of a run, {settings.initial['objective']}, {settings.initial['epochs']:g} epochs"
+        found.append(_difference("weights at the start", "fresh", begun))
     found += _settings(settings, paper)
     if "train_examples" in paper and settings.train_examples != paper["train_examples"]:
         found.append(_difference("training images", paper["train_examples"], settings.train_examples))

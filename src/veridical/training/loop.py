@@ -17,7 +17,8 @@ from veridical.runtime.guards import preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import stream
 from veridical.training.assignment import Assignment, assign, gather
-from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint
+from veridical.training.beginning import Beginning
+from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint, weights
 from veridical.training.display import Display
 from veridical.training.distributed import Share, check_parallel
 from veridical.training.log import Log
@@ -78,6 +79,7 @@ def train(
                 own_model,
                 data if isinstance(data, Dataset) else None,
                 None if isinstance(objective, str) else objective,
+                _beginning(chosen.initial_run, own_model),
             )
             check_parallel(assignment.model, assignment.settings.optimise.batch_size, group)
             folder = claim(chosen.out, assignment.settings)
@@ -87,6 +89,14 @@ def train(
         if not group.told((folder / RESULT).exists()):
             _Training(chosen, assignment, folder, device, group).run()
     return load(folder, model=own_model, device=device)
+
+
+def _beginning(folder: str | None, model: nn.Module | None) -> Beginning | None:
+    """The weights of a finished run, None where none is named. model: its architecture, if a caller's own."""
+    if folder is None:
+        return None
+    run = load(folder, model=model)
+    return Beginning(run.folder, run.settings, weights(run.model))
 
 
 class _Training:

@@ -93,6 +93,7 @@ class Settings:
 
     data, model: the records of `Dataset.describe` and `veridical.models.model_config`, or of a caller's own.
     robust: None for the natural objective and a caller's own. validation, train_examples: numbers of images.
+    initial: the record of the run whose weights are begun with (`Beginning.record`), None for fresh ones.
     Fields with defaults are younger than the first runs, whose records are read with them.
     """
 
@@ -108,6 +109,7 @@ class Settings:
     bf16: bool
     augment: AugmentName = "none"
     balance: BalanceName = "none"
+    initial: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, hint in (("augment", AugmentName), ("balance", BalanceName)):
