@@ -17,6 +17,16 @@ from veridical.report import (
     write_diffroar_report,
     write_report,
 )
+from veridical.report.study_page import (
+    Curve,
+    Illustration,
+    Panel,
+    PictureRow,
+    Table,
+    curves_figure,
+    pictures_figure,
+    study_page,
+)
 
 Build = Callable[..., ModelSection]
 ARGUMENTS = [
@@ -27,9 +37,10 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# Elements that stick out of the page, but for what is hidden from sight on purpose.
+# Elements that stick out of the page, but for what is hidden from sight or scrolls on purpose.
 STICKING_OUT = """() => [...document.querySelectorAll('body *')]
     .filter(e => !e.closest('.unseen') && !e.closest('svg') && e.getClientRects().length)
+    .filter(e => !e.parentElement.closest('.scroll'))
     .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 0.5)
     .map(e => e.tagName + '.' + e.className)"""
 BROKEN_IMAGES = "() => [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
@@ -51,11 +62,13 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(params=["attack", "diffroar"])
+@pytest.fixture(params=["attack", "diffroar", "study"])
 def report(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A page that uses everything, with names and settings long enough to break a layout."""
     if request.param == "attack":
         return attack_page(tmp_path, request.getfixturevalue("section"))
+    if request.param == "study":
+        return study(tmp_path)
     return diffroar_page(tmp_path, request.getfixturevalue("diffroar_section"))
 
 
@@ -98,6 +111,21 @@ def diffroar_page(folder: Path, section: Callable[..., DiffRoarSection]) -> Path
         config={"path": "/" + "folder/" * 30, long: long},
         environment={"cpu": "x" * 200},
     )
+
+
+def study(folder: Path) -> Path:
+    long = "a" * 90
+    curves = [Curve(f"{long} {n}", [0.1, 0.2], [0.2, 0.4], [0.1, 0.2], [0.3, 0.6]) for n in range(4)]
+    row = PictureRow(long, [np.eye(8)] * 7, [long] * 7, [np.eye(8) > 0] * 7)
+    figures = [
+        Illustration(curves_figure(curves, x_label=long, y_label="y", title="t"), long, long),
+        Illustration(pictures_figure([row], [long] * 7, ["grey"] * 7), long, long),
+    ]
+    table = Table(["Model", *[f"column {n}" for n in range(8)]], [[long, *["98.1% (97.8 to 98.4)"] * 8]])
+    panels = [Panel(long, [long], figures, table)] * 4
+    path = folder / "report.html"
+    path.write_text(study_page(f"A title {long}", [long, long], panels, {long: long}), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("width", [400, 768, 1280])

@@ -27,14 +27,29 @@ _TOP_QUANTILE: Final = 0.995
 
 def image_uri(image: Array) -> str:
     """An image (H, W), (H, W, 1) or (H, W, 3) in [0, 1], clipped to that range."""
-    return _png_uri(_levels(np.squeeze(np.asarray(image, dtype=np.float64), axis=_grey_axis(image))))
+    return _png_uri(image_levels(image))
+
+
+def image_levels(image: Array) -> Pixels:
+    """The grey levels (H, W), or the colours (H, W, 3), of such an image."""
+    return _levels(np.squeeze(np.asarray(image, dtype=np.float64), axis=_grey_axis(image)))
 
 
 def map_uri(saliency: Array) -> str:
     """A saliency map (H, W), on a scale of its own from zero: the measures compare rankings, not sizes."""
+    return _png_uri(map_colours(saliency))
+
+
+def map_colours(saliency: Array) -> Pixels:
+    """The colours (H, W, 3) of such a map."""
     values = np.clip(np.nan_to_num(np.asarray(saliency, dtype=np.float64)), 0.0, None)
-    top = float(np.quantile(values, _TOP_QUANTILE)) or float(values.max()) or 1.0
-    return _png_uri(colormaps[COLORMAP](np.clip(values / top, 0.0, 1.0), bytes=True)[..., :3])
+    shares = np.clip(values / top_of_scale(values), 0.0, 1.0)
+    return np.asarray(colormaps[COLORMAP](shares, bytes=True)[..., :3], dtype=np.uint8)
+
+
+def top_of_scale(values: Array) -> float:
+    """Where the scale of a map's sizes, none negative, ends: never zero."""
+    return float(np.quantile(values, _TOP_QUANTILE)) or float(np.max(values)) or 1.0
 
 
 def overlap_uri(image: Array, before: Array, after: Array, k: int) -> str:
