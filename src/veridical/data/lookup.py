@@ -70,7 +70,7 @@ def load(
     else:
         expected = f"one of {', '.join(DATASETS)}, an .npz file or a folder of class folders"
         raise fail_argument("name", text, expected)
-    return _assembled(text, arrays, source, entry, equalise=equalise)
+    return assembled(text, arrays, source, entry, equalise=equalise)
 
 
 def _registered(entry: DatasetEntry, root: Path, *, download: bool, size: int | None) -> tuple[Arrays, str]:
@@ -108,10 +108,18 @@ def _not_found(entry: DatasetEntry, root: Path, tried: Sequence[Place], download
     )
 
 
-def _assembled(
-    name: str, arrays: Arrays, source: str, entry: DatasetEntry | None, *, equalise: bool
+def assembled(
+    name: str,
+    arrays: Arrays,
+    source: str,
+    entry: DatasetEntry | None = None,
+    *,
+    equalise: bool = False,
 ) -> Dataset:
-    """Check the arrays and turn them into tensors; every option that shaped them is recorded."""
+    """Check the arrays and turn them into a data set; every option that shaped them is recorded.
+
+    entry: what the registry knows of it, which is then binding. Raises DataError naming `source`.
+    """
     classes = check_arrays(source, arrays, entry)
     options = dict(arrays.options)
     images = [_channels_first(part) for part in (arrays.train_images, arrays.test_images)]

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import Arrays, check_header, damaged
+from veridical.data.arrays import MAX_BYTES, Arrays, check_header, damaged
 
 _MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
 _MAX_NAME_BYTES = 2**24
@@ -72,6 +72,21 @@ def npz_shapes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
                 check_header(f"{path}, {name}", header.shape, header.dtype, "images")
                 shapes.append(header.shape)
     return shapes[0], shapes[1]
+
+
+def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Read further members as they are: all those whose names start with one of `prefixes`, by name.
+
+    Pickles are refused and sizes are limited as in `read_npz`. Raises DataError, naming file and member.
+    """
+    with _opened(path) as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist() if name.startswith(prefixes)]
+        for name in found:
+            with _member(path, archive, name) as (_, header):
+                if header.size > MAX_BYTES:
+                    given = f"shape {header.shape} of {header.dtype}"
+                    raise damaged(f"{path}, {name}", given, f"at most {MAX_BYTES // 2**30} GiB in one array")
+        return {name: _content(path, archive, name) for name in found}
 
 
 @contextmanager

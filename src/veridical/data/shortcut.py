@@ -1,0 +1,165 @@
+"""A planted shortcut: a small patch that agrees with the class in training and need not in testing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from veridical.data.arrays import Arrays
+from veridical.data.dataset import Dataset
+from veridical.data.lookup import assembled, load
+from veridical.data.masked import MaskedDataset, PartName
+from veridical.runtime.data_config import CodeName, PatternName, ShortcutOptions, ShortcutTestName
+from veridical.runtime.errors import fail_argument
+from veridical.runtime.seeds import per_example_uniform
+
+__all__ = ["ABSENT", "ShortcutOptions", "patch_places", "shortcut", "shortcut_variants"]
+
+ABSENT = -1
+"""In `places["place"]`: no patch."""
+
+
+def shortcut(options: ShortcutOptions, root: str | os.PathLike[str] | None = None) -> MaskedDataset:
+    """Plant the patch: images, labels of the source, and masks of the patch's pixels (all False without one).
+
+    root: where the source is looked up, as in `veridical.data.load`. `places` has "place", the number of the
+    patch's place (ABSENT for none), "agrees", 1 where place or presence is that of the class, and "example",
+    the number in the source's part. What is drawn depends on (seed, training or testing, example) alone, and
+    fewer examples are the first ones of more. Raises UsageError for options that do not apply.
+    """
+    source = _source(options, root)
+    return _planted(options, source, _half(options, source, "train"))
+
+
+def shortcut_variants(
+    options: ShortcutOptions, root: str | os.PathLike[str] | None = None
+) -> Mapping[ShortcutTestName, MaskedDataset]:
+    """The data set with each kind of test images, "agreeing", "moved" and "gone"; `options.test` is not used.
+
+    Training images are the same in all, and the i-th test images differ in the patch alone.
+    """
+    source = _source(options, root)
+    train = _half(options, source, "train")
+    names: tuple[ShortcutTestName, ...] = get_args(ShortcutTestName)
+    return {name: _planted(replace(options, test=name), source, train) for name in names}
+
+
+def patch_places(options: ShortcutOptions, height: int, width: int, count: int) -> npt.NDArray[np.int64]:
+    """Upper left corners (count, 2), row and column, of places that lie evenly along the border.
+
+    The first is the upper left corner of the image, the others follow clockwise. Raises UsageError where they
+    would overlap or do not fit.
+    """
+    low, down, right = options.margin, height - options.margin, width - options.margin
+    last_row, last_column = down - options.size, right - options.size
+    if options.size < 1 or low < 0 or last_row <= low or last_column <= low:
+        given = f"a patch of {options.size} pixels, {options.margin} from the border"
+        raise fail_argument("size and margin", given, f"one that fits into {height} x {width} pixels")
+    top = [(low, column) for column in range(low, last_column)]
+    side = [(row, last_column) for row in range(low, last_row)]
+    bottom = [(last_row, column) for column in range(last_column, low, -1)]
+    ring = top + side + bottom + [(row, low) for row in range(last_row, low, -1)]
+    chosen = np.array([ring[round(number * len(ring) / count) % len(ring)] for number in range(count)])
+    gaps = np.abs(chosen[:, None] - chosen[None]).max(axis=2)
+    if count > 1 and int(gaps[~np.eye(count, dtype=np.bool_)].min()) < options.size:
+        raise fail_argument("size", options.size, f"a patch that has {count} places along the border")
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """One part as planted: images (N, C, H, W), labels, masks (N, H, W) and integers by name."""
+
+    images: Tensor
+    labels: Tensor
+    mask: Tensor
+    places: Mapping[str, Tensor]
+
+
+def _source(options: ShortcutOptions, root: str | os.PathLike[str] | None) -> Dataset:
+    for name, names in (("code", CodeName), ("test", ShortcutTestName), ("pattern", PatternName)):
+        if getattr(options, name) not in get_args(names):
+            raise fail_argument(name, getattr(options, name), f"one of {', '.join(get_args(names))}")
+    if not 0 <= options.rate <= 1:
+        raise fail_argument("rate", options.rate, "a probability from 0 to 1")
+    if not 0 < options.contrast <= 1:
+        raise fail_argument("contrast", options.contrast, "a number above 0 and at most 1")
+    return load(options.source, root)
+
+
+def _planted(options: ShortcutOptions, source: Dataset, train: _Half) -> MaskedDataset:
+    test = _half(options, source, "test")
+    recorded = {
+        "generator": "shortcut",
+        "version": 1,
+        **asdict(options),
+        "source_checksum": source.checksum,
+    }
+    halves = [(half.images.permute(0, 2, 3, 1).numpy(), half.labels.numpy()) for half in (train, test)]
+    arrays = Arrays(*halves[0], *halves[1], source.classes, recorded)
+    data = assembled(f"shortcut-{Path(source.name).stem}", arrays, source.source)
+    places = {name: (train.places[name], test.places[name]) for name in train.places}
+    return MaskedDataset.of(data, train.mask, test.mask, places)
+
+
+def _half(options: ShortcutOptions, source: Dataset, part: PartName) -> _Half:
+    split, limit = (
+        (source.train, options.train_examples) if part == "train" else (source.test, options.test_examples)
+    )
+    if limit is not None and not 1 <= limit <= len(split):
+        raise fail_argument(f"{part}_examples", limit, f"an integer from 1 to {len(split)}, or None")
+    chosen = split.subset(slice(limit))
+    variant: ShortcutTestName = "agreeing" if part == "train" else options.test
+    place, agrees = _drawn(options, chosen.labels, part, variant, source.num_classes)
+    images, mask = _patched(options, chosen.images, place, source.num_classes)
+    example = torch.arange(len(chosen))
+    return _Half(images, chosen.labels, mask, {"place": place, "agrees": agrees, "example": example})
+
+
+def _drawn(
+    options: ShortcutOptions, labels: Tensor, part: PartName, variant: ShortcutTestName, classes: int
+) -> tuple[Tensor, Tensor]:
+    """Number of each patch's place, and 1 where it agrees with the class: both int64 (N,)."""
+    draws = per_example_uniform(
+        (3,), options.seed, f"shortcut/{part}", range(len(labels)), dtype=torch.float64
+    )
+    agrees = draws[:, 0] < options.rate
+    if options.code == "place":
+        # A place that does not agree is any of the other classes' with the same probability.
+        other = (labels + 1 + (draws[:, 1] * (classes - 1)).long()) % classes
+        place = torch.where(agrees, labels, other)
+        if variant == "moved":
+            place = (draws[:, 2] * classes).long()
+    else:
+        marked = labels % 2 == 1
+        present = draws[:, 2] < 0.5 if variant == "moved" else marked == agrees
+        place = torch.where(present, 0, ABSENT)
+    if variant == "gone":
+        place = torch.full_like(labels, ABSENT)
+    expected = labels if options.code == "place" else torch.where(labels % 2 == 1, 0, ABSENT)
+    return place, (place == expected).long()
+
+
+def _patched(options: ShortcutOptions, images: Tensor, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Images with the patch at these places, and masks of its pixels."""
+    height, width = images.shape[2:]
+    count = classes if options.code == "place" else 1
+    corners = torch.from_numpy(patch_places(options, height, width, count))
+    stencils = torch.zeros(count, height, width, dtype=torch.bool)
+    for stencil, (row, column) in zip(stencils, corners.tolist(), strict=True):
+        stencil[row : row + options.size, column : column + options.size] = True
+    mask = stencils[place.clamp(min=0)] & (place != ABSENT)[:, None, None]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    white = torch.ones(height, width, dtype=torch.bool)
+    if options.pattern == "checks":
+        white = (rows + columns) % 2 == 0
+    patch = 255 * options.contrast * white + (1 - options.contrast) * images.float()
+    return torch.where(mask[:, None], patch.round().to(torch.uint8), images), mask

@@ -1,0 +1,161 @@
+"""Foregrounds: garments by threshold and filling, signs by their boxes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from veridical.data import Dataset, load
+from veridical.data.foreground import THRESHOLD, box_masks, garment_masks, sign_boxes, with_foreground
+from veridical.data.places import DEBIAN_FASHION
+from veridical.runtime.errors import DataError, UsageError
+
+
+def picture(*rows: str) -> torch.Tensor:
+    """One image: # is just bright enough, - is not quite, and . is black."""
+    levels = {"#": THRESHOLD + 1, "-": THRESHOLD, ".": 0}
+    return torch.tensor([[[[levels[letter] for letter in row] for row in rows]]], dtype=torch.uint8)
+
+
+def drawn(mask: torch.Tensor) -> list[str]:
+    return ["".join("#" if inside else "." for inside in row) for row in mask.tolist()]
+
+
+RING = picture("......", ".####.", ".#..#.", ".#-.#.", ".####.", "......")
+OPEN = picture("......", ".####.", ".#..#.", ".#..#.", ".#.##.", "......")
+# Its dark pixel touches the ground by a corner alone, which is no way out.
+CORNER = picture("......", "..##..", ".#.#..", "..##..", "......", "......")
+
+
+def test_enclosed_dark_pixels_belong_to_the_garment() -> None:
+    assert drawn(garment_masks(RING)[0]) == ["......", ".####.", ".####.", ".####.", ".####.", "......"]
+    assert drawn(garment_masks(OPEN)[0]) == ["......", ".####.", ".#..#.", ".#..#.", ".#.##.", "......"]
+    assert drawn(garment_masks(CORNER)[0]) == ["......", "..##..", ".###..", "..##..", "......", "......"]
+
+
+def test_images_do_not_touch_each_other() -> None:
+    together = garment_masks(torch.cat([RING, OPEN, CORNER, OPEN, RING]))
+    for index, image in enumerate((RING, OPEN, CORNER, OPEN, RING)):
+        assert together[index : index + 1].equal(garment_masks(image))
+    assert garment_masks(RING[:0]).shape == (0, 6, 6)
+
+
+def test_the_threshold_is_an_option() -> None:
+    assert garment_masks(RING, THRESHOLD + 1).sum() == 0
+    assert garment_masks(picture("-.."), THRESHOLD - 1).tolist() == [[[True, False, False]]]
+    with pytest.raises(UsageError, match="threshold: expected a grey level from 0 to 254"):
+        garment_masks(RING, 255)
+    with pytest.raises(UsageError, match=r"images: expected a uint8 tensor of shape \(N, 1, H, W\)"):
+        garment_masks(RING.float())
+
+
+def test_boxes_against_every_pixel_s_centre() -> None:
+    generator = np.random.default_rng(0)
+    width, height = generator.integers(1, 90, size=(2, 60))
+    left, top = generator.integers(0, width), generator.integers(0, height)
+    right, bottom = generator.integers(left, width), generator.integers(top, height)
+    boxes = np.stack([width, height, left, top, right, bottom], axis=1).astype(np.uint16)
+    masks = box_masks(boxes, 8, 5)
+    for (full_width, full_height, x1, y1, x2, y2), mask in zip(boxes.tolist(), masks, strict=True):
+        for row in range(8):
+            for column in range(5):
+                x, y = (column + 0.5) * full_width / 5, (row + 0.5) * full_height / 8
+                assert bool(mask[row, column]) == (x1 <= x < x2 + 1 and y1 <= y < y2 + 1)
+
+
+def test_a_box_of_the_whole_image_is_all_of_it_and_one_pixel_can_be_nothing() -> None:
+    assert box_masks(np.array([[50, 40, 0, 0, 49, 39]]), 32, 32).all()
+    assert not box_masks(np.array([[50, 40, 0, 0, 0, 0]]), 4, 4).any()
+
+
+@pytest.mark.parametrize("row", [[10, 10, 2, 2, 10, 5], [10, 10, 2, 2, 5, 10], [10, 10, 6, 2, 5, 5]])
+def test_a_box_outside_its_image_is_named(row: list[int]) -> None:
+    boxes = np.array([[10, 10, 2, 2, 5, 5], row])
+    with pytest.raises(DataError, match=r"gtsrb: .*at image 1"):
+        box_masks(boxes, 4, 4, "gtsrb")
+
+
+@pytest.fixture
+def signs(tmp_path: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
+    boxes = np.array([[60, 60, 10, 20, 49, 39]] * 4, dtype=np.uint16)
+    labels = np.array([0, 1, 2, 3])
+    np.savez(
+        tmp_path / "gtsrb.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images[:2],
+        y_test=labels[:2],
+        box_train=boxes,
+        box_test=boxes[:2],
+    )
+    return tmp_path
+
+
+def test_signs_are_found_in_their_file(signs: Path) -> None:
+    expected = torch.zeros(6, 6, dtype=torch.bool)
+    expected[2:4, 1:5] = True
+    for data in (load("gtsrb", signs), load("gtsrb", signs, equalise=True)):
+        masked = with_foreground(data)
+        assert masked.train_mask.equal(expected.expand(4, 6, 6))
+        assert masked.test_mask.equal(expected.expand(2, 6, 6))
+        assert masked.describe() == data.describe()
+    assert sign_boxes(load(signs / "gtsrb.npz")).test_mask[0].equal(expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"box_test": None}, "expected a member box_test, but found no box_test"),
+        ({"box_train": np.zeros((3, 6), dtype=np.int64)}, r"integers of shape \(4, 6\)"),
+        ({"box_train": np.zeros((4, 6))}, r"integers of shape \(4, 6\)"),
+    ],
+)
+def test_boxes_that_are_missing_or_do_not_fit(signs: Path, changed: dict[str, Any], words: str) -> None:
+    path = signs / "gtsrb.npz"
+    with np.load(path) as file:
+        members = dict(file) | changed
+    np.savez(path, **{name: array for name, array in members.items() if array is not None})
+    with pytest.raises(DataError, match=words):
+        with_foreground(load("gtsrb", signs))
+
+
+def test_boxes_need_an_npz_file(signs: Path) -> None:
+    elsewhere = replace(load("gtsrb", signs), source=str(signs))
+    with pytest.raises(DataError, match=r"expected GTSRB as an \.npz file, but found no boxes"):
+        with_foreground(elsewhere)
+
+
+def garments(signs: Path, name: str) -> Dataset:
+    data = load(signs / "gtsrb.npz")
+    grey = replace(data.train, images=data.train.images[:, :1].contiguous())
+    return replace(data, name=name, train=grey, test=grey)
+
+
+def test_the_data_set_s_name_decides(signs: Path) -> None:
+    masked = with_foreground(garments(signs, "fashion-mnist"), 100)
+    assert masked.train_mask.equal(garment_masks(masked.train.images, 100))
+    assert masked.test_mask.equal(masked.train_mask)
+    assert with_foreground(masked) is masked
+    with pytest.raises(DataError, match="mnist-5k: no foreground is known"):
+        with_foreground(garments(signs, "mnist-5k"))
+
+
+@pytest.mark.slow
+def test_garments_cover_about_half_of_real_images(tmp_path: Path) -> None:
+    if not DEBIAN_FASHION.is_dir():
+        pytest.skip(f"no {DEBIAN_FASHION}: Debian's package dataset-fashion-mnist is not installed")
+    data = with_foreground(load("fashion-mnist", tmp_path))
+    share = data.test_mask.float().mean(dim=(1, 2))
+    assert 0.4 < float(share.mean()) < 0.55
+    # Sandals are the smallest garments, coats and pullovers among the largest.
+    by_class = [float(share[data.test.labels == label].mean()) for label in range(10)]
+    assert by_class[5] == min(by_class)
+    assert by_class[5] < 0.35 < 0.55 < by_class[4]
+    # Filling keeps all that is bright.
+    assert ((data.test.images[:, 0] <= THRESHOLD) | data.test_mask).all()
