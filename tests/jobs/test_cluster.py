@@ -14,6 +14,7 @@ import pytest
 
 from veridical.jobs import InProcess, Job, Store, run_jobs
 from veridical.jobs.cluster import SETTINGS, Dask, check_address, cluster_environment, local_cluster
+from veridical.jobs.executors import WorkerLost
 from veridical.runtime.errors import RunError, UsageError
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -158,3 +159,35 @@ def test_tls_needs_certificates() -> None:
 def test_nobody_at_an_address_is_an_error_in_time() -> None:
     with pytest.raises(RunError, match="no Dask scheduler answered"):
         Dask("tcp://127.0.0.1:1", patience=0.5)
+
+
+def test_a_result_that_never_arrives_is_a_lost_worker() -> None:
+    """As when the client is closed while it fetches: it must not hold up the end of Python."""
+    waited: list[float | None] = []
+
+    class Remote:
+        status = "finished"
+
+        def add_done_callback(self, call: Callable[[Any], None]) -> None:
+            call(self)
+
+        def result(self, timeout: float | None = None) -> Any:
+            waited.append(timeout)
+            raise TimeoutError("no answer")
+
+    class Client:
+        status = "running"
+
+        def wait_for_workers(self, count: int, timeout: float) -> None:
+            pass
+
+        def nthreads(self) -> dict[str, int]:
+            return {"tcp://127.0.0.1:1": 1}
+
+        def submit(self, *_: Any, **__: Any) -> Remote:
+            return Remote()
+
+    error = Dask(Client(), patience=0.5).submit(len, "call").exception(timeout=5)
+    assert isinstance(error, WorkerLost)
+    assert "no answer" in str(error)
+    assert waited == [0.5]

@@ -54,7 +54,7 @@ class Dask(Executor):
     cluster: the scheduler's address, or a `distributed.Client`, which stays open. An address on another
     machine must be tls://, with certificates from Dask's configuration or `security` (a
     `distributed.Security`), unless `insecure` allows plain TCP: whoever reaches a scheduler runs code on its
-    workers. patience: seconds to wait for the scheduler, and for a first worker.
+    workers. patience: seconds to wait for the scheduler, for a first worker, and for a result that is there.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Dask(Executor):
         distributed = _distributed()
         self._lost_errors: tuple[type[BaseException], ...] = (distributed.scheduler.KilledWorker,)
         self._own: list[Any] = []
+        self._patience = patience
         if isinstance(cluster, str):
             check_address(cluster, insecure)
             _check_certificates(cluster, security or distributed.Security())
@@ -105,10 +106,12 @@ class Dask(Executor):
         if not future.set_running_or_notify_cancel():
             return
         try:
+            # Without a limit a call that the closing of the client overtakes waits for ever, and since Dask's
+            # thread for callbacks is no daemon, Python would not end.
             if remote.status == "finished":
-                future.set_result(remote.result())
+                future.set_result(remote.result(timeout=self._patience))
             elif remote.status == "error":
-                future.set_exception(self._told(remote.exception()))
+                future.set_exception(self._told(remote.exception(timeout=self._patience)))
             else:
                 future.set_exception(WorkerLost("the Dask scheduler is gone, or dropped the call"))
         except Exception as error:  # noqa: BLE001 - the connection broke while the result came
