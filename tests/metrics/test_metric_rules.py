@@ -14,6 +14,7 @@ from veridical.metrics import (
     mass_centre_shift,
     max_sensitivity,
     spearman,
+    ssim,
     topk_intersection,
     windowed_topk_intersection,
 )
@@ -55,10 +56,15 @@ CASES = [
         symmetric=False,
     ),
     Case("mass_centre_shift", mass_centre_shift, "grid", identical=0.0),
+    Case("ssim", lambda a, b: ssim(a, b, data_range=2.0, window=5), "grid"),
     Case("max_sensitivity", sensitivity_of_two_maps, "any", symmetric=False, identical=0.0),
 ]
 CHECKED = [case for case in CASES if case.name != "max_sensitivity"]
 every_metric = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# The range of the values is an argument of SSIM.
+every_metric_of_order = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name != "ssim"], ids=lambda case: case.name
+)
 every_metric_of_two_maps = pytest.mark.parametrize("case", CHECKED, ids=lambda case: case.name)
 
 
@@ -78,6 +84,17 @@ def assert_same(result: Tensor, expected: Tensor) -> None:
 
 def test_the_table_has_every_metric() -> None:
     elsewhere = {"Interval", "mean_interval", "proportion_interval", "mass_centre", "topk_mask"}
+    # A map and a region, in test_localisation; two maps and a region, in test_leakage_metrics.
+    elsewhere |= {
+        "topk_curve",
+        "topk_share",
+        "mass_share",
+        "pointing_game",
+        "auc",
+        "area_share",
+        "zero_share",
+    }
+    elsewhere |= {"left_behind", "cosine_within"}
     assert {case.name.split()[0] for case in CASES} == set(metrics.__all__) - elsewhere
 
 
@@ -108,7 +125,7 @@ def test_permuted_pixels_change_nothing(case: Case) -> None:
         assert_same(case.metric(a.mT, b.mT), expected)
 
 
-@every_metric
+@every_metric_of_order
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("scale", [2.0**-40, 3.0, 1e6])
 def test_positive_scale_changes_nothing(case: Case, ties: bool, scale: float) -> None:

@@ -15,7 +15,8 @@ from veridical.jobs.pool import ProcessPool
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
-from veridical.studies.diffroar_run import diffroar_run, executor_of, predict, workers_of
+from veridical.studies.diffroar_run import diffroar_run, predict
+from veridical.studies.executors import executor_of, workers_of
 
 LEVELS = [0.25, 0.5]
 

@@ -1,6 +1,7 @@
 """Captum's attribution classes in Veridical's form of call, inside the same guards."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.method import AttributionMethod, Question, check_output
+from veridical.attribution.rectifiers import HOOKING, check_rectifiers
 from veridical.attribution.scalars import Output
 from veridical.runtime.errors import UsageError, fail_argument
 
@@ -22,7 +24,7 @@ class CaptumAttribution(AttributionMethod):
     go there, the others to `.attribute`. output: "logit", "loss" or "log-probability" of the target. seed:
     of torch's and numpy's global generators while Captum runs; unlike Veridical's own noise, Captum's
     depends on the batch. Captum's maps keep no graph, so create_graph is refused. Layer methods give maps of
-    the layer's shape.
+    the layer's shape. Classes that hook nn.ReLU modules refuse a model that calls ReLU as a function.
     """
 
     captum_class: Callable[..., Any]
@@ -69,10 +71,15 @@ class CaptumAttribution(AttributionMethod):
         # The global generators are the caller's: AttributionMethod restores them.
         torch.manual_seed(self.seed)
         _seed_numpy(self.seed)
+        if _name(self.captum_class) in HOOKING:
+            check_rectifiers(model, asked.inputs, _name(self.captum_class))
         explainer = self.captum_class(model, **construction)
         # A copy, because Captum sets requires_grad on what it gets.
         inputs = asked.inputs.detach().clone().requires_grad_()
-        maps = explainer.attribute(inputs, target=asked.target, **call)
+        with warnings.catch_warnings():
+            # The hooks are gone when the guards are left; a warning for each batch says nothing more.
+            warnings.filterwarnings("ignore", "Setting .*hooks", UserWarning)
+            maps = explainer.attribute(inputs, target=asked.target, **call)
         if not isinstance(maps, Tensor):
             raise UsageError(
                 f"Captum's {_name(self.captum_class)} returned a {type(maps).__name__}, expected one tensor; "

@@ -35,7 +35,7 @@ def dataset_maps(
     examples: Examples,
     attribution: Attribution,
     *,
-    target: Literal["predicted", "label"] = "predicted",
+    target: Literal["predicted", "label"] | Tensor = "predicted",
     batch_size: int = 256,
     seed: int = 0,
     group: ProcessGroup = ALONE,
@@ -48,7 +48,7 @@ def dataset_maps(
     attribution
         A method or any callable of its form; methods draw the noise of example i by its number i.
     target
-        Explain the class that is predicted, or the label.
+        Explain the class that is predicted, the label, or the class of each example given here, int64 (N,).
     batch_size
         Examples of a batch.
     seed
@@ -62,8 +62,11 @@ def dataset_maps(
     Raises UsageError for maps that have not the shape of the inputs, as those of a hidden layer.
     """
     check_count("batch_size", batch_size)
-    if target not in ("predicted", "label"):
-        raise fail_argument("target", target, '"predicted" or "label"')
+    if isinstance(target, Tensor):
+        if target.shape != (len(examples),):
+            raise fail_argument("target", target, f"a class for each of {len(examples)} examples")
+    elif target not in ("predicted", "label"):
+        raise fail_argument("target", target, '"predicted", "label" or classes (N,)')
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     batches = [
         range(first, min(first + batch_size, len(examples))) for first in range(0, len(examples), batch_size)
@@ -75,7 +78,10 @@ def dataset_maps(
     with group.guarded():
         for numbers in own:
             inputs, labels = examples.batch(numbers, like.dtype, like.device)
-            explained = labels if target == "label" else None
+            if isinstance(target, Tensor):
+                explained = target[numbers.start : numbers.stop].to(inputs.device)
+            else:
+                explained = labels if target == "label" else None
             found = batch_maps(attribution, model, inputs, explained, numbers, seed)
             maps[numbers.start : numbers.stop] = found.cpu()
             done += len(numbers)

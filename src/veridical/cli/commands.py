@@ -28,6 +28,17 @@ COMMANDS: Mapping[str, Command] = {
     "diffroar-report": Command(
         "veridical.cli.diffroar_report", "overlay curves of finished diffroars on a page"
     ),
+    "sanity": Command("veridical.cli.sanity", "check whether explanations care what a network has learnt"),
+    "leakage": Command(
+        "veridical.cli.leakage", "measure what explanations mark in a block that tells nothing"
+    ),
+    "shortcut": Command("veridical.cli.shortcut", "measure how far models rely on a planted shortcut"),
+    "alignment": Command("veridical.cli.alignment", "measure how much of the maps lies where people look"),
+    "theory": Command("veridical.cli.theory", "check the papers' theorems where the truth is known"),
     "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
+    "make-block-mnist": Command(
+        "veridical.cli.make_block_mnist", "write images of blocks of which one carries the label"
+    ),
+    "make-shortcut": Command("veridical.cli.make_shortcut", "write images with a planted shortcut"),
     "data": Command("veridical.cli.data", "list the data sets: which are available, and where they lie"),
 }

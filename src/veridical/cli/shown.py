@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -164,4 +164,14 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
         ends = [accuracy_text(point[end]) for end in ("top", "bottom")]
         difference = "\n".join(difference_text(judged))
         table.add_row(level_text(point["level"]), *ends, difference, judged["verdict"], *beside)
+    Console().print(table)
+
+
+def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print ready cells, the first of a row naming it; intervals, in brackets, are left to the report."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(row[0], *(cell.partition(" (")[0] for cell in row[1:]))
     Console().print(table)

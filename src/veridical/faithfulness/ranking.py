@@ -17,9 +17,9 @@ from torch import Tensor
 
 from veridical.data.arrays import damaged
 from veridical.faithfulness.stored import read_array, write_arrays
+from veridical.metrics.descending import descending
 from veridical.runtime.config import OrderName, PerName, TiesName
 from veridical.runtime.errors import fail_argument
-from veridical.runtime.seeds import per_example_uniform
 
 Part = Literal["train", "test"]
 Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
@@ -113,32 +113,10 @@ def rank(
     """
     importance = importances(attribution, order=order, per=per)
     examples, coordinates = importance.shape
-    if ties not in ("random", "stable"):
-        raise fail_argument("ties", ties, "random or stable")
     dtype = torch.int16 if coordinates <= 2**15 else torch.int32
-    if not examples:
-        return torch.zeros(importance.shape, dtype=dtype)
-    numbers = torch.arange(examples) if indices is None else torch.as_tensor(indices).cpu()
-    if numbers.shape != (examples,):
-        raise fail_argument("indices", indices, f"{examples} integers, one for each example")
-    values, found = importance.sort(dim=1, descending=True, stable=True)
-    if ties == "random":
-        tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero()[:, 0]
-        if len(tied):
-            found[tied] = _shuffled_ties(importance[tied], seed, purpose, numbers[tied.cpu()])
+    found = descending(importance, ties=ties, seed=seed, indices=indices, purpose=purpose)
     places = torch.arange(coordinates, dtype=dtype, device=found.device).repeat(examples, 1)
     return torch.empty_like(places).scatter_(1, found, places).cpu()
-
-
-def _shuffled_ties(importance: Tensor, seed: int, purpose: str, numbers: Tensor) -> Tensor:
-    """Coordinates (n, D) from the greatest importance down, equal ones in random order."""
-    noise = per_example_uniform(
-        importance.shape[1:], seed, purpose, numbers, torch.float64, importance.device
-    )
-    shuffled = noise.argsort(dim=1)
-    # A stable sort of shuffled coordinates keeps equal ones in the order of the shuffle.
-    found = importance.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
-    return shuffled.gather(1, found)
 
 
 def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerName = "value") -> Tensor:

@@ -1,21 +1,42 @@
-"""Metrics: two batches of maps in, one number per example out; the caller reduces."""
+"""Metrics: two batches of maps, or maps and masks, in; one number per example out; the caller reduces."""
 
 from veridical.metrics.displacement import mass_centre, mass_centre_shift
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.leakage import cosine_within, left_behind
+from veridical.metrics.localisation import (
+    area_share,
+    auc,
+    mass_share,
+    pointing_game,
+    topk_curve,
+    topk_share,
+    zero_share,
+)
 from veridical.metrics.overlap import topk_intersection, topk_mask, windowed_topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.metrics.sensitivity import max_sensitivity
+from veridical.metrics.ssim import ssim
 
 __all__ = [
     "Interval",
+    "area_share",
+    "auc",
+    "cosine_within",
     "kendall_tau",
+    "left_behind",
     "mass_centre",
     "mass_centre_shift",
+    "mass_share",
     "max_sensitivity",
     "mean_interval",
+    "pointing_game",
     "proportion_interval",
     "spearman",
+    "ssim",
+    "topk_curve",
     "topk_intersection",
     "topk_mask",
+    "topk_share",
     "windowed_topk_intersection",
+    "zero_share",
 ]

@@ -91,7 +91,7 @@ def _kendall(a: ordering.Rows, b: ordering.Rows) -> npt.NDArray[np.float64]:
 
 def _spearman(a: ordering.Rows, b: ordering.Rows) -> npt.NDArray[np.float64]:
     """Pearson's correlation of the mean ranks of rows (N, D)."""
-    centred_a, centred_b = _centred_ranks(a), _centred_ranks(b)
+    centred_a, centred_b = centred_ranks(a), centred_ranks(b)
     return _over_geometric_mean(
         np.einsum("nd,nd->n", centred_a, centred_b),
         np.einsum("nd,nd->n", centred_a, centred_a),
@@ -108,7 +108,7 @@ def _over_geometric_mean(
     return result
 
 
-def _centred_ranks(values: ordering.Rows) -> npt.NDArray[np.float64]:
+def centred_ranks(values: ordering.Rows) -> npt.NDArray[np.float64]:
     """Twice each value's mean rank, minus its mean: integers with sum 0, as float64 (N, D)."""
     rows, length = values.shape
     order, starts = ordering.sort_rows(values)

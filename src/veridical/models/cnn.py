@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import max_pool2d
 
 from veridical.models.folded import convolve_and_pool
 from veridical.models.initialisation import (
@@ -53,6 +53,8 @@ class PaperCNN(nn.Module):
         self.conv2 = blank_convolution(32, 64, 5, padding=2)
         self.hidden = blank_linear(64 * (height // 4) * (width // 4), 1024)
         self.classify = blank_linear(1024, num_classes)
+        # Modules, not functions: methods such as guided backpropagation hook them.
+        self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
         self._draw(initialisation, weight_generator(seed))
 
     def _draw(self, initialisation: str | float, generator: torch.Generator) -> None:
@@ -78,10 +80,10 @@ class PaperCNN(nn.Module):
             pooled = max_pool2d(self.conv1(standardised), 2)
         else:
             pooled = convolve_and_pool(standardised, self.conv1.weight, self.conv1.bias)
-        features = relu(pooled)
-        features = relu(max_pool2d(self.conv2(features), 2))
+        features = self.relu1(pooled)
+        features = self.relu2(max_pool2d(self.conv2(features), 2))
         # flatten goes by index, not by memory, so channels_last inputs give the same logits.
-        logits: Tensor = self.classify(relu(self.hidden(features.flatten(1))))
+        logits: Tensor = self.classify(self.relu3(self.hidden(features.flatten(1))))
         return logits
 
 

@@ -1,7 +1,6 @@
 """The multilayer perceptron with two hidden layers."""
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from veridical.models.initialisation import blank_linear, he_normal, weight_generator
 from veridical.models.normalized import PerChannel, Standardise
@@ -29,12 +28,14 @@ class MLP(nn.Module):
         self.hidden1 = blank_linear(channels * height * columns, width)
         self.hidden2 = blank_linear(width, width)
         self.classify = blank_linear(width, num_classes)
+        # Modules, not functions: methods such as guided backpropagation hook them.
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         generator = weight_generator(seed)
         for layer in (self.hidden1, self.hidden2, self.classify):
             he_normal(layer, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
-        features = relu(self.hidden1(self.standardise(inputs).flatten(1)))
-        logits: Tensor = self.classify(relu(self.hidden2(features)))
+        features = self.relu1(self.hidden1(self.standardise(inputs).flatten(1)))
+        logits: Tensor = self.classify(self.relu2(self.hidden2(features)))
         return logits

@@ -4,7 +4,6 @@ from math import gcd, sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from veridical.models.initialisation import blank_convolution, blank_linear, he_normal, weight_generator
 from veridical.models.normalized import PerChannel, Standardise
@@ -36,6 +35,8 @@ class BasicBlock(nn.Module):
         self.norm1 = _norm(norm, channels_out)
         self.conv2 = blank_convolution(channels_out, channels_out, 3, padding=1, bias=bias)
         self.norm2 = _norm(norm, channels_out)
+        # Modules, not functions: methods such as guided backpropagation hook them.
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(
@@ -45,8 +46,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, channels_in, H, W) to (N, channels_out, H / stride, W / stride), sizes rounded up."""
-        features = relu(self.norm1(self.conv1(inputs)))
-        return relu(self.norm2(self.conv2(features)) + self.shortcut(inputs))
+        features = self.relu1(self.norm1(self.conv1(inputs)))
+        active: Tensor = self.relu2(self.norm2(self.conv2(features)) + self.shortcut(inputs))
+        return active
 
 
 class ResNet18(nn.Module):
@@ -75,6 +77,7 @@ class ResNet18(nn.Module):
         self.standardise = Standardise(mean, std)
         self.stem = blank_convolution(shape[0], width, 3, padding=1, bias=norm == "none")
         self.norm = _norm(norm, width)
+        self.relu = nn.ReLU()
         blocks: list[BasicBlock] = []
         channels = width
         for stage, stride in enumerate(STRIDES):
@@ -102,6 +105,6 @@ class ResNet18(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
-        features = self.blocks(relu(self.norm(self.stem(self.standardise(inputs)))))
+        features = self.blocks(self.relu(self.norm(self.stem(self.standardise(inputs)))))
         logits: Tensor = self.classify(features.mean(dim=(2, 3)))
         return logits

@@ -84,6 +84,13 @@ def run_title(attacked: Attacked) -> str:
     return TITLES.get(objective, objective)
 
 
+def training_title(run: Mapping[str, Any]) -> str:
+    """A reader's name for a training, from its settings as plain values: objective, and the ball if any."""
+    title = TITLES.get(run["objective"], run["objective"])
+    robust = run["robust"]
+    return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"
+
+
 def training_log(folder: Path) -> list[dict[str, Any]]:
     """A run's log.jsonl as the report takes it: a record per epoch; empty if the folder is not there."""
     epochs: dict[int, dict[str, list[float]]] = {}

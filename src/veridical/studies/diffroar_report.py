@@ -12,7 +12,7 @@ import numpy as np
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
 from veridical.runtime.errors import RunError, UsageError, fail_argument
 from veridical.runtime.files import read_json
-from veridical.studies.attacked import TITLES
+from veridical.studies.attacked import training_title
 from veridical.studies.diffroar_run import EXAMPLES, RESULT
 from veridical.studies.finished import Finished
 
@@ -62,10 +62,7 @@ def _titles(found: Sequence[Measured]) -> list[str]:
 
 def model_title(measured: Measured) -> str:
     """A reader's name for the run that explains: its objective, and the ball it was trained in."""
-    run = measured.config["run"]
-    title = TITLES.get(run["objective"], run["objective"])
-    robust = run["robust"]
-    return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"
+    return training_title(measured.config["run"])
 
 
 def attribution_name(measured: Measured) -> str:

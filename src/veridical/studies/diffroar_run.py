@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +15,12 @@ from veridical.faithfulness.measurement import Measurement
 from veridical.faithfulness.measuring import RANKINGS, Tell, measure, ranking_path
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ENDS, unmask
-from veridical.jobs import InProcess
-from veridical.jobs.cluster import Dask
-from veridical.jobs.pinning import visible_cards
-from veridical.jobs.pool import ProcessPool
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import write_atomic, write_json
-from veridical.runtime.guards import thread_count
 from veridical.runtime.provenance import environment, result_document
+from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.run import read_settings
 
 RESULT, EXAMPLES = "result.json", "examples.npz"
@@ -41,7 +35,7 @@ def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict
     """
     measurement = measurement_of(options)
     folder = Path(options.out)
-    with executor_of(options) as executor:
+    with executor_of(options, scheduler=options.scheduler, insecure=options.insecure) as executor:
         result = measure(
             measurement,
             folder,
@@ -66,36 +60,8 @@ def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict
 def predict(options: DiffRoarOptions) -> Forecast:
     """How many retrainings `diffroar_run` would make, and how long they would take; nothing is written."""
     measurement = measurement_of(options)
-    with executor_of(options) as executor:
+    with executor_of(options, scheduler=options.scheduler, insecure=options.insecure) as executor:
         return forecast(measurement, workers_of(executor), batch=options.batch, stacked=options.stacked)
-
-
-@contextmanager
-def executor_of(options: DiffRoarOptions) -> Iterator[Executor]:
-    """Where the options say that retrainings run; in the block torch has as many threads as a worker has.
-
-    A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
-    """
-    pinned = options.device in ("auto", "cuda") and resolve_device(options.device).type == "cuda"
-    executor: Executor
-    if options.scheduler is not None:
-        executor = Dask(options.scheduler, insecure=options.insecure)
-    elif options.workers == 1:
-        executor = InProcess()
-    elif pinned:
-        share = -(-(options.workers or 1) // max(1, len(visible_cards())))
-        executor = ProcessPool(options.workers, options.threads or 1, gpus="all", per_gpu=share)
-    else:
-        executor = ProcessPool(options.workers, options.threads or 1)
-    alone = isinstance(executor, InProcess)
-    threads = options.threads or (torch.get_num_threads() if alone else 1)
-    with executor, thread_count(threads):
-        yield executor
-
-
-def workers_of(executor: Executor) -> int:
-    """How many retrainings run at a time."""
-    return int(getattr(executor, "workers", 1))
 
 
 def _pictures(measurement: Measurement, ranking: Ranking, count: int) -> Arrays:
@@ -105,7 +71,7 @@ def _pictures(measurement: Measurement, ranking: Ranking, count: int) -> Arrays:
     (the mean over channels), unmasked uint8 (n, levels, 2, C, H, W), top and bottom, levels, and class names.
     """
     split, design = measurement.data.test, measurement.design
-    index = _first_of_each_class(split.labels, count)
+    index = first_of_each_class(split.labels, count)
     inputs, labels = split.batch(index)
     whole = ranking.test
     ranks = torch.from_numpy(np.array(whole[index] if len(whole) > 1 else whole[[0] * len(index)]))
@@ -126,16 +92,6 @@ def _pictures(measurement: Measurement, ranking: Ranking, count: int) -> Arrays:
         "unmasked": _bytes(torch.stack(unmasked, dim=1)).reshape(grid),
         "classes": np.asarray(measurement.data.classes, dtype=np.str_),
     }
-
-
-def _first_of_each_class(labels: torch.Tensor, count: int) -> list[int]:
-    """The first `count` examples when they come by class: each class's first, then each one's second."""
-    seen: dict[int, int] = {}
-    ranked = []
-    for place, label in enumerate(labels.tolist()):
-        ranked.append((seen.get(label, 0), place))
-        seen[label] = seen.get(label, 0) + 1
-    return sorted(place for _, place in sorted(ranked)[: max(0, count)])
 
 
 def _bytes(inputs: torch.Tensor) -> Any:

@@ -1,0 +1,34 @@
+r"""Check the theorems of both papers where the truth is known.
+
+examples:
+  veridical theory one-layer --out runs/one-layer
+  veridical theory block-margin --out runs/block-margin
+
+one-layer trains a linear model by IG-NORM, by adversarial training and by a soft max-margin: the theorem says
+that the three are one. block-margin constructs the max-margin classifier of the block world, proves it by its
+dual, and trains networks of one hidden layer, naturally and adversarially, to see what their gradients mark.
+Interrupted, it is continued by the same command. DIR/report.html shows what came out, DIR/result.json has the
+numbers.
+"""
+
+from __future__ import annotations
+
+from veridical.runtime.study_config import TheoryOptions as Options
+
+__all__ = ["Options", "run"]
+
+
+def run(options: Options) -> int:
+    """Do the experiment, or continue; write results and page, print what came out. Errors are raised."""
+    from veridical.cli.shown import plain_table, stage_jobs
+    from veridical.studies.theory import theory_run
+    from veridical.studies.theory_report import experiment_of, write_theory_report
+
+    with stage_jobs(shown=options.progress) as progress:
+        document = theory_run(options, progress)
+    told = experiment_of(document)
+    plain_table(told.title, told.columns, told.rows(document["results"]))
+    for line in told.headlines(document["results"]):
+        print(line)
+    print(f"report: {write_theory_report(options.out, document)}")
+    return 0

@@ -1,0 +1,105 @@
+"""Structural similarity of two pictures, per example, equal to scikit-image's."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from veridical.metrics.maps import as_images, blank_undefined, flat_pair
+from veridical.runtime.errors import fail_argument
+
+GAUSSIAN, UNIFORM = 11, 7
+"""Usual widths of the window, in pixels."""
+_DEVIATION = 1.5
+_K1, _K2 = 0.01, 0.03
+
+
+def ssim(
+    a: Tensor,
+    b: Tensor,
+    *,
+    data_range: float,
+    weights: Literal["gaussian", "uniform"] = "gaussian",
+    window: int | None = None,
+    sample_covariance: bool = False,
+) -> Tensor:
+    """Mean structural similarity of each pair of pictures, at most 1; higher is more alike.
+
+    In every window that lies inside the picture means, variances and the covariance of the two are compared,
+    (2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2)), c1 = (.01 data_range)^2 and
+    c2 = (.03 data_range)^2; the result is the mean over the windows.
+
+    Parameters
+    ----------
+    a, b
+        Pictures (N, H, W) of one shape, float32 or float64.
+    data_range
+        Distance of the smallest from the greatest value that a picture can have, in the pictures' units.
+    weights
+        "gaussian" of deviation 1.5 pixels (Wang et al.), or "uniform".
+    window
+        Odd width in pixels; None is 11 for gaussian, 7 for uniform.
+    sample_covariance
+        Divide by n - 1 in place of n = window^2, as scikit-image does by default (the paper does not).
+
+    Returns
+    -------
+    Tensor
+        float64 (N,) on a's device. NaN where a picture has a NaN.
+
+    Raises
+    ------
+    UsageError
+        For other dtypes, shapes that differ, a window that is even or larger than the pictures.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
+    similarity", IEEE Transactions on Image Processing 13 (2004), section III.B.
+    """
+    flat_pair(a, b)
+    a, b = as_images("a", a).detach().double(), as_images("b", b).detach().double()
+    if isinstance(data_range, bool) or not (isfinite(data_range) and data_range > 0):
+        raise fail_argument("data_range", data_range, "a positive number")
+    taps = _taps(weights, window, min(a.shape[1:])).to(a.device)
+    scale = taps.numel() ** 2 / (taps.numel() ** 2 - 1) if sample_covariance else 1.0
+    mean_a, mean_b = _windowed(a, taps), _windowed(b, taps)
+    variance_a = scale * (_windowed(a * a, taps) - mean_a * mean_a)
+    variance_b = scale * (_windowed(b * b, taps) - mean_b * mean_b)
+    covariance = scale * (_windowed(a * b, taps) - mean_a * mean_b)
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    above = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    below = (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
+    # Explicitly per example: a reduction over a batch may round by the batch's size.
+    means = [row.mean() for row in (above / below).flatten(1)]
+    values = torch.stack(means) if means else a.new_zeros(0)
+    return blank_undefined(values, a.flatten(1), b.flatten(1))
+
+
+def _taps(weights: str, window: int | None, side: int) -> Tensor:
+    """The window's weights along one side (window,), of sum 1, float64."""
+    if weights not in ("gaussian", "uniform"):
+        raise fail_argument("weights", weights, '"gaussian" or "uniform"')
+    width = (GAUSSIAN if weights == "gaussian" else UNIFORM) if window is None else window
+    # One pixel has neither a variance nor a neighbour.
+    if isinstance(width, bool) or width < 3 or width % 2 == 0 or width > side:
+        hint = f"The pictures' shorter side has {side} pixels."
+        raise fail_argument("window", width, "an odd number of pixels from 3 to the pictures' side", hint)
+    places = torch.arange(width, dtype=torch.float64) - width // 2
+    taps = (-0.5 * (places / _DEVIATION) ** 2).exp() if weights == "gaussian" else torch.ones_like(places)
+    return taps / taps.sum()
+
+
+def _windowed(pictures: Tensor, taps: Tensor) -> Tensor:
+    """Weighted means over all windows inside the pictures: (N, H, W) to (N, H - w + 1, W - w + 1).
+
+    By shifted slices, whose sums do not depend on what else is in the batch.
+    """
+    for dim in (1, 2):
+        length = pictures.shape[dim] - taps.numel() + 1
+        total = torch.zeros_like(pictures.narrow(dim, 0, length))
+        for shift, tap in enumerate(taps.tolist()):
+            total.add_(pictures.narrow(dim, shift, length), alpha=tap)
+        pictures = total
+    return pictures

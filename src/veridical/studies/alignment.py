@@ -1,0 +1,178 @@
+"""How much of the maps of runs lies inside known regions, into a folder: result.json and examples.npz."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from veridical.attribution.dataset_maps import batch_maps
+from veridical.attribution.saliency import saliency
+from veridical.auditing.parts import Arrays, packed_arrays
+from veridical.faithfulness.attributions import attribution_by_name
+from veridical.faithfulness.measuring import check
+from veridical.jobs import Job, Progress, Store, run_jobs
+from veridical.metrics.intervals import mean_interval
+from veridical.metrics.localisation import area_share, mass_share
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.files import claim_folder, write_atomic, write_json
+from veridical.runtime.provenance import environment, result_document
+from veridical.runtime.study_config import AlignedName, AlignmentOptions
+from veridical.studies.alignment_job import ARRAYS
+from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
+from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.map_measures import joined, measures_over_seeds
+from veridical.studies.over_seeds import paired_difference, two_intervals
+from veridical.studies.regions import regions_of
+from veridical.studies.shown_examples import first_of_each_class
+from veridical.training.run import load
+from veridical.training.validation import input_dtype
+
+KIND, RESULT, EXAMPLES, JOBS = "alignment", "result.json", "examples.npz", "jobs"
+
+Tell = Callable[[str, Progress], object]
+"""(what is done, how far it is)."""
+
+
+def alignment_run(options: AlignmentOptions, progress: Tell | None = None) -> dict[str, Any]:
+    """Measure as `options` say, write result.json and examples.npz into their `out`, return the former.
+
+    Stretches of images are kept as they come: interrupted at any moment, the same options continue. Raises
+    UsageError for runs and data that do not fit together, RunError where a measurement failed.
+    """
+    plan = planned(options)
+    config = plan.describe()
+    folder = claim_folder(options.out, KIND, config)
+    store = Store(folder / JOBS if options.store is None else options.store)
+    jobs = {
+        (title, number, name): plan.jobs(member, name)
+        for title, members in plan.models.items()
+        for number, member in enumerate(members)
+        for name in options.attribution
+    }
+    every = [job for stretch in jobs.values() for job in stretch]
+    tell = progress or (lambda _what, _progress: None)
+    with executor_of(options) as executor:
+        outcomes = run_jobs(every, store, executor, progress=lambda state: tell("explaining", state))
+        where = {"executor": type(executor).__name__, "workers": workers_of(executor)}
+    check(outcomes, {job: job for job in every})
+    measured = {key: _Maps.read(store, stretch) for key, stretch in jobs.items()}
+    results = _assembled(plan, measured)
+    write_atomic(folder / EXAMPLES, packed_arrays(_pictures(plan)))
+    surroundings = environment(resolve_device(options.device), torch.float32, seed=options.seed)
+    surroundings |= {
+        "runs": {title: [str(one.folder) for one in members] for title, members in plan.models.items()}
+    }
+    timing = {"jobs": len(every), "seconds": round(sum(o.seconds or 0.0 for o in outcomes.values()), 3)}
+    document = result_document(results, config, surroundings | where, timing)
+    write_json(folder / RESULT, document)
+    return document
+
+
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """The measures of one run by one attribution: arrays (N, ...) by name, and the run's mean map (H, W)."""
+
+    arrays: Arrays
+    average: NDArray[np.float64]
+
+    @classmethod
+    def read(cls, store: Store, stretches: Sequence[Job]) -> _Maps:
+        parts: list[Arrays] = []
+        for job in stretches:
+            with np.load(store.folder(job) / ARRAYS, allow_pickle=False) as archive:
+                parts.append({name: archive[name] for name in archive.files})
+        averages = [part.pop("average") for part in parts]
+        return cls(joined(parts), np.sum(averages, axis=0))
+
+
+def _assembled(plan: AlignmentPlan, measured: Mapping[tuple[str, int, AlignedName], _Maps]) -> dict[str, Any]:
+    """The results from the measures by (model, number of the run, attribution)."""
+    regions = regions_of(plan.data)[: plan.examples]
+    names = plan.options.attribution
+    models: dict[str, Any] = {}
+    inside: dict[tuple[str, str], dict[int, NDArray[np.float64]]] = {}
+    for title, members in plan.models.items():
+        maps: dict[str, Any] = {}
+        for name in names:
+            runs = [measured[title, number, name] for number in range(len(members))]
+            maps[name] = _measures(runs, regions)
+            inside[title, name] = {
+                one.settings.seed: run.arrays["mass"] for one, run in zip(members, runs, strict=True)
+            }
+        right = [measured[title, number, names[0]].arrays["correct"] for number in range(len(members))]
+        models[title] = {
+            "seeds": [one.settings.seed for one in members],
+            "accuracy": two_intervals(right),
+            "maps": maps,
+        }
+    first, *others = plan.models
+    return {
+        "examples": plan.examples,
+        "area": mean_interval(area_share(regions)),
+        "models": models,
+        "reference": first,
+        "differences": {
+            title: {name: paired_difference(inside[title, name], inside[first, name]) for name in names}
+            for title in others
+        },
+    }
+
+
+def _measures(runs: Sequence[_Maps], regions: torch.Tensor) -> dict[str, Any]:
+    """Every measure of one model's maps, with its two intervals; `topk` has one for each level."""
+    found = measures_over_seeds([run.arrays for run in runs])
+    # A map that only knows where signs and garments usually are: what one map for all images would reach.
+    usual = [_inside(run.average, regions) for run in runs]
+    masses = [run.arrays["mass"] for run in runs]
+    right = [run.arrays["correct"] for run in runs]
+    found["one_map"] = two_intervals(usual)
+    found["beyond_one_map"] = two_intervals([mass - one for mass, one in zip(masses, usual, strict=True)])
+    found["mass_where_correct"] = two_intervals(
+        [np.where(hit, mass, np.nan) for mass, hit in zip(masses, right, strict=True)]
+    )
+    return found
+
+
+def _inside(one_map: NDArray[np.float64], regions: torch.Tensor) -> NDArray[np.float64]:
+    """The share of one map's mass in each of the regions, (N,)."""
+    every = torch.from_numpy(one_map).expand(regions.shape)
+    return mass_share(every, regions).numpy()
+
+
+def _pictures(plan: AlignmentPlan) -> Arrays:
+    """What the gallery shows: the first images of each class and the maps of each model's first run.
+
+    index and label (n,), image uint8 (n, C, H, W), region bool (n, H, W), saliency float32 (models,
+    attributions, n, H, W), and the names of models, attributions and classes.
+    """
+    split, options = plan.data.test, plan.options
+    index = first_of_each_class(split.labels[: plan.examples], options.gallery)
+    regions = regions_of(plan.data)[index]
+    rows = [_saliencies(members[0], plan, index) for members in plan.models.values()]
+    return {
+        "index": np.asarray(index, dtype=np.int64),
+        "label": split.labels[index].numpy(),
+        "image": split.images[index].numpy(),
+        "region": regions.numpy(),
+        "saliency": np.stack(rows),
+        "models": np.asarray(list(plan.models), dtype=np.str_),
+        "attributions": np.asarray(options.attribution, dtype=np.str_),
+        "classes": np.asarray(plan.data.classes, dtype=np.str_),
+    }
+
+
+def _saliencies(member: Member, plan: AlignmentPlan, index: Sequence[int]) -> NDArray[np.float32]:
+    """One run's maps of some test images by every attribution, float32 (attributions, n, H, W)."""
+    device = resolve_device(plan.options.device)
+    model = load(member.folder, device=device).model
+    inputs, _ = plan.data.test.batch(index, input_dtype(model), device)
+    found = []
+    for name in plan.options.attribution:
+        method = attribution_by_name(name, seed=plan.options.seed)
+        found.append(saliency(batch_maps(method, model, inputs, None, index, plan.options.seed)))
+    return torch.stack(found).cpu().float().numpy()

@@ -1,0 +1,73 @@
+"""A stretch of the test images as a job: how much of a run's maps lies inside the known regions."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from veridical.attribution.dataset_maps import batch_maps
+from veridical.attribution.saliency import saliency
+from veridical.auditing.parts import Arrays, packed_arrays
+from veridical.faithfulness.attributions import attribution_by_name
+from veridical.faithfulness.sources import load_source
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError
+from veridical.runtime.files import write_atomic
+from veridical.studies.map_measures import joined, map_measures
+from veridical.studies.regions import regions_of
+from veridical.training.run import MODEL, load
+from veridical.training.validation import input_dtype
+
+MEASURE = "veridical.studies.alignment_job:measure"
+
+ARRAYS = "measured.npz"
+"""What a job leaves in its folder: the measures of its images, by name."""
+
+
+def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
+    """Job: explain some test images by one attribution of one run and compare the maps with the regions.
+
+    values: weights (the digest of `weights_of`), data (its checksum), attribution (its name), first, last,
+    levels and seed. where: run, the data (see `sources`), device and batch. Leaves ARRAYS: the measures of
+    `map_measures`, predicted int64 (n,), correct bool (n,), and `average`, float64 (H, W), the sum of the
+    maps after each was divided by its own sum.
+    """
+    device = resolve_device(where.get("device", "auto"))
+    run = load(where["run"], device=device)
+    if weights_of(run.folder) != values["weights"]:
+        raise RunError(f"{run.folder} has other weights than were planned with. Repeat the command.")
+    data = load_source(where, values["data"]["checksum"])
+    regions = regions_of(data)[values["first"] : values["last"]]
+    method = attribution_by_name(values["attribution"], seed=values["seed"])
+    dtype, batch = input_dtype(run.model), int(where.get("batch", "100"))
+    parts: list[Arrays] = []
+    average = np.zeros(regions.shape[1:], dtype=np.float64)
+    for start in range(values["first"], values["last"], batch):
+        numbers = range(start, min(start + batch, values["last"]))
+        inputs, target = data.test.batch(numbers, dtype, device)
+        with torch.no_grad():
+            predicted = run.model(inputs).argmax(1)
+        maps = batch_maps(method, run.model, inputs, predicted, numbers, values["seed"]).cpu().float()
+        masks = regions[start - values["first"] :][: len(numbers)]
+        found = map_measures(maps, masks, levels=values["levels"], seed=values["seed"], indices=numbers)
+        found |= {"predicted": predicted.cpu().numpy(), "correct": (predicted == target).cpu().numpy()}
+        parts.append(found)
+        average += _normalised(maps).sum(0).numpy()
+    write_atomic(folder / ARRAYS, packed_arrays(joined(parts) | {"average": average}))
+    return {"examples": len(regions)}
+
+
+def weights_of(folder: Path) -> str:
+    """SHA-256 of a run's weights as its file holds them."""
+    return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
+
+
+def _normalised(maps: torch.Tensor) -> torch.Tensor:
+    """Each map's |values| summed over channels and divided by their sum, float64; a zero map stays zero."""
+    whole = saliency(maps.double())
+    total = whole.sum(dim=(1, 2), keepdim=True)
+    return whole / torch.where(total == 0, torch.ones_like(total), total)

@@ -1,0 +1,66 @@
+"""Where a command's jobs run: processes of this machine, a Dask cluster, or this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from veridical.jobs import InProcess
+from veridical.jobs.cluster import Dask
+from veridical.jobs.pinning import visible_cards
+from veridical.jobs.pool import ProcessPool
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.guards import thread_count
+
+
+class Placement(Protocol):
+    """The options of a command that say where its jobs run."""
+
+    @property
+    def device(self) -> str:
+        """auto, cpu or cuda[:n]."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """Torch threads of each process."""
+        ...
+
+    @property
+    def workers(self) -> int | None:
+        """Processes."""
+        ...
+
+
+@contextmanager
+def executor_of(
+    options: Placement, *, scheduler: str | None = None, insecure: bool = False
+) -> Iterator[Executor]:
+    """Where the options say that jobs run; in the block torch has as many threads as a worker has.
+
+    A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
+    """
+    pinned = options.device in ("auto", "cuda") and resolve_device(options.device).type == "cuda"
+    executor: Executor
+    if scheduler is not None:
+        executor = Dask(scheduler, insecure=insecure)
+    elif options.workers == 1:
+        executor = InProcess()
+    elif pinned:
+        share = -(-(options.workers or 1) // max(1, len(visible_cards())))
+        executor = ProcessPool(options.workers, options.threads or 1, gpus="all", per_gpu=share)
+    else:
+        executor = ProcessPool(options.workers, options.threads or 1)
+    alone = isinstance(executor, InProcess)
+    threads = options.threads or (torch.get_num_threads() if alone else 1)
+    with executor, thread_count(threads):
+        yield executor
+
+
+def workers_of(executor: Executor) -> int:
+    """How many jobs run at a time."""
+    return int(getattr(executor, "workers", 1))

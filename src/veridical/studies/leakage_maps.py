@@ -1,0 +1,164 @@
+"""What is measured on maps of block images: the null block's share, and pairs with the digit moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from veridical.attribution.dataset_maps import batch_maps
+from veridical.attribution.saliency import saliency
+from veridical.auditing.parts import Arrays
+from veridical.data.dataset import Split
+from veridical.data.masked import MaskedDataset
+from veridical.faithfulness.attributions import attribution_by_name
+from veridical.metrics.leakage import cosine_within, left_behind, telling_places
+from veridical.metrics.localisation import mass_share
+from veridical.studies.map_measures import map_measures
+from veridical.studies.shown_examples import first_of_each_class
+from veridical.training.validation import input_dtype
+
+PICTURES = 12
+"""Test images whose maps are kept for the page, the first ones of each class."""
+
+TELLING = 0.25
+"""Share of a block's pixels that count as the places which tell the classes apart."""
+
+LOOKED_AT = 5000
+"""Training images by which these places are found."""
+
+INK = 0.5
+"""A digit's own pixels are those of at least this share of its greatest grey level."""
+
+PAIRED = ("left_at_ink", "left_in_block", "same_digit", "other_class")
+"""What the pairs measure; see `_paired`."""
+
+
+def explained_arrays(
+    model: nn.Module,
+    data: MaskedDataset,
+    moved: MaskedDataset | None,
+    values: Mapping[str, Any],
+    batch: int,
+) -> Arrays:
+    """Measure the maps of the first test images; arrays (n, ...) by name.
+
+    null/MEASURE: `map_measures` with all null blocks as the region. telling: share of the null blocks' mass
+    on the places that tell the classes apart where a digit stands (`telling_places`), tiled over the blocks,
+    and telling_area, their share of the null blocks' area. level/signal and level/null: mean |attribution|
+    per coordinate in either. pair/MEASURE with `moved`, the same images with the digit moved: see `_paired`.
+    correct (n,), and for the page index (p,), picture/image uint8, picture/signal bool, and picture/saliency
+    float16, each map divided by its maximum.
+    """
+    count, seed = values["explained"], values["seed"]
+    method = attribution_by_name(values["attribution"]["name"], seed=seed)
+    split = data.test.subset(range(count))
+    maps, predicted = _maps(model, split, method, None, seed, batch)
+    null = ~data.test_mask[:count]
+    measures = map_measures(maps, null, levels=values["levels"], seed=seed, indices=range(count))
+    found = {f"null/{name}": array for name, array in measures.items()}
+    found |= {"correct": (predicted == split.labels).numpy()}
+    found |= _numpy(_telling(maps, null, data)) | _numpy(_levels(maps, null))
+    if moved is not None:
+        others, _ = _maps(model, moved.test.subset(range(count)), method, predicted, seed, batch)
+        found |= _numpy(_paired(maps, others, moved, predicted))
+    return found | _pictures(split, maps, ~null)
+
+
+def _maps(
+    model: nn.Module, split: Split, method: Any, target: Tensor | None, seed: int, batch: int
+) -> tuple[Tensor, Tensor]:
+    """Maps float32 (n, C, H, W) and the classes explained, the predicted ones for None; on the CPU."""
+    device, dtype = next(model.parameters()).device, input_dtype(model)
+    parts, classes = [], []
+    for first in range(0, len(split), batch):
+        numbers = range(first, min(first + batch, len(split)))
+        inputs, _ = split.batch(numbers, dtype, device)
+        with torch.no_grad():
+            chosen = model(inputs).argmax(1) if target is None else target[first : numbers.stop].to(device)
+        parts.append(batch_maps(method, model, inputs, chosen, numbers, seed).cpu().float())
+        classes.append(chosen.cpu())
+    return torch.cat(parts), torch.cat(classes)
+
+
+def _telling(maps: Tensor, null: Tensor, data: MaskedDataset) -> dict[str, Tensor]:
+    """How much of the null blocks' mass lies where digits of the training images tell their classes."""
+    few = range(min(LOOKED_AT, len(data.train)))
+    mask = data.train_mask[few.start : few.stop]
+    rows, columns = (int(mask[0].any(dim=axis).sum()) for axis in (1, 0))
+    # One rectangle of each image is marked, and boolean indexing goes row by row.
+    blocks = data.train.images[few.start : few.stop, 0][mask].reshape(len(few), rows, columns)
+    places = telling_places(blocks.float(), data.train.labels[few.start : few.stop], TELLING)
+    tiled = places.repeat(maps.shape[2] // rows, maps.shape[3] // columns).expand(len(maps), -1, -1)
+    inside = tiled & null
+    area = inside.flatten(1).sum(dim=1).double() / null.flatten(1).sum(dim=1)
+    return {"telling": mass_share(maps * null[:, None], inside), "telling_area": area}
+
+
+def _levels(maps: Tensor, null: Tensor) -> dict[str, Tensor]:
+    """Mean |attribution| of a coordinate in the signal block and in the null blocks, float64 (n,)."""
+    sizes = maps.double().abs().mean(dim=1)
+    return {
+        f"level/{name}": (sizes * region).sum(dim=(1, 2)) / region.sum(dim=(1, 2))
+        for name, region in (("signal", ~null), ("null", null))
+    }
+
+
+def _paired(maps: Tensor, others: Tensor, moved: MaskedDataset, classes: Tensor) -> dict[str, Tensor]:
+    """Compare each map in the block B that its digit stands in once it is moved, with the map made then.
+
+    Both maps explain the class that was predicted with the digit in its first place. left_at_ink and
+    left_in_block: `left_behind`, over the digit's own pixels in B (where it would be, or is), and over all of
+    B. same_digit: cosine within B of the map without the digit there and the one with it. other_class: the
+    cosine with the map of another image, the next one of another class whose digit was moved to B as well;
+    NaN if there is none. What same_digit has more than other_class depends on the digit that is elsewhere.
+    """
+    count = len(maps)
+    block, images = moved.test_mask[:count], moved.test.images[:count, 0].float()
+    inside = images * block
+    ink = inside >= INK * inside.amax(dim=(1, 2), keepdim=True)
+    ink &= block
+    partner = _partners(classes, moved.place("block", "test")[:count])
+    strange = cosine_within(maps, others[partner.clamp(min=0)], block)
+    return {
+        "pair/left_at_ink": left_behind(maps, others, ink),
+        "pair/left_in_block": left_behind(maps, others, block),
+        "pair/same_digit": cosine_within(maps, others, block),
+        "pair/other_class": strange.masked_fill(partner < 0, torch.nan),
+    }
+
+
+def _partners(classes: Tensor, blocks: Tensor) -> Tensor:
+    """For each image the next one, in a circle, of another class and with the digit in its block; else -1."""
+    count = len(classes)
+    found = torch.full((count,), -1, dtype=torch.int64)
+    for step in range(1, count):
+        rows = (found < 0).nonzero()[:, 0]
+        if not len(rows):
+            break
+        other = (rows + step) % count
+        fits = (classes[other] != classes[rows]) & (blocks[other] == blocks[rows])
+        found[rows[fits]] = other[fits]
+    return found
+
+
+def _pictures(split: Split, maps: Tensor, signal: Tensor) -> Arrays:
+    index = first_of_each_class(split.labels, PICTURES)
+    sizes = saliency(maps[index])
+    peak = sizes.amax(dim=(1, 2), keepdim=True)
+    scaled = sizes / torch.where(peak == 0, torch.ones_like(peak), peak)
+    return {
+        "index": np.asarray(index, dtype=np.int64),
+        "picture/label": split.labels[index].numpy(),
+        "picture/image": split.images[index].numpy(),
+        "picture/signal": signal[index].numpy(),
+        "picture/saliency": scaled.half().numpy(),
+    }
+
+
+def _numpy(found: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: values.cpu().numpy() for name, values in found.items()}

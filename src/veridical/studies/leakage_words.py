@@ -1,0 +1,106 @@
+"""What a leakage study found and how it was measured, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from veridical.report.diffroar_words import level_text
+from veridical.studies.finished import Finished
+from veridical.studies.interval_cells import clear, points_cell, share_cell
+from veridical.studies.leakage_plan import TITLES
+
+HEADLINE_LEVEL = 0.05
+
+PAIRS = [
+    (
+        "Null share through other instances: the share of |attribution| in the null block on BlockMNIST "
+        "minus that on BlockMNIST-Top, of the same digits with the same null content, in percentage points. "
+        "The two trainings differ in one thing, whether other instances have their digit in that block."
+    ),
+    (
+        "Left: |attribution| in the block that the digit moves to, before it stands there, as a share of the "
+        "sum before and after; over the digit's own pixels, and over the whole block. 0% if the block is "
+        "marked only with the digit in it, 50% if it is marked as strongly without."
+    ),
+    (
+        "Cosine: of the signed maps in that block before and after the move; beside it the cosine with the "
+        "map of an image of another class. What the first has more than the second is a picture of the digit "
+        "that is elsewhere."
+    ),
+    (
+        "Null mass at telling places: of the |attribution| in the null block, the share on the quarter of a "
+        "block's pixels that tells the classes apart where a digit stands; 25% is chance."
+    ),
+]
+
+SURE = [
+    (
+        "A model that is sure of everything has hardly any loss left, and training in a ball then hardly "
+        "asks for less attribution in the null block. Margin: by how much the predicted logit is above the "
+        "next. Sure: predictions of at least 99.9%. Attribution: mean size of a coordinate in either block; "
+        "in logits per input unit for the input gradient."
+    )
+]
+
+MEANING = [
+    (
+        "Null share: of the k% of coordinates with the greatest |attribution|, the share that lies in the "
+        "null block (Shah, Jain, Netrapalli, NeurIPS 2021). Equal values, such as exact zeros, are ordered "
+        "at random for each image, so that zeros say nothing; how many there are is in the table. Null mass: "
+        "the share of the sum of |attribution|. Strongest in null: how often the greatest value lies there."
+    ),
+    (
+        "Accuracy is that on all test images; under attack, that on the first of them after 20 steps of "
+        "projected gradient descent in each ball. Explained is the class that the model predicts."
+    ),
+]
+
+
+def headlines(study: Finished) -> list[str]:
+    """What was found: a sentence for each attribution and training, from the intervals alone."""
+    levels = study.config["levels"]
+    level = HEADLINE_LEVEL if HEADLINE_LEVEL in levels else levels[0]
+    place = levels.index(level)
+    found = []
+    for name in study.config["attributions"]:
+        for title, by_position in study.results["models"].items():
+            shares = [
+                f"{share_cell(model['maps'][name]['null']['topk'][place])} on {TITLES[position]}"
+                for position, model in by_position.items()
+            ]
+            sentence = f"{title}: of the top {level_text(level)} of {name}, {' and '.join(shares)} "
+            sentence += "lie in the null block."
+            leakage = study.results["leakage"].get(name, {}).get(title)
+            found.append(sentence + ("" if leakage is None else _through_others(leakage)))
+    return found
+
+
+def _through_others(leakage: Mapping[str, Any]) -> str:
+    """What the digits of other instances have to do with it."""
+    if clear(leakage["mass"]) > 0:
+        return f" Digits of other instances there add {points_cell(leakage['mass'])} points to its mass."
+    return " That digits of other instances add to its mass is not shown."
+
+
+def facts(study: Finished) -> dict[str, str]:
+    """How it was measured, as names and values."""
+    config, environment = study.config, study.document["environment"]
+    data = next(iter(config["data"].values()))
+    options = data["options"]
+    found = {
+        "Images": f"{options['source']}, {data['num_classes']} classes, {data['train']:,} for training and "
+        f"{data['test']:,} for testing; null block: {options['null']}, noise {options['noise']:g}",
+        "Explained, attacked": f"the first {config['explained']:,} and {config['attacked']:,} test images",
+        "Seeds": ", ".join(map(str, config["seeds"])),
+        "Ties": f"{config['ties']}, by seed {config['seed']}",
+        "Version": f"veridical {environment['veridical']}, torch {environment['torch']}",
+    }
+    for title, by_position in config["models"].items():
+        fields = next(iter(by_position.values()))
+        kept = ("weight", "beta", "inner_steps", "steps", "batch_size", "learning_rate")
+        told = ", ".join(f"{key} {fields[key]:g}" for key in kept if fields.get(key) is not None)
+        found[title] = f"{fields['model']}, {told}"
+    for name, record in config["attributions"].items():
+        found[name] = ", ".join(f"{key} {value}" for key, value in record.items())
+    return found

@@ -1,0 +1,97 @@
+"""SSIM against scikit-image, and what it must be by its formula."""
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.testing import assert_close
+
+from veridical.metrics import ssim
+from veridical.runtime.errors import UsageError
+
+
+def pictures(
+    shape: tuple[int, ...] = (4, 20, 17), dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    a = torch.rand(*shape, generator=generator, dtype=dtype)
+    b = 0.6 * a + 0.4 * torch.rand(*shape, generator=generator, dtype=dtype)
+    return a, b
+
+
+@pytest.mark.parametrize("sample_covariance", [False, True])
+@pytest.mark.parametrize("data_range", [1.0, 255.0])
+@pytest.mark.parametrize(
+    ("weights", "window", "theirs"),
+    [
+        ("gaussian", None, {"gaussian_weights": True, "sigma": 1.5}),
+        ("uniform", None, {}),
+        ("uniform", 5, {"win_size": 5}),
+        ("uniform", 17, {"win_size": 17}),
+    ],
+)
+def test_equal_to_scikit_image(
+    weights: Literal["gaussian", "uniform"],
+    window: int | None,
+    theirs: dict[str, Any],
+    data_range: float,
+    sample_covariance: bool,
+) -> None:
+    a, b = (data_range * batch for batch in pictures())
+    found = ssim(
+        a, b, data_range=data_range, weights=weights, window=window, sample_covariance=sample_covariance
+    )
+    expected = [
+        structural_similarity(
+            one.numpy(),
+            other.numpy(),
+            data_range=data_range,
+            use_sample_covariance=sample_covariance,
+            **theirs,
+        )
+        for one, other in zip(a, b, strict=True)
+    ]
+    assert_close(found, torch.tensor(expected), rtol=1e-10, atol=1e-12)
+
+
+def test_flat_pictures_are_compared_by_their_means_alone() -> None:
+    low, high = torch.full((1, 11, 11), 0.2), torch.full((1, 11, 11), 0.6)
+    c1 = 0.01**2
+    expected = (2 * 0.2 * 0.6 + c1) / (0.2**2 + 0.6**2 + c1)
+    assert_close(
+        ssim(low, high, data_range=1.0), torch.tensor([expected], dtype=torch.float64), rtol=1e-5, atol=0
+    )
+    # Two blank pictures are the same picture.
+    assert_close(ssim(0 * low, 0 * high, data_range=1.0), torch.ones(1, dtype=torch.float64))
+
+
+def test_a_negative_is_unlike() -> None:
+    a, _ = pictures((3, 16, 16))
+    assert bool((ssim(a, 1 - a, data_range=1.0) < 0).all())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window": 4}, "window: .*odd"),
+        ({"window": 1}, "window: .*odd"),
+        ({"window": 19}, "shorter side has 17"),
+        ({"weights": "flat"}, "weights"),
+        ({"data_range": 0.0}, "data_range"),
+        ({"data_range": float("inf")}, "data_range"),
+    ],
+)
+def test_what_it_refuses(options: dict[str, Any], told: str) -> None:
+    a, b = pictures()
+    with pytest.raises(UsageError, match=told):
+        ssim(a, b, **{"data_range": 1.0, **options})
+
+
+def test_channels_are_combined_by_the_caller() -> None:
+    a, b = pictures((2, 3, 12, 12))
+    with pytest.raises(UsageError, match="one value per pixel"):
+        ssim(a, b, data_range=1.0)
+    with pytest.raises(UsageError, match="shorter side has 10"):
+        ssim(a[:, 0, :10], b[:, 0, :10], data_range=1.0)

@@ -1,0 +1,136 @@
+"""What is measured on the maps of models whose leakage is known: none, total, and half a picture."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from veridical.data.dataset import Split
+from veridical.data.masked import MaskedDataset
+from veridical.metrics.localisation import LEVELS
+from veridical.studies.leakage_maps import PAIRED, explained_arrays
+
+SIDE, CLASSES, COUNT = 6, 3, 60
+
+
+def glyphs() -> Tensor:
+    """A glyph for each class, (CLASSES, SIDE, SIDE): pairs of rows of the block's middle."""
+    found = torch.zeros(CLASSES, SIDE, SIDE)
+    for label in range(CLASSES):
+        found[label, 1 + label, 1:5] = 1.0
+    return found
+
+
+def images(place: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes (N, 1, 2 SIDE, SIDE) with the glyph in the block `place` and a frame in the other, and masks."""
+    blocks = torch.zeros(len(labels), 2, SIDE, SIDE)
+    frame = torch.ones(SIDE, SIDE)
+    frame[1:-1, 1:-1] = 0
+    each = torch.arange(len(labels))
+    blocks[each, place] = glyphs()[labels] * (0.6 + 0.4 * torch.rand(len(labels), 1, 1, generator=seeded()))
+    blocks[each, 1 - place] = frame
+    masks = torch.zeros(len(labels), 2, SIDE, SIDE, dtype=torch.bool)
+    masks[each, place] = True
+    shape = (len(labels), 2 * SIDE, SIDE)
+    return (blocks.reshape(shape)[:, None] * 255).round().to(torch.uint8), masks.reshape(shape)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(4)
+
+
+def data(moved: bool = False) -> MaskedDataset:
+    """Images whose glyph is above or below by chance, or the same images with it in the other block."""
+    labels = torch.arange(COUNT) % CLASSES
+    place = torch.randint(2, (COUNT,), generator=seeded())
+    place = 1 - place if moved else place
+    pixels, masks = images(place, labels)
+    split = Split(pixels, labels)
+    return MaskedDataset(
+        "blocks",
+        split,
+        split,
+        ("a", "b", "c"),
+        "checksum",
+        "tests",
+        train_mask=masks,
+        test_mask=masks,
+        places={"block": (place, place)},
+    )
+
+
+class Gated(nn.Module):
+    """Logits are half the squared agreement of each block with each glyph: no glyph, no gradient."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.glyphs, self.power = nn.Parameter(glyphs().flatten(1)), power
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        agreement = inputs.reshape(len(inputs), 2, -1) @ self.glyphs.T
+        found: Tensor = agreement.pow(self.power).sum(dim=1)
+        return found
+
+
+def measured(power: int, pairs: bool = True) -> dict[str, Any]:
+    values = {
+        "explained": COUNT,
+        "seed": 0,
+        "levels": list(LEVELS),
+        "attribution": {"name": "input-gradient"},
+    }
+    return explained_arrays(Gated(power), data(), data(moved=True) if pairs else None, values, batch=17)
+
+
+def test_a_model_that_looks_for_its_glyph_leaks_nothing() -> None:
+    """Its map is zero in the null block, before and after the move, and the whole map is in the signal."""
+    found = measured(power=2)
+    assert found["correct"].all()
+    assert found["null/mass"].tolist() == [0.0] * COUNT
+    # 4 of 72 values are not zero; the ties of all others are broken at random.
+    assert found["null/topk"][:, LEVELS.index(0.05)].tolist() == [0.0] * COUNT
+    assert 0.3 < found["null/topk"][:, LEVELS.index(0.3)].mean() < 0.5
+    assert found["null/zero"].tolist() == pytest.approx([68 / 72] * COUNT)
+    assert found["pair/left_at_ink"].tolist() == [0.0] * COUNT
+    assert found["pair/left_in_block"].tolist() == [0.0] * COUNT
+    assert found["level/null"].tolist() == [0.0] * COUNT
+    assert (found["level/signal"] > 0).all()
+
+
+def test_a_linear_model_leaks_all_and_draws_the_glyph_where_it_is_not() -> None:
+    """Its gradient does not depend on the image: both blocks are marked alike, with the class's glyph."""
+    found = measured(power=1)
+    assert found["correct"].all()
+    assert found["null/mass"].tolist() == pytest.approx([0.5] * COUNT)
+    assert found["pair/left_at_ink"].tolist() == pytest.approx([0.5] * COUNT)
+    assert found["pair/left_in_block"].tolist() == pytest.approx([0.5] * COUNT)
+    assert found["pair/same_digit"].tolist() == pytest.approx([1.0] * COUNT)
+    # The glyphs of two classes share no pixel.
+    assert found["pair/other_class"].tolist() == pytest.approx([0.0] * COUNT)
+    # A quarter of a block is 9 of the 12 pixels that glyphs stand on, whichever vary most.
+    assert found["telling_area"].tolist() == pytest.approx([0.25] * COUNT)
+    assert found["telling"].reshape(-1, CLASSES).mean(axis=0).sum() == pytest.approx(9 / 4)
+    assert found["level/null"].tolist() == pytest.approx(found["level/signal"].tolist())
+
+
+def test_pairs_are_left_out_where_the_glyph_never_moves() -> None:
+    found = measured(power=1, pairs=False)
+    assert not [name for name in found if name.startswith("pair/")]
+    assert {f"pair/{name}" for name in PAIRED} < measured(power=1).keys()
+
+
+def test_pictures_are_the_first_of_each_class() -> None:
+    found = measured(power=2)
+    assert found["index"].tolist() == list(range(12))
+    assert found["picture/image"].shape == (12, 1, 2 * SIDE, SIDE)
+    assert found["picture/saliency"].max(axis=(1, 2)).tolist() == [1.0] * 12
+    assert (found["picture/saliency"][~found["picture/signal"]] == 0).all()
+
+
+def test_batches_change_nothing() -> None:
+    values = {"explained": COUNT, "seed": 0, "levels": [0.1], "attribution": {"name": "smoothgrad"}}
+    arrays = [explained_arrays(Gated(2), data(), data(moved=True), values, batch=size) for size in (17, 60)]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name in ("null/mass", "null/topk", "pair/left_at_ink", "pair/same_digit"):
+        torch.testing.assert_close(torch.from_numpy(arrays[0][name]), torch.from_numpy(arrays[1][name]))

@@ -1,0 +1,207 @@
+"""A small leakage study from options to the page: what is trained, what continues, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from veridical.cli.main import main
+from veridical.jobs import Progress
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.study_config import LeakageOptions
+from veridical.studies import leakage_job
+from veridical.studies.leakage import leakage_run
+from veridical.studies.leakage_plan import balls_of, planned
+from veridical.studies.leakage_report import write_leakage_report
+from veridical.studies.leakage_tables import read_leakage
+
+NATURAL, ROBUST = "Natural training", "Adversarial training (linf 0.1)"
+
+
+def write_bars(path: Path) -> None:
+    """An .npz of 8x8 images on black: the class is the column of a bar, the grey levels are random."""
+    draws = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for name, count in (("train", 160), ("test", 30)):
+        labels = np.arange(count) % 3
+        images = np.zeros((count, 8, 8), dtype=np.uint8)
+        for row, label in enumerate(labels):
+            images[row, 1:7, 1 + 2 * label : 3 + 2 * label] = draws.integers(150, 256, (6, 2))
+        arrays |= {f"x_{name}": images, f"y_{name}": labels}
+    np.savez(path, **arrays)
+
+
+def options_in(folder: Path, **changes: Any) -> LeakageOptions:
+    values: dict[str, Any] = {
+        "out": str(folder / "study"),
+        "store": str(folder / "store"),
+        "source": str(folder / "bars.npz"),
+        "model_options": {"width": 12},
+        "objective": ["natural", "adversarial"],
+        "seeds": 2,
+        "epochs": 1.0,
+        "batch_size": 40,
+        "explained": 20,
+        "attacked": 10,
+        "workers": 1,
+        "progress": False,
+        **changes,
+    }
+    return LeakageOptions(**values)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study, its store and its source."""
+    place = tmp_path_factory.mktemp("leakage")
+    write_bars(place / "bars.npz")
+    leakage_run(options_in(place))
+    return place
+
+
+def document(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "study" / "result.json").read_text())
+    return found
+
+
+def stages(seen: dict[str, Progress]) -> dict[str, tuple[int, int]]:
+    return {stage: (state.total, state.reused) for stage, state in seen.items()}
+
+
+def test_every_training_has_accuracies_and_measures_with_intervals(folder: Path) -> None:
+    results = document(folder)["results"]
+    assert list(results["models"]) == [NATURAL, ROBUST]
+    for by_position in results["models"].values():
+        assert list(by_position) == ["random", "top"]
+        for model in by_position.values():
+            assert model["accuracy"]["seeds"]["n"] == 2
+            assert [each["n"] for each in model["accuracy"]["each"]] == [30, 30]
+            assert [each["n"] for each in model["under_attack"]["linf 0.1"]["each"]] == [10, 10]
+            null = model["maps"]["input-gradient"]["null"]
+            assert [point["examples"]["n"] for point in null["topk"]] == [20] * 7
+            assert null["area"]["examples"]["value"] == 0.5
+            assert 0 <= null["zero"]["seeds"]["value"] <= 1
+    pairs = {"left_at_ink", "left_in_block", "same_digit", "other_class", "of_the_digit"}
+    for title in (NATURAL, ROBUST):
+        maps = {at: results["models"][title][at]["maps"]["input-gradient"] for at in ("random", "top")}
+        assert pairs <= maps["random"].keys()
+        assert not pairs & maps["top"].keys()
+
+
+def test_leakage_is_the_difference_that_other_instances_make(folder: Path) -> None:
+    results = document(folder)["results"]
+    for title in (NATURAL, ROBUST):
+        here, there = (
+            results["models"][title][at]["maps"]["input-gradient"]["null"] for at in ("random", "top")
+        )
+        found = results["leakage"]["input-gradient"][title]
+        for interval in ("examples", "seeds"):
+            expected = here["mass"][interval]["value"] - there["mass"][interval]["value"]
+            assert found["mass"][interval]["value"] == pytest.approx(expected, abs=1e-12)
+        last = here["topk"][-1]["seeds"]["value"] - there["topk"][-1]["seeds"]["value"]
+        assert found["topk"][-1]["seeds"]["value"] == pytest.approx(last, abs=1e-12)
+
+
+def test_the_same_command_continues_and_finds_everything_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = document(folder)
+    (folder / "study" / "result.json").unlink()
+    monkeypatch.setattr(leakage_job, "train", None)
+    monkeypatch.setattr(leakage_job, "explained_arrays", None)
+    seen: dict[str, Progress] = {}
+    leakage_run(options_in(folder), seen.__setitem__)
+    assert stages(seen) == {"training": (8, 8), "explaining": (16, 16)}
+    assert {key: document(folder)[key] for key in ("results", "config")} == {
+        key: before[key] for key in ("results", "config")
+    }
+
+
+def test_studies_with_one_store_share_trainings(folder: Path) -> None:
+    seen: dict[str, Progress] = {}
+    wider = options_in(
+        folder,
+        out=str(folder / "wider"),
+        position=["random"],
+        objective=["natural"],
+        attribution=["input-gradient", "gradient-x-input"],
+    )
+    results = leakage_run(wider, seen.__setitem__)["results"]
+    assert stages(seen) == {"training": (2, 2), "explaining": (6, 4)}
+    assert results["leakage"] == {}
+    maps = results["models"][NATURAL]["random"]["maps"]
+    there = document(folder)["results"]["models"][NATURAL]["random"]["maps"]
+    assert maps["input-gradient"] == there["input-gradient"]
+    # Black pixels have no part in gradient x input.
+    assert maps["gradient-x-input"]["null"]["zero"]["seeds"]["value"] > 0.1
+
+
+def test_another_study_in_the_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="belongs to another run: seeds"):
+        leakage_run(options_in(folder, seeds=1))
+
+
+def test_results_of_other_data_are_not_taken(folder: Path) -> None:
+    plan = planned(options_in(folder))
+    job = plan.training(plan.arms[0], 0)
+    values = {**job.values, "data": {"checksum": "0" * 64}}
+    with pytest.raises(RunError, match="other images than were planned with"):
+        leakage_job.trained(values, folder / "nowhere", dict(job.where))
+
+
+def test_every_radius_goes_with_its_norm(folder: Path) -> None:
+    given = {"norm": ["linf", "l2"], "radius": [0.1, 1.5]}
+    assert balls_of(options_in(folder, **given)) == [("linf", 0.1), ("l2", 1.5)]
+    assert balls_of(options_in(folder, norm=["l2"], radius=[0.5, 1])) == [("l2", 0.5), ("l2", 1.0)]
+    assert balls_of(options_in(folder, norm=["linf", "l2"])) == [("linf", 0.1), ("l2", 1.0)]
+    plan = planned(options_in(folder, objective=["natural", "ig-norm"], position=["top"], **given))
+    assert plan.titles == [NATURAL, "IG-NORM (linf 0.1)", "IG-NORM (l2 1.5)"]
+    robust = [arm.settings.robust for arm in plan.arms]
+    assert [(one.norm, one.radius) for one in robust if one is not None] == [("linf", 0.1), ("l2", 1.5)]
+    refused: list[dict[str, Any]] = [
+        {"norm": ["linf", "l2"], "radius": [0.1]},
+        {"radius": [0.1, 0.1]},
+        {"radius": []},
+    ]
+    for wrong in refused:
+        with pytest.raises(UsageError, match="one norm, or one for each"):
+            planned(options_in(folder, **wrong))
+
+
+def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
+    cases = {"objective": [], "position": ["top", "top"], "attribution": [], "seeds": 0, "explained": 1}
+    for name, value in cases.items():
+        with pytest.raises(UsageError, match=name):
+            planned(options_in(folder, **{name: value}))
+
+
+def test_the_page_says_what_was_found_without_loading_anything(folder: Path) -> None:
+    study = read_leakage(folder / "study")
+    page = write_leakage_report(study, gallery=2).read_text()
+    for text in ("BlockMNIST-Top", ROBUST, "The same digit in the other place", "How sure the models are"):
+        assert text in page
+    assert "of the top 5% of input-gradient" in page
+    assert not [part for part in ("src=", "href=") if f'{part}"http' in page]
+    with pytest.raises(RunError, match="does not exist"):
+        read_leakage(folder / "nothing")
+
+
+def test_the_command_measures_prints_and_names_its_page(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = ["--source", str(folder / "bars.npz"), "--store", str(folder / "store"), "--no-progress"]
+    small = ["--model-options.width", "12", "--seeds", "1", "--epochs", "1", "--batch-size", "40"]
+    few = ["--explained", "20", "--attacked", "10", "--workers", "1"]
+    out = str(folder / "by-command")
+    arguments = ["leakage", "--data", "block-mnist", "--objective", "natural", *shared, *small, *few]
+    assert main([*arguments, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert "Natural training: of the top 5% of input-gradient" in printed
+    assert f"report: {out}/report.html" in printed
+    assert Path(out, "report.html").stat().st_size > 10_000
+    assert main([*arguments, "--out", out, "--norm", "linf", "l2", "--radius", "0.1"]) == 2
+    assert "one norm, or one for each" in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""The shortcut study on images of noise, of which only a planted patch tells the class."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from veridical.data.shortcut import shortcut_variants
+from veridical.jobs import Store
+from veridical.runtime.data_config import ShortcutOptions
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import read_json
+from veridical.runtime.study_config import ShortcutStudyOptions
+from veridical.studies import shortcut_job
+from veridical.studies.shortcut import shortcut_run
+from veridical.studies.shortcut_job import ARRAYS, TRAINED, follows
+from veridical.studies.shortcut_plan import chance_rate, planned
+from veridical.studies.shortcut_report import read_shortcut, write_shortcut_report
+from veridical.studies.shortcut_words import headlines, map_rows, reliance_rows
+from veridical.training.run import load
+
+NATURAL, CONTROL = "Natural training", "Natural training, patch tells nothing"
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz of 8x8 images that say nothing about their three classes."""
+    generator = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 300), ("test", 60)):
+        arrays[f"x_{part}"] = generator.integers(0, 120, (count, 8, 8)).astype(np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 3
+    path = tmp_path_factory.mktemp("noise") / "noise.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def study_options(noise: Path, out: Path, **changes: Any) -> ShortcutStudyOptions:
+    values: dict[str, Any] = {
+        "out": str(out),
+        "data": str(noise),
+        "model": "mlp",
+        "model_options": {"width": 16},
+        "objective": ["natural"],
+        "rate": [1.0],
+        "size": 2,
+        "seeds": 2,
+        "epochs": 5.0,
+        "batch_size": 20,
+        "averaging": 0.0,
+        "explained": 24,
+        "gallery": 3,
+        "workers": 1,
+        "progress": False,
+        **changes,
+    }
+    return ShortcutStudyOptions(**values)
+
+
+@pytest.fixture(scope="module")
+def studied(noise: Path) -> ShortcutStudyOptions:
+    options = study_options(noise, noise.parent / "study")
+    shortcut_run(options)
+    return options
+
+
+def test_what_only_the_patch_tells_is_lost_with_it(studied: ShortcutStudyOptions) -> None:
+    results = read_json(Path(studied.out) / "result.json")["results"]
+    natural, control = results["arms"][NATURAL], results["arms"][CONTROL]
+    assert natural["accuracy"]["agreeing"]["examples"]["value"] > 0.95
+    # Moved, the patch stands for a class of its own in two of three images; gone, nothing tells.
+    for to in ("moved", "gone"):
+        assert natural["accuracy"][to]["examples"]["value"] < 0.65
+        assert natural["lost"][to]["examples"]["low"] > 0.2
+    assert natural["follows"]["examples"]["value"] > 0.9
+    assert natural["maps"]["input-gradient"]["agreeing"]["excess"]["examples"]["low"] > 0
+    assert control["rate"] == pytest.approx(1 / 3)
+    assert control["accuracy"]["agreeing"]["examples"]["value"] < 0.65
+    assert abs(control["lost"]["moved"]["examples"]["value"]) < 0.2
+    assert (natural["adversarial_accuracy"], natural["seeds"]) == (None, [0, 1])
+
+
+def test_the_numbers_are_those_of_the_models(studied: ShortcutStudyOptions) -> None:
+    plan, store = planned(studied), Store(Path(studied.out) / "jobs")
+    arm = plan.arms[NATURAL]
+    variants = shortcut_variants(ShortcutOptions(**dict(arm.shortcut)))
+    results = read_json(Path(studied.out) / "result.json")["results"]["arms"][NATURAL]
+    accuracy, mass = [], []
+    for seed in plan.seeds:
+        model = load(store.folder(plan.job(arm, seed)) / TRAINED).model
+        inputs, target = variants["agreeing"].test.batch(slice(None))
+        inputs.requires_grad_()
+        logits = model(inputs)
+        accuracy.append((logits.argmax(1) == target).double().mean().item())
+        gradient = torch.autograd.grad(logits.amax(1).sum(), inputs)[0].abs()[:, 0].double()
+        inside = (gradient * variants["agreeing"].test_mask).sum((1, 2)) / gradient.sum((1, 2))
+        mass.append(inside[:24].mean().item())
+    assert results["accuracy"]["agreeing"]["seeds"]["value"] == pytest.approx(np.mean(accuracy))
+    found = results["maps"]["input-gradient"]["agreeing"]
+    assert found["mass"]["seeds"]["value"] == pytest.approx(np.mean(mass), rel=1e-5)
+    assert found["area"]["examples"]["value"] == pytest.approx(4 / 64)
+    # Without the patch, the same pixels are looked at.
+    assert results["maps"]["input-gradient"]["gone"]["area"]["examples"]["value"] == pytest.approx(4 / 64)
+
+
+@pytest.mark.parametrize("code", ["place", "presence"])
+def test_who_follows_the_patch(noise: Path, code: Any) -> None:
+    moved = shortcut_variants(ShortcutOptions(source=str(noise), size=2, code=code))["moved"]
+    place, labels = moved.place("place", "test").numpy(), moved.test.labels.numpy()
+    obeying = place if code == "place" else (place >= 0).astype(np.int64)
+    agrees = place == labels if code == "place" else (place >= 0) == (labels % 2 == 1)
+    assert 0 < agrees.sum() < len(agrees)
+    for predicted, expected in ((obeying, 1.0), (obeying + 1, 0.0)):
+        found = follows(predicted, moved, code)
+        np.testing.assert_array_equal(np.isnan(found), agrees)
+        assert set(found[~agrees]) == {expected}
+
+
+def test_a_patch_that_tells_nothing_agrees_by_chance() -> None:
+    assert (chance_rate("place", 10), chance_rate("presence", 10)) == (0.1, 0.5)
+
+
+def test_the_same_options_find_it_finished_and_others_are_refused(studied: ShortcutStudyOptions) -> None:
+    before = read_json(Path(studied.out) / "result.json")
+    states: list[tuple[int, int]] = []
+    again = shortcut_run(studied, lambda _what, state: states.append((state.reused, state.total)))
+    assert set(states) == {(4, 4)}
+    assert (again["results"], again["config"]) == (before["results"], before["config"])
+    with pytest.raises(UsageError, match="belongs to another run"):
+        shortcut_run(replace(studied, size=3))
+    # More seeds in another folder find the trainings that they share.
+    more = replace(studied, out=f"{studied.out}-more", seeds=1, store=f"{studied.out}/jobs")
+    states.clear()
+    shortcut_run(more, lambda _what, state: states.append((state.reused, state.total)))
+    assert states[0] == (2, 2)
+
+
+def test_a_killed_training_is_continued(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = study_options(noise, tmp_path / "out", seeds=1, control=False, epochs=2.0)
+
+    def eaten(*_: Any, **__: Any) -> Any:
+        raise MemoryError("a mole ate it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shortcut_job, "map_measures", eaten)
+        with pytest.raises(RunError, match="a mole ate it"):
+            shortcut_run(options)
+    (weights,) = (tmp_path / "out" / "jobs").glob(f"*/*/{TRAINED}/model.safetensors")
+    before = weights.stat().st_mtime_ns
+    assert not list((tmp_path / "out" / "jobs").glob(f"*/*/{ARRAYS}"))
+    shortcut_run(options)
+    assert weights.stat().st_mtime_ns == before  # the finished training was loaded, not repeated
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate": []}, "rate"),
+        ({"objective": ["natural", "natural"]}, "objective"),
+        ({"radius": [0.1, 0.1]}, "radius"),
+        ({"seeds": 0}, "seeds"),
+        ({"explained": 1}, "explained"),
+        ({"size": 9}, "size and margin"),
+        ({"rate": [1.5]}, "rate"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    noise: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        planned(study_options(noise, tmp_path, **changes))
+
+
+def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_path: Path) -> None:
+    objectives = ["natural", "adversarial", "ig-norm", "ig-sum-norm"]
+    options = study_options(
+        noise, tmp_path, objective=objectives, radius=[0.1, 0.2], beta=0.5, rate=[0.9, 1.0]
+    )
+    arms = planned(options).arms
+    assert len(arms) == 3 * (1 + 3 * 2)
+    robust = arms["IG-SUM-NORM (linf 0.2), agrees 90%"].settings.robust
+    assert robust is not None
+    assert (robust.radius, robust.beta) == (0.2, 0.5)
+    adversarial = arms["Adversarial training (linf 0.1), agrees 100%"].settings.robust
+    assert adversarial is not None
+    assert adversarial.beta is None
+
+
+def test_the_page_shows_what_was_found(studied: ShortcutStudyOptions) -> None:
+    study = read_shortcut(studied.out)
+    page = write_shortcut_report(study).read_text(encoding="utf-8")
+    for line in headlines(study):
+        assert line.replace("'", "&#39;") in page
+    for row in [*reliance_rows(study), *map_rows(study, "input-gradient")]:
+        for cell in row:  # the interval stands below its value
+            assert all(part in page for part in cell.removesuffix(")").split(" ("))
+    assert page.count("<svg") == 2  # the curves over k, and the gallery
+    assert "predicts" in page
+    with pytest.raises(RunError, match=r"result\.json does not exist"):
+        read_shortcut(Path(studied.out).parent)
