@@ -1,0 +1,142 @@
+"""The synthetic world of blocks: one block carries the label, half of them could, the others never do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veridical.runtime.errors import fail_argument
+from veridical.runtime.seeds import per_example_normal, per_example_uniform
+
+
+@dataclass(frozen=True, eq=False)
+class BlockExamples:
+    """Inputs float64 (N, blocks * block_size), target int64 (N,), 1 for y = +1 and 0 for y = -1, and block.
+
+    block: int64 (N,), the number of the block that carries each example's label.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    block: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def sign(self) -> Tensor:
+        """The label y as +1 or -1, float64 (N,)."""
+        return self.target.double() * 2 - 1
+
+
+@dataclass(frozen=True)
+class BlockWorld:
+    """x = [x_1 ... x_d]: x_j = y u* + eta g_j for one j of the first d/2 blocks, x_i = eta g_i elsewhere.
+
+    Parameters
+    ----------
+    blocks
+        d, even. The first d/2 blocks are task-relevant; the others are noise.
+    block_size
+        Numbers in a block.
+    noise
+        eta, at least 0. The g_i are uniform on the unit ball.
+    direction
+        u*, `block_size` numbers; None is the vector of unit length with equal entries.
+    seed
+        Seed of the examples.
+
+    y is uniform on +-1 and j on the first d/2 blocks. Source: Shah, Jain, Netrapalli (2021), section 5.
+    """
+
+    blocks: int = 10
+    block_size: int = 1
+    noise: float = 0.0
+    direction: tuple[float, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.blocks < 2 or self.blocks % 2:
+            raise fail_argument("blocks", self.blocks, "an even number of at least 2")
+        if self.block_size < 1:
+            raise fail_argument("block_size", self.block_size, "an integer of at least 1")
+        if not 0 <= self.noise < float("inf"):
+            raise fail_argument("noise", self.noise, "a finite number of at least 0")
+        if self.direction is not None:
+            given = torch.tensor(self.direction, dtype=torch.float64)
+            if given.shape != (self.block_size,) or not 0 < float(given.norm()) < float("inf"):
+                expected = f"{self.block_size} finite numbers, not all of them 0"
+                raise fail_argument("direction", self.direction, expected)
+
+    @property
+    def relevant(self) -> int:
+        """d/2, the number of task-relevant blocks."""
+        return self.blocks // 2
+
+    @property
+    def size(self) -> int:
+        """Numbers in an input."""
+        return self.blocks * self.block_size
+
+    @property
+    def signal(self) -> Tensor:
+        """u*, float64 (block_size,)."""
+        if self.direction is None:
+            return torch.full((self.block_size,), self.block_size**-0.5, dtype=torch.float64)
+        return torch.tensor(self.direction, dtype=torch.float64)
+
+    def points(self) -> BlockExamples:
+        """The d examples without noise, each block with y = +1, then each with y = -1."""
+        block = torch.arange(self.relevant).repeat(2)
+        target = torch.arange(2).flip(0).repeat_interleave(self.relevant)
+        return self._placed(torch.zeros(self.blocks, self.blocks, self.block_size).double(), target, block)
+
+    def corners(self) -> BlockExamples:
+        """The d examples of the support that a sum over the relevant blocks tells apart least.
+
+        The noise of every relevant block points against the label: g_i = -y u* / |u*|; noise blocks are 0.
+        """
+        clean = self.points()
+        against = -clean.sign[:, None, None] * self.signal / self.signal.norm()
+        noise = torch.zeros(self.blocks, self.blocks, self.block_size, dtype=torch.float64)
+        noise[:, : self.relevant] = self.noise * against
+        return self._placed(noise, clean.target, clean.block)
+
+    def examples(self, count: int, part: str = "train") -> BlockExamples:
+        """`count` draws; example i depends, but for rounding, on (seed, part, i) alone, not on `count`."""
+        numbers = range(count)
+        chosen = per_example_uniform(
+            (2,), self.seed, f"blocks, {part}, label and place", numbers, torch.float64
+        )
+        target = (chosen[:, 0] < 0.5).long()
+        block = (chosen[:, 1] * self.relevant).long().clamp_max(self.relevant - 1)
+        shape = (self.blocks, self.block_size)
+        if not self.noise:
+            return self._placed(torch.zeros(count, *shape, dtype=torch.float64), target, block)
+        normal = per_example_normal(shape, self.seed, f"blocks, {part}, directions", numbers, torch.float64)
+        share = per_example_uniform(
+            (self.blocks, 1), self.seed, f"blocks, {part}, lengths", numbers, torch.float64
+        )
+        # Uniform in the ball: a uniform direction, and a length with density proportional to r^(size - 1).
+        noise = normal / normal.norm(dim=2, keepdim=True) * share ** (1 / self.block_size)
+        return self._placed(self.noise * noise, target, block)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which `BlockWorld` is made again."""
+        direction = None if self.direction is None else list(self.direction)
+        return {
+            "blocks": self.blocks,
+            "block_size": self.block_size,
+            "noise": self.noise,
+            "direction": direction,
+            "seed": self.seed,
+        }
+
+    def _placed(self, noise: Tensor, target: Tensor, block: Tensor) -> BlockExamples:
+        """Add y u* to one block of noise (N, blocks, block_size), which is changed, and flatten it."""
+        sign = target.double() * 2 - 1
+        noise[torch.arange(len(block)), block] += sign[:, None] * self.signal
+        return BlockExamples(noise.flatten(1), target, block)

@@ -1,0 +1,99 @@
+"""Whether maps care what a network has learnt: passes, nearly invariant or undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from veridical.metrics.intervals import Interval, mean_interval
+from veridical.runtime.errors import fail_argument
+
+InvarianceVerdict = Literal["passes", "nearly invariant", "undecided"]
+
+INVARIANT_ABOVE = 0.5
+"""Remaining similarity from which on a map is nearly invariant: it kept more than it lost."""
+PASSES_BELOW = 0.25
+"""Remaining similarity up to which a map passes."""
+LEARNT_BY_HEART = 0.95
+"""Training accuracy that a network must reach on randomised data for the comparison to say something."""
+
+
+def over_draws_and_examples(values: Tensor) -> Interval:
+    """The mean of values (draws, N) with a 95% interval for both things that vary; NaN is left out.
+
+    Half its length is the root of the sum of squares of two: Student's t over the examples' means over draws,
+    and over the draws' means over examples. With one draw only the first is there. n is the number of
+    examples with a value.
+    """
+    if values.ndim != 2:
+        raise fail_argument("values", values, "(draws, N)")
+    over_examples = mean_interval(values.nanmean(dim=0), undefined="exclude")
+    if len(values) < 2 or over_examples["low"] is None or over_examples["high"] is None:
+        return over_examples
+    over_draws = mean_interval(values.nanmean(dim=1), undefined="exclude")
+    if over_draws["low"] is None or over_draws["high"] is None:
+        return over_examples
+    centre = (over_examples["high"] + over_examples["low"]) / 2
+    halves = [(found["high"] - found["low"]) / 2 for found in (over_examples, over_draws)]  # type: ignore[operator]
+    half = sqrt(sum(one**2 for one in halves))
+    return {"value": centre, "low": centre - half, "high": centre + half, "n": over_examples["n"]}
+
+
+def remaining(similarity: Tensor, unrelated: Tensor) -> Interval:
+    """How much of a map is left, from similarity to the changed maps (draws, N) and to unrelated ones (N,).
+
+    (similarity - unrelated) / (1 - mean unrelated): 1 for the same map, 0 for one that has no more in common
+    with it than the map of another image. Below 0 it has less. Differences are paired by example.
+    """
+    reference = float(unrelated.nanmean())
+    if not reference < 1:
+        # Unrelated maps are the same map: nothing can be told from similarity.
+        return {"value": None, "low": None, "high": None, "n": 0}
+    return over_draws_and_examples((similarity - unrelated) / (1 - reference))
+
+
+def judge_remaining(found: Sequence[Interval]) -> InvarianceVerdict:
+    """The verdict of one measure from what remained at one or more states, all without what was learnt.
+
+    "nearly invariant" if at one of them the whole interval lies above INVARIANT_ABOVE, "passes" if at all of
+    them it lies below PASSES_BELOW, "undecided" otherwise, or where there is no interval.
+    """
+    if not found:
+        raise fail_argument("found", list(found), "at least one state")
+    lows = [one["low"] for one in found]
+    highs = [one["high"] for one in found]
+    if any(low is not None and low > INVARIANT_ABOVE for low in lows):
+        return "nearly invariant"
+    if all(high is not None and high < PASSES_BELOW for high in highs):
+        return "passes"
+    return "undecided"
+
+
+def overall(verdicts: Mapping[str, InvarianceVerdict], telling: Mapping[str, bool]) -> InvarianceVerdict:
+    """One verdict from those of the measures: nearly invariant by any, or passes by all that can tell.
+
+    telling: whether a measure could have come out otherwise. What is the same by one measure is the same to
+    whoever looks at the maps in that way; a measure that cannot tell can refute a pass, not make one.
+    """
+    if "nearly invariant" in verdicts.values():
+        return "nearly invariant"
+    chosen = [verdict for name, verdict in verdicts.items() if telling[name]]
+    return "passes" if chosen and all(verdict == "passes" for verdict in chosen) else "undecided"
+
+
+def tells_apart(control: Tensor, randomised: Tensor) -> bool:
+    """Whether maps come nearer to the judged ones after training on the true data (N,) than on randomised.
+
+    Without that a low similarity after training on randomised data shows nothing: trainings differ anyway.
+    """
+    found = mean_interval(control - randomised, undefined="exclude")
+    return found["low"] is not None and found["low"] > 0
+
+
+def undefined_count(similarity: Tensor) -> int:
+    """How many of the comparisons (draws, N) have no value, such as rank correlations with a constant map."""
+    return int(torch.isnan(similarity).sum())

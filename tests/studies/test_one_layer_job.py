@@ -1,0 +1,93 @@
+"""The one-layer theorem: three trajectories of the weights that are one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from veridical.data import load
+from veridical.data.block_world import BlockWorld
+from veridical.models.mean_field import LinearScore
+from veridical.runtime.errors import DataError
+from veridical.studies.one_layer_job import EQUAL, SoftMaxMargin, examples_of, run
+
+
+def values(**other: Any) -> dict[str, Any]:
+    return {
+        "world": BlockWorld(6, noise=0.3, seed=2).describe(),
+        "data": None,
+        "radius": 0.1,
+        "weight": 1.0,
+        "deviation": 0.5,
+        "steps": 15,
+        "learning_rate": 0.1,
+        "inner_steps": 2,
+        "train_examples": 40,
+        "batch_size": 20,
+        "seed": 2,
+        **other,
+    }
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Any]:
+    """The job's result at weight 1."""
+    return run(values(), Path(), {})
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_the_three_trajectories_coincide(weight: float, trained: dict[str, Any]) -> None:
+    found = trained if weight == 1 else run(values(weight=weight), Path(), {})
+    for name in EQUAL:
+        assert found["greatest"][name] < 1e-12
+        assert found["distances"][name][0] == 0
+        np.testing.assert_allclose(
+            found["paths"][name], found["paths"]["soft max-margin"], rtol=1e-9, atol=1e-9
+        )
+    assert found["steps"][-1] == 15
+    assert found["accuracy"] > 0.8
+
+
+def test_without_a_condition_of_the_theorem_they_part(trained: dict[str, Any]) -> None:
+    found = trained["greatest"]
+    for name in ("ig-norm, one node", "ig-norm, random start", "ig-norm, bounded inputs"):
+        assert found[name] > 1e-4
+    assert found["natural"] > max(found["ig-norm, one node"], 0.05)
+
+
+def test_the_weights_have_moved(trained: dict[str, Any]) -> None:
+    first, last = (np.array(trained["paths"]["ig-norm"][place]) for place in (0, -1))
+    assert np.abs(last - first).max() > 0.3
+
+
+def test_the_closed_form_is_what_it_says() -> None:
+    model = LinearScore(6, seed=0)
+    inputs, target = examples_of(values(), {})[:2]
+    sign = target.double() * 2 - 1
+    weight = model.weight.detach()
+    clean = softplus(-sign * (inputs @ weight))
+    worst = softplus(-sign * (inputs @ weight) + 0.2 * weight.abs().sum())
+    loss = SoftMaxMargin(0.2, 0.7)(model, inputs, target).loss
+    torch.testing.assert_close(loss.detach(), 0.3 * clean + 0.7 * worst, rtol=1e-12, atol=0)
+
+
+def test_images_of_two_classes_do_as_well(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    images = (labels[:, None, None] * 60 + random.integers(0, 100, (60, 4, 4))).astype(np.uint8)
+    path = tmp_path / "images.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9])
+    record = {"name": "images", "checksum": load(str(path)).checksum}
+    given = values(world=None, data=record, train_examples=30, steps=5)
+    inputs, target, bounds = examples_of(given, {"data": str(path)})
+    assert inputs.shape == (30, 16)
+    assert target.tolist() == [0, 1] * 15
+    assert bounds == (0, 1)
+    np.testing.assert_allclose(inputs[1].numpy(), images[1].reshape(-1) / 255)
+    found = run(given, Path(), {"data": str(path)})
+    assert max(found["greatest"][name] for name in EQUAL) < 1e-12
+    with pytest.raises(DataError, match="all of one class"):
+        examples_of({**given, "train_examples": 1}, {"data": str(path)})
