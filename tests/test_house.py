@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import veridical
+from veridical.cli.commands import COMMANDS
 
 PACKAGE = Path(veridical.__file__).parent
 TESTS = Path(__file__).parent
@@ -37,7 +38,15 @@ NEIGHBOURS = {("attribution.axioms", "metrics")}
 ROOT = {"_version", "__init__", "__main__"}
 
 # What parsing a command line needs, so these must not wait for torch; `cli` is added below.
-WITHOUT_TORCH = ["runtime.errors", "runtime.files", "runtime.config", "data.registry", "models.registry"]
+WITHOUT_TORCH = [
+    "runtime.errors",
+    "runtime.files",
+    "runtime.config",
+    "runtime.data_config",
+    "runtime.study_config",
+    "data.registry",
+    "models.registry",
+]
 # Workers of a pool start in the time that these take.
 JOBS = ["jobs.worker", "jobs.pool", "jobs.cluster"]
 
@@ -164,7 +173,7 @@ def test_help_imports_neither_torch_nor_any_other_heavy_package() -> None:
     assert "usage: veridical COMMAND" in printed
 
 
-@pytest.mark.parametrize("command", ["train", "attack", "demo", "data", "diffroar", "diffroar-report"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_a_commands_help_does_not_import_torch(command: str) -> None:
     printed = _python(
         "import sys\n"

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(run: Path, out: Path, *more: str) -> list[str]:
-    options = ["--attribution", *NAMES, "--train-examples", "30", "--epochs", "60", "--repeats", "2"]
+    options = ["--attribution", *NAMES, "--train-examples", "30", "--epochs", "120", "--repeats", "2"]
     options += ["--examples", "30", "--gallery", "2", "--workers", "1", "--no-progress"]
     return ["sanity", "--run", str(run), "--out", str(out), *options, *more]
 

@@ -32,6 +32,7 @@ def topk_figure(
         title=title,
         x_percent=True,
         y_percent=True,
+        y_bounds=(0.0, 1.0),
         level_line=level_line,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veridical.report.measures import DASH, percent
+from veridical.report.wording import listed
 
 MEASURE_WORDS = {
     "spearman_signed": "signed ranks",
@@ -32,12 +33,15 @@ def _headline(name: str, test: str, judged: Mapping[str, Any], entry: Mapping[st
     if judged["verdict"] == "passes":
         return f"{name} passes against {against}: its maps become as unlike as those of unrelated images."
     if judged["verdict"] == "undecided":
-        return f"{name} is undecided against {against}: its maps change, and not clearly all or nothing."
+        why = "its maps change, and the intervals leave open by how much"
+        if "telling" in judged and not any(judged["telling"].values()):
+            why = "the control is no nearer, or the new network did not learn its data by heart"
+        return f"{name} is undecided against {against}: {why}."
     measures = [m for m, verdict in judged["measures"].items() if verdict == "nearly invariant"]
     left = max(_left(entry, test, measure) for measure in measures)
-    listed = " and ".join(MEASURE_WORDS[m] for m in measures)
+    by = listed([MEASURE_WORDS[measure] for measure in measures])
     return (
-        f"{name} is nearly invariant against {against}, by {listed}: up to {percent(left, 0)} of what tells "
+        f"{name} is nearly invariant against {against}, by {by}: up to {percent(left, 0)} of what tells "
         "its maps from those of other images is still there."
     )
 

@@ -97,6 +97,7 @@ def _rates_panel(study: Finished) -> Panel:
         y_label="accuracy lost",
         x_percent=True,
         y_percent=True,
+        y_bounds=(-1.0, 1.0),
     )
     alt = "Accuracy lost when the patch moves, over the rate of agreement, for each kind of training."
     return Panel(
