@@ -14,7 +14,7 @@ NOISY = BlockWorld(blocks=6, block_size=3, noise=0.2, seed=4)
 
 def noise_of(world: BlockWorld, drawn: BlockExamples) -> torch.Tensor:
     """What is left of the inputs (N, blocks, block_size) without y u* on the carrying block."""
-    blocks = drawn.inputs.unflatten(1, (world.blocks, world.block_size)).clone()
+    blocks: torch.Tensor = drawn.inputs.unflatten(1, (world.blocks, world.block_size)).clone()
     blocks[torch.arange(len(drawn)), drawn.block] -= drawn.sign[:, None] * world.signal
     return blocks
 

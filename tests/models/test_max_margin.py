@@ -27,7 +27,7 @@ WORLDS = [
     BlockWorld(6, block_size=2, direction=(0.6, -0.8)),
     BlockWorld(8, noise=1 / 16),
 ]
-EXACT = {"rel": 1e-13, "abs": 1e-15}
+EXACT = 1e-13
 
 
 def built(world: BlockWorld, bias: bool) -> MaxMargin:
@@ -41,14 +41,14 @@ def units_of(found: MaxMargin) -> torch.Tensor:
 def test_the_published_case() -> None:
     # d = 10, blocks of one number, u* = 1, no noise.
     found = max_margin(10, torch.ones(1).double())
-    assert found.margin == pytest.approx(1 / (2 * sqrt(6)), **EXACT)
-    assert found.outer.tolist() == pytest.approx([sqrt(0.5), -sqrt(0.5)], **EXACT)
-    assert found.offset.tolist() == pytest.approx([1 / sqrt(12)] * 2, **EXACT)
-    assert found.inner[0].tolist() == pytest.approx([1 / sqrt(12)] * 5 + [0.0] * 5, **EXACT)
+    assert found.margin == pytest.approx(1 / (2 * sqrt(6)), rel=EXACT)
+    assert found.outer.tolist() == pytest.approx([sqrt(0.5), -sqrt(0.5)], rel=EXACT)
+    assert found.offset.tolist() == pytest.approx([1 / sqrt(12)] * 2, rel=EXACT)
+    assert found.inner[0].tolist() == pytest.approx([1 / sqrt(12)] * 5 + [0.0] * 5, rel=EXACT)
     assert torch.equal(found.inner[1], -found.inner[0])
     plain = max_margin(10, torch.ones(1).double(), bias=False)
-    assert plain.margin == pytest.approx(1 / (4 * sqrt(5)), **EXACT)
-    assert plain.inner[0].tolist() == pytest.approx([1 / sqrt(10)] * 5 + [0.0] * 5, **EXACT)
+    assert plain.margin == pytest.approx(1 / (4 * sqrt(5)), rel=EXACT)
+    assert plain.inner[0].tolist() == pytest.approx([1 / sqrt(10)] * 5 + [0.0] * 5, rel=EXACT)
     assert plain.offset.tolist() == [0, 0]
 
 
@@ -57,19 +57,19 @@ def test_the_published_case() -> None:
 def test_margin_and_dual_meet(world: BlockWorld, bias: bool) -> None:
     found, corners = built(world, bias), world.corners()
     units = units_of(found)
-    assert units.norm(dim=1).tolist() == pytest.approx([1, 1], **EXACT)
+    assert units.norm(dim=1).tolist() == pytest.approx([1, 1], rel=EXACT)
     assert float(found.mass.sum()) == 1
     # The primal: no example of the support has a smaller margin than the corners.
     assert (corners.sign * found.score(corners.inputs)).tolist() == pytest.approx(
-        [found.margin] * world.blocks, **EXACT
+        [found.margin] * world.blocks, rel=EXACT
     )
     drawn = world.examples(300)
     assert float((drawn.sign * found.score(drawn.inputs)).min()) >= found.margin * (1 - 1e-13)
     # The dual: weights 1/d on the corners allow no unit more, by proof and by enumeration.
-    assert dual_bound(found) == pytest.approx(found.margin, **EXACT)
-    assert enumerated_dual(corners.inputs, corners.sign, bias=bias) == pytest.approx(found.margin, **EXACT)
+    assert dual_bound(found) == pytest.approx(found.margin, rel=EXACT)
+    assert enumerated_dual(corners.inputs, corners.sign, bias=bias) == pytest.approx(found.margin, rel=EXACT)
     reached = dual_value(units, corners.inputs, corners.sign)
-    assert reached.tolist() == pytest.approx([found.margin] * 2, **EXACT)
+    assert reached.tolist() == pytest.approx([found.margin] * 2, rel=EXACT)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -158,7 +158,7 @@ def test_as_a_network_it_is_the_same_function_with_the_same_gradient() -> None:
     torch.testing.assert_close(score, found.score(drawn.inputs), rtol=1e-13, atol=1e-15)
     (gradient,) = torch.autograd.grad(score.sum(), inputs)
     torch.testing.assert_close(gradient, found.gradient(inputs.detach()), rtol=1e-13, atol=1e-15)
-    assert network.squared_length() == pytest.approx(1, **EXACT)
+    assert network.squared_length() == pytest.approx(1, rel=EXACT)
     with pytest.raises(UsageError, match="width: expected a multiple of 2"):
         found.as_network(5)
 
