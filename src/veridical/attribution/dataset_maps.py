@@ -78,10 +78,9 @@ def dataset_maps(
     with group.guarded():
         for numbers in own:
             inputs, labels = examples.batch(numbers, like.dtype, like.device)
+            explained = labels if isinstance(target, str) and target == "label" else None
             if isinstance(target, Tensor):
                 explained = target[numbers.start : numbers.stop].to(inputs.device)
-            else:
-                explained = labels if target == "label" else None
             found = batch_maps(attribution, model, inputs, explained, numbers, seed)
             maps[numbers.start : numbers.stop] = found.cpu()
             done += len(numbers)

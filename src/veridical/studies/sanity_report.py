@@ -23,7 +23,7 @@ from veridical.runtime.files import read_json, write_atomic
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import Finished
 from veridical.studies.interval_cells import number_cell, share_cell
-from veridical.studies.map_figures import channels_last
+from veridical.studies.map_figures import channels_last, image_and_maps
 from veridical.studies.sanity_run import EXAMPLES, KIND, RESULT
 from veridical.studies.sanity_words import (
     MEASURE_WORDS,
@@ -144,6 +144,7 @@ def _curves(states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], o
         curves,
         x_label="layers randomised" if cascading else "the randomised layer, 1 being the logits'",
         y_label="similarity to the trained map",
+        y_bounds=(-1.0, 1.0),
     )
 
 
@@ -198,7 +199,7 @@ def _gallery_panel(check: Finished) -> Panel:
             for place, label in enumerate(arrays["label"].tolist())
         ]
         titles = ["image", *(title for title, _ in columns)]
-        figure = pictures_figure(rows, titles, ["grey", *["heat"] * len(columns)])
+        figure = pictures_figure(rows, titles, image_and_maps(len(columns)))
         alt = f"{len(rows)} images and their maps by {name}: of the network as trained, and of changed ones."
         illustrations.append(Illustration(figure, f"{name}, each map on a scale of its own.", alt))
     return Panel("Maps", illustrations=illustrations)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def sanity_run(options: SanityOptions, progress: Tell | None = None) -> dict[str
         outcomes: dict[str, Outcome] = {}
         # What a training left must be there before it is explained.
         for what, jobs in (("training and explaining", first), ("explaining", list(after.values()))):
-            outcomes |= run_jobs(jobs, store, executor, progress=lambda state, what=what: tell(what, state))
+            outcomes |= run_jobs(jobs, store, executor, progress=partial(tell, what))
             check({job.id: outcomes[job.id] for job in jobs}, {job: job for job in jobs})
     found = {
         name: Compared(

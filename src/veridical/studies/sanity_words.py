@@ -88,7 +88,8 @@ def meaning(config: Mapping[str, Any]) -> list[str]:
             "Every network explains the same class of an image, so that only the network differs. Similarity "
             "is Spearman's rank correlation of all values of two maps, with their signs (signed ranks) and "
             "by their sizes (ranks of sizes), and the structural similarity (SSIM) of the maps as pictures: "
-            f"sizes summed over channels, on a scale from zero to the map's own {percent(quantile, 1)} quantile."
+            "sizes summed over channels, on a scale from zero to the map's own "
+            f"{percent(quantile, 1)} quantile."
         ),
         (
             "What remains is (similarity - unrelated) / (1 - unrelated), where unrelated is the similarity "
