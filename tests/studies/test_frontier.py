@@ -48,3 +48,9 @@ def test_the_scatter_has_a_point_for_each_measured_pair() -> None:
         first = np.asarray(axis.get_lines()[0].get_xydata())
         assert first.tolist() == [[0.2, height]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_thirty_points_differ_in_colour_or_marker() -> None:
+    attacks = {str(number): _attacked(str(number), 0.2, 0.4) for number in range(30)}
+    lines = [container[0] for container in scatter(attacks).axes[0].containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 30

@@ -22,7 +22,8 @@ _SHORT = {
     "topk_intersection": "IN %",
     "kendall_tau": "CO",
 }
-_MARKERS = "osD^vP*Xph"
+# Nine, beside the ten colours of the cycle: marker and colour together repeat only after ninety.
+_MARKERS = "osD^vP*Xp"
 
 
 def label(attacked: Attacked) -> str:
