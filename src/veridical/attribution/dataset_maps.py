@@ -78,9 +78,11 @@ def dataset_maps(
     with group.guarded():
         for numbers in own:
             inputs, labels = examples.batch(numbers, like.dtype, like.device)
-            explained = labels if isinstance(target, str) and target == "label" else None
+            explained: Tensor | None = None
             if isinstance(target, Tensor):
                 explained = target[numbers.start : numbers.stop].to(inputs.device)
+            elif target == "label":
+                explained = labels
             found = batch_maps(attribution, model, inputs, explained, numbers, seed)
             maps[numbers.start : numbers.stop] = found.cpu()
             done += len(numbers)
