@@ -16,6 +16,7 @@ from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import MEASURE, weights_of
 from veridical.studies.attacked import training_title
+from veridical.studies.finished import distinct_titles
 from veridical.studies.regions import region_record
 from veridical.training.run import RESULT, read_settings
 from veridical.training.settings import Settings
@@ -148,16 +149,8 @@ def _grouped(members: Sequence[Member], titles: Sequence[str] | None) -> dict[st
             raise fail_argument("run", str(member.folder), "different runs", "Another has its weights.")
         else:
             like.append(member)
-    if titles is not None and len(titles) != len(groups):
-        raise fail_argument("titles", list(titles), f"{len(groups)} names, one for each model")
-    chosen = list(titles or [training_title(group[0].settings.to_dict()) for group in groups])
-    if titles is None:
-        chosen = [
-            title if chosen.count(title) == 1 else f"{title} ({group[0].folder.name})"
-            for title, group in zip(chosen, groups, strict=True)
-        ]
-    if len(set(chosen)) < len(chosen):
-        raise fail_argument("titles", chosen, "a different name for each model", "Give --titles.")
+    defaults = [training_title(group[0].settings.to_dict()) for group in groups]
+    chosen = distinct_titles(titles, defaults, [group[0].folder for group in groups], "model")
     return dict(zip(chosen, groups, strict=True))
 
 

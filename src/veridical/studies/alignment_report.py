@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from veridical.report.measures import percent
 from veridical.report.study_page import (
     Illustration,
@@ -16,11 +14,10 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
-from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json, write_atomic
-from veridical.studies.alignment import EXAMPLES, KIND, RESULT
+from veridical.runtime.files import write_atomic
+from veridical.studies.alignment import KIND
 from veridical.studies.alignment_words import COLUMNS, headlines, rows
-from veridical.studies.finished import Finished
+from veridical.studies.finished import Finished, read_finished
 from veridical.studies.map_figures import channels_last, image_and_maps, topk_figure
 
 REPORT = "report.html"
@@ -28,12 +25,7 @@ REPORT = "report.html"
 
 def read_alignment(folder: str | Path) -> Finished:
     """Read what `veridical alignment` left; a RunError for a folder that is not a finished study."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "region" not in document.get("config", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished study: `veridical {KIND} --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Finished(path, document, {name: archive[name] for name in archive.files})
+    return read_finished(Finished, folder, KIND, "region")
 
 
 def write_alignment_report(study: Finished) -> Path:

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from veridical.runtime.errors import RunError, UsageError, fail_argument
-from veridical.runtime.files import read_json
-from veridical.studies.attack_run import EXAMPLES, KIND, RESULT
-from veridical.studies.finished import Finished
+from veridical.runtime.errors import UsageError
+from veridical.studies.finished import Finished, distinct_titles, read_finished
 from veridical.training.log import read_log
 
 TITLES: Mapping[str, str] = {
@@ -43,12 +39,7 @@ class Attacked(Finished):
 
 def read_attack(folder: str | Path) -> Attacked:
     """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "protocol" not in document.get("config", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished {KIND}: `veridical attack --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Attacked(path, document, {name: archive[name] for name in archive.files})
+    return read_finished(Attacked, folder, "attack", "protocol", what="attack")
 
 
 def check_comparable(attacks: Mapping[str, Attacked]) -> None:
@@ -65,16 +56,8 @@ def check_comparable(attacks: Mapping[str, Attacked]) -> None:
 
 def named(attacks: Sequence[Attacked], titles: Sequence[str] | None = None) -> dict[str, Attacked]:
     """The attacks by title: the titles given, else the objectives', with the folder where two are equal."""
-    if titles is not None and len(titles) != len(attacks):
-        raise fail_argument("titles", list(titles), f"{len(attacks)} names, one for each attack")
-    chosen = list(titles or [run_title(attacked) for attacked in attacks])
-    if titles is None:
-        chosen = [
-            title if chosen.count(title) == 1 else f"{title} ({attacked.folder.name})"
-            for title, attacked in zip(chosen, attacks, strict=True)
-        ]
-    if len(set(chosen)) < len(chosen):
-        raise fail_argument("titles", chosen, "a different name for each attack", "Give --titles.")
+    defaults = [run_title(attacked) for attacked in attacks]
+    chosen = distinct_titles(titles, defaults, [attacked.folder for attacked in attacks], "attack")
     return dict(zip(chosen, attacks, strict=True))
 
 

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
-from veridical.runtime.errors import RunError, UsageError, fail_argument
-from veridical.runtime.files import read_json
+from veridical.runtime.errors import UsageError, fail_argument
 from veridical.studies.attacked import training_title
-from veridical.studies.diffroar_run import EXAMPLES, RESULT
-from veridical.studies.finished import Finished
+from veridical.studies.finished import Finished, read_finished
 
 REPORT = "report.html"
 # What must agree for accuracies to be of the same images, networks and trainings.
@@ -29,12 +27,7 @@ class Measured(Finished):
 
 def read_measured(folder: str | Path) -> Measured:
     """Read what `veridical diffroar` left; a RunError for a folder that is not a finished measurement."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "measured" not in document.get("config", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished measurement: `veridical diffroar --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Measured(path, document, {name: archive[name] for name in archive.files})
+    return read_finished(Measured, folder, "diffroar", "measured", what="measurement")
 
 
 def named(found: Sequence[Measured], titles: Sequence[str] | None = None) -> dict[str, Measured]:

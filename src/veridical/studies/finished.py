@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from veridical.runtime.errors import RunError, fail_argument
+from veridical.runtime.files import read_json
+
+RESULT, EXAMPLES = "result.json", "examples.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,3 +34,48 @@ class Finished:
         """What was measured."""
         results: Mapping[str, Any] = self.document["results"]
         return results
+
+
+F = TypeVar("F", bound=Finished)
+
+
+def read_finished(
+    kind: type[F],
+    folder: str | Path,
+    command: str,
+    key: str,
+    *,
+    part: Literal["config", "results"] = "config",
+    what: str = "study",
+) -> F:
+    """Read what a command left in its folder; a RunError for a folder that is not of that command.
+
+    kind: what is returned. key: an entry of `part` of the document that this command's documents have and no
+    other's. what: the thing that the command makes, for the message.
+    """
+    path = Path(folder)
+    document = read_json(path / RESULT)
+    if key not in document.get(part, {}) or not (path / EXAMPLES).exists():
+        raise RunError(f"{path} is not a finished {what}: `veridical {command} --out {path}` makes one.")
+    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
+        return kind(path, document, {name: archive[name] for name in archive.files})
+
+
+def distinct_titles(
+    titles: Sequence[str] | None, defaults: Sequence[str], folders: Sequence[Path], what: str
+) -> list[str]:
+    """Different titles: those given, else the defaults, with the folder's name where two are equal.
+
+    what: what is named, for messages. Raises UsageError for titles of another number, or that are equal.
+    """
+    if titles is not None and len(titles) != len(defaults):
+        raise fail_argument("titles", list(titles), f"{len(defaults)} names, one for each {what}")
+    chosen = list(titles or defaults)
+    if titles is None:
+        chosen = [
+            title if chosen.count(title) == 1 else f"{title} ({folder.name})"
+            for title, folder in zip(chosen, folders, strict=True)
+        ]
+    if len(set(chosen)) < len(chosen):
+        raise fail_argument("titles", chosen, f"a different name for each {what}", "Give --titles.")
+    return chosen

@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from veridical.report.diffroar_words import level_text
-from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json
-from veridical.studies.finished import Finished
+from veridical.studies.finished import Finished, read_finished
 from veridical.studies.interval_cells import number_cell, points_cell, share_cell
-from veridical.studies.leakage import EXAMPLES, KIND, RESULT
+from veridical.studies.leakage import KIND
 from veridical.studies.leakage_plan import TITLES
 
 SHOWN = (0.05, 0.1, 0.2)
@@ -42,12 +38,7 @@ SURE_COLUMNS = (
 
 def read_leakage(folder: str | Path) -> Finished:
     """Read what `veridical leakage` left; a RunError for a folder that is not a finished study."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "leakage" not in document.get("results", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished study: `veridical {KIND} --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Finished(path, document, {name: archive[name] for name in archive.files})
+    return read_finished(Finished, folder, KIND, "leakage", part="results")
 
 
 def columns(study: Finished) -> list[str]:

@@ -18,13 +18,12 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
-from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json, write_atomic
+from veridical.runtime.files import write_atomic
 from veridical.studies.attacked import training_title
-from veridical.studies.finished import Finished
+from veridical.studies.finished import Finished, read_finished
 from veridical.studies.interval_cells import number_cell, share_cell
 from veridical.studies.map_figures import channels_last, image_and_maps
-from veridical.studies.sanity_run import EXAMPLES, KIND, RESULT
+from veridical.studies.sanity_run import KIND
 from veridical.studies.sanity_words import (
     MEASURE_WORDS,
     TRAINING_WORDS,
@@ -46,12 +45,7 @@ _MOST_STATES = 4
 
 def read_sanity(folder: str | Path) -> Finished:
     """Read what `veridical sanity` left; a RunError for a folder that is not a finished check."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "similarity" not in document.get("config", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished check: `veridical {KIND} --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Finished(path, document, {name: archive[name] for name in archive.files})
+    return read_finished(Finished, folder, KIND, "similarity", what="check")
 
 
 def write_sanity_report(check: Finished) -> Path:

@@ -17,12 +17,11 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
-from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json, write_atomic
-from veridical.studies.finished import Finished
+from veridical.runtime.files import write_atomic
+from veridical.studies.finished import Finished, read_finished
 from veridical.studies.map_figures import channels_last, image_and_maps, topk_figure
 from veridical.studies.over_seeds import main_interval
-from veridical.studies.shortcut import EXAMPLES, KIND, RESULT
+from veridical.studies.shortcut import KIND
 from veridical.studies.shortcut_words import MAPS, RELIANCE, headlines, map_rows, reliance_rows
 
 REPORT = "report.html"
@@ -30,12 +29,7 @@ REPORT = "report.html"
 
 def read_shortcut(folder: str | Path) -> Finished:
     """Read what `veridical shortcut` left; a RunError for a folder that is not a finished study."""
-    path = Path(folder)
-    document = read_json(path / RESULT)
-    if "arms" not in document.get("config", {}) or not (path / EXAMPLES).exists():
-        raise RunError(f"{path} is not a finished study: `veridical {KIND} --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return Finished(path, document, {name: archive[name] for name in archive.files})
+    return read_finished(Finished, folder, KIND, "arms")
 
 
 def write_shortcut_report(study: Finished) -> Path:
