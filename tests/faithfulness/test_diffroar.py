@@ -347,8 +347,11 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
     assert found.to_dict() == whole.to_dict()
     assert found.config == whole.config
     assert found.timing["reused"] == 2
+    # What is not trained again is not predicted to take time.
+    assert 0 < found.timing["predicted_seconds"] < whole.timing["predicted_seconds"]
     assert (tmp_path / "broken" / "rankings" / "judged.npz").stat().st_mtime_ns == ranking
-    assert at("broken").timing["reused"] == 4
+    finished = at("broken").timing
+    assert (finished["reused"], finished["predicted_seconds"], finished["retraining_seconds"]) == (4, 0, 0)
 
 
 def test_workers_get_no_tensors_and_give_the_same_numbers(

@@ -197,15 +197,21 @@ def check(outcomes: Mapping[str, Outcome], jobs: Mapping[Any, Job]) -> None:
 def timing_of(
     jobs: Mapping[Retraining, Job], outcomes: Mapping[str, Outcome], together: Mapping[str, Outcome]
 ) -> dict[str, Any]:
-    """What the retrainings took: seconds of the attempts that ended well, and bytes sent to workers."""
+    """What this call's retrainings took, and were predicted to take, and the bytes sent to workers.
+
+    What was reused counts in neither number of seconds, so that the two compare.
+    """
     ended, stacks = list(outcomes.values()), list(together.values())
     done = [outcome for outcome in ended if outcome.status == "done"]
+    trained = [*done, *(outcome for outcome in stacks if outcome.status == "done")]
     return {
         "retrainings": len(ended),
         "reused": len(ended) - len(done),
         "stacks": len(stacks),
-        "retraining_seconds": round(sum(outcome.seconds or 0.0 for outcome in [*ended, *stacks]), 3),
-        "predicted_seconds": round(sum(job.cost for job in jobs.values()), 3),
+        "retraining_seconds": round(sum(outcome.seconds or 0.0 for outcome in trained), 3),
+        "predicted_seconds": round(
+            sum(job.cost for job in jobs.values() if outcomes[job.id].status == "done"), 3
+        ),
         "sent_bytes_per_job": max((outcome.sent_bytes for outcome in done), default=0),
     }
 
