@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from veridical.runtime.errors import RunError, UsageError
+from veridical.studies.diffroar_curves import figure, table
 from veridical.studies.diffroar_report import (
     Measured,
     attribution_name,
@@ -194,3 +195,20 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, place: Path) -> N
     shutil.copytree(place / "natural-attack", tmp_path / "attack")
     with pytest.raises(RunError, match="not a finished measurement"):
         read_measured(tmp_path / "attack")
+
+
+def test_the_table_of_a_document_has_the_numbers_of_the_results(measured: Build) -> None:
+    natural, alone = measured(), measured("adversarial")
+    alone.results["verdicts"][0].update(verdict="undecided", low=None, high=None)
+    alone.document["results"]["control"] = None
+    lines = table({"natural": natural, "robust": alone}).splitlines()
+    assert len(lines) == 2 + 2 * len(LEVELS)
+    assert lines[2] == ("| natural | 10% | 80.5 | 60.0 | +20.5 (+10.0 to +30.0) | satisfied | 40.0 | 30.0 |")
+    assert lines[4] == "| robust | 10% | 80.5 | 60.0 | +20.5 | undecided |  |  |"
+
+
+def test_the_figure_of_a_document_draws_the_differences(measured: Build) -> None:
+    found = {"natural": measured(), "robust": measured("adversarial")}
+    lines = figure(found).axes[0].get_lines()
+    drawn = [np.asarray(line.get_xydata()).tolist() for line in lines]
+    assert drawn.count([[0.1, 0.205], [0.5, 0.205]]) == 2
