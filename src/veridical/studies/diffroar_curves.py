@@ -58,7 +58,7 @@ def figure(found: Mapping[str, Measured]) -> Figure:
     return curves_figure(
         curves,
         x_label="level, share of the coordinates that is kept",
-        y_label="accuracy with the top kept, less with the bottom",
+        y_label="accuracy, top less bottom",
         x_percent=True,
         y_percent=True,
         y_bounds=(-1.0, 1.0),
