@@ -32,7 +32,7 @@ def headlines(study: Finished) -> list[str]:
             difference = results["differences"].get(title, {}).get(name)
             if difference is not None:
                 told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(difference)]
-                sentence += f"; {told} {results['reference']}, by {points_words(difference)}"
+                sentence += f"; {told} {results['reference']}, a difference of {points_words(difference)}"
             found.append(f"{sentence}.")
     return found
 

@@ -41,7 +41,7 @@ def headlines(study: Finished) -> list[str]:
         if difference is not None:
             to = difference["lost_moved"]
             told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(to)]
-            sentence += f"; {told} {difference['reference']}, by {points_words(to)}"
+            sentence += f"; {told} {difference['reference']}, a difference of {points_words(to)}"
         found.append(f"{sentence}.")
     return found
 
