@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from veridical.data import Dataset
 from veridical.models import model_config
-from veridical.runtime.config import TrainOptions
+from veridical.runtime.config import (
+    ModelOption,
+    ObjectiveName,
+    OptimiserOptions,
+    RecipeName,
+    TrainOptions,
+)
 from veridical.training.recipes import MODEL_OPTIONS, USED
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -28,6 +34,43 @@ def resolved(options: TrainOptions, data: Dataset) -> Settings:
 def taken(objective: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those options of an objective that it takes: one command trains several, and gives all the same."""
     return {name: value for name, value in given.items() if name in ("norm", *USED[objective])}
+
+
+class StudyOptions(Protocol):
+    """What options of a study say of its trainings, beside the fields of `OptimiserOptions`."""
+
+    @property
+    def model(self) -> str:
+        """Architecture by name."""
+        ...
+
+    @property
+    def model_options(self) -> dict[str, ModelOption]:
+        """Options of the architecture."""
+        ...
+
+    @property
+    def recipe(self) -> RecipeName:
+        """Where options that were not given come from."""
+        ...
+
+
+def study_settings(
+    options: StudyOptions, objective: ObjectiveName, robust: Mapping[str, Any], data: Dataset
+) -> Settings:
+    """What a study trains for one objective, nothing held out. robust: options, as far as it takes them."""
+    optimise = {name: getattr(options, name) for name in OptimiserOptions.__dataclass_fields__}
+    wanted = TrainOptions(
+        out="",
+        model=options.model,
+        model_options=options.model_options,
+        objective=objective,
+        recipe=options.recipe,
+        validation=0,
+        **optimise,
+        **taken(objective, robust),
+    )
+    return resolved(wanted, data)
 
 
 def training_fields(settings: Settings) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from veridical.faithfulness.attributions import attribution_by_name, describe_at
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.config import NormName, ObjectiveName, OptimiserOptions, TrainOptions
+from veridical.runtime.config import NormName, ObjectiveName
 from veridical.runtime.data_config import BlockOptions, PositionName
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.attacked import training_title
-from veridical.studies.explicit_training import predicted_cost, resolved, taken, training_fields
+from veridical.studies.explicit_training import predicted_cost, study_settings, training_fields
 from veridical.studies.leakage_job import EXPLAIN, RUN, TEST, TRAIN, blocks_key, made
 from veridical.training.settings import Settings
 
@@ -179,18 +179,8 @@ def _blocks(options: LeakageOptions, position: PositionName) -> BlockOptions:
 def _settings(
     options: LeakageOptions, objective: ObjectiveName, ball: Ball | None, data: MaskedDataset
 ) -> Settings:
-    given: dict[str, Any] = {name: getattr(options, name) for name in OptimiserOptions.__dataclass_fields__}
+    robust: dict[str, Any] = {}
     if ball is not None:
         names = ("weight", "beta", "beta_from", "inner_steps")
-        robust = {name: getattr(options, name) for name in names}
-        given |= taken(objective, {**robust, "norm": ball[0], "radius": ball[1]})
-    wanted = TrainOptions(
-        out="",
-        model=options.model,
-        model_options=options.model_options,
-        objective=objective,
-        recipe=options.recipe,
-        validation=0,
-        **given,
-    )
-    return resolved(wanted, data)
+        robust = {name: getattr(options, name) for name in names} | {"norm": ball[0], "radius": ball[1]}
+    return study_settings(options, objective, robust, data)

@@ -11,12 +11,12 @@ from veridical.faithfulness.attributions import attribution_by_name, describe_at
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.config import ObjectiveName, OptimiserOptions, TrainOptions
+from veridical.runtime.config import ObjectiveName
 from veridical.runtime.data_config import CodeName, ShortcutOptions
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.attacked import training_title
-from veridical.studies.explicit_training import predicted_cost, resolved, taken, training_fields
+from veridical.studies.explicit_training import predicted_cost, study_settings, training_fields
 from veridical.studies.shortcut_job import RUN_JOB, planted
 from veridical.training.settings import Settings
 
@@ -162,16 +162,5 @@ def _shortcut(options: ShortcutStudyOptions, rate: float) -> ShortcutOptions:
 def _settings(
     options: ShortcutStudyOptions, objective: ObjectiveName, radius: float | None, data: MaskedDataset
 ) -> Settings:
-    optimise = {name: getattr(options, name) for name in OptimiserOptions.__dataclass_fields__}
     robust = {"norm": options.norm, "radius": radius, "weight": options.weight, "beta": options.beta}
-    wanted = TrainOptions(
-        out="",
-        model=options.model,
-        model_options=options.model_options,
-        objective=objective,
-        recipe=options.recipe,
-        validation=0,
-        **optimise,
-        **taken(objective, robust),
-    )
-    return resolved(wanted, data)
+    return study_settings(options, objective, robust, data)
