@@ -25,6 +25,7 @@ from veridical.runtime.study_config import AlignedName, AlignmentOptions
 from veridical.studies.alignment_job import ARRAYS
 from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
 from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.map_measures import joined, measures_over_seeds
 from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.regions import regions_of
@@ -32,7 +33,7 @@ from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.run import load
 from veridical.training.validation import input_dtype
 
-KIND, RESULT, EXAMPLES, JOBS = "alignment", "result.json", "examples.npz", "jobs"
+KIND, JOBS = "alignment", "jobs"
 
 Tell = Callable[[str, Progress], object]
 """(what is done, how far it is)."""

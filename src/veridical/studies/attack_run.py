@@ -23,9 +23,10 @@ from veridical.runtime.guards import thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.attack_task import AttackTask, assign
+from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.processes import run_side_by_side
 
-KIND, RESULT, EXAMPLES, PARTS = "attack", "result.json", "examples.npz", "parts"
+KIND, PARTS = "attack", "parts"
 
 
 def attack_run(

@@ -17,8 +17,9 @@ from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, 
 from veridical.runtime.files import CLAIM, claim_folder, read_json, write_json
 from veridical.runtime.provenance import result_document
 from veridical.studies.attack_report import REPORT, write_attack_report
-from veridical.studies.attack_run import PARTS, RESULT, attack_run
+from veridical.studies.attack_run import PARTS, attack_run
 from veridical.studies.attacked import TITLES, Attacked, read_attack
+from veridical.studies.finished import RESULT
 from veridical.studies.processes import run_side_by_side
 from veridical.training.log import read_log
 from veridical.training.loop import train

@@ -20,10 +20,9 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.run import read_settings
-
-RESULT, EXAMPLES = "result.json", "examples.npz"
 
 
 def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict[str, Any]:

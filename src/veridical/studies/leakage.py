@@ -16,11 +16,12 @@ from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.leakage_job import ARRAYS
 from veridical.studies.leakage_plan import Arm, LeakagePlan, planned
 from veridical.studies.leakage_results import Measured, pictures_of, results_of
 
-KIND, RESULT, EXAMPLES, JOBS = "leakage", "result.json", "examples.npz", "jobs"
+KIND, JOBS = "leakage", "jobs"
 
 Tell = Callable[[str, Progress], object]
 """(what is done, how far it is)."""

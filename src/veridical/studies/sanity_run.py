@@ -17,12 +17,13 @@ from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import SanityOptions
 from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.sanity_job import TRAINED
 from veridical.studies.sanity_plan import SanityPlan, planned
 from veridical.studies.sanity_result import Compared, States, assembled
 from veridical.studies.shown_examples import first_of_each_class
 
-KIND, RESULT, EXAMPLES, JOBS = "sanity", "result.json", "examples.npz", "jobs"
+KIND, JOBS = "sanity", "jobs"
 
 Tell = Callable[[str, Progress], object]
 """(what is done, how far it is)."""

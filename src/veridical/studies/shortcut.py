@@ -18,12 +18,13 @@ from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.map_measures import SINGLE, measures_over_seeds
 from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.shortcut_job import ARRAYS, VARIANTS
 from veridical.studies.shortcut_plan import Arm, ShortcutPlan, planned
 
-KIND, RESULT, EXAMPLES, JOBS = "shortcut", "result.json", "examples.npz", "jobs"
+KIND, JOBS = "shortcut", "jobs"
 
 LOST = ("moved", "gone")
 """Variants in which a model that relies on the patch loses accuracy."""
