@@ -1,10 +1,12 @@
 """Predicted costs: their arithmetic, and that they look at what will really run."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,9 +14,13 @@ from torch import nn
 
 from veridical.data import Dataset
 from veridical.faithfulness import forecast as module
+from veridical.faithfulness import timing
 from veridical.faithfulness.design import Design
 from veridical.faithfulness.forecast import Forecast, forecast, retraining_seconds
-from veridical.faithfulness.measurement import Measurement, prepare
+from veridical.faithfulness.measurement import Measurement, placed, prepare
+from veridical.jobs import WorkerLost
+from veridical.jobs.pool import ProcessPool
+from veridical.runtime.errors import RunError
 
 
 def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement:
@@ -48,10 +54,10 @@ def test_a_forecast_counts_what_the_design_has_and_leaves_no_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(module, "TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
+    monkeypatch.setattr(timing, "TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
     state = torch.get_rng_state()
     planned = measurement(network, marked_data)
-    found = forecast(planned, workers=3, batch=50)
+    found = forecast(planned, batch=50)
     assert dict(found.retrainings) == {"images": 3 * 2 * 2 * 2, "masks": 2 * 2}
     assert sum(found.retrainings.values()) == len(planned.retrainings)
     assert found.seconds_each["images"] == found.seconds_each["masks"] > 0
@@ -82,9 +88,9 @@ def test_a_longer_training_is_predicted_in_proportion(
         clock[0] += 0.0001 * len(split)
 
     clock = [0.0]
-    monkeypatch.setattr(module, "trained", trained)
-    monkeypatch.setattr(module, "accuracies", accuracies)
-    monkeypatch.setattr("veridical.faithfulness.forecast.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing, "trained", trained)
+    monkeypatch.setattr(timing, "accuracies", accuracies)
+    monkeypatch.setattr("veridical.faithfulness.timing.time.perf_counter", lambda: clock[0])
     planned = measurement(network, marked_data, control=False)
     found = retraining_seconds(planned)
     # 40 steps, 400 test images, and what a start takes beside them (0.05 s, of which testing was a part);
@@ -99,12 +105,82 @@ def test_imputation_is_timed_for_itself(
 ) -> None:
     asked: list[str] = []
 
-    def seconds(_measurement: Measurement, shown: str) -> float:
-        asked.append(shown)
+    def seconds(members: Sequence[Mapping[str, Any]], *_: Any) -> float:
+        asked.extend(values["shown"] for values in members)
         return 1.0
 
-    monkeypatch.setattr(module, "_retraining_seconds", seconds)
+    monkeypatch.setattr(module, "seconds_of", seconds)
     retraining_seconds(measurement(network, marked_data))
     assert asked == ["images"]
     retraining_seconds(measurement(network, marked_data, fill="linear"))
     assert asked == ["images", "images", "masks"]
+
+
+class Workers(Executor):
+    """Three of them, of which each call finds another."""
+
+    workers = 3
+
+    def __init__(self, loss: bool = False) -> None:
+        self.loss, self.calls = loss, 0
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.calls += 1
+        if self.loss:
+            future.set_exception(WorkerLost("worker process 7 was killed"))
+        else:
+            # A fast worker, a slow one, and one between.
+            future.set_result(float(self.calls))
+        return future
+
+
+def on_disk(network: nn.Module, data: Dataset, folder: Path, **design: Any) -> Measurement:
+    return placed(measurement(network, data, **design), folder)
+
+
+def test_all_workers_are_timed_at_once_and_count_the_same(
+    network: nn.Module, marked_data: Dataset, tmp_path: Path
+) -> None:
+    executor = Workers()
+    found = retraining_seconds(on_disk(network, marked_data, tmp_path), executor)
+    assert executor.calls == 3
+    assert found == {"images": 2.0, "masks": 2.0}
+
+
+def test_images_in_memory_alone_are_timed_here(
+    network: nn.Module, marked_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "seconds_of", lambda *_: 5.0)
+    executor = Workers()
+    found = retraining_seconds(measurement(network, marked_data), executor)
+    assert (executor.calls, found) == (0, {"images": 5.0, "masks": 5.0})
+
+
+def test_a_worker_lost_while_it_is_timed_is_told(
+    network: nn.Module, marked_data: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"while a retraining was timed, worker process 7 was killed\. Repeat"):
+        retraining_seconds(on_disk(network, marked_data, tmp_path), Workers(loss=True))
+
+
+@pytest.mark.parametrize("stacked", ["never", "auto"])
+def test_processes_time_what_they_will_run(
+    network: nn.Module,
+    marked_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stacked: Literal["never", "auto"],
+) -> None:
+    """Two real workers answer, where this process could not."""
+
+    def here(*_: Any) -> float:
+        raise AssertionError("timed in the process that asks")
+
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    monkeypatch.setattr(module, "seconds_of", here)
+    planned = on_disk(network, marked_data, tmp_path)
+    with ProcessPool(2) as pool:
+        found = forecast(planned, pool, batch=50, stacked=stacked)
+    assert found.workers == 2
+    assert found.seconds_each["images"] == found.seconds_each["masks"] > 0

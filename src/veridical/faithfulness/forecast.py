@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from statistics import fmean
 from typing import Any
 
 from veridical.data import Dataset
 from veridical.faithfulness.baselines import linear_options, random_ranking, train_linear
+from veridical.faithfulness.design import Retraining
 from veridical.faithfulness.grouping import stack_size
 from veridical.faithfulness.instances import rank_dataset
 from veridical.faithfulness.measurement import Measurement
-from veridical.faithfulness.retraining import trained
-from veridical.faithfulness.stacked import Stack
 from veridical.faithfulness.stacked_batches import stackable
-from veridical.faithfulness.unmasking import Shown, kept_at, unmasked_dataset
+from veridical.faithfulness.timing import extrapolated, sample, seconds_of, worker_seconds
+from veridical.faithfulness.unmasking import Shown
+from veridical.jobs import InProcess, WorkerLost
 from veridical.runtime.config import StackedName
-from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError
 from veridical.training.run import Run
-from veridical.training.validation import accuracies
 
 SECONDS = 2.0
 """How long steps are timed, about, after a few that are not counted."""
 
-WARM_UP, LEAST, MOST = 3, 5, 400
-"""Steps: not counted, and counted at least and at most."""
-
 IMPORTING = 3.0
 """Seconds, about, until a fresh process has imported torch."""
-
-TESTED = 500
-"""Test images whose evaluation is timed."""
 
 
 @dataclass(frozen=True)
@@ -78,34 +73,46 @@ class Forecast:
 
 
 def forecast(
-    measurement: Measurement, workers: int = 1, *, batch: int = 200, stacked: StackedName = "never"
+    measurement: Measurement,
+    executor: Executor | None = None,
+    *,
+    batch: int = 200,
+    stacked: StackedName = "never",
 ) -> Forecast:
     """Time the first steps of each kind of retraining and a batch of attributions, and extrapolate.
 
     It takes some seconds, with the device of the measurement and the torch threads of the moment, and leaves
-    no files. batch: images whose attributions are computed at a time. stacked: as in `diffroar`.
+    no files. executor: where the retrainings will run; None is this process. batch: images whose
+    attributions are computed at a time. stacked: as in `diffroar`.
     """
     shown = [retraining.shown for retraining in measurement.retrainings]
     counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
+    workers = _workers(executor)
     starting = measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0)
-    each = retraining_seconds(measurement, workers, stacked)
+    each = retraining_seconds(measurement, executor, stacked)
     ranking = ranking_seconds(measurement, batch)
     return Forecast(counts, each, ranking, starting, workers)
 
 
 def retraining_seconds(
-    measurement: Measurement, workers: int = 1, stacked: StackedName = "never"
+    measurement: Measurement, executor: Executor | None = None, stacked: StackedName = "never"
 ) -> dict[Shown, float]:
-    """Predicted seconds of one retraining by what it is shown; of one in a stack, its share."""
-    together = _together(measurement, workers) if stacked == "auto" else 1
+    """Predicted seconds of one retraining by what it is shown; of one in a stack, its share.
+
+    All workers of `executor` are timed at once, since they slow each other down, and the mean is taken.
+    Images that are in memory alone, which workers cannot load, are timed here. Raises RunError when a worker
+    is lost.
+    """
+    together = _together(measurement, _workers(executor)) if stacked == "auto" else 1
     if together > 1:
-        share = _stacked_seconds(measurement, together)
+        share = _timed(measurement, measurement.retrainings[:together], executor)
         return {"images": share, "masks": share} if measurement.design.control else {"images": share}
-    found: dict[Shown, float] = {"images": _retraining_seconds(measurement, "images")}
+    found: dict[Shown, float] = {"images": _timed(measurement, [_typical(measurement, "images")], executor)}
     if measurement.design.control:
         # To put in a constant costs next to nothing, imputation does not.
         constant = measurement.fill.describe()["kind"] == "constant"
-        found["masks"] = found["images"] if constant else _retraining_seconds(measurement, "masks")
+        masks = [_typical(measurement, "masks")]
+        found["masks"] = found["images"] if constant else _timed(measurement, masks, executor)
     return found
 
 
@@ -113,19 +120,19 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
     """Predicted seconds of all rankings: the attribution's and the baselines'."""
     data, design = measurement.data, measurement.design
     images = len(data.train) + len(data.test)
-    sample = _sample(data, batch, 1)
-    share = images / (len(sample.train) + len(sample.test))
+    part = sample(data, batch, 1)
+    share = images / (len(part.train) + len(part.test))
     seconds = 0.0
     attribution = measurement.attribution
     if not isinstance(attribution, Path):
         # The first call also sets things up.
-        rank_dataset(measurement.model, sample, attribution, per=design.per, batch=batch)
+        rank_dataset(measurement.model, part, attribution, per=design.per, batch=batch)
         begun = time.perf_counter()
-        rank_dataset(measurement.model, sample, attribution, per=design.per, batch=batch)
+        rank_dataset(measurement.model, part, attribution, per=design.per, batch=batch)
         seconds += share * (time.perf_counter() - begun)
     if isinstance(attribution, Path) or "random" in design.baselines:
         begun = time.perf_counter()
-        random_ranking(sample, per=design.per)
+        random_ranking(part, per=design.per)
         seconds += share * (time.perf_counter() - begun)
     if "input-agnostic" in design.baselines:
         options = linear_options(data)
@@ -136,27 +143,33 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
                 part, out, {**options, "epochs": None, "steps": steps}, measurement.device_name
             )
 
-        seconds += _extrapolated(start, data, steps, options["batch_size"], measurement.device_name)
+        batch_size, device = options["batch_size"], measurement.device_name
+        seconds += extrapolated(start, data, steps, batch_size, device, SECONDS)
     return seconds
 
 
-def _retraining_seconds(measurement: Measurement, shown: Shown) -> float:
-    design, coordinates = measurement.design, measurement.coordinates
-    level = design.levels[len(design.levels) // 2]
-    training = measurement.training
-    where = {**measurement.where}
+def _workers(executor: Executor | None) -> int:
+    return int(getattr(executor, "workers", 1))
 
-    def start(part: Dataset, out: Path, steps: int) -> Run:
-        # Which order does not matter for the time, so the rankings need not be there.
-        ranking = random_ranking(part, per=design.per)
-        unmasked = unmasked_dataset(part, ranking, kept_at(level, coordinates), measurement.fill, shown=shown)
-        settings = {**training, "steps": steps, "train_examples": len(part.train)}
-        values = {"model": measurement.architecture, "seed": design.seed, "training": settings}
-        return trained(values, unmasked, out, where)
 
-    return _extrapolated(
-        start, measurement.data, training["steps"], training["batch_size"], measurement.device_name
-    )
+def _typical(measurement: Measurement, shown: Shown) -> Retraining:
+    """A retraining at the level in the middle."""
+    alike = [one for one in measurement.retrainings if one.shown == shown]
+    return sorted(alike, key=lambda one: one.kept.count)[len(alike) // 2]
+
+
+def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Executor | None) -> float:
+    """Seconds of one of the members, which train together if there are several."""
+    values = [measurement.values(one, {}) for one in members]
+    per, where = measurement.design.per, dict(measurement.where)
+    if executor is None or isinstance(executor, InProcess) or "data" not in where:
+        return seconds_of(values, measurement.data, where, per, SECONDS)
+    times = min(_workers(executor), len(measurement.retrainings))
+    calls = [executor.submit(worker_seconds, values, where, per, SECONDS) for _ in range(times)]
+    try:
+        return fmean(call.result() for call in calls)
+    except WorkerLost as error:
+        raise RunError(f"while a retraining was timed, {error}. Repeat the command.") from error
 
 
 def _together(measurement: Measurement, workers: int) -> int:
@@ -166,64 +179,3 @@ def _together(measurement: Measurement, workers: int) -> int:
     if not stackable(values):
         return 1
     return stack_size(values, len(retrainings), workers, measurement.device_name)
-
-
-def _stacked_seconds(measurement: Measurement, together: int) -> float:
-    """Seconds of one member of a stack: its share of the start, of some steps, and of the test."""
-    training, steps = measurement.training, int(measurement.training["steps"])
-    sample = _sample(measurement.data, WARM_UP * training["batch_size"], TESTED)
-    ranking = random_ranking(sample, per=measurement.design.per)
-    chosen = measurement.retrainings[:together]
-    views = [unmasked_dataset(sample, ranking, one.kept, measurement.fill, shown=one.shown) for one in chosen]
-    settings = {**training, "train_examples": len(sample.train)}
-    members = [{**measurement.values(one, {}), "training": settings} for one in chosen]
-    begun = time.perf_counter()
-    stack = Stack(members, views, resolve_device(measurement.device_name))
-    starting = time.perf_counter() - begun
-    stack.advance()
-    begun, counted = time.perf_counter(), 0
-    while counted < LEAST or (time.perf_counter() - begun < SECONDS and counted < MOST):
-        stack.advance()
-        counted += 1
-    training_seconds = steps * (time.perf_counter() - begun) / counted
-    begun = time.perf_counter()
-    stack.correct()
-    testing = len(measurement.data.test) * (time.perf_counter() - begun) / len(sample.test)
-    return (starting + training_seconds + testing) / together
-
-
-def _extrapolated(
-    start: Callable[[Dataset, Path, int], Run], data: Dataset, steps: int, batch_size: int, device: str
-) -> float:
-    """Seconds of a whole training, from one that is a little longer than its warm-up."""
-    with TemporaryDirectory() as folder:
-        warm = start(_sample(data, WARM_UP * batch_size, TESTED), Path(folder) / "warm", WARM_UP)
-        guess = max(_training_seconds(warm) / WARM_UP, 1e-6)
-        counted = min(max(LEAST, round(SECONDS / guess)), MOST, max(steps, WARM_UP))
-        sample = _sample(data, counted * batch_size, TESTED)
-        begun = time.perf_counter()
-        run = start(sample, Path(folder) / "timed", counted)
-        wall = time.perf_counter() - begun
-        begun = time.perf_counter()
-        accuracies(run.model, sample.test, None, seed=0, device=resolve_device(device))
-        tested = time.perf_counter() - begun
-    training = _training_seconds(run)
-    rest = max(0.0, wall - training - tested)
-    epochs = math.ceil(steps / max(1, len(data.train) // batch_size))
-    # The rest is a start, a checkpoint and an end; every further epoch has a checkpoint too.
-    whole = steps * training / counted + len(data.test) * tested / len(sample.test)
-    return whole + rest * (1 + (epochs - 1) / 2)
-
-
-def _training_seconds(run: Run) -> float:
-    seconds: float = run.result["timing"]["training_seconds"]
-    return seconds
-
-
-def _sample(data: Dataset, train: int, test: int) -> Dataset:
-    """The first so many images of each part."""
-    return replace(
-        data,
-        train=data.train.subset(range(min(train, len(data.train)))),
-        test=data.test.subset(range(min(test, len(data.test)))),
-    )

@@ -169,8 +169,7 @@ def planned(
     # Workers have one thread each, and costs are theirs.
     try:
         with nullcontext() if isinstance(executor, InProcess) else thread_count(1):
-            workers = int(getattr(executor, "workers", 1))
-            costs = retraining_seconds(measurement, workers, stacked)
+            costs = retraining_seconds(measurement, executor, stacked)
     except RunError:  # a training that has to stop says so as a job, with its log
         return jobs
     return {one: replace(job, cost=costs[one.shown]) for one, job in jobs.items()}

@@ -52,7 +52,11 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
 def unmasked_of(values: Mapping[str, Any], where: Mapping[str, str]) -> Dataset:
     """The unmasked data set that a job's values describe."""
     data = load_source(where, values["data"]["checksum"])
-    ranking = _ranking(where["ranking"], values["ranking"]["checksum"])
+    return unmasked_as(values, data, _ranking(where["ranking"], values["ranking"]["checksum"]))
+
+
+def unmasked_as(values: Mapping[str, Any], data: Dataset, ranking: Ranking) -> Dataset:
+    """`data` unmasked by `ranking` as a job's values say, whichever images and order those name."""
     # Masks are shown as they are: nothing is filled in.
     fill = ConstantFill((0.0,) * data.shape[0]) if values["fill"] is None else fill_from(values["fill"])
     kept = Kept(values["kept"]["end"], values["kept"]["count"])

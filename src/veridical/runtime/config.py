@@ -69,6 +69,7 @@ class ObjectiveOptions:
         norm: Norm of the ball around each input.
         radius: Radius of the ball, in input units (images are in [0, 1]); the run is evaluated at it.
         training_radius: Radius of the ball in training, where it differs.
+        radius_warm_up: Share of the training in which that ball grows from nothing to its radius.
         inner_steps: Steps of the inner ascent.
         inner_step_size: Length of an inner step, in input units.
         inner_start: Where the inner ascent starts; "warm" is where it ended for the image an epoch before.
@@ -84,6 +85,7 @@ class ObjectiveOptions:
     norm: NormName = "linf"
     radius: float | None = None
     training_radius: float | None = None
+    radius_warm_up: float | None = None
     inner_steps: int | None = None
     inner_step_size: float | None = None
     inner_start: StartName | None = None

@@ -158,6 +158,7 @@ class LeakageOptions(OptimiserOptions):
         beta: Coefficient of the L1 norm in ig-sum-norm; None takes the recipe's.
         beta_from: Share of the training after which that L1 term is switched on; None takes the recipe's.
         inner_steps: Steps of the inner ascent; None takes the recipe's.
+        radius_warm_up: Share of the training in which the ball grows from nothing to its radius.
         seeds: Trainings of each kind.
         train_examples: Number of training images; None takes all.
         test_examples: Number of test images; None takes all.
@@ -196,6 +197,7 @@ class LeakageOptions(OptimiserOptions):
     beta: float | None = None
     beta_from: float | None = None
     inner_steps: int | None = None
+    radius_warm_up: float | None = None
     seeds: int = 3
     train_examples: int | None = None
     test_examples: int | None = None

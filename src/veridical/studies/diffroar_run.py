@@ -60,7 +60,7 @@ def predict(options: DiffRoarOptions) -> Forecast:
     """How many retrainings `diffroar_run` would make, and how long they would take; nothing is written."""
     measurement = measurement_of(options)
     with executor_of(options, scheduler=options.scheduler, insecure=options.insecure) as executor:
-        return forecast(measurement, workers_of(executor), batch=options.batch, stacked=options.stacked)
+        return forecast(measurement, executor, batch=options.batch, stacked=options.stacked)
 
 
 def _pictures(measurement: Measurement, ranking: Ranking, count: int) -> Arrays:

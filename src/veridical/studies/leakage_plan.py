@@ -181,6 +181,6 @@ def _settings(
 ) -> Settings:
     robust: dict[str, Any] = {}
     if ball is not None:
-        names = ("weight", "beta", "beta_from", "inner_steps")
+        names = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
         robust = {name: getattr(options, name) for name in names} | {"norm": ball[0], "radius": ball[1]}
     return study_settings(options, objective, robust, data)

@@ -23,7 +23,8 @@ def named_objective(
 ) -> Objective:
     """The objective of that name at a point of the training (progress from 0 to 1), for inputs in `bounds`.
 
-    Only ig-sum-norm depends on the progress: before `robust.beta_from` it has no L1 term. For input-gradient
+    Before `robust.beta_from` ig-sum-norm has no L1 term, and up to `robust.radius_warm_up` the ball, and the
+    inner step with it, is smaller in proportion; nothing else depends on the progress. For input-gradient
     weight is lambda' of l(x) + lambda' ||grad l||_q^q, and the ball has no bounds: no image there is shown.
     Source: Chen et al. (2019), section 3.
     """
@@ -36,16 +37,17 @@ def named_objective(
     assert robust.inner_steps is not None
     assert robust.inner_step_size is not None
     assert robust.inner_start is not None
+    grown = min(1.0, progress / robust.radius_warm_up) if robust.radius_warm_up else 1.0
     inner = Inner(
         steps=robust.inner_steps,
-        step_size=robust.inner_step_size,
+        step_size=grown * robust.inner_step_size,
         start=robust.inner_start,
         score=robust.inner_score or "size",
         quadrature=_quadrature(robust, robust.inner_nodes),
     )
     return RobustAttribution(
         _size(name, robust, progress),
-        ball(robust.norm, robust.ball_radius, bounds),
+        ball(robust.norm, grown * robust.ball_radius, bounds),
         weight=robust.weight,
         quadrature=_quadrature(robust, robust.nodes),
         inner=inner,

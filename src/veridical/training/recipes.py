@@ -39,6 +39,7 @@ PAPER: tuple[Rule, ...] = (
             "balance": "none",
             "weight": 1.0,
             "training_radius": None,
+            "radius_warm_up": None,
             "beta": 0.1,
             "beta_from": 0.0,
             "inner_start": "random",
@@ -101,6 +102,7 @@ FAST: tuple[Rule, ...] = (
             "balance": "none",
             "beta_from": 0.0,
             "training_radius": None,
+            "radius_warm_up": None,
             "inner_steps": 2,
             "inner_step_share": 0.7,
             "inner_start": "random",
@@ -141,7 +143,7 @@ MODEL_OPTIONS: Mapping[str, Mapping[str, Values]] = {
 """What a recipe chooses of an architecture, by recipe and network, where the user does not."""
 
 _BALL = ("radius", "training_radius")
-_ASCENT = ("inner_steps", "inner_step_size", "inner_start")
+_ASCENT = ("radius_warm_up", "inner_steps", "inner_step_size", "inner_start")
 _MAPS = ("inner_score", "inner_nodes", "nodes", "rule")
 USED: Mapping[str, tuple[str, ...]] = {
     "natural": (),

@@ -169,6 +169,8 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     record: dict[str, Any] = {"name": settings.objective}
     record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
     record["training_radius"] = robust.ball_radius
+    if robust.radius_warm_up:
+        record["radius_warm_up"] = robust.radius_warm_up
     if settings.objective == "input-gradient":
         return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
     record |= {name: getattr(robust, name) for name in names}

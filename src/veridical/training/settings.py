@@ -39,6 +39,7 @@ class RobustSettings:
     nodes: int | None = None
     rule: RuleName | None = None
     training_radius: float | None = None
+    radius_warm_up: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("weight", "radius", "training_radius", "beta", "inner_step_size"):
@@ -49,8 +50,10 @@ class RobustSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise fail_argument(name, value, f"an integer of at least {least}")
-        if self.beta_from is not None and not 0 <= self.beta_from <= 1:
-            raise fail_argument("beta_from", self.beta_from, "a share of the training, from 0 to 1")
+        for name in ("beta_from", "radius_warm_up"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise fail_argument(name, value, "a share of the training, from 0 to 1")
 
     @property
     def ball_radius(self) -> float:
