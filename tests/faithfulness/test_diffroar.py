@@ -354,6 +354,29 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
     assert (finished["reused"], finished["predicted_seconds"], finished["retraining_seconds"]) == (4, 0, 0)
 
 
+def test_only_images_that_are_retrained_on_are_ranked(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    """With 200 of 600 training images all is as if the data set had no more."""
+    few = dataclasses.replace(
+        marked_data, train=marked_data.train.subset(range(200)), checksum="1" * 64
+    )  # another checksum: it is another data set
+    common: dict[str, Any] = {**ALONE, "repeats": 2, "baselines": ("random",), "levels": (0.25,)}
+    common |= {"fill": 0.0, "executor": executor, "control": True}
+    told: list[tuple[int, int]] = []
+
+    def ranked(what: str, state: Progress) -> None:
+        if what == "ranking":
+            told.append((state.done, state.total))
+
+    found = diffroar(model, marked_data, out=tmp_path / "some", train_examples=200, progress=ranked, **common)
+    expected = diffroar(model, few, out=tmp_path / "all", **common)
+    assert told[-1] == (600, 600)
+    here, there = found.to_dict(), expected.to_dict()
+    for part in ("curve", "baselines", "control"):
+        assert here[part] == there[part]
+
+
 def test_workers_get_no_tensors_and_give_the_same_numbers(
     model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:

@@ -118,7 +118,7 @@ def retraining_seconds(
 
 def ranking_seconds(measurement: Measurement, batch: int) -> float:
     """Predicted seconds of all rankings: the attribution's and the baselines'."""
-    data, design = measurement.data, measurement.design
+    data, design = measurement.shown, measurement.design
     images = len(data.train) + len(data.test)
     part = sample(data, batch, 1)
     share = images / (len(part.train) + len(part.test))
@@ -135,6 +135,7 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
         random_ranking(part, per=design.per)
         seconds += share * (time.perf_counter() - begun)
     if "input-agnostic" in design.baselines:
+        data = measurement.data
         options = linear_options(data)
         steps = round(options["epochs"] * (len(data.train) // options["batch_size"]))
 

@@ -68,6 +68,12 @@ class Measurement:
         return self.design.retrainings(self.coordinates)
 
     @property
+    def shown(self) -> Dataset:
+        """The images that are ranked: all test images, and those that the retrainings train on."""
+        used = self.data.train.subset(range(self.training["train_examples"]))
+        return replace(self.data, train=used)
+
+    @property
     def device_name(self) -> str:
         """The device of the retrainings, as it was asked for."""
         return self.where["device"]

@@ -111,7 +111,7 @@ def make_rankings(
 def _ranking(
     name: RankingName, measurement: Measurement, store: Store, executor: Executor, batch: int, tell: Tell
 ) -> Ranking:
-    design, data = measurement.design, measurement.data
+    design, data = measurement.design, measurement.shown
 
     def images(done: int, total: int) -> None:
         tell("ranking", Progress(done, total, reused=0, failed=0, waiting=0, seconds_left=None))
@@ -119,7 +119,8 @@ def _ranking(
     if name == "random":
         return random_ranking(data, per=design.per, seed=design.seed)
     if name == "input-agnostic":
-        values = {"data": {"checksum": data.checksum}, "options": linear_options(data, design.seed)}
+        options = linear_options(measurement.data, design.seed)
+        values = {"data": {"checksum": data.checksum}, "options": options}
         job = Job(LINEAR, values, measurement.where, label="linear model")
         outcomes = run_jobs([job], store, executor, progress=lambda state: tell("linear model", state))
         check(outcomes, {job: job})
@@ -132,7 +133,7 @@ def _ranking(
         "seed": design.seed,
     }
     if isinstance(attribution, Path):
-        return rank_maps(attribution, data, **choices, progress=images)
+        return rank_maps(attribution, measurement.data, **choices, progress=images)
     return rank_dataset(
         measurement.model,
         data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,12 @@ def unmasked_of(values: Mapping[str, Any], where: Mapping[str, str]) -> Dataset:
 
 
 def unmasked_as(values: Mapping[str, Any], data: Dataset, ranking: Ranking) -> Dataset:
-    """`data` unmasked by `ranking` as a job's values say, whichever images and order those name."""
+    """`data` unmasked by `ranking` as a job's values say, whichever images and order those name.
+
+    Where only the first training images are ranked, these are all there are.
+    """
+    if 1 < len(ranking.train) < len(data.train):
+        data = replace(data, train=data.train.subset(range(len(ranking.train))))
     # Masks are shown as they are: nothing is filled in.
     fill = ConstantFill((0.0,) * data.shape[0]) if values["fill"] is None else fill_from(values["fill"])
     kept = Kept(values["kept"]["end"], values["kept"]["count"])
