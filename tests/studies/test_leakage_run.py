@@ -18,6 +18,7 @@ from veridical.studies.leakage import leakage_run
 from veridical.studies.leakage_plan import balls_of, planned
 from veridical.studies.leakage_report import write_leakage_report
 from veridical.studies.leakage_tables import read_leakage
+from veridical.studies.leakage_words import headlines
 
 NATURAL, ROBUST = "Natural training", "Adversarial training (linf 0.1)"
 
@@ -188,6 +189,26 @@ def test_the_page_says_what_was_found_without_loading_anything(folder: Path) -> 
     assert not [part for part in ("src=", "href=") if f'{part}"http' in page]
     with pytest.raises(RunError, match="does not exist"):
         read_leakage(folder / "nothing")
+
+
+def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:
+    study = read_leakage(folder / "study")
+    for found in study.results["models"][ROBUST].values():
+        # Of three classes; the other training is left as it was.
+        found["accuracy"] = {
+            kind: {"value": 0.35, "low": 0.3, "high": 0.4, "n": 2} for kind in ("examples", "seeds")
+        }
+    for found in study.results["models"][NATURAL].values():
+        found["accuracy"] = {
+            kind: {"value": 0.9, "low": 0.8, "high": 1.0, "n": 2} for kind in ("examples", "seeds")
+        }
+    natural, robust = headlines(study)
+    warning = (
+        "it has hardly learnt anything (accuracy 35.0%, guessing 33.3%), so nothing follows from its maps."
+    )
+    assert robust.endswith(f"On BlockMNIST-Top {warning}")
+    assert robust.count("hardly learnt") == 2
+    assert "hardly" not in natural
 
 
 def test_the_command_measures_prints_and_names_its_page(

@@ -168,10 +168,27 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print ready cells, the first of a row naming it; intervals, in brackets, are left to the report."""
+    """Print ready cells, the first of a row naming it; intervals, in brackets, are left to the report.
+
+    Where names leave too little room for the numbers, rows have numbers of their own, explained below.
+    """
+    console, cells = Console(), [[cell.partition(" (")[0] for cell in row[1:]] for row in rows]
+    whole = _cells_table(title, columns, [row[0] for row in rows], cells)
+    if Console(width=10_000).measure(whole).maximum <= console.width:
+        console.print(whole)
+        return
+    places = [str(place) for place in range(1, len(rows) + 1)]
+    console.print(_cells_table(title, ["", *columns[1:]], places, cells))
+    for place, row in zip(places, rows, strict=True):
+        console.print(f"{place:>{len(places[-1])}}  {row[0]}", highlight=False, markup=False)
+
+
+def _cells_table(
+    title: str, columns: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]
+) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", overflow="fold")
-    for row in rows:
-        table.add_row(row[0], *(cell.partition(" (")[0] for cell in row[1:]))
-    Console().print(table)
+    for name, row in zip(names, cells, strict=True):
+        table.add_row(name, *row)
+    return table

@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from veridical.report.diffroar_words import level_text
+from veridical.report.measures import percent
 from veridical.studies.finished import Finished
 from veridical.studies.interval_cells import clear, points_cell, share_cell
 from veridical.studies.leakage_plan import TITLES
+from veridical.studies.over_seeds import main_interval
 
 HEADLINE_LEVEL = 0.05
+
+LEARNT = 0.1
+"""Share of the way from guessing to no error, below which a training counts as failed."""
 
 PAIRS = [
     (
@@ -72,8 +77,23 @@ def headlines(study: Finished) -> list[str]:
             sentence = f"{title}: of the top {level_text(level)} of {name}, {' and '.join(shares)} "
             sentence += "lie in the null block."
             leakage = study.results["leakage"].get(name, {}).get(title)
-            found.append(sentence + ("" if leakage is None else _through_others(leakage)))
+            sentence += "" if leakage is None else _through_others(leakage)
+            found.append(sentence + _unlearnt(study, by_position))
     return found
+
+
+def _unlearnt(study: Finished, by_position: Mapping[str, Any]) -> str:
+    """A warning where a training has hardly come away from guessing: its maps then mean nothing."""
+    told = ""
+    for position, model in by_position.items():
+        guessing = 1 / study.config["data"][position]["num_classes"]
+        accuracy = main_interval(model["accuracy"])["value"]
+        if accuracy < guessing + LEARNT * (1 - guessing):
+            told += (
+                f" On {TITLES[position]} it has hardly learnt anything (accuracy {percent(accuracy, 1)}, "
+                f"guessing {percent(guessing, 1)}), so nothing follows from its maps."
+            )
+    return told
 
 
 def _through_others(leakage: Mapping[str, Any]) -> str:
