@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,31 +12,24 @@ from numpy.typing import NDArray
 
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.saliency import saliency
-from veridical.auditing.parts import Arrays, packed_arrays
+from veridical.auditing.parts import Arrays
 from veridical.faithfulness.attributions import attribution_by_name
-from veridical.faithfulness.measuring import check
-from veridical.jobs import Job, Progress, Store, run_jobs
+from veridical.jobs import Job
 from veridical.metrics.intervals import mean_interval
 from veridical.metrics.localisation import area_share, mass_share
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder, write_atomic, write_json
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import AlignedName, AlignmentOptions
 from veridical.studies.alignment_job import ARRAYS
 from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
-from veridical.studies.executors import executor_of, workers_of
-from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.map_measures import joined, measures_over_seeds
 from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.regions import regions_of
 from veridical.studies.shown_examples import first_of_each_class
+from veridical.studies.study import Study, Tell, begun
 from veridical.training.run import load
 from veridical.training.validation import input_dtype
 
-KIND, JOBS = "alignment", "jobs"
-
-Tell = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
+KIND = "alignment"
 
 
 def alignment_run(options: AlignmentOptions, progress: Tell | None = None) -> dict[str, Any]:
@@ -46,32 +39,17 @@ def alignment_run(options: AlignmentOptions, progress: Tell | None = None) -> di
     UsageError for runs and data that do not fit together, RunError where a measurement failed.
     """
     plan = planned(options)
-    config = plan.describe()
-    folder = claim_folder(options.out, KIND, config)
-    store = Store(folder / JOBS if options.store is None else options.store)
     jobs = {
         (title, number, name): plan.jobs(member, name)
         for title, members in plan.models.items()
         for number, member in enumerate(members)
         for name in options.attribution
     }
-    every = [job for stretch in jobs.values() for job in stretch]
-    tell = progress or (lambda _what, _progress: None)
-    with executor_of(options) as executor:
-        outcomes = run_jobs(every, store, executor, progress=lambda state: tell("explaining", state))
-        where = {"executor": type(executor).__name__, "workers": workers_of(executor)}
-    check(outcomes, {job: job for job in every})
-    measured = {key: _Maps.read(store, stretch) for key, stretch in jobs.items()}
-    results = _assembled(plan, measured)
-    write_atomic(folder / EXAMPLES, packed_arrays(_pictures(plan)))
-    surroundings = environment(resolve_device(options.device), torch.float32, seed=options.seed)
-    surroundings |= {
-        "runs": {title: [str(one.folder) for one in members] for title, members in plan.models.items()}
-    }
-    timing = {"jobs": len(every), "seconds": round(sum(o.seconds or 0.0 for o in outcomes.values()), 3)}
-    document = result_document(results, config, surroundings | where, timing)
-    write_json(folder / RESULT, document)
-    return document
+    runs = {title: [str(one.folder) for one in members] for title, members in plan.models.items()}
+    with begun(options, KIND, plan.describe(), progress) as study:
+        study.run("explaining", [job for stretches in jobs.values() for job in stretches])
+        measured = {key: _Maps.read(study, stretches) for key, stretches in jobs.items()}
+        return study.finish(_assembled(plan, measured), _pictures(plan), surroundings={"runs": runs})
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +60,9 @@ class _Maps:
     average: NDArray[np.float64]
 
     @classmethod
-    def read(cls, store: Store, stretches: Sequence[Job]) -> _Maps:
-        parts: list[Arrays] = []
-        for job in stretches:
-            with np.load(store.folder(job) / ARRAYS, allow_pickle=False) as archive:
-                parts.append({name: archive[name] for name in archive.files})
+    def read(cls, study: Study, stretches: Sequence[Job]) -> _Maps:
+        """Of all stretches of images together."""
+        parts = [study.arrays(job, ARRAYS) for job in stretches]
         averages = [part.pop("average") for part in parts]
         return cls(joined(parts), np.sum(averages, axis=0))
 

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
-from veridical.auditing.parts import Arrays, packed_arrays
-from veridical.faithfulness.measuring import check
-from veridical.jobs import Outcome, Progress, Store, run_jobs
-from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder, write_atomic, write_json
-from veridical.runtime.provenance import environment, result_document
+from veridical.auditing.parts import Arrays
 from veridical.runtime.study_config import SanityOptions
-from veridical.studies.executors import executor_of, workers_of
-from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.sanity_job import TRAINED
 from veridical.studies.sanity_plan import SanityPlan, planned
 from veridical.studies.sanity_result import Compared, States, assembled
 from veridical.studies.shown_examples import first_of_each_class
+from veridical.studies.study import Study, Tell, begun
 
-KIND, JOBS = "sanity", "jobs"
-
-Tell = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
+KIND = "sanity"
 
 
 def sanity_run(options: SanityOptions, progress: Tell | None = None) -> dict[str, Any]:
@@ -36,47 +25,39 @@ def sanity_run(options: SanityOptions, progress: Tell | None = None) -> dict[str
     Raises UsageError for options that do not fit, RunError where a job failed.
     """
     plan = planned(options)
-    config = plan.describe()
-    folder = claim_folder(options.out, KIND, config)
-    store = Store(folder / JOBS if options.store is None else options.store)
+    with begun(options, KIND, plan.describe(), progress) as study:
+        found, trained = _compared(plan, study)
+        results = assembled(plan.examples, found, trained)
+        return study.finish(results, _pictures(plan, found), surroundings={"run": str(options.run)})
+
+
+def _compared(plan: SanityPlan, study: Study) -> tuple[dict[str, Compared], dict[Any, Any]]:
+    """Run all jobs: the comparisons by attribution, and what the new trainings reached by kind."""
+    names = plan.options.attribution
     trainings = {kind: plan.train_job(kind) for kind in plan.kinds}
-    weights = {name: plan.weight_jobs(name) for name in options.attribution}
-    references = {name: plan.explain_job(name, {"kind": "unrelated"}) for name in options.attribution}
+    weights = {name: plan.weight_jobs(name) for name in names}
+    references = {name: plan.explain_job(name, {"kind": "unrelated"}) for name in names}
     first = [*trainings.values(), *references.values()]
     first += [job for orders in weights.values() for jobs in orders.values() for job in jobs]
     after = {
-        (name, kind): plan.explain_job(name, {"kind": "trained", "job": job.id}, store.folder(job) / TRAINED)
-        for name in options.attribution
+        (name, kind): plan.explain_job(
+            name, {"kind": "trained", "job": job.id}, study.store.folder(job) / TRAINED
+        )
+        for name in names
         for kind, job in trainings.items()
     }
-    tell = progress or (lambda _what, _progress: None)
-    with executor_of(options) as executor:
-        where = {"executor": type(executor).__name__, "workers": workers_of(executor)}
-        outcomes: dict[str, Outcome] = {}
-        # What a training left must be there before it is explained.
-        for what, jobs in (("training and explaining", first), ("explaining", list(after.values()))):
-            outcomes |= run_jobs(jobs, store, executor, progress=partial(tell, what))
-            check({job.id: outcomes[job.id] for job in jobs}, {job: job for job in jobs})
+    # What a training left must be there before it is explained.
+    study.run("training and explaining", first)
+    study.run("explaining", after.values())
     found = {
         name: Compared(
-            States.read(store, references[name]),
-            {order: [States.read(store, job) for job in jobs] for order, jobs in weights[name].items()},
-            {kind: States.read(store, after[name, kind]) for kind in plan.kinds},
+            States.read(study.store, references[name]),
+            {order: [States.read(study.store, job) for job in jobs] for order, jobs in weights[name].items()},
+            {kind: States.read(study.store, after[name, kind]) for kind in plan.kinds},
         )
-        for name in options.attribution
+        for name in names
     }
-    results = assembled(
-        plan.examples, found, {kind: outcomes[job.id].result or {} for kind, job in trainings.items()}
-    )
-    write_atomic(folder / EXAMPLES, packed_arrays(_pictures(plan, found)))
-    surroundings = environment(resolve_device(options.device), torch.float32, seed=options.seed)
-    surroundings |= {"run": str(options.run), **where}
-    seconds = sum(outcome.seconds or 0.0 for outcome in outcomes.values())
-    document = result_document(
-        results, config, surroundings, {"jobs": len(outcomes), "seconds": round(seconds, 3)}
-    )
-    write_json(folder / RESULT, document)
-    return document
+    return found, {kind: study.result(job) for kind, job in trainings.items()}
 
 
 def _pictures(plan: SanityPlan, found: Mapping[str, Compared]) -> Arrays:

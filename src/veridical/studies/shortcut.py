@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from veridical.auditing.parts import Arrays, packed_arrays
-from veridical.faithfulness.measuring import check
-from veridical.jobs import Job, Outcome, Progress, Store, run_jobs
+from veridical.auditing.parts import Arrays
 from veridical.metrics.intervals import mean_interval, proportion_interval
-from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder, write_atomic, write_json
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import ShortcutStudyOptions
-from veridical.studies.executors import executor_of, workers_of
-from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.map_measures import SINGLE, measures_over_seeds
 from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.shortcut_job import ARRAYS, VARIANTS
 from veridical.studies.shortcut_plan import Arm, ShortcutPlan, planned
+from veridical.studies.study import Tell, begun
 
-KIND, JOBS = "shortcut", "jobs"
+KIND = "shortcut"
 
 LOST = ("moved", "gone")
 """Variants in which a model that relies on the patch loses accuracy."""
-
-Tell = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
 
 Measured = Mapping[int, Arrays]
 """What the trainings of one arm measured, by seed."""
@@ -43,49 +33,27 @@ def shortcut_run(options: ShortcutStudyOptions, progress: Tell | None = None) ->
     for options that do not fit, and RunError, when all others are finished, where a training failed.
     """
     plan = planned(options)
-    config = plan.describe()
-    folder = claim_folder(options.out, KIND, config)
-    store = Store(folder / JOBS if options.store is None else options.store)
     jobs = {title: {seed: plan.job(arm, seed) for seed in plan.seeds} for title, arm in plan.arms.items()}
-    every = [job for trainings in jobs.values() for job in trainings.values()]
-    tell = progress or (lambda _what, _progress: None)
-    with executor_of(options) as executor:
-        outcomes = run_jobs(every, store, executor, progress=lambda state: tell("training", state))
-        where = {"executor": type(executor).__name__, "workers": workers_of(executor)}
-    check(outcomes, {job: job for job in every})
-    measured = {title: _read(store, trainings) for title, trainings in jobs.items()}
-    results = _assembled(plan, measured, jobs, outcomes)
-    write_atomic(folder / EXAMPLES, packed_arrays(_pictures(plan, measured)))
-    surroundings = environment(resolve_device(options.device), torch.float32, seed=options.seed) | where
-    surroundings |= {"store": str(store.root)}
-    timing = {
-        "trainings": len(every),
-        "seconds": round(sum(outcome.seconds or 0.0 for outcome in outcomes.values()), 3),
-    }
-    document = result_document(results, config, surroundings, timing)
-    write_json(folder / RESULT, document)
-    return document
-
-
-def _read(store: Store, trainings: Mapping[int, Job]) -> dict[int, Arrays]:
-    found: dict[int, Arrays] = {}
-    for seed, job in trainings.items():
-        with np.load(store.folder(job) / ARRAYS, allow_pickle=False) as archive:
-            found[seed] = {name: archive[name] for name in archive.files}
-    return found
+    with begun(options, KIND, plan.describe(), progress) as study:
+        study.run("training", [job for trainings in jobs.values() for job in trainings.values()])
+        measured = {
+            title: {seed: study.arrays(job, ARRAYS) for seed, job in trainings.items()}
+            for title, trainings in jobs.items()
+        }
+        attacked = {
+            title: [study.result(job)["adversarial_accuracy"] for job in trainings.values()]
+            for title, trainings in jobs.items()
+        }
+        return study.finish(_assembled(plan, measured, attacked), _pictures(plan, measured))
 
 
 def _assembled(
     plan: ShortcutPlan,
     measured: Mapping[str, Measured],
-    jobs: Mapping[str, Mapping[int, Job]],
-    outcomes: Mapping[str, Outcome],
+    attacked: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
     """The results: every arm's own numbers, and its differences to the arm it is compared with."""
-    arms = {}
-    for title, arm in plan.arms.items():
-        attacked = [(outcomes[job.id].result or {})["adversarial_accuracy"] for job in jobs[title].values()]
-        arms[title] = _arm(plan, arm, measured[title], attacked)
+    arms = {title: _arm(plan, arm, measured[title], attacked[title]) for title, arm in plan.arms.items()}
     references = {title: _reference(plan, arm) for title, arm in plan.arms.items()}
     differences = {
         title: {

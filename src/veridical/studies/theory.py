@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veridical.faithfulness.measuring import check
-from veridical.jobs import Outcome, Progress, Store, run_jobs
 from veridical.metrics.intervals import mean_interval
 from veridical.runtime.errors import fail_argument
-from veridical.runtime.files import claim_folder, write_json
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import TheoryOptions
 from veridical.studies.block_margin_plan import BlockMarginPlan
 from veridical.studies.block_margin_results import block_margin_results
-from veridical.studies.executors import executor_of, workers_of
 from veridical.studies.one_layer_plan import OneLayerPlan
+from veridical.studies.study import Tell, begun
 
-KIND, RESULT, JOBS = "theory", "result.json", "jobs"
+KIND = "theory"
 
 FIRST = ("examples", "steps", "distances", "coordinates", "paths")
 """What is kept of the first seed alone, for the figures."""
-
-Tell = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
 
 
 def theory_run(options: TheoryOptions, progress: Tell | None = None) -> dict[str, Any]:
@@ -34,24 +27,13 @@ def theory_run(options: TheoryOptions, progress: Tell | None = None) -> dict[str
     """
     plan = plan_of(options)
     jobs: Mapping[Any, Any] = plan.jobs()
-    every = [job for group in jobs.values() for job in group]
     config = {"experiment": options.experiment[0], **plan.describe()}
-    folder = claim_folder(options.out, KIND, config)
-    store = Store(folder / JOBS if options.store is None else options.store)
-    tell = progress or (lambda _what, _progress: None)
-    with executor_of(options) as executor:
-        outcomes = run_jobs(every, store, executor, progress=lambda state: tell("training", state))
-        where = {"executor": type(executor).__name__, "workers": workers_of(executor)}
-    check(outcomes, {job: job for job in every})
-    found = {place: [outcomes[job.id].result or {} for job in group] for place, group in jobs.items()}
-    if isinstance(plan, BlockMarginPlan):
-        results, dtype = block_margin_results(plan, found), "float32"
-    else:
-        results, dtype = one_layer_results(found), "float64"
-    surroundings = environment("cpu", dtype, options.threads or 1, options.seed) | where
-    document = result_document(results, config, surroundings, _timing(outcomes))
-    write_json(folder / RESULT, document)
-    return document
+    with begun(options, KIND, config, progress) as study:
+        study.run("training", [job for group in jobs.values() for job in group])
+        found = {place: [study.result(job) for job in group] for place, group in jobs.items()}
+        if isinstance(plan, BlockMarginPlan):
+            return study.finish(block_margin_results(plan, found), device="cpu")
+        return study.finish(one_layer_results(found), device="cpu", dtype="float64")
 
 
 def plan_of(options: TheoryOptions) -> BlockMarginPlan | OneLayerPlan:
@@ -62,11 +44,6 @@ def plan_of(options: TheoryOptions) -> BlockMarginPlan | OneLayerPlan:
     return (
         BlockMarginPlan.of(options) if options.experiment[0] == "block-margin" else OneLayerPlan.of(options)
     )
-
-
-def _timing(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    seconds = sum(outcome.seconds or 0.0 for outcome in outcomes.values())
-    return {"trainings": len(outcomes), "training_seconds": round(seconds, 3)}
 
 
 def one_layer_results(found: Mapping[tuple[float, float], Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

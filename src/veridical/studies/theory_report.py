@@ -66,7 +66,7 @@ def write_theory_report(folder: str | Path, document: Mapping[str, Any]) -> Path
         **document["config"],
         "version": f"veridical {environment['veridical']}, torch {environment['torch']}",
         "dtype": environment["dtype"],
-        "trainings": document["timing"]["trainings"],
+        "trainings": document["timing"]["jobs"],
     }
     page = study_page(
         told.title,
