@@ -20,6 +20,7 @@ def test_a_wide_terminal_has_names_and_numbers_in_one_row(
 ) -> None:
     lines = printed(capsys, 120, monkeypatch)
     assert lines[-2].split() == [*NAMES[0].split(), "95.1%", "0.1%"]
+    assert lines[-1].split() == [*NAMES[1].split(), "93.0%", "17.6%"]
 
 
 def test_a_narrow_one_has_the_names_below(
@@ -28,4 +29,4 @@ def test_a_narrow_one_has_the_names_below(
     lines = printed(capsys, 60, monkeypatch)
     assert ["1", "95.1%", "0.1%"] in [line.split() for line in lines]
     assert ["2", "93.0%", "17.6%"] in [line.split() for line in lines]
-    assert lines[-2:] == [f"1  {NAMES[0]}", f"2  {NAMES[1]}"]
+    assert lines[-3:] == ["training:", f"1  {NAMES[0]}", f"2  {NAMES[1]}"]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
+from veridical.data.masked import MaskedDataset
 from veridical.faithfulness import forecast
 from veridical.faithfulness.diffroar import diffroar, measurement_of
 from veridical.faithfulness.measuring import measure
@@ -375,6 +376,18 @@ def test_only_images_that_are_retrained_on_are_ranked(
     here, there = found.to_dict(), expected.to_dict()
     for part in ("curve", "baselines", "control"):
         assert here[part] == there[part]
+
+
+def test_a_data_set_with_masks_is_taken_as_one_without(
+    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+) -> None:
+    masked = MaskedDataset.of(
+        marked_data, torch.zeros(600, 8, 8, dtype=torch.bool), torch.zeros(400, 8, 8, dtype=torch.bool)
+    )
+    common: dict[str, Any] = {**ALONE, "repeats": 2, "levels": (0.25,), "train_examples": 200}
+    found = diffroar(model, masked, out=tmp_path / "masked", executor=executor, **common)
+    expected = diffroar(model, marked_data, out=tmp_path / "plain", executor=executor, **common)
+    assert found.to_dict()["curve"] == expected.to_dict()["curve"]
 
 
 def test_workers_get_no_tensors_and_give_the_same_numbers(

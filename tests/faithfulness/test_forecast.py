@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -121,15 +121,17 @@ class Workers(Executor):
 
     workers = 3
 
-    def __init__(self, loss: bool = False) -> None:
+    def __init__(self, loss: BaseException | None = None) -> None:
         self.loss, self.calls = loss, 0
+        self.given: list[Future[Any]] = []
 
     def submit(self, *_: Any, **__: Any) -> Future[Any]:
         future: Future[Any] = Future()
         self.calls += 1
-        if self.loss:
-            future.set_exception(WorkerLost("worker process 7 was killed"))
-        else:
+        self.given.append(future)
+        if self.loss is not None and self.calls == 2:
+            raise self.loss
+        if self.loss is None:
             # A fast worker, a slow one, and one between.
             future.set_result(float(self.calls))
         return future
@@ -157,11 +159,31 @@ def test_images_in_memory_alone_are_timed_here(
     assert (executor.calls, found) == (0, {"images": 5.0, "masks": 5.0})
 
 
-def test_a_worker_lost_while_it_is_timed_is_told(
+@pytest.mark.parametrize("loss", [WorkerLost("killed"), BrokenExecutor("killed"), MemoryError("killed")])
+def test_a_worker_that_cannot_time_is_told_and_leaves_no_call(
+    network: nn.Module, marked_data: Dataset, tmp_path: Path, loss: BaseException
+) -> None:
+    executor = Workers(loss)
+    kind = type(loss).__name__
+    with pytest.raises(RunError, match=rf"no worker could time a retraining: {kind}: killed\. Repeat"):
+        retraining_seconds(on_disk(network, marked_data, tmp_path), executor)
+    assert executor.given[0].cancelled()
+
+
+def test_no_more_workers_are_timed_than_there_are_stacks(
     network: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match=r"while a retraining was timed, worker process 7 was killed\. Repeat"):
-        retraining_seconds(on_disk(network, marked_data, tmp_path), Workers(loss=True))
+    """Eight retrainings on five workers are four stacks of two."""
+    planned = on_disk(network, marked_data, tmp_path, baselines=(), control=False)
+    for workers, times in ((3, 3), (8, 8)):
+        executor = Workers()
+        executor.workers = workers
+        retraining_seconds(planned, executor)
+        assert executor.calls == times
+    executor = Workers()
+    executor.workers = 5
+    retraining_seconds(planned, executor, "auto")
+    assert executor.calls == 4
 
 
 @pytest.mark.parametrize("stacked", ["never", "auto"])

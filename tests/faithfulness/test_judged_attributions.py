@@ -193,6 +193,9 @@ def test_maps_from_a_file_rank_as_the_method_that_made_them(
         ranking = rank_maps(path, few, batch=7)
         assert ranking.checksum == expected
         assert len(ranking.record["attribution"]["sha256"]) == 64
+    whole, some = rank_maps(plain, few, batch=7), rank_maps(plain, few, batch=7, train=11)
+    assert (len(some.train), len(some.test)) == (11, len(few.test))
+    assert np.array_equal(some.train, whole.train[:11])
 
 
 def test_maps_that_do_not_fit_are_refused(few: Dataset, tmp_path: Path) -> None:

@@ -35,6 +35,23 @@ def keep(starts: WarmStarts, images: Tensor) -> None:
     starts.keep(images, Share(ALONE, len(images)))
 
 
+def test_an_ascent_that_had_no_room_begins_at_random(smooth: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    """In a ball that is still a point x' is x, where an ascent on the size of the map would stay for ever."""
+    inputs, target = batch
+    images = torch.arange(5)
+    starts = WarmStarts(5, inputs.shape[1:])
+
+    def climbed(radius: float) -> Tensor:
+        inner = Inner(steps=2, step_size=radius / 4, start="warm", score="size")
+        objective = RobustAttribution(l1_norm(), Linf(radius), inner=inner)
+        starts.value(objective, smooth, inputs, target, key(), images)
+        keep(starts, images)
+        return starts.scales.clone()
+
+    assert bool((climbed(0.0) == 0).all())
+    assert bool((climbed(0.1) > 0.01).all())
+
+
 @pytest.mark.parametrize("ball", BALLS, ids=["linf", "l2", "linf without bounds"])
 def test_the_ascent_goes_on_where_it_ended(
     ball: Ball, smooth: nn.Module, batch: tuple[Tensor, Tensor]
@@ -86,7 +103,7 @@ def test_an_image_that_was_not_met_starts_at_random(smooth: nn.Module, batch: tu
     assert not torch.allclose(begun[1], ball.random_start(inputs, key(5))[1])
 
 
-def test_an_image_that_did_not_move_is_kept_as_that() -> None:
+def test_an_image_that_did_not_move_starts_at_random() -> None:
     inputs = torch.rand(2, 1, 3, 3, generator=key())
     starts = WarmStarts(2, (1, 3, 3))
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
@@ -95,8 +112,12 @@ def test_an_image_that_did_not_move_is_kept_as_that() -> None:
     keep(starts, torch.arange(2))
     assert starts.scales.tolist() == [0.0, 0.0]
     begun = starts.start(inputs, Linf(0.1), key(), torch.arange(2))
+    assert begun is None  # random for the whole batch
+    starts.scales[1] = 0.05
+    begun = starts.start(inputs, Linf(0.1), key(5), torch.arange(2))
     assert begun is not None
-    assert torch.equal(begun, inputs)
+    assert torch.equal(begun[0], Linf(0.1).random_start(inputs, key(5))[0])
+    assert torch.equal(begun[1], inputs[1])
 
 
 QUICK: dict[str, Any] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -179,6 +180,7 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         return
     places = [str(place) for place in range(1, len(rows) + 1)]
     console.print(_cells_table(title, ["", *columns[1:]], places, cells))
+    console.print(f"{' ' * len(places[-1])}  {columns[0]}:", highlight=False, markup=False)
     for place, row in zip(places, rows, strict=True):
         console.print(f"{place:>{len(places[-1])}}  {row[0]}", highlight=False, markup=False)
 
@@ -190,5 +192,5 @@ def _cells_table(
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", overflow="fold")
     for name, row in zip(names, cells, strict=True):
-        table.add_row(name, *row)
+        table.add_row(*map(escape, (name, *row)))
     return table

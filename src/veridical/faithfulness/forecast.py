@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,9 +20,9 @@ from veridical.faithfulness.measurement import Measurement
 from veridical.faithfulness.stacked_batches import stackable
 from veridical.faithfulness.timing import extrapolated, sample, seconds_of, worker_seconds
 from veridical.faithfulness.unmasking import Shown
-from veridical.jobs import InProcess, WorkerLost
+from veridical.jobs import InProcess
 from veridical.runtime.config import StackedName
-from veridical.runtime.errors import RunError
+from veridical.runtime.errors import RunError, UsageError
 from veridical.training.run import Run
 
 SECONDS = 2.0
@@ -82,8 +82,9 @@ def forecast(
     """Time the first steps of each kind of retraining and a batch of attributions, and extrapolate.
 
     It takes some seconds, with the device of the measurement and the torch threads of the moment, and leaves
-    no files. executor: where the retrainings will run; None is this process. batch: images whose
-    attributions are computed at a time. stacked: as in `diffroar`.
+    no files. executor: where the retrainings will run; None is this process, and one that does not say how
+    many `workers` it has counts as one. batch: images whose attributions are computed at a time. stacked: as
+    in `diffroar`.
     """
     shown = [retraining.shown for retraining in measurement.retrainings]
     counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
@@ -100,8 +101,8 @@ def retraining_seconds(
     """Predicted seconds of one retraining by what it is shown; of one in a stack, its share.
 
     All workers of `executor` are timed at once, since they slow each other down, and the mean is taken.
-    Images that are in memory alone, which workers cannot load, are timed here. Raises RunError when a worker
-    is lost.
+    Images that are in memory alone, which workers cannot load, are timed here. Raises RunError where a worker
+    is lost or cannot train.
     """
     together = _together(measurement, _workers(executor)) if stacked == "auto" else 1
     if together > 1:
@@ -118,7 +119,7 @@ def retraining_seconds(
 
 def ranking_seconds(measurement: Measurement, batch: int) -> float:
     """Predicted seconds of all rankings: the attribution's and the baselines'."""
-    data, design = measurement.shown, measurement.design
+    data, design = measurement.ranked, measurement.design
     images = len(data.train) + len(data.test)
     part = sample(data, batch, 1)
     share = images / (len(part.train) + len(part.test))
@@ -165,12 +166,20 @@ def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Ex
     per, where = measurement.design.per, dict(measurement.where)
     if executor is None or isinstance(executor, InProcess) or "data" not in where:
         return seconds_of(values, measurement.data, where, per, SECONDS)
-    times = min(_workers(executor), len(measurement.retrainings))
-    calls = [executor.submit(worker_seconds, values, where, per, SECONDS) for _ in range(times)]
+    jobs = math.ceil(len(measurement.retrainings) / len(members))
+    calls: list[Future[float]] = []
     try:
+        times = range(min(_workers(executor), jobs))
+        calls.extend(executor.submit(worker_seconds, values, where, per, SECONDS) for _ in times)
         return fmean(call.result() for call in calls)
-    except WorkerLost as error:
-        raise RunError(f"while a retraining was timed, {error}. Repeat the command.") from error
+    except UsageError:
+        raise
+    except Exception as error:  # workers that die or lack a file end in many ways
+        what = f"{type(error).__name__}: {error}"
+        raise RunError(f"no worker could time a retraining: {what}. Repeat the command.") from error
+    finally:
+        for call in calls:
+            call.cancel()
 
 
 def _together(measurement: Measurement, workers: int) -> int:

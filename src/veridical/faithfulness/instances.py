@@ -18,6 +18,7 @@ from veridical.data.arrays import damaged
 from veridical.faithfulness.attributions import describe_attribution
 from veridical.faithfulness.ranking import Part, Ranking, Ranks, importances, rank
 from veridical.faithfulness.stored import headers, read_array
+from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import OrderName, PerName, TargetName, TiesName
 from veridical.runtime.errors import fail_argument
 from veridical.training.validation import input_dtype
@@ -75,12 +76,13 @@ def rank_maps(
     ties: TiesName = "random",
     seed: int = 0,
     batch: int = 1000,
+    train: int | None = None,
     progress: Tell | None = None,
 ) -> Ranking:
     """Rank by attributions in an .npz file: attribution_train and attribution_test, floating (N, C, H, W).
 
-    (N, H, W) will do for images of one channel, or with per="pixel". Raises DataError for a file that does
-    not fit the data set.
+    (N, H, W) will do for images of one channel, or with per="pixel". train: rank only so many training
+    images; the file has all. Raises DataError for a file that does not fit the data set.
     """
     arrays: dict[Part, np.ndarray[Any, Any]] = {}
     shapes = headers(path)
@@ -106,8 +108,9 @@ def rank_maps(
         return whole[:, None] if whole.ndim == 3 else whole
 
     made = {"attribution": {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    used = data if train is None else first_images(data, train)
     return ranking_from(
-        maps, data, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress
+        maps, used, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress
     )
 
 

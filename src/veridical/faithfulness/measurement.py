@@ -6,7 +6,8 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from veridical.faithfulness.design import Design, Retraining
 from veridical.faithfulness.fills import Fill, resolve_fill
 from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
 from veridical.faithfulness.sources import source_by_name, source_of_arrays
+from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import RetrainObjectiveName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, fail_argument
@@ -67,11 +69,10 @@ class Measurement:
         """All that are trained anew."""
         return self.design.retrainings(self.coordinates)
 
-    @property
-    def shown(self) -> Dataset:
+    @cached_property
+    def ranked(self) -> Dataset:
         """The images that are ranked: all test images, and those that the retrainings train on."""
-        used = self.data.train.subset(range(self.training["train_examples"]))
-        return replace(self.data, train=used)
+        return first_images(self.data, self.training["train_examples"])
 
     @property
     def device_name(self) -> str:
@@ -145,6 +146,8 @@ def prepare(
         raise fail_argument("run_or_model", judged, "a run, its folder, or an nn.Module")
     begun = time.perf_counter()
     images, where = _images(run, data, data_root)
+    # Masks, if there are any, are of no use here, and do not fit a part of the images.
+    images = Dataset(**{field.name: getattr(images, field.name) for field in fields(Dataset)})
     loading = time.perf_counter() - begun
     recipe = _settings(retrain_model) or (run.settings if run is not None else None)
     named = retrain_model if isinstance(retrain_model, str) and _settings(retrain_model) is None else None

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import claim_folder
-from veridical.runtime.guards import thread_count
 
 KIND, RANKINGS, JOBS = "diffroar", "rankings", "jobs"
 """The claim of a folder of results, and what lies in it."""
@@ -111,7 +110,7 @@ def make_rankings(
 def _ranking(
     name: RankingName, measurement: Measurement, store: Store, executor: Executor, batch: int, tell: Tell
 ) -> Ranking:
-    design, data = measurement.design, measurement.shown
+    design, data = measurement.design, measurement.ranked
 
     def images(done: int, total: int) -> None:
         tell("ranking", Progress(done, total, reused=0, failed=0, waiting=0, seconds_left=None))
@@ -133,7 +132,7 @@ def _ranking(
         "seed": design.seed,
     }
     if isinstance(attribution, Path):
-        return rank_maps(attribution, measurement.data, **choices, progress=images)
+        return rank_maps(attribution, measurement.data, **choices, train=len(data.train), progress=images)
     return rank_dataset(
         measurement.model,
         data,
@@ -167,10 +166,8 @@ def planned(
     }
     if all(store.record(job) is not None for job in jobs.values()):
         return jobs
-    # Workers have one thread each, and costs are theirs.
     try:
-        with nullcontext() if isinstance(executor, InProcess) else thread_count(1):
-            costs = retraining_seconds(measurement, executor, stacked)
+        costs = retraining_seconds(measurement, executor, stacked)
     except RunError:  # a training that has to stop says so as a job, with its log
         return jobs
     return {one: replace(job, cost=costs[one.shown]) for one, job in jobs.items()}

@@ -29,10 +29,10 @@ ORDERS: tuple[OrderName, ...] = ("absolute", "signed", "squared")
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The ranks of every coordinate of every instance of a data set; rank 0 is the most important.
+    """The ranks of every coordinate of the instances of a data set; rank 0 is the most important.
 
-    train, test: int16 (int32 where that is too short) of shape (N, D), or (1, D) for one order of all
-    instances. D is C * H * W, coordinates in the order of a flattened (C, H, W) image, or H * W if whole
+    train, test: int16 (int32 where that is too short) of shape (N, D), N the first so many instances, or
+    (1, D) for one order of all instances. D is C * H * W, coordinates in the order of a flattened (C, H, W) image, or H * W if whole
     pixels are ranked. shape: (C, H, W) of the images. record: plain values that say how it was made.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from veridical.faithfulness.fills import ConstantFill, fill_from
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.recipe import fresh_model
 from veridical.faithfulness.sources import load_source
-from veridical.faithfulness.unmasking import Kept, unmasked_dataset
+from veridical.faithfulness.unmasking import Kept, first_images, unmasked_dataset
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import read_json, write_json
 from veridical.training.loop import train
@@ -61,8 +60,8 @@ def unmasked_as(values: Mapping[str, Any], data: Dataset, ranking: Ranking) -> D
 
     Where only the first training images are ranked, these are all there are.
     """
-    if 1 < len(ranking.train) < len(data.train):
-        data = replace(data, train=data.train.subset(range(len(ranking.train))))
+    if len(ranking.train) > 1:
+        data = first_images(data, len(ranking.train))
     # Masks are shown as they are: nothing is filled in.
     fill = ConstantFill((0.0,) * data.shape[0]) if values["fill"] is None else fill_from(values["fill"])
     kept = Kept(values["kept"]["end"], values["kept"]["count"])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -152,6 +152,13 @@ class MaskSplit(UnmaskedSplit):
         stays = self.masks(chosen, device).to(dtype)
         whole = stays.expand(len(chosen), *self.images.shape[1:]).contiguous()
         return whole, self.labels[chosen].to(device)
+
+
+def first_images(data: Dataset, count: int) -> Dataset:
+    """The data set with its first `count` training images, which are not copied, or all if it has fewer."""
+    if count >= len(data.train):
+        return data
+    return replace(data, train=Split(data.train.images[:count], data.train.labels[:count]))
 
 
 def unmasked_dataset(

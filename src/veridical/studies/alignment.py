@@ -48,8 +48,8 @@ def alignment_run(options: AlignmentOptions, progress: Tell | None = None) -> di
     runs = {title: [str(one.folder) for one in members] for title, members in plan.models.items()}
     with begun(options, KIND, plan.describe(), progress) as study:
         study.run("explaining", [job for stretches in jobs.values() for job in stretches])
-        measured = {key: _Maps.read(study, stretches) for key, stretches in jobs.items()}
-        return study.finish(_assembled(plan, measured), _pictures(plan), surroundings={"runs": runs})
+    measured = {key: _Maps.read(study, stretches) for key, stretches in jobs.items()}
+    return study.finish(_assembled(plan, measured), _pictures(plan), surroundings={"runs": runs})
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,9 @@ def leakage_run(options: LeakageOptions, progress: Tell | None = None) -> dict[s
         work = _Work(plan, study)
         study.run("training", work.trainings.values())
         study.run("explaining", [*work.tests.values(), *work.explanations.values()])
-        measured = work.read()
-        timing = {"seconds_of_a_training": work.seconds_of_a_training()}
-        return study.finish(results_of(plan, measured), pictures_of(plan, measured), timing=timing)
+    measured = work.read()
+    timing = {"seconds_of_a_training": work.seconds_of_a_training()}
+    return study.finish(results_of(plan, measured), pictures_of(plan, measured), timing=timing)
 
 
 class _Work:

@@ -69,33 +69,39 @@ def write_leakage_report(study: Finished, gallery: int = 6) -> Path:
 
 
 def _curves_panel(study: Finished, attribution: str) -> Panel:
+    """A chart for each data set, of one scale; a training has one colour in all of them."""
     titles = list(study.results["models"])
-    curves = []
+    by_position: dict[str, list[Curve]] = {}
     for title, position, maps in maps_of(study, attribution):
         shown = [main_interval(two) for two in maps["null"]["topk"]]
         value, low, high = ([one[end] for one in shown] for end in ("value", "low", "high"))
-        name, fixed = f"{title}, {TITLES[position]}", position != "random"
-        levels = study.config["levels"]
-        curves.append(Curve(name, levels, value, low, high, dashed=fixed, colour=titles.index(title)))
+        curve = Curve(title, study.config["levels"], value, low, high, colour=titles.index(title))
+        by_position.setdefault(position, []).append(curve)
     area = first_model(study)["maps"][attribution]["null"]["area"]["examples"]["value"]
-    figure = curves_figure(
-        curves,
-        x_label="k, share of the coordinates",
-        y_label="share of them in the null block",
-        x_percent=True,
-        y_percent=True,
-        # Intervals over two seeds can be many times as wide as the range of a share.
-        y_range=(0.0, min(1.0, 0.1 + max(area, *(y for curve in curves for y in curve.y if y is not None)))),
-        level_line=(area, "its share of the area"),
-    )
-    caption = "Solid: the digit's place is random. Dashed: it is always the same. Bands: 95% intervals."
-    alt = (
-        f"Share of the top coordinates of {attribution} in the null block over k, a curve for each training."
-    )
+    drawn = [y for curves in by_position.values() for curve in curves for y in curve.y if y is not None]
+    # Intervals over two seeds can be many times as wide as the range of a share.
+    y_range = (0.0, min(1.0, 0.1 + max(area, *drawn)))
+    illustrations = []
+    for position, curves in by_position.items():
+        name = TITLES[position]
+        figure = curves_figure(
+            curves,
+            title=name,
+            x_label="k, share of the coordinates",
+            y_label="share of them in the null block",
+            x_percent=True,
+            y_percent=True,
+            y_range=y_range,
+            level_line=(area, "its share of the area"),
+        )
+        alt = (
+            f"Share of the top coordinates of {attribution} in the null block over k on {name}, by training."
+        )
+        illustrations.append(Illustration(figure, "Bands: 95% intervals.", alt))
     return Panel(
         title=f"The null block's share: {attribution}",
         text=["0% marks the digit alone; the share of the area is what a map without knowledge scores."],
-        illustrations=[Illustration(figure, caption, alt)],
+        illustrations=illustrations,
     )
 
 

@@ -118,7 +118,7 @@ def facts(study: Finished) -> dict[str, str]:
     }
     for title, by_position in config["models"].items():
         fields = next(iter(by_position.values()))
-        kept = ("weight", "beta", "inner_steps", "steps", "batch_size", "learning_rate")
+        kept = ("weight", "beta", "radius_warm_up", "inner_steps", "steps", "batch_size", "learning_rate")
         told = ", ".join(f"{key} {fields[key]:g}" for key in kept if fields.get(key) is not None)
         found[title] = f"{fields['model']}, {told}"
     for name, record in config["attributions"].items():

@@ -27,8 +27,8 @@ def sanity_run(options: SanityOptions, progress: Tell | None = None) -> dict[str
     plan = planned(options)
     with begun(options, KIND, plan.describe(), progress) as study:
         found, trained = _compared(plan, study)
-        results = assembled(plan.examples, found, trained)
-        return study.finish(results, _pictures(plan, found), surroundings={"run": str(options.run)})
+    results = assembled(plan.examples, found, trained)
+    return study.finish(results, _pictures(plan, found), surroundings={"run": str(options.run)})
 
 
 def _compared(plan: SanityPlan, study: Study) -> tuple[dict[str, Compared], dict[Any, Any]]:

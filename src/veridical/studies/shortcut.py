@@ -36,15 +36,15 @@ def shortcut_run(options: ShortcutStudyOptions, progress: Tell | None = None) ->
     jobs = {title: {seed: plan.job(arm, seed) for seed in plan.seeds} for title, arm in plan.arms.items()}
     with begun(options, KIND, plan.describe(), progress) as study:
         study.run("training", [job for trainings in jobs.values() for job in trainings.values()])
-        measured = {
-            title: {seed: study.arrays(job, ARRAYS) for seed, job in trainings.items()}
-            for title, trainings in jobs.items()
-        }
-        attacked = {
-            title: [study.result(job)["adversarial_accuracy"] for job in trainings.values()]
-            for title, trainings in jobs.items()
-        }
-        return study.finish(_assembled(plan, measured, attacked), _pictures(plan, measured))
+    measured = {
+        title: {seed: study.arrays(job, ARRAYS) for seed, job in trainings.items()}
+        for title, trainings in jobs.items()
+    }
+    attacked = {
+        title: [study.result(job)["adversarial_accuracy"] for job in trainings.values()]
+        for title, trainings in jobs.items()
+    }
+    return study.finish(_assembled(plan, measured, attacked), _pictures(plan, measured))
 
 
 def _assembled(

@@ -210,7 +210,7 @@ def _facts(study: Finished) -> dict[str, str]:
         "Model": f"{training['model']}, {training['model_options']}",
         "Training": f"recipe {training['recipe']}, {training['steps']} steps of {training['batch_size']}",
         "Seeds": ", ".join(map(str, config["seeds"])),
-        "Trainings": str(study.document["timing"]["jobs"]),
+        "Trainings": str(len(study.config["arms"]) * len(study.config["seeds"])),
         "Attributions": ", ".join(config["attributions"]),
         "Ties": "random by seed and image",
         "Version": f"veridical {environment['veridical']}, torch {environment['torch']}",

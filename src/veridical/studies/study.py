@@ -58,6 +58,8 @@ class Study:
         tell: Tell | None,
     ) -> None:
         self.options, self.config, self.folder, self._executor = options, config, folder, executor
+        # Of the workers; results are made after they are gone.
+        self._threads = torch.get_num_threads()
         self.store = Store(folder / JOBS if options.store is None else options.store)
         self.outcomes: dict[str, Outcome] = {}
         self._tell = tell or (lambda _what, _progress: None)
@@ -97,8 +99,9 @@ class Study:
         if pictures is not None:
             write_atomic(self.folder / EXAMPLES, packed_arrays(pictures))
         place = resolve_device(self.options.device if device is None else device)
-        where = environment(place, dtype, torch.get_num_threads(), self.options.seed)
+        where = environment(place, dtype, self._threads, self.options.seed)
         where |= {"executor": type(self._executor).__name__, "workers": workers_of(self._executor)}
+        where["store"] = str(self.store.root)
         seconds = sum(outcome.seconds or 0.0 for outcome in self.outcomes.values())
         usual = {"jobs": len(self.outcomes), "seconds": round(seconds, 3)}
         document = result_document(
@@ -112,7 +115,7 @@ class Study:
 def begun(
     options: StudyPlacement, kind: str, config: Mapping[str, Any], tell: Tell | None = None
 ) -> Iterator[Study]:
-    """A study whose folder is claimed for `config`, and whose workers are there in the block.
+    """A study whose folder is claimed for `config`, and whose workers are there in the block; then `finish`.
 
     kind: the command that the folder belongs to. tell: hears how far a group of jobs is. Interrupted at any
     moment, the same begins where it ended. Raises UsageError for a folder that is claimed for something else.

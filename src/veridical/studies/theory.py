@@ -30,10 +30,10 @@ def theory_run(options: TheoryOptions, progress: Tell | None = None) -> dict[str
     config = {"experiment": options.experiment[0], **plan.describe()}
     with begun(options, KIND, config, progress) as study:
         study.run("training", [job for group in jobs.values() for job in group])
-        found = {place: [study.result(job) for job in group] for place, group in jobs.items()}
-        if isinstance(plan, BlockMarginPlan):
-            return study.finish(block_margin_results(plan, found), device="cpu")
-        return study.finish(one_layer_results(found), device="cpu", dtype="float64")
+    found = {place: [study.result(job) for job in group] for place, group in jobs.items()}
+    if isinstance(plan, BlockMarginPlan):
+        return study.finish(block_margin_results(plan, found), device="cpu")
+    return study.finish(one_layer_results(found), device="cpu", dtype="float64")
 
 
 def plan_of(options: TheoryOptions) -> BlockMarginPlan | OneLayerPlan:

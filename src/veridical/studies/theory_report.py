@@ -66,7 +66,7 @@ def write_theory_report(folder: str | Path, document: Mapping[str, Any]) -> Path
         **document["config"],
         "version": f"veridical {environment['veridical']}, torch {environment['torch']}",
         "dtype": environment["dtype"],
-        "trainings": document["timing"]["jobs"],
+        "trainings": document["timing"].get("jobs", document["timing"].get("trainings")),
     }
     page = study_page(
         told.title,

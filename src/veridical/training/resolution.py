@@ -103,6 +103,7 @@ def _robust(objective: str, values: Values) -> RobustSettings:
         found["weight"] = radius ** (1 if values["norm"] == "linf" else 2)
     if "inner_step_size" in found and found["inner_step_size"] is None:
         found["inner_step_size"] = values["inner_step_share"] * radius
+    found["radius_warm_up"] = found.get("radius_warm_up") or None  # 0 is none
     return RobustSettings(norm=values["norm"], **found)
 
 

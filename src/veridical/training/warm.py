@@ -35,8 +35,9 @@ class WarmStarts:
     """What is kept for the next epoch: x' - x of every training image, as bytes.
 
     offsets: int8 (N, C, H, W), in steps of 1/127 of the image's greatest absolute offset. scales: that
-    greatest offset, float32 (N,), -1 for an image that was not met yet; it starts at random. Both are on the
-    CPU and in the checkpoint: a run that goes on sees the same rounded numbers as one that never stopped.
+    greatest offset, float32 (N,), -1 for an image that was not met yet; it starts at random, as does one
+    whose ascent never left x. Both are on the CPU and in the checkpoint: a run that goes on sees the same
+    rounded numbers as one that never stopped.
     """
 
     def __init__(self, count: int, shape: Sequence[int]) -> None:
@@ -65,9 +66,10 @@ class WarmStarts:
         return objective.at(model, inputs, target, perturbed)
 
     def start(self, inputs: Tensor, ball: Ball, generator: Noise, images: Tensor) -> Tensor | None:
-        """The kept x' of these images, random for those not met yet; None where that is all of them."""
+        """The kept x' of these images, random for those without one; None where that is all of them."""
         scales = self.scales[images].to(inputs)
-        met = scales != _UNSEEN
+        # Where the ascent ended at x itself, as in a ball that is still a point, it would never leave it.
+        met = scales > 0
         if not bool(met.any()):
             return None
         form = (-1, *[1] * (inputs.ndim - 1))
