@@ -32,8 +32,9 @@ class Ranking:
     """The ranks of every coordinate of the instances of a data set; rank 0 is the most important.
 
     train, test: int16 (int32 where that is too short) of shape (N, D), N the first so many instances, or
-    (1, D) for one order of all instances. D is C * H * W, coordinates in the order of a flattened (C, H, W) image, or H * W if whole
-    pixels are ranked. shape: (C, H, W) of the images. record: plain values that say how it was made.
+    (1, D) for one order of all instances. D is C * H * W, coordinates in the order of a flattened (C, H, W)
+    image, or H * W if whole pixels are ranked. shape: (C, H, W) of the images. record: plain values that say
+    how it was made.
     """
 
     train: Ranks
