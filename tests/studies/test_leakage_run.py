@@ -13,7 +13,7 @@ from veridical.cli.main import main
 from veridical.jobs import Progress
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.study_config import LeakageOptions
-from veridical.studies import leakage_job
+from veridical.studies import leakage_job, leakage_levels
 from veridical.studies.leakage import leakage_run
 from veridical.studies.leakage_plan import balls_of, planned
 from veridical.studies.leakage_report import write_leakage_report
@@ -189,6 +189,27 @@ def test_the_page_says_what_was_found_without_loading_anything(folder: Path) -> 
     assert not [part for part in ("src=", "href=") if f'{part}"http' in page]
     with pytest.raises(RunError, match="does not exist"):
         read_leakage(folder / "nothing")
+
+
+def test_the_table_for_documents_has_every_level(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leakage_levels.main([str(folder / "study")])
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    columns = [cell.strip() for cell in head.strip("|").split("|")]
+    assert columns[4:] == ["2.5%", "5%", "10%", "15%", "20%", "25%", "30%", "mass"]
+    assert len(lines) == 2 * 2
+    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
+    assert cells[:2] == [ROBUST, "BlockMNIST-Top"]
+    found = document(folder)["results"]["models"][ROBUST]["top"]
+    for column, two in (
+        ("accuracy", found["accuracy"]),
+        ("under PGD", found["under_attack"]["linf 0.1"]),
+        ("10%", found["maps"]["input-gradient"]["null"]["topk"][2]),
+        ("mass", found["maps"]["input-gradient"]["null"]["mass"]),
+    ):
+        interval = two["seeds"]
+        half = max(interval["high"] - interval["value"], interval["value"] - interval["low"])
+        assert cells[columns.index(column)] == f"{100 * interval['value']:.1f} ±{100 * half:.1f}"
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")][3] == ""  # natural training has no ball
 
 
 def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:
