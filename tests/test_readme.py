@@ -41,13 +41,15 @@ def test_the_readme_shows_the_two_main_commands() -> None:
 
 @pytest.mark.parametrize("line", command_lines())
 def test_every_shown_command_line_is_understood(line: str) -> None:
-    _, name, *argv = shlex.split(line, comments=True)
-    module = importlib.import_module(COMMANDS[name].module)
-    options = parse_options(module.Options, argv, prog=f"veridical {name}")
+    _, command, *argv = shlex.split(line, comments=True)
+    module = importlib.import_module(COMMANDS[command].module)
+    options = parse_options(module.Options, argv, prog=f"veridical {command}")
     given = {flag.partition("=")[0][2:].replace("-", "_") for flag in argv if flag.startswith("--")}
     assert given, "a line without options shows nothing"
     for field in given:
-        assert hasattr(options, field.partition(".")[0])
+        name = field.partition(".")[0]
+        switched_off = name.startswith("no_") and getattr(options, name.removeprefix("no_"), None) is False
+        assert hasattr(options, name) or switched_off
 
 
 def test_every_shown_make_target_exists() -> None:
