@@ -9,14 +9,14 @@ import pytest
 
 from veridical.faithfulness import forecast, retraining
 from veridical.faithfulness.diffroar import diffroar
-from veridical.jobs import InProcess
+from veridical.jobs import InProcess, workers_of
 from veridical.jobs.outcome import Progress
 from veridical.jobs.pool import ProcessPool
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.studies.diffroar_run import diffroar_run, predict
-from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.executors import executor_of
 
 LEVELS = [0.25, 0.5]
 

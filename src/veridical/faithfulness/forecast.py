@@ -18,9 +18,9 @@ from veridical.faithfulness.grouping import stack_size
 from veridical.faithfulness.instances import rank_dataset
 from veridical.faithfulness.measurement import Measurement
 from veridical.faithfulness.stacked_batches import stackable
-from veridical.faithfulness.timing import extrapolated, sample, seconds_of, worker_seconds
-from veridical.faithfulness.unmasking import Shown
-from veridical.jobs import InProcess
+from veridical.faithfulness.timing import extrapolated, seconds_of, worker_seconds
+from veridical.faithfulness.unmasking import Shown, first_images
+from veridical.jobs import InProcess, workers_of
 from veridical.runtime.config import StackedName
 from veridical.runtime.errors import RunError, UsageError
 from veridical.training.run import Run
@@ -88,7 +88,7 @@ def forecast(
     """
     shown = [retraining.shown for retraining in measurement.retrainings]
     counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
-    workers = _workers(executor)
+    workers = workers_of(executor)
     starting = measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0)
     each = retraining_seconds(measurement, executor, stacked)
     ranking = ranking_seconds(measurement, batch)
@@ -104,7 +104,7 @@ def retraining_seconds(
     Images that are in memory alone, which workers cannot load, are timed here. Raises RunError where a worker
     is lost or cannot train.
     """
-    together = _together(measurement, _workers(executor)) if stacked == "auto" else 1
+    together = _together(measurement, workers_of(executor)) if stacked == "auto" else 1
     if together > 1:
         share = _timed(measurement, measurement.retrainings[:together], executor)
         return {"images": share, "masks": share} if measurement.design.control else {"images": share}
@@ -121,7 +121,7 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
     """Predicted seconds of all rankings: the attribution's and the baselines'."""
     data, design = measurement.ranked, measurement.design
     images = len(data.train) + len(data.test)
-    part = sample(data, batch, 1)
+    part = first_images(data, batch, 1)
     share = images / (len(part.train) + len(part.test))
     seconds = 0.0
     attribution = measurement.attribution
@@ -150,10 +150,6 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
     return seconds
 
 
-def _workers(executor: Executor | None) -> int:
-    return int(getattr(executor, "workers", 1))
-
-
 def _typical(measurement: Measurement, shown: Shown) -> Retraining:
     """A retraining at the level in the middle."""
     alike = [one for one in measurement.retrainings if one.shown == shown]
@@ -169,7 +165,7 @@ def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Ex
     jobs = math.ceil(len(measurement.retrainings) / len(members))
     calls: list[Future[float]] = []
     try:
-        times = range(min(_workers(executor), jobs))
+        times = range(min(workers_of(executor), jobs))
         calls.extend(executor.submit(worker_seconds, values, where, per, SECONDS) for _ in times)
         return fmean(call.result() for call in calls)
     except UsageError:

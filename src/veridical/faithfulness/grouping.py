@@ -11,7 +11,7 @@ from typing import Any
 from veridical.faithfulness.retraining import ACCURACY
 from veridical.faithfulness.stacked import STACKED
 from veridical.faithfulness.stacked_batches import stackable
-from veridical.jobs import Job, Outcome, Progress, Store, run_jobs
+from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import fail_argument
@@ -46,7 +46,7 @@ def train_stacks(
     first is reused. Members of a stack that failed, or that were given up, are left to their own jobs.
     Returns the outcomes of the stacks.
     """
-    found = stacks(jobs, store, workers=int(getattr(executor, "workers", 1)), device=device)
+    found = stacks(jobs, store, workers=workers_of(executor), device=device)
     if not found:
         return {}
     outcomes = run_jobs([stack for stack, _ in found], store, executor, progress=tell)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +14,7 @@ from veridical.faithfulness.baselines import random_ranking
 from veridical.faithfulness.retraining import trained, unmasked_as
 from veridical.faithfulness.sources import load_source
 from veridical.faithfulness.stacked import Stack
+from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import PerName
 from veridical.runtime.devices import resolve_device
 from veridical.training.run import Run
@@ -65,10 +65,10 @@ def extrapolated(
     start: trains on the given images, into the folder, for so many steps.
     """
     with TemporaryDirectory() as folder:
-        warm = start(sample(data, WARM_UP * batch_size, TESTED), Path(folder) / "warm", WARM_UP)
+        warm = start(first_images(data, WARM_UP * batch_size, TESTED), Path(folder) / "warm", WARM_UP)
         guess = max(_training_seconds(warm) / WARM_UP, 1e-6)
         counted = min(max(LEAST, round(seconds / guess)), MOST, max(steps, WARM_UP))
-        part = sample(data, counted * batch_size, TESTED)
+        part = first_images(data, counted * batch_size, TESTED)
         begun = time.perf_counter()
         run = start(part, Path(folder) / "timed", counted)
         wall = time.perf_counter() - begun
@@ -81,15 +81,6 @@ def extrapolated(
     # The rest is a start, a checkpoint and an end; every further epoch has a checkpoint too.
     whole = steps * training / counted + len(data.test) * tested / len(part.test)
     return whole + rest * (1 + (epochs - 1) / 2)
-
-
-def sample(data: Dataset, train: int, test: int) -> Dataset:
-    """The first so many images of each part."""
-    return replace(
-        data,
-        train=data.train.subset(range(min(train, len(data.train)))),
-        test=data.test.subset(range(min(test, len(data.test)))),
-    )
 
 
 def _alone(values: Values, data: Dataset, where: Mapping[str, str], per: PerName, seconds: float) -> float:
@@ -109,7 +100,7 @@ def _together(
 ) -> float:
     """Seconds of one member of a stack: its share of the start, of the steps, and of the test."""
     training = members[0]["training"]
-    part = sample(data, WARM_UP * training["batch_size"], TESTED)
+    part = first_images(data, WARM_UP * training["batch_size"], TESTED)
     ranking = random_ranking(part, per=per)
     settings = {**training, "train_examples": len(part.train)}
     begun = time.perf_counter()

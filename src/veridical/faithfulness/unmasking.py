@@ -154,11 +154,15 @@ class MaskSplit(UnmaskedSplit):
         return whole, self.labels[chosen].to(device)
 
 
-def first_images(data: Dataset, count: int) -> Dataset:
-    """The data set with its first `count` training images, which are not copied, or all if it has fewer."""
-    if count >= len(data.train):
-        return data
-    return replace(data, train=Split(data.train.images[:count], data.train.labels[:count]))
+def first_images(data: Dataset, train: int, test: int | None = None) -> Dataset:
+    """The data set with its first so many images of each part, which are not copied; None is all of them."""
+    return replace(data, train=_first(data.train, train), test=_first(data.test, test))
+
+
+def _first(split: Split, count: int | None) -> Split:
+    if count is None or count >= len(split):
+        return split
+    return Split(split.images[:count], split.labels[:count])
 
 
 def unmasked_dataset(

@@ -4,7 +4,7 @@ Nothing here knows neural networks. `veridical.jobs.pool` has the process pool, 
 """
 
 from veridical.jobs.engine import run_jobs
-from veridical.jobs.executors import InProcess, WorkerLost
+from veridical.jobs.executors import InProcess, WorkerLost, workers_of
 from veridical.jobs.job import Job, JobFunction
 from veridical.jobs.outcome import Outcome, Progress
 from veridical.jobs.store import Store
@@ -18,4 +18,5 @@ __all__ = [
     "Store",
     "WorkerLost",
     "run_jobs",
+    "workers_of",
 ]

@@ -14,6 +14,11 @@ class WorkerLost(BrokenExecutor):
     """The process that ran a call is gone (killed, crashed, out of memory); the executor goes on."""
 
 
+def workers_of(executor: Executor | None) -> int:
+    """How many calls run at a time; None is this process, and an executor that does not say counts as one."""
+    return int(getattr(executor, "workers", 1))
+
+
 class InProcess(Executor):
     """Runs every call at once, in the thread that submits it."""
 

@@ -6,8 +6,8 @@ python -m veridical.studies.diffroar_curves runs/dr-natural runs/dr-linf --out d
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 
 from veridical.report.study_page import Curve, curves_figure
 from veridical.studies.diffroar_report import Measured, named, read_measured
+from veridical.studies.documents import deliver, markdown
 
 COLUMNS = ("model", "level", "top %", "bottom %", "difference", "verdict", "masks top %", "masks bottom %")
 
 
 def table(found: Mapping[str, Measured]) -> str:
     """A row for each measurement and level: accuracies, their difference, its verdict, the masks alone."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|"]
+    rows = []
     for name, measured in found.items():
         results = measured.results
         for place, (point, verdict) in enumerate(zip(results["curve"], results["verdicts"], strict=True)):
@@ -36,8 +37,8 @@ def table(found: Mapping[str, Measured]) -> str:
                 verdict["verdict"],
                 *_masks(results["control"], point["level"]),
             ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows.append(cells)
+    return markdown(COLUMNS, rows)
 
 
 def _masks(control: Mapping[str, Any] | None, level: float) -> list[str]:
@@ -75,10 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="figure (.svg or .png); none is drawn without it")
     options = parser.parse_args(arguments)
     found = named([read_measured(folder) for folder in options.folders], options.titles)
-    sys.stdout.write(table(found) + "\n")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        figure(found).savefig(options.out)
+    deliver(table(found), options.out, partial(figure, found))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from veridical.faithfulness.measurement import Measurement
 from veridical.faithfulness.measuring import RANKINGS, Tell, measure, ranking_path
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ENDS, unmask
+from veridical.jobs import workers_of
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
-from veridical.studies.executors import executor_of, workers_of
+from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.run import read_settings

@@ -59,8 +59,3 @@ def executor_of(
     threads = options.threads or (torch.get_num_threads() if alone else 1)
     with executor, thread_count(threads):
         yield executor
-
-
-def workers_of(executor: Executor) -> int:
-    """How many jobs run at a time."""
-    return int(getattr(executor, "workers", 1))

@@ -6,14 +6,15 @@ python -m veridical.studies.frontier runs/*-attack --out docs/figures/frontier.s
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from veridical.studies.attacked import Attacked, read_attack
+from veridical.studies.documents import deliver
 
 COLUMNS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
 _SHORT = {
@@ -100,10 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         attacked = read_attack(folder)
         name = label(attacked)
         attacks[name if name not in attacks else f"{name}, {folder}"] = attacked
-    sys.stdout.write(table(attacks) + "\n")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        scatter(attacks).savefig(options.out)
+    deliver(table(attacks), options.out, partial(scatter, attacks))
 
 
 if __name__ == "__main__":

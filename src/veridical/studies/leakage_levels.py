@@ -12,7 +12,9 @@ from typing import Any
 
 from veridical.report.diffroar_words import level_text
 from veridical.runtime.errors import fail_argument
+from veridical.studies.documents import markdown
 from veridical.studies.finished import Finished
+from veridical.studies.leakage_job import ball_name
 from veridical.studies.leakage_plan import TITLES
 from veridical.studies.leakage_tables import maps_of, read_leakage
 from veridical.studies.over_seeds import main_interval
@@ -28,19 +30,19 @@ def table(studies: Sequence[Finished], attribution: str | None = None) -> str:
     if any(study.config["levels"] != levels for study in studies):
         raise fail_argument("studies", "studies of different levels", "the same levels in all")
     columns = ["training", "data", "accuracy", "under PGD", *map(level_text, levels), "mass"]
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    rows: list[list[str]] = []
     for study in studies:
         name = next(iter(study.config["attributions"])) if attribution is None else attribution
-        lines += ["| " + " | ".join(cells) + " |" for cells in _rows(study, name)]
-    return "\n".join(lines)
+        rows += _rows(study, name)
+    return markdown(columns, rows)
 
 
 def _rows(study: Finished, attribution: str) -> Iterator[list[str]]:
     for title, position, maps in maps_of(study, attribution):
         model, null = study.results["models"][title][position], maps["null"]
-        # "Adversarial training (linf 0.1)" was trained in that ball, and natural training in none.
-        ball = title.rpartition("(")[2].rstrip(")")
-        attacked = model["under_attack"].get(ball)
+        training = study.config["models"][title][position]
+        own = ball_name(training["norm"], training["radius"]) if "radius" in training else None
+        attacked = model["under_attack"].get(own)
         yield [
             title,
             TITLES[position],

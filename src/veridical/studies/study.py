@@ -13,11 +13,11 @@ import torch
 
 from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.measuring import check
-from veridical.jobs import Job, Outcome, Progress, Store, run_jobs
+from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
-from veridical.studies.executors import Placement, executor_of, workers_of
+from veridical.studies.executors import Placement, executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
 
 JOBS = "jobs"
