@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
+from veridical.report.curves import shares_grid
 from veridical.report.study_page import Curve, PictureRow, curves_figure, pictures_figure
 from veridical.runtime.errors import UsageError
 
@@ -51,6 +52,24 @@ def test_intervals_end_at_what_a_value_can_be() -> None:
     )
     assert (whole.y0, whole.y1) == (-3, 3)
     assert (cut.y0, cut.y1) == (0, 1)
+
+
+def test_a_grid_of_shares_has_one_scale_and_names_each_kind_once() -> None:
+    natural = Curve("natural", [0.1, 0.2], [0.3, 0.6], [-1.0, 0.5], [0.4, 2.0], colour=0)
+    robust = Curve("robust", [0.1, 0.2], [0.0, 0.1], colour=1)
+    panels = [("a", [natural]), ("b", [robust, natural]), ("c", [robust])]
+    figure = shares_grid(panels, columns=2, x_label="k", y_label="share", level_line=(0.5, "chance"))
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison] == ["a", "b", "c"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["natural", "robust"]
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    # The level line comes last.
+    assert figure.axes[0].lines[0].get_color() == figure.axes[1].lines[1].get_color()
+    band = points(figure.axes[0].collections[0].get_paths()[0].vertices)
+    assert {y for _, y in band} == {0.0, 0.4, 0.5, 1.0}  # no share is below 0 or above 1
+    for wrong in ([], [("a", [natural]), ("b", [])]):
+        with pytest.raises(UsageError, match="panels"):
+            shares_grid(wrong, columns=2, x_label="", y_label="")
 
 
 def test_kin_share_colour_and_marker_and_others_differ_in_both() -> None:

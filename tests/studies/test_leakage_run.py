@@ -11,6 +11,7 @@ import pytest
 
 from veridical.cli.main import main
 from veridical.jobs import Progress
+from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.study_config import LeakageOptions
 from veridical.studies import leakage_job, leakage_levels
@@ -210,6 +211,27 @@ def test_the_table_for_documents_has_every_level(folder: Path, capsys: pytest.Ca
         half = max(interval["high"] - interval["value"], interval["value"] - interval["low"])
         assert cells[columns.index(column)] == f"{100 * interval['value']:.1f} ±{100 * half:.1f}"
     assert [cell.strip() for cell in lines[0].strip("|").split("|")][3] == ""  # natural training has no ball
+
+
+def test_the_figure_for_documents_draws_natural_training_and_one_ball(folder: Path, tmp_path: Path) -> None:
+    study = read_leakage(folder / "study")
+    drawn = leakage_levels.figure({"MLP": study})
+    assert [axes.get_title(loc="left") for axes in drawn.axes] == ["MLP, BlockMNIST", "MLP, BlockMNIST-Top"]
+    for axes, position in zip(drawn.axes, ("random", "top"), strict=True):
+        for line, title in zip(axes.lines, (NATURAL, ROBUST, None), strict=True):
+            if title is not None:  # the last one is the area's level
+                shares = study.results["models"][title][position]["maps"]["input-gradient"]["null"]["topk"]
+                expected = [(k, two["seeds"]["value"]) for k, two in zip(LEVELS, shares, strict=True)]
+                np.testing.assert_array_equal(line.get_xydata(), expected)
+        assert not axes.collections  # intervals over two seeds are wider than any share
+    # Each kind of training is named once, below all charts.
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [NATURAL, ROBUST]
+    with pytest.raises(UsageError, match=r"ball.*linf 0\.1"):
+        leakage_levels.figure({"MLP": study}, ball="l2 1")
+    leakage_levels.main([str(folder / "study"), "--out", str(tmp_path / "new" / "null.svg")])
+    assert "study, BlockMNIST-Top" in (tmp_path / "new" / "null.svg").read_text()  # the folder's name
+    with pytest.raises(UsageError, match="titles"):
+        leakage_levels.main([str(folder / "study"), "--titles", "MLP", "CNN"])
 
 
 def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:

@@ -18,6 +18,7 @@ from veridical.runtime.errors import fail_argument
 
 _WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18
 _NAME_LENGTH = 44
+_GRID_WIDTH, _GRID_HEIGHT = 250, 190
 _MARKED = 8
 # So few measured places can all be named on their axis.
 _MOST_NAMED = 6
@@ -98,14 +99,7 @@ def curves_figure(
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         axes = figure.subplots()
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        axes.grid(axis="y", color=GRID)
-        axes.set_axisbelow(True)
-        # Said here and not in the settings: ticks are made later, when they are first drawn.
-        axes.tick_params(which="both", colors=SOFT, labelsize=12)
-        for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
-            _draw(axes, curve, place if curve.colour is None else curve.colour, name, y_bounds)
-        if level_line is not None:
-            _level(axes, *level_line, curves)
+        _fill(axes, curves, names, y_bounds, level_line)
         _across(axes, curves, x_percent, log_x)
         _upward(axes, y_percent, log_y, y_range)
         if any(names):
@@ -113,6 +107,60 @@ def curves_figure(
                 loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35, handlelength=2.6
             )
     return figure
+
+
+def shares_grid(
+    panels: Sequence[tuple[str, Sequence[Curve]]],
+    *,
+    columns: int,
+    x_label: str,
+    y_label: str,
+    level_line: tuple[float, str] | None = None,
+) -> Figure:
+    """Shares over shares in several charts (title, curves) of one scale, `columns` side by side.
+
+    Curves of one name are one kind: each needs its `colour`, and the name stands once, below all charts.
+    Raises UsageError without a chart or for a chart without a curve.
+    """
+    if not panels or not all(curves for _, curves in panels):
+        raise fail_argument("panels", [title for title, _ in panels], "one chart or more, each with a curve")
+    rows = -(-len(panels) // columns)
+    size = (_GRID_WIDTH * columns / 72, (_GRID_HEIGHT * rows + 2 * _LINE) / 72)
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
+        figure = Figure(figsize=size, layout="constrained")
+        every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        named: set[str] = set()
+        for axes, (title, curves) in zip(every, panels, strict=False):
+            axes.set_title(title)
+            names = ["" if curve.name in named else curve.name for curve in curves]
+            named.update(names)
+            _fill(axes, curves, names, (0.0, 1.0), level_line)
+        for axes in every[len(panels) :]:
+            axes.set_axis_off()
+        _across(every[0], panels[0][1], True, False)
+        _upward(every[0], True, False, None)
+        figure.supxlabel(x_label, color=SOFT, fontsize=12)
+        figure.supylabel(y_label, color=SOFT, fontsize=12)
+        figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+    return figure
+
+
+def _fill(
+    axes: Axes,
+    curves: Sequence[Curve],
+    names: Sequence[str],
+    bounds: tuple[float, float] | None,
+    level_line: tuple[float, str] | None,
+) -> None:
+    """The curves on their ground, with the level line above them."""
+    axes.grid(axis="y", color=GRID)
+    axes.set_axisbelow(True)
+    # Said here and not in the settings: ticks are made later, when they are first drawn.
+    axes.tick_params(which="both", colors=SOFT, labelsize=12)
+    for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
+        _draw(axes, curve, place if curve.colour is None else curve.colour, name, bounds)
+    if level_line is not None:
+        _level(axes, *level_line, curves)
 
 
 def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, float] | None) -> None:
