@@ -215,7 +215,8 @@ def test_the_table_for_documents_has_every_level(folder: Path, capsys: pytest.Ca
 
 def test_the_figure_for_documents_draws_natural_training_and_one_ball(folder: Path, tmp_path: Path) -> None:
     study = read_leakage(folder / "study")
-    drawn = leakage_levels.figure({"MLP": study})
+    found = leakage_levels.trainings({"MLP": study})
+    drawn = leakage_levels.figure(found, LEVELS)
     assert [axes.get_title(loc="left") for axes in drawn.axes] == ["MLP, BlockMNIST", "MLP, BlockMNIST-Top"]
     for axes, position in zip(drawn.axes, ("random", "top"), strict=True):
         for line, title in zip(axes.lines, (NATURAL, ROBUST, None), strict=True):
@@ -226,12 +227,33 @@ def test_the_figure_for_documents_draws_natural_training_and_one_ball(folder: Pa
         assert not axes.collections  # intervals over two seeds are wider than any share
     # Each kind of training is named once, below all charts.
     assert [text.get_text() for text in drawn.legends[0].get_texts()] == [NATURAL, ROBUST]
-    with pytest.raises(UsageError, match=r"ball.*linf 0\.1"):
-        leakage_levels.figure({"MLP": study}, ball="l2 1")
     leakage_levels.main([str(folder / "study"), "--out", str(tmp_path / "new" / "null.svg")])
     assert "study, BlockMNIST-Top" in (tmp_path / "new" / "null.svg").read_text()  # the folder's name
-    with pytest.raises(UsageError, match="titles"):
-        leakage_levels.main([str(folder / "study"), "--titles", "MLP", "CNN"])
+
+
+def test_documents_choose_studies_balls_and_levels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = read_leakage(folder / "study")
+    twice = leakage_levels.trainings({"MLP": study, "CNN": study}, ball="linf 0.1")
+    assert [one.study for one in twice] == ["MLP"] * 4 + ["CNN"] * 4
+    wider = read_leakage(folder / "study")
+    for training in wider.config["models"][ROBUST].values():
+        training["radius"] = 0.2
+    assert {one.title for one in leakage_levels.trainings({"MLP": wider}, ball="linf 0.1")} == {NATURAL}
+    for wrong in ({"ball": "l2 1"}, {"attribution": "random"}):
+        with pytest.raises(UsageError, match=r"linf 0\.1|input-gradient"):
+            leakage_levels.trainings({"MLP": study}, **wrong)
+    folders = [str(folder / "study")] * 2
+    leakage_levels.main([*folders, "--titles", "MLP", "CNN", "--levels", "0.05", "0.2"])
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in head.split("|")[1:-1]][5:] == ["5%", "20%", "mass"]
+    assert [line.split("|")[1].strip() for line in lines] == ["MLP"] * 4 + ["CNN"] * 4
+    for arguments in (
+        ["--titles", "MLP", "MLP"],
+        ["--titles", "MLP"],
+        ["--levels", "0.07", "--titles", "a", "b"],
+    ):
+        with pytest.raises(UsageError, match=r"titles|levels"):
+            leakage_levels.main([*folders, *arguments])
 
 
 def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from veridical.studies.attacked import Attacked, read_attack
-from veridical.studies.documents import deliver
+from veridical.studies.documents import deliver, markdown
 
 COLUMNS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
 _SHORT = {
@@ -34,14 +34,11 @@ def label(attacked: Attacked) -> str:
 
 def table(attacks: Mapping[str, Attacked]) -> str:
     """A Markdown table, a row per attack: values with their 95% intervals, and the images they are about."""
-    lines = [
-        "| model (protocol) | " + " | ".join(_SHORT.values()) + " | images |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, attacked in attacks.items():
         cells = [_cell(attacked.results.get(column), column != "kendall_tau") for column in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {attacked.results['examples']} |")
-    return "\n".join(lines)
+        rows.append([name, *cells, str(attacked.results["examples"])])
+    return markdown(["model (protocol)", *_SHORT.values(), "images"], rows)
 
 
 def scatter(attacks: Mapping[str, Attacked]) -> Figure:

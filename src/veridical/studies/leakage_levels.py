@@ -6,7 +6,8 @@ python -m veridical.studies.leakage_levels runs/leakage-mlp runs/leakage-cnn --o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,94 +25,92 @@ from veridical.studies.leakage_tables import first_model, maps_of, read_leakage
 from veridical.studies.over_seeds import main_interval
 
 
-def table(studies: Sequence[Finished], attribution: str | None = None) -> str:
-    """A row for each training and data set: accuracy, that under attack in its own ball, null shares, mass.
+@dataclass(frozen=True)
+class Trained:
+    """One kind of training on one data set: ball is that it was trained in, null the measures of its maps."""
 
-    In percent, with half the 95% interval over seeds (over images where there is one seed). The studies have
-    the same levels; attribution: None takes the first of each.
+    study: str
+    title: str
+    position: str
+    ball: str | None
+    model: Mapping[str, Any]
+    null: Mapping[str, Any]
+
+
+def trainings(
+    studies: Mapping[str, Finished], ball: str | None = None, attribution: str | None = None
+) -> list[Trained]:
+    """All trainings of studies by name; of the robust ones those in `ball`, as results name it ("linf 0.1").
+
+    ball: None takes all. attribution: None takes the first of each study. Raises UsageError for studies of
+    different levels, and for a ball or an attribution that a study does not have.
     """
-    levels = studies[0].config["levels"]
-    if any(study.config["levels"] != levels for study in studies):
-        raise fail_argument("studies", "studies of different levels", "the same levels in all")
-    columns = ["training", "data", "accuracy", "under PGD", *map(level_text, levels), "mass"]
-    rows: list[list[str]] = []
-    for study in studies:
-        rows += _rows(study, _explanation(study, attribution))
+    found = []
+    levels = next(iter(studies.values())).config["levels"]
+    for name, study in studies.items():
+        if study.config["levels"] != levels:
+            raise fail_argument("studies", "studies of different levels", "the same levels in all")
+        explanations, balls = list(study.config["attributions"]), list(first_model(study)["under_attack"])
+        for given, what, known in ((ball, "ball", balls), (attribution, "attribution", explanations)):
+            if given not in (None, *known):
+                raise fail_argument(what, given, f"one that {name} has: {', '.join(known)}")
+        for title, position, maps in maps_of(study, attribution or explanations[0]):
+            training = study.config["models"][title][position]
+            own = ball_name(training["norm"], training["radius"]) if "radius" in training else None
+            if ball is None or own in (None, ball):
+                model = study.results["models"][title][position]
+                found.append(Trained(name, title, position, own, model, maps["null"]))
+    return found
+
+
+def table(found: Sequence[Trained], levels: Sequence[float], shown: Sequence[float] | None = None) -> str:
+    """A row for each training: accuracy, that under attack in its own ball, null shares, mass.
+
+    In percent, with half the 95% interval over seeds (over images where there is one seed). levels: those of
+    the studies; shown: those that stand in the table, None for all. Several studies have a column of names.
+    """
+    shown = levels if shown is None else shown
+    if not set(shown) <= set(levels):
+        raise fail_argument("levels", list(shown), f"some of {', '.join(f'{level:g}' for level in levels)}")
+    several = len({one.study for one in found}) > 1
+    columns = ["network"] if several else []
+    columns += ["training", "data", "accuracy", "under PGD", *map(level_text, shown), "mass"]
+    rows = []
+    for one in found:
+        attacked = one.model["under_attack"].get(one.ball)
+        shares = [one.null["topk"][levels.index(level)] for level in shown]
+        cells = [one.study] if several else []
+        cells += [one.title, TITLES[one.position], _cell(one.model["accuracy"])]
+        cells += ["" if attacked is None else _cell(attacked), *map(_cell, shares), _cell(one.null["mass"])]
+        rows.append(cells)
     return markdown(columns, rows)
 
 
-def _explanation(study: Finished, attribution: str | None) -> str:
-    return next(iter(study.config["attributions"])) if attribution is None else attribution
+def figure(found: Sequence[Trained], levels: Sequence[float]) -> Figure:
+    """A chart for each study and data set: null shares over k, a curve for each training.
 
-
-def _rows(study: Finished, attribution: str) -> Iterator[list[str]]:
-    for title, position, maps in maps_of(study, attribution):
-        model, null = study.results["models"][title][position], maps["null"]
-        attacked = model["under_attack"].get(_own_ball(study, title, position))
-        yield [
-            title,
-            TITLES[position],
-            _cell(model["accuracy"]),
-            "" if attacked is None else _cell(attacked),
-            *map(_cell, null["topk"]),
-            _cell(null["mass"]),
-        ]
-
-
-def _own_ball(study: Finished, title: str, position: str) -> str | None:
-    """The ball that a training took, as results name it; None for natural training."""
-    training = study.config["models"][title][position]
-    return ball_name(training["norm"], training["radius"]) if "radius" in training else None
-
-
-def figure(
-    studies: Mapping[str, Finished], ball: str | None = None, attribution: str | None = None
-) -> Figure:
-    """A chart for each study and data set: null shares over k by natural training and by those in one ball.
-
-    studies: by the name that stands over their charts. ball: as results name it ("linf 0.1"); None takes the
-    first. Bands are 95% intervals over seeds, where there are more than two: those of two are wider than
-    any share.
+    Bands are 95% intervals over seeds where there are more than two: those of two are wider than any share.
     """
-    kept: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
-    for name, study in studies.items():
-        balls = list(first_model(study)["under_attack"])
-        if ball not in (None, *balls):
-            raise fail_argument("ball", ball, "one of " + ", ".join(balls))
-        allowed = (None, ball or balls[0])
-        kept[name] = {
-            (title, position): maps["null"]
-            for title, position, maps in maps_of(study, _explanation(study, attribution))
-            if _own_ball(study, title, position) in allowed
-        }
-    titles = list(dict.fromkeys(title for found in kept.values() for title, _ in found))
-    panels = []
-    for name, found in kept.items():
-        for position in studies[name].config["data"]:
-            curves = [
-                _curve(title, studies[name].config["levels"], null["topk"], titles.index(title))
-                for (title, at), null in found.items()
-                if at == position
-            ]
-            panels.append((f"{name}, {TITLES[position]}", curves))
-    area = next(iter(next(iter(kept.values())).values()))["area"]["examples"]["value"]
+    titles = list(dict.fromkeys(one.title for one in found))
+    panels: dict[tuple[str, str], list[Curve]] = {}
+    for one in found:
+        curve = _curve(one, levels, titles.index(one.title))
+        panels.setdefault((one.study, one.position), []).append(curve)
     return shares_grid(
-        panels,
-        columns=len(next(iter(studies.values())).config["data"]),
+        [(f"{study}, {TITLES[position]}", curves) for (study, position), curves in panels.items()],
+        columns=len({one.position for one in found}),
         x_label="k, share of the coordinates",
         y_label="share of them in the null block",
-        level_line=(area, "its share of the area"),
+        level_line=(found[0].null["area"]["examples"]["value"], "its share of the area"),
     )
 
 
-def _curve(
-    title: str, levels: Sequence[float], shares: Sequence[Mapping[str, Mapping[str, Any]]], colour: int
-) -> Curve:
-    intervals = [main_interval(two) for two in shares]
-    value, low, high = ([one[end] for one in intervals] for end in ("value", "low", "high"))
-    if shares[0]["seeds"]["n"] == 2:
-        return Curve(title, levels, value, colour=colour)
-    return Curve(title, levels, value, low, high, colour=colour)
+def _curve(one: Trained, levels: Sequence[float], colour: int) -> Curve:
+    intervals = [main_interval(two) for two in one.null["topk"]]
+    value, low, high = ([interval[end] for interval in intervals] for end in ("value", "low", "high"))
+    if one.null["mass"]["seeds"]["n"] == 2:
+        return Curve(one.title, levels, value, colour=colour)
+    return Curve(one.title, levels, value, low, high, colour=colour)
 
 
 def _cell(two: Mapping[str, Mapping[str, Any]]) -> str:
@@ -126,19 +125,22 @@ def _cell(two: Mapping[str, Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the folders of `veridical leakage`, print the table, draw the figure."""
-    parser = argparse.ArgumentParser(description="Null shares of leakage studies at every level as a table.")
+    parser = argparse.ArgumentParser(description="Null shares of leakage studies as a table and a figure.")
     parser.add_argument("folders", nargs="+", type=Path, help="folders that `veridical leakage` wrote")
+    parser.add_argument("--titles", nargs="+", help="a name for each; those of the folders by default")
     parser.add_argument("--attribution", help="which explanation; the first one of each study by default")
+    parser.add_argument("--ball", help='robust trainings in this ball alone, for example "linf 0.1"')
+    parser.add_argument("--levels", nargs="+", type=float, help="levels of the table; all by default")
     parser.add_argument("--out", type=Path, help="figure (.svg or .png); none is drawn without it")
-    parser.add_argument("--titles", nargs="+", help="a name for each folder, for the figure")
-    parser.add_argument("--ball", help='trainings in this ball are drawn; "linf 0.1"; the first by default')
     options = parser.parse_args(arguments)
-    studies = [read_leakage(folder) for folder in options.folders]
     titles = options.titles or [folder.name for folder in options.folders]
-    if len(titles) != len(studies) or len(set(titles)) < len(titles):
-        raise fail_argument("titles", titles, f"{len(studies)} different names, one for each folder")
-    drawn = partial(figure, dict(zip(titles, studies, strict=True)), options.ball, options.attribution)
-    deliver(table(studies, options.attribution), options.out, drawn)
+    if len(titles) != len(options.folders) or len(set(titles)) < len(titles):
+        expected = f"{len(options.folders)} different names, one for each folder"
+        raise fail_argument("titles", titles, expected)
+    studies = {name: read_leakage(folder) for name, folder in zip(titles, options.folders, strict=True)}
+    levels = next(iter(studies.values())).config["levels"]
+    found = trainings(studies, options.ball, options.attribution)
+    deliver(table(found, levels, options.levels), options.out, partial(figure, found, levels))
 
 
 if __name__ == "__main__":
