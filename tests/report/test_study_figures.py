@@ -60,7 +60,7 @@ def test_a_grid_of_shares_has_one_scale_and_names_each_kind_once() -> None:
     panels = [("a", [natural]), ("b", [robust, natural]), ("c", [robust])]
     figure = shares_grid(panels, columns=2, x_label="k", y_label="share", level_line=(0.5, "chance"))
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison] == ["a", "b", "c"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["natural", "robust"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["natural", "chance", "robust"]
     assert len({axes.get_ylim() for axes in figure.axes}) == 1
     assert len({axes.get_xlim() for axes in figure.axes}) == 1
     # The level line comes last.
@@ -102,22 +102,14 @@ def test_axes_are_written_as_asked() -> None:
     assert written[:3] == ["2.5%", "5%", "30%"]
     assert written[-1] == "50%"
     assert figure.axes[0].get_ylim() == (0, 0.5)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["chance"]
+    # Named below with the curves, where it hides none of them.
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "chance"]
+    assert not figure.axes[0].texts
     wide = curves_figure(
         [Curve("a", [10, 100, 10_000], [-1, 2, 3])], x_label="", y_label="", log_x=True, log_y=True
     )
     assert (wide.axes[0].get_xscale(), wide.axes[0].get_yscale()) == ("log", "log")
     assert texts(wide)[:3] == ["10", "100", "10,000"]
-
-
-def test_the_name_of_a_level_stands_where_the_curves_leave_room() -> None:
-    rising = Curve("a", [0, 1], [0.0, 0.5])
-    falling = Curve("b", [0, 1], [0.5, 0.0])
-    sides = []
-    for curve in (rising, falling):
-        figure = curves_figure([curve], x_label="", y_label="", level_line=(0.5, "chance"))
-        sides.append(figure.axes[0].texts[0].get_horizontalalignment())
-    assert sides == ["left", "right"]
 
 
 def test_nothing_runs_out_of_a_figure() -> None:

@@ -88,12 +88,14 @@ def curves_figure(
     `x_percent` and `y_percent` write the fractions of an axis as percent. `y_range` is that of the axis;
     `y_bounds` is what a value can be at all, where intervals are cut off: those of two seeds reach far beyond
     what a share can be. `level_line` is a value on the y axis and its name, such as the share that chance
-    would give. Raises UsageError without a curve.
+    would give; its name stands below with the curves', where it hides none. Raises UsageError without a
+    curve.
     """
     if not curves:
         raise fail_argument("curves", list(curves), "one curve or more")
     names = [textwrap.fill(curve.name, _NAME_LENGTH) for curve in curves]
-    below = _LINE * sum(1 + name.count("\n") for name in names if name)
+    told = [name for name in (*names, "" if level_line is None else level_line[1]) if name]
+    below = _LINE * sum(1 + name.count("\n") for name in told)
     height = _PLOT_HEIGHT + below + (24 if title else 0)
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
@@ -102,7 +104,7 @@ def curves_figure(
         _fill(axes, curves, names, y_bounds, level_line)
         _across(axes, curves, x_percent, log_x)
         _upward(axes, y_percent, log_y, y_range)
-        if any(names):
+        if told:
             figure.legend(
                 loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35, handlelength=2.6
             )
@@ -135,6 +137,7 @@ def shares_grid(
             names = ["" if curve.name in named else curve.name for curve in curves]
             named.update(names)
             _fill(axes, curves, names, (0.0, 1.0), level_line)
+            level_line = level_line and (level_line[0], "")
         for axes in every[len(panels) :]:
             axes.set_axis_off()
         _across(every[0], panels[0][1], True, False)
@@ -160,7 +163,8 @@ def _fill(
     for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
         _draw(axes, curve, place if curve.colour is None else curve.colour, name, bounds)
     if level_line is not None:
-        _level(axes, *level_line, curves)
+        value, name = level_line
+        axes.axhline(value, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)), label=name or "_unnamed")
 
 
 def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, float] | None) -> None:
@@ -184,25 +188,6 @@ def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, 
         low, high = (np.clip(_numbers(end), *(bounds or (None, None))) for end in (curve.low, curve.high))
         banded = known & np.isfinite(low) & np.isfinite(high)
         axes.fill_between(x[banded], low[banded], high[banded], color=colour, alpha=0.16, linewidth=0)
-
-
-def _level(axes: Axes, value: float, name: str, curves: Sequence[Curve]) -> None:
-    """A level line with its name above the end that the curves leave free."""
-    ends = [[finite(curve.y[end]) for curve in curves if len(curve.y)] for end in (0, -1)]
-    room = [min((abs(y - value) for y in known if y is not None), default=0.0) for known in ends]
-    right = room[1] >= room[0]
-    axes.axhline(value, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)))
-    axes.annotate(
-        name,
-        (1 if right else 0, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(0 if right else 4, 3),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        color=SOFT,
-        fontsize=11,
-        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
-    )
 
 
 def _across(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> None:
