@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from veridical.attribution.quadrature import Quadrature
 from veridical.data import load
 from veridical.data.block_world import BlockWorld
 from veridical.models.mean_field import LinearScore
-from veridical.runtime.errors import DataError
-from veridical.studies.one_layer_job import EQUAL, SoftMaxMargin, examples_of, run
+from veridical.runtime.errors import DataError, RunError
+from veridical.studies.one_layer_job import EQUAL, SoftMaxMargin, examples_of, nodes_for, run
 
 
 def values(**other: Any) -> dict[str, Any]:
@@ -72,6 +73,28 @@ def test_the_closed_form_is_what_it_says() -> None:
     worst = softplus(-sign * (inputs @ weight) + 0.2 * weight.abs().sum())
     loss = SoftMaxMargin(0.2, 0.7)(model, inputs, target).loss
     torch.testing.assert_close(loss.detach(), 0.3 * clean + 0.7 * worst, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("change", [0.1, 3.0, 30.0, 300.0])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 1.0])
+def test_the_nodes_integrate_the_sigmoid_exactly(change: float, offset: float) -> None:
+    """The mean of g' over a path along which its argument changes by so much, against the closed form."""
+    first = -offset * change
+    rule = Quadrature("gauss-legendre", nodes_for(change))
+    points, weights = rule.points()
+    found = (weights * torch.sigmoid(first + change * points)).sum()
+    ends = softplus(torch.tensor([first, first + change], dtype=torch.float64))
+    assert float(found) == pytest.approx(float((ends[1] - ends[0]) / change), rel=1e-13)
+
+
+def test_a_steep_path_gets_the_nodes_it_needs_or_is_refused() -> None:
+    # 200 coordinates of weight 4: the argument changes by about 60 along a path, for which 48 nodes are few.
+    steep = values(world=BlockWorld(200, noise=0.3, seed=2).describe(), deviation=4.0, steps=4)
+    found = run(steep, Path(), {})
+    assert found["nodes"] > 100
+    assert max(found["greatest"][name] for name in EQUAL) < 1e-12
+    with pytest.raises(RunError, match="smaller radius"):
+        nodes_for(1e5)
 
 
 def test_images_of_two_classes_do_as_well(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def test_the_certified_radius_is_where_the_dual_leaves_the_closed_form() -> None
     assert noisy == pytest.approx(radius - 0.05, abs=2e-4)
 
 
+@pytest.mark.parametrize("noise", [0.16, 0.2, 0.3])
+def test_a_world_whose_closed_form_is_not_the_greatest_margin_has_no_certified_radius(noise: float) -> None:
+    assert certified_radius(BlockWorld(10, noise=noise)) is None
+
+
 def test_larger_blocks_have_no_certified_radius() -> None:
     with pytest.raises(UsageError, match="block_size: expected 1, but got 2"):
         certified_radius(BlockWorld(4, 2))

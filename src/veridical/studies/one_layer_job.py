@@ -7,6 +7,7 @@ layer. The three train side by side from one start on the same batches, in float
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ ONE_LAYER_JOB = "veridical.studies.one_layer_job:run"
 REFERENCE = "soft max-margin"
 EQUAL = ("adversarial", "ig-norm")
 """What the theorem says is the same as the reference."""
-EXACT = Quadrature("gauss-legendre", 48)
+LEAST_NODES, MOST_NODES = 48, 4096
 RECORDED = 100
 
 
@@ -65,13 +66,16 @@ def run(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str
     Returns `steps` (recorded ones); `distances`, for each other objective its |w - w_ref| / |w_ref| to the
     soft max-margin's weights at these steps; `greatest`, the same over all steps; `paths`, per objective of
     the theorem some of its weights at these steps, `coordinates` their numbers; `l1_norm` and `accuracy` (on
-    the training examples) of the reference at the end.
+    the training examples) of the reference at the end; `nodes`, of the integral along the path.
     """
     del folder
     inputs, target, bounds = examples_of(values, where)
     start = LinearScore(inputs.shape[1], seed=values["seed"], deviation=values["deviation"])
+    steepest = values["radius"] * _greatest_l1_norm(start, inputs, target, values)
+    exact = Quadrature("gauss-legendre", nodes_for(steepest))
     runners = {
-        name: _Runner(start, objective, values) for name, objective in objectives_of(values, bounds).items()
+        name: _Runner(start, objective, values)
+        for name, objective in objectives_of(values, bounds, exact).items()
     }
     steps, kept = values["steps"], max(1, values["steps"] // RECORDED)
     recorded: list[int] = []
@@ -85,9 +89,8 @@ def run(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str
             for name, runner in runners.items():
                 weights[name].append(runner.weight)
         if step < steps:
-            chosen = _batch(len(target), values["batch_size"], values["seed"], step)
             for runner in runners.values():
-                runner.step(inputs[chosen], target[chosen], step)
+                runner.step(inputs, target, step)
     reference = weights[REFERENCE]
     coordinates = _telling(reference[-1])
     with torch.no_grad():
@@ -104,7 +107,39 @@ def run(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str
         "paths": {name: torch.stack(weights[name])[:, coordinates].tolist() for name in (REFERENCE, *EQUAL)},
         "l1_norm": float(reference[-1].abs().sum()),
         "accuracy": float(right.double().mean()),
+        "nodes": exact.nodes,
     }
+
+
+def _greatest_l1_norm(start: LinearScore, inputs: Tensor, target: Tensor, values: Mapping[str, Any]) -> float:
+    """The greatest ||w||_1 on the reference's way, found by going it once alone."""
+    runner = _Runner(start, SoftMaxMargin(values["radius"], values["weight"]), values)
+    greatest = float(runner.weight.abs().sum())
+    for step in range(values["steps"]):
+        runner.step(inputs, target, step)
+        greatest = max(greatest, float(runner.weight.abs().sum()))
+    return greatest
+
+
+def nodes_for(change: float) -> int:
+    """Gauss-Legendre nodes that integrate g' exactly to rounding, where its argument changes by so much.
+
+    g' is the sigmoid, whose nearest poles are at +-i pi; on a path along which the argument changes by c they
+    are 2 pi / c away in the rule's own scale, and the error falls as rho^(-2 nodes) with rho the sum of the
+    half-axes of the ellipse through them (Trefethen, "Approximation theory and approximation practice", 2013,
+    chapter 19).
+    Raises RunError where that is more than MOST_NODES.
+    """
+    away = 2 * math.pi / max(change, 1e-12)
+    rate = math.log(away + math.hypot(1, away))
+    # Half as much again, since the trajectories of broken conditions are a little steeper.
+    nodes = max(LEAST_NODES, math.ceil(1.5 * math.log(1e16) / (2 * rate)))
+    if nodes > MOST_NODES:
+        raise RunError(
+            f"radius times ||w||_1 is {change:.4g}, and the path's integral would need {nodes:,} nodes, more "
+            f"than {MOST_NODES:,}. Ask for a smaller radius, deviation or learning rate."
+        )
+    return nodes
 
 
 def examples_of(
@@ -128,23 +163,25 @@ def examples_of(
     return inputs.flatten(1), target, (0.0, 1.0)
 
 
-def objectives_of(values: Mapping[str, Any], bounds: tuple[float, float]) -> dict[str, Objective]:
+def objectives_of(
+    values: Mapping[str, Any], bounds: tuple[float, float], exact: Quadrature
+) -> dict[str, Objective]:
     """The theorem's three objectives by name, those that break one of its conditions, and the natural."""
     radius, weight, steps = values["radius"], values["weight"], values["inner_steps"]
     free, bounded, length = Linf(radius, None), Linf(radius, bounds), radius / 4
 
     size, one_node = l1_norm(), Quadrature("midpoint", 1)
-    from_gradient = Inner(steps, length, "gradient", "size", EXACT)
-    from_anywhere = Inner(steps, length, "random", "size", EXACT)
+    from_gradient = Inner(steps, length, "gradient", "size", exact)
+    from_anywhere = Inner(steps, length, "random", "size", exact)
     return {
         REFERENCE: SoftMaxMargin(radius, weight),
         "adversarial": RobustAttribution(
             signed_sum(), free, weight, inner=Inner(steps, length, "gradient", "loss")
         ),
-        "ig-norm": RobustAttribution(size, free, weight, EXACT, from_gradient),
+        "ig-norm": RobustAttribution(size, free, weight, exact, from_gradient),
         "ig-norm, one node": RobustAttribution(size, free, weight, one_node, from_gradient),
-        "ig-norm, random start": RobustAttribution(size, free, weight, EXACT, from_anywhere),
-        "ig-norm, bounded inputs": RobustAttribution(size, bounded, weight, EXACT, from_gradient),
+        "ig-norm, random start": RobustAttribution(size, free, weight, exact, from_anywhere),
+        "ig-norm, bounded inputs": RobustAttribution(size, bounded, weight, exact, from_gradient),
         "natural": Natural(),
     }
 
@@ -154,7 +191,7 @@ class _Runner:
 
     def __init__(self, start: LinearScore, objective: Objective, values: Mapping[str, Any]) -> None:
         self.model = deepcopy(start)
-        self.objective, self.seed = objective, values["seed"]
+        self.objective, self.seed, self.batch_size = objective, values["seed"], values["batch_size"]
         settings = OptimiserSettings(
             optimiser="sgd",
             schedule="constant",
@@ -173,7 +210,10 @@ class _Runner:
         return self.model.weight.detach().clone()
 
     def step(self, inputs: Tensor, target: Tensor, step: int) -> None:
-        loss = self.objective(self.model, inputs, target, stream(self.seed, "inner", step)).loss.mean()
+        """One step on the batch that all objectives take in it."""
+        chosen = _batch(len(target), self.batch_size, self.seed, step)
+        generator = stream(self.seed, "inner", step)
+        loss = self.objective(self.model, inputs[chosen], target[chosen], generator).loss.mean()
         if not bool(loss.isfinite()):
             raise RunError(f"the loss is {loss.item()} in step {step}. Ask for a smaller learning rate.")
         self.optimiser.zero_grad(set_to_none=True)

@@ -19,10 +19,11 @@ _COMPARED = (
     "Soft max-margin: (1 - lambda) g(-y <w, x>) + lambda g(-y <w, x> + eps ||w||_1), g(z) = log(1 + exp z), "
     "the closed form. Adversarial and ig-norm are the objectives that `veridical train` minimises, in an "
     "l_inf ball without pixel bounds; the inner ascent starts at x + eps sign(grad l), and attributions use "
-    "48 Gauss-Legendre nodes. For lambda other than 1, adversarial is l(x) + lambda max (l(x') - l(x))."
+    "as many Gauss-Legendre nodes as make the integral exact (48 or more). "
+    "For lambda other than 1, adversarial is l(x) + lambda max (l(x') - l(x))."
 )
 _BROKEN = (
-    "Each other line breaks one condition: the attribution by one node instead of 48, inner ascents from "
+    "Each other line breaks one condition: the attribution by one node, inner ascents from "
     "random starts, inputs kept to their range, or no perturbation at all (natural)."
 )
 COLUMNS = ("trained by", "radius", "lambda", "greatest distance")

@@ -62,6 +62,7 @@ class OneLayerPlan:
             raise fail_argument("noise", values["noise"], "one number", "block-margin takes several.")
         data, where = None, {}
         if options.data is not None:
+            _refuse_blocks(options)
             images = load(options.data, options.data_root)
             data = {"name": images.name, "checksum": images.checksum}
             where = source_by_name(options.data, options.data_root, images.options)
@@ -99,3 +100,15 @@ class OneLayerPlan:
         }
         label = f"radius {radius:g}, lambda {weight:g}, seed {seed}"
         return Job(ONE_LAYER_JOB, values, self.where, label, cost=0.03 * self.steps)
+
+
+def _refuse_blocks(options: TheoryOptions) -> None:
+    """Raise where blocks are described although images replace them."""
+    own = {
+        name: TheoryOptions.__dataclass_fields__[name].default for name in ("blocks", "block_size", "noise")
+    }
+    for name, default in own.items():
+        if getattr(options, name) != default:
+            raise fail_argument(
+                name, getattr(options, name), "nothing", f"{options.data} replaces the blocks."
+            )

@@ -77,21 +77,27 @@ def certified_radius(world: BlockWorld, *, tolerance: float = 1e-4) -> float | N
 
     With blocks of one number, an adversary of radius r is noise of size eta + r in the worst case, so the
     corners of that world bound the robust margin. The radius is where their dual leaves the closed form, by
-    bisection to `tolerance`; above it nothing is said. None for too many blocks to enumerate. Raises
-    UsageError for blocks of several numbers, where the two are not the same.
+    bisection to `tolerance`; above it nothing is said. None for too many blocks to enumerate, and for noise
+    at which the closed form is not the greatest margin even without an adversary. Raises UsageError for
+    blocks of several numbers, where the two are not the same.
     """
     if world.block_size != 1:
         raise fail_argument("block_size", world.block_size, "1", "Larger blocks have another worst case.")
     if world.blocks > MOST_ENUMERATED:
         return None
     low, high = 0.0, 1 / world.relevant - world.noise
+    if high <= 0 or not _greatest(world, low):
+        return None
     while high - low > tolerance:
         middle = (low + high) / 2
-        noisy = BlockWorld(world.blocks, 1, world.noise + middle, world.direction)
-        corners = noisy.corners()
-        closed = closed_margin(world.blocks, noisy.noise)
-        if enumerated_dual(corners.inputs, corners.sign) <= closed * (1 + TIGHT):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if _greatest(world, middle) else (low, middle)
     return low
+
+
+def _greatest(world: BlockWorld, radius: float) -> bool:
+    """Whether the closed form is the greatest margin of the world with that much more noise."""
+    noisy = BlockWorld(world.blocks, 1, world.noise + radius, world.direction)
+    corners = noisy.corners()
+    return enumerated_dual(corners.inputs, corners.sign) <= closed_margin(world.blocks, noisy.noise) * (
+        1 + TIGHT
+    )

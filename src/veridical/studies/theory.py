@@ -15,7 +15,7 @@ from veridical.studies.study import Tell, begun
 
 KIND = "theory"
 
-FIRST = ("examples", "steps", "distances", "coordinates", "paths")
+FIRST = ("examples", "nodes", "steps", "distances", "coordinates", "paths")
 """What is kept of the first seed alone, for the figures."""
 
 
