@@ -224,6 +224,14 @@ def test_two_classes_are_the_ten_class_images_of_these_digits(source: str) -> No
     assert two.classes == data.classes[:2]
     assert set(two.train.labels.tolist()) == {0, 1}
     assert two.train.images.equal(data.train.images[two.place("example", "train")])
+    # What is shuffled is of the two classes alone; the digits and their places are the same.
+    scrambled = replace(options, null="scramble", noise=0.0)
+    data, two = block_mnist(scrambled), block_mnist(replace(scrambled, classes="two"))
+    chosen = two.place("example", "train")
+    assert two.train_mask.equal(data.train_mask[chosen])
+    assert (two.train.images * two.train_mask[:, None]).equal(
+        data.train.images[chosen] * data.train_mask[chosen][:, None]
+    )
 
 
 def test_the_version_of_the_generator_keeps_its_bytes(tmp_path: Path) -> None:
@@ -328,7 +336,7 @@ def test_options_that_do_not_apply_are_refused(source: str, changed: dict[str, A
 
 def test_a_step_to_nowhere_and_coloured_sources_are_refused(source: str, tmp_path: Path) -> None:
     for step in (0, 2):
-        with pytest.raises(UsageError, match="step: expected an integer from 1 to 1"):
+        with pytest.raises(UsageError, match=r"step \(moved\): expected an integer from 1 to 1"):
             counterfactual(BlockOptions(source=source), step=step)
     images = np.full((4, 6, 6, 3), 9, dtype=np.uint8)
     np.savez(tmp_path / "c.npz", x_train=images, y_train=[0, 1, 0, 1], x_test=images, y_test=[0, 1, 0, 1])

@@ -87,6 +87,16 @@ def test_the_same_command_keeps_what_is_there_and_other_options_are_refused(
     assert main([*arguments[:-1], str(tmp_path / "other"), "--null", "nothing"]) == 2
 
 
+def test_what_is_refused_does_not_take_the_folder(source: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "blocks")
+    for wrong in (["--position", "2"], ["--contrast", "0"], ["--moved", "2"], ["--moved", "-1"]):
+        assert main(["make-block-mnist", "--source", source, "--out", out, *wrong]) == 2
+    assert main(["make-block-mnist", "--source", source, "--out", out]) == 0
+    out = str(tmp_path / "planted")
+    assert main(["make-shortcut", "--source", source, "--out", out, "--size", "13"]) == 2
+    assert main(["make-shortcut", "--source", source, "--out", out, "--size", "3"]) == 0
+
+
 def test_a_shortcut_is_written(source: str, tmp_path: Path) -> None:
     out = tmp_path / "shortcut"
     arguments = ["make-shortcut", "--source", source, "--size", "3", "--rate", "1", "--test", "gone"]

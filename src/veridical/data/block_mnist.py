@@ -52,7 +52,8 @@ def counterfactual(
     """
     cells = int(np.prod(cells_of(options)))
     if not 0 < step < cells:
-        raise fail_argument("step", step, f"an integer from 1 to {cells - 1} ({cells} blocks)")
+        expected = f"an integer from 1 to {cells - 1}, since there are {cells} blocks"
+        raise fail_argument("step (moved)", step, expected)
     return _generated(options, root, step)
 
 

@@ -70,7 +70,8 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     chosen = np.array([ring[round(number * len(ring) / count) % len(ring)] for number in range(count)])
     gaps = np.abs(chosen[:, None] - chosen[None]).max(axis=2)
     if count > 1 and int(gaps[~np.eye(count, dtype=np.bool_)].min()) < options.size:
-        raise fail_argument("size", options.size, f"a patch that has {count} places along the border")
+        hint = "Take a smaller one, or the code presence, which needs one place."
+        raise fail_argument("size", options.size, f"a patch that has {count} places along the border", hint)
     return chosen
 
 

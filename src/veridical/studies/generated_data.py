@@ -42,6 +42,9 @@ def write_block_mnist(options: BlockFileOptions) -> GeneratedData:
     """Make a BlockMNIST data set, or its counterfactuals, and write it; one that is written is kept."""
     chosen = _as_options(BlockOptions, options)
 
+    if options.moved < 0:
+        raise fail_argument("moved", options.moved, "0, or by how many blocks the signal moves")
+
     def make() -> MaskedDataset:
         if options.moved:
             return counterfactual(chosen, options.data_root, step=options.moved)
@@ -79,14 +82,16 @@ def _written(
 ) -> GeneratedData:
     if gallery < 1:
         raise fail_argument("gallery", gallery, "a positive number of images")
+    start = time.perf_counter()
+    # Made before the folder is taken: what is refused must not stand in the way of the corrected command.
+    made = None if (Path(out) / RESULT).exists() else make()
     folder = claim_folder(out, kind, config)
     file, page = folder / DATA, folder / REPORT
-    if (folder / RESULT).exists():  # written last
+    if made is None:
         data = load_masked(file)
         document = read_json(folder / RESULT)
     else:
-        start = time.perf_counter()
-        data = make()
+        data = made
         save_masked(file, data)
         timing = {"seconds": round(time.perf_counter() - start, 3)}
         described = {**data.describe(), "source": data.source}
