@@ -162,6 +162,9 @@ def test_runs_of_one_recipe_are_one_model_and_no_run_counts_twice(trained: Path,
         ({"attribution": ["smoothgrad", "smoothgrad"]}, UsageError, "different names"),
         ({"examples": 1}, UsageError, "at least 2"),
         ({"batch": 0}, UsageError, "batch"),
+        ({"gallery": -1}, UsageError, "gallery"),
+        ({"attribution": ["nothing"]}, UsageError, "input-gradient, input-gradient-loss"),
+        ({"attribution": ["json:loads"]}, UsageError, "trust_code"),
         ({"run": ["nowhere"]}, RunError, "not the folder of a run"),
     ],
 )
@@ -184,7 +187,32 @@ def test_data_of_another_kind_or_without_regions_is_refused(trained: Path, tmp_p
         planned(study_options(trained, tmp_path / "out", data=str(tmp_path / "small.npz")))
 
 
-def test_regions_of_signs_and_garments(tmp_path: Path) -> None:
+def test_every_attribution_is_measured_on_masks(trained: Path, tmp_path: Path) -> None:
+    names = ["gradient-x-input", "random"]
+    result = alignment_run(study_options(trained, tmp_path / "out", attribution=names))
+    measured = result["results"]["models"]["Adversarial training (linf 0.1)"]["maps"]
+    assert set(measured) == set(names)
+    assert (
+        measured["gradient-x-input"]["mass"]["examples"]["value"]
+        > measured["random"]["mass"]["examples"]["value"]
+    )
+    assert result["config"]["region"]["words"] == "the planted patch"
+
+
+def test_a_model_that_knows_nothing_is_called_so(studied: AlignmentOptions) -> None:
+    study = read_alignment(studied.out)
+    assert not any("hardly learnt" in sentence for sentence in headlines(study))
+    for model in study.results["models"].values():
+        model["accuracy"] = {
+            kind: {"value": 0.3, "low": 0.2, "high": 0.4, "n": 2} for kind in ("examples", "seeds")
+        }
+    for sentence in headlines(study):
+        assert "hardly learnt anything (accuracy 30.0%, guessing 33.3%)" in sentence
+
+
+def test_regions_of_signs_and_garments(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     boxes = np.array([[8, 8, 2, 1, 5, 6]] * 43)
     arrays: dict[str, Any] = {}
     for part in ("train", "test"):
@@ -198,6 +226,10 @@ def test_regions_of_signs_and_garments(tmp_path: Path) -> None:
     assert int(found[0].sum()) == 24
     record = region_record(signs)
     assert (record["kind"], record["words"]) == ("box", "the sign's bounding box")
+    # On a black ground, what multiplies by the image is zero whatever the model does.
+    monkeypatch.setattr(alignment_plan, "region_record", lambda _: record)
+    with pytest.raises(UsageError, match="black ground"):
+        planned(study_options(trained, tmp_path / "out", attribution=["gradient-x-input"]))
 
 
 def test_the_page_shows_what_was_found(studied: AlignmentOptions) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.metrics.localisation import LEVELS
@@ -78,9 +79,9 @@ def measured(power: int, pairs: bool = True) -> dict[str, Any]:
         "explained": COUNT,
         "seed": 0,
         "levels": list(LEVELS),
-        "attribution": {"name": "input-gradient"},
     }
-    return explained_arrays(Gated(power), data(), data(moved=True) if pairs else None, values, batch=17)
+    moved = data(moved=True) if pairs else None
+    return explained_arrays(Gated(power), data(), moved, InputGradient(), values, batch=17)
 
 
 def test_a_model_that_looks_for_its_glyph_leaks_nothing() -> None:
@@ -105,13 +106,30 @@ def test_a_linear_model_leaks_all_and_draws_the_glyph_where_it_is_not() -> None:
     assert found["null/mass"].tolist() == pytest.approx([0.5] * COUNT)
     assert found["pair/left_at_ink"].tolist() == pytest.approx([0.5] * COUNT)
     assert found["pair/left_in_block"].tolist() == pytest.approx([0.5] * COUNT)
+    # The class's glyph, and no picture of the digit: another image of the class has the very same map.
     assert found["pair/same_digit"].tolist() == pytest.approx([1.0] * COUNT)
+    assert found["pair/same_class"].tolist() == pytest.approx([1.0] * COUNT)
     # The glyphs of two classes share no pixel.
     assert found["pair/other_class"].tolist() == pytest.approx([0.0] * COUNT)
     # A quarter of a block is 9 of the 12 pixels that glyphs stand on, whichever vary most.
     assert found["telling_area"].tolist() == pytest.approx([0.25] * COUNT)
     assert found["telling"].reshape(-1, CLASSES).mean(axis=0).sum() == pytest.approx(9 / 4)
     assert found["level/null"].tolist() == pytest.approx(found["level/signal"].tolist())
+
+
+def test_a_picture_of_the_very_digit_is_told_from_one_of_its_class() -> None:
+    def both_blocks(_model: nn.Module, inputs: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Digit and frame, of the grey levels they have, in either block: one map for both places."""
+        above, below = inputs.chunk(2, dim=2)
+        return torch.cat([above + below] * 2, dim=2)
+
+    values = {"explained": COUNT, "seed": 0, "levels": list(LEVELS)}
+    method: Any = both_blocks
+    found = explained_arrays(Gated(2), data(), data(moved=True), method, values, batch=60)
+    assert found["pair/same_digit"].tolist() == pytest.approx([1.0] * COUNT)
+    # Of the same shape, but most images have a grey level of their own.
+    assert found["pair/same_class"].mean() < 0.999
+    assert (found["pair/same_class"] > found["pair/other_class"]).all()
 
 
 def test_pairs_are_left_out_where_the_glyph_never_moves() -> None:
@@ -129,8 +147,11 @@ def test_pictures_are_the_first_of_each_class() -> None:
 
 
 def test_batches_change_nothing() -> None:
-    values = {"explained": COUNT, "seed": 0, "levels": [0.1], "attribution": {"name": "smoothgrad"}}
-    arrays = [explained_arrays(Gated(2), data(), data(moved=True), values, batch=size) for size in (17, 60)]
+    values = {"explained": COUNT, "seed": 0, "levels": [0.1]}
+    arrays = [
+        explained_arrays(Gated(2), data(), data(moved=True), SmoothGrad(), values, batch=size)
+        for size in (17, 60)
+    ]
     assert arrays[0].keys() == arrays[1].keys()
     for name in ("null/mass", "null/topk", "pair/left_at_ink", "pair/same_digit"):
         torch.testing.assert_close(torch.from_numpy(arrays[0][name]), torch.from_numpy(arrays[1][name]))

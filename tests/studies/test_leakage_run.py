@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from veridical.cli.main import main
 from veridical.jobs import Progress
@@ -20,6 +22,12 @@ from veridical.studies.leakage_plan import balls_of, planned
 from veridical.studies.leakage_report import write_leakage_report
 from veridical.studies.leakage_tables import read_leakage
 from veridical.studies.leakage_words import headlines
+
+
+def picture(_model: object, inputs: Tensor, *_: object, **__: object) -> Tensor:
+    """An explanation of a caller's own: the image."""
+    return inputs.clone()
+
 
 NATURAL, ROBUST = "Natural training", "Adversarial training (linf 0.1)"
 
@@ -164,18 +172,26 @@ def test_every_radius_goes_with_its_norm(folder: Path) -> None:
     assert plan.titles == [NATURAL, "IG-NORM (linf 0.1)", "IG-NORM (l2 1.5)"]
     robust = [arm.settings.robust for arm in plan.arms]
     assert [(one.norm, one.radius) for one in robust if one is not None] == [("linf", 0.1), ("l2", 1.5)]
-    refused: list[dict[str, Any]] = [
-        {"norm": ["linf", "l2"], "radius": [0.1]},
-        {"radius": [0.1, 0.1]},
-        {"radius": []},
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"norm": ["linf", "l2"], "radius": [0.1]}, "one norm, or one for each"),
+        ({"radius": []}, "one norm, or one for each"),
+        ({"radius": [0.1, 0.1]}, "different radii"),
+        ({"radius": [-0.1], "objective": ["natural"]}, "radius"),
     ]
-    for wrong in refused:
-        with pytest.raises(UsageError, match="one norm, or one for each"):
+    for wrong, message in refused:
+        with pytest.raises(UsageError, match=message):
             planned(options_in(folder, **wrong))
 
 
 def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
-    cases = {"objective": [], "position": ["top", "top"], "attribution": [], "seeds": 0, "explained": 1}
+    cases = {
+        "objective": [],
+        "position": ["top", "top"],
+        "attribution": [],
+        "seeds": 0,
+        "explained": 1,
+        "gallery": -1,
+    }
     for name, value in cases.items():
         with pytest.raises(UsageError, match=name):
             planned(options_in(folder, **{name: value}))
@@ -226,7 +242,11 @@ def test_the_figure_for_documents_draws_natural_training_and_one_ball(folder: Pa
                 np.testing.assert_array_equal(line.get_xydata(), expected)
         assert not axes.collections  # intervals over two seeds are wider than any share
     # Each kind of training is named once, below all charts.
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [NATURAL, ROBUST]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        NATURAL,
+        ROBUST,
+        "its share of the area",
+    ]
     leakage_levels.main([str(folder / "study"), "--out", str(tmp_path / "new" / "null.svg")])
     assert "study, BlockMNIST-Top" in (tmp_path / "new" / "null.svg").read_text()  # the folder's name
 
@@ -254,6 +274,28 @@ def test_documents_choose_studies_balls_and_levels(folder: Path, capsys: pytest.
     ):
         with pytest.raises(UsageError, match=r"titles|levels"):
             leakage_levels.main([*folders, *arguments])
+
+
+def test_one_training_of_each_kind_shows_no_cause(folder: Path) -> None:
+    study = read_leakage(folder / "study")
+    assert all("igits of other instances" in sentence for sentence in headlines(study))
+    for found in study.results["leakage"]["input-gradient"].values():
+        found["mass"]["seeds"]["n"] = 1
+        found["mass"]["examples"] = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 20}
+    for sentence in headlines(study):
+        assert "several seeds would show" in sentence or "hardly learnt" in sentence
+        assert "add " not in sentence.replace("add to it", "")
+
+
+def test_code_of_the_caller_explains_where_it_is_trusted(folder: Path) -> None:
+    name = f"{__name__}:picture"
+    options = options_in(folder, attribution=[name], out=str(folder / "own"), objective=["natural"])
+    with pytest.raises(UsageError, match="trust_code"):
+        planned(options)
+    result = leakage_run(replace(options, trust_code=True))
+    maps = result["results"]["models"][NATURAL]["random"]["maps"][name]
+    # The picture is drawn in the digit's block, and in the null block's frame.
+    assert 0 < maps["null"]["mass"]["seeds"]["value"] < 1
 
 
 def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:

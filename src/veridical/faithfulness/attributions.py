@@ -45,7 +45,7 @@ def attribution_by_name(name: str, *, seed: int = 0, trust_code: bool = False) -
     if ":" in name:
         method: Attribution = imported("attribution", name, trust_code=trust_code)
         return method
-    expected = f"one of {', '.join(NAMES)}, captum:CLASS, module:callable, or an .npz file of maps"
+    expected = f"one of {', '.join(NAMES)}, captum:CLASS or module:callable"
     raise fail_argument("attribution", name, expected)
 
 

@@ -27,14 +27,16 @@ class AlignmentOptions:
     Args:
         run: Folders of trained runs; those that differ in the seed alone are shown as one model.
         out: Folder of the results; the same command continues in it.
-        data: Name of the data set, gtsrb (boxes) or fashion-mnist (foreground); None takes the first run's.
-        attribution: Explanations by name. Those that multiply by the image are not offered: on a black
-            background they are zero by construction.
+        data: Data set with known regions: gtsrb (boxes), fashion-mnist (foreground) or an .npz file with
+            masks; None takes the first run's.
+        attribution: Explanations by name; on gtsrb and fashion-mnist input-gradient, input-gradient-loss and
+            smoothgrad, since those that multiply by the image are zero on a black ground by construction.
         examples: The first so many test images; None takes all.
         titles: A name for each model; None takes the objectives'.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report.
         store: Folder of finished measurements, which several commands may share; None is one inside `out`.
+        trust_code: Allow module:callable, which runs foreign code.
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: Seed of ties and of the noise of smoothgrad.
         device: auto, cpu or cuda[:n].
@@ -46,12 +48,13 @@ class AlignmentOptions:
     run: list[str]
     out: str
     data: str | None = None
-    attribution: list[AlignedName] = field(default_factory=lambda: ["input-gradient", "smoothgrad"])
+    attribution: list[str] = field(default_factory=lambda: ["input-gradient", "smoothgrad"])
     examples: int | None = 1000
     titles: list[str] | None = None
     batch: int = 100
     gallery: int = 6
     store: str | None = None
+    trust_code: bool = False
     data_root: str | None = None
     seed: int = 0
     device: str = "auto"
@@ -75,6 +78,7 @@ class ShortcutStudyOptions(OptimiserOptions):
         radius: Radii of the ball, each of which is trained; None takes the recipe's.
         weight: Weight of the attribution's size in the robust objectives; None takes the recipe's.
         beta: Coefficient of the L1 norm in ig-sum-norm; None takes the recipe's.
+        beta_from: Share of the training after which that L1 term is switched on; None takes the recipe's.
         code: What of the patch agrees with the class, its place or its presence.
         rate: Probabilities that a training image's patch agrees with its class, each of which is trained.
         control: Also train with a patch that tells nothing, which shows what a mere patch does.
@@ -110,6 +114,7 @@ class ShortcutStudyOptions(OptimiserOptions):
     radius: list[float] | None = None
     weight: float | None = None
     beta: float | None = None
+    beta_from: float | None = None
     code: CodeName = "place"
     rate: list[float] = field(default_factory=lambda: [0.95])
     control: bool = True
@@ -164,10 +169,12 @@ class LeakageOptions(OptimiserOptions):
         test_examples: Number of test images; None takes all.
         explained: Test images whose maps are measured; None takes all.
         attacked: Test images whose predictions are attacked; None takes all.
-        attribution: Explanations by name.
+        attribution: Explanations by name: input-gradient, input-gradient-loss, gradient-x-input,
+            integrated-gradients, smoothgrad, random, captum:CLASS, module:callable.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report, at most 12.
         store: Folder of finished trainings, which several commands may share; None is one inside `out`.
+        trust_code: Allow module:callable, which runs foreign code.
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: First seed of the trainings, and the seed of ties and attacks.
         device: auto, cpu or cuda[:n].
@@ -207,6 +214,7 @@ class LeakageOptions(OptimiserOptions):
     batch: int = 100
     gallery: int = 6
     store: str | None = None
+    trust_code: bool = False
     data_root: str | None = None
     seed: int = 0
     device: str = "auto"

@@ -18,7 +18,7 @@ from veridical.jobs import Job
 from veridical.metrics.intervals import mean_interval
 from veridical.metrics.localisation import area_share, mass_share
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.study_config import AlignedName, AlignmentOptions
+from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import ARRAYS
 from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
 from veridical.studies.map_measures import joined, measures_over_seeds
@@ -67,7 +67,7 @@ class _Maps:
         return cls(joined(parts), np.sum(averages, axis=0))
 
 
-def _assembled(plan: AlignmentPlan, measured: Mapping[tuple[str, int, AlignedName], _Maps]) -> dict[str, Any]:
+def _assembled(plan: AlignmentPlan, measured: Mapping[tuple[str, int, str], _Maps]) -> dict[str, Any]:
     """The results from the measures by (model, number of the run, attribution)."""
     regions = regions_of(plan.data)[: plan.examples]
     names = plan.options.attribution
@@ -150,6 +150,6 @@ def _saliencies(member: Member, plan: AlignmentPlan, index: Sequence[int]) -> ND
     inputs, _ = plan.data.test.batch(index, input_dtype(model), device)
     found = []
     for name in plan.options.attribution:
-        method = attribution_by_name(name, seed=plan.options.seed)
+        method = attribution_by_name(name, seed=plan.options.seed, trust_code=plan.options.trust_code)
         found.append(saliency(batch_maps(method, model, inputs, None, index, plan.options.seed)))
     return torch.stack(found).cpu().float().numpy()

@@ -32,9 +32,9 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     """Job: explain some test images by one attribution of one run and compare the maps with the regions.
 
     values: weights (the digest of `weights_of`), data (its checksum), attribution (its name), first, last,
-    levels and seed. where: run, the data (see `sources`), device and batch. Leaves ARRAYS: the measures of
-    `map_measures`, predicted int64 (n,), correct bool (n,), and `average`, float64 (H, W), the sum of the
-    maps after each was divided by its own sum.
+    levels and seed. where: run, the data (see `sources`), device, batch and trust_code. Leaves ARRAYS: the
+    measures of `map_measures`, predicted int64 (n,), correct bool (n,), and `average`, float64 (H, W), the
+    sum of the maps after each was divided by its own sum.
     """
     device = resolve_device(where.get("device", "auto"))
     run = load(where["run"], device=device)
@@ -42,7 +42,8 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
         raise RunError(f"{run.folder} has other weights than were planned with. Repeat the command.")
     data = load_source(where, values["data"]["checksum"])
     regions = regions_of(data)[values["first"] : values["last"]]
-    method = attribution_by_name(values["attribution"], seed=values["seed"])
+    trusted = where.get("trust_code") == "yes"
+    method = attribution_by_name(values["attribution"], seed=values["seed"], trust_code=trusted)
     dtype, batch = input_dtype(run.model), int(where.get("batch", "100"))
     parts: list[Arrays] = []
     average = np.zeros(regions.shape[1:], dtype=np.float64)

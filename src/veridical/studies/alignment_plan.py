@@ -24,6 +24,9 @@ from veridical.training.settings import Settings
 STRETCH = 500
 """Test images of one job."""
 
+ON_BLACK = ("input-gradient", "input-gradient-loss", "smoothgrad")
+"""Attributions that do not multiply by the image, so that a black background is not zero by construction."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -57,6 +60,8 @@ class AlignmentPlan:
         """The measurement of one run by one attribution, a job for each stretch of images."""
         options = self.options
         place = {"run": str(member.folder.absolute()), "device": options.device, "batch": str(options.batch)}
+        if options.trust_code:
+            place["trust_code"] = "yes"
         return [
             Job(
                 MEASURE,
@@ -64,7 +69,7 @@ class AlignmentPlan:
                     "weights": member.weights,
                     "data": {"checksum": self.data.checksum, "region": region_record(self.data)},
                     "attribution": attribution,
-                    "method": _described(attribution, options.seed),
+                    "method": self._described(attribution),
                     "first": numbers.start,
                     "last": numbers.stop,
                     "levels": list(LEVELS),
@@ -88,10 +93,15 @@ class AlignmentPlan:
             "data": self.data.describe() | {"split": "test", "images": len(self.data.test)},
             "region": region_record(self.data),
             "examples": self.examples,
-            "attributions": {name: _described(name, options.seed) for name in options.attribution},
+            "attributions": {name: self._described(name) for name in options.attribution},
             "levels": list(LEVELS),
             "seed": options.seed,
         }
+
+    def _described(self, attribution: str) -> dict[str, Any]:
+        options = self.options
+        method = attribution_by_name(attribution, seed=options.seed, trust_code=options.trust_code)
+        return describe_attribution(method)
 
 
 def planned(options: AlignmentOptions) -> AlignmentPlan:
@@ -100,8 +110,9 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
         raise fail_argument("run", options.run, "at least one folder of a run")
     if len(set(options.attribution)) < len(options.attribution) or not options.attribution:
         raise fail_argument("attribution", options.attribution, "different names, at least one")
-    if options.batch < 1:
-        raise fail_argument("batch", options.batch, "a number of at least 1")
+    for name, least in (("batch", 1), ("gallery", 0)):
+        if getattr(options, name) < least:
+            raise fail_argument(name, getattr(options, name), f"a number of at least {least}")
     members = [_member(Path(folder)) for folder in options.run]
     name = options.data or str(members[0].settings.data["name"])
     recorded = members[0].settings.data
@@ -109,6 +120,8 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
     data = load(name, options.data_root, equalise=equalise)
     for member in members:
         _check_fits(member, data)
+    for one in options.attribution:
+        _check_attribution(one, options, region_record(data)["kind"])
     images = len(data.test)
     examples = images if options.examples is None else min(options.examples, images)
     if examples < 2:
@@ -146,7 +159,9 @@ def _grouped(members: Sequence[Member], titles: Sequence[str] | None) -> dict[st
         if like is None:
             groups.append([member])
         elif any(member.weights == other.weights for other in like):
-            raise fail_argument("run", str(member.folder), "different runs", "Another has its weights.")
+            same = next(other.folder for other in like if other.weights == member.weights)
+            hint = f"{same} has the same weights."
+            raise fail_argument("run", str(member.folder), "different runs", hint)
         else:
             like.append(member)
     defaults = [training_title(group[0].settings.to_dict()) for group in groups]
@@ -158,5 +173,12 @@ def _recipe(member: Member) -> dict[str, Any]:
     return {key: value for key, value in member.settings.to_dict().items() if key != "seed"}
 
 
-def _described(attribution: str, seed: int) -> dict[str, Any]:
-    return describe_attribution(attribution_by_name(attribution, seed=seed))
+def _check_attribution(name: str, options: AlignmentOptions, kind: str) -> None:
+    """Raise for a name that is none, or that says nothing about where on a black ground a model looks."""
+    if kind == "mask":
+        attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+    elif name not in ON_BLACK:
+        hint = (
+            "Others multiply by the image, or are not known to do without: they are zero on a black ground."
+        )
+        raise fail_argument("attribution", name, f"one of {', '.join(ON_BLACK)} on these images", hint)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from veridical.report.measures import percent
 from veridical.studies.finished import Finished
-from veridical.studies.interval_cells import clear, number_cell, points_cell, points_words, share_cell
+from veridical.studies.interval_cells import Two, clear, number_cell, points_cell, points_words, share_cell
+from veridical.studies.learnt import hardly_learnt
 
 COLUMNS = (
     "model",
@@ -24,17 +25,22 @@ def headlines(study: Finished) -> list[str]:
     results = study.results
     found = []
     for title, model in results["models"].items():
+        warning = hardly_learnt(model["accuracy"], study.config["data"]["num_classes"])
         for name, maps in model["maps"].items():
-            told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(maps["excess"])]
             sentence = (
-                f"{title}, {name}: {share_cell(maps['mass'])} of the map lies inside, {told} its area's share"
+                f"{title}, {name}: {share_cell(maps['mass'])} of the map lies inside, "
+                f"{_against(maps['excess'], 'its area')}"
             )
             difference = results["differences"].get(title, {}).get(name)
             if difference is not None:
-                told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(difference)]
-                sentence += f"; {told} {results['reference']}, a difference of {points_words(difference)}"
-            found.append(f"{sentence}.")
+                sentence += f"; {_against(difference, results['reference'])}"
+            found.append(f"{sentence}." + (f" The model {warning}." if warning else ""))
     return found
+
+
+def _against(difference: Two, reference: str) -> str:
+    told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(difference)]
+    return f"{told} {reference}, a difference of {points_words(difference)}"
 
 
 def rows(study: Finished, attribution: str) -> list[list[str]]:

@@ -14,8 +14,12 @@ Two = Mapping[str, Mapping[str, Any]]
 
 
 def share_cell(two: Two) -> str:
-    """A share in percent."""
-    return _cell(main_interval(two), lambda number: percent(number, 1))
+    """A share in percent; an interval that reaches beyond 0% or 100%, as few seeds' do, ends there."""
+    interval = dict(main_interval(two))
+    for end in ("low", "high"):
+        if interval[end] is not None:
+            interval[end] = min(1.0, max(0.0, interval[end]))
+    return _cell(interval, lambda number: percent(number, 1))
 
 
 def points_cell(two: Two) -> str:

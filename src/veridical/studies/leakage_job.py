@@ -17,6 +17,7 @@ from veridical.attacks.prediction import pgd, predict
 from veridical.auditing.parts import packed_arrays
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset
+from veridical.faithfulness.attributions import attribution_by_name
 from veridical.metrics.intervals import mean_interval, proportion_interval
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import write_atomic
@@ -92,8 +93,8 @@ def explained(values: dict[str, Any], folder: Path, where: dict[str, str]) -> di
     """Job: explain the first test images and measure where the maps lie; the arrays stay in ARRAYS.
 
     values: training (the id of its job), blocks, data, attribution (its name and record), explained (how many
-    images), levels, pairs (whether the images with the digit moved are explained too) and seed. where: run,
-    data_root, device and batch. What the arrays are, `explained_arrays` says.
+    images), levels, pairs (what is measured on the images with the digit moved; they are not made for none)
+    and seed. where: run, data_root, device, batch and trust_code. `explained_arrays` says what arrays are.
     """
     data = blocks_of(values, where)
     run = load(where["run"], device=where.get("device", "auto"))
@@ -102,7 +103,9 @@ def explained(values: dict[str, Any], folder: Path, where: dict[str, str]) -> di
         options = block_options(values["blocks"])
         few = replace(options, train_examples=1, test_examples=values["explained"])
         moved = counterfactual(few, where.get("data_root"))
-    arrays = explained_arrays(run.model, data, moved, values, int(where.get("batch", "100")))
+    trusted = where.get("trust_code") == "yes"
+    method = attribution_by_name(values["attribution"]["name"], seed=values["seed"], trust_code=trusted)
+    arrays = explained_arrays(run.model, data, moved, method, values, int(where.get("batch", "100")))
     write_atomic(folder / ARRAYS, packed_arrays(arrays))
     return {"explained": values["explained"]}
 

@@ -10,17 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from veridical.attribution.dataset_maps import batch_maps
-from veridical.attribution.saliency import saliency
+from veridical.attribution.dataset_maps import dataset_maps
+from veridical.attribution.method import Attribution
 from veridical.auditing.parts import Arrays
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.attributions import attribution_by_name
+from veridical.faithfulness.randomisation import predicted as predictions
 from veridical.metrics.leakage import cosine_within, left_behind, telling_places
 from veridical.metrics.localisation import mass_share
 from veridical.studies.map_measures import map_measures
-from veridical.studies.shown_examples import first_of_each_class
-from veridical.training.validation import input_dtype
+from veridical.studies.shown_examples import first_of_each_class, scaled_saliency
 
 PICTURES = 12
 """Test images whose maps are kept for the page, the first ones of each class."""
@@ -34,7 +33,7 @@ LOOKED_AT = 5000
 INK = 0.5
 """A digit's own pixels are those of at least this share of its greatest grey level."""
 
-PAIRED = ("left_at_ink", "left_in_block", "same_digit", "other_class")
+PAIRED = ("left_at_ink", "left_in_block", "same_digit", "same_class", "other_class")
 """What the pairs measure; see `_paired`."""
 
 
@@ -42,10 +41,13 @@ def explained_arrays(
     model: nn.Module,
     data: MaskedDataset,
     moved: MaskedDataset | None,
+    method: Attribution,
     values: Mapping[str, Any],
     batch: int,
 ) -> Arrays:
-    """Measure the maps of the first test images; arrays (n, ...) by name.
+    """Measure a method's maps of the first test images; arrays (n, ...) by name.
+
+    values: explained (how many images), levels and seed.
 
     null/MEASURE: `map_measures` with all null blocks as the region. telling: share of the null blocks' mass
     on the places that tell the classes apart where a digit stands (`telling_places`), tiled over the blocks,
@@ -55,34 +57,23 @@ def explained_arrays(
     float16, each map divided by its maximum.
     """
     count, seed = values["explained"], values["seed"]
-    method = attribution_by_name(values["attribution"]["name"], seed=seed)
     split = data.test.subset(range(count))
-    maps, predicted = _maps(model, split, method, None, seed, batch)
+    predicted = predictions(model, split)
+
+    def maps_of(shown: Split) -> Tensor:
+        maps = dataset_maps(model, shown, method, target=predicted, batch_size=batch, seed=seed)
+        return maps.float()
+
+    maps = maps_of(split)
     null = ~data.test_mask[:count]
     measures = map_measures(maps, null, levels=values["levels"], seed=seed, indices=range(count))
     found = {f"null/{name}": array for name, array in measures.items()}
     found |= {"correct": (predicted == split.labels).numpy()}
     found |= _numpy(_telling(maps, null, data)) | _numpy(_levels(maps, null))
     if moved is not None:
-        others, _ = _maps(model, moved.test.subset(range(count)), method, predicted, seed, batch)
+        others = maps_of(moved.test.subset(range(count)))
         found |= _numpy(_paired(maps, others, moved, predicted))
     return found | _pictures(split, maps, ~null)
-
-
-def _maps(
-    model: nn.Module, split: Split, method: Any, target: Tensor | None, seed: int, batch: int
-) -> tuple[Tensor, Tensor]:
-    """Maps float32 (n, C, H, W) and the classes explained, the predicted ones for None; on the CPU."""
-    device, dtype = next(model.parameters()).device, input_dtype(model)
-    parts, classes = [], []
-    for first in range(0, len(split), batch):
-        numbers = range(first, min(first + batch, len(split)))
-        inputs, _ = split.batch(numbers, dtype, device)
-        with torch.no_grad():
-            chosen = model(inputs).argmax(1) if target is None else target[first : numbers.stop].to(device)
-        parts.append(batch_maps(method, model, inputs, chosen, numbers, seed).cpu().float())
-        classes.append(chosen.cpu())
-    return torch.cat(parts), torch.cat(classes)
 
 
 def _telling(maps: Tensor, null: Tensor, data: MaskedDataset) -> dict[str, Tensor]:
@@ -113,27 +104,38 @@ def _paired(maps: Tensor, others: Tensor, moved: MaskedDataset, classes: Tensor)
 
     Both maps explain the class that was predicted with the digit in its first place. left_at_ink and
     left_in_block: `left_behind`, over the digit's own pixels in B (where it would be, or is), and over all of
-    B. same_digit: cosine within B of the map without the digit there and the one with it. other_class: the
-    cosine with the map of another image, the next one of another class whose digit was moved to B as well;
-    NaN if there is none. What same_digit has more than other_class depends on the digit that is elsewhere.
+    B. same_digit: cosine within B of the map without the digit there and the one with it. same_class and
+    other_class: the cosine with the map of another image, the next one whose digit was moved to B as well and
+    of which the same class, or another one, was explained; NaN if there is none. What same_digit has more
+    than same_class depends on the very digit that is elsewhere. What same_class has more than other_class is
+    the class's own: of a model whose map is one for every image of a class, the linear one, all of it.
     """
     count = len(maps)
     block, images = moved.test_mask[:count], moved.test.images[:count, 0].float()
     inside = images * block
     ink = inside >= INK * inside.amax(dim=(1, 2), keepdim=True)
     ink &= block
-    partner = _partners(classes, moved.place("block", "test")[:count])
-    strange = cosine_within(maps, others[partner.clamp(min=0)], block)
+    blocks = moved.place("block", "test")[:count]
+
+    def with_another(same: bool) -> Tensor:
+        partner = _partners(classes, blocks, same=same)
+        cosine = cosine_within(maps, others[partner.clamp(min=0)], block)
+        return cosine.masked_fill(partner < 0, torch.nan)
+
     return {
         "pair/left_at_ink": left_behind(maps, others, ink),
         "pair/left_in_block": left_behind(maps, others, block),
         "pair/same_digit": cosine_within(maps, others, block),
-        "pair/other_class": strange.masked_fill(partner < 0, torch.nan),
+        "pair/same_class": with_another(same=True),
+        "pair/other_class": with_another(same=False),
     }
 
 
-def _partners(classes: Tensor, blocks: Tensor) -> Tensor:
-    """For each image the next one, in a circle, of another class and with the digit in its block; else -1."""
+def _partners(classes: Tensor, blocks: Tensor, *, same: bool) -> Tensor:
+    """For each image the next one, in a circle, with the digit in its block; -1 if there is none.
+
+    same: whether it is one of the same class, or of another.
+    """
     count = len(classes)
     found = torch.full((count,), -1, dtype=torch.int64)
     for step in range(1, count):
@@ -141,22 +143,19 @@ def _partners(classes: Tensor, blocks: Tensor) -> Tensor:
         if not len(rows):
             break
         other = (rows + step) % count
-        fits = (classes[other] != classes[rows]) & (blocks[other] == blocks[rows])
+        fits = ((classes[other] == classes[rows]) == same) & (blocks[other] == blocks[rows])
         found[rows[fits]] = other[fits]
     return found
 
 
 def _pictures(split: Split, maps: Tensor, signal: Tensor) -> Arrays:
     index = first_of_each_class(split.labels, PICTURES)
-    sizes = saliency(maps[index])
-    peak = sizes.amax(dim=(1, 2), keepdim=True)
-    scaled = sizes / torch.where(peak == 0, torch.ones_like(peak), peak)
     return {
         "index": np.asarray(index, dtype=np.int64),
         "picture/label": split.labels[index].numpy(),
         "picture/image": split.images[index].numpy(),
         "picture/signal": signal[index].numpy(),
-        "picture/saliency": scaled.half().numpy(),
+        "picture/saliency": scaled_saliency(maps[index]),
     }
 
 

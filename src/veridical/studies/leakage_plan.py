@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from veridical.attacks.ball import ball
+from veridical.attribution.method import Attribution
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.sources import source_by_name
@@ -19,6 +21,7 @@ from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.attacked import training_title
 from veridical.studies.explicit_training import predicted_cost, study_settings, training_fields
 from veridical.studies.leakage_job import EXPLAIN, RUN, TEST, TRAIN, blocks_key, made
+from veridical.studies.leakage_maps import PAIRED
 from veridical.training.settings import Settings
 
 TITLES: Mapping[str, str] = {
@@ -80,7 +83,7 @@ class LeakagePlan:
 
     def test(self, arm: Arm, training: Job, folder: Path) -> Job:
         """The attacks on the predictions of a training in that folder."""
-        balls = [list(ball) for ball in self.balls]
+        balls = [list(one) for one in self.balls]
         values = {"training": training.id, **self._blocks(arm), "balls": balls}
         values |= {"attacked": self.attacked, "seed": self.options.seed}
         where = self._where() | {"run": str(folder / RUN)}
@@ -92,8 +95,10 @@ class LeakagePlan:
         values = {"training": training.id, **self._blocks(arm), "attribution": record}
         values |= {"explained": self.explained, "levels": list(LEVELS), "seed": self.options.seed}
         # Where the digit never moves in training, an image with a moved one is none that the model knows.
-        values["pairs"] = arm.position == "random"
+        values["pairs"] = list(PAIRED) if arm.position == "random" else []
         where = self._where() | {"run": str(folder / RUN), "batch": str(self.options.batch)}
+        if self.options.trust_code:
+            where["trust_code"] = "yes"
         return Job(EXPLAIN, values, where, label=f"{training.label}, {attribution}", cost=5.0)
 
     def describe(self) -> dict[str, Any]:
@@ -106,7 +111,7 @@ class LeakagePlan:
             "data": {position: data.describe() for position, data in self.data.items()},
             "models": models,
             "seeds": list(self.seeds),
-            "balls": [list(ball) for ball in self.balls],
+            "balls": [list(one) for one in self.balls],
             "attributions": {name: self._described(name) for name in self.options.attribution},
             "explained": self.explained,
             "attacked": self.attacked,
@@ -124,7 +129,11 @@ class LeakagePlan:
         return {**where, "device": self.options.device}
 
     def _described(self, attribution: str) -> dict[str, Any]:
-        return describe_attribution(attribution_by_name(attribution, seed=self.options.seed))
+        return describe_attribution(_method(self.options, attribution))
+
+
+def _method(options: LeakageOptions, name: str) -> Attribution:
+    return attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
 
 
 def planned(options: LeakageOptions) -> LeakagePlan:
@@ -135,8 +144,8 @@ def planned(options: LeakageOptions) -> LeakagePlan:
     arms = []
     for position in options.position:
         for objective in options.objective:
-            for ball in [None] if objective == "natural" else balls_of(options):
-                settings = _settings(options, objective, ball, data[position])
+            for around in [None] if objective == "natural" else balls_of(options):
+                settings = _settings(options, objective, around, data[position])
                 arms.append(Arm(position, training_title(settings.to_dict()), settings))
     images = len(next(iter(data.values())).test)
     explained, attacked = (
@@ -152,9 +161,11 @@ def balls_of(options: LeakageOptions) -> list[Ball]:
         radii = [0.1 if norm == "linf" else 1.0 for norm in norms]
     if len(norms) == 1:
         norms *= len(radii)
-    if len(norms) != len(radii) or not radii or len(set(zip(norms, radii, strict=True))) < len(radii):
-        expected = f"one norm, or one for each of the {len(radii)} radii, and different balls"
+    if len(norms) != len(radii) or not radii:
+        expected = f"one norm, or one for each of the {len(radii)} radii"
         raise fail_argument("norm", options.norm, expected, "For example --norm linf l2 --radius 0.1 1.0.")
+    if len(set(zip(norms, radii, strict=True))) < len(radii):
+        raise fail_argument("radius", radii, "different radii for each norm")
     return list(zip(norms, (float(radius) for radius in radii), strict=True))
 
 
@@ -163,11 +174,14 @@ def _check(options: LeakageOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different values, at least one")
-    for name, least in (("seeds", 1), ("batch", 1), ("attacked", 1), ("explained", 2)):
+    for name, least in (("seeds", 1), ("batch", 1), ("attacked", 1), ("explained", 2), ("gallery", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise fail_argument(name, value, f"a number of at least {least}")
-    balls_of(options)
+    for norm, radius in balls_of(options):
+        ball(norm, radius)  # refuses radii that cannot be
+    for name in options.attribution:
+        _method(options, name)
 
 
 def _blocks(options: LeakageOptions, position: PositionName) -> BlockOptions:
@@ -177,10 +191,10 @@ def _blocks(options: LeakageOptions, position: PositionName) -> BlockOptions:
 
 
 def _settings(
-    options: LeakageOptions, objective: ObjectiveName, ball: Ball | None, data: MaskedDataset
+    options: LeakageOptions, objective: ObjectiveName, around: Ball | None, data: MaskedDataset
 ) -> Settings:
     robust: dict[str, Any] = {}
-    if ball is not None:
+    if around is not None:
         names = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
-        robust = {name: getattr(options, name) for name in names} | {"norm": ball[0], "radius": ball[1]}
+        robust = {name: getattr(options, name) for name in names} | {"norm": around[0], "radius": around[1]}
     return study_settings(options, objective, robust, data)

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.auditing.parts import Arrays
-from veridical.metrics.intervals import mean_interval
 from veridical.runtime.data_config import PositionName
 from veridical.studies.leakage_maps import PAIRED
 from veridical.studies.leakage_plan import LeakagePlan
 from veridical.studies.map_measures import measures_over_seeds
-from veridical.studies.over_seeds import two_intervals
+from veridical.studies.over_seeds import over_runs, two_intervals
+
+APART = (("of_the_digit", "same_digit", "same_class"), ("of_the_class", "same_class", "other_class"))
+"""Differences of cosines: what is of the very digit that is elsewhere, and what of its class alone."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,13 @@ def _model(plan: LeakagePlan, measured: Measured, number: int) -> dict[str, Any]
     trained, tested = measured.trained[number], measured.tested[number]
     return {
         "seeds": list(plan.seeds),
-        "accuracy": _over_runs([run["accuracy"] for run in trained]),
+        "accuracy": over_runs([run["accuracy"] for run in trained]),
         "under_attack": {
-            ball: _over_runs([run["under_attack"][ball] for run in tested])
+            ball: over_runs([run["under_attack"][ball] for run in tested])
             for ball in tested[0]["under_attack"]
         },
-        **{name: _over_runs([run[name] for run in tested]) for name in ("margin", "sure", "loss")},
+        **{name: over_runs([run[name] for run in tested]) for name in ("margin", "sure", "loss")},
         "maps": {name: _maps(measured.maps[number, name]) for name in plan.options.attribution},
-    }
-
-
-def _over_runs(intervals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """As `two_intervals`, from each seed's interval over examples; of several seeds these stand in `each`."""
-    return {
-        "examples": dict(intervals[0]) if len(intervals) == 1 else None,
-        "seeds": mean_interval([interval["value"] for interval in intervals]),
-        "each": [dict(interval) for interval in intervals],
     }
 
 
@@ -74,9 +67,9 @@ def _maps(runs: Sequence[Arrays]) -> dict[str, Any]:
     for name, shown in names.items():
         if name in runs[0]:
             found[shown] = two_intervals([run[name] for run in runs])
-    if "pair/same_digit" in runs[0]:
-        apart = [run["pair/same_digit"] - run["pair/other_class"] for run in runs]
-        found["of_the_digit"] = two_intervals(apart)
+    for name, nearer, farther in APART:
+        if f"pair/{nearer}" in runs[0]:
+            found[name] = two_intervals([run[f"pair/{nearer}"] - run[f"pair/{farther}"] for run in runs])
     return found
 
 

@@ -21,6 +21,7 @@ PAIR_COLUMNS = (
     "left at the digit's pixels",
     "left in the block",
     "cosine, same digit",
+    "cosine, same class",
     "cosine, other class",
     "null mass at telling places",
 )
@@ -102,6 +103,7 @@ def pair_rows(study: Finished, attribution: str) -> list[list[str]]:
                     share_cell(maps["left_at_ink"]),
                     share_cell(maps["left_in_block"]),
                     number_cell(maps["same_digit"]),
+                    number_cell(maps["same_class"]),
                     number_cell(maps["other_class"]),
                     share_cell(maps["telling"]),
                 ]

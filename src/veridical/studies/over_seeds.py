@@ -32,6 +32,15 @@ def two_intervals(measured: Sequence[NDArray[Any]]) -> dict[str, Interval]:
     return {"examples": over_examples, "seeds": mean_interval(_means(stacked), undefined="exclude")}
 
 
+def over_runs(intervals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `two_intervals`, from each seed's interval over examples; of several seeds these stand in `each`."""
+    return {
+        "examples": dict(intervals[0]) if len(intervals) == 1 else None,
+        "seeds": mean_interval([float(interval["value"]) for interval in intervals]),
+        "each": [dict(interval) for interval in intervals],
+    }
+
+
 def paired_difference(
     measured: Mapping[int, NDArray[Any]], reference: Mapping[int, NDArray[Any]]
 ) -> dict[str, Interval]:

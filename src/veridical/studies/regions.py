@@ -11,12 +11,16 @@ from torch import Tensor
 
 from veridical.data import DATASETS, Dataset
 from veridical.data.foreground import THRESHOLD, with_foreground
-from veridical.data.masked import load_masked
+from veridical.data.masked import MaskedDataset, load_masked
 
 _KINDS = {
     "gtsrb": ("box", "the sign's bounding box"),
     "fashion-mnist": ("foreground", "the garment"),
 }
+
+
+_MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the planted patch"}
+"""What the masks of generated files mark."""
 
 
 @lru_cache(maxsize=2)
@@ -27,12 +31,15 @@ def regions_of(data: Dataset) -> Tensor:
     or an .npz file with masks.
     """
     own = data.name not in DATASETS and data.source.endswith(".npz")
-    return with_foreground(load_masked(data.source) if own else data).test_mask
+    return with_foreground(_masked(data.source) if own else data).test_mask
 
 
 def region_record(data: Dataset) -> dict[str, Any]:
     """What the regions are, as plain values: their kind, and the digest of all of them."""
-    kind, words = _KINDS.get(data.name, ("mask", "the pixels that carry the label"))
+    kind, words = _KINDS.get(data.name) or (
+        "mask",
+        _MASKS.get(_generator(data), "what the file's masks mark"),
+    )
     packed = np.packbits(regions_of(data).numpy())
     record: dict[str, Any] = {
         "kind": kind,
@@ -40,3 +47,13 @@ def region_record(data: Dataset) -> dict[str, Any]:
         "sha256": hashlib.sha256(packed.tobytes()).hexdigest(),
     }
     return record | ({"threshold": THRESHOLD} if kind == "foreground" else {})
+
+
+def _generator(data: Dataset) -> str:
+    """What made an .npz file with masks, as it says itself."""
+    return str(_masked(data.source).options.get("generator", ""))
+
+
+@lru_cache(maxsize=2)
+def _masked(source: str) -> MaskedDataset:
+    return load_masked(source)

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.auditing.parts import Arrays
-from veridical.metrics.intervals import mean_interval, proportion_interval
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.map_measures import SINGLE, measures_over_seeds
-from veridical.studies.over_seeds import paired_difference, two_intervals
+from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
 from veridical.studies.shortcut_job import ARRAYS, VARIANTS
 from veridical.studies.shortcut_plan import Arm, ShortcutPlan, planned
 from veridical.studies.study import Tell, begun
@@ -114,14 +113,8 @@ def _arm(
 
 
 def _attacked(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Accuracy under attack with the patch gone, over examples (of all seeds) and over seeds."""
-    if not found:
-        return None
-    right, of = (sum(round(one["value"] * one["n"]) for one in found), sum(one["n"] for one in found))
-    return {
-        "examples": proportion_interval(right, of),
-        "seeds": mean_interval([float(one["value"]) for one in found]),
-    }
+    """Accuracy under attack with the patch gone, as `over_runs`; None for models that have no ball."""
+    return over_runs(found) if found else None
 
 
 def _lost(arrays: Arrays, to: str) -> NDArray[np.float64]:

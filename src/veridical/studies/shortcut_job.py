@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from veridical.attacks.prediction import predict
 from veridical.attribution.dataset_maps import batch_maps
-from veridical.attribution.saliency import saliency
 from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.attributions import attribution_by_name
+from veridical.faithfulness.randomisation import predicted
 from veridical.runtime.data_config import CodeName, ShortcutOptions, ShortcutTestName
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import write_atomic
 from veridical.studies.map_measures import joined, map_measures
-from veridical.studies.shown_examples import first_of_each_class
+from veridical.studies.shown_examples import first_of_each_class, scaled_saliency
 from veridical.training.loop import train
 from veridical.training.validation import input_dtype
 
@@ -65,9 +63,8 @@ def run(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str
     )
     arrays: Arrays = {"label": data.test.labels.numpy()}
     for variant, tested in variants.items():
-        predicted = _predicted(trained.model, tested)
-        arrays[f"predicted/{variant}"] = predicted
-        arrays[f"correct/{variant}"] = predicted == arrays["label"]
+        arrays[f"predicted/{variant}"] = predicted(trained.model, tested.test).numpy()
+        arrays[f"correct/{variant}"] = arrays[f"predicted/{variant}"] == arrays["label"]
     arrays["follows"] = follows(arrays["predicted/moved"], variants["moved"], values["shortcut"]["code"])
     for name in values["attributions"]:
         arrays |= _explained(trained.model, variants, name, values, int(where.get("batch", "100")))
@@ -105,17 +102,6 @@ def follows(predicted: NDArray[np.int64], moved: MaskedDataset, code: CodeName) 
 def regions(variants: Planted, variant: ShortcutTestName) -> Tensor:
     """Where maps are measured, bool (N, H, W): on the patch, or where it was in agreement if it is gone."""
     return variants["agreeing" if variant == "gone" else variant].test_mask
-
-
-def _predicted(model: nn.Module, data: MaskedDataset) -> NDArray[np.int64]:
-    rows, found = 500, []
-    device = next(model.parameters()).device
-    for first in range(0, len(data.test), rows):
-        numbers = range(first, min(first + rows, len(data.test)))
-        inputs, _ = data.test.batch(numbers, input_dtype(model), device)
-        found.append(predict(model, inputs).argmax(1).cpu())
-    whole: NDArray[np.int64] = torch.cat(found).numpy()
-    return whole
 
 
 def _maps(model: nn.Module, data: MaskedDataset, name: str, indices: range | list[int], seed: int) -> Tensor:
@@ -160,8 +146,6 @@ def _pictures(model: nn.Module, variants: Planted, values: Mapping[str, Any]) ->
         found[f"image/{variant}"] = data.test.images[index].numpy()
         found[f"region/{variant}"] = regions(variants, variant)[index].numpy()
         for name in values["attributions"]:
-            maps = saliency(_maps(model, data, name, index, values["map_seed"]))
-            peak = maps.amax(dim=(1, 2), keepdim=True)
-            scaled = maps / torch.where(peak == 0, torch.ones_like(peak), peak)
-            found[f"saliency/{name}/{variant}"] = scaled.half().numpy()
+            maps = _maps(model, data, name, index, values["map_seed"])
+            found[f"saliency/{name}/{variant}"] = scaled_saliency(maps)
     return found

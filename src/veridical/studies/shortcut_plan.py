@@ -130,9 +130,9 @@ def _check(options: ShortcutStudyOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different values, at least one")
-    for name in ("seeds", "batch"):
-        if getattr(options, name) < 1:
-            raise fail_argument(name, getattr(options, name), "a number of at least 1")
+    for name, least in (("seeds", 1), ("batch", 1), ("gallery", 0)):
+        if getattr(options, name) < least:
+            raise fail_argument(name, getattr(options, name), f"a number of at least {least}")
     if options.explained is not None and options.explained < 2:
         raise fail_argument("explained", options.explained, "at least 2 images")
     if options.radius is not None and (not options.radius or len(set(options.radius)) < len(options.radius)):
@@ -162,5 +162,6 @@ def _shortcut(options: ShortcutStudyOptions, rate: float) -> ShortcutOptions:
 def _settings(
     options: ShortcutStudyOptions, objective: ObjectiveName, radius: float | None, data: MaskedDataset
 ) -> Settings:
-    robust = {"norm": options.norm, "radius": radius, "weight": options.weight, "beta": options.beta}
+    robust = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
+    robust["radius"] = radius
     return study_settings(options, objective, robust, data)
