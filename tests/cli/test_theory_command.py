@@ -1,11 +1,17 @@
 """`veridical theory` as a command, small."""
 
+import inspect
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from veridical.cli.main import main
+from veridical.runtime.study_config import TheoryOptions
+from veridical.studies import block_margin_plan, one_layer_plan
 
 ONE_LAYER = ["theory", "one-layer", "--blocks", "4", "--steps", "4", "--train-examples", "50", "--seeds", "2"]
 MARGIN = ["theory", "block-margin", "--blocks", "4", "--steps", "25", "--width", "100", "10"]
@@ -133,3 +139,14 @@ def test_a_training_that_fails_is_exit_code_1_and_the_others_are_kept(
     assert "1 of 2 jobs failed" in told
     assert "a squirrel ate it" in told
     assert len(list((out / "jobs").glob("*/*/result.json"))) == 1
+
+
+@pytest.mark.parametrize("defaults", [one_layer_plan.DEFAULTS, block_margin_plan.DEFAULTS])
+def test_the_help_tells_what_is_taken_where_nothing_is_given(defaults: Mapping[str, Any]) -> None:
+    lines = inspect.cleandoc(TheoryOptions.__doc__ or "").replace("\n        ", " ").splitlines()
+    written = {line.split(":")[0].strip(): line.partition("None: ")[2].rstrip(".") for line in lines}
+    for name, value in defaults.items():
+        numbers = set(re.findall(r"\d+(?:\.\d+)?", written[name]))
+        # Radii are told by their main one and the range of the others.
+        first = value[0] if isinstance(value, list) else value
+        assert f"{first}".removesuffix(".0") in numbers, (name, written[name])

@@ -37,7 +37,7 @@ def test_the_table_tells_names_sizes_and_places(filled: Path, capsys: pytest.Cap
     }
     assert list(rows) == list(DATASETS)
     assert rows["gtsrb"] == ["gtsrb", "4", "2", "3x6x6", "gtsrb.npz"]
-    assert rows["cifar10"][1:] == ["not", "found:", "--download"]
+    assert rows["cifar10"][1:] == ["not", "found:", "train", "--download"]
     assert rows["flowers17"][1:] == ["not", "found:", "flowers17.npz", "goes", "here"]
     assert "(damaged, see below)" in " ".join(rows["mnist"])
     assert "incomplete, without test_32x32.mat" in " ".join(rows["svhn"])

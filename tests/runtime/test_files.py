@@ -128,6 +128,21 @@ def test_another_runs_folder_is_refused_with_the_options_that_differ(tmp_path: P
     assert (tmp_path / files.CLAIM).read_bytes() == before
 
 
+def test_an_option_of_many_trainings_is_named_once_and_a_whole_one_is_not_spelt_out(tmp_path: Path) -> None:
+    def config(steps: int, names: str) -> dict[str, object]:
+        return {"models": {name: {"steps": steps, "rate": 0.1} for name in names}}
+
+    files.claim_folder(tmp_path, "leakage", config(4, "abcd"))
+    with pytest.raises(UsageError, match=r"another run: steps is 4 there, 2 here \(in 4 places\)\. Name"):
+        files.claim_folder(tmp_path, "leakage", config(2, "abcd"))
+    with pytest.raises(UsageError) as caught:
+        files.claim_folder(tmp_path, "leakage", config(4, "ae"))
+    assert "models.b is given there, absent here" in str(caught.value)
+    assert "rate" not in str(caught.value)
+    with pytest.raises(UsageError, match="2 more differences"):
+        files.claim_folder(tmp_path, "leakage", config(4, "efgh"))
+
+
 @pytest.mark.parametrize("config", [{"data": "mnist", "epochs": 3}, {"data": "gtsrb", "steps": 5}, {}])
 def test_another_commands_folder_is_refused_by_its_name_alone(
     tmp_path: Path, config: dict[str, object]

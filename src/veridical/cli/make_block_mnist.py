@@ -4,7 +4,7 @@ examples:
   veridical make-block-mnist --out data/block-mnist
   veridical make-block-mnist --source mnist --classes two --null scramble --out data/blocks
   veridical make-block-mnist --layout 3 --null noise --position 0.5 --noise 0.05 --out data/grid
-  veridical train --data data/block-mnist/data.npz --model mlp --out runs/blocks
+  veridical train --data data/block-mnist/data.npz --model mlp --objective natural --out runs/blocks
 
 DIR/data.npz is a data set for every command, with the masks of the signal blocks beside the images;
 DIR/result.json says how it was made, DIR/report.html shows it.

@@ -84,7 +84,11 @@ def _registered(entry: DatasetEntry, root: Path, *, download: bool, size: int | 
         tried = places(entry, root, size)
         chosen = next((place for place in tried if place.complete), None)
     if chosen is None:
-        outcome = "it ended without these files" if download else "not asked for (--download, download=True)"
+        outcome = (
+            "it ended without these files"
+            if download
+            else "not asked for (`veridical train --download`, download=True)"
+        )
         raise _not_found(
             entry, root, tried, outcome if entry.downloadable else "it does not offer this data set"
         )

@@ -101,15 +101,17 @@ class OptimiserOptions:
     """How the weights move.
 
     Args:
-        optimiser: Adam (decoupled weight decay) or SGD with momentum 0.9.
-        schedule: One cycle (linear warm-up, cosine to zero), the paper's steps, or constant.
-        learning_rate: Greatest learning rate.
-        weight_decay: Decoupled for adam, L2 for sgd.
-        batch_size: Examples per step.
-        epochs: Passes through the training images; a fraction is allowed.
+        optimiser: Adam (decoupled weight decay) or SGD with momentum 0.9; None takes the recipe's.
+        schedule: One cycle (linear warm-up, cosine to zero), the paper's steps, or constant; None takes the
+            recipe's.
+        learning_rate: Greatest learning rate; None takes the recipe's.
+        weight_decay: Decoupled for adam, L2 for sgd; None takes the recipe's.
+        batch_size: Examples per step; None takes the recipe's.
+        epochs: Passes through the training images; a fraction is allowed. None takes the recipe's.
         steps: Steps in total, instead of epochs.
-        averaging: Decay of the exponential average of the weights; 0 keeps the last weights.
-        warm_up: Share of the steps in which the one-cycle rate rises.
+        averaging: Decay of the exponential average of the weights; 0 keeps the last weights, None takes the
+            recipe's.
+        warm_up: Share of the steps in which the one-cycle rate rises; None takes the recipe's.
     """
 
     optimiser: OptimiserName | None = None

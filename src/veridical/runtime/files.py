@@ -14,6 +14,7 @@ from veridical.runtime.errors import RunError, UsageError, fail_argument
 
 CLAIM = "claim.json"
 _ABSENT = object()
+_MOST_TOLD = 6
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -150,13 +151,24 @@ def _refuse_other_claim(folder: Path, existing: object, claim: Mapping[str, obje
             f"{folder} belongs to another command: `veridical {owner}` made it, and this is "
             f"`veridical {claim['kind']}`. Name another folder."
         )
-    differences = [
-        f"{place} is {_told(before)} there, {_told(now)} here"
-        for place, before, now in _differences(existing, claim)
-    ]
     raise UsageError(
-        f"{folder} belongs to another run: {'; '.join(differences)}. "
+        f"{folder} belongs to another run: {'; '.join(_different(existing, claim))}. "
         "Name another folder, or repeat the same options."
+    )
+
+
+def _different(existing: object, claim: Mapping[str, object]) -> list[str]:
+    """What differs in words: an option once, of however many trainings it is part, and not without end."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for place, before, now in _differences(existing, claim):
+        found.setdefault((place.rpartition(".")[2], _told(before), _told(now)), []).append(place)
+    told = [
+        f"{option if len(places) > 1 else places[0]} is {before} there, {now} here"
+        + (f" (in {len(places)} places)" if len(places) > 1 else "")
+        for (option, before, now), places in found.items()
+    ]
+    return told[:_MOST_TOLD] + (
+        [f"{len(told) - _MOST_TOLD} more differences"] if len(told) > _MOST_TOLD else []
     )
 
 
@@ -172,4 +184,7 @@ def _differences(before: object, now: object, place: str = "") -> Iterator[tuple
 
 
 def _told(value: object) -> str:
-    return "absent" if value is _ABSENT else json.dumps(value)
+    if value is _ABSENT:
+        return "absent"
+    # A whole training, say, which would drown what else differs.
+    return "given" if isinstance(value, Mapping) else json.dumps(value)

@@ -290,19 +290,21 @@ class TheoryOptions:
         out: Folder of the results; the same command continues in it.
         blocks: Blocks of an input; the first half of them is task-relevant.
         block_size: Numbers in a block.
-        noise: Lengths eta of the noise on every block.
-        width: Hidden units of the networks; block-margin alone.
-        sweep_width: Hidden units where noise or radius varies; block-margin alone.
+        noise: Lengths eta of the noise on every block. None: 0.3 in one-layer, else 0, 0.01, 0.05 and 0.1.
+        width: Hidden units of the networks; block-margin alone. None: 10000, 10, 100 and 1000.
+        sweep_width: Hidden units where noise or radius varies; block-margin alone. None: 1000.
         norm: Norm of the ball; one-layer knows linf alone.
-        radius: Radii of the ball in adversarial training.
-        weight: Weights lambda of the attribution's size; one-layer alone.
-        deviation: Standard deviation of the initial weights.
-        steps: Steps of gradient descent.
-        learning_rate: Learning rate; of a hidden unit, which the width multiplies.
-        inner_steps: Steps of the inner ascent.
+        radius: Radii of the ball in adversarial training. None: 0.1 in one-layer, else 0.3 and 0.05 to 0.35.
+        weight: Weights lambda of the attribution's size; one-layer alone. None: 1 and 0.5.
+        deviation: Standard deviation of the initial weights. None: 0.5.
+        steps: Steps of gradient descent. None: 400 in one-layer, else 600.
+        learning_rate: Learning rate; of a hidden unit, which the width multiplies. None: 0.1 in one-layer,
+            else 2.
+        inner_steps: Steps of the inner ascent. None: 2 in one-layer, else 5.
         data: Data set whose first two classes replace the blocks; one-layer alone.
-        train_examples: Training examples; block-margin without noise takes the whole support.
-        test_examples: Test examples; block-margin alone.
+        train_examples: Training examples; block-margin without noise takes the whole support. None: 500 in
+            one-layer, else 100.
+        test_examples: Test examples; block-margin alone. None: 1000.
         seeds: Trainings of each kind.
         store: Folder of finished trainings, which several commands may share; None is one inside `out`.
         data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from veridical.report.study_page import Curve, curves_figure
 from veridical.studies.diffroar_report import Measured, named, read_measured
-from veridical.studies.documents import deliver, markdown
+from veridical.studies.documents import deliver, markdown, script
 
 COLUMNS = ("model", "level", "top %", "bottom %", "difference", "verdict", "masks top %", "masks bottom %")
 
@@ -80,4 +80,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -1,12 +1,24 @@
-"""Shared by the modules that print finished results for a document: Markdown tables, files of figures."""
+"""Shared by the modules that print finished results for a document: tables, figures, and how they end."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from matplotlib.figure import Figure
+
+from veridical.runtime.errors import UsageError, VeridicalError
+
+
+def script(main: Callable[[], int | None]) -> NoReturn:
+    """Run a module's `main` as a program: expected errors are a line and the exit codes of `veridical`."""
+    try:
+        sys.exit(main())
+    except VeridicalError as error:
+        sys.stderr.write(f"{Path(sys.argv[0]).stem}: {error}\n")
+        sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

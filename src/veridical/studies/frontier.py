@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from veridical.studies.attacked import Attacked, read_attack
-from veridical.studies.documents import deliver, markdown
+from veridical.studies.documents import deliver, markdown, script
 
 COLUMNS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
 _SHORT = {
@@ -102,4 +102,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

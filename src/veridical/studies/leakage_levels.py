@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from veridical.report.curves import Curve, shares_grid
 from veridical.report.diffroar_words import level_text
 from veridical.runtime.errors import fail_argument
-from veridical.studies.documents import deliver, markdown
+from veridical.studies.documents import deliver, markdown, script
 from veridical.studies.finished import Finished
 from veridical.studies.leakage_job import ball_name
 from veridical.studies.leakage_plan import TITLES
@@ -144,4 +144,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -147,8 +147,8 @@ def _trainings_panels(check: Finished) -> list[Panel]:
     results = check.results
     examples = check.config["train_examples"]
     text = (
-        f"Networks of the same architecture, trained anew on {examples:,} images until they know them by "
-        "heart. Permuted labels and images of noise carry nothing over to the test images."
+        f"Networks of the same architecture, trained anew on {examples:,} images. Permuted labels and images "
+        "of noise can only be learnt by heart, and carry nothing over to the test images."
     )
     learnt = [
         [TRAINING_WORDS[kind], _share(one["training_accuracy"]), _share(one["test_accuracy"])]
