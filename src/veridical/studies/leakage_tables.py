@@ -44,7 +44,9 @@ def read_leakage(folder: str | Path) -> Finished:
 
 def columns(study: Finished) -> list[str]:
     """The heads of the table of `rows`."""
-    balls = [f"accuracy, {ball}" for ball in first_model(study)["under_attack"]]
+    # Of fewer images than the accuracy beside it.
+    attacked = f"first {study.results['attacked']:,} attacked"
+    balls = [f"{attacked}, {ball}" for ball in first_model(study)["under_attack"]]
     shares = [f"null share, top {level_text(level)}" for level in _shown(study)]
     return [
         "training, data",
@@ -83,7 +85,8 @@ def brief(study: Finished, attribution: str) -> tuple[list[str], list[list[str]]
     """Columns and rows for a terminal: accuracies, the null share at one level and its mass, no intervals."""
     heads = columns(study)
     level = f"top {level_text(_shown(study)[0])}"
-    kept = [at for at, head in enumerate(heads) if not at or "acc" in head or "mass" in head or level in head]
+    told = ("accuracy", "attacked", "mass", level)
+    kept = [at for at, head in enumerate(heads) if not at or any(part in head for part in told)]
     cells = rows(study, attribution)
     return [heads[at] for at in kept], [
         [row[at].partition(" (")[0] if at else row[0] for at in kept] for row in cells

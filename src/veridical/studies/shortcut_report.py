@@ -184,8 +184,8 @@ def _meaning_panel(code: str) -> Panel:
             ),
             (
                 "Patch tells nothing: the control, trained with a patch whose place (or presence) is "
-                "independent of the class. What it loses, and what of its maps lies on the patch, is "
-                "what a patch does by itself."
+                "independent of the class. What it loses when the patch is gone, and what of its maps "
+                "lies on it, is what a patch does by itself; agreeing and moved images are alike to it."
             ),
             (
                 "Where it was, gone: the mass at the pixels of the agreeing patch in images without "
