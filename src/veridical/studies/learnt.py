@@ -12,16 +12,18 @@ LEARNT = 0.1
 """Share of the way from guessing to no error, below which a model has hardly learnt anything."""
 
 
-def hardly_learnt(accuracy: Mapping[str, Mapping[str, Any]], classes: int) -> str | None:
+def hardly_learnt(accuracy: Mapping[str, Any], classes: int) -> str | None:
     """What is to be said of a model that has hardly come away from guessing; None for others.
 
-    accuracy: its two intervals, of which the shown one counts. classes: of the data; guessing is right once
-    in so many.
+    accuracy: its two intervals, and where it has them those of `each` training, one of which is enough to
+    spoil the mean. classes: of the data; guessing is right once in so many.
     """
-    guessing, value = 1 / classes, main_interval(accuracy)["value"]
-    if value >= guessing + LEARNT * (1 - guessing):
+    guessing = 1 / classes
+    each = [one["value"] for one in accuracy.get("each", [main_interval(accuracy)])]
+    failed = [value for value in each if value < guessing + LEARNT * (1 - guessing)]
+    if not failed:
         return None
-    return (
-        f"has hardly learnt anything (accuracy {percent(value, 1)}, guessing {percent(guessing, 1)}), so "
-        "nothing follows from its maps"
-    )
+    told = f"accuracy {percent(max(failed), 1)}, guessing {percent(guessing, 1)}"
+    if len(each) > 1:
+        told = f"{len(failed)} of {len(each)} trainings; {told}"
+    return f"has hardly learnt anything ({told}), so nothing follows from its maps"
