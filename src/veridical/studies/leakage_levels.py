@@ -114,13 +114,14 @@ def _curve(one: Trained, levels: Sequence[float], colour: int) -> Curve:
 
 
 def _cell(two: Mapping[str, Mapping[str, Any]]) -> str:
-    """A share in percent, with half of its interval."""
+    """A share in percent, with half of its interval, as far as a share can be so far away."""
     interval = main_interval(two)
     value, low, high = (interval[end] for end in ("value", "low", "high"))
     if low is None or high is None:
         return f"{100 * value:.1f}"
-    # Intervals of counts are not symmetric: the wider side stands for both.
-    return f"{100 * value:.1f} ±{100 * max(high - value, value - low):.1f}"
+    # Intervals of counts are not symmetric, and those of few seeds wider than all shares: the wider side that
+    # can be stands for both.
+    return f"{100 * value:.1f} ±{100 * max(min(high, 1.0) - value, value - max(low, 0.0)):.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
