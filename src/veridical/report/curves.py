@@ -18,7 +18,7 @@ from veridical.runtime.errors import fail_argument
 
 _WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18
 _NAME_LENGTH = 44
-_GRID_WIDTH, _GRID_HEIGHT = 250, 190
+_GRID_WIDTH, _GRID_HEIGHT, _TITLE_LENGTH = 270, 200, 26
 _MARKED = 8
 # So few measured places can all be named on their axis.
 _MOST_NAMED = 6
@@ -127,13 +127,14 @@ def shares_grid(
     if not panels or not all(curves for _, curves in panels):
         raise fail_argument("panels", [title for title, _ in panels], "one chart or more, each with a curve")
     rows = -(-len(panels) // columns)
-    size = (_GRID_WIDTH * columns / 72, (_GRID_HEIGHT * rows + 2 * _LINE) / 72)
+    kinds = {curve.name for _, curves in panels for curve in curves} | {level_line}
+    size = (_GRID_WIDTH * columns / 72, (_GRID_HEIGHT * rows + _LINE * (2 + -(-len(kinds) // columns))) / 72)
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
         figure = Figure(figsize=size, layout="constrained")
         every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         named: set[str] = set()
         for axes, (title, curves) in zip(every, panels, strict=False):
-            axes.set_title(title)
+            axes.set_title(textwrap.fill(title, _TITLE_LENGTH))
             names = ["" if curve.name in named else curve.name for curve in curves]
             named.update(names)
             _fill(axes, curves, names, (0.0, 1.0), level_line)
@@ -142,7 +143,8 @@ def shares_grid(
             axes.set_axis_off()
         _across(every[0], panels[0][1], True, False)
         _upward(every[0], True, False, None)
-        figure.supxlabel(x_label, color=SOFT, fontsize=12)
+        for axes in every[-columns:]:
+            axes.set_xlabel(x_label)
         figure.supylabel(y_label, color=SOFT, fontsize=12)
         figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
     return figure

@@ -32,6 +32,7 @@ class Trained:
     study: str
     title: str
     position: str
+    objective: str
     ball: str | None
     model: Mapping[str, Any]
     null: Mapping[str, Any]
@@ -59,7 +60,8 @@ def trainings(
             own = ball_name(training["norm"], training["radius"]) if "radius" in training else None
             if ball is None or own in (None, ball):
                 model = study.results["models"][title][position]
-                found.append(Trained(name, title, position, own, model, maps["null"]))
+                objective = training["objective"]
+                found.append(Trained(name, title, position, objective, own, model, maps["null"]))
     return found
 
 
@@ -108,9 +110,11 @@ def figure(found: Sequence[Trained], levels: Sequence[float]) -> Figure:
 def _curve(one: Trained, levels: Sequence[float], colour: int) -> Curve:
     intervals = [main_interval(two) for two in one.null["topk"]]
     value, low, high = ([interval[end] for interval in intervals] for end in ("value", "low", "high"))
+    # It lies on adversarial training's curve more often than not.
+    dashed = one.objective == "ig-sum-norm"
     if one.null["mass"]["seeds"]["n"] == 2:
-        return Curve(one.title, levels, value, colour=colour)
-    return Curve(one.title, levels, value, low, high, colour=colour)
+        return Curve(one.title, levels, value, dashed=dashed, colour=colour)
+    return Curve(one.title, levels, value, low, high, dashed=dashed, colour=colour)
 
 
 def _cell(two: Mapping[str, Mapping[str, Any]]) -> str:
