@@ -22,6 +22,7 @@ from veridical.studies.finished import Finished
 from veridical.studies.leakage_job import ball_name
 from veridical.studies.leakage_plan import TITLES
 from veridical.studies.leakage_tables import first_model, maps_of, read_leakage
+from veridical.studies.map_figures import topk_curve
 from veridical.studies.over_seeds import main_interval
 
 
@@ -89,14 +90,13 @@ def table(found: Sequence[Trained], levels: Sequence[float], shown: Sequence[flo
 
 
 def figure(found: Sequence[Trained], levels: Sequence[float]) -> Figure:
-    """A chart for each study and data set: null shares over k, a curve for each training.
-
-    Bands are 95% intervals over seeds where there are more than two: those of two are wider than any share.
-    """
+    """A chart for each study and data set: null shares over k, a curve for each training."""
     titles = list(dict.fromkeys(one.title for one in found))
     panels: dict[tuple[str, str], list[Curve]] = {}
     for one in found:
-        curve = _curve(one, levels, titles.index(one.title))
+        # IG-SUM-NORM lies on adversarial training more often than not.
+        dashed, colour = one.objective == "ig-sum-norm", titles.index(one.title)
+        curve = topk_curve(one.title, levels, one.null["topk"], colour=colour, dashed=dashed)
         panels.setdefault((one.study, one.position), []).append(curve)
     return shares_grid(
         [(f"{study}, {TITLES[position]}", curves) for (study, position), curves in panels.items()],
@@ -105,16 +105,6 @@ def figure(found: Sequence[Trained], levels: Sequence[float]) -> Figure:
         y_label="share of them in the null block",
         level_line=(found[0].null["area"]["examples"]["value"], "its share of the area"),
     )
-
-
-def _curve(one: Trained, levels: Sequence[float], colour: int) -> Curve:
-    intervals = [main_interval(two) for two in one.null["topk"]]
-    value, low, high = ([interval[end] for interval in intervals] for end in ("value", "low", "high"))
-    # It lies on adversarial training's curve more often than not.
-    dashed = one.objective == "ig-sum-norm"
-    if one.null["mass"]["seeds"]["n"] == 2:
-        return Curve(one.title, levels, value, dashed=dashed, colour=colour)
-    return Curve(one.title, levels, value, low, high, dashed=dashed, colour=colour)
 
 
 def _cell(two: Mapping[str, Mapping[str, Any]]) -> str:

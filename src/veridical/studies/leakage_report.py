@@ -35,8 +35,7 @@ from veridical.studies.leakage_tables import (
     sure_rows,
 )
 from veridical.studies.leakage_words import MEANING, PAIRS, SURE, facts, headlines
-from veridical.studies.map_figures import channels_last
-from veridical.studies.over_seeds import main_interval
+from veridical.studies.map_figures import channels_last, topk_curve
 
 REPORT = "report.html"
 
@@ -73,13 +72,12 @@ def _curves_panel(study: Finished, attribution: str) -> Panel:
     titles = list(study.results["models"])
     by_position: dict[str, list[Curve]] = {}
     for title, position, maps in maps_of(study, attribution):
-        shown = [main_interval(two) for two in maps["null"]["topk"]]
-        value, low, high = ([one[end] for one in shown] for end in ("value", "low", "high"))
-        curve = Curve(title, study.config["levels"], value, low, high, colour=titles.index(title))
+        levels, colour = study.config["levels"], titles.index(title)
+        curve = topk_curve(title, levels, maps["null"]["topk"], colour=colour)
         by_position.setdefault(position, []).append(curve)
     area = first_model(study)["maps"][attribution]["null"]["area"]["examples"]["value"]
     drawn = [y for curves in by_position.values() for curve in curves for y in curve.y if y is not None]
-    # Intervals over two seeds can be many times as wide as the range of a share.
+    # Intervals over few seeds can be many times as wide as the range of a share.
     y_range = (0.0, min(1.0, 0.1 + max(area, *drawn)))
     illustrations = []
     for position, curves in by_position.items():
@@ -97,7 +95,7 @@ def _curves_panel(study: Finished, attribution: str) -> Panel:
         alt = (
             f"Share of the top coordinates of {attribution} in the null block over k on {name}, by training."
         )
-        illustrations.append(Illustration(figure, "Bands: 95% intervals.", alt))
+        illustrations.append(Illustration(figure, "Bands: 95% intervals; two seeds have none.", alt))
     return Panel(
         title=f"The null block's share: {attribution}",
         text=["0% marks the digit alone; the share of the area is what a map without knowledge scores."],

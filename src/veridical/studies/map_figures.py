@@ -13,20 +13,34 @@ from veridical.report.study_page import Curve, curves_figure
 from veridical.studies.over_seeds import main_interval
 
 
+def topk_curve(
+    name: str,
+    levels: Sequence[float],
+    topk: Sequence[Mapping[str, Any]],
+    *,
+    colour: int | None = None,
+    dashed: bool = False,
+) -> Curve:
+    """Shares of the top k over k, with their shown intervals as a band.
+
+    Two seeds get none: their intervals are wider than all shares, and would hide every curve.
+    """
+    shown = [main_interval(two) for two in topk]
+    value, low, high = ([one[end] for one in shown] for end in ("value", "low", "high"))
+    if topk[0]["seeds"]["n"] == 2:
+        return Curve(name, levels, value, dashed=dashed, colour=colour)
+    return Curve(name, levels, value, low, high, dashed=dashed, colour=colour)
+
+
 def topk_figure(
     found: Mapping[str, Sequence[Mapping[str, Any]]],
     levels: Sequence[float],
     level_line: tuple[float, str],
     title: str = "",
 ) -> Figure:
-    """Curves of the share of the top-k values inside over k, by name, with their intervals."""
-    curves = []
-    for name, topk in found.items():
-        shown = [main_interval(two) for two in topk]
-        ends = {end: [one[end] for one in shown] for end in ("value", "low", "high")}
-        curves.append(Curve(name, list(levels), ends["value"], ends["low"], ends["high"]))
+    """Curves of the share of the top-k values inside over k, by name, as `topk_curve` draws them."""
     return curves_figure(
-        curves,
+        [topk_curve(name, levels, topk) for name, topk in found.items()],
         x_label="k, share of the values",
         y_label="share of them inside",
         title=title,
