@@ -30,7 +30,9 @@ def mass_centre(maps: Tensor) -> Tensor:
     mass = maps.double()
     rows = torch.arange(maps.shape[1], dtype=mass.dtype, device=mass.device)
     columns = torch.arange(maps.shape[2], dtype=mass.dtype, device=mass.device)
-    moments = torch.stack([mass.sum(dim=2) @ rows, mass.sum(dim=1) @ columns], dim=1)
+    # Products and sums: a matrix product takes another kernel, and rounds otherwise, for another batch size.
+    down, across = (mass.sum(dim=2) * rows).sum(dim=1), (mass.sum(dim=1) * columns).sum(dim=1)
+    moments = torch.stack([down, across], dim=1)
     return moments / mass.sum(dim=(1, 2))[:, None]
 
 
