@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veridical.attribution.method import Attribution
 from veridical.data import Dataset, load
 from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.sources import source_by_name
@@ -99,9 +100,7 @@ class AlignmentPlan:
         }
 
     def _described(self, attribution: str) -> dict[str, Any]:
-        options = self.options
-        method = attribution_by_name(attribution, seed=options.seed, trust_code=options.trust_code)
-        return describe_attribution(method)
+        return describe_attribution(_method(self.options, attribution))
 
 
 def planned(options: AlignmentOptions) -> AlignmentPlan:
@@ -120,8 +119,9 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
     data = load(name, options.data_root, equalise=equalise)
     for member in members:
         _check_fits(member, data)
+    kind = region_record(data)["kind"]
     for one in options.attribution:
-        _check_attribution(one, options, region_record(data)["kind"])
+        _check_attribution(one, options, kind)
     images = len(data.test)
     examples = images if options.examples is None else min(options.examples, images)
     if examples < 2:
@@ -173,10 +173,14 @@ def _recipe(member: Member) -> dict[str, Any]:
     return {key: value for key, value in member.settings.to_dict().items() if key != "seed"}
 
 
+def _method(options: AlignmentOptions, name: str) -> Attribution:
+    return attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+
+
 def _check_attribution(name: str, options: AlignmentOptions, kind: str) -> None:
     """Raise for a name that is none, or that says nothing about where on a black ground a model looks."""
     if kind == "mask":
-        attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+        _method(options, name)
     elif name not in ON_BLACK:
         hint = (
             "Others multiply by the image, or are not known to do without: they are zero on a black ground."

@@ -14,8 +14,16 @@ from veridical.studies.learnt import hardly_learnt
 HEADLINE_LEVEL = 0.05
 
 TOLD = (
-    *("weight", "beta", "beta_from", "radius_warm_up", "inner_steps", "inner_score", "nodes"),
-    *("steps", "batch_size", "learning_rate"),
+    "weight",
+    "beta",
+    "beta_from",
+    "radius_warm_up",
+    "inner_steps",
+    "inner_score",
+    "nodes",
+    "steps",
+    "batch_size",
+    "learning_rate",
 )
 """What the page says of each training."""
 
@@ -82,10 +90,8 @@ def headlines(study: Finished) -> list[str]:
             ]
             sentence = f"{title}: of the top {level_text(level)} of {name}, {' and '.join(shares)} "
             sentence += "lie in the null block."
-            leakage, warning = (
-                study.results["leakage"].get(name, {}).get(title),
-                _unlearnt(study, by_position),
-            )
+            warning = _unlearnt(study, by_position)
+            leakage = study.results["leakage"].get(name, {}).get(title)
             if leakage is not None and not warning:
                 sentence += _through_others(leakage)
             found.append(sentence + warning)

@@ -89,8 +89,9 @@ def run(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str
             for name, runner in runners.items():
                 weights[name].append(runner.weight)
         if step < steps:
+            chosen = _batch(len(target), values, step)
             for runner in runners.values():
-                runner.step(inputs, target, step)
+                runner.step(inputs[chosen], target[chosen], step)
     reference = weights[REFERENCE]
     coordinates = _telling(reference[-1])
     with torch.no_grad():
@@ -116,7 +117,8 @@ def _greatest_l1_norm(start: LinearScore, inputs: Tensor, target: Tensor, values
     runner = _Runner(start, SoftMaxMargin(values["radius"], values["weight"]), values)
     greatest = float(runner.weight.abs().sum())
     for step in range(values["steps"]):
-        runner.step(inputs, target, step)
+        chosen = _batch(len(target), values, step)
+        runner.step(inputs[chosen], target[chosen], step)
         greatest = max(greatest, float(runner.weight.abs().sum()))
     return greatest
 
@@ -191,7 +193,7 @@ class _Runner:
 
     def __init__(self, start: LinearScore, objective: Objective, values: Mapping[str, Any]) -> None:
         self.model = deepcopy(start)
-        self.objective, self.seed, self.batch_size = objective, values["seed"], values["batch_size"]
+        self.objective, self.seed = objective, values["seed"]
         settings = OptimiserSettings(
             optimiser="sgd",
             schedule="constant",
@@ -210,10 +212,7 @@ class _Runner:
         return self.model.weight.detach().clone()
 
     def step(self, inputs: Tensor, target: Tensor, step: int) -> None:
-        """One step on the batch that all objectives take in it."""
-        chosen = _batch(len(target), self.batch_size, self.seed, step)
-        generator = stream(self.seed, "inner", step)
-        loss = self.objective(self.model, inputs[chosen], target[chosen], generator).loss.mean()
+        loss = self.objective(self.model, inputs, target, stream(self.seed, "inner", step)).loss.mean()
         if not bool(loss.isfinite()):
             raise RunError(f"the loss is {loss.item()} in step {step}. Ask for a smaller learning rate.")
         self.optimiser.zero_grad(set_to_none=True)
@@ -221,10 +220,11 @@ class _Runner:
         self.optimiser.step()
 
 
-def _batch(count: int, size: int, seed: int, step: int) -> Tensor:
+def _batch(count: int, values: Mapping[str, Any], step: int) -> Tensor:
     """Positions of a step's examples; every epoch has an order of its own."""
+    size = values["batch_size"]
     epoch, number = divmod(step, max(1, count // size))
-    order = torch.randperm(count, generator=stream(seed, "batches", epoch))
+    order = torch.randperm(count, generator=stream(values["seed"], "batches", epoch))
     return order[number * size : (number + 1) * size]
 
 
