@@ -9,6 +9,7 @@ from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import LayerConductance
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torchvision.models import resnet18
 
 from veridical.attribution.integrated_gradients import IntegratedGradients, NotConvergedWarning
 from veridical.attribution.methods import GradientTimesInput
@@ -154,6 +155,88 @@ def test_layer_maps_are_complete_and_the_layer_may_be_named() -> None:
     assert_close(given, named.attribution, rtol=0, atol=0)
     with pytest.raises(UsageError, match=r"layer: expected the name of a module .*, but got 'third'"):
         IntegratedGradients(8, layer="third")(model, inputs, TARGET)
+
+
+class Overwriting(nn.Module):
+    """Writes into the output of one layer after another, in the ways that networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added, self.kept = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.scaled, self.viewed, self.read = nn.AvgPool2d(1), nn.Flatten(), nn.Tanh()
+        self.rectified, self.discarded, self.last = nn.Linear(72, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden: Tensor = self.added(inputs)
+        hidden += inputs
+        hidden = self.scaled(self.kept(hidden)).mul_(hidden)
+        hidden = self.rectified(self.viewed(hidden).exp_())
+        self.discarded(hidden)
+        logits: Tensor = self.last(self.read(hidden))
+        return logits
+
+
+def by_differences(model: nn.Module, layer: str, inputs: Tensor, target: Tensor, nodes: int) -> Tensor:
+    """Gradient at the layer's own output times the finite difference of it, by the right rule from black."""
+    given: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().clone())
+        # Where a layer works in place, its caller may go on with the argument.
+        return output.copy_(given[0]) if given else output
+
+    handle, total = model.get_submodule(layer).register_forward_hook(hook), torch.zeros(())
+    for t in (torch.arange(nodes, dtype=inputs.dtype) + 1) / nodes:
+        outputs = []
+        for step in (1e-4, -1e-4, 0.0):
+            model((t + step) * inputs)
+            outputs.append(seen.pop())
+        given.append(outputs[2].requires_grad_())
+        values = model(t * inputs).gather(1, target[:, None]).sum()
+        (gradient,) = torch.autograd.grad(values, given.pop())
+        total = total + gradient * (outputs[0] - outputs[1]) / 2e-4 / nodes
+    handle.remove()
+    return total
+
+
+@pytest.mark.parametrize("layer", ["added", "kept", "scaled", "viewed", "rectified", "discarded", "read"])
+def test_layers_whose_output_is_written_over_are_explained_at_their_own_output(layer: str) -> None:
+    model, inputs = Overwriting(), images()
+    method = IntegratedGradients(4, "right", layer=layer)
+    maps = method(model, inputs, TARGET)
+    assert_close(maps, by_differences(model, layer, inputs, TARGET, 4), rtol=1e-6, atol=1e-8)
+    assert_close(method(model, inputs, TARGET, create_graph=True).detach(), maps)
+    assert not model.get_submodule(layer)._forward_hooks
+
+
+@pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer2.0.bn2", "layer4.1.bn2", "bn1"])
+def test_layers_of_a_torchvision_resnet_are_explained_at_their_own_output(layer: str) -> None:
+    torch.manual_seed(0)
+    model = resnet18(num_classes=5).double().eval()
+    inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    target = torch.tensor([1, 4])
+    maps = IntegratedGradients(2, "right", layer=layer)(model, inputs, target)
+    expected = by_differences(model, layer, inputs, target, 2)
+    assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_an_output_that_is_written_over_by_another_name_is_refused() -> None:
+    class Renamed(Overwriting):
+        def forward(self, inputs: Tensor) -> Tensor:
+            hidden = self.rectified(self.viewed(self.kept(inputs)))
+            self.discarded(hidden)
+            hidden *= 2
+            logits: Tensor = self.last(hidden)
+            return logits
+
+    with pytest.raises(UsageError, match="changed in place through another name"):
+        IntegratedGradients(2, layer="discarded")(Renamed(), images(), TARGET)
 
 
 @pytest.mark.parametrize("nodes", [13, "auto"])

@@ -139,36 +139,61 @@ def _conductance(
     create_graph: bool,
 ) -> Tensor:
     """Weighted sum over nodes of d scalar / d h times d h / d t for the output h of `layer`."""
-    captured: list[Tensor] = []
+    with torch.enable_grad(), forward_ad.dual_level():
+        points = points_on_path(start, difference, positions)
+        if not points.requires_grad or not create_graph:
+            points = points.detach().requires_grad_(True)
+        velocity = difference.repeat(positions.shape[0], *[1] * (difference.ndim - 1))
+        dual = forward_ad.make_dual(points, velocity if create_graph else velocity.detach())
+        hidden, values, changed = _with_output_of(layer, scalar, dual)
+        if changed:
+            # What follows writes into the layer's output, as `out += identity` does: let it have a copy.
+            plain = values
+            hidden, values, changed = _with_output_of(layer, scalar, dual, copied=True)
+            if changed or not torch.allclose(plain, values, equal_nan=True):
+                raise UsageError(
+                    f"the output of {type(layer).__name__} is changed in place through another name of it, "
+                    "so it has no gradient of its own; write that out of place, or take another layer"
+                )
+        _check_scalar(values, points)
+        (gradients,) = torch.autograd.grad(values.sum(), hidden, create_graph=create_graph)
+        speed = forward_ad.unpack_dual(hidden).tangent
+        if speed is None:
+            raise UsageError(f"the output of {type(layer).__name__} does not depend on the inputs")
+        product = gradients * speed
+    result = weighted_sum(weights, product)
+    return result if create_graph else result.detach()
 
-    def capture(_module: nn.Module, _inputs: Any, output: Any) -> None:
+
+def _with_output_of(
+    layer: nn.Module, scalar: Scalar, inputs: Tensor, *, copied: bool = False
+) -> tuple[Tensor, Tensor, bool]:
+    """The layer's output, the scalar (N,), and whether the former was changed in place after it was made.
+
+    copied: what follows the layer gets a copy of its output.
+    """
+    captured: list[Tensor] = []
+    versions: list[int] = []
+
+    def capture(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
         captured.append(output)
+        if not isinstance(output, Tensor):
+            return None
+        versions.append(output._version)
+        return output.clone() if copied else None
 
     handle = layer.register_forward_hook(capture)
     try:
-        with torch.enable_grad(), forward_ad.dual_level():
-            points = points_on_path(start, difference, positions)
-            if not points.requires_grad or not create_graph:
-                points = points.detach().requires_grad_(True)
-            velocity = difference.repeat(positions.shape[0], *[1] * (difference.ndim - 1))
-            dual = forward_ad.make_dual(points, velocity if create_graph else velocity.detach())
-            values = forward_ad.unpack_dual(scalar(dual)).primal
-            _check_scalar(values, points)
-            if len(captured) != 1 or not isinstance(captured[0], Tensor):
-                raise UsageError(
-                    f"the layer {type(layer).__name__} ran {len(captured)} times in one forward pass or "
-                    "did not return a tensor; hidden-layer attribution needs a module that runs once and "
-                    "returns one"
-                )
-            (gradients,) = torch.autograd.grad(values.sum(), captured[0], create_graph=create_graph)
-            speed = forward_ad.unpack_dual(captured[0]).tangent
-            if speed is None:
-                raise UsageError(f"the output of {type(layer).__name__} does not depend on the inputs")
-            product = gradients * speed
+        values = forward_ad.unpack_dual(scalar(inputs)).primal
     finally:
         handle.remove()
-    result = weighted_sum(weights, product)
-    return result if create_graph else result.detach()
+    if len(captured) != 1 or not versions:
+        raise UsageError(
+            f"the layer {type(layer).__name__} ran {len(captured)} times in one forward pass or "
+            "did not return a tensor; hidden-layer attribution needs a module that runs once and "
+            "returns one"
+        )
+    return captured[0], values, captured[0]._version != versions[0]
 
 
 def _check_scalar(values: Tensor, points: Tensor) -> None:
