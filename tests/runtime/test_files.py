@@ -91,7 +91,7 @@ def test_a_missing_or_truncated_json_file_is_a_run_error_that_names_it(tmp_path:
     with pytest.raises(RunError, match=r"result\.json does not exist"):
         files.read_json(path)
     path.write_text('{"schema": 1, "res')
-    with pytest.raises(RunError, match=r"result\.json is not valid JSON"):
+    with pytest.raises(RunError, match=r"result\.json is damaged: it is not valid JSON"):
         files.read_json(path)
 
 

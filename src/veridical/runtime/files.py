@@ -1,18 +1,30 @@
-"""Files that are either whole or absent: atomic writes, JSON, and the claim that ties a folder to one run."""
+"""Files of our own, whole or absent: atomic writes, one reader per format, the claim of a folder by a run."""
 
 import contextlib
+import hashlib
+import io
 import json
 import math
 import numbers
 import os
 import secrets
+import stat
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn, TypeVar, overload
 
 from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.forms import misfit
 
 CLAIM = "claim.json"
+AGAIN = "Delete it and repeat the command that wrote it."
+"""What to do about a damaged file, where that file can be written again."""
+MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
+"""Bytes at most of a JSON file, and of all arrays in an .npz file together."""
+_DEEPEST = 64
+_SEAL = "seal"
+F = TypeVar("F")
 _ABSENT = object()
 _MOST_TOLD = 6
 
@@ -65,19 +77,203 @@ def write_json(path: str | os.PathLike[str], obj: object) -> None:
     write_atomic(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing or damaged one is a `RunError`."""
+def read_bytes(path: str | os.PathLike[str], most: int | None = None, hint: str = AGAIN) -> bytes:
+    """All of a file; a RunError, which names it, if it is missing, no file, unreadable or above `most` bytes.
+
+    hint: a sentence that says what to do about it.
+    """
     source = Path(path)
     try:
-        return json.loads(source.read_text(encoding="utf-8"))
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would wait for ever
+            _damaged(source, "it is not a file", hint)
+        if most is not None and status.st_size > most:
+            _damaged(source, f"it has {status.st_size:,} bytes, and at most {most:,} make sense", hint)
+        return source.read_bytes()
     except FileNotFoundError:
         raise RunError(
             f"{source} does not exist. Check the folder, or run the command that writes it."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{source} is not valid JSON ({error}). Delete it and run its command again."
-        ) from error
+    except OSError as error:
+        raise RunError(f"{source} cannot be read: {error.strerror}. Check its permissions.") from error
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits, as records keep it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_checked(path: str | os.PathLike[str], sha256: str, hint: str = AGAIN) -> bytes:
+    """All of a file that some record keeps the digest of; a RunError as in `read_bytes`, or if it differs."""
+    content = read_bytes(path, hint=hint)
+    if digest(content) != sha256:
+        _damaged(path, "its content is not what was written (SHA-256 differs)", hint)
+    return content
+
+
+def write_sealed(path: str | os.PathLike[str], record: Mapping[str, object]) -> None:
+    """Write a mapping as `write_json` does, with the SHA-256 of all of it as its last entry, "seal"."""
+    plain = to_plain(dict(record), "record")
+    write_json(path, {**plain, _SEAL: _seal(plain)})
+
+
+@overload
+def read_json(path: str | os.PathLike[str], *, hint: str = AGAIN, sealed: bool = False) -> dict[str, Any]: ...
+@overload
+def read_json(
+    path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN, sealed: bool = False
+) -> F: ...
+def read_json(
+    path: str | os.PathLike[str], form: Any = dict, *, hint: str = AGAIN, sealed: bool = False
+) -> Any:
+    """The content of a JSON file of our own, after its structure was checked.
+
+    form: an annotation as `misfit` takes it: a mapping, unless something else is said; best a TypedDict of
+    the keys that the caller reads. Whatever is wrong (missing, unreadable, too large, not UTF-8, not JSON,
+    NaN, nested too deeply, without a key, a value of another type) is a RunError that names file and field.
+    hint: as in `read_bytes`. sealed: it is of `write_sealed`; whatever was changed since is damage too.
+    """
+    source = Path(path)
+    value = _parsed(read_bytes(source, MOST_TEXT, hint), form, source, hint)
+    if sealed and value.pop(_SEAL, None) != _seal(value):
+        _damaged(source, "it is not what was written (its seal differs)", hint)
+    return value
+
+
+def _seal(plain: object) -> str:
+    return digest(json.dumps(plain, sort_keys=True).encode())
+
+
+def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN) -> list[F]:
+    """The lines of a JSON Lines file, each checked as by `read_json`; no lines if there is no file.
+
+    What a kill or a power cut leaves, a last line without its end or zeros, is left out; any other line that
+    cannot be read is a RunError that names file, line and field.
+    """
+    source = Path(path)
+    texts = read_bytes(source, MOST_TEXT, hint).split(b"\n") if source.exists() else [b""]
+    lines: list[F] = []
+    for number, text in enumerate(texts, start=1):
+        if not text.strip(b"\0"):
+            continue
+        try:
+            lines.append(_parsed(text, form, f"{source}, line {number},", hint))
+        except RunError:
+            if number < len(texts):
+                raise
+    return lines
+
+
+def read_arrays(
+    path: str | os.PathLike[str],
+    forms: Mapping[str, str] | None = None,
+    *,
+    sha256: str | None = None,
+    hint: str = AGAIN,
+) -> dict[str, Any]:
+    """All arrays of an .npz file of our own, by name, after headers, sizes and `forms` were checked.
+
+    forms: what must be in it, as {"index": "i N", "image": "u N C H W"}: numpy's letters of allowed kinds,
+    then an axis each; axes of one name have one length, "*" is any number of further axes. More arrays may be
+    there. sha256: the file's digest, if some record keeps it. Pickles are never loaded. Whatever is wrong is
+    a RunError that names file and array; hint as in `read_bytes`.
+    """
+    source = Path(path)
+    content = read_bytes(source, MOST_ARRAYS, hint) if sha256 is None else read_checked(source, sha256, hint)
+    try:
+        # From memory: numpy and zipfile leave a damaged file open.
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+            if size > MOST_ARRAYS:
+                raise ValueError(f"it unpacks to {size:,} bytes")
+            found = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+    except Exception as error:  # noqa: BLE001 - damaged archives and headers fail in nearly any way
+        _damaged(source, f"it is not an .npz file as it was written ({_reason(error)})", hint)
+    lengths: dict[str, int] = {}
+    for name, form in (forms or {}).items():
+        if name not in found:
+            _damaged(source, f"it has no array {name}", hint)
+        if not _fits(found[name], form, lengths):
+            given = f"{found[name].dtype} {found[name].shape}"
+            _damaged(source, f"the array {name} is {given}, and not ({form})", hint)
+    return found
+
+
+def _array(content: bytes) -> Any:
+    """One member of an .npz file, whose header is believed only where the content is there."""
+    import numpy as np
+
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"{len(content)} bytes do not hold {shape} of {dtype}")
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects")
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    if dtype.kind == "U":
+        array.tolist()  # numpy looks at its characters only now
+    return array
+
+
+def _fits(array: Any, form: str, lengths: dict[str, int]) -> bool:
+    """Whether kind and shape are as said; new axes get their length."""
+    kinds, *axes = form.split()
+    exact = "*" not in axes
+    axes = [axis for axis in axes if axis != "*"]
+    if array.dtype.kind not in kinds or array.ndim < len(axes) or (exact and array.ndim != len(axes)):
+        return False
+    return all(
+        lengths.setdefault(axis, length) == length for axis, length in zip(axes, array.shape, strict=False)
+    )
+
+
+def _parsed(content: bytes, form: type[F], place: object, hint: str) -> F:
+    """A JSON text of our own as plain values that fit a form."""
+    try:
+        value = json.loads(content.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_bounded)
+        level = [value]
+        for _ in range(_DEEPEST):
+            level = [inner for outer in level for inner in _parts(outer)]
+        if level:
+            raise ValueError(f"nested more than {_DEEPEST} times")
+        if rb"\u" in content:  # halves of a character, which nothing could write again
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        _damaged(place, f"it is not valid JSON ({_reason(error)})", hint)
+    fault = misfit(value, form)
+    if fault is not None:
+        _damaged(place, fault.removesuffix("."), hint)
+    return value  # type: ignore[no-any-return]
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refused(text)
+
+
+def _bounded(text: str) -> int:
+    return int(text) if len(text) < 40 else _refused(text)
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"the number {constant[:40]}")
+
+
+def _reason(error: BaseException) -> str:
+    """An error of another library in a few words, without its advice."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _damaged(source: object, fault: str, hint: str) -> NoReturn:
+    raise RunError(f"{source} is damaged: {fault}. {hint}") from None
 
 
 def to_plain(obj: object, place: str) -> Any:
