@@ -53,3 +53,48 @@ def test_one_repeat_has_no_interval() -> None:
 def test_repeats_come_in_pairs(top: list[float], bottom: list[float]) -> None:
     with pytest.raises(UsageError, match="repeats"):
         judge(top, bottom, 100)
+
+
+TOP, BOTTOM = [0.888, 0.889, 0.887], [0.70, 0.71, 0.69]
+RANDOM = ([0.80, 0.80, 0.80], [0.80, 0.80, 0.80])
+
+
+@pytest.mark.parametrize(
+    ("masks", "baselines", "as_good"),
+    [
+        # Nothing else tells anything.
+        (([0.1], [0.1]), {"random": RANDOM}, []),
+        # The masks of the top are as good as its values, whatever those of the bottom are.
+        (([0.891], [0.60]), {}, ["masks"]),
+        (([0.885, 0.886, 0.884], [0.1, 0.1, 0.1]), {}, ["masks"]),
+        # The values add to the top, and the ends still differ by no more than their masks do.
+        (([0.80], [0.60]), {}, ["masks"]),
+        # Both ends' masks tell equally much, and the values add more at the top.
+        (([0.65], [0.65]), {}, []),
+        # One order for all images does better, as well within the interval, or clearly worse.
+        (None, {"random": RANDOM, "input-agnostic": ([0.9, 0.9, 0.9], [0.6, 0.6, 0.6])}, ["input-agnostic"]),
+        (None, {"input-agnostic": ([0.88, 0.89, 0.87], [0.70, 0.69, 0.71])}, ["input-agnostic"]),
+        (None, {"input-agnostic": ([0.85, 0.85, 0.85], [0.80, 0.80, 0.80])}, []),
+        (([0.888], [0.60]), {"edges": ([0.95, 0.95, 0.95], [0.1, 0.1, 0.1])}, ["masks", "edges"]),
+    ],
+)
+def test_what_explains_a_difference_as_well_leaves_it_undecided(
+    masks: tuple[list[float], list[float]] | None,
+    baselines: dict[str, tuple[list[float], list[float]]],
+    as_good: list[str],
+) -> None:
+    found = judge(TOP, BOTTOM, 10_000, masks, baselines)
+    assert found["as_good"] == as_good
+    assert found["verdict"] == ("undecided" if as_good else "satisfied")
+    # The bottom ahead: its own masks count, and a baseline that is as bad does not make it right.
+    swapped = None if masks is None else (masks[1], masks[0])
+    behind = judge(BOTTOM, TOP, 10_000, swapped, {name: (b, a) for name, (a, b) in baselines.items()})
+    assert behind["as_good"] == [name for name in as_good if name == "masks"]
+    assert behind["verdict"] == ("undecided" if "masks" in as_good else "violated")
+
+
+def test_intervals_end_where_accuracies_and_their_differences_do() -> None:
+    assert measured([0.4, 0.9]) == {"repeats": [0.4, 0.9], "value": 0.65, "low": 0.0, "high": 1.0}
+    assert measured([-0.4, 0.9], -1.0)["low"] == -1.0
+    found = judge([0.4, 0.9], [0.3, 0.1], 10)
+    assert (found["low"], found["high"]) == (-1.0, 1.0)

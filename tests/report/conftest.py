@@ -82,13 +82,14 @@ def curve_of(
 
 
 def judged(
-    values: Sequence[float], verdicts: Sequence[str], half: float | None = 0.01
+    values: Sequence[float], verdicts: Sequence[str | tuple[str, ...]], half: float | None = 0.01
 ) -> list[dict[str, Any]]:
-    """A verdict for each of LEVELS."""
+    """A verdict for each of LEVELS, with what is as good behind it where it is a tuple."""
     found = []
-    for level, value, verdict in zip(LEVELS, values, verdicts, strict=False):
+    for level, value, said in zip(LEVELS, values, verdicts, strict=False):
+        verdict, *as_good = (said,) if isinstance(said, str) else said
         ends = {name: measured(value, half)[name] for name in ("value", "low", "high")}
-        found.append({"level": level, "verdict": verdict, **ends})
+        found.append({"level": level, "verdict": verdict, **ends, "as_good": as_good})
     return found
 
 

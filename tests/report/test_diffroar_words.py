@@ -32,10 +32,26 @@ Build = Callable[..., DiffRoarSection]
         (("violated", "satisfied"), "tells networks more at 50% and less at 5%."),
         (("undecided", "satisfied"), "tells networks more at 50%; undecided at 5%."),
         (("violated", "undecided"), "tells networks less at 5%; undecided at 50%."),
+        (
+            (("undecided", "masks"), "satisfied"),
+            "tells networks more at 50%; undecided at 5%, where the masks alone do as well.",
+        ),
+        (
+            (("undecided", "masks"), ("undecided", "input-agnostic")),
+            "undecided at 50%, where one order for all images does as well.",
+        ),
+        (
+            (("undecided", "masks", "random"),) * 2,
+            ": undecided at every level, where the masks alone and a random order do as well.",
+        ),
+        (
+            (("undecided", "masks"), "undecided"),
+            ": undecided at 5%, where the masks alone do as well; undecided at 50%.",
+        ),
     ],
 )
 def test_the_headline_says_every_verdict(
-    diffroar_section: Build, verdicts: tuple[str, ...], told: str
+    diffroar_section: Build, verdicts: tuple[str | tuple[str, ...], ...], told: str
 ) -> None:
     section = diffroar_section(verdicts=judged([0.0, 0.0], verdicts))
     assert headline(section).startswith("\u201cNatural\u201d: ")
@@ -46,12 +62,15 @@ def test_a_level_is_told_with_its_counts_and_interval(diffroar_section: Build) -
     # 5% of 36 coordinates are 1.8, so 2.
     assert level_sentence(diffroar_section(), 0) == (
         "Networks that see only the 2 most attributed coordinates reach 62.0%, those that see only the 2 "
-        "least attributed 70.0%: \u22128.0 points, 95% interval \u22129.0 to \u22127.0 (5 repeats)."
+        "least attributed 70.0%: \u22128.0 points, 95% interval \u22129.0 to \u22127.0 (5 repeats). "
+        "Their masks alone give 25.0% and 11.0%."
     )
     removed = level_sentence(diffroar_section(mode="remove"), 1)
     assert removed.startswith("Networks that see all but the 18 most attributed coordinates reach 90.0%")
-    wide = diffroar_section(verdicts=judged([-0.08, 0.05], ["undecided", "undecided"], half=0.1))
+    wide = diffroar_section(verdicts=judged([-0.08, 0.05], ["undecided", "undecided"], half=0.1), control=())
     assert level_sentence(wide, 1).endswith("\u22125.0 to +15.0 (5 repeats), which holds zero.")
+    explained = diffroar_section(verdicts=judged([0.08, 0.05], [("undecided", "masks"), "satisfied"]))
+    assert level_sentence(explained, 0).endswith("Undecided, since the masks alone do as well.")
     unknown = [{"level": 0.05, "verdict": "undecided", "value": None, "low": None, "high": None}]
     nothing = diffroar_section(
         curve=[{"level": 0.05, **{name: {"value": None} for name in ("top", "bottom", "difference")}}],
@@ -60,10 +79,13 @@ def test_a_level_is_told_with_its_counts_and_interval(diffroar_section: Build) -
     assert level_sentence(nothing, 0) == "Not measured."
 
 
-def test_baselines_and_other_outputs_are_beside_only_with_disjoint_intervals(diffroar_section: Build) -> None:
-    random, agnostic = beside_baselines(diffroar_section())
-    assert random.endswith("a random order: higher at 50%; lower at 5%.")
-    assert agnostic.endswith("one order for all images: lower at 5%; the 95% intervals overlap at 50%.")
+def test_baselines_are_told_and_other_outputs_apart_only_with_disjoint_intervals(
+    diffroar_section: Build,
+) -> None:
+    assert beside_baselines(diffroar_section()) == [
+        "A random order differs by 0.0 at 5% and 0.0 at 50% (points).",
+        "One order for all images differs by +15.0 at 5% and +4.0 at 50% (points).",
+    ]
     robust = diffroar_section("Robust", verdicts=judged([0.1, 0.06], ["satisfied", "satisfied"]))
     assert beside_first(diffroar_section(), robust) == (
         "The difference of \u201cRobust\u201d beside that of \u201cNatural\u201d: higher at 5%; the 95% "

@@ -101,12 +101,15 @@ def measured() -> Build:
 
 def test_titles_are_as_short_as_they_can_be(measured: Build) -> None:
     natural, robust = measured(), measured("adversarial")
-    assert list(named([natural])) == ["Natural training"]
-    assert list(named([natural, robust])) == ["Natural training", "Adversarial training (l2 1)"]
+    assert list(named([natural])) == ["input-gradient"]
+    assert list(named([natural, robust])) == [
+        "input-gradient, Natural training",
+        "input-gradient, Adversarial training (l2 1)",
+    ]
     other = measured(attribution="maps/smoothgrad.npz")
     assert list(named([natural, other])) == ["input-gradient", "smoothgrad.npz"]
     three = named([natural, other, robust])
-    assert list(three)[:2] == ["Natural training, input-gradient", "Natural training, smoothgrad.npz"]
+    assert list(three)[:2] == ["input-gradient, Natural training", "smoothgrad.npz, Natural training"]
     assert list(named([natural, robust], ["a", "b"])) == ["a", "b"]
     for titles in (["a"], ["a", "a"]):
         with pytest.raises(UsageError, match="titles"):
@@ -119,8 +122,8 @@ def test_two_of_the_same_are_told_apart_by_their_folders(measured: Build) -> Non
     one = measured()
     other = Measured(Path("elsewhere/second"), one.document, one.arrays)
     assert list(named([one, other])) == [
-        "Natural training (natural-input-gradient)",
-        "Natural training (second)",
+        "input-gradient (natural-input-gradient)",
+        "input-gradient (second)",
     ]
 
 
@@ -150,7 +153,7 @@ def test_the_order_of_the_ranking_must_agree_and_levels_need_not(measured: Build
 def test_sections_hold_what_was_measured(measured: Build) -> None:
     (section,) = sections(named([measured()]))
     assert section.levels == LEVELS
-    assert section.subtitle == "mlp, input-gradient"  # the rest is the title
+    assert section.subtitle == "mlp, Natural training"  # the rest is the title
     assert (section.coordinates, section.chance) == (48, 0.34)
     first = section.gallery[0]
     assert first.label == "dog"
@@ -173,7 +176,7 @@ def test_pictures_are_of_the_images_that_all_have(measured: Build) -> None:
 
 def test_the_page_says_how_it_was_measured(measured: Build, tmp_path: Path) -> None:
     found = named([measured(), measured("adversarial")])
-    found["Natural training"].document["results"]["notes"].append("Only here.")
+    found["input-gradient, Natural training"].document["results"]["notes"].append("Only here.")
     page = write_measured_report(tmp_path / "page.html", found, title="Both", lead="A lead.")
     text = page.read_text(encoding="utf-8")
     for told in (
@@ -181,7 +184,7 @@ def test_the_page_says_how_it_was_measured(measured: Build, tmp_path: Path) -> N
         "objective natural, steps 6, batches of 24",
         "training mean of each channel",
         "12.5%",
-        "Natural training: Only here.",
+        "input-gradient, Natural training: Only here.",
         "tells networks more at every level",
         "Adversarial training (l2 1)",
     ):

@@ -12,13 +12,18 @@ from torch import nn
 from veridical.attacks.protocols import Protocol
 from veridical.auditing.examples import Arrays, parameter_like
 from veridical.data.dataset import Split
-from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval
 from veridical.runtime.guards import evaluating
 
 INCOMPLETE = 0.1
 """A map is called incomplete where its sum misses more than this share of the output's change."""
 
-MEANS = ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection")
+MEANS = {
+    "topk_intersection": SHARE,
+    "kendall_tau": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "windowed_topk_intersection": SHARE,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +103,8 @@ def summary(arrays: Arrays) -> dict[str, Interval]:
         "natural_accuracy": proportion_interval(int(correct.sum()), len(label)),
         "adversarial_accuracy": proportion_interval(int(held.sum()), len(label)),
     }
-    for name in MEANS:
-        found[name] = mean_interval(torch.from_numpy(arrays[name][correct]))
+    for name, bounds in MEANS.items():
+        found[name] = mean_interval(torch.from_numpy(arrays[name][correct]), bounds=bounds)
     # A map that is zero everywhere has no centre.
     shift = torch.from_numpy(arrays["mass_centre_shift"][correct])
     found["mass_centre_shift"] = mean_interval(shift, undefined="exclude")

@@ -22,7 +22,7 @@ class Options:
     Args:
         folders: Folders that `veridical diffroar` wrote, in the order of the page; the flag may be left out.
         out: The page, a file that ends in .html.
-        titles: A name for each of them; None takes model and attribution, as far as they differ.
+        titles: A name for each of them; None takes attribution and model, as far as they differ.
     """
 
     folders: list[str] = field(metadata={"positional": True})

@@ -148,7 +148,7 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
 
     Beside it stand the differences of the baselines, and the accuracies from the masks of top and bottom.
     """
-    from veridical.report.diffroar_words import accuracy_text, difference_text, level_text
+    from veridical.report.diffroar_words import accuracy_text, difference_text, level_text, verdict_lines
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     heads = {"random": "random\norder", "input-agnostic": "one\norder"}
@@ -164,7 +164,7 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
             beside.append("\n".join(accuracy_text(control[place][end]) for end in ("top", "bottom")))
         ends = [accuracy_text(point[end]) for end in ("top", "bottom")]
         difference = "\n".join(difference_text(judged))
-        table.add_row(level_text(point["level"]), *ends, difference, judged["verdict"], *beside)
+        table.add_row(level_text(point["level"]), *ends, difference, verdict_lines(judged), *beside)
     Console().print(table)
 
 

@@ -18,7 +18,7 @@ from veridical.faithfulness.grouping import check_stacked, train_stacks
 from veridical.faithfulness.instances import rank_dataset, rank_maps
 from veridical.faithfulness.measurement import Measurement, placed
 from veridical.faithfulness.ranking import Ranking
-from veridical.faithfulness.result import Accuracies, DiffRoarResult, notes
+from veridical.faithfulness.result import Accuracies, DiffRoarResult, Point, notes, verdicts
 from veridical.faithfulness.retraining import RETRAIN
 from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs
 from veridical.jobs.pool import ProcessPool
@@ -229,18 +229,20 @@ def assemble(
         values[one] = float(result["accuracy"])
     design, examples = measurement.design, len(measurement.data.test)
     found = Accuracies(design, measurement.coordinates, examples, measurement.chance, values)
-    verdicts, control = found.verdicts(), found.control()
+    curve, control = found.curve("judged"), found.control()
+    baselines: dict[str, tuple[Point, ...]] = {name: found.curve(name) for name in design.baselines}
+    judged = verdicts(curve, baselines, control, design.mode, examples)
     records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
     return DiffRoarResult(
-        curve=found.curve("judged"),
-        verdicts=verdicts,
-        baselines={name: found.curve(name) for name in design.baselines},
+        curve=curve,
+        verdicts=judged,
+        baselines=baselines,
         control=control,
         roar=found.removed_or_kept("remove"),
         kar=found.removed_or_kept("keep"),
         rankings=records,
         examples=examples,
-        notes=notes(found, verdicts, control, records["judged"]),
+        notes=notes(found, judged, control, records["judged"]),
         config=config,
         timing=timing,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,11 @@ class DiffRoarResult:
     curve
         A point per level, in rising order: {"level", "coordinates", "top", "bottom", "difference"}; each of
         the last three is {"repeats", "value", "low", "high"}, accuracies on the test images and their
-        difference, with the 95% interval over the repeats. In mode "keep" the difference is top - bottom, in
-        mode "remove" bottom - top: positive always means that the ranking puts first what carries more.
+        difference, with the 95% interval over the repeats within what they can be. In mode "keep" the
+        difference is top - bottom, in mode "remove" bottom - top: positive always means that the ranking
+        puts first what carries more.
     verdicts
-        Per level {"level", "verdict", "value", "low", "high"}; see `faithfulness.verdict.judge`.
+        Per level {"level", "verdict", "value", "low", "high", "as_good"}; see `faithfulness.verdict.judge`.
     baselines
         Curves of the same form by name.
     control
@@ -96,15 +97,6 @@ class Accuracies:
         """A point per level."""
         return tuple(self._point(ranking, level) for level in self.design.levels)
 
-    def verdicts(self) -> tuple[Point, ...]:
-        """The judgement of every level of the attribution's curve."""
-        found = []
-        for level in self.design.levels:
-            top, bottom = self.ends("judged", "images", level)
-            first, last = (top, bottom) if self.design.mode == "keep" else (bottom, top)
-            found.append({"level": level, **judge(first, last, self.examples)})
-        return tuple(found)
-
     def removed_or_kept(self, mode: str) -> tuple[Point, ...]:
         """ROAR ("remove") or KAR ("keep") of the top coordinates, at the levels that were measured."""
         found = []
@@ -133,7 +125,7 @@ class Accuracies:
             "coordinates": kept_at(level, self.coordinates).count,
             "top": measured(top),
             "bottom": measured(bottom),
-            "difference": measured(differences),
+            "difference": measured(differences, -1.0),
         }
 
     def _leak(self, values: list[float]) -> dict[str, Any]:
@@ -143,9 +135,33 @@ class Accuracies:
         return {**found, "leaks": low is not None and low > self.chance}
 
 
+def verdicts(
+    curve: Sequence[Point],
+    baselines: Mapping[str, Sequence[Point]],
+    control: Mapping[str, Any] | None,
+    mode: str,
+    examples: int,
+) -> tuple[Point, ...]:
+    """The judgement of every level of a curve, from the repeats in it, in its baselines and in its control.
+
+    mode: "keep" or "remove"; examples: how many test images every accuracy is of.
+    """
+
+    def pair(points: Sequence[Point], place: int) -> tuple[list[float], list[float]]:
+        first, last = ENDS if mode == "keep" else reversed(ENDS)
+        return points[place][first]["repeats"], points[place][last]["repeats"]
+
+    found = []
+    for place, point in enumerate(curve):
+        masks = None if control is None else pair(control["curve"], place)
+        rivals = {name: pair(points, place) for name, points in baselines.items()}
+        found.append({"level": point["level"], **judge(*pair(curve, place), examples, masks, rivals)})
+    return tuple(found)
+
+
 def notes(
     accuracies: Accuracies,
-    verdicts: tuple[Point, ...],
+    judged: Sequence[Point],
     control: Mapping[str, Any] | None,
     ranking: Mapping[str, Any],
 ) -> tuple[str, ...]:
@@ -154,12 +170,17 @@ def notes(
     design = accuracies.design
     if design.repeats == 1:
         found.append("With one repeat there is no interval, and every level is undecided.")
-    undecided = [f"{point['level']:g}" for point in verdicts if point["verdict"] == "undecided"]
+    undecided = [f"{p['level']:g}" for p in judged if p["verdict"] == "undecided" and not p["as_good"]]
     if undecided and design.repeats > 1:
         found.append(
             f"Undecided at level {', '.join(undecided)}: top and bottom do not differ by more than repeats "
             "and test images vary. Where all coordinates are equally informative it must be "
             "so, whatever the attribution."
+        )
+    if control is None and any(point["verdict"] != "undecided" for point in judged):
+        found.append(
+            "The masks alone were not measured, so how much of a difference is where coordinates were shown, "
+            "and not what they show, is unknown."
         )
     if control is not None:
         leaks = [

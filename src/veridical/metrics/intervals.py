@@ -13,6 +13,9 @@ from veridical.runtime.errors import fail_argument
 
 LEVEL = 0.95
 """Confidence of every interval."""
+SHARE = (0.0, 1.0)
+"""Where the interval of a share, such as an accuracy, ends."""
+UNBOUNDED = (-math.inf, math.inf)
 
 
 class Interval(TypedDict):
@@ -28,13 +31,16 @@ class Interval(TypedDict):
 
 
 def mean_interval(
-    values: Tensor | Sequence[float], *, undefined: Literal["propagate", "exclude"] = "propagate"
+    values: Tensor | Sequence[float],
+    *,
+    undefined: Literal["propagate", "exclude"] = "propagate",
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Interval:
     """Mean of values (n,) with its 95% interval by Student's t.
 
     mean -+ t(n - 1) * s / sqrt(n): exact for independent normal values, approximate for the means of bounded
-    metrics over many examples. It is not clipped to a metric's range, since that would hide how rough it is
-    for few examples; for shares of successes use `proportion_interval`.
+    metrics over many examples. bounds: what the mean can be, `SHARE` for shares; the interval ends there. For
+    shares of successes use `proportion_interval`.
 
     A value that is not finite (tau of a constant map) makes the mean undefined, unless undefined="exclude"
     leaves such values out; n is then the number of the others. n = 0 has no value, n = 1 no interval.
@@ -56,7 +62,9 @@ def mean_interval(
         return {"value": value, "low": None, "high": None, "n": 1}
     variance = math.fsum(((numbers - value) ** 2).tolist()) / (n - 1)
     half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * math.sqrt(variance / n)
-    return {"value": value, "low": value - half, "high": value + half, "n": n}
+    # A mean that rounding put beyond a bound stays inside its interval.
+    low, high = max(min(bounds[0], value), value - half), min(max(bounds[1], value), value + half)
+    return {"value": value, "low": low, "high": high, "n": n}
 
 
 def proportion_interval(successes: int, n: int) -> Interval:

@@ -47,12 +47,13 @@ class DiffRoarSection:
     """Everything a page shows about one attribution of one model.
 
     `curve` has a `Point` per level, in rising order; a positive difference means that what comes first in
-    the order carries more. `verdicts` has a {"level", "verdict", "value", "low", "high"} for each, the
-    verdict one of "satisfied", "violated" and "undecided", with the interval of the difference that it rests
-    on. `baselines` maps a name to a curve like `curve`. `control` has a {"level", "top", "bottom"} per level:
-    accuracies of networks that saw only the masks, each with "leaks" where it is above `chance`, the share
-    of the largest class. `coordinates` is how many an image has. `mode` is "keep" or "remove": what was done
-    with the coordinates of an end. `roar` and `kar` have a {"level", "accuracy"} per level, or nothing;
+    the order carries more. `verdicts` has a {"level", "verdict", "value", "low", "high", "as_good"} for each,
+    the verdict one of "satisfied", "violated" and "undecided", with the interval of the difference that it
+    rests on; `as_good` names what explains a difference as well and so leaves it undecided, "masks" or a
+    baseline. `baselines` maps a name to a curve like `curve`. `control` has a {"level", "top", "bottom"} per
+    level: accuracies of networks that saw only the masks, each with "leaks" where it is above `chance`, the
+    share of the largest class. `coordinates` is how many an image has. `mode` is "keep" or "remove": what was
+    done with the coordinates of an end. `roar` and `kar` have a {"level", "accuracy"} per level, or nothing;
     they are shown where both have two levels or more.
     """
 

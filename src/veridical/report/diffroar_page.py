@@ -132,6 +132,7 @@ def _row(
         "interval": interval,
         "bar": interval_bar(Interval.read(judged), style, low, high),
         "verdict": judged["verdict"],
+        "since": words.as_good(judged),
         "baselines": beside,
     }
 

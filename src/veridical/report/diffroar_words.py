@@ -3,28 +3,51 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veridical.report.diffroar_content import VERDICTS, DiffRoarSection, Point, at_level
+from veridical.report.diffroar_content import DiffRoarSection, Point, at_level
 from veridical.report.measures import DASH, Interval, percent, signed
 from veridical.report.wording import listed, quoted
 
 BASELINES = {"random": "a random order", "input-agnostic": "one order for all images"}
 """The baselines in running text."""
+SHORT = {"random": "random order", "input-agnostic": "one order"}
+"""The baselines where there is little room."""
 
 
 def headline(section: DiffRoarSection) -> str:
-    """One sentence on all levels of an attribution."""
-    more, less, undecided = (section.judged(verdict) for verdict in VERDICTS)
+    """One sentence on all levels of an attribution, with what else explains a difference as well."""
+    groups: dict[str, list[float]] = {}
+    for point in section.verdicts:
+        said = point["verdict"]
+        said = {"satisfied": "more", "violated": "less"}.get(said) or as_good(point)
+        groups.setdefault(said, []).append(float(point["level"]))
     everywhere = "at every level" if len(section.curve) > 1 else f"at {level_text(section.levels[0])}"
-    if len(undecided) == len(section.curve):
-        return f"{quoted(section)}: undecided {everywhere}; no difference of the two ends is shown."
-    parts = [f"{word} at {_levels(levels)}" for word, levels in (("more", more), ("less", less)) if levels]
-    if len(section.curve) in (len(more), len(less)):
-        parts = [f"{'more' if more else 'less'} {everywhere}"]
-    rest = f"; undecided at {_levels(undecided)}" if undecided else ""
-    return (
-        f"{quoted(section)}: what it marks most, against what it marks least, tells networks "
-        f"{listed(parts)}{rest}."
-    )
+    told = {
+        said: everywhere if len(levels) == len(section.curve) else f"at {_levels(levels)}"
+        for said, levels in groups.items()
+    }
+    decided = [f"{said} {told.pop(said)}" for said in ("more", "less") if said in told]
+    clauses = [f"undecided {at}" + (f", where {since}" if since else "") for since, at in told.items()]
+    if decided:
+        what = "what it marks most, against what it marks least, tells networks"
+        clauses.insert(0, f"{what} {listed(decided)}")
+    elif list(told) == [""]:
+        clauses.append("no difference of the two ends is shown")
+    return f"{quoted(section)}: {'; '.join(clauses)}."
+
+
+def as_good(judged: Point) -> str:
+    """What explains the difference as well and leaves it undecided, as a clause; empty for nothing."""
+    names = judged.get("as_good") or ()
+    if not names:
+        return ""
+    told = [{"masks": "the masks alone", **BASELINES}.get(name, name) for name in names]
+    return f"{listed(told)} {'do' if len(names) > 1 or 'masks' in names else 'does'} as well"
+
+
+def verdict_lines(judged: Point) -> str:
+    """A verdict for a narrow column; what else explains the difference as well stands under it."""
+    names = [SHORT.get(name, name) for name in judged.get("as_good") or ()]
+    return f"{judged['verdict']}\n({', '.join(names)})" if names else str(judged["verdict"])
 
 
 _ENDS = {
@@ -47,7 +70,12 @@ def level_sentence(section: DiffRoarSection, place: int) -> str:
         return "Not measured."
     count = f"{section.count(float(point['level'])):,}"
     ends = _ENDS[section.mode].format(count=count, top=percent(top.value, 1), bottom=percent(bottom.value, 1))
-    return f"{ends}: {points(judged.value)} points, {_interval(judged, len(point['top']['repeats']))}."
+    told = f"{ends}: {points(judged.value)} points, {_interval(judged, len(point['top']['repeats']))}."
+    if (control := at_level(section.control, float(point["level"]))) is not None:
+        masks = " and ".join(accuracy_text(control[end]) for end in ("top", "bottom"))
+        told += f" Their masks alone give {masks}."
+    since = as_good(section.verdicts[place])
+    return f"{told} Undecided, since {since}." if since else told
 
 
 def _interval(judged: Interval, repeats: int) -> str:
@@ -58,13 +86,12 @@ def _interval(judged: Interval, repeats: int) -> str:
 
 
 def beside_baselines(section: DiffRoarSection) -> list[str]:
-    """One sentence per baseline: where the difference lies above or below the baseline's."""
+    """One sentence per baseline: its differences by level, which the verdicts compare with."""
     sentences = []
     for name, curve in section.baselines.items():
-        told = _against(section.verdicts, [{"level": p["level"], **p["difference"]} for p in curve])
-        if told:
-            words = BASELINES.get(name, name)
-            sentences.append(f"The difference of {quoted(section)} beside that of {words}: {told}.")
+        told = [f"{difference_text(p['difference'])[0]} at {level_text(p['level'])}" for p in curve]
+        words = BASELINES.get(name, name)
+        sentences.append(f"{words[:1].upper()}{words[1:]} differs by {listed(told)} (points).")
     return sentences
 
 

@@ -15,7 +15,7 @@ from veridical.attribution.saliency import saliency
 from veridical.auditing.parts import Arrays
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.jobs import Job
-from veridical.metrics.intervals import mean_interval
+from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import area_share, mass_share
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.study_config import AlignmentOptions
@@ -84,13 +84,13 @@ def _assembled(plan: AlignmentPlan, measured: Mapping[tuple[str, int, str], _Map
         right = [measured[title, number, names[0]].arrays["correct"] for number in range(len(members))]
         models[title] = {
             "seeds": [one.settings.seed for one in members],
-            "accuracy": two_intervals(right),
+            "accuracy": two_intervals(right, SHARE),
             "maps": maps,
         }
     first, *others = plan.models
     return {
         "examples": plan.examples,
-        "area": mean_interval(area_share(regions)),
+        "area": mean_interval(area_share(regions), bounds=SHARE),
         "models": models,
         "reference": first,
         "differences": {

@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from veridical.report.diffroar_words import verdict_lines
 from veridical.report.study_page import Curve, curves_figure
 from veridical.studies.diffroar_report import Measured, named, read_measured
 from veridical.studies.documents import deliver, markdown, script
@@ -34,7 +35,7 @@ def table(found: Mapping[str, Measured]) -> str:
                 f"{100 * point['level']:g}%",
                 *(f"{100 * point[end]['value']:.1f}" for end in ("top", "bottom")),
                 difference,
-                verdict["verdict"],
+                verdict_lines(verdict).replace("\n", " "),
                 *_masks(results["control"], point["level"]),
             ]
             rows.append(cells)

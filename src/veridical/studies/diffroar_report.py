@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from veridical.faithfulness.result import verdicts
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
 from veridical.runtime.errors import UsageError, fail_argument
 from veridical.studies.attacked import training_title
@@ -27,11 +28,16 @@ class Measured(Finished):
 
 def read_measured(folder: str | Path) -> Measured:
     """Read what `veridical diffroar` left; a RunError for a folder that is not a finished measurement."""
-    return read_finished(Measured, folder, "diffroar", "measured", what="measurement")
+    found = read_finished(Measured, folder, "diffroar", "measured", what="measurement")
+    told, mode = found.results, found.config["measured"]["mode"]
+    # Judged again: verdicts of before masks and baselines counted must not stand beside those of now.
+    judged = verdicts(told["curve"], told["baselines"], told["control"], mode, told["examples"])
+    results = {**told, "verdicts": [dict(point) for point in judged]}
+    return replace(found, document={**found.document, "results": results})
 
 
 def named(found: Sequence[Measured], titles: Sequence[str] | None = None) -> dict[str, Measured]:
-    """The measurements by title: the titles given, else model and attribution as far as they differ."""
+    """The measurements by title: the titles given, else attribution and model as far as they differ."""
     if titles is not None and len(titles) != len(found):
         raise fail_argument("titles", list(titles), f"{len(found)} names, one for each measurement")
     chosen = list(titles) if titles is not None else _titles(found)
@@ -41,11 +47,10 @@ def named(found: Sequence[Measured], titles: Sequence[str] | None = None) -> dic
 
 
 def _titles(found: Sequence[Measured]) -> list[str]:
-    """The shortest names that tell them apart: model, then attribution, then folder."""
+    """The shortest names that tell them apart: what is judged, the attribution, then model, then folder."""
     ways = (
-        [model_title(one) for one in found],
         [attribution_name(one) for one in found],
-        [f"{model_title(one)}, {attribution_name(one)}" for one in found],
+        [f"{attribution_name(one)}, {model_title(one)}" for one in found],
     )
     for names in ways:
         if len(set(names)) == len(names):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.auditing.parts import Arrays
+from veridical.metrics.intervals import SHARE
 from veridical.runtime.data_config import PositionName
 from veridical.studies.leakage_maps import PAIRED
 from veridical.studies.leakage_plan import LeakagePlan
@@ -48,12 +49,13 @@ def _model(plan: LeakagePlan, measured: Measured, number: int) -> dict[str, Any]
     trained, tested = measured.trained[number], measured.tested[number]
     return {
         "seeds": list(plan.seeds),
-        "accuracy": over_runs([run["accuracy"] for run in trained]),
+        "accuracy": over_runs([run["accuracy"] for run in trained], SHARE),
         "under_attack": {
-            ball: over_runs([run["under_attack"][ball] for run in tested])
+            ball: over_runs([run["under_attack"][ball] for run in tested], SHARE)
             for ball in tested[0]["under_attack"]
         },
-        **{name: over_runs([run[name] for run in tested]) for name in ("margin", "sure", "loss")},
+        "sure": over_runs([run["sure"] for run in tested], SHARE),
+        **{name: over_runs([run[name] for run in tested]) for name in ("margin", "loss")},
         "maps": {name: _maps(measured.maps[number, name]) for name in plan.options.attribution},
     }
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veridical.auditing.parts import Arrays
+from veridical.metrics.intervals import SHARE
 from veridical.metrics.localisation import (
     LEVELS,
     area_share,
@@ -57,8 +58,8 @@ def measures_over_seeds(runs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str,
 
     `excess` is mass - area: what lies in the region beyond what a map without knowledge would put there.
     """
-    found: dict[str, Any] = {name: two_intervals([run[name] for run in runs]) for name in SINGLE}
-    found["excess"] = two_intervals([run["mass"] - run["area"] for run in runs])
+    found: dict[str, Any] = {name: two_intervals([run[name] for run in runs], SHARE) for name in SINGLE}
+    found["excess"] = two_intervals([run["mass"] - run["area"] for run in runs], (-1.0, 1.0))
     levels = runs[0]["topk"].shape[1]
-    found["topk"] = [two_intervals([run["topk"][:, place] for run in runs]) for place in range(levels)]
+    found["topk"] = [two_intervals([run["topk"][:, place] for run in runs], SHARE) for place in range(levels)]
     return found

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.intervals import UNBOUNDED, Interval, mean_interval, proportion_interval
 from veridical.runtime.errors import fail_argument
 
 
-def two_intervals(measured: Sequence[NDArray[Any]]) -> dict[str, Interval]:
+def two_intervals(
+    measured: Sequence[NDArray[Any]], bounds: tuple[float, float] = UNBOUNDED
+) -> dict[str, Interval]:
     """The mean of a measure of (seeds, examples), as {"examples": interval, "seeds": interval}.
 
     measured: for each seed its value on every example (N,), the same examples in the same order. "examples"
     is over the N examples' means over seeds: how much other images would change it. "seeds" is over the
     seeds' means over examples: how much training again would change it; with one seed it has no ends.
     Undefined values (NaN) are left out, and `n` says how many there were without them. One seed's booleans
-    get Wilson's interval over examples, which stays honest at 0 and 1.
+    get Wilson's interval over examples, which stays honest at 0 and 1. bounds: where both intervals end.
     """
     if not measured or len({len(values) for values in measured}) != 1:
         given = [len(values) for values in measured]
@@ -28,15 +30,18 @@ def two_intervals(measured: Sequence[NDArray[Any]]) -> dict[str, Interval]:
     if len(measured) == 1 and measured[0].dtype == np.bool_:
         over_examples = proportion_interval(int(measured[0].sum()), len(measured[0]))
     else:
-        over_examples = mean_interval(_means(stacked.T), undefined="exclude")
-    return {"examples": over_examples, "seeds": mean_interval(_means(stacked), undefined="exclude")}
+        over_examples = mean_interval(_means(stacked.T), undefined="exclude", bounds=bounds)
+    over_seeds = mean_interval(_means(stacked), undefined="exclude", bounds=bounds)
+    return {"examples": over_examples, "seeds": over_seeds}
 
 
-def over_runs(intervals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_runs(
+    intervals: Sequence[Mapping[str, Any]], bounds: tuple[float, float] = UNBOUNDED
+) -> dict[str, Any]:
     """As `two_intervals`, from each seed's interval over examples; of several seeds these stand in `each`."""
     return {
         "examples": dict(intervals[0]) if len(intervals) == 1 else None,
-        "seeds": mean_interval([float(interval["value"]) for interval in intervals]),
+        "seeds": mean_interval([float(interval["value"]) for interval in intervals], bounds=bounds),
         "each": [dict(interval) for interval in intervals],
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.auditing.parts import Arrays
+from veridical.metrics.intervals import SHARE
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.map_measures import SINGLE, measures_over_seeds
 from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
@@ -94,12 +95,12 @@ def _arm(
         "control": arm.control,
         "seeds": list(measured),
         "accuracy": {
-            variant: two_intervals([arrays[f"correct/{variant}"] for arrays in measured.values()])
+            variant: two_intervals([arrays[f"correct/{variant}"] for arrays in measured.values()], SHARE)
             for variant in VARIANTS
         },
         "adversarial_accuracy": _attacked(known),
         "lost": {to: two_intervals([_lost(arrays, to) for arrays in measured.values()]) for to in LOST},
-        "follows": two_intervals([arrays["follows"] for arrays in measured.values()]),
+        "follows": two_intervals([arrays["follows"] for arrays in measured.values()], SHARE),
         "maps": {
             name: {
                 variant: measures_over_seeds(
@@ -114,7 +115,7 @@ def _arm(
 
 def _attacked(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Accuracy under attack with the patch gone, as `over_runs`; None for models that have no ball."""
-    return over_runs(found) if found else None
+    return over_runs(found, SHARE) if found else None
 
 
 def _lost(arrays: Arrays, to: str) -> NDArray[np.float64]:

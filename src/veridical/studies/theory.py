@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veridical.metrics.intervals import mean_interval
+from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.study_config import TheoryOptions
 from veridical.studies.block_margin_plan import BlockMarginPlan
@@ -62,7 +62,7 @@ def _case(radius: float, weight: float, runs: Sequence[Mapping[str, Any]]) -> di
         "weight": weight,
         "greatest": {name: mean_interval(values) for name, values in greatest.items()},
         "greatest_of_seeds": {name: max(values) for name, values in greatest.items()},
-        "accuracy": mean_interval([run["accuracy"] for run in runs]),
+        "accuracy": mean_interval([run["accuracy"] for run in runs], bounds=SHARE),
         "l1_norm": mean_interval([run["l1_norm"] for run in runs]),
         **{name: runs[0][name] for name in FIRST},
     }
