@@ -12,8 +12,8 @@ from veridical.attacks.attribution import AttackResult, attack, batch_size
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
 from veridical.attacks.judge import Judge, Shortlist
-from veridical.attacks.prediction import predict
 from veridical.attacks.protocols import Climb, Protocol, protocol
+from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
 from veridical.attribution.quadrature import Quadrature
@@ -310,11 +310,11 @@ def test_images_with_few_lit_pixels_are_set_in_motion(trained: Trained) -> None:
     ("changes", "message"),
     [
         ({"inputs": torch.rand(2, 64)}, r"shape \(2, 64\).*\(N, C, H, W\)"),
-        ({"inputs": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "torch.uint8.*floating-point"),
+        ({"inputs": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "floating-point.*torch.uint8"),
         ({"inputs": torch.full((2, 1, 8, 8), torch.nan)}, "NaN"),
         ({"inputs": torch.full((2, 1, 8, 8), 200.0)}, "200.*outside the ball's bounds"),
-        ({"target": torch.zeros(3, dtype=torch.int64)}, r"shape \(3,\).*expected \(2,\)"),
-        ({"target": torch.zeros(2)}, "float32.*int64"),
+        ({"target": torch.zeros(3, dtype=torch.int64)}, r"expected \(2,\).*shape \(3,\)"),
+        ({"target": torch.zeros(2)}, "int64.*float32"),
         ({"indices": [1]}, "1 indices were given for 2 examples"),
         ({"protocol": "weak"}, "'weak'.*paper, paper-fast, strong"),
         ({"attack": TopK(65)}, "k=65"),

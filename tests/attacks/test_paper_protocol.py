@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.prediction import predict
 from veridical.attacks.protocols import PAPER, protocol
+from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.quadrature import Quadrature
 

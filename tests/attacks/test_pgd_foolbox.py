@@ -9,7 +9,8 @@ from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
 from veridical.attacks.ball import L2, Ball, Linf
-from veridical.attacks.prediction import pgd, predict
+from veridical.attacks.prediction import pgd
+from veridical.attribution.classifier import predict
 from veridical.runtime.seeds import stream
 
 from .conftest import stripes

@@ -304,5 +304,5 @@ def test_images_are_flattened_in_order() -> None:
 def test_calls_that_cannot_be_judged_say_why() -> None:
     with pytest.raises(UsageError, match="at least one example"):
         axioms.completeness(INTEGRATED, network(), batch()[:0], TARGET[:0])
-    with pytest.raises(UsageError, match="maps of the inputs' shape"):
+    with pytest.raises(UsageError, match="expected a floating-point map of that shape"):
         axioms.completeness(summed_over_pixels, network(), batch(), TARGET)

@@ -171,7 +171,9 @@ def test_arguments_that_do_not_fit_are_refused(
 
 
 def test_models_and_outputs_of_the_wrong_form_are_named() -> None:
-    with pytest.raises(UsageError, match=r"the model gave shape \(3, 1, 4, 4\) for 3 inputs"):
+    with pytest.raises(
+        UsageError, match=r"the model returned shape \(3, 1, 4, 4\) and dtype torch.float64 for 3 inputs"
+    ):
         InputGradient()(nn.Identity(), images())
 
     class Cut(nn.Module):

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.prediction import pgd, predict
+from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol, protocol
+from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.quadrature import Quadrature

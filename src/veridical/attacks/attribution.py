@@ -15,13 +15,21 @@ from veridical.attacks.ball import Ball, draw
 from veridical.attacks.climbing import FixedDirection, MapAscent, check_twin
 from veridical.attacks.directions import Direction, RandomSign
 from veridical.attacks.judge import Judge
-from veridical.attacks.prediction import predict
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
+from veridical.attribution.classifier import (
+    check_attribution,
+    check_climbable,
+    check_inputs,
+    check_map,
+    class_logits,
+    examining,
+    logits_of,
+    out_of_inference,
+)
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.errors import UsageError
-from veridical.runtime.guards import evaluating
+from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.seeds import stream
 
 Method = Callable[..., Tensor]
@@ -107,16 +115,23 @@ def attack(
     progress
         Called with the number of examples finished after each batch.
     """
+    check_attribution(attribution, create_graph=not isinstance(attack, RandomSign))
     plan = protocol_by_name(protocol) if isinstance(protocol, str) else protocol
     numbers = _check(inputs, target, ball, indices)
     at_once = batch_size(attribution, plan, rows)
     results: list[AttackResult] = []
     if not len(inputs):
         return _nothing(inputs, plan)
-    with evaluating(model):
+    with examining(model):
         for first in range(0, len(inputs), at_once):
             part = slice(first, first + at_once)
-            batch = _Batch(model, inputs[part].detach(), target[part], attribution, numbers[part])
+            batch = _Batch(
+                model,
+                out_of_inference(inputs[part].detach()),
+                out_of_inference(target[part]),
+                attribution,
+                numbers[part],
+            )
             results.append(_attack_batch(batch, attack, ball, plan, seed))
             if progress is not None:
                 progress(min(first + at_once, len(inputs)))
@@ -149,20 +164,26 @@ class _Batch:
         """The method with that quadrature, if it integrates along a path, and with the examples' numbers."""
         changed = getattr(self.method, "with_quadrature", None)
         method = self.method if changed is None else changed(quadrature)
-        return partial(method, indices=self.indices) if isinstance(method, AttributionMethod) else method
+        if isinstance(method, AttributionMethod):
+            return partial(method, indices=self.indices)
+        # A copy: what the caller wrote may change its input, or call a model that does.
+        return lambda model, inputs, target, **options: method(model, inputs.clone(), target, **options)
 
     def map(self, quadrature: Quadrature) -> Callable[[Tensor], Tensor]:
         """The map of the batch's targets as a function of the inputs (N, C, H, W), without a graph."""
         method = self.explain(quadrature)
-        return lambda inputs: method(self.model, inputs, self.target).detach()
+        return lambda inputs: check_map(method(self.model, inputs, self.target), inputs).detach()
 
 
 def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protocol, seed: int) -> AttackResult:
     inputs, final_nodes = batch.inputs, plan.final_nodes or plan.judge_nodes
-    label = predict(batch.model, inputs).argmax(1)
+    logits = class_logits(batch.model, inputs)
+    check_climbable(logits)
+    label = logits.argmax(1)
     shortlist = plan.shortlist if plan.final_nodes else 1
+    judged = batch.map(plan.judge_nodes)
     judge = Judge(
-        batch.model, batch.map(plan.judge_nodes), inputs, label, plan.k, shortlist, plan.minimise_each
+        partial(logits_of, batch.model), judged, inputs, label, plan.k, shortlist, plan.minimise_each
     )
     generators = [stream(seed, "attack", index) for index in batch.indices]
     nudge = draw(inputs, [stream(seed, "nudge", index) for index in batch.indices], "normal").sign()
@@ -215,16 +236,13 @@ def _nothing(inputs: Tensor, plan: Protocol) -> AttackResult:
 
 def _check(inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | Tensor | None) -> list[int]:
     """Refuse arguments that do not fit; return the examples' numbers."""
-    if inputs.ndim != 4 or not inputs.is_floating_point():
+    if check_inputs(inputs).ndim != 4:
         raise UsageError(
             f"inputs have shape {tuple(inputs.shape)} and dtype {inputs.dtype}; expected floating-point "
             "images (N, C, H, W)"
         )
-    if target.shape != inputs.shape[:1] or target.dtype != torch.int64:
-        raise UsageError(
-            f"target has shape {tuple(target.shape)} and dtype {target.dtype}; expected "
-            f"({inputs.shape[0]},) int64"
-        )
+    if not isinstance(target, Tensor) or target.shape != inputs.shape[:1] or target.dtype != torch.int64:
+        raise fail_argument("target", target, f"({inputs.shape[0]},) int64, a class per example")
     if not bool(torch.isfinite(inputs).all()):
         raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
     if ball.bounds is not None and len(inputs):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from veridical.attacks.directions import Decorrelate, Direction
 from veridical.attacks.protocols import Climb
 from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
+from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.saliency import normalised_to_area, saliency
 from veridical.runtime.errors import UsageError
 
@@ -51,6 +52,7 @@ class MapAscent:
             with smooth_twin(self._beta()):
                 attribution = self.attribute(self.model, point, self.target, create_graph=True)
             value = self.goal(normalised_to_area(saliency(attribution)))
+            check_map(attribution, point, graph=True)
             (gradient,) = torch.autograd.grad(value.sum(), point)
         self.step += 1
         noise = 8 * torch.finfo(value.dtype).eps * value.detach().abs()
@@ -70,7 +72,7 @@ class MapAscent:
         """Gradient of the margin where the label is lost or nearly so, as long as the score's own."""
         with torch.enable_grad():
             point = inputs.detach().requires_grad_(True)
-            logits = self.model(point)
+            logits = logits_of(self.model, point)
             own = logits.gather(1, self.label[:, None])[:, 0]
             others = logits.scatter(1, self.label[:, None], -torch.inf).amax(1)
             (margin_gradient,) = torch.autograd.grad((own - others).sum(), point)
@@ -103,10 +105,10 @@ def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | N
     with torch.enable_grad():
         point = one.detach().requires_grad_(True)
         if beta is None:
-            logit = model(point)[0, label[0]]
+            logit = logits_of(model, point)[0, label[0]]
         else:
             with SoftplusTwin(beta) as twin:
-                logit = model(point)[0, label[0]]
+                logit = logits_of(model, point)[0, label[0]]
             rewrites = twin.rewrites
         if rewrites:
             return rewrites

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Ball, Noise
+from veridical.attribution.classifier import check_inputs, examining, out_of_inference
 from veridical.attribution.scalars import TargetScalar
-from veridical.runtime.guards import evaluating
 
 
 def pgd(
@@ -32,9 +31,12 @@ def pgd(
     training. `step_size=None` is 2.5 radius / steps (Madry et al. 2018). The model is evaluated in eval mode.
     """
     size = 2.5 * ball.radius / max(steps, 1) if step_size is None else step_size
-    with evaluating(model):
+    if len(check_inputs(inputs)) == 0:
+        return inputs.detach()
+    with examining(model):
+        inputs = out_of_inference(inputs)
         found = ascend(
-            TargetScalar(model, target, "loss"),
+            TargetScalar(model, out_of_inference(target), "loss", climbed=True),
             inputs,
             ball,
             steps=steps,
@@ -45,10 +47,3 @@ def pgd(
             restarts=restarts,
         )
     return found.inputs
-
-
-def predict(model: nn.Module, inputs: Tensor, *, rows: int = 1000) -> Tensor:
-    """Logits in eval mode without a graph, (N, K), in batches of `rows`; the model's mode is restored."""
-    with evaluating(model), torch.no_grad():
-        parts = [model(inputs[first : first + rows]) for first in range(0, max(len(inputs), 1), rows)]
-    return torch.cat(parts)

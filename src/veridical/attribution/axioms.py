@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import check_map, examining, logits_of
 from veridical.attribution.method import OutputFunction
 from veridical.attribution.scalars import Output, TargetScalar
 from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import evaluating
 from veridical.runtime.seeds import stream
 
 AttributionFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -173,18 +173,13 @@ def _maps(attribute: AttributionFunction, model: nn.Module, inputs: Tensor, targ
     """The method's maps as float64 (N, D)."""
     _require_examples(inputs)
     maps = attribute(model, inputs, target)
-    if maps.shape != inputs.shape:
-        raise fail_argument(
-            "attribute", maps, f"a function to maps of the inputs' shape {tuple(inputs.shape)}"
-        )
-    return maps.detach().double().flatten(1)
+    return check_map(maps, inputs, finite=False).detach().double().flatten(1)
 
 
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     _require_examples(inputs)
-    with evaluating(model), torch.no_grad():
-        logits: Tensor = model(inputs)
-    return logits
+    with examining(model), torch.no_grad():
+        return logits_of(model, inputs)
 
 
 def _outputs(model: nn.Module, inputs: Tensor, target: Tensor, output: Output | OutputFunction) -> Tensor:

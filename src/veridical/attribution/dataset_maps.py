@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import check_map, examining
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import check_count
-from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import evaluating, preserved_rng
+from veridical.runtime.errors import fail_argument
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import stream
 
@@ -109,13 +109,8 @@ def batch_maps(
     if isinstance(attribution, AttributionMethod):
         maps = attribution(model, inputs, target, indices=indices)
     else:
-        with preserved_rng(), evaluating(model), torch.enable_grad():
+        with examining(model):
             torch.manual_seed(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
-            maps = attribution(model, inputs, target)
-    if not isinstance(maps, Tensor) or maps.shape != inputs.shape:
-        found = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-        raise UsageError(
-            f"the attribution gave {found} for inputs of shape {tuple(inputs.shape)}; expected a map of the "
-            "inputs' shape. Maps of layers and of pixels have to be brought to it first."
-        )
-    return maps.detach()
+            # A copy: what the caller wrote may change its input, or call a model that does.
+            maps = attribution(model, inputs.clone(), target)
+    return check_map(maps, inputs).detach()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.automatic import PathProblem, PathResult, integrate, integrate_until_complete
+from veridical.attribution.classifier import check_finite_map, check_inputs, out_of_inference
 from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import (
     AttributionMethod,
@@ -17,7 +18,6 @@ from veridical.attribution.method import (
     Question,
     Target,
     check_output,
-    out_of_inference,
     question,
 )
 from veridical.attribution.methods import check_count
@@ -95,10 +95,11 @@ class IntegratedGradients(AttributionMethod):
         Arguments and errors as in a call; with a fixed node count `converged` judges that count. An empty
         batch is refused.
         """
-        if inputs.ndim and inputs.shape[0] == 0:
+        if len(check_inputs(inputs)) == 0:
             raise fail_argument("inputs", inputs, "at least one example")
         with question(model, inputs, target, create_graph=create_graph, indices=indices) as asked:
             result = self._solve(asked)
+            check_finite_map(result.attribution)
             if create_graph:
                 check_second_order(result.attribution)
             return result

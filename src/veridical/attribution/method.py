@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import (
+    check_finite_map,
+    check_inputs,
+    class_logits,
+    examining,
+    logits_of,
+    out_of_inference,
+)
 from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import Scalar
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
-from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import eval_mode, evaluating, preserved_rng
+from veridical.runtime.errors import fail_argument
 
 if TYPE_CHECKING:
     from veridical.attribution.bound import BoundMethod
@@ -78,10 +85,11 @@ class AttributionMethod(ABC):
         their data set, which random methods draw their noise by; None counts from 0, which makes an
         example's noise depend on its place in the call. Raises UsageError for arguments that do not fit.
         """
-        if inputs.ndim and inputs.shape[0] == 0 and inputs.is_floating_point():
+        if len(check_inputs(inputs)) == 0:
             return torch.zeros_like(inputs)
         with question(model, inputs, target, create_graph=create_graph, indices=indices) as asked:
             maps = self._maps(asked)
+            check_finite_map(maps)
             if not create_graph:
                 return maps.detach()
             check_second_order(maps)
@@ -113,12 +121,8 @@ def question(
     indices: Tensor | Sequence[int] | None = None,
 ) -> Iterator[Question]:
     """Check the arguments, guard the model while the block lasts, and hand out the resolved question."""
-    if not isinstance(model, nn.Module):
-        raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
-    if inputs.ndim < 2 or not inputs.is_floating_point():
-        raise fail_argument("inputs", inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
-    guard = eval_mode if create_graph else evaluating
-    with preserved_rng(), torch.inference_mode(False), torch.enable_grad(), guard(model):
+    check_inputs(inputs)
+    with examining(model, weights=create_graph):
         inputs = out_of_inference(inputs)
         yield Question(
             model,
@@ -127,11 +131,6 @@ def question(
             _resolve_indices(indices, inputs.shape[0]),
             create_graph,
         )
-
-
-def out_of_inference(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy if it was made in inference mode: only the copy can enter a graph."""
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_output(output: Output | OutputFunction) -> None:
@@ -152,20 +151,14 @@ class _FunctionScalar:
     many_nodes: bool = True
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        logits = self.model(inputs)
+        logits = logits_of(self.model, inputs)
         return self.function(logits, self.target.repeat(inputs.shape[0] // self.target.shape[0]))
 
 
 def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     examples = inputs.shape[0]
     if target is None:
-        with torch.no_grad():
-            logits = model(inputs)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != examples:
-            raise UsageError(
-                f"the model gave {_shape(logits)} for {examples} inputs; expected logits ({examples}, K)"
-            )
-        return logits.argmax(dim=1)
+        return class_logits(model, inputs).argmax(dim=1)
     if isinstance(target, int) and not isinstance(target, bool):
         target = torch.full((examples,), target)
     if not isinstance(target, Tensor) or target.shape != (examples,) or target.dtype.is_floating_point:
@@ -184,10 +177,6 @@ def _resolve_indices(indices: Tensor | Sequence[int] | None, examples: int) -> T
             "indices", indices, f"{examples} integers, the examples' numbers in their data set"
         )
     return numbers
-
-
-def _shape(value: object) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _plain(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from veridical.runtime.errors import UsageError
+from veridical.attribution.classifier import check_climbable, logits_of
+from veridical.runtime.errors import UsageError, fail_argument
 
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
@@ -26,6 +28,10 @@ class TargetScalar:
         Class of each example, (N,) int64.
     output
         "logit", "loss" (natural logarithm) or "log-probability" (minus the loss).
+    finite
+        Refuse logits that are NaN or infinite. Training does not: its loop can name the images.
+    climbed
+        Refuse probabilities in place of logits.
 
     Called with (M * N, ...) inputs, node by node in blocks of N, it repeats the targets, so that many
     points of a path can be evaluated in one batch (`many_nodes`).
@@ -34,27 +40,45 @@ class TargetScalar:
     model: nn.Module
     target: Tensor
     output: Output = "logit"
+    finite: bool = True
+    climbed: bool = False
     many_nodes: bool = True
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
             raise UsageError(f"output {self.output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
 
+    @cached_property
+    def _greatest_target(self) -> int:
+        # Once, since on a GPU each look at a value waits for it.
+        return int(self.target.max()) if len(self.target) else 0
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """The scalar of inputs (M * N, ...), (M * N,)."""
-        return self.of_logits(self.model(inputs))
+        logits = logits_of(self.model, inputs, finite=self.finite)
+        if self.climbed:
+            check_climbable(logits)
+        return self.of_logits(logits)
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """The scalar from logits (M * N, K); returns (M * N,)."""
-        if logits.ndim != 2:
-            raise UsageError(
-                f"the model returned a tensor of shape {tuple(logits.shape)}; expected logits (N, classes)"
-            )
         examples = self.target.shape[0]
         if examples == 0 or logits.shape[0] % examples:
             raise UsageError(
                 f"the model returned {logits.shape[0]} rows for {examples} targets; "
                 "expected one row per input"
+            )
+        classes = logits.shape[1]
+        if self._greatest_target >= classes:
+            raise fail_argument(
+                "target",
+                self._greatest_target,
+                f"a class from 0 to {classes - 1}: the model has {classes} logits",
+            )
+        if classes == 1 and self.output != "logit":
+            raise UsageError(
+                f"output={self.output!r} of a model with one logit (N, 1) is the same everywhere; "
+                "models of one logit are not supported yet"
             )
         target = self.target.repeat(logits.shape[0] // examples)
         if self.output == "logit":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv_transpose2d
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
@@ -20,6 +22,8 @@ class QuickSecondOrder(TorchFunctionMode):
     PyTorch's own double backward of a convolution transposes batch and channels, copies the largest maps and
     computes weight gradients that nobody asked for. Writing the input gradient as a transposed convolution,
     which has an ordinary backward pass of its own, gives the same derivative without them.
+
+    Attention runs by PyTorch's math kernel, as its fused ones have no second derivative; a warning says so.
     """
 
     def __torch_function__(
@@ -32,7 +36,19 @@ class QuickSecondOrder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.conv2d:
             return _conv2d(*args, **kwargs)
+        if func in _ATTENTION:
+            warnings.warn(
+                "the model's attention is computed by PyTorch's math kernel where a map is differentiated: "
+                "fused attention has no second derivative. Slower, and the same numbers but for rounding.",
+                stacklevel=2,
+            )
+            with sdpa_kernel(SDPBackend.MATH):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+# The second calls the first where no mode sees it.
+_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 
 
 @contextmanager
@@ -101,7 +117,7 @@ class _Convolution(torch.autograd.Function):
                     inputs.shape[2:], grad.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
                 )
             ]
-            input_gradient = conv_transpose2d(
+            input_gradient = F.conv_transpose2d(
                 grad, weight, None, stride, padding, tuple(extra), groups, dilation
             )
         if not _Convolution.inputs_only and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from veridical.attacks.attribution import AttackResult, Method, attack
 from veridical.attacks.ball import Ball
 from veridical.attacks.directions import Direction
-from veridical.attacks.prediction import pgd, predict
+from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol
+from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.saliency import saliency
 from veridical.metrics import mass_centre_shift, windowed_topk_intersection
-from veridical.runtime.guards import evaluating
 from veridical.runtime.seeds import stream
 
 Arrays = dict[str, NDArray[Any]]
@@ -141,9 +141,10 @@ def _relative_residual(
     )
     if not promised or not len(inputs):
         return torch.full((len(inputs),), torch.nan, dtype=torch.float64)
-    with evaluating(model), torch.no_grad():
-        above = model(inputs).gather(1, target[:, None])[:, 0].double()
-        below = model(torch.zeros_like(inputs)).gather(1, target[:, None])[:, 0].double()
+    above, below = (
+        predict(model, points).gather(1, target[:, None])[:, 0].double()
+        for points in (inputs, torch.zeros_like(inputs))
+    )
     change: Tensor = above - below
     return ((result.clean_map.flatten(1).double().sum(1) - change) / change).abs()
 

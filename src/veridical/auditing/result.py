@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from veridical.attacks.protocols import Protocol
+from veridical.attribution.classifier import predict
 from veridical.auditing.examples import Arrays, parameter_like
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval
-from veridical.runtime.guards import evaluating
 
 INCOMPLETE = 0.1
 """A map is called incomplete where its sum misses more than this share of the output's change."""
@@ -155,6 +155,5 @@ def ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
     """Whether f(x / 2) = f(x) for the first images, to a thousandth of the logits' spread."""
     like = parameter_like(model)
     inputs, _ = split.batch(range(min(count, len(split))), like.dtype, like.device)
-    with evaluating(model), torch.no_grad():
-        whole, half = model(inputs), model(inputs / 2)
+    whole, half = predict(model, inputs), predict(model, inputs / 2)
     return bool(((whole - half).abs().amax(1) <= 1e-3 * whole.std(1)).all())

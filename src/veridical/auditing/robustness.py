@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from veridical.attacks.attribution import ROWS, Method, batch_size
@@ -16,6 +15,7 @@ from veridical.attacks.ball import ball
 from veridical.attacks.directions import Direction, TopK
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
+from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.auditing.examples import Arrays, Examination, examine, parameter_like
 from veridical.auditing.parts import PartStore
@@ -23,7 +23,6 @@ from veridical.auditing.result import RadiusResult, RobustnessResult, notes, sum
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import proportion_interval
 from veridical.runtime.errors import fail_argument
-from veridical.runtime.guards import evaluating
 
 Progress = Callable[[int, int], Any]
 """(examples done, examples in total), over all radii."""
@@ -212,9 +211,8 @@ def _result(
 def _correct(model: nn.Module, split: Split, rows: int = 500) -> int:
     """How many images of the split are classified correctly."""
     like, found = parameter_like(model), 0
-    with evaluating(model), torch.no_grad():
-        for first in range(0, len(split), rows):
-            indices = range(first, min(first + rows, len(split)))
-            inputs, target = split.batch(indices, like.dtype, like.device)
-            found += int((model(inputs).argmax(1) == target).sum())
+    for first in range(0, len(split), rows):
+        indices = range(first, min(first + rows, len(split)))
+        inputs, target = split.batch(indices, like.dtype, like.device)
+        found += int((predict(model, inputs).argmax(1) == target).sum())
     return found

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import examining, logits_of
 from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import evaluating, preserved_rng
+from veridical.runtime.guards import preserved_rng
 from veridical.runtime.seeds import stream
 
 
@@ -106,8 +107,8 @@ def _tensors(model: nn.Module, name: str) -> list[tuple[str, Tensor]]:
 def _called(model: nn.Module, inputs: Tensor, owners: Sequence[str]) -> list[str]:
     """The layers in the order of their first call."""
     calls: dict[str, int] = {}
-    with evaluating(model), preserved_rng(), torch.no_grad(), _noting(model, owners, calls):
-        model(inputs)
+    with examining(model), torch.no_grad(), _noting(model, owners, calls):
+        logits_of(model, inputs)
     keys: dict[str, tuple[int, int]] = {}
     last = 0
     for place, name in enumerate(owners):

@@ -9,13 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import predict
 from veridical.attribution.dataset_maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Split
 from veridical.faithfulness.layers import Stage, reset_copy, stages_of, with_fresh
 from veridical.faithfulness.similarity import similarities
 from veridical.runtime.errors import fail_argument
-from veridical.runtime.guards import evaluating
 from veridical.runtime.seeds import stream
 
 OrderName = Literal["cascading", "independent"]
@@ -105,10 +105,9 @@ def predicted(model: nn.Module, examples: Split, batch_size: int = 256) -> Tenso
     """The class that a network predicts for each example, int64 (N,) on the CPU."""
     like = next(p for p in model.parameters() if p.is_floating_point())
     found = []
-    with evaluating(model), torch.no_grad():
-        for first in range(0, len(examples), batch_size):
-            numbers = range(first, min(first + batch_size, len(examples)))
-            found.append(model(examples.batch(numbers, like.dtype, like.device)[0]).argmax(dim=1).cpu())
+    for first in range(0, len(examples), batch_size):
+        numbers = range(first, min(first + batch_size, len(examples)))
+        found.append(predict(model, examples.batch(numbers, like.dtype, like.device)[0]).argmax(dim=1).cpu())
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
 
 

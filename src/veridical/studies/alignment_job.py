@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from veridical.attribution.classifier import predict
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.saliency import saliency
 from veridical.auditing.parts import Arrays, packed_arrays
@@ -50,8 +51,7 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     for start in range(values["first"], values["last"], batch):
         numbers = range(start, min(start + batch, values["last"]))
         inputs, target = data.test.batch(numbers, dtype, device)
-        with torch.no_grad():
-            predicted = run.model(inputs).argmax(1)
+        predicted = predict(run.model, inputs).argmax(1)
         maps = batch_maps(method, run.model, inputs, predicted, numbers, values["seed"]).cpu().float()
         masks = regions[start - values["first"] :][: len(numbers)]
         found = map_measures(maps, masks, levels=values["levels"], seed=values["seed"], indices=numbers)

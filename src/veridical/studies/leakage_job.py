@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Ball, ball
-from veridical.attacks.prediction import pgd, predict
+from veridical.attacks.prediction import pgd
+from veridical.attribution.classifier import predict
 from veridical.auditing.parts import packed_arrays
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from veridical.attacks.ascent import Start, ascend, value_and_gradient
 from veridical.attacks.ball import Ball, Noise
+from veridical.attribution.classifier import logits_of
 from veridical.attribution.path import input_gradients, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
@@ -48,7 +49,7 @@ class Natural:
     ) -> ObjectiveValue:
         """Cross-entropy per example; nothing is random, so the generator is not used."""
         del generator
-        loss = TargetScalar(model, target, "loss")(inputs)
+        loss = TargetScalar(model, target, "loss", finite=False)(inputs)
         return ObjectiveValue(loss, {"natural_loss": loss.detach()})
 
 
@@ -155,14 +156,14 @@ class RobustAttribution:
 
     def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | SizeScore:
         """The function of x' that the inner ascent climbs."""
-        loss = TargetScalar(model, target, "loss")
+        loss = TargetScalar(model, target, "loss", finite=False)
         if self.inner.score == "loss" or (not self.size.needs_map and not self.size.absolute_sum):
             return loss
         return SizeScore(loss, inputs, self.size, self.inner.quadrature)
 
     def at(self, model: nn.Module, inputs: Tensor, target: Tensor, perturbed: Tensor) -> ObjectiveValue:
         """The objective at a given x' (N, ...), with the exact gradient in the weights."""
-        loss = TargetScalar(model, target, "loss")
+        loss = TargetScalar(model, target, "loss", finite=False)
         clean_share = 1 - self.weight * self.size.sum_weight
         # lambda s = lambda sum + ...: where the sum's weight is one, l(x) cancels and its pass is saved.
         skip_clean = clean_share == 0 and not self.size.absolute_sum
@@ -170,7 +171,7 @@ class RobustAttribution:
             clean, moved = None, loss(perturbed)
             change = torch.zeros_like(moved)
         elif self.size.sum_weight or self.size.absolute_sum:
-            both = model(torch.cat([inputs, perturbed]))
+            both = logits_of(model, torch.cat([inputs, perturbed]), finite=False)
             clean, moved = loss.of_logits(both).chunk(2)
             change = (moved - clean).detach()
         else:
@@ -240,7 +241,7 @@ class RobustAttribution:
     def _start(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Start:
         if self.inner.start != "gradient":
             return "random" if self.inner.start == "warm" else self.inner.start
-        _, gradient = value_and_gradient(TargetScalar(model, target, "loss"), inputs)
+        _, gradient = value_and_gradient(TargetScalar(model, target, "loss", finite=False), inputs)
         return inputs + self.ball.radius * self.ball.step(gradient)
 
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from veridical.attacks.ball import Ball
 from veridical.attacks.prediction import pgd
+from veridical.attribution.classifier import predict
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import proportion_interval
-from veridical.runtime.guards import evaluating
 from veridical.runtime.seeds import stream
 
 ATTACKED = 200
@@ -64,8 +64,7 @@ def attack_record(ball: Ball | None) -> dict[str, Any] | None:
 def _correct(model: nn.Module, split: Split, first: int, device: torch.device) -> int:
     numbers = range(first, min(first + ROWS, len(split)))
     inputs, target = split.batch(numbers, input_dtype(model), device)
-    with evaluating(model), torch.no_grad():
-        return int((model(inputs).argmax(1) == target).sum())
+    return int((predict(model, inputs).argmax(1) == target).sum())
 
 
 def _correct_under_attack(
@@ -73,5 +72,4 @@ def _correct_under_attack(
 ) -> int:
     inputs, target = split.batch(range(count), input_dtype(model), device)
     moved = pgd(model, inputs, target, ball, steps=STEPS, generator=stream(seed, "validation"))
-    with evaluating(model), torch.no_grad():
-        return int((model(moved).argmax(1) == target).sum())
+    return int((predict(model, moved).argmax(1) == target).sum())

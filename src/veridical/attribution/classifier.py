@@ -1,0 +1,203 @@
+"""The one place where a model that is examined is guarded, called and checked; the one check of a map."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.guards import eval_mode, evaluating, preserved_rng
+
+
+@contextmanager
+def examining(model: nn.Module, *, weights: bool = False) -> Iterator[nn.Module]:
+    """While the block lasts the model can be explained and attacked; afterwards everything is as it was.
+
+    It is in eval mode and, unless `weights`, frozen; runs uncompiled and without autocast; gradients are on,
+    inference mode off; what it draws from the global generators is put back. Raises UsageError for what is
+    not a module, or was built in inference mode.
+    """
+    if not isinstance(model, nn.Module):
+        raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise UsageError(
+            "the model's parameters were made under torch.inference_mode(), so nothing can be "
+            "differentiated; build and load the model outside of it"
+        )
+    with ExitStack() as guards:
+        guards.enter_context(preserved_rng())
+        guards.enter_context(torch.inference_mode(False))
+        guards.enter_context(torch.enable_grad())
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                # Gradients of rounded logits are mostly rounding; and a map must not depend on who calls.
+                guards.enter_context(torch.autocast(device, enabled=False))
+        if "torch._dynamo" in sys.modules:
+            # Compiled code has no second derivative, and the smooth twin cannot look into it.
+            guards.enter_context(torch.compiler.set_stance("force_eager"))
+        yield guards.enter_context((eval_mode if weights else evaluating)(model))
+
+
+def logits_of(model: nn.Module, inputs: Tensor, *, finite: bool = True) -> Tensor:
+    """The model's checked logits (N, K) of inputs (N, ...), which stay as they are whatever it does to them.
+
+    finite: refuse NaN and infinities. (In training the loop does it, which can name the images.)
+    """
+    try:
+        # A copy: a model may normalise its input in place, also one that is a leaf of a graph.
+        logits = model(inputs.clone())
+    except RuntimeError as error:
+        if (own := _dtype(model)) in (None, inputs.dtype):
+            raise
+        raise UsageError(
+            f"the model's parameters are {own} and the inputs {inputs.dtype}, which it does not take "
+            f"({error}). Convert one to the other."
+        ) from error
+    return check_logits(logits, inputs, finite=finite)
+
+
+def check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tensor:
+    """Give back the logits, or raise a UsageError that says what a model returned in place of (N, K)."""
+    rows = inputs.shape[0]
+    if not isinstance(logits, Tensor):
+        inside = " of " + ", ".join(map(str, logits)) if isinstance(logits, dict) else ""
+        raise UsageError(
+            f"the model returned a {type(logits).__name__}{inside}; expected a tensor of logits ({rows}, K). "
+            "Wrap it in a module that returns the logits alone."
+        )
+    if logits.ndim != 2 or logits.shape[0] != rows or not logits.is_floating_point():
+        hint = (
+            " A lone image must keep its row: look for squeeze() in the model."
+            if rows == 1 and logits.ndim == 1
+            else ""
+        )
+        raise UsageError(
+            f"the model returned shape {tuple(logits.shape)} and dtype {logits.dtype} for {rows} inputs; "
+            f"expected floating-point logits ({rows}, K), one row per input.{hint}"
+        )
+    if finite and not bool(logits.isfinite().all()):
+        whose = "logits" if bool(inputs.isfinite().all()) else "logits, and the inputs it was given,"
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise UsageError(
+            f"the model's {whose} are NaN or infinite for {bad} of {rows} inputs; look at its weights, and "
+            "for a derivative that is infinite there (sqrt, log or a norm at 0)"
+        )
+    return logits
+
+
+def check_classes(logits: Tensor) -> Tensor:
+    """Give back logits from which a class can be predicted; a UsageError for a single one (N, 1)."""
+    if logits.shape[1] == 1:
+        raise UsageError(
+            "the model has one logit (N, 1), whose sign is the class; models of one logit are not supported "
+            "yet. Wrap it in a module that returns two: torch.cat([-logit, logit], 1) / 2."
+        )
+    return logits
+
+
+def check_climbable(logits: Tensor) -> None:
+    """Raise a UsageError for probabilities: a saturated softmax cannot be climbed, so all looks robust."""
+    values = logits.detach()
+    # bf16 sums of many classes err by a few parts in a hundred.
+    allowed = 1e-4 if torch.finfo(values.dtype).eps < 1e-6 else 3e-2
+    if len(values) and bool((values >= 0).all()) and bool(((values.sum(1) - 1).abs() < allowed).all()):
+        raise UsageError(
+            "the model returns probabilities (rows of at least 0 that sum to 1), whose gradient vanishes "
+            "where it is sure, so that attacks seem to fail. Leave out its softmax, or return the logarithm."
+        )
+
+
+def check_inputs(inputs: object, name: str = "inputs") -> Tensor:
+    """Give back floating-point inputs (N, ...), or raise a UsageError."""
+    if not isinstance(inputs, Tensor):
+        raise fail_argument(
+            name, inputs, "a tensor (N, ...)", "torch.as_tensor makes one of an array or a list."
+        )
+    if inputs.ndim < 2 or not inputs.is_floating_point():
+        raise fail_argument(name, inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
+    return inputs
+
+
+def check_map(maps: object, inputs: Tensor, *, graph: bool = False, finite: bool = True) -> Tensor:
+    """Give back an attribution's map; a UsageError for another shape, NaN, infinity, or a missing graph."""
+    if not isinstance(maps, Tensor) or maps.shape != inputs.shape or not maps.is_floating_point():
+        found = (
+            f"shape {tuple(maps.shape)}, {maps.dtype}"
+            if isinstance(maps, Tensor)
+            else f"a {type(maps).__name__}"
+        )
+        raise UsageError(
+            f"the attribution gave {found} for inputs of shape {tuple(inputs.shape)}; expected a "
+            "floating-point map of that shape. Maps of layers and of pixels have to be brought to it first."
+        )
+    if finite:
+        check_finite_map(maps)
+    if graph and not maps.requires_grad:
+        raise UsageError(
+            "the attribution's map has no graph to the inputs with create_graph=True, so it cannot be "
+            "climbed; make it by torch.autograd.grad(..., create_graph=True), without detach()"
+        )
+    return maps
+
+
+def check_attribution(attribution: object, *, create_graph: bool) -> None:
+    """Raise a UsageError unless it can be called as one, and with `create_graph` if its maps are climbed."""
+    if not callable(attribution):
+        raise fail_argument(
+            "attribution", attribution, "a method such as IntegratedGradients(), or a function to maps"
+        )
+    if not create_graph:
+        return
+    try:
+        inspect.signature(attribution).bind(None, None, None, create_graph=True)
+    except TypeError as error:
+        raise UsageError(
+            f"the attribution does not take (model, inputs, target, create_graph=True): {error}. An attack "
+            "climbs its map, so it has to give one that keeps its graph to the inputs."
+        ) from None
+    except ValueError:
+        return  # a builtin whose parameters Python cannot tell
+
+
+def check_finite_map(maps: Tensor) -> None:
+    """Raise a UsageError where a map holds NaN or infinities, which would read as a perfectly stable one."""
+    finite = maps.detach().isfinite()
+    if not bool(finite.all()):
+        bad = int((~finite).flatten(1).any(1).sum())
+        raise UsageError(
+            f"the attribution is NaN or infinite for {bad} of {maps.shape[0]} inputs; look for a derivative "
+            "of the model that is infinite there (sqrt, log or a norm at 0)"
+        )
+
+
+def predict(model: nn.Module, inputs: Tensor, *, rows: int = 1000) -> Tensor:
+    """Logits in eval mode without a graph, (N, K), in batches of `rows`; the model's mode is restored.
+
+    Raises UsageError for inputs or outputs that are not what a classifier takes and gives.
+    """
+    inputs = check_inputs(inputs)
+    # Few models take an empty batch, so one blank example says how many classes there are.
+    given = inputs if len(inputs) else inputs.new_zeros(1, *inputs.shape[1:])
+    with examining(model):
+        return class_logits(model, given, rows=rows)[: len(inputs)]
+
+
+def class_logits(model: nn.Module, inputs: Tensor, *, rows: int = 1000) -> Tensor:
+    """What `predict` gives, for a model that is guarded already and at least one input."""
+    with torch.no_grad():
+        parts = [logits_of(model, inputs[first : first + rows]) for first in range(0, len(inputs), rows)]
+    return check_classes(torch.cat(parts))
+
+
+def out_of_inference(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if it was made in inference mode: only the copy can enter a graph."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
