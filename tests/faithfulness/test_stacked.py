@@ -25,6 +25,7 @@ from veridical.faithfulness.stacked_batches import stackable
 from veridical.faithfulness.stacked_mlp import StackedMLP
 from veridical.jobs import InProcess, Job, Store
 from veridical.models import build
+from veridical.models.mlp import MLP
 from veridical.runtime.errors import RunError, UsageError
 
 RECIPE: dict[str, Any] = {"steps": 30, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.9}
@@ -204,6 +205,15 @@ def test_a_member_that_is_lost_leaves_the_others_alone(
     expected = untimed(whole)
     expected[1] = None
     assert untimed(found) == expected
+
+
+def test_slopes_whose_squares_overflow_are_finite() -> None:
+    mlps = [MLP(shape=(1, 2, 2), num_classes=3, seed=seed) for seed in range(2)]
+    stack = Stack.__new__(Stack)
+    stack.model, stack.lost = StackedMLP(mlps, torch.device("cpu")), set()
+    stack.model.rows.grad = torch.full_like(stack.model.rows, 1e30)
+    stack._drop(torch.ones(2, 4))
+    assert stack.lost == set()
 
 
 def jobs_of(members: list[dict[str, Any]], where: dict[str, str]) -> list[Job]:

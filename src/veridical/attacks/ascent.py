@@ -11,6 +11,7 @@ from torch import Tensor
 
 from veridical.attacks.ball import Ball, Noise
 from veridical.runtime.errors import UsageError
+from veridical.runtime.lengths import power_of_two
 
 Score = Callable[[Tensor], Tensor]
 """inputs (N, ...) -> the number to be raised for each example, (N,)."""
@@ -128,6 +129,7 @@ def _climb(
         if keep == "best":
             best, worth = _keep_least(inputs, -value.to(worth.dtype), best, worth, shape)
         if momentum:
+            gradient = gradient / power_of_two(gradient.flatten(1)).reshape(shape)
             scale = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
             velocity = momentum * velocity + gradient / scale.reshape(shape)
             gradient = velocity

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.runtime.errors import UsageError
+from veridical.runtime.lengths import NARROW, length, power_of_two, widened
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class Ball(ABC):
 
     def project(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """The admissible point next to `inputs` (exactly for Linf); (N, ...) like `origin`."""
-        return self._clip(self._project(inputs - origin, origin))
+        start = widened(origin)
+        return _rounded(self._clip(self._project(widened(inputs) - start, start)), origin)
 
     def random_start(self, origin: Tensor, generator: Noise) -> Tensor:
         """A point drawn uniformly from the ball, then clipped to the bounds; (N, ...)."""
-        return self._clip(origin + self._uniform(origin, generator))
+        return _rounded(self._clip(widened(origin) + self._uniform(origin, generator)), origin)
 
     @abstractmethod
     def step(self, gradient: Tensor) -> Tensor:
@@ -68,7 +70,8 @@ class Ball(ABC):
     def _project(self, offset: Tensor, origin: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _uniform(self, origin: Tensor, generator: Noise) -> Tensor: ...
+    def _uniform(self, origin: Tensor, generator: Noise) -> Tensor:
+        """A change drawn uniformly from the ball, 16-bit numbers widened."""
 
     def _clip(self, inputs: Tensor) -> Tensor:
         return inputs if self.bounds is None else inputs.clamp(*self.bounds)
@@ -84,13 +87,13 @@ class Linf(Ball):
 
     def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """Greatest absolute change of a value, (N,)."""
-        return (inputs - origin).abs().flatten(1).amax(1)
+        return (widened(inputs) - widened(origin)).abs().flatten(1).amax(1)
 
     def _project(self, offset: Tensor, origin: Tensor) -> Tensor:
         return origin + offset.clamp(-self.radius, self.radius)
 
     def _uniform(self, origin: Tensor, generator: Noise) -> Tensor:
-        return (draw(origin, generator, "uniform") * 2 - 1) * self.radius
+        return (widened(draw(origin, generator, "uniform")) * 2 - 1) * self.radius
 
 
 @dataclass(frozen=True)
@@ -99,20 +102,23 @@ class L2(Ball):
 
     def step(self, gradient: Tensor) -> Tensor:
         """The gradient over its Euclidean length."""
-        return gradient / _safe(_length(gradient))
+        flat = widened(gradient).flatten(1)
+        scaled = flat / power_of_two(flat)
+        one = scaled / _safe(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
+        return one.reshape(gradient.shape).to(gradient.dtype)
 
     def distance(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """Euclidean length of the change, (N,)."""
-        return _length(inputs - origin).flatten()
+        return length((widened(inputs) - widened(origin)).flatten(1))
 
     def _project(self, offset: Tensor, origin: Tensor) -> Tensor:
-        length = _length(offset)
-        return origin + offset * torch.where(length > self.radius, self.radius / _safe(length), 1.0)
+        far = length(offset.flatten(1)).reshape(-1, *[1] * (offset.ndim - 1))
+        return origin + offset * torch.where(far > self.radius, self.radius / _safe(far), 1.0)
 
     def _uniform(self, origin: Tensor, generator: Noise) -> Tensor:
-        direction = self.step(draw(origin, generator, "normal"))
+        direction = self.step(widened(draw(origin, generator, "normal")))
         one = origin.flatten(1)[:, :1]
-        share = draw(one, generator, "uniform").clamp_min(torch.finfo(origin.dtype).tiny)
+        share = _safe(widened(draw(one, generator, "uniform")))
         # Uniform in volume: the radius of a uniform point has density proportional to r^(d - 1).
         scale = share ** (1.0 / max(1, origin.flatten(1).shape[1]))
         return direction * (self.radius * scale).reshape(-1, *[1] * (origin.ndim - 1))
@@ -150,9 +156,14 @@ def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
     return noise.to(like.device)
 
 
-def _length(offset: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(offset.flatten(1), dim=1)
-    return length.reshape(-1, *[1] * (offset.ndim - 1))
+def _rounded(inputs: Tensor, origin: Tensor) -> Tensor:
+    """The inputs in the origin's dtype; of 16-bit numbers the nearest that is no farther from the origin."""
+    if origin.dtype not in NARROW:
+        return inputs
+    near = inputs.to(origin.dtype)
+    start = origin.float()
+    outside = (near.float() - start).abs() > (inputs - start).abs()
+    return torch.where(outside, torch.nextafter(near, origin), near)
 
 
 def _safe(length: Tensor) -> Tensor:

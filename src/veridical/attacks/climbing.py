@@ -13,6 +13,7 @@ from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
 from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.saliency import normalised_to_area, saliency
 from veridical.runtime.errors import UsageError
+from veridical.runtime.lengths import power_of_two
 
 
 class MapAscent:
@@ -76,13 +77,20 @@ class MapAscent:
             own = logits.gather(1, self.label[:, None])[:, 0]
             others = logits.scatter(1, self.label[:, None], -torch.inf).amax(1)
             (margin_gradient,) = torch.autograd.grad((own - others).sum(), point)
-        spread = logits.detach().std(1).clamp_min(1e-12)
+        # In the logits' own scale, for the squares behind a spread of 1e-25 would be 0.
+        unit = power_of_two(logits)[:, 0]
+        spread = (logits.detach() / unit[:, None]).std(1).clamp_min(1e-12)
         # Share 0 at a margin of a tenth of the logits' spread, 1 where the label is about to change.
-        share = (1 - (own - others).detach() / (0.1 * spread)).clamp(0, 2) * self.climb.label_weight
-        own_length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        length = own_length / torch.linalg.vector_norm(margin_gradient.flatten(1), dim=1).clamp_min(1e-12)
-        pull: Tensor = margin_gradient * (share * length).reshape(-1, *[1] * (inputs.ndim - 1))
-        return pull
+        margin = (own - others).detach() / unit
+        share = (1 - margin / (0.1 * spread)).clamp(0, 2) * self.climb.label_weight
+        # As long as the score's gradient, whose scale comes last: the quotient of two scales may overflow.
+        flat, away = gradient.flatten(1), margin_gradient.flatten(1)
+        scale = power_of_two(flat)
+        away = away / power_of_two(away)
+        ratio = torch.linalg.vector_norm(flat / scale, dim=1)
+        ratio = ratio / torch.linalg.vector_norm(away, dim=1).clamp_min(1e-12)
+        pull: Tensor = away * (share * ratio)[:, None] * scale
+        return pull.reshape(inputs.shape)
 
 
 class FixedDirection:

@@ -155,5 +155,5 @@ def ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
     """Whether f(x / 2) = f(x) for the first images, to a thousandth of the logits' spread."""
     like = parameter_like(model)
     inputs, _ = split.batch(range(min(count, len(split))), like.dtype, like.device)
-    whole, half = predict(model, inputs), predict(model, inputs / 2)
+    whole, half = predict(model, inputs).double(), predict(model, inputs / 2).double()
     return bool(((whole - half).abs().amax(1) <= 1e-3 * whole.std(1)).all())

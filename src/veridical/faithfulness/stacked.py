@@ -175,7 +175,9 @@ class Stack:
         """Give up members whose loss or gradient is not finite; zeros take their place, the others go on."""
         slopes = self.model.rows.grad
         assert slopes is not None
-        finite = torch.isfinite(loss.sum(1)) & torch.isfinite(torch.linalg.vector_norm(slopes, dim=1))
+        # The greatest entry: the squares of finite slopes may overflow.
+        greatest = torch.linalg.vector_norm(slopes, ord=torch.inf, dim=1)
+        finite = torch.isfinite(loss.sum(1)) & torch.isfinite(greatest)
         if bool(finite.all()):
             return
         bad: list[int] = (~finite).nonzero().flatten().tolist()

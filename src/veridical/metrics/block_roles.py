@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.lengths import length
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +38,7 @@ def block_magnitudes(attribution: Tensor, blocks: int) -> Tensor:
     flat = attribution.flatten(1)
     if blocks < 1 or flat.shape[1] % blocks:
         raise fail_argument("blocks", blocks, f"a number of equal blocks in {flat.shape[1]} values")
-    magnitude: Tensor = torch.linalg.vector_norm(flat.unflatten(1, (blocks, -1)), dim=2)
-    return magnitude
+    return length(flat.unflatten(1, (blocks, -1)))
 
 
 def by_role(magnitudes: Tensor, block: Tensor, relevant: int) -> RoleMagnitudes:

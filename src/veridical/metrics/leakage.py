@@ -12,6 +12,7 @@ from torch import Tensor
 from veridical.metrics.localisation import flat_region
 from veridical.metrics.maps import flat_pair
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.lengths import power_of_two
 
 
 def left_behind(attribution: Tensor, moved: Tensor, region: Tensor) -> Tensor:
@@ -49,6 +50,7 @@ def cosine_within(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
     first, second = flat_pair(a, b)
     inside = flat_region(a, region, "region")
     x, y = first.double() * inside, second.double() * inside
+    x, y = x / power_of_two(x), y / power_of_two(y)
     product = (x * y).sum(dim=1)
     return (product / (x.square().sum(dim=1) * y.square().sum(dim=1)).sqrt()).clamp(-1.0, 1.0)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.lengths import length
 from veridical.runtime.seeds import per_example_uniform
 
 
@@ -77,10 +78,10 @@ def max_sensitivity(
         noisy = inputs + radius * (2 * unit - 1)
         if bounds is not None:
             noisy = noisy.clamp(*bounds)
-        change = torch.linalg.vector_norm(_flat_map(attribute, noisy) - clean, ord=norm, dim=1)
+        change = length(_flat_map(attribute, noisy) - clean, norm)
         # torch.maximum passes NaN on, as a result that is undefined must.
         largest = torch.maximum(largest, change)
-    return largest / torch.linalg.vector_norm(clean, ord=norm, dim=1) if relative else largest
+    return largest / length(clean, norm) if relative else largest
 
 
 def _flat_map(attribute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -93,5 +93,5 @@ def _packed(offset: Tensor) -> tuple[Tensor, Tensor]:
     """Offsets (n, ...) as int8 of the same shape, and the scale of each, float32 (n,)."""
     exact = offset.detach().float()
     scale = exact.flatten(1).abs().amax(1)
-    unit = scale.clamp_min(torch.finfo(scale.dtype).tiny).reshape(-1, *[1] * (offset.ndim - 1))
+    unit = torch.where(scale > 0, scale, 1.0).reshape(-1, *[1] * (offset.ndim - 1))
     return (exact / unit * LEVELS).round().to(torch.int8).cpu(), scale.cpu()
