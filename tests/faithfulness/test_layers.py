@@ -94,6 +94,13 @@ def test_a_layer_that_cannot_be_reset_is_named() -> None:
         reset_copy(nn.Sequential(Scale()), 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_reset_that_leaves_weights_as_they_are_is_refused() -> None:
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 2)))
+    with pytest.raises(UsageError, match=r"layer '0' \(Linear\) does not reset .*weight_g.*Give fresh="):
+        reset_copy(model, 0)
+
+
 def test_only_the_chosen_stages_change() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model(torch.rand(8, 4))  # moves the running statistics

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ import torch
 from torch import nn
 
 from veridical.runtime.errors import UsageError
-from veridical.runtime.guards import eval_mode, evaluating, frozen, preserved_rng, thread_count
+from veridical.runtime.guards import (
+    eval_mode,
+    evaluating,
+    frozen,
+    preserved_rng,
+    private_copy,
+    thread_count,
+)
 
 
 class BrokenError(Exception):
@@ -99,3 +107,26 @@ def test_thread_count_is_restored_and_checked() -> None:
         thread_count(0),
     ):
         pass
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_layers_that_make_their_weight_anew_can_be_copied(norm: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(getattr(nn.utils, norm)(nn.Linear(3, 2)))
+    inputs = torch.rand(4, 3)
+    model(inputs).sum().backward()
+    copied = private_copy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(3)
+    before = model.eval()(inputs)
+    assert not torch.allclose(copied.eval()(inputs), before)
+    assert torch.equal(model(inputs), before)
+
+
+def test_a_model_that_cannot_be_copied_is_refused_by_name() -> None:
+    model = nn.Linear(2, 2)
+    object.__setattr__(model, "lock", Lock())
+    with pytest.raises(UsageError, match=r"model: Linear .*cannot"):
+        private_copy(model)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from veridical.runtime.errors import UsageError
-from veridical.runtime.seeds import per_example_normal, per_example_uniform, stream
+from veridical.runtime.seeds import per_example_normal, per_example_uniform, seed_global, stream
 
 DRAWS = [per_example_uniform, per_example_normal]
 
@@ -69,3 +69,12 @@ def test_the_distributions_are_what_their_names_say() -> None:
 def test_a_seed_that_is_no_integer_is_refused(seed: object) -> None:
     with pytest.raises(UsageError, match="seed: expected an int"):
         stream(seed, "shuffle")  # type: ignore[arg-type]
+
+
+def test_the_global_generator_is_set_as_torch_sets_it() -> None:
+    with torch.random.fork_rng():
+        for seed in (0, stream(0, "layers").initial_seed()):
+            torch.manual_seed(seed)
+            expected = torch.rand(5)
+            seed_global(seed)
+            assert torch.equal(torch.rand(5), expected)

@@ -166,6 +166,23 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000001"]
 
 
+def test_only_what_training_made_infinite_is_a_fault(tmp_path: Path) -> None:
+    def masked() -> Learner:
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        model.register_buffer("mask", torch.full((3, 3), float("-inf")).triu(1))
+        settings = OptimiserSettings("sgd", "constant", 0.1, 0.0, 2, 1, 0.5, 0.0, "mean")
+        return Learner(model, make_optimiser(model, settings), WeightAverage(model, 0.5))
+
+    sound = masked()
+    saved(tmp_path / "c", sound, 1)
+    again = masked()
+    assert load_newest(tmp_path / "c", again, CONFIG) is not None
+    again.check_finite(1)
+    again.model[1].running_var.fill_(float("inf"))  # type: ignore[index]
+    with pytest.raises(RunError, match=r"model\.1\.running_var"):
+        saved(tmp_path / "c", again, 2)
+
+
 def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
     def tied(value: float) -> Learner:
         first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)

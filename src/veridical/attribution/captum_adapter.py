@@ -13,6 +13,7 @@ from veridical.attribution.method import AttributionMethod, Question, check_outp
 from veridical.attribution.rectifiers import HOOKING, check_rectifiers
 from veridical.attribution.scalars import Output
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.seeds import seed_global
 
 
 @dataclass(frozen=True, init=False)
@@ -69,7 +70,7 @@ class CaptumAttribution(AttributionMethod):
         construction, call = _split(self.captum_class, self.options)
         model = asked.model if self.output == "logit" else _Outputs(asked.model, self.output)
         # The global generators are the caller's: AttributionMethod restores them.
-        torch.manual_seed(self.seed)
+        seed_global(self.seed)
         _seed_numpy(self.seed)
         if _name(self.captum_class) in HOOKING:
             check_rectifiers(model, asked.inputs, _name(self.captum_class))

@@ -13,7 +13,7 @@ from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import check_count
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.process_group import ALONE, ProcessGroup
-from veridical.runtime.seeds import stream
+from veridical.runtime.seeds import seed_global, stream
 
 
 class Examples(Protocol):
@@ -110,7 +110,7 @@ def batch_maps(
         maps = attribution(model, inputs, target, indices=indices)
     else:
         with examining(model):
-            torch.manual_seed(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
+            seed_global(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
             # A copy: what the caller wrote may change its input, or call a model that does.
             maps = attribution(model, inputs.clone(), target)
     return check_map(maps, inputs).detach()

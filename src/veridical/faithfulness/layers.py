@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import examining, logits_of
 from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import preserved_rng
-from veridical.runtime.seeds import stream
+from veridical.runtime.guards import preserved_rng, private_copy
+from veridical.runtime.seeds import seed_global, stream
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,12 @@ def reset_copy(model: nn.Module, seed: int) -> nn.Module:
 
     Raises UsageError for a layer that cannot be reset: its network needs a function that builds a fresh one.
     """
-    fresh = copy.deepcopy(model)
+    fresh = private_copy(model)
     with preserved_rng(), torch.no_grad():
-        torch.manual_seed(stream(seed, "reset").initial_seed())
+        seed_global(stream(seed, "reset").initial_seed())
         for name, module in fresh.named_modules():
-            if not any(True for _ in module.parameters(recurse=False)):
+            own = dict(module.named_parameters(recurse=False))
+            if not own:
                 continue
             reset: Any = getattr(module, "reset_parameters", None) or getattr(
                 module, "_reset_parameters", None
@@ -75,7 +75,16 @@ def reset_copy(model: nn.Module, seed: int) -> nn.Module:
                     f"the layer {name or type(module).__name__!r} ({type(module).__name__}) has weights and "
                     "no reset_parameters. Give fresh=, a function from a seed to a new network."
                 )
+            for parameter in own.values():
+                parameter.fill_(float("nan") if parameter.is_floating_point() else 0)
             reset()
+            if any(bool(parameter.isnan().any()) for parameter in own.values()):
+                # As with torch's older weight_norm: what is reset there is made anew from what is not.
+                raise UsageError(
+                    f"the reset_parameters of the layer {name or type(module).__name__!r} "
+                    f"({type(module).__name__}) does not reset {', '.join(own)}. Give fresh=, a function "
+                    "from a seed to a new network."
+                )
     return fresh
 
 
@@ -84,7 +93,7 @@ def with_fresh(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> n
 
     Raises UsageError where `fresh` is of another architecture.
     """
-    changed = copy.deepcopy(model)
+    changed = private_copy(model)
     with torch.no_grad():
         for name in chain.from_iterable(stage.layers for stage in stages):
             for (key, own), (other, new) in zip(_tensors(changed, name), _tensors(fresh, name), strict=True):

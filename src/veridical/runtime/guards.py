@@ -1,14 +1,32 @@
-"""Context managers that give back what they found: modes, requires_grad, generators, thread count."""
+"""How nothing of the caller's changes: context managers that give back what they found, copies of models."""
 
+import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import UsageError, fail_argument
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of a model; a UsageError for one that Python cannot copy.
+
+    Tensors with a graph that a layer keeps and makes anew when it is called, such as the weight under torch's
+    older `weight_norm` and `spectral_norm`, are copied as values: deepcopy refuses them.
+    """
+    values = [value for module in model.modules() for value in vars(module).values()]
+    made = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
+    try:
+        return copy.deepcopy(model, made)
+    except Exception as error:
+        raise UsageError(
+            f"model: {type(model).__name__} has to be copied, so that yours stays as it is, and cannot be "
+            f"({type(error).__name__}: {error}). Take out what copy.deepcopy refuses."
+        ) from error
 
 
 @contextmanager

@@ -21,6 +21,17 @@ def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     return generator
 
 
+def seed_global(seed: int) -> None:
+    """Set torch's global generators, for foreign code that draws from them; see `guards.preserved_rng`.
+
+    `torch.manual_seed` formats the call stack for devices that nobody has used yet, which takes longer than
+    some training steps.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 def per_example_uniform(
     shape: Sequence[int],
     seed: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import hashlib
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.guards import private_copy
 from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
@@ -159,7 +159,7 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
     if model is not None:
         if options.model_options:
             raise UsageError("model_options are for networks by name; a module is taken as it is.")
-        return copy.deepcopy(model), own_model_record(model, data)
+        return private_copy(model), own_model_record(model, data)
     chosen = MODEL_OPTIONS.get(options.recipe, {}).get(options.model, {})
     given: dict[str, Any] = {**chosen, **options.model_options}
     record = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)

@@ -31,13 +31,29 @@ _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoi
 class Learner:
     """All that a training step changes: a model, its optimiser and, if there is one, the weights' average.
 
-    kept: other tensors by name that steps change in place, such as warm starts.
+    kept: other tensors by name that steps change in place, such as warm starts. What is not finite from the
+    start, such as a mask of -inf, may stay so (`check_finite`).
     """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     average: WeightAverage | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    _built: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_built", frozenset(self._not_finite()))
+
+    def _not_finite(self) -> list[str]:
+        return [name for name, value in self.tensors().items() if not bool(torch.isfinite(value).all())]
+
+    def check_finite(self, step: int) -> None:
+        """Raise a RunError if something that was finite at the start is not so after `step` steps."""
+        bad = [name for name in self._not_finite() if name not in self._built]
+        if bad:
+            raise RunError(
+                f"after step {step} the weights {', '.join(bad[:3])} hold values that are not finite"
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight, buffer and kept tensor by name, with the prefix "model.", "average." or "kept."."""
@@ -66,10 +82,8 @@ def save_checkpoint(
     config: the run's settings, compared when it is loaded. progress: plain values that `load_newest` returns.
     A RunError instead of a checkpoint if a weight is not finite.
     """
+    learner.check_finite(step)
     tensors = learner.tensors()
-    bad = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise RunError(f"after step {step} the weights {', '.join(bad[:3])} hold values that are not finite")
     optimiser = io.BytesIO()
     torch.save(learner.optimiser.state_dict(), optimiser)
     files = {_WEIGHTS: packed(tensors), _OPTIMISER: optimiser.getvalue()}

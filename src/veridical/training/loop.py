@@ -15,7 +15,7 @@ from veridical.runtime.config import TrainOptions
 from veridical.runtime.files import CLAIM, read_json
 from veridical.runtime.guards import preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
-from veridical.runtime.seeds import stream
+from veridical.runtime.seeds import seed_global, stream
 from veridical.training.assignment import Assignment, assign, gather
 from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint, weights
@@ -193,7 +193,7 @@ class _Training:
         if self.task.channels_last:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         # For layers that draw from the global generator, such as dropout.
-        torch.manual_seed(self.share.layer_seed(settings.seed, self.step))
+        seed_global(self.share.layer_seed(settings.seed, self.step))
         with arithmetic(self.device, bf16=settings.bf16), self.group.guarded():
             objective = self.task.objective(self.step / settings.optimise.steps)
             arguments = learner.model, inputs, target, self.share.noise(settings.seed, self.step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.guards import private_copy
 from veridical.training.settings import OptimiserSettings
 
 MOMENTUM = 0.9
@@ -68,7 +68,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.module = private_copy(model).requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -87,6 +87,8 @@ PAPER: tuple[Rule, ...] = (
     ),
     # Their data: every class filled up with warped copies of its images, to one number.
     Rule(_RESNETS, values={"augment": "warp", "balance": "classes"}),
+    # There their code takes the mean where there is no attribution term, and the sum with one.
+    Rule(_RESNETS, ("natural", "adversarial"), {"reduction": "mean"}),
     Rule(("gtsrb",), values={"batch_size": 64, "beta": 1.0}),
     Rule(("flowers17",), values={"batch_size": 16, "train_examples": 1224}),
     Rule(("flowers17",), ("ig-norm",), {"weight": 0.1}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from veridical.data import load as load_data
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import CLAIM, claim_folder, read_json, to_plain, write_atomic, write_json
+from veridical.runtime.guards import private_copy
 from veridical.runtime.provenance import environment, result_document
 from veridical.training.assignment import OWN, Assignment, build_recorded, divide
 from veridical.training.checkpoint import check_tensors, packed, put_into, weights
@@ -182,7 +182,7 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
 def _architecture(folder: Path, settings: Settings, model: nn.Module | None) -> nn.Module:
     record = settings.model
     if model is not None:
-        return copy.deepcopy(model)
+        return private_copy(model)
     if record["name"] == OWN:
         raise UsageError(
             f"{folder} was trained with a module of its own, {record['options']['class']}. "
