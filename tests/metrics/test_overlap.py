@@ -36,6 +36,24 @@ def test_stable_last_is_the_authors_computation(maps: Tensor, k: int) -> None:
     assert topk_intersection(a, b, k).dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("values", [1, 3, 40, 10**6])
+@pytest.mark.parametrize("specials", [(), (0.0, -0.0), (torch.inf, -torch.inf), (torch.nan, torch.inf)])
+@given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 400), k=st.integers(1, 400))
+@settings(max_examples=12, deadline=None)
+def test_the_top_k_are_the_last_of_a_stable_sort(
+    dtype: torch.dtype, values: int, specials: tuple[float, ...], seed: int, length: int, k: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randint(-values, values + 1, (5, length), generator=generator).to(dtype) / 8
+    for special in specials:
+        maps[:3][torch.rand(3, length, generator=generator) < 0.2] = special
+    for count in {min(k, length), 1, min(3, length), length}:
+        expected = torch.zeros_like(maps, dtype=torch.bool)
+        expected.scatter_(1, maps.argsort(dim=1, stable=True)[:, length - count :], value=True)
+        assert torch.equal(topk_mask(maps, count), expected)
+
+
 def test_ties_are_won_by_the_last_positions() -> None:
     maps = torch.tensor([[[0.0, 5.0, 0.0], [0.0, -1.0, 0.0]]])
     assert topk_mask(maps, 3).tolist() == [[[False, True, False], [True, False, True]]]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from veridical.metrics.maps import as_images, as_maps, blank_undefined, flat_pair
+from veridical.metrics.ordering import count_flags, top_flags
 from veridical.runtime.errors import fail_argument
 
 TieOrder = Literal["stable-last", "expected"]
@@ -40,7 +41,8 @@ def topk_intersection(a: Tensor, b: Tensor, k: int, *, order: TieOrder = "stable
     """
     a, b = flat_pair(a, b)
     if order == "stable-last":
-        shared = (topk_mask(a, k) & topk_mask(b, k)).sum(dim=1).double()
+        both = topk_mask(a, k) & topk_mask(b, k)
+        shared = torch.from_numpy(count_flags(both.cpu().numpy())).to(a.device).double()
     elif order == "expected":
         shared = (_chance_of_top(a, k) * _chance_of_top(b, k)).sum(dim=1)
     else:
@@ -106,15 +108,14 @@ def topk_mask(maps: Tensor, k: int) -> Tensor:
     """
     flat = as_maps("maps", maps).flatten(1)
     _check_k(k, flat)
-    last = flat.argsort(dim=1, stable=True)[:, flat.shape[1] - k :]
-    mask = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, last, value=True)
-    return mask.reshape(maps.shape)
+    mask = torch.from_numpy(top_flags(flat.cpu().numpy(), k))
+    return mask.reshape(maps.shape).to(maps.device)
 
 
 def _chance_of_top(flat: Tensor, k: int) -> Tensor:
     """Probability that each value of (N, D) is in the top k if ties are broken by chance; float64."""
     _check_k(k, flat)
-    edge = flat.sort(dim=1).values[:, flat.shape[1] - k, None]
+    edge = flat.kthvalue(flat.shape[1] - k + 1, dim=1, keepdim=True).values
     above, tied = flat > edge, flat == edge
     places = k - above.sum(dim=1, keepdim=True)
     return above.double() + tied.double() * (places.double() / tied.sum(dim=1, keepdim=True))
