@@ -42,10 +42,16 @@ class Split:
         """
         if not dtype.is_floating_point:
             raise fail_argument("dtype", dtype, "a floating-point dtype")
-        chosen = self._indices(indices)
+        return self._cut(self._indices(indices), dtype, device)
+
+    def _cut(
+        self, chosen: Tensor, dtype: torch.dtype, device: torch.device | str | None
+    ) -> tuple[Tensor, Tensor]:
+        """What `batch` gives, of indices and dtype that it has checked; a subclass has its own."""
         exact = torch.promote_types(dtype, torch.float32)
-        inputs = self.images[chosen].to(device).to(exact).div_(255).to(dtype)
-        return inputs, self.labels[chosen].to(device)
+        # index_select: of bytes it takes a tenth of the time of images[chosen].
+        inputs = self.images.index_select(0, chosen).to(device).to(exact).div_(255).to(dtype)
+        return inputs, self.labels.index_select(0, chosen).to(device)
 
     def subset(self, indices: Tensor | Sequence[int] | range | slice) -> Split:
         """The examples with these indices, copied, in the given order."""
@@ -62,8 +68,9 @@ class Split:
             chosen = chosen.long()
         else:
             chosen = torch.tensor(list(indices), dtype=torch.int64)
-        if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= len(self)):
-            given = f"indices from {int(chosen.min())} to {int(chosen.max())}"
+        least, most = (int(end) for end in chosen.aminmax()) if len(chosen) else (0, -1)
+        if least < 0 or most >= len(self):
+            given = f"indices from {least} to {most}"
             raise fail_argument("indices", given, f"indices from 0 to {len(self) - 1}")
         return chosen
 
