@@ -3,15 +3,19 @@
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
-from veridical.report import ModelSection
+from veridical.report import ModelSection, pictures
 from veridical.report.charts import Sample, Series, histograms, interval_bar, line_chart
+from veridical.report.curves import Curve, curves_figure, shares_grid
 from veridical.report.drawing import Scale, extent, nice_ticks, rounded, tick_texts
+from veridical.report.embedding import inline_svg
 from veridical.report.measures import Interval
 from veridical.report.panels import curve_panels, distribution_panels, styles, trace_panels, training_panels
+from veridical.report.picture_rows import PictureRow, pictures_figure
 
 Build = Callable[..., ModelSection]
 
@@ -205,3 +209,89 @@ def test_training_by_epoch_or_by_step(section: Build) -> None:
 def test_the_reference_is_grey_only_beside_others(section: Build) -> None:
     assert styles([section("a")]) == {"a": "m1"}
     assert styles([section("a"), section("b")]) == {"a": "m0", "b": "m1"}
+
+
+NAN, INF = float("nan"), float("inf")
+ODD = {
+    "none": [],
+    "zero": [0.0],
+    "one": [0.3],
+    "tiny": [1e-12],
+    "least": [5e-324],
+    "equal": [0.3, 0.3],
+    "hardly wider": [1.0, 1.0 + 2**-52],
+    "from zero": [0.0, 1e-12],
+    "huge": [-3e38, 3e38],
+    "nan": [NAN, NAN],
+    "infinite": [-INF, INF],
+    "some": [NAN, 0.4, INF],
+}
+Values = list[float]
+FORMULA = "$\\x1b \x1b[31m $<\u202e"
+
+
+def figure_of(values: Values, **options: Any) -> str:
+    curves = [Curve(FORMULA, values, values, values, values), Curve("b", [1.0] * len(values), values)]
+    return inline_svg(curves_figure(curves, x_label="x", y_label="y", **options), "", "a")[0]
+
+
+def grid_of(values: Values) -> str:
+    curves = [Curve(FORMULA, values, values, values, values, colour=0)]
+    return inline_svg(shares_grid([(FORMULA, curves)], columns=2, x_label="x", y_label="y"), "", "a")[0]
+
+
+def rows_of(values: Values, colours: Any) -> str:
+    picture = np.abs(np.resize(values or [0.0], (2, 3)))
+    return inline_svg(pictures_figure([PictureRow(FORMULA, [picture])], [FORMULA], [colours]), "", "a")[0]
+
+
+def line_of(values: Values, **options: Any) -> str:
+    across = Series(FORMULA, "m1", np.array(values), np.zeros(len(values)))
+    up = Series("b", "m1", np.arange(len(values)), *[np.array(values)] * 3)
+    return line_chart([across, up], x_label="x", y_label="y", **options)
+
+
+def bar_of(values: Values, low: float, high: float) -> str:
+    ends = values or [NAN]
+    read = Interval.read({"value": ends[0], "low": ends[0], "high": ends[-1]})
+    return interval_bar(read, "m1", low, high)
+
+
+def uri_of(values: Values) -> str:
+    picture = np.resize(values or [0.0], (2, 3))
+    uris = pictures.map_uri(picture), pictures.image_uri(picture)
+    assert all(uri.startswith("data:image/png") for uri in uris)
+    return "<svg>" + pictures.overlap_uri(picture, picture, picture, 1)[:22] + "</svg>"
+
+
+CHARTS: dict[str, Callable[[Values], str]] = {
+    "line": line_of,
+    "line of shares": lambda values: line_of(values, share=True, x_share=True, reference=("chance", 0.1)),
+    "line of no range": lambda values: line_of(values, y_range=(0.0, 0.0)),
+    "no line": lambda values: line_chart([], x_label=str(values), y_label="y"),
+    "histogram": lambda v: histograms([Sample("a", "m1", np.array(v))], x_label="x", x_range=(0.0, 1.0)),
+    "histogram of no range": lambda v: histograms(
+        [Sample(FORMULA, "m1", np.array(v))], x_label="x", x_range=(1.0, 1.0)
+    ),
+    "no histogram": lambda values: histograms([], x_label=str(len(values)), x_range=(0.0, 1.0)),
+    "bar": lambda values: bar_of(values, 0.0, 1.0),
+    "bar of no range": lambda values: bar_of(values, 0.0, 0.0),
+    "curves": figure_of,
+    "curves of shares": lambda v: figure_of(v, x_percent=True, y_percent=True, y_bounds=(0.0, 1.0)),
+    "curves over log": lambda values: figure_of(values, log_x=True),
+    "curves of log": lambda values: figure_of(values, log_y=True, level_line=(0.0, FORMULA)),
+    "grid": grid_of,
+    "image": lambda values: rows_of(values, "grey"),
+    "map": lambda values: rows_of(values, "heat"),
+    "signed map": lambda values: rows_of(values, "signed"),
+    "uri": uri_of,
+}
+
+
+@pytest.mark.parametrize("values", ODD)
+@pytest.mark.parametrize("chart", CHARTS)
+def test_every_chart_is_drawn_of_anything(chart: str, values: str) -> None:
+    drawn = ET.fromstring(CHARTS[chart](ODD[values]))
+    for element in drawn.iter():
+        placed = [text for name, text in element.attrib.items() if name not in ("aria-label", "class", "id")]
+        assert not any("nan" in text or "inf" in text for text in placed)

@@ -221,6 +221,33 @@ def test_a_picture_that_contradicts_its_number_is_announced(
     assert "In 1 of the pictures below, the number" in page([section(gallery=[wrong])]).text()
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-12, 1.0, float("nan"), float("inf"), None])
+def test_results_that_do_not_vary_make_a_page(
+    page: Callable[..., Page], section: Build, value: float | None
+) -> None:
+    everywhere = {"value": value, "low": value, "high": value, "n": 2}
+    number = float("nan") if value is None else value
+    names = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
+    metrics = dict.fromkeys((*names, "mass_centre_shift", "another"), everywhere)
+    still = section(
+        metrics=metrics,
+        trace=np.full((2, 1), number),
+        distributions={"kendall_tau": np.full(2, number), "topk_intersection": np.full(2, number)},
+        curve=[{"radius": 0.0, **metrics}],
+    )
+    written = page(
+        [still], training={"Natural": [{"epoch": 1, "loss": number, "validation_accuracy": number}]}
+    )
+    assert not {"nan", "inf", "None"} & set(written.text().split())
+
+
+def test_characters_without_a_glyph_are_shown(page: Callable[..., Page], section: Build) -> None:
+    odd = "a\x1b[31m\u202eb\ud800"
+    text = page([section(title=odd, subtitle=odd, gallery=[])], notes=[odd], config={odd: odd}).text()
+    assert not {"\x1b", "\u202e", "\ud800"} & set(text)
+    assert text.count(r"a\x1b[31m\u202eb\ud800") >= 4
+
+
 def test_sections_that_do_not_compare_are_refused(tmp_path: Path, section: Build) -> None:
     other = section("Robust")
     refused = {

@@ -49,7 +49,7 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One finite number per example, for a histogram; never empty."""
+    """One number per example, for a histogram, NaN where unknown."""
 
     label: str
     style: str
@@ -92,22 +92,25 @@ def histograms(
     samples: Sequence[Sample], *, x_label: str, x_range: tuple[float, float], share: bool = False
 ) -> Markup:
     """One histogram per model over a common axis, with its median; heights compare across the models."""
+    x_range = extent([np.array(x_range)])
     across = Scale(*x_range, _HISTOGRAM_LEFT, WIDTH - RIGHT)
     edges = np.linspace(*x_range, _BINS + 1)
-    heights = [np.histogram(sample.values, edges)[0] / sample.values.size for sample in samples]
-    tallest = max(float(row.max()) for row in heights) or 1.0
+    known = [sample.values[np.isfinite(sample.values)] for sample in samples]
+    heights = [np.histogram(values, edges)[0] / max(1, values.size) for values in known]
+    tallest = max((float(row.max()) for row in heights), default=0.0) or 1.0
     bottom = TOP + len(samples) * (_ROW_HEIGHT + _ROW_LABEL)
     parts = [x_axis(across, bottom, x_label, share=share, top=TOP + _ROW_LABEL)]
     told = []
-    for place, (sample, row) in enumerate(zip(samples, heights, strict=True), start=1):
+    for place, (sample, values, row) in enumerate(zip(samples, known, heights, strict=True), start=1):
         base = TOP + place * (_ROW_HEIGHT + _ROW_LABEL)
-        middle = float(np.median(sample.values))
-        images = "image" if sample.values.size == 1 else "images"
-        words = (
-            f"median {percent(middle, 0) if share else signed(middle, 2)}, {sample.values.size:,} {images}"
-        )
+        parts.append(_columns(row / tallest, edges, across, base, sample.style))
+        words = "no values"
+        if values.size:
+            middle = float(np.median(values))
+            images = "image" if values.size == 1 else "images"
+            words = f"median {percent(middle, 0) if share else signed(middle, 2)}, {values.size:,} {images}"
+            parts.append(_median(across(middle), base))
         told.append(f"{sample.label}: {words}")
-        parts += [_columns(row / tallest, edges, across, base, sample.style), _median(across(middle), base)]
         name = tag("tspan", _shortened(sample.label, 46 - len(words)), class_="strong")
         parts.append(
             tag("text", name, f"  {words}", class_="label", x=_HISTOGRAM_LEFT, y=base - _ROW_HEIGHT - 6)

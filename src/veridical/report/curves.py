@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from veridical.report.content import Array
 from veridical.report.embedding import GRID, INK, LINES, SOFT
 from veridical.report.measures import finite
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import fail_argument, visible
 
 _WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18
 _NAME_LENGTH = 44
@@ -93,14 +93,14 @@ def curves_figure(
     """
     if not curves:
         raise fail_argument("curves", list(curves), "one curve or more")
-    names = [textwrap.fill(curve.name, _NAME_LENGTH) for curve in curves]
+    names = [_words(curve.name, _NAME_LENGTH) for curve in curves]
     told = [name for name in (*names, "" if level_line is None else level_line[1]) if name]
     below = _LINE * sum(1 + name.count("\n") for name in told)
     height = _PLOT_HEIGHT + below + (24 if title else 0)
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         axes = figure.subplots()
-        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        axes.set(title=_words(title), xlabel=x_label, ylabel=y_label)
         _fill(axes, curves, names, y_bounds, level_line)
         _across(axes, curves, x_percent, log_x)
         _upward(axes, y_percent, log_y, y_range)
@@ -134,9 +134,10 @@ def shares_grid(
         every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         named: set[str] = set()
         for axes, (title, curves) in zip(every, panels, strict=False):
-            axes.set_title(textwrap.fill(title, _TITLE_LENGTH))
+            axes.set_title(_words(title, _TITLE_LENGTH))
             names = ["" if curve.name in named else curve.name for curve in curves]
             named.update(names)
+            names = [_words(name) for name in names]
             _fill(axes, curves, names, (0.0, 1.0), level_line)
             level_line = level_line and (level_line[0], "")
         for axes in every[len(panels) :]:
@@ -166,7 +167,9 @@ def _fill(
         _draw(axes, curve, place if curve.colour is None else curve.colour, name, bounds)
     if level_line is not None:
         value, name = level_line
-        axes.axhline(value, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)), label=name or "_unnamed")
+        axes.axhline(
+            value, color=SOFT, linewidth=1.2, linestyle=(0, (1, 2)), label=_words(name) or "_unnamed"
+        )
 
 
 def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, float] | None) -> None:
@@ -193,22 +196,28 @@ def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, 
 
 
 def _across(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> None:
-    if log:
+    places = sorted({float(x) for curve in curves for x in curve.x if np.isfinite(x)})
+    if log and places and places[-1] > 0:
         axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_percent_text if percent else _plain_text))
-    places = sorted({float(x) for curve in curves for x in curve.x})
-    if len(places) <= _MOST_NAMED:
+    if 0 < len(places) <= _MOST_NAMED:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(places)
 
 
 def _upward(axes: Axes, percent: bool, log: bool, bounds: tuple[float, float] | None) -> None:
-    if log:
+    if log and axes.dataLim.y1 > 0:
         axes.set_yscale("log")
     if percent:
         axes.yaxis.set_major_formatter(FuncFormatter(_percent_text))
     if bounds is not None:
         axes.set_ylim(*bounds)
+
+
+def _words(name: str, length: int | None = None) -> str:
+    """A name for matplotlib, where a dollar sign begins no formula, in lines of `length`."""
+    shown = visible(name).replace("$", r"\$")
+    return textwrap.fill(shown, length) if length else shown
 
 
 def _plain_text(value: float, _: int | None = None) -> str:

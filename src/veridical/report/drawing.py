@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from veridical.report.content import Array
 from veridical.report.measures import percent
+from veridical.runtime.errors import visible
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 380, 46, 20, 10, 40
 _MINUS = "\N{MINUS SIGN}"
@@ -20,7 +21,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Scale:
-    """Data in [low, high] to drawing units in [start, end], linear."""
+    """Data in [low, high] to drawing units in [start, end], linear; the middle where low is high."""
 
     low: float
     high: float
@@ -29,24 +30,26 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """The place of a value."""
-        share = (value - self.low) / (self.high - self.low)
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return round(self.start + share * (self.end - self.start), 2)
 
 
 def extent(arrays: Sequence[Array]) -> tuple[float, float]:
     """The finite range of all values, widened where it is a single point; [0, 1] where there are none."""
-    values = np.concatenate([np.ravel(array) for array in arrays]).astype(float)
+    values = np.concatenate([np.zeros(0), *(np.ravel(array) for array in arrays)]).astype(float)
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     # Half a unit, and more around a large constant, whose range would otherwise drown in its rounding.
     room = max(0.5, 1e-3 * abs(low))
-    return (low, high) if high > low else (low - room, high + room)
+    # Nor has a range near the least of numbers steps that could be told from zero.
+    return (low, high) if high - low > 1e-300 else (low - room, high + room)
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:
     """The range grown to whole steps of its ticks, so that the axis ends at a labelled line."""
+    low, high = extent([np.array([low, high])])
     while True:
         step = _step(low, high)
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
@@ -121,11 +124,16 @@ def svg(height: float, label: str, parts: Sequence[Markup]) -> Markup:
 def tag(name: str, *children: str, **attributes: object) -> Markup:
     """One element; text that is not markup already and every attribute value are escaped."""
     written = "".join(
-        f' {key if key == "viewBox" else key.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        f' {key if key == "viewBox" else key.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
         for key, value in attributes.items()
     )
-    inner = "".join(escape(child) for child in children)
+    inner = "".join(_escaped(child) for child in children)
     return Markup(f"<{name}{written}>{inner}</{name}>")  # noqa: S704  # every part was escaped above
+
+
+def _escaped(text: object) -> Markup:
+    """Markup as it is; text with its characters visible and escaped."""
+    return escape(text if isinstance(text, Markup) else visible(str(text)))
 
 
 def _step(low: float, high: float) -> float:

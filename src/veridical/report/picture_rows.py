@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from veridical.report import pictures
 from veridical.report.content import Array
 from veridical.report.embedding import INK, SOFT
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import fail_argument, visible
 
 # "grey": an image in [0, 1], in its colours where it has some. "heat": a map without signs, on a scale of its
 # own from zero. "signed": a map with signs, red above and blue below zero, on a scale of its own.
@@ -173,7 +173,7 @@ def _size(picture: Array) -> tuple[float, float]:
 
 def _lines(text: str, width: float, letter: float = _LETTER) -> list[str]:
     most = int(width / letter)
-    return list(chain.from_iterable(textwrap.wrap(part, most) for part in text.splitlines()))
+    return list(chain.from_iterable(textwrap.wrap(visible(part), most) for part in text.split("\n")))
 
 
 def _row_height(row: PictureRow, cell: float, width: float) -> float:

@@ -6,6 +6,7 @@ import jinja2
 from markupsafe import Markup
 
 from veridical.report.measures import DASH
+from veridical.runtime.errors import visible
 
 
 def render(template: str, **content: object) -> str:
@@ -14,6 +15,7 @@ def render(template: str, **content: object) -> str:
         loader=jinja2.PackageLoader("veridical.report", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -22,6 +24,11 @@ def render(template: str, **content: object) -> str:
     style = loader.get_source(environment, "report.css")[0]
     found = environment.get_template(template, globals={"style": Markup(style)})  # noqa: S704
     return found.render(**content)
+
+
+def _shown(value: object) -> object:
+    """Text of others with every character visible; markup is our own."""
+    return visible(value, keep="\n\t") if type(value) is str else value
 
 
 def flat(values: Mapping[str, object], place: str = "") -> list[tuple[str, str]]:

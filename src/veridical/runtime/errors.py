@@ -1,5 +1,7 @@
 """The exceptions that Veridical raises on purpose: they say what was given, expected and to be done."""
 
+import unicodedata
+
 
 class VeridicalError(Exception):
     """Base of all of them; a command prints its message as one line and exits with 1."""
@@ -24,6 +26,24 @@ def fail_argument(name: str, given: object, expected: str, hint: str = "") -> Us
     """
     message = f"{name}: expected {expected}, but got {_shown(given)}."
     return UsageError(f"{message} {hint}" if hint else message)
+
+
+def visible(text: str, keep: str = "") -> str:
+    r"""A name or message of others as it may reach a terminal or a page: what has no glyph is escaped.
+
+    Control and formatting characters, lone surrogates and line ends become \x1b, \u202e and their like, but
+    for those in `keep`. Without this a class name could colour a terminal or turn a page's words round.
+    """
+    return "".join(
+        char.encode("unicode_escape", "surrogatepass").decode("ascii")
+        if unicodedata.category(char) in _WITHOUT_GLYPH and char not in f"{_JOINERS}{keep}"
+        else char
+        for char in text
+    )
+
+
+_WITHOUT_GLYPH = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # words of many scripts, and some emoji, are spelt with them
 
 
 def _shown(given: object) -> str:
