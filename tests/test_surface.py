@@ -23,11 +23,11 @@ def test_every_public_name_resolves_to_itself(name: str) -> None:
 
 def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(Path(veridical.__file__).read_text(encoding="utf-8"))
-    blocks = [node for node in tree.body if isinstance(node, ast.If)]
-    assert [ast.unparse(block.test) for block in blocks] == ["TYPE_CHECKING"]
+    ifs = [node for node in tree.body if isinstance(node, ast.If)]
+    (block,) = (node for node in ifs if ast.unparse(node.test) == "TYPE_CHECKING")
     seen = {
         alias.name: node.module
-        for node in blocks[0].body
+        for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }

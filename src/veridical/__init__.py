@@ -4,6 +4,13 @@ The public names below are imported when they are first used, so that `import ve
 `veridical --help`, does not wait for torch.
 """
 
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    # `python -m veridical` puts the current folder first: a json.py there would be taken for Python's own.
+    # The command `veridical` does without it. Code that is trusted may lie there, and comes last.
+    sys.path[:] = sys.path[1:] + sys.path[:1] * ("--trust-code" in sys.orig_argv)
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

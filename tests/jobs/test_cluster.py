@@ -109,8 +109,13 @@ def test_a_worker_is_killed_and_the_results_are_those_of_one_process(
         killer.join()
 
 
-def test_a_cluster_on_this_machine_pins_its_workers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_on_this_machine_pins_its_workers(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.chdir(tmp_path)
+    for name in ("multiprocessing", "json"):  # the current folder is nowhere that a worker looks
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'a').write({name!r})\n")
     names = ["OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
     with local_cluster(1, threads=2, gpus=[1]) as cluster:
         assert cluster.workers == 1
@@ -119,6 +124,7 @@ def test_a_cluster_on_this_machine_pins_its_workers(store: Store, monkeypatch: p
         job = Job("job_functions:environment", {"names": names})
         (outcome,) = run_jobs([job], store, cluster, trust_code=True).values()
     assert outcome.result == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "5"}
+    assert not (tmp_path / "RAN").exists()
 
 
 @pytest.mark.parametrize(
@@ -148,7 +154,7 @@ def test_dask_reads_the_settings_from_the_environment() -> None:
     variables = cluster_environment(threads=3)
     read = config.collect_env(variables)
     assert {name: config.get(name, config=read) for name in SETTINGS} == SETTINGS
-    assert variables["OMP_NUM_THREADS"] == "3"
+    assert (variables["OMP_NUM_THREADS"], variables["PYTHONSAFEPATH"]) == ("3", "1")
 
 
 def test_tls_needs_certificates() -> None:

@@ -158,6 +158,23 @@ def test_workers_that_are_killed_while_they_start_cost_no_retry(
         assert future.result() == 3
 
 
+def test_a_stopped_worker_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("veridical.jobs.pool._SILENT", 2.5)
+    with ProcessPool(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+        (pid,) = pool.processes()
+        running = pool.submit(time.sleep, 4.0)
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: caplog.messages)
+        time.sleep(1.5)
+        os.kill(pid, signal.SIGCONT)
+        assert running.result() is None
+    (message,) = caplog.messages
+    assert f"process {pid} " in message
+
+
 def test_workers_that_cannot_start_break_the_pool(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     job = Job("job_functions:echo", {})

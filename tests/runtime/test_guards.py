@@ -103,7 +103,7 @@ def test_thread_count_is_restored_and_checked() -> None:
         raise BrokenError
     assert torch.get_num_threads() == before
     with (
-        pytest.raises(UsageError, match="threads: expected a number of at least 1, but got 0"),
+        pytest.raises(UsageError, match="threads: expected a number from 1 to"),
         thread_count(0),
     ):
         pass

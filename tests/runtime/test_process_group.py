@@ -1,11 +1,19 @@
 """Which processes share a command, and which device each of them gets."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from veridical.cli.main import main
+from veridical.jobs.pool import ProcessPool
+from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup, joined, launched
+from veridical.runtime.study_config import SanityOptions
+from veridical.studies.executors import executor_of
 
 
 def _started(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:
@@ -26,6 +34,39 @@ def test_the_environment_tells_how_many_processes_there_are(monkeypatch: pytest.
     assert launched() == 1
     _started(monkeypatch, 1, 4)
     assert launched() == 4
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+@pytest.mark.parametrize("text", ["", "x", "-1", "2.0", "9" * 20, "2", "\u0663"])
+def test_junk_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    _started(monkeypatch, 0, 2)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv(name, "0" if (name, text) == ("WORLD_SIZE", "2") else text)
+    with pytest.raises(UsageError, match=rf"^{name}: expected a whole number"), joined("cpu"):
+        raise AssertionError("joined nobody")
+    if name == "WORLD_SIZE":
+        assert main(["data"]) == 2
+        assert "torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [0, -1, 100_000, 2**31, 2**70, 2.5])
+def test_threads_and_processes_are_bounded_wherever_they_are_taken(number: Any) -> None:
+    places: dict[str, Callable[[], object]] = {
+        "threads": lambda: thread_count(number).__enter__(),
+        "workers": lambda: ProcessPool(number),
+        "per_gpu": lambda: ProcessPool(per_gpu=number),
+    }
+    for name, take in places.items():
+        with pytest.raises(UsageError, match=f"^{name}: expected a number from 1 to"):
+            take()
+    for options in (
+        DiffRoarOptions(run="", out="", threads=number),
+        SanityOptions(run="", out="", workers=number),
+    ):
+        with pytest.raises(UsageError, match="expected a number from 1 to"), executor_of(options):
+            raise AssertionError("it was taken")
 
 
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,14 @@
 """The demo from end to end at toy size, its verdict, and processes side by side."""
 
-import multiprocessing
-import operator
-import os
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from veridical.cli.main import main
-from veridical.runtime.errors import RunError
 from veridical.runtime.files import read_json
 from veridical.studies import demo as module
 from veridical.studies.attacked import Attacked
 from veridical.studies.demo import Scale, verdict
-from veridical.studies.processes import run_side_by_side
 
 from .conftest import write_stripes
 
@@ -79,27 +72,3 @@ def test_the_verdict_claims_a_difference_only_for_disjoint_intervals() -> None:
     lines, apart = verdict(natural, result(topk_intersection=(0.1, 0.2), kendall_tau=(0.31, 0.5)))
     assert apart == {"topk_intersection": False, "kendall_tau": True}
     assert "hold less well" in lines[0]
-
-
-def test_pieces_run_at_the_same_time_and_are_watched() -> None:
-    watched: list[float] = []
-    run_side_by_side(
-        {"a": (time.sleep, (0.3,)), "b": (time.sleep, (0.3,))},
-        lambda: watched.append(time.monotonic()),
-        every=0.05,
-    )
-    assert len(watched) >= 2
-
-
-@pytest.mark.parametrize(
-    ("piece", "message"),
-    [
-        ((operator.truediv, (1, 0)), r"the process for bad failed[\s\S]*ZeroDivisionError"),
-        ((os._exit, (7,)), r"for bad ended with exit code 7.*same command continues"),
-        ((read_json, ("/nowhere/result.json",)), r"^/nowhere/result\.json does not exist"),
-    ],
-)
-def test_an_error_stops_the_others_and_is_raised_here(piece: Any, message: str) -> None:
-    with pytest.raises(RunError, match=message):
-        run_side_by_side({"good": (time.sleep, (300,)), "bad": piece}, lambda: None, every=0.05)
-    assert multiprocessing.active_children() == [], "the piece that sleeps must have been stopped"

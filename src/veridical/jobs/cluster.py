@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from veridical.jobs.executors import WorkerLost
-from veridical.jobs.pinning import thread_environment, worker_environments
+from veridical.jobs.pinning import process_environment, worker_environments
 from veridical.runtime.errors import RunError, UsageError, fail_argument
 
 P = ParamSpec("P")
@@ -41,8 +41,8 @@ SETTINGS: dict[str, Any] = {
 
 
 def cluster_environment(threads: int = 1) -> dict[str, str]:
-    """Return the variables for `dask scheduler` and `dask worker`: `SETTINGS`, and threads of a worker."""
-    return thread_environment(threads) | {
+    """Return the variables for `dask scheduler` and `dask worker`: `SETTINGS`, and those of a worker."""
+    return process_environment(threads) | {
         "DASK_" + name.replace(".", "__").replace("-", "_").upper(): repr(value)
         for name, value in SETTINGS.items()
     }
@@ -148,7 +148,7 @@ def local_cluster(
     places = worker_environments(workers, threads, gpus, per_gpu)
     options = everywhere | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     # What is set in a worker is late for libraries that it has loaded; this is set before it starts.
-    before = {"distributed.nanny.pre-spawn-environ": thread_environment(threads)}
+    before = {"distributed.nanny.pre-spawn-environ": process_environment(threads)}
     with dask.config.set(SETTINGS | before):
         cluster = distributed.SpecCluster(
             scheduler={"cls": distributed.Scheduler, "options": everywhere},

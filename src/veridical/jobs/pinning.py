@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.process_group import check_count
 
 _CARDS = "CUDA_VISIBLE_DEVICES"
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -45,9 +46,13 @@ def visible_cards() -> tuple[str, ...]:
     return tuple(card for card in cards if card not in ("", "-1"))
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """Return the variables that give a process so many threads, for every library that might have its own."""
-    return dict.fromkeys(_THREADS, str(threads))
+def process_environment(threads: int) -> dict[str, str]:
+    """Return the variables of a worker: its threads, for every library that might have its own, and safety.
+
+    Python would put the folder that a process is started in before its own library, and run a json.py there.
+    """
+    check_count("threads", threads)
+    return dict.fromkeys(_THREADS, str(threads)) | {"PYTHONSAFEPATH": "1"}
 
 
 def worker_environments(
@@ -58,12 +63,9 @@ def worker_environments(
     gpus: None leaves GPUs alone; "all", or numbers among the visible ones, give each worker one card and each
     card up to `per_gpu` workers.
     """
-    for name, number in (("threads", threads), ("per_gpu", per_gpu)):
-        if number < 1:
-            raise fail_argument(name, number, "a number from 1")
-    if workers is not None and workers < 1:
-        raise fail_argument("workers", workers, "a number from 1")
-    base = thread_environment(threads)
+    check_count("per_gpu", per_gpu)
+    check_count("workers", workers)
+    base = process_environment(threads)
     if gpus is None:
         return [dict(base) for _ in range(workers or max(1, usable_cores() // threads))]
     # Round the cards first, so that fewer workers than places spread over all cards.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -15,7 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from veridical.jobs.executors import WorkerLost
 from veridical.jobs.pinning import worker_environments
-from veridical.jobs.worker import READY
+from veridical.jobs.worker import ALIVE, READY
 from veridical.jobs.worker_process import Call, WorkerProcess
 from veridical.runtime.errors import UsageError
 
@@ -23,6 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOOK = 1.0  # seconds between looks whether busy workers live, when no connection told
+_SILENT = 30.0  # seconds without a sign of life, of which there is one a second, until somebody is told
 # Workers in a row that end before they are ready, by themselves or of a signal: the next ones would, too.
 _FALSE_STARTS, _KILLED_STARTS = 3, 20
 
@@ -163,6 +166,13 @@ class ProcessPool(Executor):
                 self._hear(worker)
             elif not worker.alive():
                 self._lose(worker)
+            elif not worker.silent and time.monotonic() - worker.heard > _SILENT:
+                worker.silent = True
+                logging.getLogger(__name__).warning(
+                    "worker process %d has given no sign of life for %.0f s and is waited for. If it is "
+                    "stopped, `kill -CONT %d` lets it go on.",
+                    *(worker.pid, _SILENT, worker.pid),
+                )
 
     def _hear(self, worker: WorkerProcess) -> None:
         try:
@@ -172,6 +182,9 @@ class ProcessPool(Executor):
             return
         except Exception as error:  # noqa: BLE001 - what came cannot be read here, an error's class say
             message = (False, error)
+        worker.heard = time.monotonic()
+        if message == ALIVE:
+            return
         if message == READY:
             worker.ready, self._false_starts, self._killed_starts = True, 0, 0
             return

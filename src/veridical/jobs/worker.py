@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from veridical.jobs.capture import own_the_process
 from veridical.runtime.errors import RunError
 
-READY = "ready"
+READY, ALIVE = "ready", "alive"
 
 
 def main(descriptor: int) -> None:
@@ -35,23 +35,31 @@ def main(descriptor: int) -> None:
 def _serve(connection: Connection) -> None:
     parent, sys.path[:] = connection.recv()
     calls: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, calls, parent), daemon=True).start()
+    speaking = threading.Lock()
+    threading.Thread(target=_listen, args=(connection, calls, parent, speaking), daemon=True).start()
     own_the_process()
     faulthandler.enable(all_threads=False)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
-    connection.send(READY)
+    message = pickle.dumps(READY)
     while True:
-        connection.send_bytes(_answer(calls.get()))
+        with speaking:
+            connection.send_bytes(message)
+        message = _answer(calls.get())
 
 
-def _listen(connection: Connection, calls: queue.SimpleQueue[bytes], parent: int) -> None:
-    """Put arriving calls into the queue, and end the process at once when the parent is gone."""
+def _listen(
+    connection: Connection, calls: queue.SimpleQueue[bytes], parent: int, speaking: threading.Lock
+) -> None:
+    """Put arriving calls into the queue, say `ALIVE` while none comes, end the process with its parent."""
     with contextlib.suppress(OSError, EOFError):
         # The parent's end closes with it, unless a process that it forked holds a copy: so its number counts.
         while os.getppid() == parent:
             if connection.poll(1.0):
                 calls.put(connection.recv_bytes())
+            else:
+                with speaking:
+                    connection.send(ALIVE)
     os._exit(0)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class WorkerProcess:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
         self.call: Call | None = None
-        self.ready = False
+        self.ready = self.silent = False
+        self.heard = time.monotonic()
         self.connection, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed arguments

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError
+from veridical.runtime.process_group import check_count
 
 
 def private_copy(model: nn.Module) -> nn.Module:
@@ -90,8 +91,7 @@ def preserved_rng() -> Iterator[None]:
 @contextmanager
 def thread_count(count: int) -> Iterator[None]:
     """Let torch use `count` threads inside one operation, then as many as before."""
-    if count < 1:
-        raise fail_argument("threads", count, "a number of at least 1")
+    check_count("threads", count)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count)

@@ -20,9 +20,27 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the others, as while process 0 validates; one that ends is noticed at once."""
 
 
+def check_count(name: str, number: int | None) -> None:
+    """Raise a UsageError for a number of threads or processes that this machine cannot be meant to run.
+
+    None is the number that is taken where none is given.
+    """
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if number is not None and not (isinstance(number, int) and 1 <= number <= most):
+        raise fail_argument(name, number, f"a number from 1 to {most}")
+
+
 def launched() -> int:
     """How many processes torchrun (or whatever set RANK and WORLD_SIZE) started for this command; else 1."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    return _variable("WORLD_SIZE", 1, 1, 2**20) if "RANK" in os.environ else 1
+
+
+def _variable(name: str, default: int, least: int, most: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
+        hint = "torchrun sets it; without torchrun, unset RANK and WORLD_SIZE."
+        raise fail_argument(name, text, f"a whole number from {least} to {most}", hint)
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -167,8 +185,8 @@ def joined(device: str = "auto") -> Iterator[ProcessGroup]:
     import torch
     import torch.distributed as dist
 
-    rank = int(os.environ["RANK"])
-    group = ProcessGroup(rank, launched(), int(os.environ.get("LOCAL_RANK", rank)))
+    rank = _variable("RANK", 0, 0, launched() - 1)
+    group = ProcessGroup(rank, launched(), _variable("LOCAL_RANK", rank, 0, launched() - 1))
     if not dist.is_available():
         raise UsageError("this build of PyTorch has no torch.distributed. Start one process, not several.")
     own = group.device(device)

@@ -17,10 +17,10 @@ from veridical.auditing.result import RobustnessResult
 from veridical.auditing.robustness import batch_length, examples_kept
 from veridical.data import Dataset
 from veridical.runtime.config import AttackOptions
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError
 from veridical.runtime.files import claim_folder, read_json, write_atomic, write_json
 from veridical.runtime.guards import thread_count
-from veridical.runtime.process_group import ALONE, ProcessGroup
+from veridical.runtime.process_group import ALONE, ProcessGroup, check_count
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.attack_task import AttackTask, assign
 from veridical.studies.finished import EXAMPLES, RESULT
@@ -42,15 +42,15 @@ def attack_run(
     if group.size > 1:
         return _attack_together(options, progress, group)
     task = assign(options)
-    config = task.describe()
+    config, workers = task.describe(), _workers(task)
     folder = claim_folder(options.out, KIND, config)
-    workers = _workers(task)
     if workers > 1:
         alone = replace(options, workers=1, threads=options.threads or 1)
         total, tell = task.images * len(task.radii), progress or (lambda _done, _total: None)
         run_side_by_side(
             {f"worker {i}": (_examine_share, (alone, i, workers)) for i in range(workers)},
             lambda: tell(examples_kept(folder / PARTS), total),
+            options.threads or 1,
         )
     with nullcontext() if options.threads is None else thread_count(options.threads):
         threads = (options.threads or 1) if workers > 1 else torch.get_num_threads()
@@ -111,9 +111,9 @@ def _examine_share(options: AttackOptions, worker: int, workers: int) -> None:
 def _workers(task: AttackTask) -> int:
     """How many processes: as many as asked for, else one per core with four batches or more for each."""
     batches = _batches(task)
+    check_count("workers", task.options.workers)
+    check_count("threads", task.options.threads)
     if task.options.workers is not None:
-        if task.options.workers < 1:
-            raise fail_argument("workers", task.options.workers, "a number of at least 1")
         return min(task.options.workers, batches)
     if task.device.type != "cpu":
         return 1

@@ -96,7 +96,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
         for arm in arms.values():
             tell(TITLES[arm.name], *arm.stage())
 
-    run_side_by_side({name: (_train_and_attack, (arm,)) for name, arm in arms.items()}, watch)
+    run_side_by_side({name: (_train_and_attack, (arm,)) for name, arm in arms.items()}, watch, threads)
     attacks = {TITLES[name]: read_attack(arm.attacking.out) for name, arm in arms.items()}
     lines, apart = verdict(*attacks.values())
     seconds = {"seconds": round(time.monotonic() - begun, 3)}

@@ -15,6 +15,7 @@ from veridical.jobs.pinning import visible_cards
 from veridical.jobs.pool import ProcessPool
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.guards import thread_count
+from veridical.runtime.process_group import check_count
 
 
 class Placement(Protocol):
@@ -44,6 +45,8 @@ def executor_of(
 
     A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
     """
+    check_count("threads", options.threads)
+    check_count("workers", options.workers)
     pinned = options.device in ("auto", "cuda") and resolve_device(options.device).type == "cuda"
     executor: Executor
     if scheduler is not None:

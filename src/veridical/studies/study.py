@@ -120,6 +120,6 @@ def begun(
     kind: the command that the folder belongs to. tell: hears how far a group of jobs is. Interrupted at any
     moment, the same begins where it ended. Raises UsageError for a folder that is claimed for something else.
     """
-    folder = claim_folder(options.out, kind, config)
     with executor_of(options) as executor:
+        folder = claim_folder(options.out, kind, config)
         yield Study(options, config, folder, executor, tell)
