@@ -113,6 +113,7 @@ def test_a_cluster_on_this_machine_pins_its_workers(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # so that it is given back
     monkeypatch.chdir(tmp_path)
     for name in ("multiprocessing", "json"):  # the current folder is nowhere that a worker looks
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'a').write({name!r})\n")

@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
     An expected error is one line on stderr; with VERIDICAL_DEBUG=1 its traceback too. A defect of the program
     keeps its traceback.
     """
+    if argv is None:  # a process of its own: none that it starts may look for modules in the current folder
+        os.environ["PYTHONSAFEPATH"] = "1"
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     try:

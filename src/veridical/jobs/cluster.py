@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -149,6 +150,8 @@ def local_cluster(
     options = everywhere | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     # What is set in a worker is late for libraries that it has loaded; this is set before it starts.
     before = {"distributed.nanny.pre-spawn-environ": process_environment(threads)}
+    # Also of the process that multiprocessing starts for itself; Dask sets it here anyway, but later.
+    os.environ["PYTHONSAFEPATH"] = "1"
     with dask.config.set(SETTINGS | before):
         cluster = distributed.SpecCluster(
             scheduler={"cls": distributed.Scheduler, "options": everywhere},
