@@ -39,6 +39,7 @@ ROOT = {"_version", "__init__", "__main__"}
 
 # What parsing a command line needs, so these must not wait for torch; `cli` is added below.
 WITHOUT_TORCH = [
+    "runtime.checking",
     "runtime.errors",
     "runtime.files",
     "runtime.config",

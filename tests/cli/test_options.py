@@ -120,7 +120,7 @@ def test_a_wrong_file_is_bad_usage(tmp_path: Path, text: str, told: str) -> None
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--recipe", "slow"], "--recipe: Expected a value of 'fast', 'paper'. Got value: slow"),
+        (["--recipe", "slow"], "--recipe: expected one of fast, paper, but got 'slow'"),
         (["--epochs", "1.5"], "--epochs"),
         (["--ball.step-size", "x"], "--ball.step-size"),
         (["--dry-run", "perhaps"], "--dry-run"),

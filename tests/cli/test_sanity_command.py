@@ -136,7 +136,7 @@ def test_labels_that_were_not_learnt_decide_nothing(run: Path, tmp_path: Path) -
     [
         (("--attribution", "input-gradient", "input-gradient"), "attribution: expected different names"),
         (("--tests", "weights"), "cascading"),
-        (("--examples", "1"), "examples: expected a number of at least 2"),
+        (("--examples", "1"), "examples: expected an integer from 2"),
         (("--repeats", "0"), "repeats"),
         (("--attribution", "module:callable"), "--trust-code"),
         (("--attribution", "saliency"), "captum:CLASS"),

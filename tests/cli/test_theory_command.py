@@ -103,11 +103,11 @@ def test_noise_beyond_the_proof_and_larger_blocks_are_trained_all_the_same(
         (["one-layer", "--norm", "l2"], "norm: expected linf"),
         (["one-layer", "--noise", "0.1", "0.2"], "noise: expected one number"),
         (["one-layer", "--deviation", "0"], "deviation: expected a number above 0"),
-        (["block-margin", "--steps", "0"], "steps: expected a number above 0"),
-        (["block-margin", "--noise", "-1"], "noise: expected one or more numbers of at least 0"),
-        (["block-margin", "--radius", "[]"], "radius: expected one or more numbers above 0"),
+        (["block-margin", "--steps", "0"], "steps: expected an integer from 1"),
+        (["block-margin", "--noise", "-1"], "noise: expected a number from 0"),
+        (["block-margin", "--radius", "[]"], "radius: expected one or more numbers"),
         (["block-margin", "--blocks", "7"], "blocks: expected an even number"),
-        (["block-margin", "--seeds", "0"], "seeds: expected at least 1"),
+        (["block-margin", "--seeds", "0"], "seeds: expected an integer from 1"),
     ],
 )
 def test_bad_usage_is_one_line_and_exit_code_2(

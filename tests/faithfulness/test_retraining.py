@@ -172,7 +172,7 @@ def test_sources_by_name_are_found_from_anywhere(tmp_path: Path, monkeypatch: py
 def settings_of(data: Dataset, **options: Any) -> Settings:
     record = architecture("mlp", {"width": 16}, data, None, trust_code=False)
     return resolve(
-        TrainOptions(out="", **options), data=data.describe(), model=record, train_size=len(data.train)
+        TrainOptions(out=".", **options), data=data.describe(), model=record, train_size=len(data.train)
     )
 
 

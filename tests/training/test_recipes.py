@@ -258,7 +258,7 @@ def test_a_batch_is_never_larger_than_the_data() -> None:
         ({"objective": "ig-norm", "beta": 0.1}, "beta has no effect"),
         ({"objective": "input-gradient", "nodes": 3}, "nodes has no effect"),
         ({"objective": "nothing"}, "objective: expected one of natural"),
-        ({"recipe": "slow"}, "recipe: expected one of paper, fast"),
+        ({"recipe": "slow"}, "recipe: expected one of fast, paper"),
         ({"radius": -0.1}, "radius"),
         ({"inner_steps": -1}, "inner_steps"),
         ({"nodes": 0}, "nodes"),

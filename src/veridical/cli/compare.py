@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from veridical.runtime.checking import Checked
 from veridical.runtime.errors import fail_argument
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Finished attacks, and where the page goes.
 
     Args:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from veridical.runtime.checking import Checked
 from veridical.runtime.errors import fail_argument
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Finished measurements, and where the page goes.
 
     Args:

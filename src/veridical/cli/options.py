@@ -9,7 +9,6 @@ A field of several values with the metadata POSITIONAL takes what stands without
 """
 
 import argparse
-import difflib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from veridical.runtime.errors import UsageError
+from veridical.runtime.checking import Limit, rules, taken
+from veridical.runtime.errors import UsageError, nearest
 
 OptionsT = TypeVar("OptionsT")
 
@@ -41,7 +41,8 @@ def parse_options(
     try:
         parsed = parser.instantiate(parser.parse_args(_normalised(argv, hints, _positional(options))))
     except argparse.ArgumentError as error:
-        raise UsageError(_readable(error, hints)) from error
+        kind: Any = options
+        raise UsageError(_readable(error, hints, _limits(kind))) from error
     return options(**{name: parsed[name] for name in get_type_hints(options)})
 
 
@@ -175,11 +176,23 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any]) -> str:
-    """Make one line of jsonargparse's message, with flags in place of its internal keys."""
+def _limits(options: Any) -> dict[str, Limit]:
+    """The limits of each flag that takes numbers."""
+    return {f"--{name.replace('_', '-')}": limit for name, (_, limit) in rules(options).items() if limit}
+
+
+def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limits: Mapping[str, Limit]) -> str:
+    """Make one line of jsonargparse's message, in this project's words and without its internal keys."""
     line = " ".join(str(error).split())
-    line = re.sub(r'Parser key "([\w.]+)"', lambda match: "--" + match[1].replace("_", "-"), line)
-    line = re.sub(r"typing\.Literal\[([^]]*)\]", r"value of \1", line)
+    key = re.match(r'Parser key "([\w.]+)"', line)
+    given = re.search(r"(?:Got|Given) value:(.*?)(?: (?:- Expected|Given value type:) .*)?$", line)
+    flag = "--" + key[1].replace("_", "-") if key else ""
+    if flag in hints and given:
+        try:
+            taken(flag, given[1].strip(" '\""), _element_type(hints[flag]) or hints[flag], limits.get(flag))
+        except UsageError as told:
+            return str(told)
+    line = re.sub(r'Parser key "([\w.]+)"', flag, line)
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", line)
-    closest = difflib.get_close_matches(unknown[1], hints, n=1) if unknown else []
-    return f"{line} (did you mean {closest[0]}?)" if closest else line
+    near = nearest(unknown[1], hints) if unknown else None
+    return f"{line} (did you mean {near}?)" if near else line

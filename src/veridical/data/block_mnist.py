@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from veridical.data.block_null import null_blocks
 from veridical.data.dataset import Split
 from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
-from veridical.runtime.data_config import BlockOptions, ClassesName, NullName, PositionName
+from veridical.runtime.data_config import BlockOptions
 from veridical.runtime.errors import DataError, fail_argument
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
@@ -58,14 +57,12 @@ def counterfactual(
 
 
 def cells_of(options: BlockOptions) -> tuple[int, int]:
-    """Rows and columns of blocks. Raises UsageError for a layout that is none."""
+    """Rows and columns of blocks."""
     layout = options.layout
     if layout == "vertical":
         return 2, 1
     if layout == "horizontal":
         return 1, 2
-    if isinstance(layout, bool) or not isinstance(layout, int) or not 2 <= layout <= 16:
-        raise fail_argument("layout", layout, "vertical, horizontal, or k from 2 to 16 for k x k blocks")
     return layout, layout
 
 
@@ -81,7 +78,6 @@ class _Part:
 
 
 def _generated(options: BlockOptions, root: str | os.PathLike[str] | None, moved: int) -> MaskedDataset:
-    _check(options)
     source = load(options.source, root)
     channels, height, width = source.shape
     if channels != 1:
@@ -112,25 +108,6 @@ def _generated(options: BlockOptions, root: str | os.PathLike[str] | None, moved
     }
     data = assembled(name, arrays, source.source)
     return MaskedDataset.of(data, torch.from_numpy(masks[0]), torch.from_numpy(masks[1]), places)
-
-
-def _check(options: BlockOptions) -> None:
-    cells_of(options)
-    for name, names in (("classes", ClassesName), ("null", NullName)):
-        if getattr(options, name) not in get_args(names):
-            raise fail_argument(name, getattr(options, name), f"one of {', '.join(get_args(names))}")
-    position = options.position
-    share = isinstance(position, float | int) and not isinstance(position, bool) and 0 <= position <= 1
-    if position not in get_args(PositionName) and not share:
-        raise fail_argument("position", position, "random, top, bottom, or a probability from 0 to 1")
-    for name in ("contrast", "null_contrast"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value <= 1:
-            raise fail_argument(name, value, "a number above 0 and at most 1")
-    if not 0 <= options.noise <= 1:
-        raise fail_argument("noise", options.noise, "a standard deviation from 0 to 1 (images are in [0, 1])")
-    if options.tile < 1:
-        raise fail_argument("tile", options.tile, "a positive number of pixels")
 
 
 def _part(name: PartName, split: Split, classes: int, limit: int | None) -> _Part:

@@ -17,7 +17,7 @@ from veridical.data.arrays import Arrays
 from veridical.data.dataset import Dataset
 from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
-from veridical.runtime.data_config import CodeName, PatternName, ShortcutOptions, ShortcutTestName
+from veridical.runtime.data_config import ShortcutOptions, ShortcutTestName
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.seeds import per_example_uniform
 
@@ -86,13 +86,6 @@ class _Half:
 
 
 def _source(options: ShortcutOptions, root: str | os.PathLike[str] | None) -> Dataset:
-    for name, names in (("code", CodeName), ("test", ShortcutTestName), ("pattern", PatternName)):
-        if getattr(options, name) not in get_args(names):
-            raise fail_argument(name, getattr(options, name), f"one of {', '.join(get_args(names))}")
-    if not 0 <= options.rate <= 1:
-        raise fail_argument("rate", options.rate, "a probability from 0 to 1")
-    if not 0 < options.contrast <= 1:
-        raise fail_argument("contrast", options.contrast, "a number above 0 and at most 1")
     return load(options.source, root)
 
 

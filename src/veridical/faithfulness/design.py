@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from veridical.faithfulness.ranking import ORDERS
 from veridical.faithfulness.unmasking import ENDS, End, Kept, Shown, kept_at
+from veridical.runtime.checking import Checked
 from veridical.runtime.config import (
     BaselineName,
     FillName,
@@ -37,7 +36,7 @@ class Retraining(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
+class Design(Checked):
     """What is measured; the fields are those of `veridical.runtime.config.DiffRoarOptions`."""
 
     levels: tuple[float, ...] = LEVELS
@@ -55,29 +54,11 @@ class Design:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        levels = tuple(sorted(set(self.levels)))
-        if not levels or not all(0 < level < 1 for level in levels):
-            raise fail_argument(
-                "levels", self.levels, "shares of the coordinates between 0 and 1, one or more"
-            )
-        object.__setattr__(self, "levels", levels)
+        super().__post_init__()
+        if not self.levels:
+            raise fail_argument("levels", self.levels, "shares of the coordinates, one or more")
+        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
         object.__setattr__(self, "baselines", tuple(dict.fromkeys(self.baselines)))
-        for name in ("repeats", "control_repeats"):
-            if not 1 <= getattr(self, name) <= SEEDS_APART:
-                raise fail_argument(name, getattr(self, name), f"a number from 1 to {SEEDS_APART}")
-        choices: dict[str, Sequence[str]] = {
-            "mode": ("keep", "remove"),
-            "order": ORDERS,
-            "per": ("value", "pixel"),
-            "ties": ("random", "stable"),
-            "target": ("predicted", "label"),
-        }
-        for name, possible in choices.items():
-            if getattr(self, name) not in possible:
-                raise fail_argument(name, getattr(self, name), f"one of {', '.join(possible)}")
-        for baseline in self.baselines:
-            if baseline not in BASELINES:
-                raise fail_argument("baselines", baseline, f"of {', '.join(BASELINES)}, any or none")
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a record."""

@@ -71,7 +71,7 @@ def training_fields(
     if "steps" in given and "epochs" not in given:
         chosen.pop("epochs", None)
     chosen = {"objective": "natural", **chosen, **given, "validation": 0}
-    options = TrainOptions(out="", **chosen)
+    options = TrainOptions(out=".", **chosen)
     settings = resolve(options, data=data.describe(), model=model, train_size=len(data.train))
     explicit = {name: value for name, value in chosen.items() if name != "epochs"}
     explicit |= {name: getattr(settings, name) for name in _decided_elsewhere()}

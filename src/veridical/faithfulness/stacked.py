@@ -201,5 +201,5 @@ class Stack:
 
 def _settings(values: Mapping[str, Any], data: Dataset) -> Settings:
     """The settings that `retrain` would train with; those that differ between members are not asked for."""
-    options = TrainOptions(out="", **values["training"])
+    options = TrainOptions(out=".", **values["training"])
     return resolve(options, data=data.describe(), model=values["model"], train_size=len(data.train))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from veridical.runtime.checking import Checked, limited
+
 ObjectiveName = Literal["natural", "adversarial", "input-gradient", "ig-norm", "ig-sum-norm", "loss-change"]
 OBJECTIVES: tuple[ObjectiveName, ...] = (
     "natural",
@@ -41,7 +43,7 @@ RetrainObjectiveName = Literal["natural", "same"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectOptions:
+class SubjectOptions(Checked):
     """What is trained, on what, and where it goes.
 
     Args:
@@ -60,7 +62,7 @@ class SubjectOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveOptions:
+class ObjectiveOptions(Checked):
     """The objective l(x) + weight * max over x' of size(IG(x, x')) and how its inner maximum is sought.
 
     Args:
@@ -97,7 +99,7 @@ class ObjectiveOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimiserOptions:
+class OptimiserOptions(Checked):
     """How the weights move.
 
     Args:
@@ -168,7 +170,7 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
 
 
 @dataclass(frozen=True)
-class AttackOptions:
+class AttackOptions(Checked):
     """Attack the predictions and the explanations of a trained run and measure what holds.
 
     Args:
@@ -207,7 +209,7 @@ class AttackOptions:
     radius: list[float] | None = None
     norm: NormName = "linf"
     k: int | None = None
-    steps: int | None = None
+    steps: int | None = field(default=None, metadata=limited(1, 10**5))
     step_size: float | None = None
     region: list[int] | None = None
     pgd_steps: int | None = None
@@ -293,7 +295,7 @@ class DiffRoarOptions(OptimiserOptions):
     bf16: bool = False
     stacked: StackedName = "never"
     batch: int = 200
-    gallery: int = 6
+    gallery: int = field(default=6, metadata=limited(1, 1000))
     scheduler: str | None = None
     workers: int | None = None
     insecure: bool = False
@@ -307,7 +309,7 @@ class DiffRoarOptions(OptimiserOptions):
 
 
 @dataclass(frozen=True)
-class DemoOptions:
+class DemoOptions(Checked):
     """Train a natural and a robust model, attack the explanations of both, and show them side by side.
 
     Args:

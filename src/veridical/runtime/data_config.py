@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from veridical.runtime.checking import Checked, limited
 
 ClassesName = Literal["ten", "two"]
 NullName = Literal["square", "filled", "noise", "scramble"]
@@ -15,7 +17,7 @@ PatternName = Literal["checks", "solid"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions:
+class BlockOptions(Checked):
     """What a BlockMNIST data set is: one signal block and null blocks in each image.
 
     Args:
@@ -50,7 +52,7 @@ class BlockOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortcutOptions:
+class ShortcutOptions(Checked):
     """A patch planted in images, which agrees with the class in training and need not in testing.
 
     Args:
@@ -96,7 +98,7 @@ class BlockFileOptions(BlockOptions):
     out: str
     moved: int = 0
     data_root: str | None = None
-    gallery: int = 12
+    gallery: int = field(default=12, metadata=limited(1, 1000))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,4 +113,4 @@ class ShortcutFileOptions(ShortcutOptions):
 
     out: str
     data_root: str | None = None
-    gallery: int = 12
+    gallery: int = field(default=12, metadata=limited(1, 1000))

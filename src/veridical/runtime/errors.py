@@ -1,6 +1,8 @@
 """The exceptions that Veridical raises on purpose: they say what was given, expected and to be done."""
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 
 class VeridicalError(Exception):
@@ -46,10 +48,43 @@ _WITHOUT_GLYPH = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"  # words of many scripts, and some emoji, are spelt with them
 
 
+def nearest(given: object, known: Iterable[str]) -> str | None:
+    """The name that was meant: the one of these initials (lr: learning-rate), else the most alike one."""
+    if not isinstance(given, str):
+        return None
+    names = {_plain(name): name for name in known}
+    wanted = _plain(given)
+    initials = [name for plain, name in names.items() if wanted == "".join(w[0] for w in plain.split())]
+    alike = difflib.get_close_matches(wanted, names, n=1) if len(wanted) > 2 else []
+    return next(iter([*initials, *(names[plain] for plain in alike)]), None)
+
+
+def _plain(name: str) -> str:
+    return name.strip("-").replace("-", " ").replace("_", " ").lower()
+
+
+def fail_unknown(
+    name: str, given: object, known: Iterable[str], hint: str = "", *, more: str = ""
+) -> UsageError:
+    """Build (not raise) the error for a name that is none of `known`; the nearest of them is suggested.
+
+    `more` completes the list of what is possible, as in " or a file".
+    """
+    names = [*known]
+    near = nearest(given, names)
+    meant = f"Did you mean {near}? " if near else ""
+    return fail_argument(name, given, f"one of {', '.join(names)}{more}", (meant + hint).rstrip())
+
+
 def _shown(given: object) -> str:
-    """Show a value in one short line; a tensor or array shows its shape and dtype, not its numbers."""
+    """Show a value in one short line; of tensors and other objects what they are, not what they hold."""
     shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
     if shape is not None and dtype is not None:
         return f"a {type(given).__name__} of shape {tuple(shape)} and dtype {dtype}"
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
     text = " ".join(repr(given).split())
+    plain = isinstance(given, str | bytes | int | float | list | tuple | dict)
+    if not plain and (text.startswith("<") or len(text) > 200):
+        return f"a {type(given).__name__}"
     return text if len(text) <= 200 else f"{text[:197]}..."

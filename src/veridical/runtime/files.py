@@ -29,6 +29,15 @@ _ABSENT = object()
 _MOST_TOLD = 6
 
 
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """The path with a leading ~ or ~user resolved; a UsageError for a user unknown here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        hint = "Write ./ in front if the name itself begins with ~."
+        raise fail_argument(name, os.fspath(path), "~ or ~USER of this machine", hint) from None
+
+
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write `data` (text as UTF-8) so that `path` holds the old content or all of the new, even after a kill.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from veridical.runtime.checking import Checked, limited
 from veridical.runtime.config import ModelOption, NormName, ObjectiveName, OptimiserOptions, RecipeName
 from veridical.runtime.data_config import (
     ClassesName,
@@ -21,7 +22,7 @@ TheoryName = Literal["one-layer", "block-margin"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentOptions:
+class AlignmentOptions(Checked):
     """Measure how much of a run's maps lies where people look: in the sign's box, on the garment.
 
     Args:
@@ -125,7 +126,7 @@ class ShortcutStudyOptions(OptimiserOptions):
     seeds: int = 3
     train_examples: int | None = None
     test_examples: int | None = None
-    explained: int | None = 1000
+    explained: int | None = field(default=1000, metadata=limited(2, 10**9))
     attribution: list[AlignedName] = field(default_factory=lambda: ["input-gradient"])
     batch: int = 100
     gallery: int = 6
@@ -208,7 +209,7 @@ class LeakageOptions(OptimiserOptions):
     seeds: int = 3
     train_examples: int | None = None
     test_examples: int | None = None
-    explained: int | None = 1000
+    explained: int | None = field(default=1000, metadata=limited(2, 10**9))
     attacked: int | None = 500
     attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
     batch: int = 100
@@ -224,7 +225,7 @@ class LeakageOptions(OptimiserOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SanityOptions:
+class SanityOptions(Checked):
     """Check whether a run's maps care what the network has learnt (Adebayo et al., 2018).
 
     Args:
@@ -261,9 +262,9 @@ class SanityOptions:
         default_factory=lambda: ["cascading", "independent", "labels", "data"]
     )
     target: Literal["predicted", "label"] = "predicted"
-    examples: int = 200
+    examples: int = field(default=200, metadata=limited(2, 10**9))
     repeats: int = 5
-    train_examples: int | None = 1000
+    train_examples: int | None = field(default=1000, metadata=limited(2, 10**9))
     epochs: float = 60.0
     learning_rate: float | None = None
     batch: int = 100
@@ -279,7 +280,7 @@ class SanityOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TheoryOptions:
+class TheoryOptions(Checked):
     """Check the theorems of both papers where the truth is known.
 
     Options that are None take the experiment's own; of several values the first is the main one.
@@ -318,16 +319,16 @@ class TheoryOptions:
     out: str
     blocks: int = 10
     block_size: int = 1
-    noise: list[float] | None = None
+    noise: list[float] | None = field(default=None, metadata=limited(0, 1e4))
     width: list[int] | None = None
     sweep_width: int | None = None
     norm: NormName = "linf"
-    radius: list[float] | None = None
+    radius: list[float] | None = field(default=None, metadata=limited(0, 1e4, above=True))
     weight: list[float] | None = None
     deviation: float | None = None
     steps: int | None = None
-    learning_rate: float | None = None
-    inner_steps: int | None = None
+    learning_rate: float | None = field(default=None, metadata=limited(0, 1e6, above=True))
+    inner_steps: int | None = field(default=None, metadata=limited(1, 10**4))
     data: str | None = None
     train_examples: int | None = None
     test_examples: int | None = None

@@ -109,9 +109,6 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
         raise fail_argument("run", options.run, "at least one folder of a run")
     if len(set(options.attribution)) < len(options.attribution) or not options.attribution:
         raise fail_argument("attribution", options.attribution, "different names, at least one")
-    for name, least in (("batch", 1), ("gallery", 0)):
-        if getattr(options, name) < least:
-            raise fail_argument(name, getattr(options, name), f"a number of at least {least}")
     members = [_member(Path(folder)) for folder in options.run]
     name = options.data or str(members[0].settings.data["name"])
     recorded = members[0].settings.data

@@ -61,7 +61,7 @@ def study_settings(
     """What a study trains for one objective, nothing held out. robust: options, as far as it takes them."""
     optimise = {name: getattr(options, name) for name in OptimiserOptions.__dataclass_fields__}
     wanted = TrainOptions(
-        out="",
+        out=".",
         model=options.model,
         model_options=options.model_options,
         objective=objective,

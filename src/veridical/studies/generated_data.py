@@ -80,8 +80,6 @@ def _written(
     gallery: int,
     marked: str,
 ) -> GeneratedData:
-    if gallery < 1:
-        raise fail_argument("gallery", gallery, "a positive number of images")
     start = time.perf_counter()
     # Made before the folder is taken: what is refused must not stand in the way of the corrected command.
     made = None if (Path(out) / RESULT).exists() else make()

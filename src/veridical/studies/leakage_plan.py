@@ -174,10 +174,6 @@ def _check(options: LeakageOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different values, at least one")
-    for name, least in (("seeds", 1), ("batch", 1), ("attacked", 1), ("explained", 2), ("gallery", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise fail_argument(name, value, f"a number of at least {least}")
     for norm, radius in balls_of(options):
         ball(norm, radius)  # refuses radii that cannot be
     for name in options.attribution:

@@ -176,11 +176,6 @@ def _check(options: SanityOptions) -> None:
         values: Sequence[str] = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different names, at least one")
-    for name, least in (("examples", 2), ("repeats", 1), ("batch", 1), ("gallery", 0)):
-        if getattr(options, name) < least:
-            raise fail_argument(name, getattr(options, name), f"a number of at least {least}")
-    if options.train_examples is not None and options.train_examples < 2:
-        raise fail_argument("train_examples", options.train_examples, "at least 2 images")
 
 
 def _images(options: SanityOptions, settings: Settings) -> Dataset:

@@ -130,11 +130,6 @@ def _check(options: ShortcutStudyOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different values, at least one")
-    for name, least in (("seeds", 1), ("batch", 1), ("gallery", 0)):
-        if getattr(options, name) < least:
-            raise fail_argument(name, getattr(options, name), f"a number of at least {least}")
-    if options.explained is not None and options.explained < 2:
-        raise fail_argument("explained", options.explained, "at least 2 images")
     if options.radius is not None and (not options.radius or len(set(options.radius)) < len(options.radius)):
         raise fail_argument("radius", options.radius, "different values, at least one")
 

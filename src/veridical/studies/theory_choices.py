@@ -14,35 +14,25 @@ OWN = {
     "one-layer": ("weight", "data"),
 }
 """Options that one experiment has and the other has not."""
-_FROM_ZERO = ("noise", "weight", "deviation")
 
 
 def chosen(options: TheoryOptions, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The experiment's options by name, with `defaults` where they were left out.
 
-    Raises UsageError for an option of the other experiment, and for numbers that cannot be used.
+    Raises UsageError for an option of the other experiment.
     """
     experiment = options.experiment[0]
     for other, names in OWN.items():
         for name in names:
             if other != experiment and getattr(options, name) is not None:
                 raise UsageError(f"{name}: {experiment} has no such option, {other} has.")
-    if options.seeds < 1:
-        raise fail_argument("seeds", options.seeds, "at least 1")
     found = {}
     for name, default in defaults.items():
         given = getattr(options, name)
         found[name] = default if given is None else given
-        _check(name, found[name])
+        if found[name] == []:
+            raise fail_argument(name, [], "one or more numbers")
     return found
-
-
-def _check(name: str, given: Any) -> None:
-    every = given if isinstance(given, list) else [given]
-    free = name in _FROM_ZERO
-    if not every or not all(0 <= value < float("inf") and (free or value > 0) for value in every):
-        many = "one or more numbers" if isinstance(given, list) else "a number"
-        raise fail_argument(name, given, f"{many} {'of at least' if free else 'above'} 0")
 
 
 def seeds_of(options: TheoryOptions) -> tuple[int, ...]:

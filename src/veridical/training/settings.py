@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from veridical.runtime.checking import Checked
 from veridical.runtime.config import (
     AugmentName,
     BalanceName,
@@ -16,11 +17,11 @@ from veridical.runtime.config import (
     ScoreName,
     StartName,
 )
-from veridical.runtime.errors import RunError, fail_argument
+from veridical.runtime.errors import RunError, UsageError
 
 
 @dataclass(frozen=True)
-class RobustSettings:
+class RobustSettings(Checked):
     """The robust part of an objective; None stands for what the objective does not use.
 
     The fields are those of `veridical.runtime.config.ObjectiveOptions`.
@@ -41,20 +42,6 @@ class RobustSettings:
     training_radius: float | None = None
     radius_warm_up: float | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("weight", "radius", "training_radius", "beta", "inner_step_size"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise fail_argument(name, value, "a finite number of at least 0")
-        for name, least in (("inner_steps", 0), ("inner_nodes", 1), ("nodes", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise fail_argument(name, value, f"an integer of at least {least}")
-        for name in ("beta_from", "radius_warm_up"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise fail_argument(name, value, "a share of the training, from 0 to 1")
-
     @property
     def ball_radius(self) -> float:
         """Radius of the ball in training; `radius` is the one that the run is evaluated at."""
@@ -62,7 +49,7 @@ class RobustSettings:
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
+class OptimiserSettings(Checked):
     """How the weights move; the fields are those of `veridical.runtime.config.OptimiserOptions`.
 
     steps: in total. reduction: how the losses of a batch become one number.
@@ -78,20 +65,9 @@ class OptimiserSettings:
     warm_up: float
     reduction: Literal["mean", "sum"]
 
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "steps"):
-            if getattr(self, name) < 1:
-                raise fail_argument(name, getattr(self, name), "an integer of at least 1")
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise fail_argument(name, getattr(self, name), "a finite number of at least 0")
-        for name in ("averaging", "warm_up"):
-            if not 0 <= getattr(self, name) < 1:
-                raise fail_argument(name, getattr(self, name), "a number from 0 to 1, without 1")
-
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """What a run folder is claimed for: two runs with equal settings (and machine) have equal weights.
 
     data, model: the records of `Dataset.describe` and `veridical.models.model_config`, or of a caller's own.
@@ -113,11 +89,6 @@ class Settings:
     augment: AugmentName = "none"
     balance: BalanceName = "none"
     initial: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        for name, hint in (("augment", AugmentName), ("balance", BalanceName)):
-            if getattr(self, name) not in get_args(hint):
-                raise fail_argument(name, getattr(self, name), f"one of {', '.join(get_args(hint))}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -145,7 +116,7 @@ class Settings:
                     "optimise": OptimiserSettings(**optimise),
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UsageError) as error:
             raise RunError(
                 f"the settings of the run cannot be read ({error}). Another version of veridical wrote "
                 "them, or they were edited; train the run again."

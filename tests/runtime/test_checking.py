@@ -1,0 +1,151 @@
+"""Every field of every class of options: what its annotation and limits allow is taken, all else refused."""
+
+import dataclasses
+import importlib
+import math
+import types
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+
+from veridical.cli.commands import COMMANDS
+from veridical.cli.main import main
+from veridical.faithfulness.design import Design
+from veridical.runtime.checking import Checked, Limit, rules
+from veridical.runtime.config import AttackOptions, TrainOptions
+from veridical.runtime.data_config import BlockOptions, ShortcutOptions
+from veridical.runtime.errors import UsageError
+from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
+
+OF_COMMANDS = {name: importlib.import_module(command.module).Options for name, command in COMMANDS.items()}
+CLASSES: dict[str, Any] = OF_COMMANDS | {
+    kind.__name__: kind
+    for kind in (BlockOptions, ShortcutOptions, Design, OptimiserSettings, RobustSettings, Settings)
+}
+
+
+class Stranger:
+    """A value that no option takes."""
+
+
+def some(hint: Any, limit: Limit | None) -> Any:
+    """A value that a field of this annotation takes."""
+    one = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    if dataclasses.is_dataclass(one):
+        return made(one)
+    if get_origin(one) is Literal:
+        return get_args(one)[0]
+    if get_origin(one) is not None:
+        return [some(get_args(one)[0], limit)] if get_origin(one) is list else {}
+    return {str: "name", bool: False, float: 0.5}.get(one, 1)
+
+
+def made(kind: Any, **given: Any) -> Any:
+    """Options with what must be given, and `given`."""
+    return kind(**{field: some(*rules(kind)[field]) for field in required(kind)} | given)
+
+
+def required(kind: Any) -> list[str]:
+    missing = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is missing]
+
+
+FIELDS = [
+    pytest.param(kind, field, hint, limit, id=f"{name}.{field}")
+    for name, kind in CLASSES.items()
+    for field, (hint, limit) in rules(kind).items()
+]
+
+
+def is_list(hint: Any) -> bool:
+    return any(word in str(hint) for word in ("list[", "tuple["))
+
+
+def is_number(hint: Any) -> bool:
+    words = {str(one) for one in (hint, *get_args(hint), *(b for a in get_args(hint) for b in get_args(a)))}
+    return bool(words & {"<class 'int'>", "<class 'float'>"}) and "dict[" not in str(hint)
+
+
+def test_every_class_of_options_is_checked() -> None:
+    assert all(issubclass(kind, Checked) for kind in CLASSES.values())
+
+
+@pytest.mark.parametrize(("kind", "field", "hint", "limit"), FIELDS)
+def test_a_value_of_the_wrong_type_is_refused_by_name(
+    kind: Any, field: str, hint: Any, limit: Limit | None
+) -> None:
+    made(kind)
+    wrong: list[Any] = [Stranger(), Stranger, print, b"x", 1j, {1: 2}]
+    wrong += [] if "str" in str(hint) else ["no such value"]
+    wrong += [] if is_list(hint) else [[1], (None,)]
+    wrong += [True] if is_number(hint) else [3.5] if "float" not in str(hint) else []
+    wrong += [2.5] if is_number(hint) and "float" not in str(hint) else []
+    for value in wrong:
+        with pytest.raises(UsageError, match=field):
+            made(kind, **{field: value})
+    assert limit is not None or not is_number(hint), "a number without limits"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "hint", "limit"), [one for one in FIELDS if is_number(one.values[2])]
+)
+def test_a_number_just_outside_its_limits_is_refused(kind: Any, field: str, hint: Any, limit: Limit) -> None:
+    whole = "float" not in str(hint)
+    step: Any = (lambda x, way: int(x) + way) if whole else (lambda x, way: math.nextafter(x, way * math.inf))
+    outside = [limit.low if limit.above else step(limit.low, -1)]
+    outside += [limit.high if limit.below else step(limit.high, 1)]
+    outside += [] if whole else [math.nan, math.inf, -math.inf]
+    for value in [*outside, 2**70, -(2**70), 10**400]:
+        with pytest.raises(UsageError, match=field):
+            made(kind, **{field: [value] if is_list(hint) else value})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_limits_hold_for_a_command_line_and_make_no_folder(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    needed = [
+        f"--{field}={out if field == 'out' else 'one-layer'}" for field in required(OF_COMMANDS[command])
+    ]
+    for field, (hint, limit) in rules(OF_COMMANDS[command]).items():
+        if limit is None or not is_number(hint):
+            continue
+        high = int(limit.high) + 1 if "float" not in str(hint) else 2 * limit.high
+        for value in (high, "nan", "abc"):
+            argv = [command, *needed, f"--{field.replace('_', '-')}={value}"]
+            assert main(argv) == 2, argv
+            told = capsys.readouterr().err
+            assert field.replace("_", "-") in told.replace("_", "-")
+            assert told.count("\n") == 1
+            assert not any(internal in told for internal in ("<class", "Union", "validate"))
+    assert not out.exists()
+
+
+def test_what_can_be_taken_is_taken() -> None:
+    taken = TrainOptions(out=Path("a"), steps=np.int64(3), weight=np.float32(0.5), radius=1)  # type: ignore[arg-type]
+    assert (taken.out, taken.steps, taken.weight, taken.radius) == ("a", 3, 0.5, 1)
+    assert [type(v) for v in (taken.out, taken.steps, taken.weight, taken.radius)] == [str, int, float, int]
+    attack = AttackOptions(run="r", out="~/x", radius=(0.1, 0.2))  # type: ignore[arg-type]
+    assert attack.radius == [0.1, 0.2]
+    assert attack.out == str(Path.home() / "x")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"out": ""}, "out: expected a text"),
+        ({"out": "a\0b"}, "out: expected a text"),
+        ({"out": "a\udcffb"}, "out: expected a text"),
+        ({"out": "~nobody-of-this-name/x"}, "out: expected ~ or ~USER"),
+        ({"radius": 1.5}, "radius: 1.5 in linf is wider"),
+        ({"objective": "ig-sum"}, "Did you mean ig-sum-norm"),
+        ({"model_options": {"width": None}}, "model_options.width"),
+    ],
+)
+def test_texts_radii_and_names(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        made(TrainOptions, **given)
+    made(TrainOptions, radius=1.5, norm="l2")
