@@ -22,13 +22,16 @@ from veridical.attribution.classifier import (
     check_climbable,
     check_inputs,
     check_map,
+    check_target,
     class_logits,
     examining,
     logits_of,
     out_of_inference,
 )
+from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.second_order import QuickSecondOrder
 from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.seeds import stream
 
@@ -166,8 +169,7 @@ class _Batch:
         method = self.method if changed is None else changed(quadrature)
         if isinstance(method, AttributionMethod):
             return partial(method, indices=self.indices)
-        # A copy: what the caller wrote may change its input, or call a model that does.
-        return lambda model, inputs, target, **options: method(model, inputs.clone(), target, **options)
+        return _Own(method)
 
     def map(self, quadrature: Quadrature) -> Callable[[Tensor], Tensor]:
         """The map of the batch's targets as a function of the inputs (N, C, H, W), without a graph."""
@@ -175,10 +177,27 @@ class _Batch:
         return lambda inputs: check_map(method(self.model, inputs, self.target), inputs).detach()
 
 
+@dataclass(frozen=True)
+class _Own:
+    """A caller's own method, called as safely as ours are."""
+
+    method: Method
+
+    def __call__(self, model: nn.Module, inputs: Tensor, target: Tensor, **options: bool) -> Tensor:
+        """Its map, of a copy of the inputs: it may write into them, or call a model that does."""
+        if not options.get("create_graph"):
+            return self.method(model, inputs.clone(), target, **options)
+        with QuickSecondOrder():
+            maps = self.method(model, inputs.clone(), target, **options)
+        check_second_order(check_map(maps, inputs, graph=True))
+        return maps
+
+
 def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protocol, seed: int) -> AttackResult:
     inputs, final_nodes = batch.inputs, plan.final_nodes or plan.judge_nodes
     logits = class_logits(batch.model, inputs)
     check_climbable(logits)
+    check_target(batch.target, logits)
     label = logits.argmax(1)
     shortlist = plan.shortlist if plan.final_nodes else 1
     judged = batch.map(plan.judge_nodes)

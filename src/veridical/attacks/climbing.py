@@ -128,6 +128,11 @@ def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | N
             (second,) = torch.autograd.grad((gradient * probe).sum(), point, allow_unused=True)
             curved = second is not None and bool(second.abs().sum() > 0)
     if not curved:
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise UsageError(
+                "the model is a TorchScript one, whose operations cannot be replaced by smooth ones; "
+                "give the nn.Module that it was made from"
+            )
         raise UsageError(
             "the model is piecewise linear (its second derivative is zero) and the softplus twin found no "
             "relu, leaky_relu, relu6 or clamp(min=0) call to smooth, so a map's gradient cannot be climbed; "

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import check_map, examining, logits_of
+from veridical.attribution.classifier import check_inputs, check_map, examining, logits_of
 from veridical.attribution.method import OutputFunction
 from veridical.attribution.scalars import Output, TargetScalar
 from veridical.runtime.errors import UsageError, fail_argument
@@ -203,6 +203,7 @@ def _require_equal(name: str, one: Tensor, other: Tensor, expected: str) -> None
 
 
 def _baseline(inputs: Tensor, baseline: float | Tensor) -> Tensor:
+    _require_examples(inputs)
     return torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
 
 
@@ -217,7 +218,7 @@ def _positions(name: str, place: int | Tensor, inputs: Tensor) -> Tensor:
 
 
 def _require_examples(inputs: Tensor) -> None:
-    if inputs.ndim < 2 or len(inputs) == 0 or not inputs.is_floating_point():
+    if len(check_inputs(inputs)) == 0:
         raise fail_argument("inputs", inputs, "floating-point inputs (N, ...) of at least one example")
 
 

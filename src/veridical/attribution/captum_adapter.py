@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import check_target, logits_of
 from veridical.attribution.method import AttributionMethod, Question, check_output
 from veridical.attribution.rectifiers import HOOKING, check_rectifiers
 from veridical.attribution.scalars import Output
@@ -68,7 +69,13 @@ class CaptumAttribution(AttributionMethod):
                 "use Veridical's InputGradient, GradientTimesInput, SmoothGrad or IntegratedGradients"
             )
         construction, call = _split(self.captum_class, self.options)
-        model = asked.model if self.output == "logit" else _Outputs(asked.model, self.output)
+        with torch.no_grad():
+            check_target(asked.target, logits_of(asked.model, asked.inputs[:1]))
+        if inspect.isclass(self.captum_class) or self.output != "logit":
+            model: nn.Module = _Outputs(asked.model, self.output)
+        else:
+            # A function of the caller's may look for layers in its model, which is not checked then.
+            model = asked.model
         # The global generators are the caller's: AttributionMethod restores them.
         seed_global(self.seed)
         _seed_numpy(self.seed)
@@ -90,15 +97,18 @@ class CaptumAttribution(AttributionMethod):
 
 
 class _Outputs(nn.Module):
-    """The model's losses or log-probabilities of all classes, for Captum to pick the target from."""
+    """The model's logits, losses or log-probabilities of all classes, for Captum to pick the target from."""
 
     def __init__(self, model: nn.Module, output: Output) -> None:
         super().__init__()
-        self.model, self.sign = model, -1 if output == "loss" else 1
+        self.model, self.output = model, output
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(N, ...) to (N, K)."""
-        return torch.log_softmax(self.model(inputs), dim=1) * self.sign
+        logits = logits_of(self.model, inputs)
+        if self.output == "logit":
+            return logits
+        return torch.log_softmax(logits, dim=1) * (-1 if self.output == "loss" else 1)
 
 
 def _split(

@@ -100,6 +100,19 @@ def check_classes(logits: Tensor) -> Tensor:
     return logits
 
 
+def check_target(target: Tensor, logits: Tensor) -> None:
+    """Raise a UsageError for classes (N,) that the logits (N, K) do not have."""
+    check_greatest(int(target.max()) if len(target) else 0, logits)
+
+
+def check_greatest(greatest: int, logits: Tensor) -> None:
+    """The same for the greatest of the classes, which a loop looks up once."""
+    classes = logits.shape[1]
+    if greatest >= classes:
+        expected = f"a class from 0 to {classes - 1}, as the model has {classes} logits"
+        raise fail_argument("target", greatest, expected)
+
+
 def check_climbable(logits: Tensor) -> None:
     """Raise a UsageError for probabilities: a saturated softmax cannot be climbed, so all looks robust."""
     values = logits.detach()

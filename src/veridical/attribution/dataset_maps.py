@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import check_map, examining
+from veridical.attribution.classifier import check_map, examining, out_of_inference
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import check_count
 from veridical.runtime.errors import fail_argument
@@ -112,5 +112,5 @@ def batch_maps(
         with examining(model):
             seed_global(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
             # A copy: what the caller wrote may change its input, or call a model that does.
-            maps = attribution(model, inputs.clone(), target)
+            maps = attribution(model, inputs.clone(), target if target is None else out_of_inference(target))
     return check_map(maps, inputs).detach()

@@ -109,6 +109,7 @@ class IntegratedGradients(AttributionMethod):
             examples = torch.arange(asked.inputs.shape[0], device=asked.inputs.device)
             return self._problem(asked).maps(examples, self.nodes, create_graph=asked.create_graph)
         result = self._solve(asked)
+        check_finite_map(result.attribution)
         failed = ~result.converged
         if bool(failed.any()):
             share = (result.residual / result.change).abs()[failed]

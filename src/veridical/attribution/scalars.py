@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import check_climbable, logits_of
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.attribution.classifier import check_climbable, check_greatest, logits_of
+from veridical.runtime.errors import UsageError
 
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
@@ -68,14 +68,8 @@ class TargetScalar:
                 f"the model returned {logits.shape[0]} rows for {examples} targets; "
                 "expected one row per input"
             )
-        classes = logits.shape[1]
-        if self._greatest_target >= classes:
-            raise fail_argument(
-                "target",
-                self._greatest_target,
-                f"a class from 0 to {classes - 1}: the model has {classes} logits",
-            )
-        if classes == 1 and self.output != "logit":
+        check_greatest(self._greatest_target, logits)
+        if logits.shape[1] == 1 and self.output != "logit":
             raise UsageError(
                 f"output={self.output!r} of a model with one logit (N, 1) is the same everywhere; "
                 "models of one logit are not supported yet"

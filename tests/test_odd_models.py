@@ -1,0 +1,478 @@
+"""Every public function that takes a model, with models and callers that do odd things.
+
+Each pair gives the right value, which is that of an ordinary model, or an error that says what to do; and
+whatever the caller owns is afterwards as it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from veridical.attacks.attribution import attack
+from veridical.attacks.ball import L2, Linf
+from veridical.attacks.directions import MassCentre, RandomSign, TopK
+from veridical.attacks.prediction import pgd
+from veridical.attacks.protocols import protocol
+from veridical.attribution import axioms
+from veridical.attribution.captum_adapter import CaptumAttribution
+from veridical.attribution.classifier import predict
+from veridical.attribution.dataset_maps import batch_maps
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.faithfulness.layers import stages_of
+from veridical.runtime.errors import UsageError
+
+Call = Callable[[nn.Module, Tensor, Tensor], Any]
+
+
+# ------------------------------------------------------------------------------------------- the functions
+
+PLAN = protocol("paper-fast", steps=2, k=5)
+LINF = Linf(0.1)
+
+
+def attacking(attribution: Any, direction: Any, plan: Any = PLAN) -> Call:
+    def call(model: nn.Module, inputs: Tensor, target: Tensor) -> Any:
+        result = attack(
+            model, inputs, target, attribution=attribution, attack=direction, ball=LINF, protocol=plan
+        )
+        return result.inputs, result.kendall_tau, result.perturbed_map
+
+    return call
+
+
+def gradient(
+    model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
+) -> Tensor:
+    """A caller's own method, which calls the model as it is."""
+    assert target is not None
+    points = inputs if inputs.requires_grad else inputs.detach().requires_grad_()
+    score = model(points.clone()).gather(1, target[:, None]).sum()
+    return torch.autograd.grad(score, points, create_graph=create_graph)[0]
+
+
+CLIMBING: dict[str, Call] = {
+    "pgd linf": lambda m, x, y: pgd(m, x, y, LINF, steps=2, start="origin"),
+    "pgd l2, best": lambda m, x, y: pgd(m, x, y, L2(0.5), steps=2, start="origin", keep="best"),
+    "attack top-k of IG": attacking(IntegratedGradients(4), TopK(5)),
+    "attack centre of own": attacking(gradient, MassCentre()),
+    "attack strong": attacking(InputGradient(), TopK(5), protocol("strong", steps=2, k=5)),
+}
+PREDICTING: dict[str, Call] = {
+    "predict": lambda m, x, _: predict(m, x),
+    "map of the predicted": lambda m, x, _: InputGradient()(m, x),
+    "random map of the predicted": lambda m, x, _: RandomAttribution()(m, x),
+    "attack without a goal": attacking(InputGradient(), RandomSign()),
+}
+MAPS: dict[str, Call] = {
+    "input gradient": InputGradient(),
+    "gradient x input, graph": lambda m, x, y: GradientTimesInput()(m, x, y, create_graph=True).detach(),
+    "gradient of the loss": InputGradient(output="loss"),
+    "SmoothGrad": SmoothGrad(3),
+    "IG": IntegratedGradients(5),
+    "IG, auto": IntegratedGradients(max_nodes=512, tolerance=0.1),
+    "IG, diagnostics": lambda m, x, y: IntegratedGradients(4).with_diagnostics(m, x, y).residual,
+    "own method": lambda m, x, y: batch_maps(gradient, m, x, y, range(len(x)), 0),
+    "Captum": CaptumAttribution(captum.attr.Saliency),
+    "completeness": lambda m, x, y: axioms.completeness(IntegratedGradients(4), m, x, y),
+    "stages": lambda m, x, _: len(stages_of(m, x)),
+}
+EVERY = {**CLIMBING, **PREDICTING, **MAPS}
+every_function = pytest.mark.parametrize("name", EVERY)
+
+
+# ---------------------------------------------------------------------------------------------- the models
+
+
+class Plain(nn.Module):
+    """Images (N, 1, 6, 6) to 3 logits; `before` and `after` are what an odd model does."""
+
+    def __init__(
+        self,
+        after: Callable[[Tensor], Any] = lambda logits: logits,
+        before: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+        classes: int = 3,
+    ) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.drop, self.last = nn.Dropout(), nn.Linear(64, classes)
+        self.before, self.after = before, after
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+        self.double().eval()
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(self.before(inputs))))
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.after(self.last(self.drop(self.hidden(inputs).flatten(1))))
+
+
+def _standardised(inputs: Tensor) -> Tensor:
+    return (inputs - 0.5) / 0.25
+
+
+def _standardised_in_place(inputs: Tensor) -> Tensor:
+    return inputs.sub_(0.5).div_(0.25)
+
+
+class Overwriting(Plain):
+    """What its layers return is written over, as by `out += identity` and `ReLU(inplace=True)`."""
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        hidden = self.norm(self.conv(inputs))
+        hidden += 0
+        return F.relu(hidden, inplace=True)
+
+
+class Attention(Plain):
+    """Fused attention, which has no second derivative, before the last layer."""
+
+    def hidden(self, inputs: Tensor) -> Tensor:
+        tokens = super().hidden(inputs).flatten(2)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens)
+
+
+def _math(model: nn.Module) -> nn.Module:
+    """The same attention written out."""
+
+    def hidden(inputs: Tensor) -> Tensor:
+        tokens = Plain.hidden(model, inputs).flatten(2)  # type: ignore[arg-type]
+        weights = torch.softmax(tokens @ tokens.transpose(1, 2) / tokens.shape[2] ** 0.5, 2)
+        return weights @ tokens
+
+    model.hidden = hidden  # type: ignore[assignment]
+    return model
+
+
+def _parallel(model: nn.Module) -> nn.Module:
+    return nn.DataParallel(model)
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False)
+
+
+def _hooked(model: nn.Module) -> nn.Module:
+    model.register_forward_hook(lambda *_: None)
+    model.get_submodule("conv").register_full_backward_hook(lambda *_: None)
+    return model
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
+
+
+RIGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "in train mode": (lambda: Plain().train(), Plain),
+    "with frozen parameters": (lambda: _frozen(Plain()), Plain),
+    "with hooks": (lambda: _hooked(Plain()), Plain),
+    "in DataParallel": (lambda: _parallel(Plain()), Plain),
+    "compiled": (lambda: _compiled(Plain()), Plain),
+    "writing into its input": (
+        lambda: Plain(before=_standardised_in_place),
+        lambda: Plain(before=_standardised),
+    ),
+    "writing over activations": (Overwriting, Plain),
+    "with fused attention": (Attention, lambda: _math(Attention())),
+    "giving log-probabilities": (
+        lambda: Plain(lambda logits: torch.log_softmax(logits, 1)),
+        lambda: Plain(lambda logits: logits - logits.logsumexp(1, keepdim=True)),
+    ),
+}
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "a tuple": (lambda: Plain(lambda logits: (logits, logits)), "returned a tuple.*logits alone"),
+    "a dict": (lambda: Plain(lambda logits: {"out": logits}), "returned a dict of out"),
+    "an object with logits": (lambda: Plain(Output), "returned a Output.*logits alone"),
+    "one number per image": (lambda: Plain(lambda logits: logits[:, 0]), r"returned shape \(\d+,\)"),
+    "a map of logits": (lambda: Plain(lambda logits: logits[:, :, None]), r"returned shape \(\d+, 3, 1\)"),
+    "half of the rows": (lambda: Plain(lambda logits: logits[:1]), r"returned shape \(1, 3\)"),
+    "classes": (lambda: Plain(lambda logits: logits.argmax(1)[:, None]), "int64"),
+    "NaN": (lambda: Plain(lambda logits: logits * torch.nan), r"NaN or infinite for (\d+) of \1"),
+    "infinity for one": (
+        lambda: Plain(lambda logits: torch.where(torch.arange(len(logits))[:, None] == 1, torch.inf, logits)),
+        r"NaN or infinite for 1 of \d+",
+    ),
+}
+"""By what the model returns: how to make it, and what every function says."""
+
+
+# --------------------------------------------------------------------------------- what a call may not change
+
+
+def images(count: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (0.1 + 0.8 * torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(3))).to(dtype)
+
+
+TARGET = torch.tensor([2, 0, 1])
+
+
+def _state(model: nn.Module) -> tuple[Any, ...]:
+    return (
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        [parameter.grad for parameter in model.parameters()],
+        [len(module._forward_hooks) + len(module._backward_hooks) for module in model.modules()],
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        random.getstate(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index]
+        torch.get_rng_state().tolist(),
+        torch.get_num_threads(),
+    )
+
+
+@contextmanager
+def unchanged(model: nn.Module, inputs: Tensor, target: Tensor) -> Iterator[None]:
+    before, weights = _state(model), {name: value.clone() for name, value in model.state_dict().items()}
+    pixels, classes = inputs.clone(), target.clone()
+    yield
+    assert _state(model) == before
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert torch.equal(inputs, pixels)
+    assert torch.equal(target, classes)
+    assert not inputs.requires_grad
+
+
+def outcome(name: str, model: nn.Module, inputs: Tensor, target: Tensor) -> Any:
+    with unchanged(model, inputs, target):
+        return EVERY[name](model, inputs, target)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model's attention is computed by:UserWarning")
+
+
+# ------------------------------------------------------------------------------------------------- the tests
+
+
+@every_function
+@pytest.mark.parametrize("odd", RIGHT)
+def test_odd_models_give_what_plain_ones_give(odd: str, name: str) -> None:
+    strange, plain = RIGHT[odd]
+    if odd == "in DataParallel" and name == "stages":
+        pytest.skip("its layers have other names")
+    found = outcome(name, strange(), images(), TARGET)
+    assert_close(found, outcome(name, plain(), images(), TARGET), rtol=1e-7, atol=1e-9)
+
+
+@every_function
+@pytest.mark.parametrize("odd", REFUSED)
+def test_other_outputs_are_refused_by_name(odd: str, name: str) -> None:
+    make, message = REFUSED[odd]
+    if name == "own method":
+        pytest.skip("it calls the model itself")
+    model, inputs = make(), images()
+    with unchanged(model, inputs, TARGET), pytest.raises(UsageError, match=message):
+        EVERY[name](model, inputs, TARGET)
+
+
+@every_function
+def test_a_squeezed_lone_image_is_refused(name: str) -> None:
+    model = Plain(torch.squeeze)
+    if name == "own method":
+        pytest.skip("it calls the model itself")
+    if name in ("SmoothGrad", "IG"):  # which call it with several rows, and so with its outputs in order
+        plain = outcome(name, Plain(), images(1), TARGET[:1])
+        assert_close(outcome(name, model, images(1), TARGET[:1]), plain)
+        return
+    with pytest.raises(UsageError, match=r"returned shape \(3,\).*squeeze"):
+        outcome(name, model, images(1), TARGET[:1])
+
+
+@pytest.mark.parametrize("name", [*CLIMBING, *PREDICTING, "gradient of the loss"])
+def test_models_of_one_logit_are_refused_where_a_class_is_predicted(name: str) -> None:
+    model, inputs, target = Plain(classes=1), images(), torch.zeros(3, dtype=torch.int64)
+    with unchanged(model, inputs, target), pytest.raises(UsageError, match="one logit"):
+        EVERY[name](model, inputs, target)
+
+
+@pytest.mark.parametrize("name", CLIMBING)
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_probabilities_are_not_climbed(name: str, scale: float) -> None:
+    with pytest.raises(UsageError, match=r"probabilities.*softmax"):
+        outcome(name, Plain(lambda logits: torch.softmax(scale * logits, 1)), images(), TARGET)
+
+
+@pytest.mark.parametrize("name", [*CLIMBING, *MAPS])
+def test_targets_beyond_the_logits_are_refused(name: str) -> None:
+    if name in ("own method", "stages"):
+        pytest.skip("it looks at no target")
+    with pytest.raises(UsageError, match="3 logits"):
+        outcome(name, Plain(), images(), torch.tensor([0, 1, 3]))
+
+
+@every_function
+def test_models_that_draw_random_numbers_leave_the_generators_alone(name: str) -> None:
+    model = Plain(before=lambda inputs: F.dropout(inputs, 0.2, True))
+    if name == "IG, auto":
+        pytest.skip("no path through noise converges, and it says so")
+    outcome(name, model, images(), TARGET)
+
+
+@every_function
+@pytest.mark.parametrize(
+    "around",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        nullcontext,
+    ],
+    ids=["no_grad", "inference mode", "autocast", "nothing"],
+)
+def test_what_is_around_a_call_does_not_matter(
+    name: str, around: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    expected = outcome(name, Plain().float(), images(dtype=torch.float32), TARGET)
+    model = Plain().float()
+    with around():
+        found = outcome(name, model, images(dtype=torch.float32), TARGET.clone())
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_models_made_in_inference_mode_are_refused() -> None:
+    with torch.inference_mode():
+        model = Plain()
+    for name in (*CLIMBING, *PREDICTING):
+        with pytest.raises(UsageError, match=r"made under torch.inference_mode"):
+            EVERY[name](model, images(), TARGET)
+
+
+@every_function
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_results_have_the_precision_of_the_model(name: str, dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16 and name.startswith("attack"):
+        with pytest.raises(UsageError, match="float32 or float64 maps"):
+            outcome(name, Plain().to(dtype), images(dtype=dtype), TARGET)
+        return
+    found = outcome(name, Plain().to(dtype), images(dtype=dtype), TARGET)
+    tensors = [part for part in (found if isinstance(found, tuple) else (found,)) if isinstance(part, Tensor)]
+    assert all(part.dtype in (dtype, torch.float64) and bool(part.isfinite().all()) for part in tensors)
+
+
+@every_function
+def test_inputs_of_another_dtype_are_named(name: str) -> None:
+    if name == "own method":
+        pytest.skip("it calls the model itself")
+    with pytest.raises(UsageError, match=r"parameters are torch.float32 and the inputs torch.float64"):
+        outcome(name, Plain().float(), images(), TARGET)
+
+
+@every_function
+@pytest.mark.parametrize("given", [np.zeros((3, 1, 6, 6)), [[0.0]], images().mul(255).byte()], ids=type)
+def test_inputs_that_are_no_tensors_of_numbers_are_named(name: str, given: Any) -> None:
+    if name in ("own method", "stages"):
+        pytest.skip("internal: its inputs come from a data set")
+    with pytest.raises(UsageError, match=r"inputs: expected"):
+        EVERY[name](Plain(), given, TARGET)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_no_module_is_named(name: str) -> None:
+    if name == "stages":
+        pytest.skip("internal: it walks the modules first")
+    with pytest.raises(UsageError, match=r"model: expected an nn.Module"):
+        EVERY[name](lambda inputs: inputs.flatten(1), images(), TARGET)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_examples_are_independent_of_their_number(name: str) -> None:
+    """A batch of one gives the row of the whole; one of none gives nothing."""
+    if name == "stages":
+        pytest.skip("no rows")
+    whole = outcome(name, Plain(), images(), TARGET)
+    one = outcome(name, Plain(), images()[:1], TARGET[:1])
+    for all_rows, row in zip(*((part if isinstance(part, tuple) else (part,)) for part in (whole, one))):
+        assert_close(row, all_rows[:1], rtol=1e-9, atol=1e-12)
+    if name in ("completeness", "IG, diagnostics"):
+        with pytest.raises(UsageError, match="at least one example"):
+            outcome(name, Plain(), images()[:0], TARGET[:0])
+        return
+    none = outcome(name, Plain(), images()[:0], TARGET[:0])
+    for part in none if isinstance(none, tuple) else (none,):
+        assert len(part) == 0
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_infinite_derivatives_are_no_explanation(name: str) -> None:
+    """A black pixel under a square root: the logits are finite, their gradient is not."""
+    inputs = images()
+    inputs[1, 0, 2, 2] = 0
+    model = Plain(before=torch.sqrt)
+    if name in ("stages", "predict", "random map of the predicted"):
+        outcome(name, model, inputs, TARGET)
+        return
+    if name == "pgd linf":  # the sign of an infinite derivative is a direction
+        assert bool(outcome(name, model, inputs, TARGET).isfinite().all())
+        return
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        outcome(name, model, inputs, TARGET)
+
+
+def _cut(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Tensor:
+    return inputs[..., :5] if create_graph else inputs[..., :5].detach()
+
+
+def _undefined(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Tensor:
+    return inputs * (torch.nan if create_graph else torch.inf)
+
+
+def _detached(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Tensor:
+    return inputs.detach() * (1 + create_graph)
+
+
+def _plain_call(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
+    return inputs
+
+
+def _array(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Any:
+    return inputs.detach().numpy() * (1 + create_graph)
+
+
+@pytest.mark.parametrize(
+    ("attribution", "message"),
+    [
+        ("ig", "a method such as"),
+        (_plain_call, "create_graph=True"),
+        (_detached, "no graph"),
+        (RandomAttribution(), "no graph"),
+        (_cut, r"gave shape \(3, 1, 6, 5\)"),
+        (_undefined, "NaN or infinite for 3"),
+        (_array, "a ndarray"),
+    ],
+)
+def test_attributions_that_cannot_be_attacked_are_refused(attribution: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        attacking(attribution, TopK(5))(Plain(), images(), TARGET)
+
+
+def test_scripted_models_can_be_explained_but_not_smoothed() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    with pytest.warns((DeprecationWarning, FutureWarning)):
+        scripted = torch.jit.trace(plain, images())
+    maps = IntegratedGradients(4)
+    assert_close(maps(scripted, images(), TARGET), maps(plain, images(), TARGET))
+    with pytest.raises(UsageError, match="TorchScript"):
+        attacking(InputGradient(), TopK(5))(scripted, images(), TARGET)
