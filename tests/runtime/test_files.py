@@ -1,8 +1,11 @@
 """Atomic writes, JSON, and folders that belong to one run."""
 
+import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +30,10 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     files.write_atomic(path, "old")
 
     def full_disk(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunError, match=r"result\.json cannot be written: No space left"):
         files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["result.json"]
@@ -167,16 +170,57 @@ def test_a_folder_with_foreign_files_is_refused_and_hidden_ones_are_not(tmp_path
     assert files.claim_folder(tmp_path, "train", {}) == tmp_path
 
 
-def test_force_replaces_the_claim_and_keeps_the_files(tmp_path: Path) -> None:
-    files.claim_folder(tmp_path, "train", {"epochs": 1})
-    (tmp_path / "log.jsonl").write_text("{}\n")
-    files.claim_folder(tmp_path, "train", {"epochs": 2}, force=True)
-    assert files.read_json(tmp_path / files.CLAIM)["config"] == {"epochs": 2}
-    assert (tmp_path / "log.jsonl").read_text() == "{}\n"
-
-
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     for path in (tmp_path / "out", tmp_path / "out" / "deeper"):
         with pytest.raises(UsageError, match="A file is there"):
             files.claim_folder(path, "train", {})
+
+
+def test_of_two_claims_at_once_the_first_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = files._refuse_foreign_files
+
+    def slow_look(folder: Path) -> None:
+        look(folder)
+        monkeypatch.setattr(files, "_refuse_foreign_files", look)
+        files.claim_folder(folder, "train", {"seed": 2})
+        (folder / "log.jsonl").touch()
+
+    monkeypatch.setattr(files, "_refuse_foreign_files", slow_look)
+    with pytest.raises(UsageError, match="seed is 2 there, 1 here"):
+        files.claim_folder(tmp_path, "train", {"seed": 1})
+    assert files.read_claim(tmp_path)["config"] == {"seed": 2}
+    assert sorted(os.listdir(tmp_path)) == ["claim.json", "log.jsonl"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_created_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refused)
+    assert files.create_json(tmp_path / "a.json", {"n": 1})
+    assert not files.create_json(tmp_path / "a.json", {"n": 2})
+    assert files.read_json(tmp_path / "a.json") == {"n": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_killed_writers_left_is_removed_when_the_folder_is_entered_again(tmp_path: Path) -> None:
+    folder = files.claim_folder(tmp_path / "out", "train", {})
+    (folder / "parts").mkdir()
+    killed = (
+        "import os, pathlib, sys; from veridical.runtime.files import atomic\n"
+        "with atomic(pathlib.Path(sys.argv[1])): os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(folder / "parts" / "a.npz")], check=False)
+    elsewhere, old = (folder / f".a.{system}-1.abcd.tmp" for system in ("0000", "1111"))
+    for path in (elsewhere, old, folder / ".mine.tmp"):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert len(list((folder / "parts").iterdir())) == 1
+    with files.atomic(folder / "now"):
+        files.claim_folder(folder, "train", {})
+    assert not list((folder / "parts").iterdir())
+    left = sorted(os.listdir(folder))
+    assert left == [".a.0000-1.abcd.tmp", ".mine.tmp", "claim.json", "now", "parts"]

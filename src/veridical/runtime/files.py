@@ -7,12 +7,15 @@ import json
 import math
 import numbers
 import os
+import platform
 import secrets
 import stat
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar, overload
+from typing import Any, BinaryIO, Literal, NoReturn, TypedDict, TypeVar, overload
 
 from veridical.runtime.errors import RunError, UsageError, fail_argument
 from veridical.runtime.forms import misfit
@@ -25,6 +28,31 @@ MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
 _DEEPEST = 64
 _SEAL = "seal"
 F = TypeVar("F")
+
+
+class Claim(TypedDict):
+    """Whose a folder is: the command, and the options that decide its results."""
+
+    kind: str
+    config: dict[str, Any]
+
+
+class Frame(TypedDict):
+    """What every result.json has beside its results and its config, whose structure is each command's own."""
+
+    schema: Literal[1]
+    environment: dict[str, Any]
+    timing: dict[str, Any]
+    files: dict[str, str]
+
+
+class Document(Frame):
+    """Any result.json."""
+
+    results: dict[str, Any]
+    config: dict[str, Any]
+
+
 _ABSENT = object()
 _MOST_TOLD = 6
 
@@ -49,21 +77,84 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def atomic(target: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that becomes `target` when the block ends, and vanishes if it raises."""
+def atomic(target: Path, *, once: bool = False) -> Iterator[BinaryIO]:
+    """Open a file for writing that becomes `target` when the block ends, and vanishes if it raises.
+
+    once: only where there is no `target` yet, of all processes and machines; else a FileExistsError. What the
+    disk refuses is a RunError that names `target` and the reason.
+    """
     # The temporary file lies in the same folder, since a rename is atomic only within one file system. Its
-    # name starts with a dot: what a killed process leaves behind is not taken for a file of the run.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    # name starts with a dot: what a killed process leaves behind is not taken for a file of the run. It also
+    # says who writes it, so that `sweep` knows when nobody does.
+    writer = f"{_system()}-{os.getpid()}"
+    temporary = target.with_name(f".{target.name}.{writer}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if once:
+            _link(temporary, target)
+        else:
+            os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except FileExistsError:
         raise
-    _sync_folder(target.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{target} cannot be written: {reason}. What was there before is whole.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Give a complete file its name unless that is taken."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without links: a kill may leave the file cut, which its reader says
+        with target.open("xb") as file:
+            file.write(temporary.read_bytes())
+
+
+def sweep(folder: Path) -> None:
+    """Remove, below `folder`, the temporary files of writers that are gone.
+
+    A writer of this system is gone when its process is; one of another system (or container), whose processes
+    cannot be seen from here, after a day.
+    """
+    for path in folder.rglob(".*.tmp"):
+        system, _, process = path.name.split(".")[-3].rpartition("-")
+        with contextlib.suppress(OSError, ValueError):  # others may sweep too; a name that is not of `atomic`
+            if system == _system():
+                gone = not _runs(int(process))
+            else:
+                gone = time.time() - path.stat().st_mtime > 86_400
+            if gone:
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+@cache
+def _system() -> str:
+    """Name the kernel, and the container, in which a process number means something."""
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        name = f"{kernel} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        name = platform.node()
+    return digest(name.encode())[:8]
 
 
 def _sync_folder(folder: Path) -> None:
@@ -82,8 +173,22 @@ def write_json(path: str | os.PathLike[str], obj: object) -> None:
     Mappings with text keys, sequences, numbers (numpy scalars too), text, paths, booleans and None are plain;
     anything else is a `UsageError` that names its place.
     """
+    write_atomic(path, _as_json(obj))
+
+
+def create_json(path: Path, obj: object) -> bool:
+    """Write plain values as `write_json` does, as the first of all processes; False if the file is there."""
+    try:
+        with atomic(path, once=True) as file:
+            file.write(_as_json(obj))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _as_json(obj: object) -> bytes:
     plain = to_plain(obj, "value")
-    write_atomic(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_bytes(path: str | os.PathLike[str], most: int | None = None, hint: str = AGAIN) -> bytes:
@@ -147,6 +252,13 @@ def read_json(
     if sealed and value.pop(_SEAL, None) != _seal(value):
         _damaged(source, "it is not what was written (its seal differs)", hint)
     return value
+
+
+def check_form(value: object, form: Any, source: object, hint: str = AGAIN) -> None:
+    """Raise a RunError that names `source` and the field, unless the plain value fits the form (`misfit`)."""
+    fault = misfit(value, form)
+    if fault is not None:
+        _damaged(source, fault.removesuffix("."), hint)
 
 
 def _seal(plain: object) -> str:
@@ -241,7 +353,7 @@ def _fits(array: Any, form: str, lengths: dict[str, int]) -> bool:
 def _parsed(content: bytes, form: type[F], place: object, hint: str) -> F:
     """A JSON text of our own as plain values that fit a form."""
     try:
-        value = json.loads(content.decode(), parse_constant=_refused, parse_float=_finite, parse_int=_bounded)
+        value = json.loads(content.decode(), parse_constant=_refused, parse_float=_finite)
         level = [value]
         for _ in range(_DEEPEST):
             level = [inner for outer in level for inner in _parts(outer)]
@@ -251,9 +363,7 @@ def _parsed(content: bytes, form: type[F], place: object, hint: str) -> F:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         _damaged(place, f"it is not valid JSON ({_reason(error)})", hint)
-    fault = misfit(value, form)
-    if fault is not None:
-        _damaged(place, fault.removesuffix("."), hint)
+    check_form(value, form, place, hint)
     return value  # type: ignore[no-any-return]
 
 
@@ -265,10 +375,6 @@ def _parts(value: Any) -> Any:
 
 def _finite(text: str) -> float:
     return float(text) if math.isfinite(float(text)) else _refused(text)
-
-
-def _bounded(text: str) -> int:
-    return int(text) if len(text) < 40 else _refused(text)
 
 
 def _refused(constant: str) -> NoReturn:
@@ -308,14 +414,12 @@ def to_plain(obj: object, place: str) -> Any:
     )
 
 
-def claim_folder(
-    path: str | os.PathLike[str], kind: str, config: Mapping[str, object], force: bool = False
-) -> Path:
+def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, object]) -> Path:
     """Create the folder, or enter it again, for the one run described by (`kind`, `config`); return its path.
 
     The claim is kept in `claim.json`. A folder with another run's claim, or with files and no claim, is
-    refused with a `UsageError` that names what differs; `force` replaces the claim and touches no other file.
-    Names that start with a dot are not looked at.
+    refused with a `UsageError` that names what differs. Names that start with a dot are not looked at, but
+    what killed writers left below the folder is removed.
     """
     folder = Path(path)
     try:
@@ -324,23 +428,32 @@ def claim_folder(
         raise fail_argument(
             "out", str(folder), "a folder, or a name that is free", "A file is there."
         ) from None
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}.") from error
     claim = {"kind": kind, "config": to_plain(dict(config), "config")}
-    if not force:
-        existing = read_json(folder / CLAIM) if (folder / CLAIM).exists() else None
-        if existing is None:
-            _refuse_foreign_files(folder)
-        elif existing == claim:
-            return folder
-        else:
-            _refuse_other_claim(folder, existing, claim)
-    write_json(folder / CLAIM, claim)
+    place = folder / CLAIM
+    if not place.exists():
+        _refuse_foreign_files(folder)
+        create_json(place, claim)
+    else:
+        sweep(folder)
+    # Another process may have been first: what counts is what the file says.
+    existing = read_claim(folder)
+    if existing != claim:
+        _refuse_other_claim(folder, existing, claim)
     return folder
+
+
+def read_claim(folder: Path) -> Claim:
+    """Whose a folder is; a RunError where that cannot be read."""
+    hint = "What else lies in the folder is as it was, but begin anew in another folder."
+    return read_json(folder / CLAIM, Claim, hint=hint)
 
 
 def _refuse_foreign_files(folder: Path) -> None:
     """Raise when a folder that nobody claimed holds anything."""
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    if names:
+    if names and not (folder / CLAIM).exists():  # which another process may have written by now
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UsageError(
             f"{folder} holds files of something else ({shown}). "
@@ -348,12 +461,11 @@ def _refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def _refuse_other_claim(folder: Path, existing: object, claim: Mapping[str, object]) -> None:
+def _refuse_other_claim(folder: Path, existing: Claim, claim: Mapping[str, object]) -> None:
     """Raise: another command's folder, or the options in which the run in it and the one asked for differ."""
-    owner = existing.get("kind") if isinstance(existing, Mapping) else None
-    if isinstance(owner, str) and owner != claim["kind"]:
+    if existing["kind"] != claim["kind"]:
         raise UsageError(
-            f"{folder} belongs to another command: `veridical {owner}` made it, and this is "
+            f"{folder} belongs to another command: `veridical {existing['kind']}` made it, and this is "
             f"`veridical {claim['kind']}`. Name another folder."
         )
     raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -46,7 +47,8 @@ def _misfits(value: object, form: Any, place: str) -> Iterator[str]:
     else:
         kind = type(None) if form is None else form
         allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        right = isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
+        if not right or (kind is float and abs(value) > sys.float_info.max):  # type: ignore[arg-type]
             yield _said(place, value, _WORDS[kind])
 
 

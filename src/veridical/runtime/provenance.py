@@ -9,6 +9,7 @@ import torch
 
 from veridical._version import __version__
 from veridical.runtime.devices import cpu_details
+from veridical.runtime.files import digest
 
 SCHEMA = 1
 
@@ -42,12 +43,17 @@ def result_document(
     config: Mapping[str, object],
     environment: Mapping[str, object],
     timing: Mapping[str, object],
+    files: Mapping[str, bytes] | None = None,
 ) -> dict[str, object]:
-    """Return the content of a `result.json`: two results are equal when `results` and `config` are."""
+    """Return the content of a `result.json`: two results are equal when `results` and `config` are.
+
+    files: what was written beside it, by name, of which it keeps the digests.
+    """
     return {
         "schema": SCHEMA,
         "results": dict(results),
         "config": dict(config),
         "environment": dict(environment),
         "timing": dict(timing),
+        "files": {name: digest(content) for name, content in (files or {}).items()},
     }
