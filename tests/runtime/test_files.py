@@ -214,8 +214,8 @@ def test_what_killed_writers_left_is_removed_when_the_folder_is_entered_again(tm
         "with atomic(pathlib.Path(sys.argv[1])): os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", killed, str(folder / "parts" / "a.npz")], check=False)
-    elsewhere, old = (folder / f".a.{system}-1.abcd.tmp" for system in ("0000", "1111"))
-    for path in (elsewhere, old, folder / ".mine.tmp"):
+    elsewhere, old = (folder / f".a.json.4194999.{token * 8}.tmp" for token in ("ef", "fe"))
+    for path in (elsewhere, old, folder / ".claim.json.4194999.abcd.tmp", folder / ".mine.tmp"):
         path.touch()
     os.utime(old, (0, 0))
     assert len(list((folder / "parts").iterdir())) == 1
@@ -223,4 +223,4 @@ def test_what_killed_writers_left_is_removed_when_the_folder_is_entered_again(tm
         files.claim_folder(folder, "train", {})
     assert not list((folder / "parts").iterdir())
     left = sorted(os.listdir(folder))
-    assert left == [".a.0000-1.abcd.tmp", ".mine.tmp", "claim.json", "now", "parts"]
+    assert left == [elsewhere.name, ".mine.tmp", "claim.json", "now", "parts"]

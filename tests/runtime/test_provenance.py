@@ -35,7 +35,7 @@ def test_the_document_has_the_five_parts_and_survives_json(tmp_path: Path) -> No
     document = result_document(
         results, {"data": "mnist"}, environment("cpu", torch.float32), {"seconds": 1.5}
     )
-    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
     assert document["schema"] == 1
     write_json(tmp_path / "result.json", document)
     assert read_json(tmp_path / "result.json") == document

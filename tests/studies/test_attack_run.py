@@ -21,7 +21,7 @@ from .conftest import options_for
 def test_the_folder_holds_result_and_examples(place: Path) -> None:
     folder = place / "natural-attack"
     document = read_json(folder / "result.json")
-    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
     results, config = document["results"], document["config"]
     for name in ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau"):
         assert set(results[name]) == {"value", "low", "high", "n"}
@@ -166,7 +166,8 @@ def test_retrained_weights_are_another_attack(place: Path, tmp_path: Path) -> No
     shutil.copytree(place / "natural", tmp_path / "run")
     options = options_for(place, "natural", run=str(tmp_path / "run"), out=str(tmp_path / "a"), examples=3)
     attack_run(options)
-    shutil.copy(place / "adversarial" / "model.safetensors", tmp_path / "run" / "model.safetensors")
+    for name in ("model.safetensors", "result.json"):
+        shutil.copy(place / "adversarial" / name, tmp_path / "run" / name)
     with pytest.raises(UsageError, match=r"run\.weights"):
         attack_run(options)
 

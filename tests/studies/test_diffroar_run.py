@@ -56,7 +56,7 @@ def measured(place: Path) -> Path:
 
 def test_the_folder_holds_the_results(measured: Path) -> None:
     document = read_json(measured / "result.json")
-    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
     results, config = document["results"], document["config"]
     assert [point["level"] for point in results["curve"]] == LEVELS
     for point, judged in zip(results["curve"], results["verdicts"], strict=True):

@@ -1,10 +1,12 @@
 """Checkpoints: complete or absent, checked, and exact."""
 
+import copy
 import hashlib
 import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import torch
 from torch import nn
 
 from veridical.runtime.errors import RunError
-from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint
+from veridical.runtime.files import write_sealed
+from veridical.training.checkpoint import Learner, checkpoints, load_newest, packed, save_checkpoint
 from veridical.training.optimisation import WeightAverage, make_optimiser
 from veridical.training.settings import OptimiserSettings
 
@@ -104,10 +107,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     before = {key: value.clone() for key, value in one.tensors().items()}
     work(one, 2, first=2)
     newest = saved(tmp_path / "c", one, 4)
-    if name == "checkpoint.json" and damage is flip:
-        (newest / name).write_text("[]")  # one bit of a float would still be JSON; the rest has digests
-    else:
-        damage(newest / name)
+    damage(newest / name)
     other = learner()
     with pytest.warns(RuntimeWarning, match="step-00000004 is damaged"):
         progress = load_newest(tmp_path / "c", other, CONFIG)
@@ -116,6 +116,68 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     for key, value in other.tensors().items():
         assert torch.equal(value, before[key])
     assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000002"]
+
+
+def _torch_saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _moments(change: Callable[[dict[str, Any]], object]) -> bytes:
+    one = learner()
+    work(one, 1)
+    state = copy.deepcopy(one.optimiser.state_dict())
+    change(state)
+    return _torch_saved(state)
+
+
+FORGED: dict[str, tuple[str, bytes]] = {
+    "empty weights": ("weights.safetensors", b""),
+    "junk weights": ("weights.safetensors", b"junk" * 10),
+    "no weights": ("weights.safetensors", packed({})),
+    "other weights": ("weights.safetensors", packed({"model.0.weight": torch.zeros(2)})),
+    "empty optimiser": ("optimiser.pt", b""),
+    "junk optimiser": ("optimiser.pt", b"junk" * 10),
+    "a list": ("optimiser.pt", _torch_saved([1, 2])),
+    "other keys": ("optimiser.pt", _torch_saved({"a": 1})),
+    "no groups": ("optimiser.pt", _moments(lambda state: state.update(param_groups=[]))),
+    "fewer parameters": ("optimiser.pt", _moments(lambda state: state["param_groups"][0]["params"].pop())),
+    "another rate": ("optimiser.pt", _moments(lambda state: state["param_groups"][0].update(betas="x"))),
+    "other moments": ("optimiser.pt", _moments(lambda state: state["state"][0].pop("exp_avg"))),
+    "moments of another shape": (
+        "optimiser.pt",
+        _moments(lambda state: state["state"][0].update(exp_avg=torch.zeros(3))),
+    ),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_other_files_with_right_digests_are_refused_by_name(tmp_path: Path, forged: str) -> None:
+    name, content = FORGED[forged]
+    one = learner()
+    work(one, 2)
+    newest = saved(tmp_path / "c", one, 2)
+    (newest / name).write_bytes(content)
+    record = json.loads((newest / "checkpoint.json").read_text())
+    record["sha256"][name] = hashlib.sha256(content).hexdigest()
+    record.pop("seal")
+    write_sealed(newest / "checkpoint.json", record)
+    if forged in ("no weights", "other weights"):
+        with pytest.raises(RunError, match="step-00000002 holds the weights of another model"):
+            load_newest(tmp_path / "c", learner(), CONFIG)
+    else:
+        with pytest.warns(RuntimeWarning, match=re.escape(name)):
+            assert load_newest(tmp_path / "c", learner(), CONFIG) is None
+
+
+@pytest.mark.parametrize("change", [{"step": 3}, {"averaged": 1}, {"progress": {}}, {"step": "2"}])
+def test_an_edited_record_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    newest = saved(tmp_path / "c", learner(), 2)
+    record = json.loads((newest / "checkpoint.json").read_text())
+    (newest / "checkpoint.json").write_text(json.dumps(record | change))
+    with pytest.warns(RuntimeWarning, match="step-00000002 is damaged"):
+        assert load_newest(tmp_path / "c", learner(), CONFIG) is None
 
 
 def test_when_all_are_damaged_the_training_begins_anew(tmp_path: Path) -> None:
@@ -212,7 +274,8 @@ def test_a_pickle_that_runs_code_is_not_executed(tmp_path: Path, monkeypatch: py
     (newest / "optimiser.pt").write_bytes(buffer.getvalue())
     record = json.loads((newest / "checkpoint.json").read_text())
     record["sha256"]["optimiser.pt"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-    (newest / "checkpoint.json").write_text(json.dumps(record))
-    with pytest.warns(RuntimeWarning, match="not an optimiser's state"):
+    record.pop("seal")
+    write_sealed(newest / "checkpoint.json", record)
+    with pytest.warns(RuntimeWarning, match=r"optimiser\.pt is damaged: UnpicklingError"):
         assert load_newest(tmp_path / "c", learner(), CONFIG) is None
     assert not (tmp_path / "executed").exists()

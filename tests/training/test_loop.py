@@ -77,7 +77,7 @@ def test_the_folder_holds_what_the_run_says(tmp_path: Path, stripes: Dataset) ->
     ]  # fmt: skip
     document = json.loads((run.folder / "result.json").read_text())
     assert document == run.result
-    assert list(document) == ["schema", "results", "config", "environment", "timing"]
+    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
     assert document["config"] == json.loads(json.dumps(run.settings.to_dict()))
     results = document["results"]
     objective = results["objective"]
@@ -94,6 +94,12 @@ def test_what_kills_left_behind_is_cleared_away(tmp_path: Path, stripes: Dataset
     leftover.write_text("half")
     trained(tmp_path / "run", stripes, objective="natural", steps=2, epochs=None)
     assert not leftover.exists()
+    # Killed between the result and the removal of what led to it.
+    (tmp_path / "run" / "checkpoints" / "step-00000002").mkdir(parents=True)
+    leftover.write_text("half")
+    trained(tmp_path / "run", stripes, objective="natural", steps=2, epochs=None)
+    assert not leftover.exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_the_log_sums_up_steps_and_epochs(tmp_path: Path, stripes: Dataset) -> None:
@@ -340,7 +346,7 @@ def test_damaged_weights_are_an_error(tmp_path: Path, stripes: Dataset) -> None:
     run = trained(tmp_path / "run", stripes, objective="natural")
     weights = run.folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"model\.safetensors cannot be read"):
+    with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         load(run.folder)
 
 

@@ -86,8 +86,8 @@ def atomic(target: Path, *, once: bool = False) -> Iterator[BinaryIO]:
     # The temporary file lies in the same folder, since a rename is atomic only within one file system. Its
     # name starts with a dot: what a killed process leaves behind is not taken for a file of the run. It also
     # says who writes it, so that `sweep` knows when nobody does.
-    writer = f"{_system()}-{os.getpid()}"
-    temporary = target.with_name(f".{target.name}.{writer}.{secrets.token_hex(4)}.tmp")
+    token = _system() + secrets.token_hex(4)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{token}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -126,20 +126,20 @@ def sweep(folder: Path) -> None:
     cannot be seen from here, after a day.
     """
     for path in folder.rglob(".*.tmp"):
-        system, _, process = path.name.split(".")[-3].rpartition("-")
-        with contextlib.suppress(OSError, ValueError):  # others may sweep too; a name that is not of `atomic`
-            if system == _system():
-                gone = not _runs(int(process))
-            else:
-                gone = time.time() - path.stat().st_mtime > 86_400
-            if gone:
+        process, token = path.name.split(".")[-3:-1]
+        if not process.isdecimal():
+            continue  # not of `atomic`
+        with contextlib.suppress(OSError):  # others may sweep too
+            elsewhere = len(token) == len(_system()) + 8 and not token.startswith(_system())
+            old = time.time() - path.stat().st_mtime > 86_400
+            if old if elsewhere else not _runs(int(process)):
                 path.unlink()
 
 
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # somebody else's
         pass
@@ -435,12 +435,11 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     if not place.exists():
         _refuse_foreign_files(folder)
         create_json(place, claim)
-    else:
-        sweep(folder)
     # Another process may have been first: what counts is what the file says.
     existing = read_claim(folder)
     if existing != claim:
         _refuse_other_claim(folder, existing, claim)
+    sweep(folder)
     return folder
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from veridical.runtime.errors import fail_argument
 
@@ -37,6 +37,8 @@ def _misfits(value: object, form: Any, place: str) -> Iterator[str]:
         return
     if origin in (Union, types.UnionType):
         yield from _of_none(value, arguments, place)
+    elif origin is NotRequired:
+        yield from _misfits(value, arguments[0], place)
     elif origin is Literal:
         if not any(type(value) is type(one) and value == one for one in arguments):
             yield _said(place, value, f"one of {', '.join(map(repr, arguments))}")
@@ -80,9 +82,10 @@ def _of_fields(value: object, form: Any, place: str) -> Iterator[str]:
     if not isinstance(value, Mapping):
         yield _said(place, value, "a mapping")
         return
-    hints = get_type_hints(form)
+    hints = get_type_hints(form, include_extras=True)
     if is_typeddict(form):
-        required: set[str] = set(form.__required_keys__)
+        # Not from __required_keys__, which misses what `from __future__ import annotations` leaves as text.
+        required = {key for key, inner in hints.items() if get_origin(inner) is not NotRequired}
     else:
         fields, nothing = dataclasses.fields(form), dataclasses.MISSING
         required = {one.name for one in fields if one.default is nothing and one.default_factory is nothing}

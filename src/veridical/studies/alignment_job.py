@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from veridical.runtime.errors import RunError
 from veridical.runtime.files import write_atomic
 from veridical.studies.map_measures import joined, map_measures
 from veridical.studies.regions import regions_of
-from veridical.training.run import MODEL, load
+from veridical.training.run import load, weights_of
 from veridical.training.validation import input_dtype
 
 MEASURE = "veridical.studies.alignment_job:measure"
@@ -60,11 +59,6 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
         average += _normalised(maps).sum(0).numpy()
     write_atomic(folder / ARRAYS, packed_arrays(joined(parts) | {"average": average}))
     return {"examples": len(regions)}
-
-
-def weights_of(folder: Path) -> str:
-    """SHA-256 of a run's weights as its file holds them."""
-    return hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
 
 
 def _normalised(maps: torch.Tensor) -> torch.Tensor:

@@ -15,11 +15,11 @@ from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.study_config import AlignmentOptions
-from veridical.studies.alignment_job import MEASURE, weights_of
+from veridical.studies.alignment_job import MEASURE
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import distinct_titles
 from veridical.studies.regions import region_record
-from veridical.training.run import RESULT, read_settings
+from veridical.training.run import read_settings, weights_of
 from veridical.training.settings import Settings
 
 STRETCH = 500
@@ -130,8 +130,6 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
 
 def _member(folder: Path) -> Member:
     settings = read_settings(folder)
-    if not (folder / RESULT).exists():
-        raise UsageError(f"run: {folder} is not finished. The command that began it continues it.")
     return Member(folder, settings, weights_of(folder))
 
 

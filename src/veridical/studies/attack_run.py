@@ -94,9 +94,10 @@ def _finish(
     result = task.measure(PartStore(folder / PARTS, config), progress)
     surroundings = environment(task.device, torch.float32, threads, task.options.seed)
     surroundings |= {"run": str(task.run.folder), "workers": workers}
-    write_atomic(folder / EXAMPLES, packed_arrays(_stacked(result, task.data)))
+    examples = packed_arrays(_stacked(result, task.data))
+    write_atomic(folder / EXAMPLES, examples)
     timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
-    document = result_document(result.to_dict(), config, surroundings, timing)
+    document = result_document(result.to_dict(), config, surroundings, timing, {EXAMPLES: examples})
     write_json(folder / RESULT, document)
     return document
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -80,10 +79,9 @@ class AttackTask:
 
     def describe(self) -> dict[str, Any]:
         """All that the numbers depend on, as plain values; neither paths nor the machine."""
-        weights = hashlib.sha256((self.run.folder / MODEL).read_bytes()).hexdigest()
         options = self.options
         return {
-            "run": {"weights": weights, **self.run.settings.to_dict()},
+            "run": {"weights": self.run.result["files"][MODEL], **self.run.settings.to_dict()},
             "data": self.data.describe() | {"split": options.split, "images": len(self.split)},
             "examples": self.images,
             "norm": options.norm,

@@ -14,7 +14,7 @@ from veridical.auditing.settings import EvaluationSettings, evaluation_settings
 from veridical.data import load
 from veridical.report.measures import Interval
 from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, TrainOptions
-from veridical.runtime.files import CLAIM, claim_folder, read_json, write_json
+from veridical.runtime.files import CLAIM, claim_folder, write_json
 from veridical.runtime.provenance import result_document
 from veridical.studies.attack_report import REPORT, write_attack_report
 from veridical.studies.attack_run import PARTS, attack_run
@@ -23,6 +23,7 @@ from veridical.studies.finished import RESULT
 from veridical.studies.processes import run_side_by_side
 from veridical.training.log import read_log
 from veridical.training.loop import train
+from veridical.training.run import read_settings
 
 Show = Callable[[str, str, int, int], Any]
 """(model, what is done to it, done, total)."""
@@ -172,7 +173,7 @@ class _Arm:
         """What its process is doing, how much is done, and of how much: read from its folders."""
         run, attack = Path(self.training.out), Path(self.attacking.out)
         if not (run / RESULT).exists():
-            total = read_json(run / CLAIM)["config"]["optimise"]["steps"] if (run / CLAIM).exists() else 1
+            total = read_settings(run).optimise.steps if (run / CLAIM).exists() else 1
             log = read_log(run)
             return "training, steps", log[-1]["step"] if log else 0, total
         images = min(self.scale.examples, self.images)

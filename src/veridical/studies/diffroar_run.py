@@ -51,8 +51,10 @@ def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict
     surroundings = environment(resolve_device(options.device), torch.float32, threads, options.seed)
     surroundings |= {"run": str(options.run), "attribution": options.attribution, **where}
     ranking = Ranking.load(ranking_path(folder / RANKINGS, "judged"))
-    write_atomic(folder / EXAMPLES, packed_arrays(_pictures(measurement, ranking, options.gallery)))
-    document = result_document(result.to_dict(), config, surroundings, result.timing)
+    examples = packed_arrays(_pictures(measurement, ranking, options.gallery))
+    write_atomic(folder / EXAMPLES, examples)
+    files = {EXAMPLES: examples}
+    document = result_document(result.to_dict(), config, surroundings, result.timing, files)
     write_json(folder / RESULT, document)
     return document
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
 from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import read_json
+from veridical.runtime.files import Document, check_form, read_arrays, read_json
 
 RESULT, EXAMPLES = "result.json", "examples.npz"
 
@@ -47,18 +45,26 @@ def read_finished(
     *,
     part: Literal["config", "results"] = "config",
     what: str = "study",
+    form: Any = Document,
+    forms: Mapping[str, str] | None = None,
 ) -> F:
     """Read what a command left in its folder; a RunError for a folder that is not of that command.
 
     kind: what is returned. key: an entry of `part` of the document that this command's documents have and no
-    other's. what: the thing that the command makes, for the message.
+    other's. what: the thing that the command makes, for the message. form, forms: what document and arrays
+    must have, as `read_json` and `read_arrays` take it.
     """
     path = Path(folder)
-    document = read_json(path / RESULT)
-    if key not in document.get(part, {}) or not (path / EXAMPLES).exists():
+    if not (path / RESULT).exists():
+        raise RunError(
+            f"{path} is not a finished {what}: it has no {RESULT}. `veridical {command}` makes one."
+        )
+    document = read_json(path / RESULT, Document)
+    if key not in document[part] or EXAMPLES not in document["files"]:
         raise RunError(f"{path} is not a finished {what}: `veridical {command} --out {path}` makes one.")
-    with np.load(path / EXAMPLES, allow_pickle=False) as archive:
-        return kind(path, document, {name: archive[name] for name in archive.files})
+    check_form(document, form, path / RESULT)
+    arrays = read_arrays(path / EXAMPLES, forms, sha256=document["files"][EXAMPLES])
+    return kind(path, document, arrays)
 
 
 def distinct_titles(

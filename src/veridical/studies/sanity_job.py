@@ -24,10 +24,9 @@ from veridical.metrics.intervals import proportion_interval
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import write_atomic
-from veridical.studies.alignment_job import weights_of
 from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.assignment import build_recorded
-from veridical.training.run import Run, load
+from veridical.training.run import Run, load, weights_of
 
 TRAIN = "veridical.studies.sanity_job:train_on_random"
 EXPLAIN = "veridical.studies.sanity_job:explain"

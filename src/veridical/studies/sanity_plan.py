@@ -17,9 +17,8 @@ from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.study_config import SanityOptions
-from veridical.studies.alignment_job import weights_of
 from veridical.studies.sanity_job import EXPLAIN, TRAIN, randomised_data
-from veridical.training.run import RESULT, read_settings
+from veridical.training.run import read_settings, weights_of
 from veridical.training.settings import Settings
 
 CONTROL = "true"
@@ -147,8 +146,6 @@ def planned(options: SanityOptions) -> SanityPlan:
     _check(options)
     folder = Path(options.run)
     settings = read_settings(folder)
-    if not (folder / RESULT).exists():
-        raise UsageError(f"run: {folder} is not finished. The command that began it continues it.")
     data = _images(options, settings)
     if min(data.shape[1:]) < 3:
         raise fail_argument("data", f"images of {data.shape}", "images of at least 3 x 3 pixels")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from veridical.faithfulness.invariance import (
 from veridical.faithfulness.similarity import MEASURES
 from veridical.jobs import Job, Store
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.runtime.files import read_arrays
 from veridical.studies.sanity_job import ARRAYS
 from veridical.studies.sanity_plan import CONTROL
 from veridical.studies.sanity_words import TRAINING_WORDS
@@ -41,8 +41,7 @@ class States:
         """What the job left in the store."""
         result = store.result(job)
         assert result is not None
-        with np.load(store.folder(job) / ARRAYS, allow_pickle=False) as archive:
-            return cls(result["states"], {name: archive[name] for name in archive.files})
+        return cls(result["states"], read_arrays(store.folder(job) / ARRAYS))
 
 
 class Compared:

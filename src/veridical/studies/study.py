@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.measuring import check
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder, write_atomic, write_json
+from veridical.runtime.files import claim_folder, read_arrays, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import Placement, executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
@@ -79,8 +78,7 @@ class Study:
 
     def arrays(self, job: Job, name: str) -> Arrays:
         """The arrays of an .npz file that a job left in its folder."""
-        with np.load(self.store.folder(job) / name, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        return read_arrays(self.store.folder(job) / name)
 
     def finish(
         self,
@@ -96,8 +94,9 @@ class Study:
 
         surroundings, timing: recorded beside the usual. device: None is the one of the options.
         """
-        if pictures is not None:
-            write_atomic(self.folder / EXAMPLES, packed_arrays(pictures))
+        files = {} if pictures is None else {EXAMPLES: packed_arrays(pictures)}
+        for name, content in files.items():
+            write_atomic(self.folder / name, content)
         place = resolve_device(self.options.device if device is None else device)
         where = environment(place, dtype, self._threads, self.options.seed)
         where |= {"executor": type(self._executor).__name__, "workers": workers_of(self._executor)}
@@ -105,7 +104,7 @@ class Study:
         seconds = sum(outcome.seconds or 0.0 for outcome in self.outcomes.values())
         usual = {"jobs": len(self.outcomes), "seconds": round(seconds, 3)}
         document = result_document(
-            results, self.config, {**where, **(surroundings or {})}, {**usual, **(timing or {})}
+            results, self.config, {**where, **(surroundings or {})}, {**usual, **(timing or {})}, files
         )
         write_json(self.folder / RESULT, document)
         return document

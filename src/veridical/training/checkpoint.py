@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json, to_plain, write_atomic, write_json
-from veridical.training.optimisation import WeightAverage
+from veridical.runtime.files import digest, read_checked, read_json, to_plain, write_atomic, write_sealed
+from veridical.training.optimisation import MOMENTS, WeightAverage
 
 KEPT = 2
 """Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged."""
 
 _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoint.json"
+
+
+class Progress(TypedDict):
+    """What a session hands to the next one."""
+
+    seconds: NotRequired[float]
+    sums: NotRequired[dict[str, float]]
+    summed: NotRequired[int]
+
+
+class _Record(TypedDict):
+    step: int
+    averaged: int | None
+    sha256: dict[str, str]
+    config: dict[str, Any]
+    progress: Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +111,11 @@ def save_checkpoint(
     record = {
         "step": step,
         "averaged": learner.average.updates if learner.average else None,
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "sha256": {name: digest(content) for name, content in files.items()},
         "config": dict(config),
         "progress": dict(progress),
     }
-    write_json(temporary / _RECORD, record)
+    write_sealed(temporary / _RECORD, record)
     if target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)
@@ -123,10 +137,10 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
     """
     for path in checkpoints(folder):
         try:
-            record, tensors, optimiser = _read(path)
-        except _DamagedError as damage:
+            record, tensors, optimiser = _read(path, learner.optimiser)
+        except RunError as damage:
             warnings.warn(
-                f"the checkpoint {path} is damaged ({damage}) and was removed; the one before it is used",
+                f"the checkpoint {path} is damaged and was removed; the one before it is used ({damage})",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -138,7 +152,7 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
         put_into(own, tensors)
         learner.optimiser.load_state_dict(optimiser)
         if learner.average:
-            learner.average.updates = int(record["averaged"])
+            learner.average.updates = record["averaged"] or 0
         return {"step": record["step"], **record["progress"]}
     return None
 
@@ -172,27 +186,49 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str
         )
 
 
-class _DamagedError(Exception):
-    """A checkpoint that is not what was written."""
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
-    """The record, the weights and the optimiser's state of one checkpoint, each checked by its digest."""
+def unpacked(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
+    """What `packed` made of tensors; a RunError that names `source` for anything else."""
     try:
-        record: dict[str, Any] = read_json(path / _RECORD)
-        digests = record["sha256"]
-        contents = {name: (path / name).read_bytes() for name in (_WEIGHTS, _OPTIMISER)}
-    except (RunError, OSError, KeyError, TypeError) as error:
-        raise _DamagedError(str(error)) from error
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != digests.get(name):
-            raise _DamagedError(f"{name} is not the file that was written")
+        return safetensors.torch.load(content)
+    except Exception as error:
+        raise RunError(f"{source} is damaged: it holds no tensors ({error}). {hint}") from error
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """The names of parameters with NaN or infinities, and of buffers with NaN (masks may hold infinities)."""
+    found = [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
+    return found + [name for name, value in model.named_buffers() if bool(torch.isnan(value).any())]
+
+
+def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Tensor], dict[str, Any]]:
+    """The record, the weights and the optimiser's state of one checkpoint; a RunError if it is damaged."""
+    record = read_json(path / _RECORD, _Record, hint="", sealed=True)
+    digests = {name: record["sha256"].get(name, "") for name in (_WEIGHTS, _OPTIMISER)}
+    contents = {name: read_checked(path / name, digest, hint="") for name, digest in digests.items()}
+    if path.name != _name(record["step"]):
+        raise RunError(f"{path} is damaged: it is of step {record['step']}.")
     try:
         # weights_only: a pickle that would run code is refused, not executed.
-        optimiser = torch.load(io.BytesIO(contents[_OPTIMISER]), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _DamagedError(f"{_OPTIMISER} is not an optimiser's state") from error
-    return record, safetensors.torch.load(contents[_WEIGHTS]), optimiser
+        state = torch.load(io.BytesIO(contents[_OPTIMISER]), map_location="cpu", weights_only=True)
+        fits = _fits(state, own)
+    except Exception as error:
+        raise RunError(f"{path / _OPTIMISER} is damaged: {type(error).__name__}.") from error
+    if not fits:
+        raise RunError(f"{path / _OPTIMISER} is damaged: it is not the state of this optimiser.")
+    return record, unpacked(contents[_WEIGHTS], path / _WEIGHTS, ""), state
+
+
+def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
+    """Whether a state is of the same groups and parameters; raises what it must for one of no structure."""
+    shapes = [value.shape for group in own.param_groups for value in group["params"]]
+    expected = own.state_dict()["param_groups"]
+    same = [group["params"] for group in state["param_groups"]] == [group["params"] for group in expected]
+    for there, here in zip(state["param_groups"], expected, strict=True):
+        same &= all(type(there[n]) is type(v) for n, v in here.items() if isinstance(v, float | tuple))
+    for number, moments in state["state"].items():
+        same &= set(moments) == MOMENTS.get(type(own).__name__, set(moments))
+        same &= all(not value.ndim or value.shape == shapes[number] for value in moments.values())
+    return bool(same)
 
 
 def _compare(path: Path, found: Any, expected: Any) -> None:

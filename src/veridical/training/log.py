@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from veridical.runtime.errors import UsageError
-from veridical.runtime.files import to_plain, write_atomic
+from veridical.runtime.files import read_json_lines, to_plain, write_atomic
 
 LOG = "log.jsonl"
 
@@ -50,15 +50,18 @@ class Log:
             self._events.close()
 
 
+class Line(TypedDict):
+    """What a line says beside its numbers by name."""
+
+    step: int
+    epoch: NotRequired[float]
+    kind: NotRequired[str]
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, in order; up to the first that a kill cut short."""
-    path = folder / LOG
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+    """The lines of a run's log, in order, without one that a kill cut short; a RunError for other lines."""
+    hint = "Delete it: the course of the training is lost, its weights and results are not."
+    lines: list[Any] = read_json_lines(folder / LOG, Line, hint=hint)
     return lines
 
 

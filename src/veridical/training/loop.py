@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
-from veridical.runtime.files import CLAIM, read_json
+from veridical.runtime.files import read_claim
 from veridical.runtime.guards import preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
@@ -25,7 +25,7 @@ from veridical.training.log import Log
 from veridical.training.objectives import Objective, ObjectiveValue
 from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
 from veridical.training.precision import arithmetic, check_bf16
-from veridical.training.run import CHECKPOINTS, RESULT, Run, claim, finish, load
+from veridical.training.run import CHECKPOINTS, RESULT, Run, claim, clear, finish, load
 from veridical.training.stops import alone_in, stopped
 from veridical.training.validation import accuracies, input_dtype
 from veridical.training.warm import WarmStarts
@@ -86,7 +86,10 @@ def train(
         with group.guarded():
             if group.first:
                 held.enter_context(alone_in(folder))
-        if not group.told((folder / RESULT).exists()):
+        if group.told((folder / RESULT).exists()):
+            if group.first:
+                clear(folder)
+        else:
             _Training(chosen, assignment, folder, device, group).run()
     return load(folder, model=own_model, device=device)
 
@@ -114,7 +117,7 @@ class _Training:
         self.group = group
         self.settings = assignment.settings
         # As the folder was claimed for: by an older version, perhaps, with fewer settings.
-        self.config: dict[str, Any] = read_json(folder / CLAIM)["config"]
+        self.config = read_claim(folder)["config"]
         optimise = self.settings.optimise
         self.share = Share(group, optimise.batch_size)
         model = assignment.model.train()

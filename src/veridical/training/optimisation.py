@@ -13,6 +13,8 @@ from veridical.runtime.guards import private_copy
 from veridical.training.settings import OptimiserSettings
 
 MOMENTUM = 0.9
+MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
+"""What each optimiser keeps of a parameter."""
 PAPER_STEPS = ((0, 0.1), (500, 1.0), (60_000, 0.1))
 """From which step on which share of the greatest rate holds (Chen et al., 2019, code of GTSRB and Flower)."""
 

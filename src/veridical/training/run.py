@@ -8,22 +8,32 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
+from veridical.metrics.intervals import Interval
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import CLAIM, claim_folder, read_json, to_plain, write_atomic, write_json
+from veridical.runtime.files import (
+    CLAIM,
+    Frame,
+    claim_folder,
+    read_checked,
+    read_claim,
+    read_json,
+    sweep,
+    to_plain,
+    write_atomic,
+    write_json,
+)
 from veridical.runtime.guards import private_copy
 from veridical.runtime.provenance import environment, result_document
 from veridical.training.assignment import OWN, Assignment, build_recorded, divide
-from veridical.training.checkpoint import check_tensors, packed, put_into, weights
+from veridical.training.checkpoint import check_tensors, not_finite, packed, put_into, unpacked, weights
 from veridical.training.deviations import deviations
 from veridical.training.log import read_log
 from veridical.training.settings import Settings
@@ -31,6 +41,32 @@ from veridical.training.validation import accuracies, attack_record
 
 MODEL, RESULT, CHECKPOINTS = "model.safetensors", "result.json", "checkpoints"
 KIND = "train"
+_ANEW = "Train the run again in a new folder."
+
+
+class _Results(TypedDict):
+    natural_accuracy: Interval
+    adversarial_accuracy: Interval | None
+    adversarial_attack: _Attack | None
+
+
+class _Attack(TypedDict):
+    norm: str
+    radius: float
+    steps: int
+
+
+class _Timing(TypedDict):
+    training_seconds: float
+    examples_per_second: float
+
+
+class Result(Frame):
+    """A training's result.json, as far as it is read again."""
+
+    config: dict[str, Any]
+    results: _Results
+    timing: _Timing  # type: ignore[misc]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +114,34 @@ def load(
     """
     path = Path(folder)
     settings = read_settings(path)
-    if not (path / RESULT).exists():
-        raise RunError(f"{path} is not finished. The command that began it continues it.")
+    result = read_result(path)
     network = _architecture(path, settings, model).to(resolve_device(str(device)))
-    source = path / MODEL
-    try:
-        tensors = safetensors.torch.load_file(source)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise RunError(f"{source} cannot be read ({error}). Train the run again in a new folder.") from error
-    own = weights(network)
+    source, own = path / MODEL, weights(network)
+    tensors = unpacked(_checked_weights(path, result), source, _ANEW)
     check_tensors(source, tensors, own)
     put_into(own, tensors)
+    if bad := not_finite(network):
+        raise RunError(f"{source}: the weights {', '.join(bad[:3])} are not finite. {_ANEW}")
     history = tuple(line for line in read_log(path) if line.get("kind") == "epoch")
-    return Run(path, network.eval(), settings, history, read_json(path / RESULT))
+    return Run(path, network.eval(), settings, history, result)
+
+
+def read_result(folder: Path) -> Result:
+    """The result.json of a finished run; a RunError where there is none."""
+    if not (folder / RESULT).exists():
+        raise RunError(f"{folder} is not finished. Repeat the command that began it.")
+    return read_json(folder / RESULT, Result, hint=_ANEW)
+
+
+def weights_of(folder: Path) -> str:
+    """The digest of a finished run's weights, after they were compared with it."""
+    result = read_result(folder)
+    _checked_weights(folder, result)
+    return result["files"][MODEL]
+
+
+def _checked_weights(folder: Path, result: Result) -> bytes:
+    return read_checked(folder / MODEL, result["files"].get(MODEL, ""), _ANEW)
 
 
 def claim(out: str | os.PathLike[str], settings: Settings) -> Path:
@@ -99,27 +150,32 @@ def claim(out: str | os.PathLike[str], settings: Settings) -> Path:
     A claim that an older version wrote lacks the younger settings and stands for their defaults.
     """
     path = Path(out) / CLAIM
-    found = read_json(path) if path.exists() else None
-    if isinstance(found, dict) and found.get("kind") == KIND:
+    found = read_claim(path.parent) if path.exists() else None
+    if found is not None and found["kind"] == KIND:
         with contextlib.suppress(RunError):  # unreadable settings: what differs is said below
             if to_plain(Settings.from_dict(found["config"]).to_dict(), "config") == to_plain(
                 settings.to_dict(), "config"
             ):
+                sweep(path.parent)
                 return path.parent
     return claim_folder(out, KIND, settings.to_dict())
 
 
 def read_settings(folder: Path) -> Settings:
     """The settings that a folder was claimed for; a RunError if no training claimed it."""
+    if not folder.exists():
+        raise RunError(f"there is no folder {folder}. Name the --out of a finished `veridical train`.")
     if not (folder / CLAIM).exists():
         raise RunError(
             f"{folder} is not the folder of a run: it has no {CLAIM}. `veridical train` makes runs."
         )
-    claim = read_json(folder / CLAIM)
-    if not isinstance(claim, dict) or claim.get("kind") != KIND:
-        found = claim.get("kind") if isinstance(claim, dict) else claim
-        raise RunError(f"{folder} holds the results of {found!r}, not of a training.")
-    return Settings.from_dict(claim["config"])
+    claim = read_claim(folder)
+    if claim["kind"] != KIND:
+        raise RunError(
+            f"{folder} holds the results of `veridical {claim['kind']}`, not of a training. "
+            "Name the --out of a finished `veridical train`."
+        )
+    return Settings.from_dict(claim["config"], folder / CLAIM)
 
 
 def finish(
@@ -135,7 +191,8 @@ def finish(
     processes: how many shared the last session's batches.
     """
     settings, ball = assignment.settings, assignment.ball
-    write_atomic(folder / MODEL, packed(weights(model)))
+    content = packed(weights(model))
+    write_atomic(folder / MODEL, content)
     measured = {
         name: None if split is None else accuracies(model, split, ball, seed=settings.seed, device=device)
         for name, split in (("test", assignment.data.test), ("validation", assignment.validation))
@@ -153,11 +210,16 @@ def finish(
         "deviations": deviations(settings),
     }
     surroundings = environment(device, torch.float32, seed=settings.seed) | {"processes": processes}
-    document = result_document(results, settings.to_dict(), surroundings, timing)
+    document = result_document(results, settings.to_dict(), surroundings, timing, {MODEL: content})
     write_json(folder / RESULT, document)
+    clear(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a finished run needs no more, in a folder that is held; a kill may have left it."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for leftover in folder.glob(".*.tmp"):  # of atomic writes that a kill interrupted
-        leftover.unlink()
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _objective_record(settings: Settings) -> dict[str, Any]:
@@ -188,4 +250,7 @@ def _architecture(folder: Path, settings: Settings, model: nn.Module | None) -> 
             f"{folder} was trained with a module of its own, {record['options']['class']}. "
             "Give one of that architecture: load(folder, model=...)."
         )
-    return build_recorded(record, settings.seed)
+    try:
+        return build_recorded(record, settings.seed)
+    except UsageError as error:
+        raise RunError(f"{folder / CLAIM} is damaged: {error} {_ANEW}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from veridical.runtime.checking import Checked
 from veridical.runtime.config import (
@@ -18,6 +18,7 @@ from veridical.runtime.config import (
     StartName,
 )
 from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import check_form
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,44 @@ class Settings(Checked):
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
-        """Read back what `to_dict` gave; a RunError where it is another version's or damaged."""
+    def from_dict(cls, values: Mapping[str, Any], source: object = "the settings of the run") -> Settings:
+        """Read back what `to_dict` gave; a RunError that names `source` if another version's or damaged."""
+        hint = "Another version of veridical wrote it, or it was edited; train the run again in a new folder."
+        for form in (Settings, _Records):
+            check_form(values, form, source, hint)
+        robust = values["robust"]
         try:
-            robust, optimise = values["robust"], values["optimise"]
             return cls(
                 **{
                     **values,
                     "robust": None if robust is None else RobustSettings(**robust),
-                    "optimise": OptimiserSettings(**optimise),
+                    "optimise": OptimiserSettings(**values["optimise"]),
                 }
             )
-        except (KeyError, TypeError, UsageError) as error:
-            raise RunError(
-                f"the settings of the run cannot be read ({error}). Another version of veridical wrote "
-                "them, or they were edited; train the run again."
-            ) from error
+        except UsageError as error:
+            raise RunError(f"{source} is damaged: {error} {hint}") from error
+
+
+class _Images(TypedDict):
+    """What all data sets' and models' records say, of which `Settings` itself knows no more."""
+
+    name: str
+    shape: list[int]
+    num_classes: int
+    options: dict[str, Any]
+
+
+class _Data(_Images):
+    checksum: str
+
+
+class _Records(TypedDict):
+    data: _Data
+    model: _Images
+    initial: NotRequired[_Beginning | None]
+
+
+class _Beginning(TypedDict):
+    weights: str
+    objective: str
+    epochs: float
