@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from veridical.attacks.ball import Noise
 from veridical.data import DATASETS, Dataset
 from veridical.runtime.errors import UsageError
+from veridical.runtime.files import write_sealed
 from veridical.training.loop import train
 from veridical.training.objectives import Natural, ObjectiveValue
 from veridical.training.run import Run, load, read_settings
@@ -109,7 +110,10 @@ def made_older(folder: Path) -> bytes:
         record = json.loads(path.read_text())
         for name in YOUNGER:
             del record["config"][name]
-        path.write_text(json.dumps(record))
+        if record.pop("seal", None):
+            write_sealed(path, record)
+        else:
+            path.write_text(json.dumps(record))
     return (folder / "claim.json").read_bytes()
 
 

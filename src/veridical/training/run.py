@@ -163,11 +163,10 @@ def claim(out: str | os.PathLike[str], settings: Settings) -> Path:
 
 def read_settings(folder: Path) -> Settings:
     """The settings that a folder was claimed for; a RunError if no training claimed it."""
-    if not folder.exists():
-        raise RunError(f"there is no folder {folder}. Name the --out of a finished `veridical train`.")
     if not (folder / CLAIM).exists():
+        missing = f"it has no {CLAIM}" if folder.exists() else "there is no such folder"
         raise RunError(
-            f"{folder} is not the folder of a run: it has no {CLAIM}. `veridical train` makes runs."
+            f"{folder} is not the folder of a run: {missing}. Name the --out of a `veridical train`."
         )
     claim = read_claim(folder)
     if claim["kind"] != KIND:
