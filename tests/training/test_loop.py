@@ -1,5 +1,6 @@
 """Training from end to end on tiny data."""
 
+import hashlib
 import importlib
 import json
 import warnings
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Linf, Noise
 from veridical.data import Dataset
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import RunError, UsageError
+from veridical.training.checkpoint import packed
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.objectives import Inner, ObjectiveValue, RobustAttribution
@@ -348,6 +351,24 @@ def test_damaged_weights_are_an_error(tmp_path: Path, stripes: Dataset) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         load(run.folder)
+
+
+def test_changed_weights_and_those_that_are_not_finite_are_refused(tmp_path: Path, stripes: Dataset) -> None:
+    run = trained(tmp_path / "run", stripes, objective="natural", steps=2, epochs=None)
+    tensors = load_file(run.folder / "model.safetensors")
+    for change, recorded, message in (
+        (lambda value: 2 * value, False, "SHA-256"),
+        (lambda value: value * torch.nan, True, "not finite"),
+        (lambda value: value * torch.inf, True, "not finite"),
+        (lambda value: value[:1], True, "another model"),
+    ):
+        content = packed({name: change(value) for name, value in tensors.items()})
+        (run.folder / "model.safetensors").write_bytes(content)
+        if recorded:
+            files = {"model.safetensors": hashlib.sha256(content).hexdigest()}
+            (run.folder / "result.json").write_text(json.dumps({**run.result, "files": files}))
+        with pytest.raises(RunError, match=rf"model\.safetensors.* {message}"):
+            load(run.folder)
 
 
 def test_a_run_finds_its_data_again_and_refuses_others(tmp_path: Path, stripes: Dataset) -> None:

@@ -195,9 +195,10 @@ def unpacked(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """The names of parameters with NaN or infinities, and of buffers with NaN (masks may hold infinities)."""
-    found = [name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
-    return found + [name for name, value in model.named_buffers() if bool(torch.isnan(value).any())]
+    """The names of what is learnt and holds NaN or infinities, and of what is constant (a mask) and NaN."""
+    learnt = {name for name, value in model.named_parameters() if value.requires_grad}
+    bad = {True: lambda value: ~torch.isfinite(value), False: torch.isnan}
+    return [name for name, value in weights(model).items() if bool(bad[name in learnt](value).any())]
 
 
 def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Tensor], dict[str, Any]]:
