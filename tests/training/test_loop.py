@@ -367,7 +367,7 @@ def test_changed_weights_and_those_that_are_not_finite_are_refused(tmp_path: Pat
         if recorded:
             files = {"model.safetensors": hashlib.sha256(content).hexdigest()}
             (run.folder / "result.json").write_text(json.dumps({**run.result, "files": files}))
-        with pytest.raises(RunError, match=rf"model\.safetensors.* {message}"):
+        with pytest.raises(RunError, match=rf"model\.safetensors.*{message}"):
             load(run.folder)
 
 
