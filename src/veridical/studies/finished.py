@@ -55,10 +55,6 @@ def read_finished(
     must have, as `read_json` and `read_arrays` take it.
     """
     path = Path(folder)
-    if not (path / RESULT).exists():
-        raise RunError(
-            f"{path} is not a finished {what}: it has no {RESULT}. `veridical {command}` makes one."
-        )
     document = read_json(path / RESULT, Document)
     if key not in document[part] or EXAMPLES not in document["files"]:
         raise RunError(f"{path} is not a finished {what}: `veridical {command} --out {path}` makes one.")
