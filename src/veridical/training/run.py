@@ -21,6 +21,7 @@ from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import (
     CLAIM,
     Frame,
+    check_form,
     claim_folder,
     read_checked,
     read_claim,
@@ -36,7 +37,7 @@ from veridical.training.assignment import OWN, Assignment, build_recorded, divid
 from veridical.training.checkpoint import check_tensors, not_finite, packed, put_into, unpacked, weights
 from veridical.training.deviations import deviations
 from veridical.training.log import read_log
-from veridical.training.settings import Settings
+from veridical.training.settings import Records, Settings
 from veridical.training.validation import accuracies, attack_record
 
 MODEL, RESULT, CHECKPOINTS = "model.safetensors", "result.json", "checkpoints"
@@ -174,6 +175,7 @@ def read_settings(folder: Path) -> Settings:
             f"{folder} holds the results of `veridical {claim['kind']}`, not of a training. "
             "Name the --out of a finished `veridical train`."
         )
+    check_form(claim["config"], Records, folder / CLAIM, _ANEW)
     return Settings.from_dict(claim["config"], folder / CLAIM)
 
 

@@ -109,8 +109,7 @@ class Settings(Checked):
     def from_dict(cls, values: Mapping[str, Any], source: object = "the settings of the run") -> Settings:
         """Read back what `to_dict` gave; a RunError that names `source` if another version's or damaged."""
         hint = "Another version of veridical wrote it, or it was edited; train the run again in a new folder."
-        for form in (Settings, _Records):
-            check_form(values, form, source, hint)
+        check_form(values, Settings, source, hint)
         robust = values["robust"]
         try:
             return cls(
@@ -137,7 +136,9 @@ class _Data(_Images):
     checksum: str
 
 
-class _Records(TypedDict):
+class Records(TypedDict):
+    """What a claim's records of data, model and beginning have at least."""
+
     data: _Data
     model: _Images
     initial: NotRequired[_Beginning | None]
