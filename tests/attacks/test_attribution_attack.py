@@ -122,10 +122,13 @@ def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained)
     method = IntegratedGradients(nodes=20, rule="right")
     judge = Judge(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
     first, second = inputs + 0.02, inputs - 0.02
-    judge.by_tau[-1].offer(first, torch.full((9,), 0.5, dtype=torch.float64))
+    judge.by_tau[-1].offer(first, method(model, first, target), torch.full((9,), 0.5, dtype=torch.float64))
     judge.seal()
-    judge.by_tau[-1].offer(second, torch.full((9,), 0.1, dtype=torch.float64))
+    judge.by_tau[-1].offer(second, method(model, second, target), torch.full((9,), 0.1, dtype=torch.float64))
     chosen = judge.choose(lambda x: method(model, x, target), minimise_each=True)
+    for name, value in vars(judge.choose(None, minimise_each=True)).items():
+        if name != "evaluations":
+            assert_close(value, getattr(chosen, name), rtol=1e-4, atol=1e-6)
     clean = saliency(method(model, inputs, target))
     for candidate in (first, second):
         tau = kendall_tau(saliency(method(model, candidate, target)), clean)
@@ -137,12 +140,14 @@ def test_shortlist_keeps_the_least_in_order() -> None:
     values = torch.rand(20, 3, generator=generator, dtype=torch.float64)
     values[4] = torch.nan
     values[7, 1] = torch.inf
-    shortlist = Shortlist(torch.zeros(3, 1, 2, 2), 4)
+    shortlist = Shortlist(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1, 2, 2), 4)
     for number, row in enumerate(values):
-        shortlist.offer(torch.full((3, 1, 2, 2), float(number)), row)
+        iterate = torch.full((3, 1, 2, 2), float(number))
+        shortlist.offer(iterate, -iterate, row)
     ordered = values.nan_to_num(torch.inf).sort(0)
     assert_close(shortlist.values, ordered.values[:4])
     assert torch.equal(shortlist.inputs[:, :, 0, 0, 0].long(), ordered.indices[:4])
+    assert torch.equal(shortlist.maps, -shortlist.inputs)
 
 
 def test_nothing_found_counts_as_unharmed(trained: Trained) -> None:

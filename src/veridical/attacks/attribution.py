@@ -233,7 +233,8 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
             momentum=climb.momentum,
             decay=climb.decay,
         )
-    choice = judge.choose(batch.map(final_nodes), minimise_each=plan.minimise_each)
+    same = final_nodes == plan.judge_nodes or not hasattr(batch.method, "with_quadrature")
+    choice = judge.choose(None if same else batch.map(final_nodes), minimise_each=plan.minimise_each)
     gradients += judge.evaluations * gradients_per_map(batch.method, plan.judge_nodes)
     gradients += choice.evaluations * gradients_per_map(batch.method, final_nodes)
     kept = {f.name: getattr(choice, f.name) for f in fields(choice) if f.name != "evaluations"}

@@ -18,31 +18,37 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass
 class Shortlist:
-    """The `size` iterates of least value per example, values ascending: inputs (S, N, ...), values (S, N)."""
+    """The `size` iterates of least value per example, values (S, N) ascending, and their maps by the judge.
+
+    inputs, maps (S, N, ...); those of the origin in places that no iterate took.
+    """
 
     origin: Tensor
+    clean_map: Tensor
     size: int
     values: Tensor = field(init=False)
     inputs: Tensor = field(init=False)
+    maps: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         examples = self.origin.shape[0]
         self.values = torch.full((self.size, examples), float("inf"), dtype=torch.float64)
-        self.inputs = self.origin.detach().expand(self.size, *self.origin.shape).clone()
+        self.inputs, self.maps = (
+            first.detach().expand(self.size, *first.shape).clone() for first in (self.origin, self.clean_map)
+        )
 
-    def offer(self, inputs: Tensor, values: Tensor) -> None:
-        """Take in one iterate (N, ...) with its values (N,); NaN and +inf are never kept."""
-        worst = self.values[-1]
-        better = values < worst
+    def offer(self, inputs: Tensor, maps: Tensor, values: Tensor) -> None:
+        """Take in one iterate (N, ...) with its maps and values (N,); NaN and +inf are never kept."""
+        better = values < self.values[-1]
         if not bool(better.any()):
             return
-        mask = better.to(inputs.device)
-        self.inputs[-1, mask] = inputs.detach()[mask]
         self.values[-1, better] = values[better]
-        order = self.values.argsort(dim=0, stable=True)
-        self.values = self.values.gather(0, order)
-        index = order.to(inputs.device).reshape(*order.shape, *[1] * (inputs.ndim - 1))
-        self.inputs = self.inputs.gather(0, index.expand_as(self.inputs))
+        self.values, order = self.values.sort(dim=0, stable=True)
+        for kept, new in ((self.inputs, inputs), (self.maps, maps)):
+            kept[-1, better.to(kept.device)] = new.detach()[better.to(kept.device)]
+            if self.size > 1:
+                index = order.to(kept.device).reshape(*order.shape, *[1] * (kept.ndim - 2))
+                kept.copy_(kept.gather(0, index.expand_as(kept)))
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,11 @@ class Judge:
         minimise_each: bool,
     ) -> None:
         self.logits, self.attribute, self.origin, self.label, self.k = logits, attribute, origin, label, k
-        self.clean = saliency(attribute(origin))
+        self.clean_map = attribute(origin)
+        self.clean = saliency(self.clean_map)
         self.size = shortlist
-        self.by_tau = [Shortlist(origin, shortlist)]
-        self.by_intersection = Shortlist(origin, shortlist) if minimise_each else None
+        self.by_tau = [self._shortlist()]
+        self.by_intersection = self._shortlist() if minimise_each else None
         self.trace: list[Tensor] = []
         self.evaluations = 1
 
@@ -99,16 +106,18 @@ class Judge:
         """Kendall's tau (N,) float64 of the iterate's map with the original's; +inf where inadmissible."""
         with torch.no_grad():
             admissible = (self.logits(inputs).argmax(1) == self.label).cpu()
-        maps = saliency(self.attribute(inputs))
+        found = self.attribute(inputs)
+        maps = saliency(found)
         self.evaluations += 1
         tau = kendall_tau(maps, self.clean).cpu()
         self.trace.append(torch.where(admissible, tau, torch.nan))
         value = torch.where(admissible & ~tau.isnan(), tau, torch.inf)
-        self.by_tau[-1].offer(inputs, value)
+        self.by_tau[-1].offer(inputs, found, value)
         if self.by_intersection is not None:
             overlap = topk_intersection(maps, self.clean, self.k).cpu().double()
             # Among equal overlaps the one of lower tau, without changing the order of different overlaps.
-            self.by_intersection.offer(inputs, torch.where(value.isinf(), torch.inf, overlap + 1e-9 * value))
+            worth = torch.where(value.isinf(), torch.inf, overlap + 1e-9 * value)
+            self.by_intersection.offer(inputs, found, worth)
         return value.to(inputs.device)
 
     def seal(self) -> None:
@@ -116,19 +125,26 @@ class Judge:
 
         The judging map is cheaper than the final one: an iterate that it ranks lower may be worse in truth.
         """
-        self.by_tau.append(Shortlist(self.origin, self.size))
+        self.by_tau.append(self._shortlist())
 
-    def choose(self, final: Map, *, minimise_each: bool) -> Choice:
-        """Judge all shortlisted iterates again by the final map and pick the least: the attack's outcome."""
-        clean_map = final(self.origin)
+    def _shortlist(self) -> Shortlist:
+        return Shortlist(self.origin, self.clean_map, self.size)
+
+    def choose(self, final: Map | None, *, minimise_each: bool) -> Choice:
+        """Judge all shortlisted iterates by the final map and pick the least: the attack's outcome.
+
+        final: None where it is the judging map, so that every map is there already.
+        """
+        clean_map = self.clean_map if final is None else final(self.origin)
         clean = saliency(clean_map)
         tau = torch.full(self.label.shape, torch.inf, dtype=torch.float64)
         overlap, rank = tau.clone(), tau.clone()
         kept, kept_map = self.origin.clone(), clean_map.clone()
         lists = [*self.by_tau, *([] if self.by_intersection is None else [self.by_intersection])]
         for shortlist in lists:
-            for candidate, worth in zip(shortlist.inputs, shortlist.values, strict=True):
-                maps = final(candidate)
+            judged = zip(shortlist.inputs, shortlist.maps, shortlist.values, strict=True)
+            for candidate, known, worth in judged:
+                maps = known if final is None else final(candidate)
                 new = saliency(maps)
                 new_tau, new_rank = kendall_tau(new, clean).cpu(), spearman(new, clean).cpu()
                 new_overlap = topk_intersection(new, clean, self.k).cpu().double()
@@ -153,5 +169,5 @@ class Judge:
             spearman=torch.where(found, rank, 1.0),
             topk_intersection=torch.where(found, overlap, 1.0),
             found=found,
-            evaluations=1 + sum(shortlist.size for shortlist in lists),
+            evaluations=0 if final is None else 1 + sum(shortlist.size for shortlist in lists),
         )
