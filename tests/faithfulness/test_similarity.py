@@ -48,6 +48,12 @@ def test_pictures_end_their_scale_at_a_quantile_or_at_what_there_is() -> None:
     sizes = maps().double().abs().sum(dim=1)
     tops = np.quantile(sizes.flatten(1).numpy(), 0.995, axis=1)
     assert_close(found, (sizes / torch.from_numpy(tops)[:, None, None]).clamp(max=1))
+    for side in (1, 2, 14, 28, 201):
+        wide = torch.randn(5, 2, side, 3, generator=torch.Generator().manual_seed(side))
+        sizes = wide.double().abs().sum(dim=1)
+        tops = torch.stack([row.quantile(0.995) for row in sizes])
+        assert torch.equal(pictures(wide), (sizes / tops[:, None, None]).clamp(max=1))
+    assert pictures(torch.tensor([[[[torch.nan] + 300 * [1.0]]]])).isnan().all()
     sparse = torch.zeros(2, 1, 32, 32)
     sparse[0, 0, 3, 4] = -0.5
     assert pictures(sparse)[0, 3, 4] == 1.0

@@ -102,7 +102,6 @@ def with_fresh(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> n
                         "fresh", f"{other} {tuple(new.shape)} in {name}", f"{key} {tuple(own.shape)}"
                     )
                 own.copy_(new)
-    return changed
 
 
 def _tensors(model: nn.Module, name: str) -> list[tuple[str, Tensor]]:

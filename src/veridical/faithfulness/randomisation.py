@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from veridical.attribution.classifier import predict
 from veridical.attribution.dataset_maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Split
-from veridical.faithfulness.layers import Stage, reset_copy, stages_of, with_fresh
+from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of
 from veridical.faithfulness.similarity import similarities
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.seeds import stream
@@ -85,13 +86,15 @@ def model_randomisation(
             network, examples, attribution, target=explained, batch_size=batch_size, seed=map_seed
         )
 
-    trained = maps_of(model)
+    trained, network = maps_of(model), copy.deepcopy(model)
     for number, stage in enumerate(stages, start=1):
-        chosen: Sequence[Stage] = stages[:number] if order == "cascading" else (stage,)
-        network = with_fresh(model, new, chosen)
-        maps = maps_of(network)
-        found = similarities(trained, maps)
-        yield Randomised(stage, len(chosen), maps, predicted(network, examples, batch_size), found)
+        overwrite(network, new, [stage])
+        maps, classes = maps_of(network), predicted(network, examples, batch_size)
+        randomised = number
+        if order == "independent":
+            overwrite(network, model, [stage])
+            randomised = 1
+        yield Randomised(stage, randomised, maps, classes, similarities(trained, maps))
         if progress is not None:
             progress(number, len(stages))
 
