@@ -94,9 +94,15 @@ def with_fresh(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> n
     Raises UsageError where `fresh` is of another architecture.
     """
     changed = private_copy(model)
+    overwrite(changed, fresh, stages)
+    return changed
+
+
+def overwrite(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> None:
+    """Copy the parameters and buffers of `fresh` into the layers of `stages`; errors as in `with_fresh`."""
     with torch.no_grad():
         for name in chain.from_iterable(stage.layers for stage in stages):
-            for (key, own), (other, new) in zip(_tensors(changed, name), _tensors(fresh, name), strict=True):
+            for (key, own), (other, new) in zip(_tensors(model, name), _tensors(fresh, name), strict=True):
                 if key != other or own.shape != new.shape:
                     raise fail_argument(
                         "fresh", f"{other} {tuple(new.shape)} in {name}", f"{key} {tuple(own.shape)}"

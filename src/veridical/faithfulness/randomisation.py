@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -17,6 +16,7 @@ from veridical.data import Split
 from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of
 from veridical.faithfulness.similarity import similarities
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.guards import private_copy
 from veridical.runtime.seeds import stream
 
 OrderName = Literal["cascading", "independent"]
@@ -86,7 +86,7 @@ def model_randomisation(
             network, examples, attribution, target=explained, batch_size=batch_size, seed=map_seed
         )
 
-    trained, network = maps_of(model), copy.deepcopy(model)
+    trained, network = maps_of(model), private_copy(model)
     for number, stage in enumerate(stages, start=1):
         overwrite(network, new, [stage])
         maps, classes = maps_of(network), predicted(network, examples, batch_size)
