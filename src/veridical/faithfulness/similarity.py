@@ -56,7 +56,7 @@ def pictures(maps: Tensor) -> Tensor:
 
 
 def _tops(values: Tensor) -> Tensor:
-    """The quantile of each row (N, D), or its maximum where that is 0, or 1; (N,). NaN where a row has one."""
+    """The quantile of each row (N, D), or its maximum where that is 0, or 1; NaN where a row has one."""
     # As torch.quantile, which sorts whole rows to interpolate between two values near their ends.
     place = TOP_QUANTILE * (values.shape[1] - 1)
     last = values.topk(values.shape[1] - int(place), dim=1).values
