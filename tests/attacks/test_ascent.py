@@ -1,5 +1,6 @@
 """The projected-ascent loop: what it keeps, restarts, momentum, decay, and what it leaves alone."""
 
+import math
 from typing import Any
 
 import pytest
@@ -177,7 +178,9 @@ def test_empty_batch() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"restarts": 0}, "restarts=0"),
+        *[({"restarts": value}, "restarts: expected an integer") for value in (0, -1, 1.5)],
+        *[({"steps": value}, "steps: expected an integer") for value in (-1, 2.5, True)],
+        *[({"step_size": value}, "step_size: expected") for value in (-0.1, math.nan, math.inf, None)],
         ({"start": "corner"}, "start 'corner'"),
         ({"start": "random"}, "needs generator="),
         ({"restarts": 2}, "needs generator="),
@@ -185,7 +188,7 @@ def test_empty_batch() -> None:
 )
 def test_bad_arguments(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        ascend(hill, ORIGIN, Linf(0.3), steps=1, step_size=0.1, **changes)
+        ascend(hill, ORIGIN, Linf(0.3), **{"steps": 1, "step_size": 0.1, **changes})
 
 
 def test_a_score_that_is_not_one_number_per_example_is_refused() -> None:

@@ -314,15 +314,13 @@ def test_images_with_few_lit_pixels_are_set_in_motion(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": torch.rand(2, 64)}, r"shape \(2, 64\).*\(N, C, H, W\)"),
-        ({"inputs": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "floating-point.*torch.uint8"),
-        ({"inputs": torch.full((2, 1, 8, 8), torch.nan)}, "NaN"),
-        ({"inputs": torch.full((2, 1, 8, 8), 200.0)}, "200.*outside the ball's bounds"),
-        ({"target": torch.zeros(3, dtype=torch.int64)}, r"expected \(2,\).*shape \(3,\)"),
-        ({"target": torch.zeros(2)}, "int64.*float32"),
-        ({"indices": [1]}, "1 indices were given for 2 examples"),
+        ({"inputs": torch.rand(2, 64)}, r"\(N, C, H, W\).*shape \(2, 64\)"),
         ({"protocol": "weak"}, "'weak'.*paper, paper-fast, strong"),
-        ({"attack": TopK(65)}, "k=65"),
+        ({"attack": TopK(65), "protocol": "paper"}, "k=65"),
+        ({"attack": "topk"}, r"TopK\(k\), MassCentre\(\).*got 'topk'"),
+        ({"attack": TopK}, r"TopK\(k\), MassCentre\(\)"),
+        ({"attack": TopK(9)}, r"compares 9 pixels and protocol 'paper-fast' 10.*TopK\(9, compared=10\)"),
+        ({"rows": 0}, "rows: expected an integer"),
     ],
 )
 def test_bad_arguments_are_refused(trained: Trained, changes: dict[str, Any], message: str) -> None:
@@ -339,16 +337,33 @@ def test_bad_arguments_are_refused(trained: Trained, changes: dict[str, Any], me
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"k": 0}, {"shortlist": 0}, {"climbs": ()}, {"step_size": 0.0}, {"step_size": -1.0}],
+    [
+        *[{name: value} for name in ("steps", "k", "shortlist") for value in (0, -1, 2.5, True)],
+        *[{"step_size": value} for value in (0.0, -1.0, torch.nan, torch.inf, None)],
+        {"climbs": ()},
+    ],
 )
 def test_protocols_without_sense_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="protocol 'paper'"):
         replace(protocol("paper"), **changes)
 
 
+def test_the_k_of_topk_is_that_of_the_intersection_unless_said(trained: Trained) -> None:
+    one = plan(steps=2)
+    found = {
+        given: run(trained, TopK(*given), protocol=replace(one, k=k)).topk_intersection
+        for given, k in (((10,), 10), ((7,), None), ((7, 10), 10))
+    }
+    assert torch.equal(found[(10,)], run(trained, TopK(10), protocol=replace(one, k=None)).topk_intersection)
+    # Shares of 7 pixels are no shares of 10, and the attack is that on 7.
+    assert_close(found[(7,)] * 7, (found[(7,)] * 7).round())
+    assert_close(found[(7, 10)] * 10, (found[(7, 10)] * 10).round())
+    assert not torch.equal(found[(7,)], found[(7, 10)])
+
+
 def test_named_protocols_can_be_changed() -> None:
     changed = protocol("strong", steps=7, k=None)
-    assert (changed.steps, changed.k, changed.name) == (7, 100, "strong")
+    assert (changed.steps, changed.k, changed.compared, changed.name) == (7, None, 100, "strong")
     assert changed.climbs[0] == protocol("paper-fast").climbs[0] == Climb()
     with pytest.raises(UsageError, match="'gentle'"):
         protocol("gentle")

@@ -87,7 +87,7 @@ def test_paper_is_the_published_evaluation(trained: Trained) -> None:
         inputs,
         target,
         attribution=IntegratedGradients(),
-        attack=TopK(ATTACKED),
+        attack=TopK(ATTACKED, compared=COMPARED),
         ball=Linf(RADIUS),
         protocol=protocol("paper", k=COMPARED, steps=STEPS, step_size=ALPHA),
         rows=400,
@@ -116,7 +116,7 @@ def test_paper_fast_is_judged_by_the_papers_map(trained: Trained) -> None:
         inputs,
         target,
         attribution=IntegratedGradients(),
-        attack=TopK(ATTACKED),
+        attack=TopK(ATTACKED, compared=COMPARED),
         ball=Linf(RADIUS),
         protocol=protocol("paper-fast", k=COMPARED, steps=STEPS, step_size=ALPHA),
     )

@@ -1,6 +1,9 @@
 """PGD on predictions against Foolbox, and what it promises."""
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -8,9 +11,13 @@ from foolbox.attacks import L2PGD, LinfPGD
 from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
+from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Ball, Linf
+from veridical.attacks.directions import TopK
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import predict
+from veridical.attribution.methods import InputGradient
+from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 
 from .conftest import stripes
@@ -120,3 +127,70 @@ def test_predict_takes_any_batch(trained: Trained) -> None:
     torch.testing.assert_close(predict(model, inputs, rows=2), whole)
     assert not whole.requires_grad
     assert predict(model, inputs[:0]).shape == (0, 3)
+
+
+def test_random_starts_come_from_the_seed_and_the_examples_numbers(trained: Trained) -> None:
+    model, inputs, target = trained
+    state = torch.get_rng_state()
+    whole = pgd(model, inputs, target, Linf(0.1), steps=2)
+    torch.testing.assert_close(
+        pgd(model, inputs[[7, 2]], target[[7, 2]], Linf(0.1), steps=2, indices=[7, 2]), whole[[7, 2]]
+    )
+    assert not torch.equal(pgd(model, inputs[2:3], target[2:3], Linf(0.1), steps=2), whole[2:3])
+    assert not torch.equal(pgd(model, inputs, target, Linf(0.1), steps=2, seed=1), whole)
+    streams = [stream(0, "pgd", index) for index in range(len(inputs))]
+    assert torch.equal(pgd(model, inputs, target, Linf(0.1), steps=2, generator=streams), whole)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+BOTH_ATTACKS: dict[str, Callable[..., Any]] = {
+    "pgd": pgd,
+    "attack": partial(attack, attribution=InputGradient(), attack=TopK(10)),
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "floating-point.*torch.uint8"),
+        ({"inputs": torch.full((2, 1, 8, 8), torch.nan)}, "NaN"),
+        ({"inputs": torch.full((2, 1, 8, 8), -torch.inf)}, "infinite"),
+        ({"inputs": torch.full((2, 1, 8, 8), 200.0)}, "200.*outside the ball's bounds"),
+        ({"inputs": torch.full((2, 1, 8, 8), -1e-6)}, "outside the ball's bounds"),
+        ({"target": torch.zeros(3, dtype=torch.int64)}, r"expected \(2,\).*shape \(3,\)"),
+        ({"target": torch.zeros(2)}, "int64.*float32"),
+        ({"target": [0, 1]}, r"int64.*got \[0, 1\]"),
+        ({"indices": [1]}, "1 indices were given for 2 examples"),
+        ({"ball": 0.1}, r"ball: expected a ball, such as Linf\(0.1\)"),
+    ],
+)
+@pytest.mark.parametrize("name", BOTH_ATTACKS)
+def test_both_attacks_refuse_what_cannot_be_attacked(
+    trained: Trained, name: str, changes: dict[str, Any], message: str
+) -> None:
+    images = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    given = {"inputs": images, "target": torch.tensor([0, 1]), "ball": Linf(0.1), **changes}
+    with pytest.raises(UsageError, match=message):
+        BOTH_ATTACKS[name](trained[0], **given)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[{"steps": value} for value in (0, -1, 2.5)],
+        *[{"step_size": value} for value in (0.0, -0.01, math.nan, math.inf)],
+        *[{"restarts": value} for value in (0, 1.5)],
+    ],
+    ids=str,
+)
+def test_numbers_that_attack_nothing_are_refused(trained: Trained, changes: dict[str, Any]) -> None:
+    model, inputs, target = trained
+    with pytest.raises(UsageError, match=f"{next(iter(changes))}: expected"):
+        pgd(model, inputs, target, Linf(0.1), **changes)
+
+
+def test_inputs_at_bounds_that_float32_does_not_have_are_inside(trained: Trained) -> None:
+    inputs = torch.full((1, 1, 8, 8), 0.1).clamp(0.0, 0.1)
+    assert float(inputs.max()) > 0.1
+    moved = pgd(trained[0].float(), inputs, torch.tensor([0]), Linf(0.0, (0.0, 0.1)), steps=1)
+    assert torch.equal(moved, inputs)

@@ -41,6 +41,16 @@ def measure(model: nn.Module, split: Split, **options: Any) -> RobustnessResult:
     return measure_robustness(model, split, **{"radius": 0.1, "protocol": FAST, "pgd_steps": 3, **options})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("pgd_steps", -1), ("pgd_steps", 0), ("pgd_step_size", -0.01), ("pgd_step_size", 0.0)]
+)
+def test_attacks_on_predictions_that_attack_nothing_are_refused(
+    model: nn.Module, split: Split, name: str, value: float
+) -> None:
+    with pytest.raises(UsageError, match=f"{name}: expected"):
+        measure(model, split, **{name: value})
+
+
 def test_every_number_is_what_direct_calls_give(model: nn.Module, split: Split) -> None:
     result = measure(model, split, examples=15, pictures=6)
     inputs, target = split.batch(range(15), torch.float64)
@@ -201,7 +211,10 @@ def test_other_norms_methods_and_directions(model: nn.Module, split: Split) -> N
 
 
 def test_seed_decides_the_random_start(model: nn.Module, split: Split) -> None:
-    found = [measure(model, split, seed=seed, pgd_steps=0, radius=0.3).main.arrays for seed in (0, 0, 1)]
+    found = [
+        measure(model, split, seed=seed, pgd_steps=1, pgd_step_size=1e-9, radius=0.3).main.arrays
+        for seed in (0, 0, 1)
+    ]
     np.testing.assert_array_equal(found[0]["adversarial_prediction"], found[1]["adversarial_prediction"])
     assert (found[0]["adversarial_prediction"] != found[2]["adversarial_prediction"]).any()
 

@@ -59,6 +59,20 @@ def test_steps_follow_the_radius_and_what_is_given_is_used() -> None:
     assert evaluation_settings("mnist", (1, 28, 28), radius=0.0).step_size == 0.01
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *[(name, (0, -1, 2.5)) for name in ("k", "steps", "pgd_steps")],
+        *[(name, (0.0, -0.01, float("nan"), float("inf"))) for name in ("step_size", "pgd_step_size")],
+    ],
+)
+def test_numbers_that_attack_nothing_are_refused(name: str, values: tuple[Any, ...], norm: str) -> None:
+    for value in values:
+        with pytest.raises(UsageError, match=f"{name}: expected"):
+            evaluation_settings("mnist", (1, 28, 28), norm=norm, radius=0.1, **{name: value})
+
+
 def test_l2_needs_a_radius_and_takes_steps_from_it() -> None:
     with pytest.raises(UsageError, match="l2 has no radius in the paper"):
         evaluation_settings("mnist", (1, 28, 28), norm="l2")

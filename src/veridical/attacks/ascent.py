@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.attacks.ball import Ball, Noise
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import UsageError, check_count, check_positive
 from veridical.runtime.lengths import power_of_two
 
 Score = Callable[[Tensor], Tensor]
@@ -87,6 +87,9 @@ def ascend(
     decay
         "linear" shrinks the step from step_size to step_size / steps.
     """
+    check_count("steps", steps, least=0)
+    if step_size != 0:
+        check_positive("step_size", step_size, "a finite length of at least 0, in input units")
     starts = _starts(start, restarts, generator)
     if keep == "last" and len(starts) == 1:
         inputs, _ = _climb(
@@ -176,8 +179,7 @@ def _value(score: Score | GradientScore, inputs: Tensor) -> Tensor:
 
 
 def _starts(start: Start | Sequence[Start], restarts: int, generator: Noise | None) -> tuple[Start, ...]:
-    if restarts < 1:
-        raise UsageError(f"restarts={restarts}; expected at least 1")
+    check_count("restarts", restarts)
     if isinstance(start, str | Tensor):
         rest: Start = "random" if isinstance(start, str) else start
         starts: tuple[Start, ...] = (start, *[rest] * (restarts - 1))

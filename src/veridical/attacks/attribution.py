@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
-from veridical.attacks.ball import Ball, draw
+from veridical.attacks.ball import Ball, draw, numbered_examples
 from veridical.attacks.climbing import FixedDirection, MapAscent, check_twin
 from veridical.attacks.directions import Direction, RandomSign
 from veridical.attacks.judge import Judge
@@ -20,7 +20,6 @@ from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import (
     check_attribution,
     check_climbable,
-    check_inputs,
     check_map,
     check_target,
     class_logits,
@@ -32,7 +31,7 @@ from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import check_count, fail_argument
 from veridical.runtime.seeds import stream
 
 Method = Callable[..., Tensor]
@@ -109,7 +108,8 @@ def attack(
     ball
         Threat model.
     protocol
-        "paper" (Chen et al. 2019, evaluation), "paper-fast", "strong" or a Protocol.
+        "paper" (Chen et al. 2019, evaluation), "paper-fast", "strong" or a Protocol; the k of TopK is also
+        that of the intersection.
     seed, indices
         All that is random for example i, starts above all, comes from streams keyed by (seed, purpose,
         indices[i]), so that neither batches nor shards change a result. None numbers the examples from 0.
@@ -119,8 +119,16 @@ def attack(
         Called with the number of examples finished after each batch.
     """
     check_attribution(attribution, create_graph=not isinstance(attack, RandomSign))
-    plan = protocol_by_name(protocol) if isinstance(protocol, str) else protocol
-    numbers = _check(inputs, target, ball, indices)
+    numbers = numbered_examples(inputs, target, ball, indices)
+    if inputs.ndim != 4:
+        raise fail_argument("inputs", inputs, "images (N, C, H, W)")
+    if isinstance(attack, type) or not callable(getattr(attack, "goal", None)):
+        directions = (
+            "a direction: TopK(k), MassCentre(), TargetRegion(top, bottom, left, right), RandomSign()"
+        )
+        raise fail_argument("attack", attack, directions)
+    plan = (protocol_by_name(protocol) if isinstance(protocol, str) else protocol).towards(attack)
+    check_count("rows", rows)
     at_once = batch_size(attribution, plan, rows)
     results: list[AttackResult] = []
     if not len(inputs):
@@ -202,7 +210,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
     shortlist = plan.shortlist if plan.final_nodes else 1
     judged = batch.map(plan.judge_nodes)
     judge = Judge(
-        partial(logits_of, batch.model), judged, inputs, label, plan.k, shortlist, plan.minimise_each
+        partial(logits_of, batch.model), judged, inputs, label, plan.compared, shortlist, plan.minimise_each
     )
     generators = [stream(seed, "attack", index) for index in batch.indices]
     nudge = draw(inputs, [stream(seed, "nudge", index) for index in batch.indices], "normal").sign()
@@ -252,30 +260,6 @@ def _nothing(inputs: Tensor, plan: Protocol) -> AttackResult:
     maps = inputs.detach()
     trace = torch.zeros(0, len(plan.climbs) * plan.steps, dtype=torch.float64)
     return AttackResult(maps, maps, maps, numbers, numbers, numbers, numbers.bool(), trace, 0, 0)
-
-
-def _check(inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | Tensor | None) -> list[int]:
-    """Refuse arguments that do not fit; return the examples' numbers."""
-    if check_inputs(inputs).ndim != 4:
-        raise UsageError(
-            f"inputs have shape {tuple(inputs.shape)} and dtype {inputs.dtype}; expected floating-point "
-            "images (N, C, H, W)"
-        )
-    if not isinstance(target, Tensor) or target.shape != inputs.shape[:1] or target.dtype != torch.int64:
-        raise fail_argument("target", target, f"({inputs.shape[0]},) int64, a class per example")
-    if not bool(torch.isfinite(inputs).all()):
-        raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
-    if ball.bounds is not None and len(inputs):
-        least, greatest = (float(end) for end in inputs.detach().aminmax())
-        if least < ball.bounds[0] or greatest > ball.bounds[1]:
-            raise UsageError(
-                f"inputs run from {least:.6g} to {greatest:.6g}, outside the ball's bounds {ball.bounds}; "
-                "scale them, or give the ball the bounds of your inputs (None for none)"
-            )
-    numbers = list(range(len(inputs))) if indices is None else [int(index) for index in indices]
-    if len(numbers) != len(inputs):
-        raise UsageError(f"{len(numbers)} indices were given for {len(inputs)} examples; expected one each")
-    return numbers
 
 
 def _joined(parts: list[AttackResult]) -> AttackResult:

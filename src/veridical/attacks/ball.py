@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import UsageError
+from veridical.attribution.classifier import check_inputs
+from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.lengths import NARROW, length, power_of_two, widened
 
 
@@ -122,6 +123,32 @@ class L2(Ball):
         # Uniform in volume: the radius of a uniform point has density proportional to r^(d - 1).
         scale = share ** (1.0 / max(1, origin.flatten(1).shape[1]))
         return direction * (self.radius * scale).reshape(-1, *[1] * (origin.ndim - 1))
+
+
+def numbered_examples(
+    inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | Tensor | None
+) -> list[int]:
+    """Refuse what cannot be attacked in the ball; return the examples' numbers in their data set."""
+    if not isinstance(ball, Ball):
+        raise fail_argument("ball", ball, "a ball, such as Linf(0.1) or L2(1.0)")
+    check_inputs(inputs)
+    if not isinstance(target, Tensor) or target.shape != inputs.shape[:1] or target.dtype != torch.int64:
+        raise fail_argument("target", target, f"({inputs.shape[0]},) int64, a class per example")
+    if not bool(torch.isfinite(inputs).all()):
+        raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
+    if ball.bounds is not None and inputs.numel():
+        # As numbers of the inputs' dtype, which may not have the bounds themselves.
+        low, high = torch.tensor(ball.bounds, dtype=torch.float64).to(inputs.dtype).tolist()
+        least, greatest = (float(end) for end in inputs.detach().aminmax())
+        if least < low or greatest > high:
+            raise UsageError(
+                f"inputs run from {least:.6g} to {greatest:.6g}, outside the ball's bounds {ball.bounds}; "
+                "scale them, or give the ball the bounds of your inputs (None for none)"
+            )
+    numbers = list(range(len(inputs))) if indices is None else [int(index) for index in indices]
+    if len(numbers) != len(inputs):
+        raise UsageError(f"{len(numbers)} indices were given for {len(inputs)} examples; expected one each")
+    return numbers
 
 
 BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veridical.metrics.overlap import topk_mask
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import UsageError, check_count
 
 
 class Direction(Protocol):
@@ -30,9 +30,19 @@ class MapScore(Protocol):
 
 @dataclass(frozen=True)
 class TopK:
-    """Lower the saliency on the k most salient pixels of the clean map (Ghorbani et al. 2019)."""
+    """Lower the saliency on the k most salient pixels of the clean map (Ghorbani et al. 2019).
+
+    compared: pixels that the top-k intersection compares; None is k. (On MNIST Chen et al. attack 200 and
+    compare 100.)
+    """
 
     k: int = 100
+    compared: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k)
+        if self.compared is not None:
+            check_count("compared", self.compared)
 
     def goal(self, clean: Tensor) -> MapScore:
         """Minus the saliency on the clean maps' top k pixels."""

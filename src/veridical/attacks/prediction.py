@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
-from veridical.attacks.ball import Ball, Noise
-from veridical.attribution.classifier import check_inputs, examining, out_of_inference
+from veridical.attacks.ball import Ball, Noise, numbered_examples
+from veridical.attribution.classifier import examining, out_of_inference
 from veridical.attribution.scalars import TargetScalar
+from veridical.runtime.errors import check_count, check_positive
+from veridical.runtime.seeds import stream
 
 
 def pgd(
@@ -23,16 +26,27 @@ def pgd(
     start: Literal["origin", "random"] = "random",
     restarts: int = 1,
     keep: Literal["last", "best"] = "last",
+    seed: int = 0,
+    indices: Sequence[int] | Tensor | None = None,
     generator: Noise | None = None,
 ) -> Tensor:
     """Inputs in the ball that raise the cross-entropy of `target`; (N, ...) like `inputs`.
 
     The RAR paper's adversarial accuracy is one random start, the last iterate, steps and step size of
     training. `step_size=None` is 2.5 radius / steps (Madry et al. 2018). The model is evaluated in eval mode.
+    Random starts of example i come from the stream (seed, "pgd", indices[i]), None numbering the examples
+    from 0, or from `generator`. Raises UsageError for inputs outside the ball's bounds and for arguments that
+    do not fit.
     """
-    size = 2.5 * ball.radius / max(steps, 1) if step_size is None else step_size
-    if len(check_inputs(inputs)) == 0:
+    numbers = numbered_examples(inputs, target, ball, indices)
+    check_count("steps", steps)
+    size = 2.5 * ball.radius / steps if step_size is None else step_size
+    if ball.radius > 0:
+        check_positive("step_size", size, "a finite length above 0, in input units")
+    if not numbers:
         return inputs.detach()
+    if generator is None:
+        generator = [stream(seed, "pgd", number) for number in numbers]
     with examining(model):
         inputs = out_of_inference(inputs)
         found = ascend(

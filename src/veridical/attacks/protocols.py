@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from veridical.attacks.directions import TopK
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import UsageError, check_count, check_positive
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Protocol:
     steps, step_size
         Iterations of each climb and their length in input units.
     k
-        Pixels attacked by the top-k direction and compared by the intersection.
+        Pixels compared by the intersection; None takes those of the direction, 100 where it has none.
     climb_nodes, judge_nodes
         Quadratures of the map that is climbed (on the twin) and that judges every iterate (real network).
     final_nodes
@@ -67,7 +68,7 @@ class Protocol:
     name: str
     steps: int = 100
     step_size: float = 0.01
-    k: int = 100
+    k: int | None = None
     climb_nodes: Quadrature = Quadrature("right", 100)
     judge_nodes: Quadrature = Quadrature("right", 100)
     final_nodes: Quadrature | None = None
@@ -76,15 +77,29 @@ class Protocol:
     minimise_each: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.k < 1 or self.shortlist < 1 or not self.climbs:
+        whose = f"protocol {self.name!r}"
+        for name in ("steps", "shortlist", *(() if self.k is None else ("k",))):
+            check_count(f"{whose}, {name}", getattr(self, name))
+        check_positive(f"{whose}, step_size", self.step_size)
+        if not self.climbs:
+            raise UsageError(f"{whose} has no climbs; expected at least 1")
+
+    @property
+    def compared(self) -> int:
+        """k, and 100 where nothing decides it."""
+        return 100 if self.k is None else self.k
+
+    def towards(self, direction: object) -> Protocol:
+        """This protocol with the k of the direction that is attacked; a UsageError where they contradict."""
+        if not isinstance(direction, TopK):
+            return self
+        k = direction.k if direction.compared is None else direction.compared
+        if self.k not in (None, k):
             raise UsageError(
-                f"protocol {self.name!r} has steps={self.steps}, k={self.k}, shortlist={self.shortlist} and "
-                f"{len(self.climbs)} climbs; expected at least 1 of each"
+                f"k: {direction} compares {k} pixels and protocol {self.name!r} {self.k}. Leave k out of the "
+                f"protocol, or say TopK({direction.k}, compared={self.k}) if they are meant to differ."
             )
-        if not self.step_size > 0:
-            raise UsageError(
-                f"protocol {self.name!r} has step_size={self.step_size}; expected a positive number"
-            )
+        return replace(self, k=k)
 
 
 PAPER = Protocol("paper")

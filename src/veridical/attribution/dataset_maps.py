@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import check_map, examining, out_of_inference
 from veridical.attribution.method import Attribution, AttributionMethod
-from veridical.attribution.methods import check_count
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, fail_argument
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 

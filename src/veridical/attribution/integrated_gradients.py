@@ -20,11 +20,10 @@ from veridical.attribution.method import (
     check_output,
     question,
 )
-from veridical.attribution.methods import check_count
 from veridical.attribution.path import ROWS_PER_CHUNK
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, fail_argument
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor] | None
 """Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example,

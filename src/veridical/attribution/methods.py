@@ -10,7 +10,7 @@ from veridical.attribution.gradients import input_gradient
 from veridical.attribution.method import AttributionMethod, OutputFunction, Question, check_output
 from veridical.attribution.path import ROWS_PER_CHUNK
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, fail_argument
 from veridical.runtime.seeds import per_example_normal
 
 
@@ -114,9 +114,3 @@ class RandomAttribution(AttributionMethod):
             dtype=inputs.dtype,
             device=inputs.device,
         )
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise a UsageError unless the value is an integer of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise fail_argument(name, value, "an integer of at least 1")

@@ -20,7 +20,6 @@ from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.saliency import saliency
 from veridical.metrics import mass_centre_shift, windowed_topk_intersection
-from veridical.runtime.seeds import stream
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -68,7 +67,6 @@ def examine(
     """
     begun = time.monotonic()
     predicted = predict(model, inputs).argmax(1)
-    noise = [stream(examination.seed, "pgd", index) for index in indices]
     moved = pgd(
         model,
         inputs,
@@ -76,7 +74,8 @@ def examine(
         examination.ball,
         steps=examination.pgd_steps,
         step_size=examination.pgd_step_size,
-        generator=noise,
+        seed=examination.seed,
+        indices=indices,
     )
     adversarial = predict(model, moved).argmax(1)
     between = time.monotonic()
@@ -124,7 +123,7 @@ def _numbers(
         "spearman": result.spearman,
         "topk_intersection": result.topk_intersection,
         "windowed_topk_intersection": windowed_topk_intersection(
-            clean, perturbed, examination.protocol.k, examination.window
+            clean, perturbed, examination.protocol.compared, examination.window
         ),
         "mass_centre_shift": mass_centre_shift(clean, perturbed),
         "relative_residual": _relative_residual(model, inputs, target, result, examination.attribution),

@@ -22,7 +22,7 @@ from veridical.auditing.parts import PartStore
 from veridical.auditing.result import RadiusResult, RobustnessResult, notes, summary
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import proportion_interval
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, check_positive, fail_argument
 
 Progress = Callable[[int, int], Any]
 """(examples done, examples in total), over all radii."""
@@ -95,8 +95,12 @@ def measure_robustness(
         raise fail_argument("examples", examples, f"a number from 1 to {len(split)}, the images there are")
     plan = _plan(protocol, radius, k, steps, step_size)
     method = IntegratedGradients() if attribution is None else attribution
-    direction = TopK(plan.k) if attack is None else attack
-    pgd_length = 2.5 * radius / max(1, pgd_steps) if pgd_step_size is None else pgd_step_size
+    direction = TopK(plan.compared) if attack is None else attack
+    plan = plan.towards(direction)
+    check_count("pgd_steps", pgd_steps)
+    if pgd_step_size is not None:
+        check_positive("pgd_step_size", pgd_step_size)
+    pgd_length = 2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size
 
     def at(r: float) -> Examination:
         share = r / radius if r > 0 and radius > 0 else 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, check_count, check_positive, fail_argument
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,12 @@ class EvaluationSettings:
     steps: int
     pgd_steps: int
     pgd_step_size: float
+
+    def __post_init__(self) -> None:
+        for name in ("attacked_k", "k", "steps", "pgd_steps"):
+            check_count(name, getattr(self, name))
+        for name in ("step_size", "pgd_step_size"):
+            check_positive(name, getattr(self, name))
 
     def at(self, radius: float) -> EvaluationSettings:
         """The settings for another radius: both step sizes in proportion to it (radius 0 keeps them)."""
@@ -99,7 +105,7 @@ def evaluation_settings(
     row = replace(row, **{name: value for name, value in given.items() if value is not None})
     if norm == "l2":
         length = row.radius or 1.0
-        row = replace(row, step_size=length / 10, pgd_step_size=2.5 * length / max(1, row.pgd_steps))
+        row = replace(row, step_size=length / 10, pgd_step_size=2.5 * length / row.pgd_steps)
     return replace(
         row,
         step_size=row.step_size if step_size is None else step_size,

@@ -80,6 +80,8 @@ class AttackTask:
     def describe(self) -> dict[str, Any]:
         """All that the numbers depend on, as plain values; neither paths nor the machine."""
         options = self.options
+        # What is compared is the protocol's k.
+        direction = {name: value for name, value in asdict(self.direction).items() if name != "compared"}  # type: ignore[call-overload]
         return {
             "run": {"weights": self.run.result["files"][MODEL], **self.run.settings.to_dict()},
             "data": self.data.describe() | {"split": options.split, "images": len(self.split)},
@@ -89,7 +91,7 @@ class AttackTask:
             "evaluation": asdict(self.settings),
             "protocol": asdict(self.protocol),
             "attribution": self.method.describe(),
-            "attack": {"direction": options.attack, **asdict(self.direction)},  # type: ignore[call-overload]
+            "attack": {"direction": options.attack, **direction},
             "pictures": self.pictures,
             "seed": options.seed,
         }
@@ -164,5 +166,5 @@ def _direction(options: AttackOptions, settings: EvaluationSettings) -> Directio
             raise fail_argument("region", options.region, "four numbers: top, bottom, left, right")
         return TargetRegion(*options.region)
     if options.attack == "topk":
-        return TopK(settings.attacked_k)
+        return TopK(settings.attacked_k, compared=settings.k)
     return MassCentre() if options.attack == "mass-centre" else RandomSign()
