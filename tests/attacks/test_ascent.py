@@ -14,6 +14,7 @@ from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 
 ORIGIN = torch.tensor([[0.5, 0.5], [0.2, 0.9]], dtype=torch.float64)
+GENERATOR = stream(0, "starts")
 
 
 def hill(inputs: Tensor) -> Tensor:
@@ -67,6 +68,22 @@ def test_callable_keeps_its_least_value_and_never_the_start() -> None:
     assert found.value is not None
     # The start, at distance 0, would be the least; the first step is the least of the iterates.
     assert_close(found.value, torch.full((2,), 0.1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_of_exactly_equal_iterates_the_earliest_is_kept(restarts: int) -> None:
+    flat = Recorder()
+    level = lambda inputs: torch.zeros(len(inputs), dtype=inputs.dtype)  # noqa: E731
+    options: dict[str, Any] = {
+        "steps": 3,
+        "step_size": 0.05,
+        "restarts": restarts,
+        "generator": stream(0, ""),
+    }
+    found = ascend(flat, ORIGIN, Linf(0.4), keep=level, **options)
+    assert torch.equal(found.inputs, flat.asked[1])
+    plateau = ascend(lambda inputs: 0 * inputs.sum(1), ORIGIN, Linf(0.4), keep="best", **options)
+    assert torch.equal(plateau.inputs, ORIGIN)
 
 
 def test_nan_and_inadmissible_iterates_are_never_kept() -> None:

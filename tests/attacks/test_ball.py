@@ -70,6 +70,15 @@ def test_random_starts_fill_the_ball(kind: type[Ball]) -> None:
 
 
 @BOTH
+def test_random_starts_lie_in_every_orthant_alike(kind: type[Ball]) -> None:
+    origin = torch.full((4000, 3), 0.5, dtype=torch.float64)
+    offset = kind(0.25, bounds=None).random_start(origin, torch.Generator().manual_seed(1)) - origin
+    orthant = ((offset > 0) * torch.tensor([1, 2, 4])).sum(1)
+    expected = 4000 / 8
+    assert (orthant.bincount(minlength=8) - expected).abs().max() < 4 * math.sqrt(expected)
+
+
+@BOTH
 def test_random_start_respects_bounds(kind: type[Ball]) -> None:
     origin = images().round()
     start = kind(0.9).random_start(origin, torch.Generator().manual_seed(3))

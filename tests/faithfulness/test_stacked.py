@@ -126,6 +126,11 @@ def test_a_stack_gives_what_its_members_give_one_by_one(
         assert result["correct"] == round(result["accuracy"] * 400)
     accuracies = [result["accuracy"] for result in results if result is not None]
     assert max(accuracies) > 0.7 > min(accuracies)
+    # What is counted are the weights that a run delivers, whatever the live ones are.
+    counted = stack.correct()
+    with torch.no_grad():
+        stack.model.rows.zero_()
+    assert (stack.correct() == counted) == bool(averaging)
 
 
 def test_gradients_by_formula_are_autograds() -> None:

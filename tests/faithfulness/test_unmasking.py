@@ -11,6 +11,7 @@ from veridical.faithfulness.baselines import random_ranking
 from veridical.faithfulness.fills import ConstantFill, LinearFill, channel_means, fill_from, resolve_fill
 from veridical.faithfulness.ranking import Ranking, rank
 from veridical.faithfulness.unmasking import (
+    End,
     Kept,
     MaskSplit,
     UnmaskedSplit,
@@ -19,7 +20,7 @@ from veridical.faithfulness.unmasking import (
     unmask,
     unmasked_dataset,
 )
-from veridical.runtime.config import FillName
+from veridical.runtime.config import FillName, ModeName
 from veridical.runtime.errors import UsageError
 
 BLACK = ConstantFill((0.0,) * 3)
@@ -52,6 +53,24 @@ def test_a_level_is_a_rounded_share(level: float, coordinates: int, count: int) 
 def test_levels_are_shares(level: float) -> None:
     with pytest.raises(UsageError, match="level"):
         kept_at(level, 64)
+
+
+@pytest.mark.parametrize("mode", ["keep", "remove"])
+@pytest.mark.parametrize("end", ["top", "bottom"])
+@pytest.mark.parametrize("coordinates", [20, 60])
+def test_every_row_of_a_mask_has_exactly_the_count(end: End, mode: ModeName, coordinates: int) -> None:
+    """By channel and pixel, or by pixel for all channels; equal values take places of their own."""
+    attribution = torch.randint(0, 3, (7, coordinates), generator=torch.Generator().manual_seed(2))
+    ranks = rank(attribution.double().reshape(7, -1, 4, 5))
+    for level in (0.01, 0.05, 0.1, 0.35, 0.5, 0.95, 1.0):
+        kept = kept_at(level, coordinates, end, mode)
+        share = kept_at(level, coordinates).count
+        stays = mask(ranks, kept, (3, 4, 5)).flatten(1)
+        assert stays.sum(1).tolist() == [share if mode == "keep" else coordinates - share] * 7
+        # The other end, and the other mode, have just what is left.
+        if mode == "keep":
+            removed = mask(ranks, kept_at(level, coordinates, end, "remove"), (3, 4, 5)).flatten(1)
+            assert torch.equal(removed, ~stays)
 
 
 def test_unmasked_is_what_a_loop_gives() -> None:

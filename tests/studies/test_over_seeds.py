@@ -62,6 +62,10 @@ def test_differences_are_paired_by_seed_where_the_seeds_are_the_same() -> None:
     mean = np.mean([noise[0] + 0.05 - np.mean(list(noise.values()), axis=0)])
     assert other["examples"]["value"] == pytest.approx(mean)
     assert other["seeds"] == {"value": None, "low": None, "high": None, "n": 0}
+    # Equally many seeds are no pairs unless they are the same seeds.
+    unlike = paired_difference({seed + 1: values + 0.05 for seed, values in noise.items()}, noise)
+    assert unlike["seeds"] == other["seeds"]
+    assert unlike["examples"]["value"] == pytest.approx(0.05)
 
 
 def test_cells_show_value_and_interval_and_what_is_clear() -> None:

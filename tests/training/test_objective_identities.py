@@ -96,6 +96,20 @@ def test_loss_change_is_the_absolute_difference(smooth: nn.Module, batch: Batch)
     assert_same_gradients(smooth, value.loss, clean + 0.6 * change.abs())
 
 
+def test_loss_change_climbs_its_own_size(smooth: nn.Module, batch: Batch) -> None:
+    """|l(x') - l(x)|, whose slope turns where the loss falls below that of x, not l(x') itself."""
+    inputs, target = batch
+    objective = RobustAttribution(absolute_sum(), Linf(EPS, None))
+    moved = (inputs + EPS * torch.cos(37 * inputs)).requires_grad_()
+    clean = cross_entropy(smooth(inputs), target, reduction="none")
+    change = cross_entropy(smooth(moved), target, reduction="none") - clean
+    assert change.min() < 0 < change.max()
+    score = objective.inner_score(smooth, inputs, target)(moved)
+    torch.testing.assert_close(score, change.abs(), rtol=1e-12, atol=1e-14)
+    expected = torch.autograd.grad(change.abs().sum(), moved, retain_graph=True)[0]
+    torch.testing.assert_close(torch.autograd.grad(score.sum(), moved)[0], expected)
+
+
 def one_layer_objectives(weight: float) -> dict[str, RobustAttribution]:
     ball = Linf(EPS, None)
     inners = {
