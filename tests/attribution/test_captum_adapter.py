@@ -116,8 +116,8 @@ def test_a_graph_cannot_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("captum_class", "options", "message"),
     [
-        (Saliency, {"steps": 3}, "Saliency has no option steps here; its options: .*abs"),
-        (Saliency, {"target": 3}, "has no option target"),
+        (Saliency, {"steps": 3}, "option of Captum's .*Saliency: expected one of .*abs.*steps"),
+        (Saliency, {"target": 3}, "got 'target'"),
         (Saliency, {"output": "probability"}, "output: expected one of logit"),
         (Saliency, {"output": torch.mean}, "output: expected a name"),
         (dict, {}, "captum_class: expected a class with a method `attribute`"),

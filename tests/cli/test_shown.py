@@ -1,8 +1,23 @@
 """Tables in a terminal: names that leave no room for numbers stand below."""
 
+import ast
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from veridical.cli.shown import plain_table
+import veridical.cli
+from veridical.cli.main import main
+from veridical.cli.shown import (
+    attack_table,
+    diffroar_table,
+    plain_table,
+    progress_bar,
+    say,
+    stage_bars,
+    stage_jobs,
+)
+from veridical.jobs.outcome import Progress
 
 COLUMNS = ["training", "accuracy", "null share"]
 NAMES = ["Adversarial training (linf 0.1), BlockMNIST-Top", "Natural [training], BlockMNIST"]
@@ -30,3 +45,37 @@ def test_a_narrow_one_has_the_names_below(
     assert ["1", "95.1%", "0.1%"] in [line.split() for line in lines]
     assert ["2", "93.0%", "17.6%"] in [line.split() for line in lines]
     assert lines[-3:] == ["training:", f"1  {NAMES[0]}", f"2  {NAMES[1]}"]
+
+
+FOREIGN = "\x1b[31m[bold]:smile:\x9b\u202e"
+"""A name that would colour a terminal by escapes and by markup."""
+INTERVAL: dict[str, Any] = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+
+
+def test_names_of_others_reach_the_terminal_as_they_are_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    say(FOREIGN)
+    attack_table({FOREIGN: {"examples": 1, "correctly_classified": 1, "kendall_tau": INTERVAL}})
+    plain_table(FOREIGN, [FOREIGN, "x"], [[FOREIGN, FOREIGN]])
+    diffroar_table(FOREIGN, {"baselines": {}, "control": None, "curve": [], "verdicts": []})
+    with stage_bars(shown=True) as show:
+        show(FOREIGN, FOREIGN, 1, 1)
+    with stage_jobs(shown=True) as tell:
+        tell(FOREIGN, Progress(done=1, total=1, failed=0, reused=0, waiting=0, seconds_left=None))
+    with progress_bar(FOREIGN, shown=True) as bar:
+        bar(1, 1)
+    assert main([FOREIGN]) == 2
+    shown = "".join(capsys.readouterr())
+    assert not any(raw in shown for raw in ("\x1b[31m", "\x9b", "\u202e"))
+    assert shown.count("\\x1b[31m[bold]:smile:") >= 11
+
+
+def test_commands_write_to_the_terminal_through_what_escapes_alone() -> None:
+    for path in Path(next(iter(veridical.cli.__path__))).glob("*.py"):
+        if path.name not in ("shown.py", "main.py"):
+            called = [
+                node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+            ]
+            assert not {"print", "Console"} & {f.id for f in called if isinstance(f, ast.Name)}, path.name

@@ -28,7 +28,7 @@ def test_names_are_available_without_torch() -> None:
     ("name", "arguments", "message"),
     [
         ("resnet50", {}, "one of cnn, rar-resnet, mlp, resnet18"),
-        ("cnn", {"width": 3}, "has no option width. Its options: mean .*; std"),
+        ("cnn", {"width": 3}, "option of model 'cnn': expected one of .*'width'.*mean .*; std"),
         ("cnn", {"initialisation": 1.5}, "one of paper, he, paper-he, or a number from 0 to 1, but got 1.5"),
         ("cnn", {"initialisation": True}, "or a number from 0 to 1, but got True"),
         ("mlp", {"width": 0}, "option width of model 'mlp': expected an integer of at least 1, but got 0"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.attacks.ball import Ball, Noise
-from veridical.runtime.errors import UsageError, check_count, check_positive
+from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
 from veridical.runtime.lengths import power_of_two
 
 Score = Callable[[Tensor], Tensor]
@@ -187,7 +187,7 @@ def _starts(start: Start | Sequence[Start], restarts: int, generator: Noise | No
         starts = tuple(start)
     for one in starts:
         if isinstance(one, str) and one not in ("origin", "random"):
-            raise UsageError(f"start {one!r} is unknown; expected 'origin', 'random' or a tensor")
+            raise fail_unknown("start", one, ("origin", "random"), more=", or a tensor")
         if isinstance(one, str) and one == "random" and generator is None:
             raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
     return starts

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.attribution.classifier import check_inputs
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.lengths import NARROW, length, power_of_two, widened
 
 
@@ -157,7 +157,7 @@ BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
 def ball(norm: str, radius: float, bounds: tuple[float, float] | None = (0.0, 1.0)) -> Ball:
     """The ball of a norm by name: "linf" or "l2"."""
     if norm not in BALLS:
-        raise UsageError(f"norm {norm!r} is unknown; choose one of {', '.join(BALLS)}")
+        raise fail_unknown("norm", norm, BALLS)
     return BALLS[norm](radius, bounds)
 
 

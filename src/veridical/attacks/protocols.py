@@ -7,7 +7,7 @@ from typing import Literal
 
 from veridical.attacks.directions import TopK
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.errors import UsageError, check_count, check_positive
+from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,6 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)
 def protocol(name: str, **changes: object) -> Protocol:
     """The protocol of that name, with those fields replaced that are given and not None."""
     if name not in PROTOCOLS:
-        raise UsageError(f"protocol {name!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+        raise fail_unknown("protocol", name, PROTOCOLS)
     given = {key: value for key, value in changes.items() if value is not None}
     return replace(PROTOCOLS[name], **given)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from veridical.attribution.classifier import check_target, logits_of
 from veridical.attribution.method import AttributionMethod, Question, check_output
 from veridical.attribution.rectifiers import HOOKING, check_rectifiers
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.seeds import seed_global
 
 
@@ -127,13 +127,10 @@ def _split(
     # The first two are self and the model, or self and the inputs.
     makes = list(inspect.signature(captum_class.__init__).parameters)[2:]
     takes = [name for name in inspect.signature(explain).parameters if name not in ("self", "inputs")]
-    unknown = [name for name in options if name not in makes and name not in takes]
-    if unknown or "target" in options:
-        possible = ", ".join(name for name in [*makes, *takes] if name != "target")
-        wrong = ", ".join(unknown or ["target"])
-        raise UsageError(
-            f"Captum's {_name(captum_class)} has no option {wrong} here; its options: {possible}"
-        )
+    possible = [name for name in [*makes, *takes] if name != "target"]
+    for name in options:
+        if name not in possible:
+            raise fail_unknown(f"option of Captum's {_name(captum_class)}", name, possible)
     construction = {name: value for name, value in options.items() if name in makes}
     return construction, {name: value for name, value in options.items() if name not in makes}
 

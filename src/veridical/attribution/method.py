@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from veridical.attribution.classifier import (
 from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import Scalar
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import fail_argument, fail_unknown
 
 if TYPE_CHECKING:
     from veridical.attribution.bound import BoundMethod
@@ -68,6 +68,15 @@ class AttributionMethod(ABC):
     it is in; its modes, its parameters' requires_grad and the global random state are as before afterwards,
     also after an exception. Works under torch.no_grad() and torch.inference_mode().
     """
+
+    def __new__(cls, *options: object, **_named: object) -> Self:
+        """Refuse a model in place of the options, whose own checks would complain of something else."""
+        if any(isinstance(given, nn.Module) for given in options):
+            hint = (
+                f"The model is given when the method is called: {cls.__name__}(...)(model, inputs, target)."
+            )
+            raise fail_argument(cls.__name__, options[0], "options, no model", hint)
+        return super().__new__(cls)
 
     def __call__(
         self,
@@ -136,9 +145,7 @@ def question(
 def check_output(output: Output | OutputFunction) -> None:
     """Raise a UsageError unless `output` is one of the names or a function."""
     if not callable(output) and output not in OUTPUTS:
-        raise fail_argument(
-            "output", output, f"one of {', '.join(OUTPUTS)}, or a function (logits, target) -> (N,)"
-        )
+        raise fail_unknown("output", output, OUTPUTS, more=", or a function (logits, target) -> (N,)")
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import UsageError
+from veridical.runtime.checking import LIMITS, taken
+from veridical.runtime.errors import UsageError, fail_unknown
 
 _Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -67,9 +68,8 @@ class Quadrature:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise UsageError(f"quadrature rule {self.rule!r} is unknown; choose one of {', '.join(RULES)}")
-        if isinstance(self.nodes, bool) or not isinstance(self.nodes, int) or self.nodes < 1:
-            raise UsageError(f"a quadrature needs a whole number of nodes of at least 1, got {self.nodes!r}")
+            raise fail_unknown("quadrature rule", self.rule, RULES)
+        object.__setattr__(self, "nodes", taken("nodes", self.nodes, int, LIMITS["nodes"]))
         RULES[self.rule](self.nodes)
 
     def points(

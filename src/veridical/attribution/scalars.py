@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import check_climbable, check_greatest, logits_of
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import UsageError, fail_unknown
 
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
@@ -46,7 +46,7 @@ class TargetScalar:
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
-            raise UsageError(f"output {self.output!r} is unknown; choose one of {', '.join(OUTPUTS)}")
+            raise fail_unknown("output", self.output, OUTPUTS)
 
     @cached_property
     def _greatest_target(self) -> int:

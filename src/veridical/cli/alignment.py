@@ -19,7 +19,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Measure, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, stage_jobs
+    from veridical.cli.shown import plain_table, say, stage_jobs
     from veridical.studies.alignment import alignment_run
     from veridical.studies.alignment_report import read_alignment, write_alignment_report
     from veridical.studies.alignment_words import COLUMNS, headlines, rows
@@ -30,6 +30,6 @@ def run(options: Options) -> int:
     for name in study.config["attributions"]:
         plain_table(f"{name}, inside {study.config['region']['words']}", COLUMNS, rows(study, name))
     for line in headlines(study):
-        print(line)
-    print(f"report: {write_alignment_report(study)}")
+        say(line)
+    say(f"report: {write_alignment_report(study)}")
     return 0

@@ -34,7 +34,7 @@ class Options(Checked):
 
 def run(options: Options) -> int:
     """Write the page, print the table and what it shows. Errors are raised."""
-    from veridical.cli.shown import attack_table
+    from veridical.cli.shown import attack_table, say
     from veridical.report.verdict import verdict
     from veridical.runtime.files import claim_folder, write_json
     from veridical.runtime.provenance import result_document
@@ -61,6 +61,6 @@ def run(options: Options) -> int:
     )
     attack_table(results)
     for headline in verdict(sections(attacks), None).headlines:
-        print(headline)
-    print(f"report: {page}")
+        say(headline)
+    say(f"report: {page}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from veridical.runtime.checking import Checked
+from veridical.runtime.errors import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,9 +29,9 @@ class Options(Checked):
 
 def run(options: Options) -> int:
     """Print the table, with `out` write DIR/result.json too; finding nothing is no failure."""
-    from rich.console import Console
     from rich.text import Text
 
+    from veridical.cli.shown import say, terminal
     from veridical.data import available
     from veridical.data.places import data_root
 
@@ -40,14 +41,14 @@ def run(options: Options) -> int:
     root = data_root(options.data_root)
     rows = available(root)
     seconds = time.perf_counter() - start
-    console = Console()
+    console = terminal()
     console.print(data_table(rows, root))
     for row in rows:
         if row.problem:
-            console.print(Text(row.problem, style="red"))
+            console.print(Text(visible(row.problem), style="red"))
     if folder is not None:
         _write(folder, options, rows, seconds)
-        console.print(Text(f"Wrote {folder / 'result.json'}"))
+        say(f"Wrote {folder / 'result.json'}")
     return 0
 
 
@@ -58,7 +59,7 @@ def data_table(rows: "list[Availability]", root: Path) -> "Table":
     from rich.text import Text
 
     found = sum(row.found for row in rows)
-    title = Text(f"{found} of {len(rows)} data sets found; root: {root}")
+    title = Text(visible(f"{found} of {len(rows)} data sets found; root: {root}"))
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("train", justify="right", no_wrap=True)
@@ -68,9 +69,9 @@ def data_table(rows: "list[Availability]", root: Path) -> "Table":
     for row in rows:
         style = "dim" if not row.found else "red" if row.problem else "green"
         shape = "" if row.shape is None else "x".join(map(str, row.shape))
-        name = Text(Path(row.name).name, style=style)
+        name = Text(visible(Path(row.name).name), style=style)
         table.add_row(
-            name, _number(row.train), _number(row.test), shape, Text(_where(row, root), style=style)
+            name, _number(row.train), _number(row.test), shape, Text(visible(_where(row, root)), style=style)
         )
     return table
 

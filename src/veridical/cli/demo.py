@@ -17,13 +17,13 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Run the demo, print its table and verdict, and name the page. Errors are raised."""
-    from veridical.cli.shown import attack_table, stage_bars
+    from veridical.cli.shown import attack_table, say, stage_bars
     from veridical.studies.demo import demo
 
     with stage_bars(shown=options.progress) as show:
         finished = demo(options, show)
     attack_table({name: attacked.results for name, attacked in finished.attacks.items()})
     for line in finished.verdict:
-        print(line)
-    print(f"\nreport: {finished.page}")
+        say(line)
+    say(f"\nreport: {finished.page}")
     return 0

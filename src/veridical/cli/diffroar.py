@@ -24,7 +24,7 @@ def run(options: Options) -> int:
     """Measure, or continue; write the results and the page, print what came out. Errors are raised."""
     if options.dry_run:
         return _predict(options)
-    from veridical.cli.shown import diffroar_table, stage_jobs
+    from veridical.cli.shown import diffroar_table, say, stage_jobs
     from veridical.report.diffroar_words import headline
     from veridical.studies.diffroar_report import (
         REPORT,
@@ -48,23 +48,23 @@ def run(options: Options) -> int:
     )
     diffroar_table(next(iter(found)), measured.results)
     for section in sections(found):
-        print(headline(section))
+        say(headline(section))
     for note in measured.results["notes"]:
-        print(f"note: {note}")
-    print(f"report: {page}")
+        say(f"note: {note}")
+    say(f"report: {page}")
     return 0
 
 
 def _predict(options: Options) -> int:
     """Print how many retrainings there are and how long they take; nothing is written."""
-    from veridical.cli.shown import duration
+    from veridical.cli.shown import duration, say
     from veridical.studies.diffroar_run import predict
 
     found = predict(options)
     for shown, count in found.retrainings.items():
         what = {"images": "on unmasked images", "masks": "on masks alone"}[shown]
-        print(f"{count} retrainings {what}, {duration(found.seconds_each[shown])} each")
+        say(f"{count} retrainings {what}, {duration(found.seconds_each[shown])} each")
     workers = f"{found.workers} at a time" if found.workers > 1 else "one after the other"
-    print(f"rankings first: {duration(found.ranking_seconds)}")
-    print(f"in total, {workers}: {duration(found.total_seconds)}")
+    say(f"rankings first: {duration(found.ranking_seconds)}")
+    say(f"in total, {workers}: {duration(found.total_seconds)}")
     return 0

@@ -33,7 +33,7 @@ class Options(Checked):
 
 def run(options: Options) -> int:
     """Write the page, print a table of each and what it shows. Errors are raised."""
-    from veridical.cli.shown import diffroar_table
+    from veridical.cli.shown import diffroar_table, say
     from veridical.report.diffroar_words import headline
     from veridical.studies.diffroar_report import named, read_measured, sections, write_measured_report
 
@@ -52,6 +52,6 @@ def run(options: Options) -> int:
     for name, measured in found.items():
         diffroar_table(name, measured.results)
     for section in sections(found):
-        print(headline(section))
-    print(f"report: {written}")
+        say(headline(section))
+    say(f"report: {written}")
     return 0

@@ -20,7 +20,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Train and measure, or continue; write results and page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, stage_jobs
+    from veridical.cli.shown import plain_table, say, stage_jobs
     from veridical.studies.leakage import leakage_run
     from veridical.studies.leakage_report import write_leakage_report
     from veridical.studies.leakage_tables import brief, read_leakage
@@ -32,6 +32,6 @@ def run(options: Options) -> int:
     for name in study.config["attributions"]:
         plain_table(name, *brief(study, name))
     for line in headlines(study):
-        print(line)
-    print(f"report: {write_leakage_report(study, options.gallery)}")
+        say(line)
+    say(f"report: {write_leakage_report(study, options.gallery)}")
     return 0

@@ -1,6 +1,5 @@
 """`veridical COMMAND [options]`: find the command, parse its options, run it, turn errors into exit codes."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from veridical._version import __version__
 from veridical.cli.commands import COMMANDS, Command
-from veridical.runtime.errors import UsageError, VeridicalError, fail_argument
+from veridical.runtime.errors import UsageError, VeridicalError, fail_unknown, visible
 from veridical.runtime.process_group import launched
 
 OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -50,9 +49,7 @@ def _run(name: str, arguments: Sequence[str], commands: Mapping[str, Command]) -
         print(f"veridical {__version__}" if name == "--version" else _overview(commands))
         return OK
     if name not in commands:
-        closest = difflib.get_close_matches(name, commands, n=1)
-        hint = f"Did you mean `veridical {closest[0]}`?" if closest else "See `veridical --help`."
-        raise fail_argument("command", name, "one of " + ", ".join(commands), hint)
+        raise fail_unknown("command", name, commands, "See `veridical --help`.")
     from veridical.cli.options import parse_options
 
     module = importlib.import_module(commands[name].module)
@@ -81,5 +78,5 @@ def _report(name: str, message: str, code: int) -> int:
     if os.environ.get("VERIDICAL_DEBUG") == "1":
         traceback.print_exc()
     prefix = "veridical" if name.startswith("-") else f"veridical {name}"
-    print(f"{prefix}: {message}", file=sys.stderr)
+    print(visible(f"{prefix}: {message}", keep="\n"), file=sys.stderr)
     return code

@@ -20,7 +20,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Check, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, stage_jobs
+    from veridical.cli.shown import plain_table, say, stage_jobs
     from veridical.studies.sanity_report import read_sanity, write_sanity_report
     from veridical.studies.sanity_run import sanity_run
     from veridical.studies.sanity_words import VERDICT_COLUMNS, headlines, verdict_rows
@@ -31,8 +31,8 @@ def run(options: Options) -> int:
     if rows := verdict_rows(check.results):
         plain_table("what remains of the maps", VERDICT_COLUMNS, rows)
     for line in headlines(check.results):
-        print(line)
+        say(line)
     for note in check.results["notes"]:
-        print(f"note: {note}")
-    print(f"report: {write_sanity_report(check)}")
+        say(f"note: {note}")
+    say(f"report: {write_sanity_report(check)}")
     return 0

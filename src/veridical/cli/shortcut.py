@@ -19,7 +19,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Train and measure, or continue; write the results and the page, print what came out."""
-    from veridical.cli.shown import plain_table, stage_jobs
+    from veridical.cli.shown import plain_table, say, stage_jobs
     from veridical.studies.shortcut import shortcut_run
     from veridical.studies.shortcut_report import read_shortcut, write_shortcut_report
     from veridical.studies.shortcut_words import MAPS, RELIANCE, headlines, map_rows, reliance_rows
@@ -31,6 +31,6 @@ def run(options: Options) -> int:
     for name in study.config["attributions"]:
         plain_table(f"{name}, with the patch as in training", MAPS, map_rows(study, name))
     for line in headlines(study):
-        print(line)
-    print(f"report: {write_shortcut_report(study)}")
+        say(line)
+    say(f"report: {write_shortcut_report(study)}")
     return 0

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from veridical.runtime.errors import visible
 
 if TYPE_CHECKING:
     from veridical.jobs.outcome import Progress as JobsProgress
@@ -34,6 +35,16 @@ ROWS = {
 }
 
 
+def say(text: str = "") -> None:
+    """Print lines with the names of others in them; what would steer the terminal is escaped."""
+    print(visible(text, keep="\n"))
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """Where tables and bars go; brackets and colons in names are no markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
 @contextmanager
 def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any]]:
     """A bar on stderr with the remaining time, as a function of (done, total).
@@ -41,7 +52,7 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any
     What is done when it is first called, by an earlier session, does not count for the speed.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -50,7 +61,7 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=Console(stderr=True), disable=not shown, speed_estimate_period=600.0
+        *columns, console=terminal(stderr=True), disable=not shown, speed_estimate_period=600.0
     ) as bar:
         task: list[TaskID] = []
 
@@ -58,7 +69,7 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any
             if task:
                 bar.update(task[0], completed=done)
             else:
-                task.append(bar.add_task(what, total=total, completed=done))
+                task.append(bar.add_task(visible(what), total=total, completed=done))
 
         yield tell
 
@@ -68,13 +79,13 @@ def attack_table(models: Mapping[str, Mapping[str, Any]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("measure", overflow="fold")
     for name in models:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(visible(name), justify="right", overflow="fold")
     for key, (short, words, scale, form) in ROWS.items():
         cells = [_cell(results.get(key), scale, form) for results in models.values()]
         table.add_row(f"{short + ', ' if short else ''}{words}", *cells)
     counts = [f"{r['examples']:,} / {r['correctly_classified']:,}" for r in models.values()]
     table.add_row("images / classified correctly", *counts)
-    Console().print(table)
+    terminal().print(table)
 
 
 def _cell(interval: Mapping[str, Any] | None, scale: float, form: str) -> str:
@@ -90,14 +101,19 @@ def _cell(interval: Mapping[str, Any] | None, scale: float, form: str) -> str:
 @contextmanager
 def stage_bars(*, shown: bool) -> Iterator[Callable[[str, str, int, int], Any]]:
     """A bar on stderr for each model, as a function of (model, what is done to it, done, total)."""
-    columns = (TextColumn("{task.description:<42}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    columns = (
+        TextColumn("{task.description:<42}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=terminal(stderr=True), disable=not shown) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(model: str, stage: str, done: int, total: int) -> None:
             if model not in tasks:
-                tasks[model] = bar.add_task(model, total=None)
-            bar.update(tasks[model], description=f"{model}: {stage}", completed=done, total=total)
+                tasks[model] = bar.add_task(visible(model), total=None)
+            bar.update(tasks[model], description=visible(f"{model}: {stage}"), completed=done, total=total)
 
         yield show
 
@@ -106,18 +122,18 @@ def stage_bars(*, shown: bool) -> Iterator[Callable[[str, str, int, int], Any]]:
 def stage_jobs(*, shown: bool) -> Iterator[Callable[[str, JobsProgress], Any]]:
     """A bar on stderr for each stage, one for all of its jobs, as a function of (stage, where it stands)."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[rest]}"),
+        TextColumn("{task.fields[rest]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with Progress(*columns, console=terminal(stderr=True), disable=not shown) as bar:
         tasks: dict[str, TaskID] = {}
 
         def tell(stage: str, state: JobsProgress) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=state.total, rest="")
+                tasks[stage] = bar.add_task(visible(stage), total=state.total, rest="")
             bar.update(tasks[stage], completed=state.done, total=state.total, rest=_rest(state))
 
         yield tell
@@ -150,7 +166,7 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
     """
     from veridical.report.diffroar_words import accuracy_text, difference_text, level_text, verdict_lines
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     heads = {"random": "random\norder", "input-agnostic": "one\norder"}
     names = list(results["baselines"])
     control = results["control"]["curve"] if results["control"] else []
@@ -165,7 +181,7 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
         ends = [accuracy_text(point[end]) for end in ("top", "bottom")]
         difference = "\n".join(difference_text(judged))
         table.add_row(level_text(point["level"]), *ends, difference, verdict_lines(judged), *beside)
-    Console().print(table)
+    terminal().print(table)
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -173,24 +189,24 @@ def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     Where names leave too little room for the numbers, rows have numbers of their own, explained below.
     """
-    console, cells = Console(), [[cell.partition(" (")[0] for cell in row[1:]] for row in rows]
+    console, cells = terminal(), [[cell.partition(" (")[0] for cell in row[1:]] for row in rows]
     whole = _cells_table(title, columns, [row[0] for row in rows], cells)
     if Console(width=10_000).measure(whole).maximum <= console.width:
         console.print(whole)
         return
     places = [str(place) for place in range(1, len(rows) + 1)]
     console.print(_cells_table(title, ["", *columns[1:]], places, cells))
-    console.print(f"{' ' * len(places[-1])}  {columns[0]}:", highlight=False, markup=False)
+    console.print(f"{' ' * len(places[-1])}  {visible(columns[0])}:", highlight=False)
     for place, row in zip(places, rows, strict=True):
-        console.print(f"{place:>{len(places[-1])}}  {row[0]}", highlight=False, markup=False)
+        console.print(f"{place:>{len(places[-1])}}  {visible(row[0])}", highlight=False)
 
 
 def _cells_table(
     title: str, columns: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]
 ) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(visible(column), justify="right" if place else "left", overflow="fold")
     for name, row in zip(names, cells, strict=True):
-        table.add_row(*map(escape, (name, *row)))
+        table.add_row(*map(visible, (name, *row)))
     return table

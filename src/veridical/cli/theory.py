@@ -20,7 +20,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Do the experiment, or continue; write results and page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, stage_jobs
+    from veridical.cli.shown import plain_table, say, stage_jobs
     from veridical.studies.theory import theory_run
     from veridical.studies.theory_report import experiment_of, write_theory_report
 
@@ -29,6 +29,6 @@ def run(options: Options) -> int:
     told = experiment_of(document)
     plain_table(told.title, told.columns, told.rows(document["results"]))
     for line in told.headlines(document["results"]):
-        print(line)
-    print(f"report: {write_theory_report(options.out, document)}")
+        say(line)
+    say(f"report: {write_theory_report(options.out, document)}")
     return 0

@@ -25,6 +25,7 @@ def run(options: Options) -> int:
     """Train, or continue, or find it finished; print what came out. Errors are raised."""
     finished = (Path(options.out) / "result.json").exists()
 
+    from veridical.cli.shown import say
     from veridical.runtime.process_group import joined
     from veridical.training.loop import train
 
@@ -34,16 +35,16 @@ def run(options: Options) -> int:
         return 0
     results, timing = trained.result["results"], trained.result["timing"]
     state = "was finished already; nothing was done" if finished else "finished"
-    print(f"{trained.folder}: {state}")
-    print(f"  natural accuracy      {_shown(results['natural_accuracy'])} (test images)")
+    say(f"{trained.folder}: {state}")
+    say(f"  natural accuracy      {_shown(results['natural_accuracy'])} (test images)")
     if results["adversarial_accuracy"] is not None:
         attack = results["adversarial_attack"]
-        print(
+        say(
             f"  adversarial accuracy  {_shown(results['adversarial_accuracy'])} "
             f"(PGD, {attack['norm']} radius {attack['radius']:.4g}, {attack['steps']} steps)"
         )
     seconds, speed = timing["training_seconds"], timing["examples_per_second"]
-    print(f"  training              {seconds:.0f} s, {speed:.0f} examples/s")
+    say(f"  training              {seconds:.0f} s, {speed:.0f} examples/s")
     return 0
 
 

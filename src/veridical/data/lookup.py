@@ -19,7 +19,7 @@ from veridical.data.folders import read_folder
 from veridical.data.npz import read_npz
 from veridical.data.places import Place, data_root, places
 from veridical.data.registry import DATASETS, DatasetEntry
-from veridical.runtime.errors import DataError, fail_argument
+from veridical.runtime.errors import DataError, fail_argument, fail_unknown
 
 
 def load(
@@ -68,8 +68,7 @@ def load(
     elif path.suffix == ".npz" or len(path.parts) > 1:
         raise DataError(f"{path} does not exist, or is neither an .npz file nor a folder of class folders.")
     else:
-        expected = f"one of {', '.join(DATASETS)}, an .npz file or a folder of class folders"
-        raise fail_argument("name", text, expected)
+        raise fail_unknown("data", text, DATASETS, more=", an .npz file or a folder of class folders")
     return assembled(text, arrays, source, entry, equalise=equalise)
 
 

@@ -17,7 +17,7 @@ from veridical.data.arrays import damaged
 from veridical.data.dataset import Dataset, Split
 from veridical.data.lookup import load
 from veridical.data.npz import read_members
-from veridical.runtime.errors import DataError, fail_argument
+from veridical.runtime.errors import DataError, fail_argument, fail_unknown
 from veridical.runtime.files import atomic, to_plain
 
 PartName = Literal["train", "test"]
@@ -71,7 +71,7 @@ class MaskedDataset(Dataset):
     def place(self, name: str, part: PartName) -> Tensor:
         """The integers of that name of "train" or "test", int64 (N,)."""
         if name not in self.places:
-            raise fail_argument("name", name, f"one of {', '.join(self.places) or '(there are none)'}")
+            raise fail_unknown("name", name, self.places or ["(there are none)"])
         return self.places[name][_PARTS.index(part)]
 
 

@@ -9,7 +9,7 @@ from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.faithfulness.foreign import imported, source_digest
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 
 NAMES = (
     "input-gradient",
@@ -45,8 +45,7 @@ def attribution_by_name(name: str, *, seed: int = 0, trust_code: bool = False) -
     if ":" in name:
         method: Attribution = imported("attribution", name, trust_code=trust_code)
         return method
-    expected = f"one of {', '.join(NAMES)}, captum:CLASS or module:callable"
-    raise fail_argument("attribution", name, expected)
+    raise fail_unknown("attribution", name, NAMES, more=", captum:CLASS or module:callable")
 
 
 def describe_attribution(attribution: Attribution) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from veridical.data.arrays import damaged
 from veridical.faithfulness.stored import read_array, write_arrays
 from veridical.metrics.descending import descending
 from veridical.runtime.config import OrderName, PerName, TiesName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import fail_argument, fail_unknown
 
 Part = Literal["train", "test"]
 Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
@@ -132,7 +132,7 @@ def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerN
         )
         raise fail_argument("attribution", given, "finite values", "NaN has no rank.")
     if order not in ORDERS:
-        raise fail_argument("order", order, f"one of {', '.join(ORDERS)}")
+        raise fail_unknown("order", order, ORDERS)
     if per not in ("value", "pixel"):
         raise fail_argument("per", per, "value or pixel")
     values = attribution.detach()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -24,7 +23,7 @@ from veridical.runtime.config import (
     RetrainObjectiveName,
     TrainOptions,
 )
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.training.assignment import OWN
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -59,11 +58,9 @@ def training_fields(
     """
     for name in overrides:
         if name not in OVERRIDES:
-            closest = difflib.get_close_matches(name, OVERRIDES, n=1)
-            hint = f"Did you mean {closest[0]}?" if closest else f"There are {', '.join(OVERRIDES)}."
-            raise fail_argument("option", name, "an option of diffroar or of the optimiser", hint)
-    if objective not in ("natural", "same"):
-        raise fail_argument("retrain_objective", objective, "natural or same")
+            raise fail_unknown("option", name, OVERRIDES, "See veridical.diffroar.")
+    if objective not in get_args(RetrainObjectiveName):
+        raise fail_unknown("retrain_objective", objective, get_args(RetrainObjectiveName))
     if objective == "same" and run is None:
         raise UsageError("retrain_objective=same is the run's objective, and no run was given.")
     chosen = {"recipe": "fast"} if run is None else _of_run(run, data, objective)

@@ -6,7 +6,7 @@ from importlib import import_module
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import fail_argument, fail_unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -148,7 +148,7 @@ def model_config(name: str, *, shape: Sequence[int], num_classes: int, **options
     """
     if name not in MODELS:
         hint = "A network of your own needs no name: every function takes any nn.Module."
-        raise fail_argument("model", name, "one of " + ", ".join(MODELS), hint)
+        raise fail_unknown("model", name, MODELS, hint)
     entry = MODELS[name]
     sizes = _shape(entry, shape)
     if not _is_count(num_classes):
@@ -182,10 +182,10 @@ def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:
 
 def _options(entry: ModelEntry, given: Mapping[str, Any], *, channels: int) -> dict[str, Any]:
     """The entry's defaults with the given values put in, each checked."""
-    unknown = [key for key in given if key not in entry.options]
-    if unknown:
-        possible = "; ".join(f"{key} ({option.describe()})" for key, option in entry.options.items())
-        raise UsageError(f"model {entry.name!r} has no option {', '.join(unknown)}. Its options: {possible}.")
+    for key in given:
+        if key not in entry.options:
+            possible = "; ".join(f"{known} ({option.describe()})" for known, option in entry.options.items())
+            raise fail_unknown(f"option of model {entry.name!r}", key, entry.options, f"They are {possible}.")
     values = {key: given.get(key, option.default) for key, option in entry.options.items()}
     for key, value in values.items():
         option = entry.options[key]

@@ -50,14 +50,15 @@ _JOINERS = "\u200c\u200d"  # words of many scripts, and some emoji, are spelt wi
 
 
 def nearest(given: object, known: Iterable[str]) -> str | None:
-    """The name that was meant: the one of these initials (lr: learning-rate), else the most alike one."""
+    """The name that was meant: of these initials (lr: learning-rate), else the most alike or a longer one."""
     if not isinstance(given, str):
         return None
     names = {_plain(name): name for name in known}
     wanted = _plain(given)
     initials = [name for plain, name in names.items() if wanted == "".join(w[0] for w in plain.split())]
     alike = difflib.get_close_matches(wanted, names, n=1) if len(wanted) > 2 else []
-    return next(iter([*initials, *(names[plain] for plain in alike)]), None)
+    longer = [plain for plain in names if len(wanted) > 2 and plain.startswith(wanted)]
+    return next(iter([*initials, *(names[plain] for plain in [*alike, *longer])]), None)
 
 
 def _plain(name: str) -> str:

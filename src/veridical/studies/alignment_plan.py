@@ -13,7 +13,7 @@ from veridical.faithfulness.attributions import attribution_by_name, describe_at
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import MEASURE
 from veridical.studies.attacked import training_title
@@ -180,4 +180,4 @@ def _check_attribution(name: str, options: AlignmentOptions, kind: str) -> None:
         hint = (
             "Others multiply by the image, or are not known to do without: they are zero on a black ground."
         )
-        raise fail_argument("attribution", name, f"one of {', '.join(ON_BLACK)} on these images", hint)
+        raise fail_unknown("attribution", name, ON_BLACK, hint, more=" on these images")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -18,7 +17,7 @@ from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.guards import private_copy
 from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import weights
@@ -119,12 +118,12 @@ def divide(split: Split, settings: Settings) -> tuple[Split, Split | None, Tenso
 
 def gather(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
     """Options from keyword arguments, or the given ones with some replaced; UsageError for unknown names."""
+    if options is not None and not isinstance(options, TrainOptions):
+        raise fail_argument("options", options, "TrainOptions", "Model and data are given by name: data=...")
     known = [field.name for field in fields(TrainOptions)]
     for name in given:
         if name not in known:
-            closest = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {closest[0]}?" if closest else "See veridical.TrainOptions."
-            raise fail_argument("option", name, "a field of TrainOptions", hint)
+            raise fail_unknown("option", name, known, "See veridical.TrainOptions.")
     if options is not None:
         return replace(options, **given)
     if "out" not in given:

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from veridical.runtime.errors import visible
+
 
 class Display:
     """A progress bar over the steps on stderr; with shown=False nothing is written at all.
@@ -58,4 +60,4 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(visible(text), highlight=False, markup=False)

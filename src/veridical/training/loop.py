@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
+from veridical.runtime.errors import fail_argument
 from veridical.runtime.files import read_claim
 from veridical.runtime.guards import preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
@@ -39,7 +42,7 @@ def train(
     /,
     *,
     model: nn.Module | str | None = None,
-    data: Dataset | str | None = None,
+    data: Dataset | str | os.PathLike[str] | None = None,
     objective: Objective | str | None = None,
     group: ProcessGroup = ALONE,
     **fields: Any,
@@ -52,8 +55,8 @@ def train(
         All of it as a `TrainOptions`; or leave it out and give its fields as keyword arguments. Both together
         replace fields.
     model, data, objective
-        Names, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a
-        `Dataset`, an `Objective`. The module is copied: the caller's own keeps its weights.
+        Names, or a path of data, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits
+        (N, K)), a `Dataset`, an `Objective`. The module is copied: the caller's own keeps its weights.
     group
         The processes that share every batch: `runtime.process_group.joined()` under torchrun. All call this
         with the same arguments and get the same run; `out` must be a folder that all of them see.
@@ -64,12 +67,15 @@ def train(
     an unbroken run on the same machine, with the same threads and processes. A finished run is only loaded.
     Raises UsageError where `out` belongs to other settings, RunError where the loss stops being finite.
     """
+    own_model = _own("model", model, nn.Module, "a name, or a torch.nn.Module (not its class)")
+    own_data = _own("data", data, Dataset, "a name, the path of a file or folder, or a veridical Dataset")
+    what = "a name, or an objective: a function or object called as (model, inputs, target, generator)"
+    own_objective = _own("objective", objective, Callable, what)
     named = {"model": model, "data": data, "objective": objective}
-    chosen = gather(options, {**{k: v for k, v in named.items() if isinstance(v, str)}, **fields})
+    chosen = gather(options, {k: v for k, v in named.items() if isinstance(v, str | os.PathLike)} | fields)
     device = group.device(chosen.device)
     if chosen.bf16:
         check_bf16(device)
-    own_model = model if isinstance(model, nn.Module) else None
     threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
     with threads, preserved_rng(), ExitStack() as held:
         with group.in_turn():
@@ -77,8 +83,8 @@ def train(
                 chosen,
                 device,
                 own_model,
-                data if isinstance(data, Dataset) else None,
-                None if isinstance(objective, str) else objective,
+                own_data,
+                own_objective,
                 _beginning(chosen.initial_run, own_model),
             )
             check_parallel(assignment.model, assignment.settings.optimise.batch_size, group)
@@ -92,6 +98,15 @@ def train(
         else:
             _Training(chosen, assignment, folder, device, group).run()
     return load(folder, model=own_model, device=device)
+
+
+def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
+    """What a caller brought in place of a name; None for a name, which is among the options, and for none."""
+    if given is None or isinstance(given, str | os.PathLike):
+        return None
+    if isinstance(given, type) or not isinstance(given, kind):
+        raise fail_argument(name, given, expected)
+    return given
 
 
 def _beginning(folder: str | None, model: nn.Module | None) -> Beginning | None:

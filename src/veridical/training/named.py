@@ -5,7 +5,7 @@ from __future__ import annotations
 from veridical.attacks.ball import Ball, ball
 from veridical.attribution.quadrature import Quadrature
 from veridical.runtime.config import OBJECTIVES
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import fail_argument, fail_unknown
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
 from veridical.training.settings import RobustSettings
 from veridical.training.sizes import Size, absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
@@ -69,7 +69,7 @@ def _size(name: str, robust: RobustSettings, progress: float) -> Size:
     if name == "ig-sum-norm":
         assert robust.beta is not None
         return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
-    raise fail_argument("objective", name, f"one of {', '.join(OBJECTIVES)}")
+    raise fail_unknown("objective", name, OBJECTIVES)
 
 
 def _input_gradient(robust: RobustSettings) -> RobustAttribution:

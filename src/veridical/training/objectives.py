@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from veridical.attribution.classifier import logits_of
 from veridical.attribution.path import input_gradients, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
-from veridical.runtime.errors import UsageError
+from veridical.runtime.config import StartName
+from veridical.runtime.errors import UsageError, fail_unknown
 from veridical.runtime.guards import eval_mode, evaluating
 from veridical.training.sizes import Size
 
@@ -79,12 +80,12 @@ class Inner:
     quadrature: Quadrature = Quadrature("midpoint", 1)
 
     def __post_init__(self) -> None:
-        if self.start not in ("random", "origin", "gradient", "warm"):
-            raise UsageError(
-                f"inner start {self.start!r} is unknown; choose random, origin, gradient or warm"
-            )
-        if self.score not in ("size", "loss"):
-            raise UsageError(f"inner score {self.score!r} is unknown; choose size or loss")
+        for name, given, known in (
+            ("inner start", self.start, get_args(StartName)),
+            ("inner score", self.score, get_args(InnerScore)),
+        ):
+            if given not in known:
+                raise fail_unknown(name, given, known)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from veridical.data.registry import DATASETS
 from veridical.runtime.config import AugmentName, ObjectiveOptions, OptimiserOptions, TrainOptions
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.training.recipes import USED, paper_row, recipe_values
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 
@@ -30,7 +30,7 @@ def resolve(
     own = objective is not None
     name = options.objective if objective is None else objective
     if not own and name not in USED:
-        raise fail_argument("objective", name, f"one of {', '.join(USED)}")
+        raise fail_unknown("objective", name, USED)
     values = recipe_values(options.recipe, paper_row(data["name"], tuple(data["shape"])), name)
     _refuse_unused(options, () if own else USED[name], name)
     for field_name in (*ObjectiveOptions.__dataclass_fields__, *OptimiserOptions.__dataclass_fields__):

@@ -1,0 +1,95 @@
+"""What `train` is given in place of names: taken, or refused by name and type; nothing is dropped."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import veridical
+from veridical.attacks.ball import ball
+from veridical.attacks.protocols import protocol
+from veridical.attribution.method import AttributionMethod
+from veridical.faithfulness.attributions import attribution_by_name
+from veridical.runtime.errors import UsageError, fail_unknown, nearest
+
+TENSORS = TensorDataset(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"data": DataLoader(TENSORS)}, "data: expected a name.* got a DataLoader"),
+        ({"data": TENSORS}, "data: expected a name.* got a TensorDataset"),
+        ({"data": 5}, "data: expected a name.* got 5"),
+        ({"model": nn.Linear}, "model: expected a name.* got the class Linear"),
+        ({"model": lambda inputs: inputs}, "model: expected a name.* got a function"),
+        ({"objective": 1.0}, "objective: expected a name.* got 1.0"),
+        ({"objective": nn.Linear}, "objective: expected a name.* got the class Linear"),
+        ({"epochs": "3"}, "epochs: expected a number"),
+        ({"steps": 2.5}, "steps: expected an integer"),
+        ({"lr": 0.1}, "Did you mean learning_rate"),
+        ({"model": "cmn"}, "Did you mean cnn"),
+        ({"data": "mnist5k"}, "Did you mean mnist-5k"),
+        ({"objective": "igsum"}, "Did you mean ig-sum-norm"),
+        ({"model_options": {"initialization": "he"}}, "Did you mean initialisation"),
+    ],
+)
+def test_what_train_cannot_take_is_refused_by_name(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    options: dict[str, Any] = {"data": "mnist-5k", "epochs": 1.0} | given
+    with pytest.raises(UsageError, match=words):
+        veridical.train(out=tmp_path / "run", progress=False, **options)
+    with pytest.raises(UsageError, match="options: expected TrainOptions"):
+        veridical.train("mnist-5k", out=tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_paths_are_taken_as_paths(tmp_path: Path) -> None:
+    images = np.full((20, 4, 4, 1), 200, dtype=np.uint8)
+    labels = np.arange(20) % 2
+    path = tmp_path / "own.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    run = veridical.train(
+        data=path, model="mlp", objective="natural", out=tmp_path / "run", steps=1, progress=False
+    )
+    assert run.settings.data["name"] == str(path)
+
+
+@pytest.mark.parametrize(
+    "method", [veridical.IntegratedGradients, veridical.InputGradient, veridical.SmoothGrad]
+)
+def test_a_method_that_is_given_a_model_says_when_it_comes(method: Callable[..., AttributionMethod]) -> None:
+    with pytest.raises(UsageError, match="The model is given when the method is called"):
+        method(nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        (lambda: veridical.build("resnet", shape=(1, 8, 8), num_classes=2, seed=0), "resnet18"),
+        (lambda: veridical.IntegratedGradients(rule="gauss"), "gauss-legendre"),
+        (lambda: veridical.InputGradient("logits"), "logit"),  # type: ignore[arg-type]
+        (lambda: protocol("paper_fas"), "paper-fast"),
+        (lambda: ball("l-inf", 0.1), "linf"),
+        (lambda: veridical.load("fashion_mnist"), "fashion-mnist"),
+        (lambda: attribution_by_name("smoothgrads"), "smoothgrad"),
+    ],
+)
+def test_near_names_are_suggested(call: Callable[[], Any], meant: str) -> None:
+    with pytest.raises(UsageError, match=f"Did you mean {meant}"):
+        call()
+
+
+def test_what_is_near() -> None:
+    known = ("learning-rate", "rule", "weight")
+    assert nearest("--lr", known) == "learning-rate"
+    assert nearest("wieght", known) == "weight"
+    assert nearest("q", known) is None
+    assert nearest(3, known) is None
+    assert (
+        str(fail_unknown("x", "q", known)) == "x: expected one of learning-rate, rule, weight, but got 'q'."
+    )
