@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -139,6 +140,9 @@ def test_what_is_no_batch_is_named(tmp_path: Path, batches: list[tuple[np.ndarra
         b"\x80\x02}.": "a pickle of something else",
         pickle.dumps([1, 2, 3]): "a pickle of something else",
         batch(images, labels)[:-5000]: "damaged file",
+        # A memo of 2**31 entries, which Python would make, and a key of 100,000 tuples, which it would hash.
+        b"\x80\x02}r" + (2**31).to_bytes(4, "little") + b".": "a memo of 2147483648 entries",
+        b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns.": "more than 1000 tuples",
         batch(images, labels, data=text(b"none")): "a pickle of something else",
         batch(images, labels, data=array(COUNT, 3072, bytes(whole - 1))): "another kind, shape or length",
         batch(images, labels, data=array(COUNT, 3071, bytes(COUNT * 3071))): "another kind, shape or length",
@@ -260,3 +264,13 @@ def test_half_of_svhn_is_incomplete(root: Path, draw: Draw) -> None:
     (root / "test_32x32.mat").unlink()
     with pytest.raises(DataError, match=r"incomplete, without test_32x32\.mat"):
         load("svhn", root)
+
+
+def test_a_pipe_is_no_file(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    folder = write_pickled(root, batches)
+    (folder / PICKLED[0]).unlink()
+    os.mkfifo(folder / PICKLED[0])
+    with pytest.raises(DataError, match="incomplete, without data_batch_1"):
+        load("cifar10", root)
+    with pytest.raises(DataError, match="no regular file"):
+        read_pickled_batch(folder / PICKLED[0])

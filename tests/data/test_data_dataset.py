@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veridical.data import Split, split_validation
+from veridical.data import Dataset, Split, split_validation
 from veridical.runtime.errors import UsageError
 
 
@@ -120,3 +120,18 @@ def test_the_validation_split_depends_on_the_seed_alone() -> None:
     held = [tuple(split_validation(numbered(200), 40, seed)[1].labels.tolist()) for seed in (0, 0, 1, 2)]
     assert held[0] == held[1]
     assert len(set(held)) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("a", "b"), ("a", "b")),
+        (("crane", "b", "crane"), ("crane (class 0)", "b", "crane (class 2)")),
+        (("",) * 10, tuple(f" (class {number})" for number in range(10))),
+        (("a", "a", "a (class 0)"), ("a (class 0)", "a (class 1)", "a (class 0) (class 2)")),
+    ],
+)
+def test_equal_class_names_are_told_apart(given: tuple[str, ...], told: tuple[str, ...]) -> None:
+    data = Dataset("own", numbered(2), numbered(2), given, "", "")
+    assert data.classes == told
+    assert len(set(data.classes)) == data.num_classes

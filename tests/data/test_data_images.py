@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -66,11 +67,26 @@ def test_the_order_is_mixed_and_always_the_same(two_parts: Path) -> None:
 
 def test_other_files_and_hidden_ones_are_no_images(two_parts: Path) -> None:
     expected = load(two_parts).checksum
-    (two_parts / "train" / "ant" / "notes.csv").write_text("no image")
     (two_parts / "train" / "ant" / "._000.png").write_text("no image")
     (two_parts / "train" / ".cache").mkdir()
     (two_parts / "README").write_text("no folder")
     assert load(two_parts).checksum == expected
+
+
+def test_folders_within_a_class_are_read_and_what_is_skipped_is_named(two_parts: Path, draw: Draw) -> None:
+    ant = two_parts / "train" / "ant"
+    numbers = sorted(load(two_parts).train.images[:, 0, 0, 1].tolist())
+    for number, path in enumerate(sorted(ant.iterdir())[:4]):
+        (ant / f"in{number % 2}").mkdir(exist_ok=True)
+        path.rename(ant / f"in{number % 2}" / path.name)
+    (ant / "in0" / "again").symlink_to(ant, target_is_directory=True)
+    assert sorted(load(two_parts).train.images[:, 0, 0, 1].tolist()) == numbers
+    (ant / "in0" / "notes.csv").write_text("no image")
+    (ant / "Thumbs.db").write_text("no image")
+    os.mkfifo(ant / "pipe.png")
+    save(two_parts / "train" / "loose.png", draw(1, 5, 4, 3)[0][0])
+    with pytest.warns(UserWarning, match=r"12 images are read, and 4 files skipped .*\.png.*\.csv.*\.db"):
+        assert len(load(two_parts).train) == 12
 
 
 def test_one_level_is_divided_by_seed(tmp_path: Path, draw: Draw) -> None:
@@ -91,7 +107,10 @@ def test_one_level_is_divided_by_seed(tmp_path: Path, draw: Draw) -> None:
     assert set(tested[0]) != set(tested[2])
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".ppm", ".webp", ".jpg", ".JPEG"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".png", ".bmp", ".ppm", ".webp", ".jpg", ".JPEG", ".jfif", ".tif", ".TIFF", ".gif", ".tga", ".jp2"],
+)
 def test_formats(tmp_path: Path, suffix: str) -> None:
     level = np.full((1, 8, 8, 3), 77, dtype=np.uint8)
     for part in ("train", "test"):
@@ -184,7 +203,7 @@ def _see_through(folder: Path) -> Path:
 
 def _disguised(folder: Path) -> Path:
     path = folder / "train" / "bee" / "000.png"
-    Image.new("RGB", (4, 5)).save(path, format="TIFF")
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\n")
     return path
 
 

@@ -57,6 +57,19 @@ def test_colour_images_arrive_unchanged_channels_first(
         np.testing.assert_array_equal(split.labels.numpy(), members[f"y_{part}"])
 
 
+@pytest.mark.parametrize(
+    ("number", "absent"), [(lambda y: y + 1, r"1 of them .*\(0\)"), (lambda y: 9 * y, "24 of")]
+)
+def test_labels_that_leave_classes_empty_are_named(
+    tmp_path: Path, members: Members, number: Callable[[Any], Any], absent: str
+) -> None:
+    members |= {part: number(members[part]) for part in ("y_train", "y_test")}
+    with pytest.warns(UserWarning, match=absent):
+        assert load(written(tmp_path / "own.npz", members)).num_classes == members["y_train"].max() + 1
+    names = np.array([str(label) for label in range(int(members["y_train"].max()) + 1)])
+    load(written(tmp_path / "own.npz", members | {"classes": names}))
+
+
 def test_what_numpy_writes_is_read(tmp_path: Path, members: Members) -> None:
     np.savez_compressed(tmp_path / "a.npz", **members)
     np.savez(tmp_path / "b.npz", **members)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from veridical.attacks.ball import Ball, Noise
 from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
 from veridical.runtime.lengths import power_of_two
+from veridical.runtime.record import record
 
 Score = Callable[[Tensor], Tensor]
 """inputs (N, ...) -> the number to be raised for each example, (N,)."""
@@ -29,7 +29,7 @@ class GradientScore(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record
 class Ascent:
     """What the loop kept.
 

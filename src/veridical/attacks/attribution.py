@@ -32,6 +32,7 @@ from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder
 from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
 Method = Callable[..., Tensor]
@@ -41,7 +42,7 @@ ROWS = 160
 """Default bound on examples times nodes of one batch: on a CPU as fast as larger ones, with less memory."""
 
 
-@dataclass(frozen=True)
+@record
 class AttackResult:
     """What an attribution attack did to each of N examples.
 
@@ -161,7 +162,7 @@ def gradients_per_map(attribution: Method, quadrature: Quadrature) -> int:
     return int(getattr(attribution, "samples", 1))
 
 
-@dataclass(frozen=True)
+@record
 class _Batch:
     """The examples that are attacked together; `indices` are their numbers in their data set."""
 

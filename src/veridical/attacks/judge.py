@@ -11,6 +11,7 @@ from torch import Tensor
 from veridical.attribution.saliency import saliency
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
+from veridical.runtime.record import record
 
 Map = Callable[[Tensor], Tensor]
 """inputs (N, C, H, W) -> attribution (N, C, H, W), for one fixed batch and target."""
@@ -51,7 +52,7 @@ class Shortlist:
                 kept.copy_(kept.gather(0, index.expand_as(kept)))
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """What `Judge.choose` settled on; the fields are those of `AttackResult`, evaluations are final maps."""
 

@@ -1,18 +1,18 @@
 """Node counts by example: ever more until the map adds up to the change of the output, or to a bound."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from veridical.attribution.path import Scalar, path_attribution
 from veridical.attribution.quadrature import Quadrature
+from veridical.runtime.record import record
 
 FIRST_NODES = 16
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class PathResult:
     """Integrated Gradients of N examples and how far to trust them.
 
@@ -29,7 +29,7 @@ class PathResult:
     converged: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class PathProblem:
     """The integral of N examples that `integrate` and `integrate_until_complete` solve.
 

@@ -1,16 +1,16 @@
 """A method together with its model, called the way Captum's attribution classes are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
 from veridical.attribution.method import AttributionMethod, Target
 from veridical.runtime.errors import UsageError
+from veridical.runtime.record import record
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class BoundMethod:
     """What `method.bind(model)` returns: call it, or hand it to code written for Captum."""
 

@@ -22,6 +22,7 @@ from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import Scalar
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
 from veridical.runtime.errors import fail_argument, fail_unknown
+from veridical.runtime.record import record
 
 if TYPE_CHECKING:
     from veridical.attribution.bound import BoundMethod
@@ -42,7 +43,7 @@ class Attribution(Protocol):
         """A map of the inputs' shape."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Question:
     """What is to be explained, with everything checked and resolved: subclasses' `_maps` gets one."""
 
@@ -148,7 +149,7 @@ def check_output(output: Output | OutputFunction) -> None:
         raise fail_unknown("output", output, OUTPUTS, more=", or a function (logits, target) -> (N,)")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class _FunctionScalar:
     """A user's function of logits and target; repeats the target for points that come node by node."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import check_climbable, check_greatest, logits_of
 from veridical.runtime.errors import UsageError, fail_unknown
+from veridical.runtime.record import record
 
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class TargetScalar:
     """One number per input: the logit, the cross-entropy loss or the log-probability of its target.
 

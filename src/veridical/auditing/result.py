@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from veridical.attribution.classifier import predict
 from veridical.auditing.examples import Arrays, parameter_like
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval
+from veridical.runtime.record import record
 
 INCOMPLETE = 0.1
 """A map is called incomplete where its sum misses more than this share of the output's change."""
@@ -26,7 +26,7 @@ MEANS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class RadiusResult:
     """All at one radius: intervals by name, and one row per example in `arrays` (see `auditing.examples`)."""
 
@@ -35,7 +35,7 @@ class RadiusResult:
     arrays: Arrays
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class RobustnessResult:
     """What attacks on a model's predictions and explanations left standing.
 

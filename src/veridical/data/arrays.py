@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from veridical.data.registry import DatasetEntry
 from veridical.runtime.errors import DataError
+from veridical.runtime.record import record
 
 MAX_BYTES = 8 * 2**30
 """Largest decoded array; a header that asks for more is refused before anything is read."""
@@ -19,7 +21,7 @@ MAX_SIDE = 8192
 MAX_CLASSES = 65536
 
 
-@dataclass(frozen=True)
+@record
 class Arrays:
     """One data set as decoded: images uint8 (N, H, W) or (N, H, W, C), labels integer (N,).
 
@@ -135,6 +137,15 @@ def _class_names(where: object, arrays: Arrays, entry: DatasetEntry | None) -> t
     if not given:
         check_labels(where, "train", arrays.train_labels, MAX_CLASSES)
         given = tuple(str(label) for label in range(int(arrays.train_labels.max()) + 1))
+        absent = sorted(set(range(len(given))) - set(np.unique(arrays.train_labels).tolist()))
+        if absent:
+            shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+            warnings.warn(
+                f"{where}: labels number the classes from 0, so there are {len(given)} classes, "
+                f"{len(absent)} of them without a training image ({shown}). If that is not meant, number the "
+                "labels anew; `classes`, a name for each, says that it is.",
+                stacklevel=2,
+            )
     if len(given) < 2:
         raise damaged(where, f"{len(given)} class", "at least two classes")
     return given

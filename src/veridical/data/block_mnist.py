@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
 from veridical.runtime.data_config import BlockOptions
 from veridical.runtime.errors import DataError, fail_argument
+from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
 __all__ = ["BlockOptions", "block_mnist", "cells_of", "counterfactual"]
@@ -66,7 +67,7 @@ def cells_of(options: BlockOptions) -> tuple[int, int]:
     return layout, layout
 
 
-@dataclass(frozen=True)
+@record
 class _Part:
     """The source's images of one part: `pool` (N, h, w), all of the classes wanted; `chosen` rows of it."""
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class BlockExamples:
     """Inputs float64 (N, blocks * block_size), target int64 (N,), 1 for y = +1 and 0 for y = -1, and block.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ BINARY = tuple(f"{name}.bin" for name in PICKLED)
 IMAGES_A_BATCH = 10000
 _PIXELS, _CLASSES = 3 * 32 * 32, 10
 _MAX_FILE = 2**26
+_MAX_TUPLES = 1000
 
 _Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
@@ -54,6 +56,7 @@ def read_pickled_batch(path: Path) -> _Batch:
     """
     content = _bytes(path)
     try:
+        _check_opcodes(content)
         batch = _Restricted(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can fail in nearly any way
         raise damaged(path, f"a damaged file ({error})", "a batch of CIFAR-10", "Copy it again.") from error
@@ -70,11 +73,28 @@ def read_pickled_batch(path: Path) -> _Batch:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if not path.is_file():
+            raise damaged(path, "no regular file", "a batch of CIFAR-10")
         if path.stat().st_size > _MAX_FILE:
             raise damaged(path, f"{path.stat().st_size} bytes", f"at most {_MAX_FILE}")
         return path.read_bytes()
     except OSError as error:
         raise damaged(path, f"an unreadable file ({error})", "a batch of CIFAR-10") from error
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Refuse a pickle that would take memory or depth out of proportion to its length.
+
+    Python's unpickler makes its memo as long as the largest number in it, and hashes nested tuples without a
+    limit of depth.
+    """
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"a memo of {argument} entries")
+        tuples += "TUPLE" in opcode.name
+        if tuples > _MAX_TUPLES:
+            raise pickle.UnpicklingError(f"more than {_MAX_TUPLES} tuples")
 
 
 class _TypeRecord:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from veridical.data.splits import held_out
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.record import record
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Split:
     """One part of a data set: images uint8 (N, C, H, W) and labels int64 (N,), both on the CPU."""
 
@@ -75,12 +76,13 @@ class Split:
         return chosen
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Dataset:
     """A data set as loaded.
 
-    classes: a name per label. checksum: SHA-256 of images and labels as they are here, after all options.
-    source: where it was found. options: what shaped the arrays, e.g. {"equalise": True, "size": 32}.
+    classes: a name per label; equal ones are told apart by their numbers, "crane (class 134)". checksum:
+    SHA-256 of images and labels as they are here, after all options. source: where it was found. options:
+    what shaped the arrays, e.g. {"equalise": True, "size": 32}.
     """
 
     name: str
@@ -90,6 +92,9 @@ class Dataset:
     checksum: str
     source: str
     options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", distinct(self.classes))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -113,6 +118,13 @@ class Dataset:
             "checksum": self.checksum,
             "options": dict(self.options),
         }
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names without equal ones: those get their numbers, so that results by class have them all."""
+    numbered = [f"{name} (class {number})" for number, name in enumerate(names)]
+    found = [own if names.count(name) > 1 else name for name, own in zip(names, numbered, strict=True)]
+    return tuple(found if len(set(found)) == len(found) else numbered)
 
 
 def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:

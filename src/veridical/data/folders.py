@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from veridical.data.arrays import Arrays, damaged
-from veridical.data.images import image_files, read_images
+from veridical.data.images import formats, image_files, read_images
 from veridical.data.splits import hashed_order, stratified
+from veridical.runtime.errors import visible
 
 TEST_FRACTION = 0.2
+_MOST_NAMED = 5
 _HINT = "Folders are <folder>/train/<class>/* and <folder>/test/<class>/* (or val), or <folder>/<class>/*."
 
 
@@ -19,7 +23,9 @@ def read_folder(folder: Path, size: int | None, split_seed: int) -> Arrays:
     """Read any folder of class folders; labels number the class names in alphabetical order.
 
     Without train and test folders a fifth of every class is for testing, chosen by `split_seed`. Files come
-    in a hashed order, the same each time, so that the first ones are not all of one class. Raises DataError.
+    in a hashed order, the same each time, so that the first ones are not all of one class. Folders within a
+    class folder belong to the class, as torchvision has it. A UserWarning names files that are no images and
+    images outside the class folders, none of which are read. Raises DataError.
     """
     if not (folder / "train").is_dir():
         names = class_folders(folder)
@@ -71,12 +77,31 @@ def _listed(
 ) -> tuple[list[Path], np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Every image file below `folder` in hashed order, and the label of each."""
     found = []
+    skipped = [path for path in folder.iterdir() if path.suffix.lower() in formats()[1]]
     for label, name in enumerate(names):
-        files = image_files(folder / name) if (folder / name).is_dir() else []
+        files, others = image_files(folder / name) if (folder / name).is_dir() else ([], [])
         if not files:
-            raise damaged(folder / name, "no image files", "at least one PNG, JPEG, BMP, PPM or WebP image")
+            raise damaged(folder / name, "no image files", "at least one PNG, JPEG, TIFF or other image")
         found += [(path, label) for path in files]
+        skipped += others
+    _say_skipped(folder, skipped, len(found))
     order = hashed_order(range(len(found)), 0, "folder")
     return [found[index][0] for index in order], np.array(
         [found[index][1] for index in order], dtype=np.int64
+    )
+
+
+def _say_skipped(folder: Path, skipped: Sequence[Path], read: int) -> None:
+    """Warn of files that were passed over, by suffix and with the first of them; nothing for none."""
+    files = sorted(path for path in skipped if not path.name.startswith("."))
+    if not files:
+        return
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in files).most_common(_MOST_NAMED)
+    named = ", ".join(f"{count} {suffix}" for suffix, count in kinds)
+    warnings.warn(
+        visible(
+            f"{folder}: {read} images are read, and {len(files)} files skipped ({named}), such as "
+            f"{files[0].relative_to(folder)}: only image files inside the class folders are read."
+        ),
+        stacklevel=2,
     )

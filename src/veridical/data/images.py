@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +15,36 @@ from PIL import Image
 
 from veridical.data.arrays import MAX_SIDE, check_header, damaged
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp"))
-_FORMATS = ("PNG", "JPEG", "BMP", "PPM", "WEBP")
+_NO_PIXELS = frozenset(("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"))
+"""What Pillow knows and cannot decode, or not without running another program."""
 _GREY, _COLOUR = ("1", "L"), ("RGB", "P", "CMYK", "YCbCr")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, by name; hidden files and other suffixes are not images."""
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+@lru_cache(maxsize=1)
+def formats() -> tuple[tuple[str, ...], frozenset[str]]:
+    """The formats that are read, all that Pillow decodes by itself, and the suffixes of their files."""
+    Image.init()
+    known = set(Image.OPEN) - _NO_PIXELS
+    suffixes = (suffix for suffix, name in Image.registered_extensions().items() if name in known)
+    return tuple(sorted(known)), frozenset(suffixes)
+
+
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The image files in `folder` and in the folders within it, and the files that are none, both by path.
+
+    An image is a regular file with a suffix of an image format. Hidden files and folders are neither, and a
+    folder that is linked into itself is entered once.
+    """
+    found: tuple[list[Path], list[Path]] = ([], [])
+    entered: set[str] = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        folders[:] = [] if real in entered else [name for name in folders if not name.startswith(".")]
+        for path in () if real in entered else (Path(where, name) for name in names):
+            if not path.name.startswith("."):
+                found[not (path.suffix.lower() in formats()[1] and path.is_file())].append(path)
+        entered.add(real)
+    return sorted(found[0]), sorted(found[1])
 
 
 def read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
@@ -30,7 +52,8 @@ def read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8
 
     size: height and width of the result; each whole image is resized to it (bilinear with antialiasing,
     aspect ratio not kept). None wants files of one size. EXIF orientation is not applied, as torchvision does
-    not. Raises DataError, naming the file, for one that cannot be read, has transparency, or differs in size.
+    not; of several pictures in a file the first is read. Raises DataError, naming the file, for one that
+    cannot be read, has transparency, or differs in size.
     """
     (width, height), mode = _survey(paths, size)
     shape = (len(paths), height, width) if mode == "L" else (len(paths), height, width, 3)
@@ -73,8 +96,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # A picture large enough for this warning is refused by its size, with a message of ours.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
+            with Image.open(path, formats=formats()[0]) as picture:
                 yield picture
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         found = f"a damaged or truncated file ({error})"
-        raise damaged(path, found, "a PNG, JPEG, BMP, PPM or WebP image") from error
+        raise damaged(path, found, "a PNG, JPEG, TIFF or another image that Pillow reads") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,13 @@ from veridical.data.lookup import load
 from veridical.data.npz import read_members
 from veridical.runtime.errors import DataError, fail_argument, fail_unknown
 from veridical.runtime.files import atomic, to_plain
+from veridical.runtime.record import record
 
 PartName = Literal["train", "test"]
 _PARTS: tuple[PartName, PartName] = ("train", "test")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@record(kw_only=True)
 class MaskedDataset(Dataset):
     """A data set in which the truth is known; it can stand wherever a `Dataset` can.
 
@@ -37,6 +38,7 @@ class MaskedDataset(Dataset):
     places: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for part in _PARTS:
             count, _, height, width = self.split(part).images.shape
             mask = self.mask(part)

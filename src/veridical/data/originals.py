@@ -65,7 +65,7 @@ def read_gtsrb(folder: Path, size: int) -> Arrays:
     names = [f"{label:05d}" for label in range(len(DATASETS["gtsrb"].classes))]
     if class_folders(training) != names:
         raise damaged(training, "other class folders", f"the {len(names)} folders {names[0]} to {names[-1]}")
-    files = [(path, label) for label, name in enumerate(names) for path in image_files(training / name)]
+    files = [(path, label) for label, name in enumerate(names) for path in image_files(training / name)[0]]
     train = [files[index] for index in hashed_order(range(len(files)), 0, "gtsrb")]
     test = _gtsrb_table(folder / "GT-final_test.csv", folder / "GTSRB" / "Final_Test" / "Images")
     if not train:

@@ -79,7 +79,8 @@ def places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Pla
 
 def _original(folder: Path, names: Sequence[str], read: Callable[[], Arrays], where: str = "") -> Place:
     """A folder that has to hold these files or folders; `where` names them when the folder does not tell."""
-    missing = [name for name in names if not (folder / name).exists()]
+    # A pipe or a device of that name is no file: reading it could wait for ever.
+    missing = [name for name in names if not ((folder / name).is_file() or (folder / name).is_dir())]
     return Place("original", where or str(folder), missing, len(missing) < len(names), read)
 
 

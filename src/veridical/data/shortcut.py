@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +19,7 @@ from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
 from veridical.runtime.data_config import ShortcutOptions, ShortcutTestName
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_uniform
 
 __all__ = ["ABSENT", "ShortcutOptions", "patch_places", "shortcut", "shortcut_variants"]
@@ -75,7 +76,7 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     return chosen
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class _Half:
     """One part as planted: images (N, C, H, W), labels, masks (N, H, W) and integers by name."""
 

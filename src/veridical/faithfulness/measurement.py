@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import RetrainObjectiveName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.record import record
 from veridical.training.checkpoint import packed, weights
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
@@ -37,7 +38,7 @@ ARRAYS = "data.npz"
 """Where the images of a caller's own data set go, inside the folder of the results."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Measurement:
     """One measurement, before anything is computed.
 

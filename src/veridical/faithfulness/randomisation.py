@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,12 +16,13 @@ from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_o
 from veridical.faithfulness.similarity import similarities
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.guards import private_copy
+from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
 OrderName = Literal["cascading", "independent"]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Randomised:
     """One state of the network and what its maps have in common with those of the trained one.
 

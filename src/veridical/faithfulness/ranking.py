@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from veridical.faithfulness.stored import read_array, write_arrays
 from veridical.metrics.descending import descending
 from veridical.runtime.config import OrderName, PerName, TiesName
 from veridical.runtime.errors import fail_argument, fail_unknown
+from veridical.runtime.record import record
 
 Part = Literal["train", "test"]
 Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
@@ -27,7 +28,7 @@ Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 ORDERS: tuple[OrderName, ...] = ("absolute", "signed", "squared")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Ranking:
     """The ranks of every coordinate of the instances of a data set; rank 0 is the most important.
 

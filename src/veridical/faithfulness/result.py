@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from veridical.faithfulness.design import Design, RankingName, Retraining
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, kept_at
 from veridical.faithfulness.verdict import judge, measured
 from veridical.metrics.intervals import proportion_interval
+from veridical.runtime.record import record
 
 Point = dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class DiffRoarResult:
     """What a DiffROAR measurement found.
 
@@ -71,7 +72,7 @@ class DiffRoarResult:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Accuracies:
     """Accuracies of retrainings, on so many test images, by what was retrained; and how to read them."""
 

@@ -18,6 +18,7 @@ from veridical.faithfulness.fills import Fill
 from veridical.faithfulness.ranking import Part, Ranking, Ranks
 from veridical.runtime.config import ModeName
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.record import record
 
 End = Literal["top", "bottom"]
 Shown = Literal["images", "masks"]
@@ -93,7 +94,7 @@ def unmask(
     return fill(inputs, stays, numbers, "test")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class UnmaskedSplit(Split):
     """A split whose batches are unmasked as they are cut; images and labels are those of the original.
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.lengths import length
+from veridical.runtime.record import record
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class RoleMagnitudes:
     """Magnitudes per example, (N,) each, at least 0.
 

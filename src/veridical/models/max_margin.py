@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import product
 from math import sqrt
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from veridical.models.mean_field import MeanFieldMLP
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.record import record
 
 LENGTH_TOLERANCE = 1e-12
 PROVEN = 0.5
@@ -21,7 +21,7 @@ MOST_ENUMERATED = 14
 """Inputs up to which `enumerated_dual` takes seconds."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class MaxMargin:
     """A network in mean-field scaling with finitely many units, of greatest margin, in float64.
 

@@ -4,7 +4,6 @@ A model is told by colour, by dash and, in words, by the chart's label; `style` 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -26,6 +25,7 @@ from veridical.report.drawing import (
     y_axis,
 )
 from veridical.report.measures import Interval, percent, signed
+from veridical.runtime.record import record
 
 _PLOT_HEIGHT = 210
 _ROW_HEIGHT, _ROW_LABEL = 66, 24
@@ -35,7 +35,7 @@ _BINS = 20
 _MOST_MARKED = 12
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Series:
     """A line: x and y of shape (P,), NaN where unknown, and optionally the band `low` to `high` around it."""
 
@@ -47,7 +47,7 @@ class Series:
     high: Array | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Sample:
     """One number per example, for a histogram, NaN where unknown."""
 

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.record import record
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class GalleryItem:
     """One image before and after an attack on its explanation.
 
@@ -44,7 +45,7 @@ class GalleryItem:
                 )
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class ModelSection:
     """Everything a report shows about one model; what was not measured is left out, None or NaN.
 

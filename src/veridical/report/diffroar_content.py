@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
 
 from veridical.report.content import Array
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.record import record
 
 VERDICTS = ("satisfied", "violated", "undecided")
 MOST = 6
@@ -18,7 +19,7 @@ Point = Mapping[str, Any]
 """{"level", "top", "bottom", "difference"}; the last three are {"repeats", "value", "low", "high"}."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class UnmaskedItem:
     """One image, the order of its coordinates, and what is left of it at some levels.
 
@@ -42,7 +43,7 @@ class UnmaskedItem:
                 raise fail_argument("UnmaskedItem", picture, f"pictures of shape {grid}, or channels last")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class DiffRoarSection:
     """Everything a page shows about one attribution of one model.
 

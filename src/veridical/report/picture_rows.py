@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, Literal, get_args
 
@@ -18,6 +17,7 @@ from veridical.report import pictures
 from veridical.report.content import Array
 from veridical.report.embedding import INK, SOFT
 from veridical.runtime.errors import fail_argument, visible
+from veridical.runtime.record import record
 
 # "grey": an image in [0, 1], in its colours where it has some. "heat": a map without signs, on a scale of its
 # own from zero. "signed": a map with signs, red above and blue below zero, on a scale of its own.
@@ -31,7 +31,7 @@ _TEXT_SIZE, _LINE, _LETTER, _BOLD_LETTER = 10.5, 14.0, 6.4, 7.2
 _BELOW_TITLE, _ABOVE_CAPTION, _BELOW_ROW = 3.0, 3.0, 14.0
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class PictureRow:
     """Pictures beside each other: (H, W), (H, W, 1) or, for images, (H, W, 3), one for each column.
 

@@ -17,6 +17,7 @@ from veridical.report.measures import DASH
 from veridical.report.picture_rows import PictureRow, pictures_figure
 from veridical.report.rendering import flat, render
 from veridical.runtime.errors import fail_argument
+from veridical.runtime.record import record
 
 __all__ = [
     "Curve",
@@ -57,7 +58,7 @@ class Table:
                 )
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Illustration:
     """A figure with the words below it, and in `alt` what it shows for who cannot see it."""
 
@@ -70,7 +71,7 @@ class Illustration:
             raise fail_argument("Illustration.alt", self.alt, "what the figure shows, in words")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Panel:
     """One part of a page: a heading, paragraphs, a table and figures, in this order."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from veridical.jobs import Job
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import area_share, mass_share
 from veridical.runtime.devices import resolve_device
+from veridical.runtime.record import record
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import ARRAYS
 from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
@@ -52,7 +52,7 @@ def alignment_run(options: AlignmentOptions, progress: Tell | None = None) -> di
     return study.finish(_assembled(plan, measured), _pictures(plan), surroundings={"runs": runs})
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class _Maps:
     """The measures of one run by one attribution: arrays (N, ...) by name, and the run's mean map (H, W)."""
 

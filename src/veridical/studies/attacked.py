@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from veridical.runtime.errors import UsageError
+from veridical.runtime.record import record
 from veridical.studies.finished import Finished, distinct_titles, read_finished
 from veridical.training.log import read_log
 
@@ -22,7 +22,7 @@ TITLES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Attacked(Finished):
     """One finished attack."""
 

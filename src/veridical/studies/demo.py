@@ -16,6 +16,7 @@ from veridical.report.measures import Interval
 from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, TrainOptions
 from veridical.runtime.files import CLAIM, claim_folder, write_json
 from veridical.runtime.provenance import result_document
+from veridical.runtime.record import record
 from veridical.studies.attack_report import REPORT, write_attack_report
 from veridical.studies.attack_run import PARTS, attack_run
 from veridical.studies.attacked import TITLES, Attacked, read_attack
@@ -60,7 +61,7 @@ RADIUS = {"mnist-5k": 0.2, "mnist": 0.2}
 """The paper's radius on MNIST, 0.3, needs many times the training; elsewhere the demo takes the paper's."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Finished:
     """What the demo leaves: the page, both attacks by title, and the verdict, a line for each measure."""
 

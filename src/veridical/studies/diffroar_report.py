@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from veridical.faithfulness.result import verdicts
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
 from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.record import record
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import Finished, read_finished
 
@@ -21,7 +22,7 @@ _SAME = ("data", "fill", "model", "training")
 _SAME_DESIGN = ("mode", "order", "per")
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Measured(Finished):
     """One finished measurement."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from veridical.runtime.errors import RunError, fail_argument
 from veridical.runtime.files import Document, check_form, read_arrays, read_json
+from veridical.runtime.record import record
 
 RESULT, EXAMPLES = "result.json", "examples.npz"
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Finished:
     """The content of a result.json, and the arrays of the examples.npz beside it."""
 

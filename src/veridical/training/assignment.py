@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.guards import private_copy
+from veridical.runtime.record import record
 from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
@@ -32,7 +33,7 @@ OWN = "own"
 """Name in the settings of a model that a caller brought."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Assignment:
     """What is trained on what.
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from veridical.runtime.errors import UsageError
+from veridical.runtime.record import record
 from veridical.training.checkpoint import check_tensors, packed, put_into, weights
 from veridical.training.settings import Settings
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Beginning:
     """The delivered weights of a finished run, from which another training goes on.
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import digest, read_checked, read_json, to_plain, write_atomic, write_sealed
+from veridical.runtime.record import record
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
 KEPT = 2
@@ -41,7 +42,7 @@ class _Record(TypedDict):
     progress: Progress
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Learner:
     """All that a training step changes: a model, its optimiser and, if there is one, the weights' average.
 

@@ -18,12 +18,13 @@ from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.config import StartName
 from veridical.runtime.errors import UsageError, fail_unknown
 from veridical.runtime.guards import eval_mode, evaluating
+from veridical.runtime.record import record
 from veridical.training.sizes import Size
 
 InnerScore = Literal["size", "loss"]
 
 
-@dataclass(frozen=True)
+@record
 class ObjectiveValue:
     """Loss per example (N,), with the graph to the weights, and its parts by name, (N,) each, detached."""
 
@@ -246,7 +247,7 @@ class RobustAttribution:
         return inputs + self.ball.radius * self.ball.step(gradient)
 
 
-@dataclass(frozen=True)
+@record
 class SizeScore:
     """size(IG from the fixed inputs to x'), as a function of x' with its exact gradient (N,)."""
 

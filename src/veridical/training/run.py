@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -33,6 +32,7 @@ from veridical.runtime.files import (
 )
 from veridical.runtime.guards import private_copy
 from veridical.runtime.provenance import environment, result_document
+from veridical.runtime.record import record
 from veridical.training.assignment import OWN, Assignment, build_recorded, divide
 from veridical.training.checkpoint import check_tensors, not_finite, packed, put_into, unpacked, weights
 from veridical.training.deviations import deviations
@@ -70,7 +70,7 @@ class Result(Frame):
     timing: _Timing  # type: ignore[misc]
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Run:
     """A finished training.
 

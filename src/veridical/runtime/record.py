@@ -1,0 +1,46 @@
+"""Frozen dataclasses of arrays: told in few words, and not compared by value, which arrays do not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, dataclass_transform, overload
+
+T = TypeVar("T")
+_LONGEST, _PART = 280, 60
+
+
+@overload
+def record(cls: type[T], /) -> type[T]: ...
+@overload
+def record(*, kw_only: bool) -> Callable[[type[T]], type[T]]: ...
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
+def record(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
+    """`dataclass(frozen=True, eq=False)` whose repr gives kind and shape of arrays, not their numbers."""
+
+    def made(cls: type[T]) -> type[T]:
+        cls.__repr__ = _words  # type: ignore[method-assign]
+        return dataclass(frozen=True, eq=False, repr=False, kw_only=kw_only)(cls)
+
+    return made if cls is None else made(cls)
+
+
+def _words(self: Any) -> str:
+    parts = [f"{one.name}={_short(getattr(self, one.name))}" for one in fields(self) if one.repr]
+    return _cut(f"{type(self).__name__}({', '.join(parts)}", _LONGEST) + ")"
+
+
+def _short(value: Any) -> str:
+    """A value in a few words: an array's kind and shape, a collection's size, a network's class."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
+    if isinstance(value, Mapping | list | tuple) and value:
+        return f"{len(value)} of {type(value).__name__}"
+    if hasattr(value, "named_parameters"):
+        return type(value).__name__
+    return _cut(repr(value), _LONGEST if getattr(type(value), "__repr__", None) is _words else _PART)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
