@@ -73,6 +73,32 @@ RELU6: dict[str, Function] = {
 }
 
 
+SLOPE = torch.tensor([0.3], dtype=torch.float64)
+PIECEWISE: dict[str, Function] = {
+    "prelu": lambda x: F.prelu(x, SLOPE),
+    "torch.prelu": lambda x: torch.prelu(x, SLOPE),
+    "method prelu": lambda x: x.prelu(SLOPE),
+    "prelu module": nn.PReLU(init=0.2).double(),
+    "prelu of channels": lambda x: F.prelu(x.reshape(3, 2, 2, 1), SLOPE * torch.tensor([1, 2])).flatten(),
+    "prelu of rows": lambda x: F.prelu(x.reshape(6, 2), SLOPE * torch.tensor([1, 2])).flatten(),
+    "hardtanh": F.hardtanh,
+    "hardtanh module": nn.Hardtanh(-2.0, 3.0),
+    "hardtanh in place": nn.Hardtanh(0.5, 1.5, inplace=True),
+    "hardtanh_, later": later(F.hardtanh_),
+    "hardtanh in place by place, later": later(lambda x: F.hardtanh(x, -1.0, 2.0, True)),
+    "threshold": lambda x: F.threshold(x, 0.0, 0.0),
+    "torch.threshold": lambda x: torch.threshold(x, 1.0, 1.0),
+    "threshold module": nn.Threshold(0.5, 0.5),
+    "F.threshold_, later": later(lambda x: F.threshold_(x, 0.0, 0.0)),  # type: ignore[attr-defined]
+    "torch.threshold_, later": later(lambda x: torch.threshold_(x, 0.0, 0.0)),
+    "threshold in place, later": later(nn.Threshold(0.0, 0.0, inplace=True)),
+    "hardsigmoid": F.hardsigmoid,
+    "hardsigmoid in place, later": later(nn.Hardsigmoid(inplace=True)),
+    "hardswish": F.hardswish,
+    "hardswish in place, later": later(nn.Hardswish(inplace=True)),
+}
+
+
 def under_twin(function: Function, inputs: Tensor, beta: float) -> tuple[Tensor, int]:
     with SoftplusTwin(beta) as twin:
         # Not a leaf, as the output of a layer is not.
@@ -115,7 +141,7 @@ def test_every_spelling_of_relu6(name: str) -> None:
         lambda x: x.clamp(max=0),
         lambda x: x.clamp(min=0.5),
         lambda x: x.clamp(min=torch.zeros(12)),
-        F.hardtanh,
+        lambda x: F.threshold(x, 1.0, 0.0),
         torch.sigmoid,
         later(lambda x: x.clamp_(0, 1)),
     ],
@@ -126,10 +152,32 @@ def test_what_is_no_relu_stays(function: Function) -> None:
     assert torch.equal(value, function(INPUTS * 1.0))
 
 
-@pytest.mark.parametrize("function", [*RELU.values(), *LEAKY.values(), *RELU6.values()])
+@pytest.mark.parametrize("name", PIECEWISE)
+def test_other_piecewise_functions_become_smooth(name: str) -> None:
+    """Near the kinks, and far from them at a great beta: value and slope of the function itself."""
+    function = PIECEWISE[name]
+    inputs = (INPUTS + 0.05).requires_grad_(True)
+
+    def slope(value: Tensor) -> Tensor:
+        return torch.autograd.grad(value.sum(), inputs, create_graph=True)[0]
+
+    real, (near, rewrites) = function(inputs * 1.0), under_twin(function, inputs, 500.0)
+    assert rewrites == 1
+    assert_close(near, real, rtol=0, atol=1e-9)
+    # PyTorch's slope of hardsigmoid is a sixth in float32.
+    assert_close(slope(near), slope(real), rtol=0, atol=1e-7)
+    value, _ = under_twin(function, inputs, 2.0)
+    above, below = (under_twin(function, inputs.detach() + step, 2.0)[0] for step in (1e-5, -1e-5))
+    assert_close(slope(value), (above - below) / 2e-5, rtol=1e-6, atol=1e-8)
+    assert all(bool(slope(slope(one)).isfinite().all()) for one in (near, value))
+    assert float(slope(slope(value)).detach().abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("function", [*RELU.values(), *LEAKY.values(), *RELU6.values(), *PIECEWISE.values()])
 def test_the_twin_tends_to_the_network_as_beta_grows(function: Function) -> None:
     real = function(INPUTS * 1.0)
-    gaps = [float((under_twin(function, INPUTS, beta)[0] - real).abs().max()) for beta in (1.0, 10.0, 1e4)]
+    found = [under_twin(function, INPUTS, beta)[0] for beta in (1.0, 10.0, 1e4)]
+    gaps = [float((one - real).detach().abs().max()) for one in found]
     assert gaps[0] > gaps[1] > gaps[2]
     # softplus exceeds relu by log(2) / beta at most, relu6 has two of them.
     assert gaps[2] <= 2e-4

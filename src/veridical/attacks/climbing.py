@@ -135,7 +135,7 @@ def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | N
             )
         raise UsageError(
             "the model is piecewise linear (its second derivative is zero) and the softplus twin found no "
-            "relu, leaky_relu, relu6 or clamp(min=0) call to smooth, so a map's gradient cannot be climbed; "
+            "relu, prelu, hardtanh, clamp(min=0) or like call to smooth, so its maps cannot be climbed; "
             "use an activation that the twin knows, or one that is smooth"
         )
     return 0

@@ -17,9 +17,10 @@ from veridical.runtime.errors import UsageError
 class SoftplusTwin(TorchFunctionMode):
     """While active, every relu-like call of any network computes a softplus form; no model is copied.
 
-    relu, clamp(min=0), clip(min=0) and clamp_min(0) become softplus(x); leaky_relu becomes
-    s x + (1 - s) softplus(x); relu6, and hardtanh from 0 to c, become softplus(x) - softplus(x - c).
-    Functions, methods and modules are all rewritten, in place or not. `rewrites` counts the calls.
+    relu, clamp(min=0), clip(min=0) and clamp_min(0) become softplus(x); leaky_relu and prelu become
+    s x + (1 - s) softplus(x); hardtanh from b to c becomes b + softplus(x - b) - softplus(x - c), and with it
+    relu6, hardsigmoid and hardswish; threshold(t, t) becomes t + softplus(x - t). Functions, methods and
+    modules are all rewritten, in place or not. `rewrites` counts the calls.
 
     Parameters
     ----------
@@ -77,14 +78,32 @@ def _leaky(beta: float, inputs: Tensor, negative_slope: float = 0.01) -> Tensor:
     return negative_slope * inputs + (1 - negative_slope) * F.softplus(inputs, beta=beta)
 
 
+def _prelu(beta: float, inputs: Tensor, weight: Tensor) -> Tensor:
+    # One slope for all, or one for each channel.
+    slope = weight.reshape(-1, *[1] * (inputs.ndim - 2)) if inputs.ndim > 1 else weight
+    return slope * inputs + (1 - slope) * F.softplus(inputs, beta=beta)
+
+
+def _hardtanh(beta: float, inputs: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    rise = F.softplus(inputs - min_val, beta=beta) - F.softplus(inputs - max_val, beta=beta)
+    return rise + min_val if min_val else rise
+
+
 def _relu6(beta: float, inputs: Tensor) -> Tensor:
-    return F.softplus(inputs, beta=beta) - F.softplus(inputs - 6, beta=beta)
+    return _hardtanh(beta, inputs, 0.0, 6.0)
 
 
-def _hardtanh(beta: float, inputs: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor | None:
-    if min_val != 0:
-        return None
-    return F.softplus(inputs, beta=beta) - F.softplus(inputs - max_val, beta=beta)
+def _hardsigmoid(beta: float, inputs: Tensor) -> Tensor:
+    return _relu6(beta, inputs + 3) / 6
+
+
+def _hardswish(beta: float, inputs: Tensor) -> Tensor:
+    return inputs * _hardsigmoid(beta, inputs)
+
+
+def _threshold(beta: float, inputs: Tensor, threshold: float, value: float) -> Tensor | None:
+    # Another value is a jump, which nothing smooth is near to.
+    return value + F.softplus(inputs - threshold, beta=beta) if value == threshold else None
 
 
 def _clamp(beta: float, inputs: Tensor, *ends: Any, **named: Any) -> Tensor | None:
@@ -96,10 +115,19 @@ def _clamp(beta: float, inputs: Tensor, *ends: Any, **named: Any) -> Tensor | No
     return F.softplus(inputs, beta=beta) if float(low) == 0 else None
 
 
-_INPLACE_POSITION = {F.relu: 1, F.relu6: 1, F.leaky_relu: 2, F.hardtanh: 3}
+_INPLACE_POSITION = {
+    F.relu: 1,
+    F.relu6: 1,
+    F.leaky_relu: 2,
+    F.hardtanh: 3,
+    F.hardsigmoid: 1,
+    F.hardswish: 1,
+    F.threshold: 3,
+}
 _OVERWRITING: dict[Any, Callable[..., Tensor | None]] = {
     F.leaky_relu_: _leaky,
     F.hardtanh_: _hardtanh,
+    torch.threshold_: _threshold,
     torch.relu_: _relu,
     Tensor.relu_: _relu,
     torch.clamp_: _clamp,
@@ -114,6 +142,13 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     F.relu6: _relu6,
     F.leaky_relu: _leaky,
     F.hardtanh: _hardtanh,
+    F.hardsigmoid: _hardsigmoid,
+    F.hardswish: _hardswish,
+    F.threshold: _threshold,
+    torch.threshold: _threshold,
+    F.prelu: _prelu,
+    torch.prelu: _prelu,
+    Tensor.prelu: _prelu,
     torch.relu: _relu,
     Tensor.relu: _relu,
     torch.clamp: _clamp,
