@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from veridical.models import MODELS, build
 from veridical.runtime import devices
 from veridical.runtime.errors import UsageError
 
@@ -64,3 +66,21 @@ def test_the_first_processors_model_is_told(tmp_path: Path, monkeypatch: pytest.
     path.write_text(XEON + XEON.replace("Xeon", "Other"))
     monkeypatch.setattr(devices, "_CPU_INFO", path)
     assert devices.cpu_details()["model"] == "Intel(R) Xeon(R)"
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_no_network_gets_a_layout_whose_backward_pass_crashes(
+    monkeypatch: pytest.MonkeyPatch, name: str, capability: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    registers = {"AVX2": 8, "AVX512": 16}
+    widths = (4, 6, 8, 12, 16, 64) if "width" in MODELS[name].options else (None,)
+    for width in widths:
+        options = {} if width is None else {"width": width}
+        model = build(name, shape=(3, 8, 8), num_classes=3, seed=0, **options)
+        narrow = name == "resnet18" and width is not None and width < registers[capability]
+        plain = narrow or name == "mlp"
+        assert devices.fast_layout(model) == (torch.contiguous_format if plain else torch.channels_last)
+    assert devices.fast_layout(nn.Sequential(nn.Conv2d(3, 8, 1, stride=2))) == torch.contiguous_format
+    assert devices.fast_layout(nn.Sequential(nn.Conv2d(3, 8, 1))) == torch.channels_last

@@ -3,7 +3,12 @@
 import hashlib
 import importlib
 import json
+import os
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,6 +227,72 @@ def test_a_model_data_and_objective_of_the_callers_own(tmp_path: Path, stripes: 
         load(run.folder, model=Own(9))
     with pytest.raises(UsageError, match="model"):
         trained(tmp_path / "run", stripes, model=Own(9), objective=objective, **given)
+
+
+class Odd(nn.Module):
+    """A network whose output is not one logit for each of three classes."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        outputs = {"too few": 2, "one": 1}.get(form, 3)
+        self.last = nn.LazyLinear(outputs) if form == "lazy" else nn.Linear(64, outputs)
+
+    def forward(self, inputs: Tensor) -> Any:
+        logits = self.last(inputs.flatten(1))
+        return {"tuple": (logits,), "dict": {"logits": logits}, "squeezed": logits.squeeze()}.get(
+            self.form, logits * (float("nan") if self.form == "nan" else 1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("too few", r"3 classes of stripes, but got .Odd with 2 logits"),
+        ("one", "one logit"),
+        ("lazy", r"last\.weight.*no shape"),
+        ("tuple", "returned a tuple"),
+        ("dict", "returned a dict of logits"),
+        ("squeezed", "squeeze"),
+        ("nan", "NaN"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path, stripes: Dataset, form: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        trained(tmp_path / "run", stripes, model=Odd(form), model_options={}, objective="natural")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_a_training_does_not_depend_on_who_calls(
+    tmp_path: Path, stripes: Dataset, mode: Callable[[], AbstractContextManager[object]]
+) -> None:
+    given: dict[str, Any] = {"objective": "ig-norm", "radius": 0.05, "steps": 2, "epochs": None}
+    plain = weights_of(trained(tmp_path / "plain", stripes, **given))
+    with mode():
+        other = weights_of(trained(tmp_path / "other", stripes, **given))
+    assert all(torch.equal(value, plain[name]) for name, value in other.items())
+
+
+@pytest.mark.parametrize("width", [4, 6])
+def test_a_narrow_resnet_is_trained_in_a_layout_that_holds(tmp_path: Path, width: int) -> None:
+    # In a process of its own: in channels_last its backward pass writes beyond its memory.
+    code = f"""
+from veridical import train
+train(data="mnist-5k", model="resnet18", model_options={{"width": {width}}}, out="run", objective="natural",
+      progress=False, validation=0, train_examples=40, batch_size=20, steps=2, threads=1)
+"""
+    checked = {**os.environ, "MALLOC_CHECK_": "3"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=checked, check=False)
+    assert done.returncode == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["environment"]["layout"] == "contiguous_format"
 
 
 def test_a_float64_model_is_trained_in_float64(tmp_path: Path, stripes: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -225,3 +226,27 @@ def test_chunks_see_batch_normalisation_in_eval_mode_when_they_are_computed_agai
     for left, right in zip(*gradients, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(statistics[0], statistics[1])
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+@pytest.mark.parametrize("rows", [4096, 5])
+@pytest.mark.parametrize("backward_too", [False, True])
+def test_objectives_work_under_autocast(
+    smooth: nn.Module, batch: Batch, name: str, rows: int, backward_too: bool
+) -> None:
+    model, inputs, target = smooth.float(), batch[0].float(), batch[1]
+    objective = replace(objective_of(name), rows=rows)
+    found = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = objective(model, inputs, target, torch.Generator().manual_seed(0)).loss
+            if backward_too:
+                value.sum().backward()
+        if not backward_too:
+            value.sum().backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((value.detach(), gradients))
+    (plain, exact), (rounded, slopes) = found
+    torch.testing.assert_close(rounded, plain, rtol=0.05, atol=0.02)
+    assert torch.cosine_similarity(slopes, exact, dim=0) > 0.99

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from veridical.runtime.errors import UsageError, fail_argument
-from veridical.runtime.guards import eval_mode, evaluating, preserved_rng
+from veridical.runtime.guards import default_modes, eval_mode, evaluating, preserved_rng
 
 
 @contextmanager
@@ -29,18 +28,8 @@ def examining(model: nn.Module, *, weights: bool = False) -> Iterator[nn.Module]
             "the model's parameters were made under torch.inference_mode(), so nothing can be "
             "differentiated; build and load the model outside of it"
         )
-    with ExitStack() as guards:
-        guards.enter_context(preserved_rng())
-        guards.enter_context(torch.inference_mode(False))
-        guards.enter_context(torch.enable_grad())
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                # Gradients of rounded logits are mostly rounding; and a map must not depend on who calls.
-                guards.enter_context(torch.autocast(device, enabled=False))
-        if "torch._dynamo" in sys.modules:
-            # Compiled code has no second derivative, and the smooth twin cannot look into it.
-            guards.enter_context(torch.compiler.set_stance("force_eager"))
-        yield guards.enter_context((eval_mode if weights else evaluating)(model))
+    with preserved_rng(), default_modes(), (eval_mode if weights else evaluating)(model):
+        yield model
 
 
 def logits_of(model: nn.Module, inputs: Tensor, *, finite: bool = True) -> Tensor:

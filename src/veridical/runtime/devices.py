@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from veridical.runtime.errors import UsageError, fail_argument
 
@@ -36,6 +37,22 @@ def supports_bf16(device: torch.device | str) -> bool:
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return kind == "cpu" and not _BF16_FLAGS.isdisjoint(cpu_details()["flags"].split())
+
+
+def fast_layout(model: nn.Module) -> torch.memory_format:
+    """The memory format in which a network is trained and measured: channels_last with 2-d convolutions.
+
+    Contiguous without them, and where the backward pass of a strided 1x1 convolution would write beyond its
+    memory: torch's oneDNN does so in channels_last for fewer input channels than a vector register has
+    numbers.
+    """
+    convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    vector = 8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
+    unsafe = any(
+        set(layer.kernel_size) == {1} and set(layer.stride) != {1} and layer.in_channels < vector
+        for layer in convolutions
+    )
+    return torch.channels_last if convolutions and not unsafe else torch.contiguous_format
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 import copy
 import random
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -65,6 +66,29 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Both `eval_mode` and `frozen`: how a model is attacked or measured."""
     with eval_mode(model), frozen(model):
         yield model
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Compute in the tensors' own dtypes: gradients of rounded logits are mostly rounding."""
+    with ExitStack() as disabled:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                disabled.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def default_modes() -> Iterator[None]:
+    """Gradients on; inference mode, autocast and compilation off: nothing depends on who calls."""
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        modes.enter_context(no_autocast())
+        if "torch._dynamo" in sys.modules:
+            # Compiled code has no second derivative, and the smooth twin cannot look into it.
+            modes.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
 
 
 @contextmanager

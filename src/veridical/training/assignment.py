@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from veridical.attacks.ball import Ball
+from veridical.attribution.classifier import predict
 from veridical.data import DATASETS, Dataset, Split, load
 from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
+from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.guards import private_copy
 from veridical.runtime.record import record
@@ -27,6 +30,7 @@ from veridical.training.objectives import Objective
 from veridical.training.recipes import MODEL_OPTIONS
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
+from veridical.training.validation import input_dtype
 from veridical.training.warm import starts_warm
 
 OWN = "own"
@@ -50,7 +54,7 @@ class Assignment:
     validation: Split | None
     indices: Tensor
     model: nn.Module
-    channels_last: bool
+    layout: torch.memory_format
     objective: Callable[[float], Objective]
     ball: Ball | None
     augment: Augmentation | None
@@ -92,19 +96,17 @@ def assign(
         beginning.put_into(module)
         settings = replace(settings, initial=beginning.record())
     train, validation, indices = divide(data.train, settings)
-    convolutional = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
-    module = module.to(device)
-    if convolutional:
-        module = module.to(memory_format=torch.channels_last)
+    layout = fast_layout(module)
+    module = module.to(device).to(memory_format=layout)
+    if model is not None:
+        _check_classes(module, data, device)
     if objective is None:
         at = partial(_named, settings)
         ball = None if settings.robust is None else evaluation_ball(settings.robust)
     else:
         at, ball = partial(_same, objective), getattr(objective, "ball", None)
     augment, warm = _augmentation(settings, data), starts_warm(at(0.0), settings)
-    return Assignment(
-        settings, data, train, validation, indices, module, convolutional, at, ball, augment, warm
-    )
+    return Assignment(settings, data, train, validation, indices, module, layout, at, ball, augment, warm)
 
 
 def divide(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
@@ -159,11 +161,26 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
     if model is not None:
         if options.model_options:
             raise UsageError("model_options are for networks by name; a module is taken as it is.")
+        lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
+        if lazy:
+            raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")
         return private_copy(model), own_model_record(model, data)
     chosen = MODEL_OPTIONS.get(options.recipe, {}).get(options.model, {})
     given: dict[str, Any] = {**chosen, **options.model_options}
     record = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
     return build_recorded(record, options.seed), record
+
+
+def _check_classes(model: nn.Module, data: Dataset, device: torch.device) -> None:
+    """Raise a UsageError unless a caller's model has a logit for each class of the data."""
+    image, _ = data.train.batch([0], input_dtype(model), device)
+    logits = predict(model, image).shape[1]
+    if logits < data.num_classes:
+        raise fail_argument(
+            "model",
+            f"{type(model).__name__} with {logits} logits",
+            f"one logit for each of the {data.num_classes} classes of {data.name}",
+        )
 
 
 def build_recorded(record: Mapping[str, Any], seed: int) -> nn.Module:

@@ -16,7 +16,7 @@ from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.files import read_claim
-from veridical.runtime.guards import preserved_rng, thread_count
+from veridical.runtime.guards import default_modes, preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 from veridical.training.assignment import Assignment, assign, gather
@@ -77,7 +77,7 @@ def train(
     if chosen.bf16:
         check_bf16(device)
     threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
-    with threads, preserved_rng(), ExitStack() as held:
+    with threads, preserved_rng(), default_modes(), ExitStack() as held:
         with group.in_turn():
             assignment = assign(
                 chosen,
@@ -208,8 +208,7 @@ class _Training:
             noise = stream(settings.seed, "augment", self.step)
             rows, count = self.share.rows, len(chosen)
             inputs, target = self.task.augment(inputs, target, noise, rows=rows, count=count)
-        if self.task.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = inputs.contiguous(memory_format=self.task.layout)
         # For layers that draw from the global generator, such as dropout.
         seed_global(self.share.layer_seed(settings.seed, self.step))
         with arithmetic(self.device, bf16=settings.bf16), self.group.guarded():

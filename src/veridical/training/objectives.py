@@ -17,7 +17,7 @@ from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.config import StartName
 from veridical.runtime.errors import UsageError, fail_unknown
-from veridical.runtime.guards import eval_mode, evaluating
+from veridical.runtime.guards import eval_mode, evaluating, no_autocast
 from veridical.runtime.record import record
 from veridical.training.sizes import Size
 
@@ -110,7 +110,8 @@ class RobustAttribution:
 
     The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d
     held constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in
-    eval mode (batch normalisation with its running statistics), the losses in the caller's mode.
+    eval mode (batch normalisation with its running statistics), the losses in the caller's mode. Under
+    torch.autocast the losses are computed by it, the attribution terms without it.
     Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
     """
 
@@ -200,7 +201,7 @@ class RobustAttribution:
         if not self.size.needs_map:
             _, slope = self.size.derivatives(None, change)
             return change, torch.zeros_like(change), slope
-        with eval_mode(model):
+        with eval_mode(model), no_autocast():
             difference = perturbed - inputs
             if inputs.shape[0] * self.quadrature.nodes <= self.rows:
                 attribution = path_attribution(
@@ -229,7 +230,7 @@ class RobustAttribution:
 
         def part(t: Tensor, w: Tensor) -> Tensor:
             # Run again in the backward pass, when the caller has the model in train mode.
-            with eval_mode(model):
+            with eval_mode(model), no_autocast():
                 points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
                 gradients = input_gradients(loss, points, create_graph=True)
             return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
@@ -266,7 +267,8 @@ class SizeScore:
         attribution = None
         if self.size.needs_map:
             graph = torch.is_grad_enabled() and perturbed.requires_grad
-            attribution = path_attribution(
-                self.loss, self.inputs, perturbed, self.quadrature, create_graph=graph, rows=4096
-            )
+            with no_autocast():
+                attribution = path_attribution(
+                    self.loss, self.inputs, perturbed, self.quadrature, create_graph=graph, rows=4096
+                )
         return self.size(attribution, change)

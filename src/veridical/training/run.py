@@ -210,7 +210,10 @@ def finish(
         "objective": _objective_record(settings),
         "deviations": deviations(settings),
     }
-    surroundings = environment(device, torch.float32, seed=settings.seed) | {"processes": processes}
+    surroundings = environment(device, torch.float32, seed=settings.seed) | {
+        "processes": processes,
+        "layout": str(assignment.layout).removeprefix("torch."),
+    }
     document = result_document(results, settings.to_dict(), surroundings, timing, {MODEL: content})
     write_json(folder / RESULT, document)
     clear(folder)
