@@ -27,6 +27,7 @@ from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
 from veridical.training.objectives import Objective
+from veridical.training.precision import arithmetic
 from veridical.training.recipes import MODEL_OPTIONS
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -174,7 +175,8 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
 def _check_classes(model: nn.Module, data: Dataset, device: torch.device) -> None:
     """Raise a UsageError unless a caller's model has a logit for each class of the data."""
     image, _ = data.train.batch([0], input_dtype(model), device)
-    logits = predict(model, image).shape[1]
+    with arithmetic(device):
+        logits = predict(model, image).shape[1]
     if logits < data.num_classes:
         raise fail_argument(
             "model",
