@@ -28,10 +28,13 @@ from veridical.attacks.protocols import protocol
 from veridical.attribution import axioms
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import predict
-from veridical.attribution.dataset_maps import batch_maps
+from veridical.attribution.dataset_maps import batch_maps, dataset_maps
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.auditing.robustness import measure_robustness
+from veridical.data import Split
 from veridical.faithfulness.layers import stages_of
+from veridical.faithfulness.randomisation import model_randomisation
 from veridical.runtime.errors import UsageError
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
@@ -89,7 +92,31 @@ MAPS: dict[str, Call] = {
     "completeness": lambda m, x, y: axioms.completeness(IntegratedGradients(4), m, x, y),
     "stages": lambda m, x, _: len(stages_of(m, x)),
 }
-EVERY = {**CLIMBING, **PREDICTING, **MAPS}
+
+
+def split_of(inputs: Tensor, target: Tensor) -> Split:
+    return Split((inputs * 255).round().byte(), target)
+
+
+def robustness(model: nn.Module, inputs: Tensor, target: Tensor) -> Any:
+    """With labels that the model gives, so that every image is attacked."""
+    label = predict(model, split_of(inputs, target).batch(range(len(inputs)), inputs.dtype)[0]).argmax(1)
+    result = measure_robustness(model, split_of(inputs, label), radius=0.1, steps=2, k=5, pgd_steps=2)
+    names = ("kendall_tau", "adversarial_prediction")
+    return tuple(torch.from_numpy(result.main.arrays[name]) for name in names)
+
+
+def randomised(model: nn.Module, inputs: Tensor, target: Tensor) -> Any:
+    *_, last = model_randomisation(model, split_of(inputs, target), InputGradient(), target=target)
+    return last.maps
+
+
+DATA: dict[str, Call] = {
+    "maps of a data set": lambda m, x, y: dataset_maps(m, split_of(x, y), InputGradient()),
+    "robustness": robustness,
+    "randomised weights": randomised,
+}
+EVERY = {**CLIMBING, **PREDICTING, **MAPS, **DATA}
 every_function = pytest.mark.parametrize("name", EVERY)
 
 
@@ -147,16 +174,12 @@ class Attention(Plain):
         return F.scaled_dot_product_attention(tokens, tokens, tokens)
 
 
-def _math(model: nn.Module) -> nn.Module:
-    """The same attention written out."""
+class WrittenOut(Plain):
+    """The same attention by products and a softmax."""
 
-    def hidden(inputs: Tensor) -> Tensor:
-        tokens = Plain.hidden(model, inputs).flatten(2)  # type: ignore[arg-type]
-        weights = torch.softmax(tokens @ tokens.transpose(1, 2) / tokens.shape[2] ** 0.5, 2)
-        return weights @ tokens
-
-    model.hidden = hidden  # type: ignore[assignment]
-    return model
+    def hidden(self, inputs: Tensor) -> Tensor:
+        tokens = super().hidden(inputs).flatten(2)
+        return torch.softmax(tokens @ tokens.transpose(1, 2) / tokens.shape[2] ** 0.5, 2) @ tokens
 
 
 def _parallel(model: nn.Module) -> nn.Module:
@@ -188,7 +211,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
         lambda: Plain(before=_standardised),
     ),
     "writing over activations": (Overwriting, Plain),
-    "with fused attention": (Attention, lambda: _math(Attention())),
+    "with fused attention": (Attention, WrittenOut),
     "giving log-probabilities": (
         lambda: Plain(lambda logits: torch.log_softmax(logits, 1)),
         lambda: Plain(lambda logits: logits - logits.logsumexp(1, keepdim=True)),
@@ -363,19 +386,25 @@ def test_models_made_in_inference_mode_are_refused() -> None:
 @every_function
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_results_have_the_precision_of_the_model(name: str, dtype: torch.dtype) -> None:
-    if dtype == torch.bfloat16 and name.startswith("attack"):
+    if dtype == torch.bfloat16 and (
+        name.startswith("attack") or name in ("robustness", "randomised weights")
+    ):
         with pytest.raises(UsageError, match="float32 or float64 maps"):
             outcome(name, Plain().to(dtype), images(dtype=dtype), TARGET)
         return
     found = outcome(name, Plain().to(dtype), images(dtype=dtype), TARGET)
-    tensors = [part for part in (found if isinstance(found, tuple) else (found,)) if isinstance(part, Tensor)]
+    tensors = [
+        part
+        for part in (found if isinstance(found, tuple) else (found,))
+        if isinstance(part, Tensor) and part.is_floating_point()
+    ]
     assert all(part.dtype in (dtype, torch.float64) and bool(part.isfinite().all()) for part in tensors)
 
 
 @every_function
 def test_inputs_of_another_dtype_are_named(name: str) -> None:
-    if name == "own method":
-        pytest.skip("it calls the model itself")
+    if name == "own method" or name in DATA:
+        pytest.skip("it calls the model itself, or makes its inputs")
     with pytest.raises(UsageError, match=r"parameters are torch.float32 and the inputs torch.float64"):
         outcome(name, Plain().float(), images(), TARGET)
 
@@ -383,7 +412,7 @@ def test_inputs_of_another_dtype_are_named(name: str) -> None:
 @every_function
 @pytest.mark.parametrize("given", [np.zeros((3, 1, 6, 6)), [[0.0]], images().mul(255).byte()], ids=type)
 def test_inputs_that_are_no_tensors_of_numbers_are_named(name: str, given: Any) -> None:
-    if name in ("own method", "stages"):
+    if name in ("own method", "stages", *DATA):
         pytest.skip("internal: its inputs come from a data set")
     with pytest.raises(UsageError, match=r"inputs: expected"):
         EVERY[name](Plain(), given, TARGET)
@@ -406,8 +435,8 @@ def test_examples_are_independent_of_their_number(name: str) -> None:
     one = outcome(name, Plain(), images()[:1], TARGET[:1])
     for all_rows, row in zip(*((part if isinstance(part, tuple) else (part,)) for part in (whole, one))):
         assert_close(row, all_rows[:1], rtol=1e-9, atol=1e-12)
-    if name in ("completeness", "IG, diagnostics"):
-        with pytest.raises(UsageError, match="at least one example"):
+    if name in ("completeness", "IG, diagnostics", "robustness"):
+        with pytest.raises(UsageError, match=r"at least one example|from 1 to 0"):
             outcome(name, Plain(), images()[:0], TARGET[:0])
         return
     none = outcome(name, Plain(), images()[:0], TARGET[:0])

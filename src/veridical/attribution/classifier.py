@@ -21,8 +21,7 @@ def examining(model: nn.Module, *, weights: bool = False) -> Iterator[nn.Module]
     inference mode off; what it draws from the global generators is put back. Raises UsageError for what is
     not a module, or was built in inference mode.
     """
-    if not isinstance(model, nn.Module):
-        raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
+    check_model(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise UsageError(
             "the model's parameters were made under torch.inference_mode(), so nothing can be "
@@ -41,7 +40,7 @@ def logits_of(model: nn.Module, inputs: Tensor, *, finite: bool = True) -> Tenso
         # A copy: a model may normalise its input in place, also one that is a leaf of a graph.
         logits = model(inputs.clone())
     except RuntimeError as error:
-        if (own := _dtype(model)) in (None, inputs.dtype):
+        if (own := parameter_like(model).dtype) == inputs.dtype:
             raise
         raise UsageError(
             f"the model's parameters are {own} and the inputs {inputs.dtype}, which it does not take "
@@ -112,6 +111,12 @@ def check_climbable(logits: Tensor) -> None:
             "the model returns probabilities (rows of at least 0 that sum to 1), whose gradient vanishes "
             "where it is sure, so that attacks seem to fail. Leave out its softmax, or return the logarithm."
         )
+
+
+def check_model(model: object) -> None:
+    """Raise a UsageError for what is not a module."""
+    if not isinstance(model, nn.Module):
+        raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
 
 
 def check_inputs(inputs: object, name: str = "inputs") -> Tensor:
@@ -201,5 +206,7 @@ def out_of_inference(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _dtype(model: nn.Module) -> torch.dtype | None:
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+def parameter_like(model: nn.Module) -> Tensor:
+    """A tensor of the dtype and device in which the model computes: its first floating-point parameter."""
+    check_model(model)
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import check_map, examining, out_of_inference
+from veridical.attribution.classifier import check_map, examining, out_of_inference, parameter_like
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.runtime.errors import check_count, fail_argument
 from veridical.runtime.process_group import ALONE, ProcessGroup
@@ -66,7 +66,7 @@ def dataset_maps(
             raise fail_argument("target", target, f"a class for each of {len(examples)} examples")
     elif target not in ("predicted", "label"):
         raise fail_argument("target", target, '"predicted", "label" or classes (N,)')
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = parameter_like(model)
     batches = [
         range(first, min(first + batch_size, len(examples))) for first in range(0, len(examples), batch_size)
     ]

@@ -148,11 +148,6 @@ def _relative_residual(
     return ((result.clean_map.flatten(1).double().sum(1) - change) / change).abs()
 
 
-def parameter_like(model: nn.Module) -> Tensor:
-    """A tensor of the dtype and device in which the model computes: its first floating-point parameter."""
-    return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-
-
 def _spread(numbers: dict[str, Tensor], correct: Tensor) -> Arrays:
     """From rows of the attacked examples to rows of all: NaN, or False, for those not attacked."""
     where = correct.cpu().numpy()

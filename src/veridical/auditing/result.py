@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from veridical.attacks.protocols import Protocol
-from veridical.attribution.classifier import predict
-from veridical.auditing.examples import Arrays, parameter_like
+from veridical.attribution.classifier import parameter_like, predict
+from veridical.auditing.examples import Arrays
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval
 from veridical.runtime.record import record

@@ -15,9 +15,9 @@ from veridical.attacks.ball import ball
 from veridical.attacks.directions import Direction, TopK
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
-from veridical.attribution.classifier import predict
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.auditing.examples import Arrays, Examination, examine, parameter_like
+from veridical.auditing.examples import Arrays, Examination, examine
 from veridical.auditing.parts import PartStore
 from veridical.auditing.result import RadiusResult, RobustnessResult, notes, summary
 from veridical.data.dataset import Split

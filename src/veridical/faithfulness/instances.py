@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import parameter_like
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset, Split
@@ -21,7 +22,6 @@ from veridical.faithfulness.stored import headers, read_array
 from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import OrderName, PerName, TargetName, TiesName
 from veridical.runtime.errors import fail_argument
-from veridical.training.validation import input_dtype
 
 Tell = Callable[[int, int], object]
 """(images done, images in total)."""
@@ -53,7 +53,7 @@ def rank_dataset(
     """
     if target not in ("predicted", "label"):
         raise fail_argument("target", target, "predicted or label")
-    dtype = input_dtype(model)
+    dtype = parameter_like(model).dtype
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def maps(part: Part, numbers: range) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import predict
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.dataset_maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Split
@@ -106,7 +106,7 @@ def fresh_seed(seed: int) -> int:
 
 def predicted(model: nn.Module, examples: Split, batch_size: int = 256) -> Tensor:
     """The class that a network predicts for each example, int64 (N,) on the CPU."""
-    like = next(p for p in model.parameters() if p.is_floating_point())
+    like = parameter_like(model)
     found = []
     for first in range(0, len(examples), batch_size):
         numbers = range(first, min(first + batch_size, len(examples)))
@@ -115,5 +115,5 @@ def predicted(model: nn.Module, examples: Split, batch_size: int = 256) -> Tenso
 
 
 def _first(model: nn.Module, examples: Split) -> Tensor:
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = parameter_like(model)
     return examples.batch(range(min(1, len(examples))), like.dtype, like.device)[0]

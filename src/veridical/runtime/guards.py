@@ -23,7 +23,9 @@ def private_copy(model: nn.Module) -> nn.Module:
     values = [value for module in model.modules() for value in vars(module).values()]
     made = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     try:
-        return copy.deepcopy(model, made)
+        # In inference mode the copy's weights could never enter a graph.
+        with torch.inference_mode(False):
+            return copy.deepcopy(model, made)
     except Exception as error:
         raise UsageError(
             f"model: {type(model).__name__} has to be copied, so that yours stays as it is, and cannot be "

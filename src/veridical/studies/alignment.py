@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from veridical.attribution.classifier import parameter_like
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.saliency import saliency
 from veridical.auditing.parts import Arrays
@@ -27,7 +28,6 @@ from veridical.studies.regions import regions_of
 from veridical.studies.shown_examples import first_of_each_class
 from veridical.studies.study import Study, Tell, begun
 from veridical.training.run import load
-from veridical.training.validation import input_dtype
 
 KIND = "alignment"
 
@@ -147,7 +147,7 @@ def _saliencies(member: Member, plan: AlignmentPlan, index: Sequence[int]) -> ND
     """One run's maps of some test images by every attribution, float32 (attributions, n, H, W)."""
     device = resolve_device(plan.options.device)
     model = load(member.folder, device=device).model
-    inputs, _ = plan.data.test.batch(index, input_dtype(model), device)
+    inputs, _ = plan.data.test.batch(index, parameter_like(model).dtype, device)
     found = []
     for name in plan.options.attribution:
         method = attribution_by_name(name, seed=plan.options.seed, trust_code=plan.options.trust_code)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from veridical.attribution.classifier import predict
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.saliency import saliency
 from veridical.auditing.parts import Arrays, packed_arrays
@@ -20,7 +20,6 @@ from veridical.runtime.files import write_atomic
 from veridical.studies.map_measures import joined, map_measures
 from veridical.studies.regions import regions_of
 from veridical.training.run import load, weights_of
-from veridical.training.validation import input_dtype
 
 MEASURE = "veridical.studies.alignment_job:measure"
 
@@ -44,7 +43,7 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     regions = regions_of(data)[values["first"] : values["last"]]
     trusted = where.get("trust_code") == "yes"
     method = attribution_by_name(values["attribution"], seed=values["seed"], trust_code=trusted)
-    dtype, batch = input_dtype(run.model), int(where.get("batch", "100"))
+    dtype, batch = parameter_like(run.model).dtype, int(where.get("batch", "100"))
     parts: list[Arrays] = []
     average = np.zeros(regions.shape[1:], dtype=np.float64)
     for start in range(values["first"], values["last"], batch):

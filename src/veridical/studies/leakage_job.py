@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from veridical.attacks.ball import Ball, ball
 from veridical.attacks.prediction import pgd
-from veridical.attribution.classifier import predict
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.auditing.parts import packed_arrays
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset
@@ -26,7 +26,6 @@ from veridical.runtime.seeds import stream
 from veridical.studies.leakage_maps import explained_arrays
 from veridical.training.loop import train
 from veridical.training.run import load
-from veridical.training.validation import input_dtype
 
 TRAIN = "veridical.studies.leakage_job:trained"
 TEST = "veridical.studies.leakage_job:tested"
@@ -161,4 +160,4 @@ def _logits(model: nn.Module, data: MaskedDataset) -> tuple[Tensor, Tensor]:
 
 def _batch(model: nn.Module, data: MaskedDataset, first: int, count: int) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
-    return data.test.batch(range(first, min(first + _ROWS, count)), input_dtype(model), device)
+    return data.test.batch(range(first, min(first + _ROWS, count)), parameter_like(model).dtype, device)

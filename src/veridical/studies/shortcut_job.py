@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import parameter_like
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.data.masked import MaskedDataset
@@ -24,7 +25,6 @@ from veridical.runtime.files import write_atomic
 from veridical.studies.map_measures import joined, map_measures
 from veridical.studies.shown_examples import first_of_each_class, scaled_saliency
 from veridical.training.loop import train
-from veridical.training.validation import input_dtype
 
 RUN_JOB = "veridical.studies.shortcut_job:run"
 
@@ -107,7 +107,7 @@ def regions(variants: Planted, variant: ShortcutTestName) -> Tensor:
 def _maps(model: nn.Module, data: MaskedDataset, name: str, indices: range | list[int], seed: int) -> Tensor:
     """Attributions of the predicted class, float32 (n, C, H, W) on the CPU."""
     device = next(model.parameters()).device
-    inputs, _ = data.test.batch(indices, input_dtype(model), device)
+    inputs, _ = data.test.batch(indices, parameter_like(model).dtype, device)
     return batch_maps(attribution_by_name(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
 
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from veridical.attribution.classifier import parameter_like
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import fail_argument
@@ -30,7 +31,7 @@ from veridical.training.optimisation import WeightAverage, learning_rate, make_o
 from veridical.training.precision import arithmetic, check_bf16
 from veridical.training.run import CHECKPOINTS, RESULT, Run, claim, clear, finish, load
 from veridical.training.stops import alone_in, stopped
-from veridical.training.validation import accuracies, input_dtype
+from veridical.training.validation import accuracies
 from veridical.training.warm import WarmStarts
 
 LOG_EVERY = 50
@@ -140,7 +141,7 @@ class _Training:
         self.starts = WarmStarts(len(assignment.train), assignment.data.shape) if assignment.warm else None
         kept = self.starts.tensors() if self.starts else {}
         self.learner = Learner(model, make_optimiser(model, optimise), average, kept)
-        self.dtype = input_dtype(model)
+        self.dtype = parameter_like(model).dtype
         with group.in_turn():  # process 0 clears damaged checkpoints away
             progress = load_newest(folder / CHECKPOINTS, self.learner, self.config) or {}
         self.step: int = progress.get("step", 0)

@@ -9,7 +9,7 @@ from torch import nn
 
 from veridical.attacks.ball import Ball
 from veridical.attacks.prediction import pgd
-from veridical.attribution.classifier import predict
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import proportion_interval
 from veridical.runtime.seeds import stream
@@ -43,11 +43,6 @@ def accuracies(
     return found
 
 
-def input_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of the inputs that a model takes: that of its weights."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
 def attack_record(ball: Ball | None) -> dict[str, Any] | None:
     """Plain values that say how `accuracies` attacks."""
     if ball is None:
@@ -63,13 +58,13 @@ def attack_record(ball: Ball | None) -> dict[str, Any] | None:
 
 def _correct(model: nn.Module, split: Split, first: int, device: torch.device) -> int:
     numbers = range(first, min(first + ROWS, len(split)))
-    inputs, target = split.batch(numbers, input_dtype(model), device)
+    inputs, target = split.batch(numbers, parameter_like(model).dtype, device)
     return int((predict(model, inputs).argmax(1) == target).sum())
 
 
 def _correct_under_attack(
     model: nn.Module, split: Split, count: int, ball: Ball, seed: int, device: torch.device
 ) -> int:
-    inputs, target = split.batch(range(count), input_dtype(model), device)
+    inputs, target = split.batch(range(count), parameter_like(model).dtype, device)
     moved = pgd(model, inputs, target, ball, steps=STEPS, generator=stream(seed, "validation"))
     return int((predict(model, moved).argmax(1) == target).sum())
