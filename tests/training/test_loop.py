@@ -229,6 +229,32 @@ def test_a_model_data_and_objective_of_the_callers_own(tmp_path: Path, stripes: 
         trained(tmp_path / "run", stripes, model=Own(9), objective=objective, **given)
 
 
+class Masked(Own):
+    """With a constant of -inf, and a weight that torch's older weight_norm makes of two others."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[1] = nn.utils.weight_norm(self.layers[1])
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, float("-inf")]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        attended: Tensor = torch.softmax(self.mask, 0).sum() * super().forward(inputs)
+        return attended
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_masks_and_weights_made_of_others_can_be_trained(tmp_path: Path, stripes: Dataset) -> None:
+    model = Masked()
+    model(torch.rand(2, 1, 8, 8)).sum().backward()
+    run = trained(
+        tmp_path / "run", stripes, model=model, model_options={}, objective="natural", averaging=0.5
+    )
+    assert load(run.folder, model=model).result == run.result
+    assert run.result["results"]["natural_accuracy"]["value"] > 0.5
+
+
 class Odd(nn.Module):
     """A network whose output is not one logit for each of three classes."""
 

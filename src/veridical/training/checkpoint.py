@@ -46,29 +46,13 @@ class _Record(TypedDict):
 class Learner:
     """All that a training step changes: a model, its optimiser and, if there is one, the weights' average.
 
-    kept: other tensors by name that steps change in place, such as warm starts. What is not finite from the
-    start, such as a mask of -inf, may stay so (`check_finite`).
+    kept: other tensors by name that steps change in place, such as warm starts.
     """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
     average: WeightAverage | None = None
     kept: Mapping[str, Tensor] = field(default_factory=dict)
-    _built: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_built", frozenset(self._not_finite()))
-
-    def _not_finite(self) -> list[str]:
-        return [name for name, value in self.tensors().items() if not bool(torch.isfinite(value).all())]
-
-    def check_finite(self, step: int) -> None:
-        """Raise a RunError if something that was finite at the start is not so after `step` steps."""
-        bad = [name for name in self._not_finite() if name not in self._built]
-        if bad:
-            raise RunError(
-                f"after step {step} the weights {', '.join(bad[:3])} hold values that are not finite"
-            )
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight, buffer and kept tensor by name, with the prefix "model.", "average." or "kept."."""
@@ -97,7 +81,8 @@ def save_checkpoint(
     config: the run's settings, compared when it is loaded. progress: plain values that `load_newest` returns.
     A RunError instead of a checkpoint if a weight is not finite.
     """
-    learner.check_finite(step)
+    if bad := not_finite(learner.model):
+        raise RunError(f"after step {step} the weights {', '.join(bad[:3])} hold values that are not finite")
     tensors = learner.tensors()
     optimiser = io.BytesIO()
     torch.save(learner.optimiser.state_dict(), optimiser)
@@ -198,6 +183,7 @@ def unpacked(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
 def not_finite(model: nn.Module) -> list[str]:
     """The names of what is learnt and holds NaN or infinities, and of what is constant (a mask) and NaN."""
     learnt = {name for name, value in model.named_parameters() if value.requires_grad}
+    learnt |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
     bad = {True: lambda value: ~torch.isfinite(value), False: torch.isnan}
     return [name for name, value in weights(model).items() if bool(bad[name in learnt](value).any())]
 
