@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from veridical.attacks.ball import Ball
-from veridical.attribution.classifier import predict
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split, load
 from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.data.splits import held_out
@@ -31,7 +31,6 @@ from veridical.training.precision import arithmetic
 from veridical.training.recipes import MODEL_OPTIONS
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
-from veridical.training.validation import input_dtype
 from veridical.training.warm import starts_warm
 
 OWN = "own"
@@ -174,7 +173,7 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
 
 def _check_classes(model: nn.Module, data: Dataset, device: torch.device) -> None:
     """Raise a UsageError unless a caller's model has a logit for each class of the data."""
-    image, _ = data.train.batch([0], input_dtype(model), device)
+    image, _ = data.train.batch([0], parameter_like(model).dtype, device)
     with arithmetic(device):
         logits = predict(model, image).shape[1]
     if logits < data.num_classes:
