@@ -53,6 +53,18 @@ MEASURED = (
     "relative_residual",
 )
 """Numbers per correctly classified example; NaN for the others."""
+FORMS = {
+    **dict.fromkeys(("index", "label", "predicted", "adversarial_prediction"), "i N"),
+    **dict.fromkeys(MEASURED, "f N"),
+    **dict.fromkeys(("image", "perturbed"), "f P C H W"),
+    **dict.fromkeys(("saliency", "perturbed_saliency"), "f P H W"),
+    "found": "b N",
+    "trace": "f N T",
+    "gradients": "i S",
+    "seconds": "f S",
+    "rewrites": "i R",
+}
+"""What `examine` returns, as `read_arrays` checks it."""
 
 
 def examine(

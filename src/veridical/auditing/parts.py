@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import to_plain, write_atomic
+from veridical.runtime.errors import fail_argument
+from veridical.runtime.files import read_arrays, to_plain, write_atomic
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -30,17 +29,12 @@ class PartStore:
         plain = json.dumps(to_plain(dict(config), "config"), sort_keys=True, allow_nan=False)
         self.folder = folder / hashlib.sha256(plain.encode()).hexdigest()[:16]
 
-    def get(self, key: str) -> Arrays | None:
-        """The arrays kept under `key`, or None; a RunError if the file cannot be read."""
+    def get(self, key: str, forms: Mapping[str, str] | None = None) -> Arrays | None:
+        """The arrays kept under `key`, or None; a RunError if it is damaged. forms: see `read_arrays`."""
         path = self._path(key)
         if not path.exists():
             return None
-        try:
-            # From memory: numpy leaves a damaged file open.
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise RunError(f"{path} is damaged ({error}). Delete it and repeat the command.") from error
+        return read_arrays(path, forms)
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep the arrays under `key`, atomically."""

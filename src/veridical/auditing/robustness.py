@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.auditing.examples import Arrays, Examination, examine
+from veridical.auditing.examples import FORMS, Arrays, Examination, examine
 from veridical.auditing.parts import PartStore
 from veridical.auditing.result import RadiusResult, RobustnessResult, notes, summary
 from veridical.data.dataset import Split
@@ -26,6 +27,8 @@ from veridical.runtime.errors import check_count, check_positive, fail_argument
 
 Progress = Callable[[int, int], Any]
 """(examples done, examples in total), over all radii."""
+
+_PART = re.compile(r"radius-.*-from-(\d+)-to-(\d+)\.npz")
 
 
 def measure_robustness(
@@ -160,7 +163,7 @@ def _collect(
     collected: dict[float, list[Arrays]] = {r: [] for r in examinations}
     like = parameter_like(model)
     for r, batch, key in units:
-        arrays = parts.get(key) if parts else None
+        arrays = parts.get(key, FORMS) if parts else None
         if arrays is None:
             inputs, target = split.batch(batch, like.dtype, like.device)
             rows = len(batch) * examinations[r].protocol.climb_nodes.nodes
@@ -180,8 +183,8 @@ def part_key(radius: float, batch: range) -> str:
 
 def examples_kept(folder: Path) -> int:
     """How many examples, over all radii, the parts below `folder` hold; each name says its own."""
-    names = [path.stem.split("-") for path in folder.glob("*/*.npz")]
-    return sum(int(name[-1]) - int(name[-3]) for name in names)
+    names = [_PART.fullmatch(path.name) for path in folder.glob("*/*.npz")]
+    return sum(int(name[2]) - int(name[1]) for name in names if name)
 
 
 def _result(

@@ -15,7 +15,7 @@ from veridical.faithfulness.instances import ranking_from
 from veridical.faithfulness.ranking import Part, Ranking, rank
 from veridical.faithfulness.sources import load_source
 from veridical.runtime.config import PerName
-from veridical.runtime.files import read_json, write_json
+from veridical.runtime.files import read_json, write_sealed
 from veridical.training.loop import train
 from veridical.training.run import Run
 
@@ -72,14 +72,14 @@ def linear_importances(values: dict[str, Any], folder: Path, where: dict[str, st
     importances, C * H * W numbers, and the accuracy on the test images.
     """
     if (folder / _KEPT).exists():
-        kept: dict[str, Any] = read_json(folder / _KEPT)
+        kept: dict[str, Any] = read_json(folder / _KEPT, sealed=True)
         return kept
     data = load_source(where, values["data"]["checksum"])
     run = train_linear(data, folder / "run", values["options"], where.get("device", "auto"))
     weight = next(run.model.parameters()).detach().double().abs().sum(dim=0)
     accuracy = run.result["results"]["natural_accuracy"]["value"]
     result = {"importances": weight.tolist(), "accuracy": accuracy}
-    write_json(folder / _KEPT, result)
+    write_sealed(folder / _KEPT, result)
     return result
 
 

@@ -15,7 +15,7 @@ from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import fail_argument
-from veridical.runtime.files import write_json
+from veridical.runtime.files import write_sealed
 
 MEMBERS = {"cpu": 8, "cuda": 128}
 """Retrainings of one stack, at most. On a CPU more of them only leave its caches."""
@@ -63,7 +63,7 @@ def train_stacks(
             if result is not None and not _finished(store, member):
                 folder = store.folder(member)
                 folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / ACCURACY, result)
+                write_sealed(folder / ACCURACY, result)
     return outcomes
 
 

@@ -52,9 +52,10 @@ def measure(
     begun = time.monotonic()
     tell = progress or (lambda _what, _progress: None)
     config = measurement.describe()
+    named = None if store is None else Store(store)  # refused, it leaves no claim
     claim_folder(folder, KIND, config)
     measurement = placed(measurement, folder)
-    kept = Store(folder / JOBS if store is None else store)
+    kept = named or Store(folder / JOBS)
     with ExitStack() as stack:
         # An executor of the caller's stays open; processes of our own end with us.
         runner = executor or stack.enter_context(default_executor(measurement.device_name))

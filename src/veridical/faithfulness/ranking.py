@@ -15,11 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from veridical.data.arrays import damaged
 from veridical.faithfulness.stored import read_array, write_arrays
 from veridical.metrics.descending import descending
 from veridical.runtime.config import OrderName, PerName, TiesName
-from veridical.runtime.errors import fail_argument, fail_unknown
+from veridical.runtime.errors import DataError, RunError, UsageError, fail_argument, fail_unknown
+from veridical.runtime.files import AGAIN
 from veridical.runtime.record import record
 
 Part = Literal["train", "test"]
@@ -77,21 +77,31 @@ class Ranking:
         return {"checksum": self.checksum, "coordinates": self.coordinates, **self.record}
 
     def save(self, path: Path) -> None:
-        """Write an .npz file, atomically: members train, test, shape and record (JSON)."""
-        text = json.dumps(dict(self.record), allow_nan=False)
+        """Write an .npz file, atomically: members train, test, shape, record (JSON), digest (of all)."""
+        text = json.dumps(dict(self.record), allow_nan=False).encode()
         arrays = {"train": self.train, "test": self.test, "shape": np.asarray(self.shape, dtype=np.int64)}
-        write_arrays(path, {**arrays, "record": np.frombuffer(text.encode(), dtype=np.uint8)})
+        digest = np.frombuffer(self._digest(text), dtype=np.uint8)
+        write_arrays(path, {**arrays, "record": np.frombuffer(text, dtype=np.uint8), "digest": digest})
+
+    def _digest(self, record: bytes) -> bytes:
+        return hashlib.sha256(self.checksum.encode() + record).digest()
 
     @classmethod
     def load(cls, path: Path) -> Ranking:
-        """Map what `save` wrote, without reading the ranks yet; a DataError for any other file."""
-        train, test = (read_array(path, part, kinds="i", ndim=2) for part in ("train", "test"))
-        shape = read_array(path, "shape", kinds="i", ndim=1)
-        text = read_array(path, "record", kinds="u", ndim=1)
-        if len(shape) != 3 or text.dtype != np.uint8:
-            raise damaged(path, "arrays of something else", "a ranking as `Ranking.save` writes it")
-        channels, height, width = (int(size) for size in shape)
-        return cls(train, test, (channels, height, width), json.loads(bytes(text)))
+        """Map what `save` wrote, and read it once for its digest; a RunError for any other file."""
+        try:
+            train, test = (read_array(path, part, kinds="i", ndim=2) for part in ("train", "test"))
+            shape = read_array(path, "shape", kinds="i", ndim=1)
+            text, digest = (read_array(path, name, kinds="u", ndim=1) for name in ("record", "digest"))
+            channels, height, width = (int(size) for size in shape)
+            found = cls(train, test, (channels, height, width), {})
+            if bytes(digest) != found._digest(bytes(text)):
+                raise ValueError("its content is not what was written (SHA-256 differs)")
+            told: dict[str, Any] = {**json.loads(bytes(text))}
+        except (DataError, UsageError, ValueError, TypeError, RecursionError) as error:
+            raise RunError(f"{path} is damaged: {str(error).removesuffix('.')}. {AGAIN}") from error
+        object.__setattr__(found, "record", told)
+        return found
 
 
 def rank(

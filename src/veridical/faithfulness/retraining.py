@@ -14,7 +14,7 @@ from veridical.faithfulness.recipe import fresh_model
 from veridical.faithfulness.sources import load_source
 from veridical.faithfulness.unmasking import Kept, first_images, unmasked_dataset
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json, write_json
+from veridical.runtime.files import read_json, write_sealed
 from veridical.training.loop import train
 from veridical.training.run import MODEL, Run
 
@@ -32,7 +32,7 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     Returns {"accuracy", "correct", "examples", "training_seconds", "examples_per_second"}.
     """
     if (folder / ACCURACY).exists():
-        kept: dict[str, Any] = read_json(folder / ACCURACY)
+        kept: dict[str, Any] = read_json(folder / ACCURACY, sealed=True)
         return kept
     run = trained(values, unmasked_of(values, where), folder / RUN, where)
     found, timing = run.result["results"]["natural_accuracy"], run.result["timing"]
@@ -44,7 +44,7 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
         "examples_per_second": timing["examples_per_second"],
     }
     # Hundreds of models would fill a disk, and nothing asks for them; first the number, then the weights.
-    write_json(folder / ACCURACY, result)
+    write_sealed(folder / ACCURACY, result)
     (folder / RUN / MODEL).unlink()
     return result
 

@@ -22,7 +22,7 @@ from veridical.models.mlp import MLP
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json, write_json
+from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.seeds import stream
 from veridical.training.assignment import build_recorded
 from veridical.training.checkpoint import Learner, load_newest, save_checkpoint
@@ -46,7 +46,7 @@ def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str])
     checkpoint. A member whose loss or gradient stops being finite has no result; by itself it says why.
     """
     if (folder / ACCURACY).exists():
-        kept: dict[str, Any] = read_json(folder / ACCURACY)
+        kept: dict[str, Any] = read_json(folder / ACCURACY, sealed=True)
         return kept
     members = values["members"]
     views = [unmasked_of(one, {**where, "ranking": ranking_in(where, one)}) for one in members]
@@ -63,7 +63,7 @@ def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str])
             saved = time.monotonic()
     found = {"members": stack.results()}
     # First the numbers, then the weights.
-    write_json(folder / ACCURACY, found)
+    write_sealed(folder / ACCURACY, found)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return found
 

@@ -35,6 +35,8 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 
 def headers(path: Path) -> dict[str, Header]:
     """The members' headers by name, from the first bytes of each; a DataError for any other file."""
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+        raise damaged(path, "something that is no file", "an .npz file")
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             found = {}

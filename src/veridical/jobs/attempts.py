@@ -18,23 +18,30 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from veridical.runtime.errors import RunError
+from veridical.runtime.files import read_json
+
 try:
     import fcntl
 except ImportError:  # Windows: attempts and heartbeats alone
     fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".lock"
-_ATTEMPT = re.compile(r"attempt-(\d+)\.json")
+_ATTEMPT = re.compile(r"attempt-([1-9][0-9]*)\.json")
+_MOST = 10**6
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def last_attempt(folder: Path) -> int:
-    """Return the newest attempt's number, 0 when there is none."""
+    """Return the newest attempt's number, 0 when there is none; a RunError for one that nobody made."""
     try:
-        names = os.listdir(folder)
+        entries = {int(m[1]): entry for entry in os.scandir(folder) if (m := _ATTEMPT.fullmatch(entry.name))}
     except FileNotFoundError:
         return 0
-    return max((int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name))), default=0)
+    newest = max(entries, default=0)
+    if newest >= _MOST or (newest and not entries[newest].is_file()):
+        raise RunError(f"{entries[newest].path} is no attempt of a job. Delete it and repeat the command.")
+    return newest
 
 
 def attempt_path(folder: Path, attempt: int) -> Path:
@@ -45,8 +52,8 @@ def attempt_path(folder: Path, attempt: int) -> Path:
 def is_over(folder: Path, attempt: int, locked: bool) -> bool:
     """Say whether an attempt surely has no owner; `locked` means that its lock was free and is ours."""
     try:
-        record = json.loads(attempt_path(folder, attempt).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a power cut may leave it empty: then its heartbeat tells
+        record = read_json(attempt_path(folder, attempt))
+    except RunError:  # a power cut may leave it empty: then its heartbeat tells
         return False
     return record.get("ended") is not None or (locked and record.get("system") == system())
 
@@ -87,7 +94,7 @@ def create_once(path: Path, record: Mapping[str, Any]) -> bool:
 def end_attempt(folder: Path, attempt: int, how: str) -> None:
     """Note that an attempt is over, so that other systems need not wait for its heartbeat to stop."""
     path = attempt_path(folder, attempt)
-    record = json.loads(path.read_text(encoding="utf-8")) | {"end": _now(), "ended": how}
+    record = read_json(path) | {"end": _now(), "ended": how}
     os.replace(_draft(folder, record), path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from veridical.jobs.attempts import (
     unlock,
 )
 from veridical.jobs.heartbeat import heart
+from veridical.runtime.errors import RunError
 
 
 class ClaimLost(BaseException):
@@ -56,7 +58,7 @@ class Claim:
             with self._held:
                 self._owner = 0
             # Without this note other systems wait until the heartbeat is stale, so it may fail.
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, RunError):
                 if not self._lost:
                     end_attempt(self._folder, self.attempt, self._ended)
         finally:
@@ -113,22 +115,39 @@ class Watch:
     def __init__(self, stale_after: float) -> None:
         self._stale_after = stale_after
         self._seen: dict[Path, tuple[tuple[int, int], float]] = {}
+        self._told: set[Path] = set()
 
     def free(self, folder: Path) -> tuple[bool, int | None]:
         """Look at a job: whether it can be taken, and which attempt has to be taken over for that."""
         try:
             descriptor = lock(folder)
         except BlockingIOError:
+            self._tell_of_silence(folder)
             return False, None
-        except FileNotFoundError:  # somebody deleted the folder
+        except OSError:  # somebody deleted the folder, or spoilt it: who tries to take it says so
             return True, None
         try:
-            attempt = last_attempt(folder)
+            try:
+                attempt = last_attempt(folder)
+            except RunError:
+                return True, None
             if attempt == 0 or is_over(folder, attempt, descriptor is not None):
                 return True, None
             return (True, attempt) if self._stands_still(folder, attempt) else (False, None)
         finally:
             unlock(descriptor)
+
+    def _tell_of_silence(self, folder: Path) -> None:
+        """Say once that an owner on this system, whose lock nobody can take over, does not stir."""
+        with contextlib.suppress(OSError, RunError):
+            attempt = last_attempt(folder)
+            if attempt and self._stands_still(folder, attempt) and folder not in self._told:
+                self._told.add(folder)
+                logging.getLogger(__name__).warning(
+                    "a job is waited for whose process has given no sign of life for %.0f s: %s names it. If "
+                    "it is stopped, `kill -CONT` lets it go on.",
+                    *(self._stale_after, attempt_path(folder, attempt)),
+                )
 
     def _stands_still(self, folder: Path, attempt: int) -> bool:
         # Opening asks the server of a shared disk; a mere stat may be answered from a cache.

@@ -19,7 +19,7 @@ from veridical.jobs.claims import Claim, ClaimLost, take
 from veridical.jobs.job import Job, load_function
 from veridical.jobs.store import JOB, LOG, RESULT, Store
 from veridical.runtime.errors import RunError, VeridicalError
-from veridical.runtime.files import to_plain, write_json
+from veridical.runtime.files import digest, to_plain, write_sealed
 
 _BEATS = 6  # heartbeats until a claim counts as dead
 
@@ -95,10 +95,11 @@ def _run(job: Job, store: Store, claim: Claim, trust_code: bool) -> dict[str, An
                 "seconds": time.perf_counter() - began,
                 "attempt": claim.attempt,
                 "environment": environment(),
+                "files": {path.name: digest(path.read_bytes()) for path in sorted(folder.glob("[!.]*.npz"))},
             }
             if claim.overtaken():
                 return {"status": "busy"}
-            write_json(folder / RESULT, record)
+            write_sealed(folder / RESULT, record)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any error is this job's, not the worker's
             traceback.print_exc(file=log)
             return _failed(error, store.log_tail(job))

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
+import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from veridical.jobs.attempts import create_once
 from veridical.jobs.job import Job
 from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import read_json
+from veridical.runtime.files import read_arrays, read_json
 
 MARK = "store.json"
 JOB, LOG, RESULT = "job.json", "log.txt", "result.json"
+_JOBS = re.compile("[0-9a-f]{2}")
+
+
+class Record(TypedDict):
+    """A job's result.json; written sealed. files: the SHA-256 of each .npz file that the job left."""
+
+    result: dict[str, Any]
+    seconds: float
+    attempt: int
+    environment: dict[str, Any]
+    files: NotRequired[dict[str, str]]
+
+
+class Mark(TypedDict):
+    """What tells one store from another; deleted, it is written anew."""
+
+    schema: Literal[1]
+    store: str
 
 
 class Store:
     """Finished and unfinished jobs below `root`, each in root/<id[:2]>/<id>/; the folder is made if needed.
 
     A job's folder holds job.json, attempt-N.json, log.txt, what the job itself keeps there, and, once it is
-    done, result.json: {result, seconds, attempt, environment}. stale_after: seconds without a heartbeat after
-    which a job on another machine counts as dead. On one machine a dead owner is noticed at once. token: of a
+    done, result.json (a `Record`). stale_after: seconds without a heartbeat after which a job on another
+    machine counts as dead. On one machine a dead owner is noticed at once. token: of a
     store that another process made; then it is a RunError if this machine does not see the same folder.
     """
 
@@ -31,6 +51,8 @@ class Store:
     ) -> None:
         if stale_after <= 0:
             raise fail_argument("stale_after", stale_after, "a positive number of seconds")
+        if not os.fspath(root):
+            raise fail_argument("store", root, "the name of a folder")
         self.root = Path(root).absolute()
         self.stale_after = stale_after
         if token is not None:
@@ -43,6 +65,7 @@ class Store:
             raise fail_argument(
                 "store", str(root), "a folder, or a name that is free", "A file is there."
             ) from None
+        _check_own(self.root)
         self.token = _mark(self.root)
 
     def folder(self, job: Job | str) -> Path:
@@ -51,25 +74,34 @@ class Store:
         return self.root / name[:2] / name
 
     def record(self, job: Job | str) -> dict[str, Any] | None:
-        """Return {result, seconds, attempt, environment}, or None when the job is not done."""
+        """Return {result, seconds, attempt, environment, files}, or None when the job is not done."""
         path = self.folder(job) / RESULT
         # Most looks are at jobs that have no result, so the file is asked for before it is read.
         if not path.exists():
             return None
-        record: dict[str, Any] = read_json(path)
-        if not isinstance(record, dict) or "result" not in record:
-            raise RunError(f"{path} is not a job's result. Delete it and run its command again.")
-        return record
+        record = read_json(path, Record)
+        # Those of older versions have no seal.
+        return {**(read_json(path, Record, sealed=True) if "seal" in record else record)}
 
     def result(self, job: Job | str) -> dict[str, Any] | None:
         """Return what the job's function returned, or None when it is not done."""
         record = self.record(job)
         return None if record is None else record["result"]
 
+    def arrays(self, job: Job | str, name: str) -> dict[str, Any]:
+        """The arrays of an .npz file that a finished job left in its folder; a RunError if it is damaged."""
+        folder, record = self.folder(job), self.record(job)
+        assert record is not None
+        hint = f"Delete the folder {folder} and repeat the command."
+        if not (folder / name).exists():
+            raise RunError(f"{folder / name} does not exist, though its job is done. {hint}")
+        return read_arrays(folder / name, sha256=record.get("files", {}).get(name), hint=hint)
+
     def log_tail(self, job: Job | str, lines: int = 20, limit: int = 4000) -> str:
         """Return the last lines, at most `limit` bytes of text, of what the job printed; "" without a log."""
         try:
-            with (self.folder(job) / LOG).open("rb") as file:
+            path = self.folder(job) / LOG
+            with path.open("rb") if path.is_file() else io.BytesIO() as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - limit))
                 text = file.read().decode(errors="replace")
@@ -78,20 +110,31 @@ class Store:
         return "\n".join(text.splitlines()[-lines:])
 
 
+def _check_own(root: Path) -> None:
+    """Raise a UsageError for a folder in which other things lie than a store, marked or not, has."""
+    names = sorted(os.listdir(root))
+    if MARK in names:
+        return
+    others = [name for name in names if not (name.startswith(".") or _JOBS.fullmatch(name))]
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        expected = "the folder of a store, or one that is new or empty"
+        raise fail_argument("store", str(root), expected, f"It holds something else ({shown}).")
+
+
 def _mark(root: Path) -> str:
     """Return the store's token, made by whoever came first: it tells two folders of one path apart."""
     mark = root / MARK
     if not mark.exists():
         # Two commands may start at once; the second finds the first one's.
         create_once(mark, {"schema": 1, "store": secrets.token_hex(8)})
-    token: str = read_json(mark)["store"]
-    return token
+    return read_json(mark, Mark)["store"]
 
 
 def _check_mark(root: Path, token: str) -> None:
     """Raise a RunError unless the folder is the store of that token."""
     mark = root / MARK
-    if not mark.exists() or read_json(mark).get("store") != token:
+    if not mark.exists() or read_json(mark, Mark)["store"] != token:
         raise RunError(
             f"this machine ({platform.node()}) does not see the store {root}, or has another one there. "
             "All workers need it at the same path, on a disk that they share."

@@ -21,7 +21,6 @@ from veridical.faithfulness.invariance import (
 from veridical.faithfulness.similarity import MEASURES
 from veridical.jobs import Job, Store
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
-from veridical.runtime.files import read_arrays
 from veridical.studies.sanity_job import ARRAYS
 from veridical.studies.sanity_plan import CONTROL
 from veridical.studies.sanity_words import TRAINING_WORDS
@@ -41,7 +40,7 @@ class States:
         """What the job left in the store."""
         result = store.result(job)
         assert result is not None
-        return cls(result["states"], read_arrays(store.folder(job) / ARRAYS))
+        return cls(result["states"], store.arrays(job, ARRAYS))
 
 
 class Compared:

@@ -14,7 +14,7 @@ from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.measuring import check
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder, read_arrays, write_atomic, write_json
+from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import Placement, executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
@@ -53,13 +53,14 @@ class Study:
         options: StudyPlacement,
         config: Mapping[str, Any],
         folder: Path,
+        store: Store,
         executor: Executor,
         tell: Tell | None,
     ) -> None:
         self.options, self.config, self.folder, self._executor = options, config, folder, executor
+        self.store = store
         # Of the workers; results are made after they are gone.
         self._threads = torch.get_num_threads()
-        self.store = Store(folder / JOBS if options.store is None else options.store)
         self.outcomes: dict[str, Outcome] = {}
         self._tell = tell or (lambda _what, _progress: None)
 
@@ -78,7 +79,7 @@ class Study:
 
     def arrays(self, job: Job, name: str) -> Arrays:
         """The arrays of an .npz file that a job left in its folder."""
-        return read_arrays(self.store.folder(job) / name)
+        return self.store.arrays(job, name)
 
     def finish(
         self,
@@ -120,5 +121,6 @@ def begun(
     moment, the same begins where it ended. Raises UsageError for a folder that is claimed for something else.
     """
     with executor_of(options) as executor:
+        named = None if options.store is None else Store(options.store)  # refused, it leaves no claim
         folder = claim_folder(options.out, kind, config)
-        yield Study(options, config, folder, executor, tell)
+        yield Study(options, config, folder, named or Store(folder / JOBS), executor, tell)

@@ -1,0 +1,162 @@
+"""Every file that a store, a ranking or an attack keeps, damaged in every way: named, or of no consequence."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from veridical.auditing.parts import PartStore
+from veridical.faithfulness.ranking import Ranking
+from veridical.jobs import InProcess, Job, Store, run_jobs
+from veridical.jobs.attempts import attempt_path
+from veridical.jobs.claims import Watch, take
+from veridical.runtime.errors import RunError, UsageError
+
+JOB = Job("job_functions:leave_arrays", {"count": 4})
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _flip(place: float) -> Callable[[Path], object]:
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[int(place * len(content))] ^= 1
+        path.write_bytes(content)
+
+    return flip
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    **{
+        name: lambda path, content=content: path.write_bytes(content)  # type: ignore[misc]
+        for name, content in {
+            "empty": b"",
+            "junk": b"junk" * 50,
+            "bytes": bytes(range(256)),
+            "null": b"null",
+            "list": b"[]",
+            "number": b"9" * 5000,
+            "deep": b"[" * 20_000 + b"]" * 20_000,
+            "no key": b"{}",
+            "other types": b'{"result": [], "seconds": "x", "store": 3, "schema": null, "ended": {}}',
+        }.items()
+    },
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "pipe": _pipe,
+    "folder": _folder,
+    **{f"a bit at {place:.2f}": _flip(place) for place in np.linspace(0.01, 0.99, 25).tolist()},
+}
+
+
+def _job_again(store: Store, job: Job = JOB) -> Any:
+    (outcome,) = run_jobs([job], store, InProcess(), trust_code=True).values()
+    if outcome.status == "failed":
+        raise RunError(outcome.error)
+    return outcome.result, {name: one.tolist() for name, one in store.arrays(job, "arrays.npz").items()}
+
+
+def _of_a_store(name: str) -> Callable[[Path], tuple[Path, Callable[[], Any]]]:
+    def make(folder: Path) -> tuple[Path, Callable[[], Any]]:
+        store = Store(folder)
+        _job_again(store)
+        path = folder / name if name == "store.json" else store.folder(JOB) / name
+        return path, lambda: _job_again(Store(folder))
+
+    return make
+
+
+def _ranking(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    ranks = np.arange(24, dtype=np.int16).reshape(2, 12)
+    Ranking(ranks, ranks[::-1], (3, 2, 2), {"seed": 0, "weights": "abc" * 20}).save(folder / "ranks.npz")
+
+    def read() -> Any:
+        found = Ranking.load(folder / "ranks.npz")
+        return found.train.tolist(), found.test.tolist(), found.shape, found.describe()
+
+    return folder / "ranks.npz", read
+
+
+def _part(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    store, forms = PartStore(folder, {}), {"index": "i N", "trace": "f N T"}
+    store.put("a", {"index": np.arange(40), "trace": np.linspace(0, 1, 120).reshape(40, 3)})
+
+    def read() -> Any:
+        return {name: array.tolist() for name, array in (store.get("a", forms) or {}).items()}
+
+    return next(folder.glob("*/a.npz")), read
+
+
+FILES = {
+    **{name: _of_a_store(name) for name in ("store.json", "result.json", "arrays.npz", "attempt-1.json")},
+    "ranks.npz": _ranking,
+    "a.npz": _part,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_damage_is_named_or_changes_nothing(tmp_path: Path, name: str, damage: str) -> None:
+    path, read = FILES[name](tmp_path)
+    before = read()
+    DAMAGES[damage](path)
+    try:
+        after = read()
+    except (RunError, UsageError) as error:
+        assert str(path) in str(error)  # noqa: PT017 - or nothing happens
+    else:
+        assert after == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["attempt-1.json", "attempt-999999999999999.json", "log.txt", "job.json", ".lock"]
+)
+def test_damage_of_an_unfinished_job_is_named_or_waited_out(tmp_path: Path, name: str, damage: str) -> None:
+    store = Store(tmp_path, stale_after=0.05)
+    folder = store.folder(JOB)
+    folder.mkdir(parents=True)
+    (folder / name).write_text("{}" * 40)
+    DAMAGES[damage](folder / name)
+    try:
+        result = run_jobs([JOB], store, InProcess(), trust_code=True, poll_seconds=0.01)[JOB.id]
+    except (RunError, UsageError) as error:
+        assert str(folder / name) in str(error)  # noqa: PT017
+    else:
+        assert result.status == "done" or str(folder / name) in str(result.error)
+
+
+@pytest.mark.parametrize("name", ["attempt-00.json", "attempt-٣.json", "attempt-1.json.bak"])
+def test_names_that_look_like_attempts_are_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{}")
+    assert Watch(60.0).free(tmp_path) == (True, None)
+    with take(tmp_path, 10.0) as claim:  # type: ignore[union-attr]
+        assert claim.attempt == 1
+    assert attempt_path(tmp_path, 1).exists()
+
+
+@pytest.mark.parametrize("content", ["claim.json", "model.safetensors", "abc", "0g"])
+def test_a_folder_of_something_else_is_no_store(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ab").mkdir()  # as a store has
+    (tmp_path / content).mkdir()
+    with pytest.raises(UsageError, match=f"^store: .*{content}"):
+        Store(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(["ab", content])
+
+
+def test_an_empty_name_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="^store: "):
+        Store("")
+    assert os.listdir(tmp_path) == []
+    Store(tmp_path / "~0")  # a name like any other
