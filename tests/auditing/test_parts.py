@@ -42,7 +42,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     store.put("x", {"a": np.arange(1000)})
     path = next(tmp_path.rglob("x.npz"))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(RunError, match=r"x\.npz is damaged.*Delete it"):
+    with pytest.raises(RunError, match=r"x\.npz is damaged: .*Delete it"):
         store.get("x")
 
 

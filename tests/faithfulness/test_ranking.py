@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from veridical.faithfulness.ranking import Ranking, rank
 from veridical.runtime.config import OrderName, PerName
-from veridical.runtime.errors import DataError, UsageError
+from veridical.runtime.errors import RunError, UsageError
 
 
 def maps(examples: int = 6, channels: int = 3, seed: int = 0) -> torch.Tensor:
@@ -126,23 +126,23 @@ def test_the_checksum_is_that_of_the_ranks(ranking: Ranking) -> None:
 
 def test_files_of_something_else_are_refused(ranking: Ranking, tmp_path: Path) -> None:
     path = tmp_path / "other.npz"
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(RunError, match="no file"):
         Ranking.load(path)
     path.write_bytes(b"PK not an archive")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(RunError, match="damaged"):
         Ranking.load(path)
     np.savez(path, train=ranking.train)
-    with pytest.raises(DataError, match="expected an array test"):
+    with pytest.raises(RunError, match="expected an array test"):
         Ranking.load(path)
     np.savez(path, train=np.array([[print]], dtype=object), test=ranking.test)
-    with pytest.raises(DataError, match="dtype object"):
+    with pytest.raises(RunError, match="dtype object"):
         Ranking.load(path)
     np.savez(path, train=ranking.train.astype(np.float32), test=ranking.test)
-    with pytest.raises(DataError, match="kind i"):
+    with pytest.raises(RunError, match="kind i"):
         Ranking.load(path)
     ranking.save(path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(RunError, match="damaged"):
         Ranking.load(path)
 
 
@@ -155,7 +155,7 @@ def test_a_header_that_asks_for_too_much_is_refused_before_anything_is_read(tmp_
     )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("train.npy", header.getvalue())
-    with pytest.raises(DataError, match="GiB in one array"):
+    with pytest.raises(RunError, match="GiB in one array"):
         Ranking.load(path)
 
 

@@ -112,7 +112,7 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_stays(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("veridical.faithfulness.retraining.write_json", killed)
+        patched.setattr("veridical.faithfulness.retraining.write_sealed", killed)
         with pytest.raises(KeyboardInterrupt):
             retrain(values, tmp_path / "job", where)
     assert not (tmp_path / "job" / ACCURACY).exists()

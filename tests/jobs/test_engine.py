@@ -9,6 +9,7 @@ import pytest
 
 from veridical.jobs import InProcess, Job, Outcome, Progress, Store, WorkerLost, run_jobs
 from veridical.jobs.claims import take
+from veridical.runtime import files
 from veridical.runtime.errors import RunError, UsageError
 
 
@@ -148,11 +149,13 @@ def test_jobs_of_another_command_are_waited_for(store: Store, how: str) -> None:
     claim.__enter__()
     told: list[Progress] = []
 
+    theirs = {"result": {"by": "another"}, "seconds": 5.0, "attempt": 1, "environment": {}}
+
     def tell(state: Progress) -> None:
         told.append(state)
         if state.waiting and len([state for state in told if state.waiting]) == 3:
             if how == "finishes":
-                (folder / "result.json").write_text('{"result": {"by": "another"}, "seconds": 5.0}')
+                files.write_sealed(folder / "result.json", theirs)
             claim.__exit__(None, None, None)
 
     outcomes = run([job, echo(2)], store, progress=tell)

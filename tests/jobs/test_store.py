@@ -21,7 +21,7 @@ def test_a_jobs_folder_tells_all_about_it(store: Store) -> None:
     assert store.result(JOB) == store.result(JOB.id) == outcome.result
     record = store.record(JOB)
     assert record is not None
-    assert sorted(record) == ["attempt", "environment", "result", "seconds"]
+    assert sorted(record) == ["attempt", "environment", "files", "result", "seconds"]
     assert (record["attempt"], record["seconds"]) == (1, outcome.seconds)
     assert "echo of {'x': 1}" in store.log_tail(JOB)
     # Nothing but what the documentation names, and no draft.

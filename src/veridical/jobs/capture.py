@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from veridical.runtime.errors import RunError
+
 _descriptors = False
 _routes: dict[int, TextIO] = {}
 _routing = threading.Lock()
@@ -27,6 +29,8 @@ def own_the_process() -> None:
 @contextlib.contextmanager
 def printed_to(path: Path) -> Iterator[TextIO]:
     """Append what this thread prints to a file, line by line, so that a kill loses no finished line."""
+    if path.exists() and not path.is_file():  # a pipe would wait for a reader
+        raise RunError(f"{path} is no file. Delete it and repeat the command.")
     redirected = _descriptors_to if _descriptors else _thread_to
     with path.open("a", encoding="utf-8", buffering=1, errors="backslashreplace") as log, redirected(log):
         yield log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -41,6 +42,7 @@ def execute(task: Mapping[str, Any]) -> dict[str, Any]:
     status: "done", "reused" (it had a result), "busy" (somebody else has it) or "failed", with `error` and
     `log_tail`. A job's own exception is a status; what is raised here is not the job's fault.
     """
+    place = task["store"][0]
     try:
         if task["version"] != __version__:
             raise RunError(
@@ -50,11 +52,12 @@ def execute(task: Mapping[str, Any]) -> dict[str, Any]:
         job = Job(**task["job"])
         root, token, stale_after = task["store"]
         store = Store(root, stale_after=stale_after, token=token)
+        place = str(store.folder(job))
         return _claimed(job, store, task["trust_code"], task["takeover"])
     except ClaimLost:
         return {"status": "busy"}
     except (VeridicalError, OSError) as error:
-        return _failed(error, "")
+        return _failed(error, "", place)
 
 
 def _claimed(job: Job, store: Store, trust_code: bool, takeover: int | None) -> dict[str, Any]:
@@ -101,14 +104,18 @@ def _run(job: Job, store: Store, claim: Claim, trust_code: bool) -> dict[str, An
                 return {"status": "busy"}
             write_sealed(folder / RESULT, record)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any error is this job's, not the worker's
-            traceback.print_exc(file=log)
-            return _failed(error, store.log_tail(job))
+            with contextlib.suppress(OSError):  # a full disk
+                traceback.print_exc(file=log)
+            return _failed(error, store.log_tail(job), str(folder))
     return {"status": "done"} | record
 
 
-def _failed(error: BaseException, log_tail: str) -> dict[str, Any]:
+def _failed(error: BaseException, log_tail: str, place: str) -> dict[str, Any]:
+    """The answer of a job that failed; place: where it wrote, for errors of the disk that name no file."""
     own = isinstance(error, VeridicalError)
     text = str(error) if own else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        text += f" (in {place})"
     return {"status": "failed", "error": text, "log_tail": log_tail}
 
 
