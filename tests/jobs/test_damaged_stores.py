@@ -160,3 +160,30 @@ def test_an_empty_name_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Store("")
     assert os.listdir(tmp_path) == []
     Store(tmp_path / "~0")  # a name like any other
+
+
+def test_what_killed_writers_left_is_removed_when_a_command_begins(tmp_path: Path) -> None:
+    folder = Store(tmp_path).folder(JOB)
+    folder.mkdir(parents=True)
+    own, other = folder / f".result.json.{os.getpid()}.0.tmp", folder / ".attempt-1.json.999999999.0.tmp"
+    own.touch()
+    other.touch()
+    Store(tmp_path)
+    assert (own.exists(), other.exists()) == (True, False)
+
+
+@pytest.mark.parametrize("file", ["arrays.npz", "result.json"])
+def test_a_full_disk_is_told_with_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = Store(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy.savez_compressed" if file == "arrays.npz" else "os.fsync", full)
+        with pytest.raises(RunError, match="No space left on device") as caught:
+            _job_again(store)
+    place = store.folder(JOB) if file == "arrays.npz" else store.folder(JOB) / file
+    assert str(place) in str(caught.value)
+    assert _job_again(store)[0]["sum"] == 66.0

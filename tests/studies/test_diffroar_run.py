@@ -1,5 +1,6 @@
 """diffroar_run: what a folder holds, that it continues, where it runs, and what it refuses."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from veridical.cli.main import main
 from veridical.faithfulness import forecast, retraining
 from veridical.faithfulness.diffroar import diffroar
 from veridical.jobs import InProcess, workers_of
@@ -152,6 +154,19 @@ def test_a_failing_retraining_is_told_and_the_others_are_kept(
     monkeypatch.setattr(retraining, "trained", trained)
     document = diffroar_run(options)
     assert (document["timing"]["retrainings"], document["timing"]["reused"]) == (4, 3)
+
+
+@pytest.mark.parametrize("store", ["", "natural"])
+@pytest.mark.parametrize("command", ["diffroar", "sanity"])
+def test_a_store_in_a_folder_of_something_else_is_refused_before_anything_is_written(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, store: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(place / "natural"))
+    run, named = str(place / "natural"), str(place / store) if store else store
+    assert main([command, "--run", run, "--store", named, "--out", "out", "--workers", "1"]) == 2
+    assert os.listdir(tmp_path) == []
+    assert sorted(os.listdir(place / "natural")) == before
 
 
 def test_dry_run_counts_and_writes_nothing(place: Path, tmp_path: Path) -> None:

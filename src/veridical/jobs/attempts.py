@@ -6,20 +6,16 @@ is ours and the lock is free (the kernel frees the lock of a killed process).
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import secrets
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import read_json
+from veridical.runtime.files import create_json, read_json, write_json
 
 try:
     import fcntl
@@ -69,33 +65,15 @@ def create_attempt(folder: Path, attempt: int) -> bool:
         "end": None,
         "ended": None,
     }
-    return create_once(attempt_path(folder, attempt), record)
-
-
-def create_once(path: Path, record: Mapping[str, Any]) -> bool:
-    """Create a JSON file as the only one of all processes and machines; False where it exists already."""
-    draft = _draft(path.parent, record)
-    try:
-        # A link fails where the name exists, and what it names is complete.
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without links: a kill may leave the file empty, which costs a wait, no result
-        try:
-            with path.open("xb") as file:
-                file.write(draft.read_bytes())
-        except FileExistsError:
-            return False
-    finally:
-        draft.unlink()
-    return True
+    # Not flushed: a power cut ends all attempts anyway.
+    return create_json(attempt_path(folder, attempt), record, flush=False)
 
 
 def end_attempt(folder: Path, attempt: int, how: str) -> None:
     """Note that an attempt is over, so that other systems need not wait for its heartbeat to stop."""
     path = attempt_path(folder, attempt)
     record = read_json(path) | {"end": _now(), "ended": how}
-    os.replace(_draft(folder, record), path)
+    write_json(path, record, flush=False)
 
 
 def lock(folder: Path) -> int | None:
@@ -127,13 +105,6 @@ def system() -> str:
         return _BOOT.read_text(encoding="ascii").strip()
     except OSError:  # not Linux
         return f"{platform.node()}-{uuid.getnode():x}"
-
-
-def _draft(folder: Path, record: Mapping[str, Any]) -> Path:
-    """Write a file to be put in place; no flush, since a power cut ends all attempts anyway."""
-    path = folder / f".{secrets.token_hex(8)}.tmp"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return path
 
 
 def _now() -> str:

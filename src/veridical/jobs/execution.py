@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import time
@@ -20,7 +19,7 @@ from veridical.jobs.claims import Claim, ClaimLost, take
 from veridical.jobs.job import Job, load_function
 from veridical.jobs.store import JOB, LOG, RESULT, Store
 from veridical.runtime.errors import RunError, VeridicalError
-from veridical.runtime.files import digest, to_plain, write_sealed
+from veridical.runtime.files import digest, to_plain, write_json, write_sealed
 
 _BEATS = 6  # heartbeats until a claim counts as dead
 
@@ -121,8 +120,7 @@ def _failed(error: BaseException, log_tail: str, place: str) -> dict[str, Any]:
 
 def _describe(job: Job, folder: Path) -> None:
     """Write job.json, for people; it is not flushed to the disk, since nothing reads it."""
-    text = json.dumps({"id": job.id} | job.record(), indent=2, ensure_ascii=False)
-    (folder / JOB).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / JOB, {"id": job.id} | job.record(), flush=False)
 
 
 def environment() -> dict[str, Any]:

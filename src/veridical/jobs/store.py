@@ -10,10 +10,9 @@ import secrets
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from veridical.jobs.attempts import create_once
 from veridical.jobs.job import Job
 from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import read_arrays, read_json
+from veridical.runtime.files import create_json, read_arrays, read_json, sweep
 
 MARK = "store.json"
 JOB, LOG, RESULT = "job.json", "log.txt", "result.json"
@@ -67,6 +66,7 @@ class Store:
             ) from None
         _check_own(self.root)
         self.token = _mark(self.root)
+        sweep(self.root)
 
     def folder(self, job: Job | str) -> Path:
         """Where the job, or the job of that id, keeps its files; it may not exist yet."""
@@ -127,7 +127,7 @@ def _mark(root: Path) -> str:
     mark = root / MARK
     if not mark.exists():
         # Two commands may start at once; the second finds the first one's.
-        create_once(mark, {"schema": 1, "store": secrets.token_hex(8)})
+        create_json(mark, {"schema": 1, "store": secrets.token_hex(8)})
     return read_json(mark, Mark)["store"]
 
 

@@ -77,11 +77,12 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def atomic(target: Path, *, once: bool = False) -> Iterator[BinaryIO]:
+def atomic(target: Path, *, once: bool = False, flush: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that becomes `target` when the block ends, and vanishes if it raises.
 
-    once: only where there is no `target` yet, of all processes and machines; else a FileExistsError. What the
-    disk refuses is a RunError that names `target` and the reason.
+    once: only where there is no `target` yet, of all processes and machines; else a FileExistsError. flush:
+    False leaves it to the system when the bytes reach the disk: a power cut may lose them. What the disk
+    refuses is a RunError that names `target` and the reason.
     """
     # The temporary file lies in the same folder, since a rename is atomic only within one file system. Its
     # name starts with a dot: what a killed process leaves behind is not taken for a file of the run. It also
@@ -92,12 +93,14 @@ def atomic(target: Path, *, once: bool = False) -> Iterator[BinaryIO]:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         if once:
             _link(temporary, target)
         else:
             os.replace(temporary, target)
-        _sync_folder(target.parent)
+        if flush:
+            _sync_folder(target.parent)
     except FileExistsError:
         raise
     except OSError as error:
@@ -167,19 +170,21 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_json(path: str | os.PathLike[str], obj: object) -> None:
+def write_json(path: str | os.PathLike[str], obj: object, flush: bool = True) -> None:
     """Write plain values as indented JSON, atomically and in insertion order; NaN and infinities become null.
 
     Mappings with text keys, sequences, numbers (numpy scalars too), text, paths, booleans and None are plain;
-    anything else is a `UsageError` that names its place.
+    anything else is a `UsageError` that names its place. flush: as in `atomic`.
     """
-    write_atomic(path, _as_json(obj))
+    content = _as_json(obj)
+    with atomic(Path(path), flush=flush) as file:
+        file.write(content)
 
 
-def create_json(path: Path, obj: object) -> bool:
+def create_json(path: Path, obj: object, flush: bool = True) -> bool:
     """Write plain values as `write_json` does, as the first of all processes; False if the file is there."""
     try:
-        with atomic(path, once=True) as file:
+        with atomic(path, once=True, flush=flush) as file:
             file.write(_as_json(obj))
     except FileExistsError:
         return False
