@@ -36,6 +36,9 @@ from veridical.data import Split
 from veridical.faithfulness.layers import stages_of
 from veridical.faithfulness.randomisation import model_randomisation
 from veridical.runtime.errors import UsageError
+from veridical.runtime.seeds import stream
+from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
+from veridical.training.sizes import absolute_sum, l1_norm, signed_sum, sum_and_l1
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
 
@@ -118,6 +121,28 @@ DATA: dict[str, Call] = {
 }
 EVERY = {**CLIMBING, **PREDICTING, **MAPS, **DATA}
 every_function = pytest.mark.parametrize("name", EVERY)
+
+
+def training(objective: Objective) -> Call:
+    """The losses, and the gradient that a step of training takes of them, in the model's parameters."""
+
+    def call(model: nn.Module, inputs: Tensor, target: Tensor) -> Any:
+        value = objective(model, inputs, target, stream(0, "objective"))
+        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        slopes = torch.autograd.grad(value.loss.sum(), learnt)
+        return value.loss.detach(), *slopes
+
+    return call
+
+
+INNER = Inner(steps=2, step_size=0.05, start="random")
+OBJECTIVES: dict[str, Call] = {
+    "natural": training(Natural()),
+    "adversarial": training(RobustAttribution(signed_sum(), LINF, inner=INNER)),
+    "IG-NORM": training(RobustAttribution(l1_norm(), LINF, inner=INNER)),
+    "IG-SUM-NORM": training(RobustAttribution(sum_and_l1(0.5), L2(0.5), inner=INNER)),
+    "loss-change": training(RobustAttribution(absolute_sum(), LINF, inner=INNER)),
+}
 
 
 # ---------------------------------------------------------------------------------------------- the models
@@ -478,6 +503,55 @@ def _plain_call(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
 
 def _array(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Any:
     return inputs.detach().numpy() * (1 + create_graph)
+
+
+# Words of torch itself: of its compiler, and of a hook on a layer whose inputs need no gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("odd", sorted(RIGHT.keys() - {"in train mode", "with frozen parameters"}))
+def test_objectives_of_odd_models_are_those_of_plain_ones(odd: str, name: str) -> None:
+    found = []
+    for make in RIGHT[odd]:
+        model, inputs = make(), images()
+        with unchanged(model, inputs, TARGET):
+            found.append(OBJECTIVES[name](model, inputs, TARGET))
+    assert_close(*found, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("odd", sorted(REFUSED.keys() - {"NaN", "infinity for one"}))
+def test_objectives_refuse_other_outputs(odd: str, name: str) -> None:
+    make, message = REFUSED[odd]
+    model, inputs = make(), images()
+    message = message.replace(r"\(3", r"\((3|6)")  # both ends of a change go through the model at once
+    with unchanged(model, inputs, TARGET), pytest.raises(UsageError, match=message):
+        OBJECTIVES[name](model, inputs, TARGET)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_refuse_one_logit_and_classes_beyond_the_logits(name: str) -> None:
+    with pytest.raises(UsageError, match="one logit"):
+        OBJECTIVES[name](Plain(classes=1), images(), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UsageError, match="3 logits"):
+        OBJECTIVES[name](Plain(), images(), torch.tensor([0, 1, 3]))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_do_not_climb_probabilities(name: str) -> None:
+    model = Plain(lambda logits: torch.softmax(logits, 1))
+    if name == "natural":
+        OBJECTIVES[name](model, images(), TARGET)
+        return
+    with pytest.raises(UsageError, match="probabilities"):
+        OBJECTIVES[name](model, images(), TARGET)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives_report_losses_that_are_not_finite(name: str) -> None:
+    """The loop that trains names the images; nothing is refused before."""
+    loss, *_ = OBJECTIVES[name](Plain(lambda logits: logits * torch.nan), images(), TARGET)
+    assert bool(loss.isnan().all())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.config import StartName
 from veridical.runtime.errors import UsageError, fail_unknown
-from veridical.runtime.guards import eval_mode, evaluating, no_autocast
+from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.record import record
 from veridical.training.sizes import Size
 
@@ -159,7 +159,7 @@ class RobustAttribution:
 
     def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | SizeScore:
         """The function of x' that the inner ascent climbs."""
-        loss = TargetScalar(model, target, "loss", finite=False)
+        loss = TargetScalar(model, target, "loss", finite=False, climbed=True)
         if self.inner.score == "loss" or (not self.size.needs_map and not self.size.absolute_sum):
             return loss
         return SizeScore(loss, inputs, self.size, self.inner.quadrature)
@@ -201,7 +201,7 @@ class RobustAttribution:
         if not self.size.needs_map:
             _, slope = self.size.derivatives(None, change)
             return change, torch.zeros_like(change), slope
-        with eval_mode(model), no_autocast():
+        with eval_mode(model), default_modes():
             difference = perturbed - inputs
             if inputs.shape[0] * self.quadrature.nodes <= self.rows:
                 attribution = path_attribution(
@@ -230,7 +230,7 @@ class RobustAttribution:
 
         def part(t: Tensor, w: Tensor) -> Tensor:
             # Run again in the backward pass, when the caller has the model in train mode.
-            with eval_mode(model), no_autocast():
+            with eval_mode(model), default_modes():
                 points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
                 gradients = input_gradients(loss, points, create_graph=True)
             return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
@@ -267,7 +267,7 @@ class SizeScore:
         attribution = None
         if self.size.needs_map:
             graph = torch.is_grad_enabled() and perturbed.requires_grad
-            with no_autocast():
+            with default_modes():
                 attribution = path_attribution(
                     self.loss, self.inputs, perturbed, self.quadrature, create_graph=graph, rows=4096
                 )
