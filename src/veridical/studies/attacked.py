@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
+from veridical.metrics.intervals import Interval
 from veridical.runtime.errors import UsageError
+from veridical.runtime.files import Frame
 from veridical.runtime.record import record
-from veridical.studies.finished import Finished, distinct_titles, read_finished
+from veridical.studies.finished import Finished, Named, Trained, distinct_titles, read_finished
 from veridical.training.log import read_log
 
 TITLES: Mapping[str, str] = {
@@ -19,6 +21,98 @@ TITLES: Mapping[str, str] = {
     "ig-norm": "IG-NORM",
     "ig-sum-norm": "IG-SUM-NORM",
     "loss-change": "Loss change",
+}
+
+
+class _Data(Named):
+    split: str
+
+
+class _Nodes(TypedDict):
+    nodes: int
+    rule: str
+
+
+class _Protocol(Named):
+    k: int
+    steps: int
+    step_size: float
+    climbs: list[Any]
+    judge_nodes: _Nodes
+    final_nodes: _Nodes | None
+
+
+class _Evaluation(TypedDict):
+    radius: float
+    pgd_steps: int
+    pgd_step_size: float
+
+
+class _Method(TypedDict):
+    method: str
+
+
+class _Direction(TypedDict):
+    direction: Literal["topk", "mass-centre", "target", "random"]
+    k: NotRequired[int]
+
+
+class _Config(TypedDict):
+    run: Trained
+    data: _Data
+    examples: int
+    norm: Literal["linf", "l2"]
+    protocol: _Protocol
+    evaluation: _Evaluation
+    attribution: _Method
+    attack: _Direction
+
+
+class _Metrics(TypedDict):
+    natural_accuracy: Interval
+    adversarial_accuracy: Interval
+    topk_intersection: Interval
+    kendall_tau: Interval
+    spearman: Interval
+    windowed_topk_intersection: Interval
+    mass_centre_shift: Interval
+    not_found: Interval
+    incomplete: NotRequired[Interval]
+
+
+class _Point(_Metrics):
+    radius: float
+
+
+class _Gradients(TypedDict):
+    explanation: int
+
+
+class _Results(_Metrics):
+    examples: int
+    natural_accuracy_of_all: Interval
+    gradient_evaluations: _Gradients
+    notes: list[str]
+    curve: NotRequired[list[_Point]]
+
+
+class _Environment(TypedDict):
+    run: str
+
+
+class _Document(Frame):
+    config: _Config
+    results: _Results
+    environment: _Environment  # type: ignore[misc]
+
+
+_ARRAYS = {
+    **dict.fromkeys(("index", "label", "predicted"), "iu N"),
+    **dict.fromkeys(("kendall_tau", "topk_intersection"), "f N"),
+    **dict.fromkeys(("image", "perturbed"), "f M C H W"),
+    **dict.fromkeys(("saliency", "perturbed_saliency"), "f M H W"),
+    "trace": "f N T",
+    "classes": "U K",
 }
 
 
@@ -39,7 +133,7 @@ class Attacked(Finished):
 
 def read_attack(folder: str | Path) -> Attacked:
     """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
-    return read_finished(Attacked, folder, "attack", "protocol", what="attack")
+    return read_finished(Attacked, folder, "attack", "protocol", what="attack", form=_Document, forms=_ARRAYS)
 
 
 def check_comparable(attacks: Mapping[str, Attacked]) -> None:

@@ -5,21 +5,127 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from veridical.faithfulness.result import verdicts
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.files import AGAIN, Frame
 from veridical.runtime.record import record
 from veridical.studies.attacked import training_title
-from veridical.studies.finished import Finished, read_finished
+from veridical.studies.finished import EXAMPLES, RESULT, Finished, Named, Trained, read_finished
 
 REPORT = "report.html"
 # What must agree for accuracies to be of the same images, networks and trainings.
 _SAME = ("data", "fill", "model", "training")
 _SAME_DESIGN = ("mode", "order", "per")
+
+
+class _Number(TypedDict):
+    repeats: list[float]
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class _Level(TypedDict):
+    level: float
+
+
+class _Accuracy(_Level):
+    accuracy: _Number
+
+
+class _Ends(_Level):
+    top: _Number
+    bottom: _Number
+
+
+class _Point(_Ends):
+    difference: _Number
+
+
+class _Control(TypedDict):
+    chance: float | None
+    curve: list[_Ends]
+
+
+class _Judged(TypedDict):
+    coordinates: int
+    zero_share: float
+
+
+class _Rankings(TypedDict):
+    judged: _Judged
+
+
+class _Results(TypedDict):
+    curve: list[_Point]
+    baselines: dict[str, list[_Point]]
+    control: _Control | None
+    roar: list[_Accuracy]
+    kar: list[_Accuracy]
+    rankings: _Rankings
+    examples: int
+    notes: list[str]
+
+
+class _Data(Named):
+    train: int
+    test: int
+
+
+class _Design(TypedDict):
+    mode: Literal["keep", "remove"]
+    order: str
+    ties: str
+    per: str
+    fill: str
+    repeats: int
+
+
+class _Training(TypedDict):
+    objective: str
+    steps: int
+    batch_size: int
+
+
+class _Config(TypedDict):
+    run: Trained
+    weights: str
+    data: _Data
+    attribution: dict[str, Any]
+    measured: _Design
+    fill: dict[str, Any]
+    model: Named
+    training: _Training
+
+
+class _Environment(TypedDict):
+    attribution: str
+
+
+class _Timing(TypedDict):
+    retrainings: int
+
+
+class _Document(Frame):
+    config: _Config
+    results: _Results
+    environment: _Environment  # type: ignore[misc]
+    timing: _Timing  # type: ignore[misc]
+
+
+_ARRAYS = {
+    **dict.fromkeys(("index", "label"), "iu N"),
+    "image": "u N C H W",
+    "order": "f N H W",
+    "levels": "f L",
+    "unmasked": "u N L E C H W",
+    "classes": "U K",
+}
 
 
 @record
@@ -29,10 +135,20 @@ class Measured(Finished):
 
 def read_measured(folder: str | Path) -> Measured:
     """Read what `veridical diffroar` left; a RunError for a folder that is not a finished measurement."""
-    found = read_finished(Measured, folder, "diffroar", "measured", what="measurement")
-    told, mode = found.results, found.config["measured"]["mode"]
-    # Judged again: verdicts of before masks and baselines counted must not stand beside those of now.
-    judged = verdicts(told["curve"], told["baselines"], told["control"], mode, told["examples"])
+    found = read_finished(
+        Measured, folder, "diffroar", "measured", what="measurement", form=_Document, forms=_ARRAYS
+    )
+    told, mode, source = found.results, found.config["measured"]["mode"], found.folder / RESULT
+    curves = [told["curve"], *told["baselines"].values()]
+    curves += [told["control"]["curve"]] if told["control"] else []
+    wanted = found.arrays["levels"].tolist()
+    if not wanted or any([point["level"] for point in curve] != wanted for curve in curves):
+        raise RunError(f"{source} is damaged: its curves have other levels than {EXAMPLES}. {AGAIN}")
+    try:
+        # Judged again: verdicts of before masks and baselines counted must not stand beside those of now.
+        judged = verdicts(told["curve"], told["baselines"], told["control"], mode, told["examples"])
+    except ValueError as error:
+        raise RunError(f"{source} is damaged: {error} {AGAIN}") from error
     results = {**told, "verdicts": [dict(point) for point in judged]}
     return replace(found, document={**found.document, "results": results})
 

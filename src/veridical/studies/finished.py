@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import Document, check_form, read_arrays, read_json
+from veridical.runtime.files import AGAIN, Document, check_form, read_arrays, read_json
 from veridical.runtime.record import record
 
 RESULT, EXAMPLES = "result.json", "examples.npz"
+
+
+class Named(TypedDict):
+    """A record of which the name is shown."""
+
+    name: str
+
+
+class Robust(TypedDict):
+    """The robust part of a training, as pages tell it."""
+
+    norm: str
+    radius: float
+    weight: NotRequired[float]
+    beta: NotRequired[float | None]
+    training_radius: NotRequired[float | None]
+
+
+class Trained(TypedDict):
+    """The settings of the run that was examined, as pages tell them."""
+
+    objective: str
+    recipe: str
+    model: Named
+    robust: Robust | None
 
 
 @record
@@ -60,6 +85,8 @@ def read_finished(
         raise RunError(f"{path} is not a finished {what}: `veridical {command} --out {path}` makes one.")
     check_form(document, form, path / RESULT)
     arrays = read_arrays(path / EXAMPLES, forms, sha256=document["files"][EXAMPLES])
+    if forms and not set(arrays["label"].tolist()) <= set(range(len(arrays["classes"]))):
+        raise RunError(f"{path / EXAMPLES} is damaged: label names classes that are not there. {AGAIN}")
     return kind(path, document, arrays)
 
 

@@ -1,0 +1,205 @@
+"""Every file of finished commands x every damage: one error that names it, never another exception."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from veridical.auditing.parts import packed_arrays
+from veridical.runtime.config import DiffRoarOptions
+from veridical.runtime.errors import DataError, RunError, UsageError
+from veridical.runtime.files import claim_folder, digest
+from veridical.studies.attack_report import write_attack_report
+from veridical.studies.attacked import named, read_attack
+from veridical.studies.diffroar_report import read_measured, write_measured_report
+from veridical.studies.diffroar_run import diffroar_run
+from veridical.training.run import load
+
+ERRORS = (RunError, DataError, UsageError)
+FOLDERS = ("natural", "natural-attack", "natural-diffroar")
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    """The folders of a run, of an attack on it and of a DiffROAR measurement."""
+    diffroar_run(
+        DiffRoarOptions(
+            run=str(place / "natural"),
+            out=str(place / "natural-diffroar"),
+            levels=[0.1, 0.5],
+            repeats=2,
+            control_repeats=1,
+            baselines=["random"],
+            epochs=0.2,
+            gallery=2,
+            workers=1,
+            progress=False,
+        )
+    )
+    return place
+
+
+def read(folder: Path) -> None:
+    """Do what commands do with such a folder."""
+    if folder.name == "natural":
+        load(folder)
+    elif folder.name == "natural-attack":
+        write_attack_report(folder / "page.html", named([read_attack(folder)]), title="", lead="")
+    else:
+        measured = read_measured(folder)
+        write_measured_report(folder / "page.html", {"one": measured}, title="", lead="")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+BYTES: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "a folder": _folder,
+    "a pipe": _pipe,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "NUL": lambda path: path.write_bytes(b"\0\1" * 500),
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe junk\n" * 9),
+    "a list": lambda path: path.write_bytes(b"[1]\n"),
+    "null": lambda path: path.write_bytes(b"null\n"),
+    "nested": lambda path: path.write_bytes(b"[" * 99_999 + b"\n"),
+    "a bit": lambda path: path.write_bytes(
+        (content := path.read_bytes())[: (half := len(content) // 2)]
+        + bytes([content[half] ^ 1])
+        + content[half + 1 :]
+    ),
+}
+FILES = (
+    ("natural", "claim.json"),
+    ("natural", "result.json"),
+    ("natural", "log.jsonl"),
+    ("natural", "model.safetensors"),
+    ("natural-attack", "result.json"),
+    ("natural-attack", "examples.npz"),
+    ("natural-diffroar", "result.json"),
+    ("natural-diffroar", "examples.npz"),
+)
+
+
+def _no_damage(name: str, damage: str) -> bool:
+    """A log may be missing or end in the middle, as a kill leaves it; a bit of a text may be any other."""
+    return (name == "log.jsonl" and damage in ("missing", "empty", "cut", "NUL")) or (
+        damage == "a bit" and not name.endswith((".npz", ".safetensors"))
+    )
+
+
+@pytest.mark.parametrize("damage", BYTES)
+@pytest.mark.parametrize(("folder", "name"), FILES)
+def test_wrong_bytes(finished: Path, tmp_path: Path, folder: str, name: str, damage: str) -> None:
+    copy = shutil.copytree(finished / folder, tmp_path / folder)
+    BYTES[damage](copy / name)
+    if _no_damage(name, damage):
+        try:
+            read(copy)
+        except ERRORS as error:
+            assert str(copy) in str(error)  # noqa: PT017 - it may also be read
+        return
+    with pytest.raises(ERRORS, match=re.escape(str(copy))) as caught:
+        read(copy)
+    assert "\n" not in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["train", "attack", "diffroar", "demo", "leakage"])
+@pytest.mark.parametrize("damage", [name for name in BYTES if name not in ("missing", "a bit")])
+def test_a_claim_of_wrong_bytes(tmp_path: Path, kind: str, damage: str) -> None:
+    folder = claim_folder(tmp_path / "out", kind, {"a": [1, 2, 3]})
+    BYTES[damage](folder / "claim.json")
+    with pytest.raises(ERRORS, match=r"claim\.json"):
+        claim_folder(folder, kind, {"a": [1, 2, 3]})
+
+
+OTHERS: tuple[Any, ...] = (..., None, "text", [1], {"a": 1}, -1, 2.5, 10**400, True, [], {}, "")
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a document, a list's last entry standing for all."""
+    if place:
+        yield place
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*place, key))
+    elif isinstance(value, list):
+        for inner in value[-1:]:
+            yield from places(inner, (*place, len(value) - 1))
+
+
+def changed(document: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """The document with another value at a place; without its key for `Ellipsis`."""
+    whole = inner = deepcopy(document)
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    return whole
+
+
+@pytest.mark.parametrize(("folder", "name"), [entry for entry in FILES if entry[1].endswith(".json")])
+def test_wrong_structure(finished: Path, tmp_path: Path, folder: str, name: str) -> None:
+    copy = shutil.copytree(finished / folder, tmp_path / folder)
+    document = json.loads((copy / name).read_text())
+    read(copy)
+    for number, place in enumerate(places(document)):
+        value = OTHERS[number % len(OTHERS)]
+        (copy / name).write_text(json.dumps(changed(document, place, value)))
+        try:
+            read(copy)
+        except ERRORS as error:
+            assert str(copy) in str(error), (place, value)  # noqa: PT017 - what is not read is not checked
+        except Exception as error:
+            raise AssertionError(f"{place} as {value!r}") from error
+
+
+ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "of another shape": lambda array: array[..., None],
+    "shorter": lambda array: array[:-1],
+    "of text": lambda array: np.full(array.shape, "x"),
+    "of numbers": lambda array: np.full(array.shape, 1j),
+    "too large": lambda array: array if array.dtype.kind == "U" else np.full_like(array, 100),
+    "none": lambda array: array[:0],
+}
+
+
+@pytest.mark.parametrize("damage", ARRAYS)
+@pytest.mark.parametrize("folder", FOLDERS[1:])
+def test_other_arrays_with_a_right_digest(finished: Path, tmp_path: Path, folder: str, damage: str) -> None:
+    copy = shutil.copytree(finished / folder, tmp_path / folder)
+    path, document = copy / "examples.npz", json.loads((copy / "result.json").read_text())
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    for name, array in arrays.items():
+        for others in (
+            arrays | {name: ARRAYS[damage](array)},
+            {k: v for k, v in arrays.items() if k != name},
+        ):
+            content = packed_arrays(others)
+            path.write_bytes(content)
+            (copy / "result.json").write_text(json.dumps(document | {"files": {path.name: digest(content)}}))
+            try:
+                read(copy)
+            except ERRORS as error:
+                assert str(copy) in str(error), name  # noqa: PT017 - what is not read is not checked
+            except Exception as error:
+                raise AssertionError(f"{name} {damage}") from error
