@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from math import isfinite
+from sys import float_info
 from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.errors import fail_argument, fail_unknown
@@ -166,7 +166,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max
 
 
 def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:
