@@ -201,6 +201,65 @@ def test_nan_stays_with_its_example(case: Case) -> None:
     assert torch.equal(result[kept], expected[kept])
 
 
+def without_region(metric: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return lambda a, b, _: metric(a, b)
+
+
+REGION = torch.zeros(7, 6, 8, dtype=torch.bool).index_fill_(1, torch.tensor([2, 3]), True)
+# Every function of maps, with two maps and a region of which it takes what it needs.
+CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    **{case.name: without_region(case.metric) for case in CHECKED},
+    "max_sensitivity": lambda a, _, __: max_sensitivity(lambda inputs: inputs, a, 0.1, 2),
+    "max_sensitivity of maps": lambda a, _, __: max_sensitivity(lambda _: a, torch.zeros(7, 6, 8), 0.1, 2),
+    "mass_centre": lambda a, _, __: metrics.mass_centre(a)[:, 0],
+    "topk_mask": lambda a, _, __: metrics.topk_mask(a, 3),
+    "topk_curve": lambda a, _, region: metrics.topk_curve(a, region)[:, 0],
+    "topk_share": lambda a, _, region: metrics.topk_share(a, region, 0.1),
+    "mass_share": lambda a, _, region: metrics.mass_share(a, region),
+    "pointing_game": lambda a, _, region: metrics.pointing_game(a, region),
+    "auc": lambda a, _, region: metrics.auc(a, region),
+    "zero_share": lambda a, _, __: metrics.zero_share(a),
+    "area_share": lambda _, __, region: metrics.area_share(region),
+    "left_behind": metrics.left_behind,
+    "cosine_within": metrics.cosine_within,
+    "mean_interval": lambda a, _, __: metrics.mean_interval(a),  # type: ignore[dict-item,return-value]
+    "proportion_interval": lambda a, _, __: metrics.proportion_interval(a, a),  # type: ignore[arg-type,dict-item,return-value]
+}
+WITHOUT_VALUES = {"topk_mask", "area_share", "mean_interval", "proportion_interval"}
+every_call = pytest.mark.parametrize("name", CALLS)
+
+
+def test_the_calls_have_every_function() -> None:
+    assert {name.split()[0] for name in CALLS} == set(metrics.__all__) - {"Interval"}
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in WITHOUT_VALUES])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_map_that_is_not_finite_agrees_with_nothing(name: str, value: float, inside: bool) -> None:
+    a, _ = pair()
+    a[3, 2 if inside else 0, 0] = value
+    if value < 0 and "mass_centre" in name:
+        with pytest.raises(UsageError, match="at least 0"):
+            CALLS[name](a, a.clone(), REGION)
+        return
+    assert CALLS[name](a, a.clone(), REGION).isnan().nonzero().flatten().tolist() == [3]
+
+
+@every_call
+@pytest.mark.parametrize("given", [Tensor.numpy, Tensor.tolist, id, str])
+def test_what_is_no_tensor_is_taken_rightly_or_refused(name: str, given: Callable[[Tensor], object]) -> None:
+    maps = (*pair(), REGION)
+    for place in range(3):
+        mixed: list[object] = [given(one) if at == place else one for at, one in enumerate(maps)]
+        try:
+            result = CALLS[name](*mixed)  # type: ignore[arg-type]
+        except UsageError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert torch.equal(result, CALLS[name](*maps))
+
+
 @every_metric
 def test_float32_is_what_float64_gives_for_the_same_values(case: Case) -> None:
     a, b = pair(dtype=torch.float32)

@@ -19,7 +19,7 @@ def mass_centre(maps: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        float64 (N, 2); NaN where a map is all zero or has a NaN. Differentiable, so an attack can move it.
+        float64 (N, 2); NaN where a map is all zero or not finite. Differentiable, so an attack can move it.
 
     Source: Ghorbani, Abid, Zou, "Interpretation of neural networks is fragile", AAAI 2019, section 2 (the
     mass-centre attack).

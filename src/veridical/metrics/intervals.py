@@ -9,7 +9,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, fail_argument
 
 LEVEL = 0.95
 """Confidence of every interval."""
@@ -47,7 +47,10 @@ def mean_interval(
     """
     if undefined not in ("propagate", "exclude"):
         raise fail_argument("undefined", undefined, "'propagate' or 'exclude'")
-    numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    try:
+        numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        numbers = torch.empty(0, 0)
     if numbers.ndim != 1:
         raise fail_argument("values", values, "one number per example, (n,)")
     finite = numbers.isfinite()
@@ -74,7 +77,9 @@ def proportion_interval(successes: int, n: int) -> Interval:
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
-    if not 0 <= successes <= n:
+    check_count("n", n, 0)
+    check_count("successes", successes, 0)
+    if successes > n:
         raise fail_argument("successes", successes, f"a number from 0 to n = {n}")
     if n == 0:
         return {"value": None, "low": None, "high": None, "n": 0}

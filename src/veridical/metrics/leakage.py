@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.metrics.localisation import flat_region
-from veridical.metrics.maps import flat_pair
+from veridical.metrics.maps import blank_undefined, flat_pair
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.lengths import power_of_two
 
@@ -33,26 +33,26 @@ def left_behind(attribution: Tensor, moved: Tensor, region: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        float64 (N,); NaN where neither map marks the region, and where one has a NaN.
+        float64 (N,); NaN where neither map marks the region, and where one is not finite.
     """
     without, given = flat_pair(attribution, moved)
     inside = flat_region(attribution, region, "region")
-    # 0 * NaN is NaN, so an undefined value shows wherever in the map it is.
     sums = [(values.double().abs() * inside).sum(dim=1) for values in (without, given)]
-    return sums[0] / (sums[0] + sums[1])
+    return blank_undefined(sums[0] / (sums[0] + sums[1]), without, given)
 
 
 def cosine_within(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
     """Cosine of the angle between two signed maps within a region, in [-1, 1]; higher is more alike.
 
-    Arguments as for `left_behind`. float64 (N,); NaN where a map is zero in the region or has a NaN.
+    Arguments as for `left_behind`. float64 (N,); NaN where a map is zero in the region or is not finite.
     """
     first, second = flat_pair(a, b)
     inside = flat_region(a, region, "region")
     x, y = first.double() * inside, second.double() * inside
     x, y = x / power_of_two(x), y / power_of_two(y)
     product = (x * y).sum(dim=1)
-    return (product / (x.square().sum(dim=1) * y.square().sum(dim=1)).sqrt()).clamp(-1.0, 1.0)
+    cosine = product / (x.square().sum(dim=1) * y.square().sum(dim=1)).sqrt()
+    return blank_undefined(cosine.clamp(-1.0, 1.0), first, second)
 
 
 def telling_places(images: Tensor, labels: Tensor, share: float = 0.25) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -63,8 +64,8 @@ def topk_curve(
     Returns
     -------
     Tensor
-        float64 (N, levels) on the maps' device; NaN where a map has a NaN. A map that says nothing scores the
-        region's share of the coordinates, up to the chance of its ties.
+        float64 (N, levels) on the maps' device; NaN where a map is not finite. A map that says nothing scores
+        the region's share of the coordinates, up to the chance of its ties.
 
     Source: Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021,
     section 5 (there of the null block: 0.5 does not tell the blocks apart, 0 is perfect).
@@ -74,25 +75,25 @@ def topk_curve(
     order = descending(values, ties=ties, seed=seed, indices=indices)
     hits = region.gather(1, order).cumsum(dim=1).double()
     taken = torch.tensor(counts, device=values.device)
-    return _blank(hits[:, taken - 1] / taken, values)
+    return blank_undefined(hits[:, taken - 1] / taken, values)
 
 
 def mass_share(attribution: Tensor, mask: Tensor) -> Tensor:
     """Share of the sum of |attribution| that lies in the region, in [0, 1].
 
-    Arguments as for `topk_curve`. float64 (N,); NaN where a map is all zero or has a NaN.
+    Arguments as for `topk_curve`. float64 (N,); NaN where a map is all zero or not finite.
     """
     values, region = _flat(attribution, mask)
     mass = values.double()
     # 0 / 0 of an empty map is the NaN that is promised.
-    return (mass * region).sum(dim=1) / mass.sum(dim=1)
+    return blank_undefined((mass * region).sum(dim=1) / mass.sum(dim=1), values)
 
 
 def pointing_game(attribution: Tensor, mask: Tensor) -> Tensor:
     """Whether the greatest |attribution| lies in the region, 1 or 0.
 
     Of several equal maxima the share that lies in it, which is the chance to hit it if one is drawn.
-    Arguments as for `topk_curve`. float64 (N,); NaN where a map has a NaN.
+    Arguments as for `topk_curve`. float64 (N,); NaN where a map is not finite.
 
     Source: Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016, section 4.1 (there
     with a tolerance of 15 pixels; here with none).
@@ -108,7 +109,7 @@ def auc(attribution: Tensor, mask: Tensor) -> Tensor:
 
     The chance that a coordinate of the region has a greater value than one outside; equal values count half,
     exactly. 0.5 says nothing, 1 puts the whole region first. Arguments as for `topk_curve`; the sorting is
-    done on the CPU. float64 (N,); NaN where a map has a NaN, and where the region is empty or everything.
+    done on the CPU. float64 (N,); NaN where a map is not finite, and where the region is empty or everything.
 
     Source: Mann & Whitney, Annals of Mathematical Statistics 18 (1947); Fawcett, "An introduction to ROC
     analysis", Pattern Recognition Letters 27 (2006).
@@ -116,7 +117,7 @@ def auc(attribution: Tensor, mask: Tensor) -> Tensor:
     values, region = _flat(attribution, mask)
     result = torch.full((len(values),), torch.nan, dtype=torch.float64)
     inside = region.sum(dim=1).cpu()
-    defined = (inside > 0) & (inside < values.shape[1]) & ~values.isnan().any(dim=1).cpu()
+    defined = (inside > 0) & (inside < values.shape[1]) & values.isfinite().all(dim=1).cpu()
     rows = defined.nonzero()[:, 0]
     if len(rows):
         kept = rows.to(values.device)
@@ -133,7 +134,7 @@ def area_share(mask: Tensor) -> Tensor:
 
     mask bool (N, ...). float64 (N,). It stands beside every mass share.
     """
-    if mask.dtype != torch.bool or mask.ndim < 2:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim < 2:
         raise fail_argument("mask", mask, "a bool tensor (N, ...)")
     return mask.flatten(1).double().mean(dim=1)
 
@@ -141,7 +142,7 @@ def area_share(mask: Tensor) -> Tensor:
 def zero_share(attribution: Tensor) -> Tensor:
     """Share of the values of each map that are exactly zero, in [0, 1]: these have no order of their own.
 
-    Maps (N, ...), float32 or float64. float64 (N,); NaN where a map has a NaN.
+    Maps (N, ...), float32 or float64. float64 (N,); NaN where a map is not finite.
     """
     values = as_maps("attribution", attribution).flatten(1)
     return blank_undefined((values == 0).double().mean(dim=1), values)
@@ -168,11 +169,6 @@ def _flat(attribution: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _count(level: float, coordinates: int) -> int:
     """How many coordinates a level takes, by the rule by which images are unmasked."""
-    if not 0 < level <= 1:
+    if not isinstance(level, Real) or not 0 < level <= 1:
         raise fail_argument("level", level, "a share of the coordinates, in (0, 1]")
     return max(1, math.floor(level * coordinates + 0.5))
-
-
-def _blank(shares: Tensor, values: Tensor) -> Tensor:
-    """Give NaN to the rows (N, levels) whose map has one."""
-    return shares.masked_fill(values.isnan().any(dim=1, keepdim=True), torch.nan)

@@ -4,7 +4,8 @@ Maps are float32 or float64. The 16-bit types are refused although float32 holds
 them has already made ties (bfloat16 keeps 8 significant bits, float16 turns small gradients into zeros), so a
 rank statistic would measure the number format. Whoever wants that writes `.float()`.
 
-A map that has a NaN makes its example's result NaN, as in scipy; other examples are not touched.
+A map that has a NaN or an infinity makes its example's result NaN: such a map says nothing, least of all that
+it is like another or lies in a region. Other examples are not touched.
 """
 
 import torch
@@ -61,7 +62,9 @@ def as_images(name: str, maps: Tensor) -> Tensor:
 
 
 def blank_undefined(values: Tensor, *maps: Tensor) -> Tensor:
-    """Give NaN to the examples of which a map (N, D) has one, in a new tensor."""
-    # A maximum is NaN where one of its values is, and takes a tenth of the time of asking each.
-    undefined = torch.stack([batch.amax(dim=1).isnan() for batch in maps]).any(dim=0)
-    return values.masked_fill(undefined, torch.nan)
+    """Give NaN to the examples (N, ...) of which a map (N, D) is not finite, in a new tensor."""
+    # An extreme is NaN where one of the values is, and both take a tenth of the time of asking each (or of
+    # aminmax).
+    finite = [end(batch, dim=1).isfinite() for batch in maps for end in (torch.amin, torch.amax)]
+    undefined = ~torch.stack(finite).all(dim=0)
+    return values.masked_fill(undefined.reshape(-1, *(1,) * (values.ndim - 1)), torch.nan)

@@ -1,5 +1,6 @@
 """Overlap of the most salient pixels of two maps: top-k intersection, plain and tolerant of small shifts."""
 
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from veridical.metrics.maps import as_images, as_maps, blank_undefined, flat_pair
 from veridical.metrics.ordering import count_flags, top_flags
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, fail_argument
 
 TieOrder = Literal["stable-last", "expected"]
 """What happens to equal values at the edge of the top k; see `topk_intersection`."""
@@ -34,7 +35,7 @@ def topk_intersection(a: Tensor, b: Tensor, k: int, *, order: TieOrder = "stable
     Returns
     -------
     Tensor
-        float64 (N,) on a's device; NaN where a map has a NaN. A constant map is all ties, not an error.
+        float64 (N,) on a's device; NaN where a map is not finite. A constant map is all ties, not an error.
 
     Source: Ghorbani, Abid, Zou, "Interpretation of neural networks is fragile", AAAI 2019, section 2;
     reported as IN by Chen et al., "Robust attribution regularization", NeurIPS 2019.
@@ -81,14 +82,13 @@ def windowed_topk_intersection(
     Returns
     -------
     Tensor
-        float64 (N,) on a's device; NaN where a map has a NaN.
+        float64 (N,) on a's device; NaN where a map is not finite.
 
     Source: Kamath, Mittal, Deshpande, Balasubramanian, "Rethinking robustness of model attributions", AAAI
     2024.
     """
     flat = flat_pair(as_images("a", a), as_images("b", b))
-    if window < 0:
-        raise fail_argument("window", window, "a distance in pixels of at least 0")
+    check_count("window", window, 0)
     if direction not in ("mean", "precision", "recall"):
         raise fail_argument("direction", direction, "'mean', 'precision' or 'recall'")
     top_a, top_b = topk_mask(a, k), topk_mask(b, k)
@@ -131,5 +131,5 @@ def _near(mask: Tensor, window: int) -> Tensor:
 
 
 def _check_k(k: int, flat: Tensor) -> None:
-    if not 1 <= k <= flat.shape[1]:
+    if not isinstance(k, Integral) or not 1 <= k <= flat.shape[1]:
         raise fail_argument("k", k, f"a number from 1 to {flat.shape[1]}, the values of one map")

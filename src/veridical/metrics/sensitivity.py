@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import check_count, check_positive, fail_argument
 from veridical.runtime.lengths import length
 from veridical.runtime.seeds import per_example_uniform
 
@@ -56,15 +56,15 @@ def max_sensitivity(
     -------
     Tensor
         float64 (N,). If relative, a clean map that is all zero gives NaN, or inf if noise changes it (Captum
-        divides by 1 there). NaN where a map has a NaN.
+        divides by 1 there). NaN where a map is not finite.
 
     Source: Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (in)fidelity and sensitivity of explanations",
     NeurIPS 2019, section 4.
     """
-    if not radius > 0:
-        raise fail_argument("radius", radius, "a distance in input units above 0")
-    if samples < 1:
-        raise fail_argument("samples", samples, "at least 1 noisy input per example")
+    check_positive("radius", radius, "a distance in input units above 0")
+    check_count("samples", samples)
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
+        raise fail_argument("inputs", inputs, "a floating-point tensor (N, ...)")
     inputs = inputs.detach()
     numbers = range(len(inputs)) if indices is None else indices
     if len(numbers) != len(inputs):
@@ -88,6 +88,6 @@ def _flat_map(attribute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """The maps of a batch as float64 (N, D), of which a norm can be taken."""
     # A copy, for an attribution that writes into its argument would move the inputs of the next one.
     maps = attribute(inputs.clone())
-    if maps.ndim < 2 or len(maps) != len(inputs):
+    if not isinstance(maps, Tensor) or maps.ndim < 2 or len(maps) != len(inputs):
         raise fail_argument("attribute", maps, f"a function that returns {len(inputs)} maps (N, ...)")
     return maps.detach().double().flatten(1)

@@ -48,7 +48,7 @@ def ssim(
     Returns
     -------
     Tensor
-        float64 (N,) on a's device. NaN where a picture has a NaN.
+        float64 (N,) on a's device. NaN where a picture is not finite.
 
     Raises
     ------
