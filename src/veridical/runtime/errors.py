@@ -92,11 +92,11 @@ def check_positive(name: str, value: object, expected: str = "a finite number ab
 
 def _shown(given: object) -> str:
     """Show a value in one short line; of tensors and other objects what they are, not what they hold."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
     shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
     if shape is not None and dtype is not None:
         return f"a {type(given).__name__} of shape {tuple(shape)} and dtype {dtype}"
-    if isinstance(given, type):
-        return f"the class {given.__name__}"
     text = " ".join(repr(given).split())
     plain = isinstance(given, str | bytes | int | float | list | tuple | dict)
     if not plain and (text.startswith("<") or len(text) > 200):

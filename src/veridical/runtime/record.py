@@ -33,7 +33,7 @@ def _words(self: Any) -> str:
 def _short(value: Any) -> str:
     """A value in a few words: an array's kind and shape, a collection's size, a network's class."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is not None and dtype is not None:
+    if shape is not None and dtype is not None and not isinstance(value, type):
         return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
     if isinstance(value, Mapping | list | tuple) and value:
         return f"{len(value)} of {type(value).__name__}"
