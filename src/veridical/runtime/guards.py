@@ -1,6 +1,7 @@
 """How nothing of the caller's changes: context managers that give back what they found, copies of models."""
 
 import copy
+import ctypes
 import random
 import sys
 from collections.abc import Iterator
@@ -38,12 +39,15 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put the model into eval mode; each submodule gets its own flag back, after an exception too."""
     flags = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        if any(training for _, training in flags):
+            model.eval()
         yield model
     finally:
-        # Set one by one: `train()` would overwrite the flag of a submodule that was frozen on its own.
+        # Set one by one: `train()` would overwrite the flag of a submodule that was frozen on its own. And
+        # only where it changed: a module's attributes are slow to set.
         for module, training in flags:
-            module.training = training
+            if module.training != training:
+                module.training = training
 
 
 @contextmanager
@@ -55,12 +59,14 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
+        for parameter, requires_grad in flags:
+            if requires_grad:
+                parameter.requires_grad_(False)
         yield model
     finally:
         for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
 
 
 @contextmanager
@@ -100,7 +106,8 @@ def preserved_rng() -> Iterator[None]:
     For foreign code that draws from them; Veridical's own takes a generator or a seed.
     """
     python, cpu = random.getstate(), torch.get_rng_state()
-    legacy = np.random.get_state()  # noqa: NPY002 - the global generator is what foreign code draws from
+    words = _numpy_words()
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - the generator that foreign code draws from
     # A CUDA that nobody has used yet has no state to keep, and asking for it would start it.
     initialized: bool = torch.cuda.is_initialized()
     cuda = torch.cuda.get_rng_state_all() if initialized else None
@@ -108,10 +115,23 @@ def preserved_rng() -> Iterator[None]:
         yield
     finally:
         random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
+        # Slow, and needless where no word was drawn, of which a normal number that it keeps may be made.
+        if legacy["has_gauss"] or words is None or words != _numpy_words():
+            np.random.set_state(legacy)  # noqa: NPY002
         torch.set_rng_state(cpu)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
+
+
+def _numpy_words() -> bytes | None:
+    """The state of numpy's global generator but for the normal number it keeps, in a microsecond.
+
+    None for a generator other than numpy's own, the Mersenne twister: 624 words and a place among them.
+    """
+    generator = np.random.get_bit_generator()
+    if type(generator) is not np.random.MT19937:
+        return None
+    return ctypes.string_at(generator.ctypes.state_address, 4 * 625)
 
 
 @contextmanager
