@@ -96,6 +96,20 @@ def test_the_global_generators_continue_as_if_nothing_was_drawn(fails: bool) -> 
         assert _global_draws() == expected
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_numpy_s_kept_normal_number_is_given_back(kept: bool) -> None:
+    with preserved_rng():
+        np.random.seed(5)
+        np.random.randn(2 - kept)
+        expected = np.random.get_state(legacy=False)
+        for drawn in (0, 1, 2, 3):
+            with preserved_rng():
+                np.random.randn(drawn)
+            found = np.random.get_state(legacy=False)
+            assert str(found) == str(expected)
+            assert found["state"]["key"].tolist() == expected["state"]["key"].tolist()
+
+
 def test_thread_count_is_restored_and_checked() -> None:
     before = torch.get_num_threads()
     with suppress(BrokenError), thread_count(before + 1):

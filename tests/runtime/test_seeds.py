@@ -1,7 +1,9 @@
 """Streams are reproducible, unrelated, and independent of how examples are batched."""
 
+import hashlib
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -52,6 +54,24 @@ def test_dtypes_differ_by_rounding_only_and_an_empty_batch_is_empty(draw: Callab
     assert double.dtype == torch.float64
     assert torch.equal(double.float(), draw((50,), 7, "start", [3]))
     assert draw((2, 3), 7, "start", []).shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 5, 6)])
+@pytest.mark.parametrize(
+    ("drawn", "plain"),
+    [
+        (per_example_normal, np.random.Generator.standard_normal),
+        (per_example_uniform, np.random.Generator.random),
+    ],
+)
+def test_each_row_is_a_new_philox_stream(
+    drawn: Callable[..., Tensor], plain: Callable[..., np.ndarray], shape: tuple[int, ...]
+) -> None:
+    indices = [5, 0, 10**12, 5]
+    keys = [hashlib.sha256(f"3/{index}/noise".encode()).digest()[:16] for index in indices]
+    streams = [np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))) for key in keys]
+    expected = torch.from_numpy(np.stack([plain(one, size=shape) for one in streams]))
+    assert torch.equal(drawn(shape, 3, "noise", indices, dtype=torch.float64), expected)
 
 
 def test_the_distributions_are_what_their_names_say() -> None:

@@ -77,7 +77,7 @@ class SmoothGrad(AttributionMethod):
         total = torch.zeros_like(asked.inputs)
         for first in range(0, self.samples, at_once):
             samples = range(first, min(first + at_once, self.samples))
-            noisy = torch.stack([asked.inputs + self.noise * self._draw(asked, k) for k in samples])
+            noisy = torch.stack([self._draw(asked, k) for k in samples]).mul_(self.noise) + asked.inputs
             gradients = input_gradient(scalar, noisy.flatten(0, 1), create_graph=asked.create_graph)
             total = total + gradients.reshape(noisy.shape).sum(dim=0)
         return total / self.samples

@@ -74,7 +74,9 @@ class TargetScalar:
                 f"output={self.output!r} of a model with one logit (N, 1) is the same everywhere; "
                 "models of one logit are not supported yet"
             )
-        target = self.target.repeat(logits.shape[0] // examples)
+        target = self.target
+        if logits.shape[0] > examples:
+            target = target.repeat(logits.shape[0] // examples)
         if self.output == "logit":
             return logits.gather(1, target[:, None])[:, 0]
         # bf16 logits would round the loss to two digits; float64 must stay float64.

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 from torch import Tensor, nn
 
 from veridical.runtime.errors import UsageError
@@ -128,7 +129,7 @@ def _numpy_words() -> bytes | None:
 
     None for a generator other than numpy's own, the Mersenne twister: 624 words and a place among them.
     """
-    generator = np.random.get_bit_generator()
+    generator = mtrand.get_bit_generator()
     if type(generator) is not np.random.MT19937:
         return None
     return ctypes.string_at(generator.ctypes.state_address, 4 * 625)
