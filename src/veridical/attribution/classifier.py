@@ -183,11 +183,8 @@ def check_finite_map(maps: Tensor) -> None:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite. The two ends tell it ten times as fast as each value."""
-    if not values.numel():
-        return True
-    least, most = values.detach().aminmax()
-    return isfinite(float(most - least)) or bool(values.isfinite().all())
+    """Whether no value is NaN or infinite. Their sum tells it, if it is finite, in a tenth of the time."""
+    return isfinite(float(values.detach().sum())) or bool(values.isfinite().all())
 
 
 def predict(model: nn.Module, inputs: Tensor, *, rows: int = 1000) -> Tensor:

@@ -50,7 +50,7 @@ class Question:
     model: nn.Module
     inputs: Tensor
     target: Tensor
-    indices: Tensor
+    indices: Tensor | Sequence[int]
     create_graph: bool
 
     def scalar(self, output: Output | OutputFunction, examples: Tensor | None = None) -> Scalar:
@@ -173,13 +173,15 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
         raise fail_argument(
             "target", target, f"({examples},) integers, one class per example, an int, or None"
         )
-    if bool((target < 0).any()):
+    if examples and int(target.min()) < 0:
         raise fail_argument("target", target.tolist(), "classes of at least 0")
     return out_of_inference(target.to(inputs.device, torch.int64))
 
 
-def _resolve_indices(indices: Tensor | Sequence[int] | None, examples: int) -> Tensor:
-    numbers = torch.arange(examples) if indices is None else torch.as_tensor(indices).cpu()
+def _resolve_indices(indices: Tensor | Sequence[int] | None, examples: int) -> Tensor | Sequence[int]:
+    if indices is None:
+        return range(examples)
+    numbers = torch.as_tensor(indices).cpu()
     if numbers.shape != (examples,) or numbers.dtype.is_floating_point or numbers.dtype == torch.bool:
         raise fail_argument(
             "indices", indices, f"{examples} integers, the examples' numbers in their data set"
