@@ -111,11 +111,11 @@ def test_float64_values_that_differ_in_their_last_bits_keep_their_order(
 
 
 @pytest.mark.parametrize(("metric", "oracle"), CASES)
-def test_extreme_and_infinite_values_have_an_order(metric: Metric, oracle: Oracle) -> None:
+def test_extreme_values_have_an_order(metric: Metric, oracle: Oracle) -> None:
     tiny, huge = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
-    a = np.array([[-np.inf, -huge, -1, -tiny, -0.0, 0.0, tiny, 1, huge, np.inf]], dtype=np.float32)
-    order = np.random.default_rng(1).permutation(10)
-    assert_as_scipy(metric, oracle, a[:, order], np.arange(10, dtype=np.float32)[None])
+    a = np.array([[-huge, -1, -tiny, -0.0, 0.0, tiny, 1, huge]], dtype=np.float32)
+    order = np.random.default_rng(1).permutation(8)
+    assert_as_scipy(metric, oracle, a[:, order], np.arange(8, dtype=np.float32)[None])
 
 
 @pytest.mark.parametrize("metric", [kendall_tau, spearman])
