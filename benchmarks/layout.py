@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,11 @@ from veridical.training.resolution import resolve
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 CONVOLUTIONS = ((32, 64, 14, 5), (16, 16, 32, 3), (64, 64, 8, 3))
-MODELS = (("cnn", (1, 28, 28)), ("rar-resnet", (3, 32, 32)), ("resnet18", (3, 32, 32)))
+MODELS: tuple[tuple[str, tuple[int, int, int], dict[str, Any]], ...] = (
+    ("cnn", (1, 28, 28), {}),
+    ("rar-resnet", (3, 32, 32), {}),
+    ("resnet18", (3, 32, 32), {"width": 16}),
+)
 FOLDED = cnn.convolve_and_pool
 
 
@@ -65,16 +70,19 @@ def convolutions(batch: int) -> Iterator[tuple[str, dict[str, Callable[[], objec
 
 def networks(batch: int) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
     """Steps of training, IG, PGD and an attack on IG, for the networks by name."""
-    for name, shape in MODELS:
-        found = {layout: dict(_steps(name, shape, batch, layout)) for layout in LAYOUTS}
+    for name, shape, options in MODELS:
+        found = {}
+        for layout in LAYOUTS:
+            model = build(name, shape=shape, num_classes=10, seed=0, **options)
+            found[layout] = dict(_steps(model, shape, batch, layout))
         for what in found["NCHW"]:
             yield f"{name}: {what}", {layout: steps[what] for layout, steps in found.items()}
 
 
 def _steps(
-    name: str, shape: tuple[int, int, int], batch: int, layout: str
+    model: nn.Module, shape: tuple[int, int, int], batch: int, layout: str
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    model: nn.Module = build(name, shape=shape, num_classes=10, seed=0).to(memory_format=LAYOUTS[layout])
+    model = model.to(memory_format=LAYOUTS[layout])
     source = torch.Generator().manual_seed(0)
     inputs = torch.rand(batch, *shape, generator=source).contiguous(memory_format=LAYOUTS[layout])
     target = torch.randint(10, (batch,), generator=source)
@@ -103,7 +111,7 @@ def _steps(
     ball = Linf(8 / 255)
     yield "IG, 10 nodes", laid_out(lambda: IntegratedGradients(nodes=10)(model, inputs, target))
     yield "PGD, 5 steps", laid_out(lambda: pgd(model, inputs, target, ball, steps=5, generator=source))
-    plan = protocol("paper-fast", steps=2)
+    plan = protocol("paper-fast", steps=2, final_nodes=None)
     method, goal = IntegratedGradients(), TopK(100)
 
     def attacked() -> object:

@@ -212,6 +212,20 @@ def test_a_member_that_is_lost_leaves_the_others_alone(
     assert untimed(found) == expected
 
 
+def test_a_member_whose_last_step_ends_outside_the_numbers_is_lost(
+    members: list[dict[str, Any]], where: dict[str, str]
+) -> None:
+    views = [unmasked_of(one, {**where, "ranking": stacked.ranking_in(where, one)}) for one in members]
+    stack = Stack(members, views, torch.device("cpu"))
+    average = stack.learner.average
+    for model in [stack.model] + ([] if average is None else [average.module]):
+        with torch.no_grad():
+            next(model.parameters())[1] = float("inf")
+    results = stack.results()
+    assert results[1] is None
+    assert None not in (results[0], *results[2:])
+
+
 def test_slopes_whose_squares_overflow_are_finite() -> None:
     mlps = [MLP(shape=(1, 2, 2), num_classes=3, seed=seed) for seed in range(2)]
     stack = Stack.__new__(Stack)

@@ -126,7 +126,10 @@ class Stack:
         self.step += 1
 
     def correct(self) -> list[int]:
-        """How many test images each member, with the weights that its run delivers, classifies right."""
+        """How many test images each member, with the weights that its run delivers, classifies right.
+
+        Members whose logits are not finite are lost.
+        """
         average = self.learner.average
         model = self.model if average is None else average.module
         tests = Batches([view.test for view in self.views], self.standardise, self.device)
@@ -135,7 +138,9 @@ class Stack:
         with arithmetic(self.device):
             for numbers in examples.split(ROWS):
                 inputs, target = tests.batch([numbers] * len(self.seeds))
-                found += (model(inputs).argmax(2) == target).sum(1)
+                logits = model(inputs)
+                found += (logits.argmax(2) == target).sum(1)
+                self.lost |= set((~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist())
         counts: list[int] = found.tolist()
         return counts
 
