@@ -44,7 +44,9 @@ class PathProblem:
     rows: int
 
     def maps(self, examples: Tensor, nodes: int, *, create_graph: bool = False) -> Tensor:
-        """Maps (M, ...) of the numbered examples with so many nodes."""
+        """Maps (M, ...) of the numbered examples with so many nodes, without a graph of `rows` at once."""
+        if len(examples) > self.rows and not create_graph:
+            return torch.cat([self.maps(some, nodes) for some in examples.split(self.rows)])
         start, end = self.start[examples], self.end[examples]
         if not create_graph:
             start, end = start.detach(), end.detach()
@@ -61,8 +63,11 @@ class PathProblem:
     @torch.no_grad()
     def change_and_allowance(self, tolerance: float) -> tuple[Tensor, Tensor]:
         """Change of the output along the path, (N,) float64, and the residual that counts as none."""
-        scalar = self.scalar_of(torch.arange(self.end.shape[0], device=self.end.device))
-        above, below = scalar(self.end), scalar(self.start)
+        examples = torch.arange(self.end.shape[0], device=self.end.device)
+        parts = [(self.scalar_of(some), some) for some in examples.split(self.rows)]
+        above, below = (
+            torch.cat([scalar(ends[some]) for scalar, some in parts]) for ends in (self.end, self.start)
+        )
         change = above.double() - below.double()
         rounding = 4 * torch.finfo(above.dtype).eps * (above.abs() + below.abs()).double()
         return change, tolerance * change.abs() + rounding

@@ -20,7 +20,7 @@ from veridical.attribution.method import (
     check_output,
     question,
 )
-from veridical.attribution.path import ROWS_PER_CHUNK
+from veridical.attribution.path import rows_of
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import Output
 from veridical.runtime.errors import check_count, fail_argument
@@ -43,7 +43,8 @@ class IntegratedGradients(AttributionMethod):
     rule: "gauss-legendre", "right" (the RAR authors'), "left", "midpoint" or "trapezoid".
     baseline: see Baseline. output: "logit", "loss" or "log-probability" of the target, or a function
     (logits, target) -> (N,). layer: a module of the model, or its dotted name; the map then has the shape of
-    that layer's output (Captum's LayerConductance). rows: bound on examples x nodes of one forward pass.
+    that layer's output (Captum's LayerConductance). rows: bound on examples x nodes of one forward pass,
+    without create_graph; None is 512, and fewer of large images or where memory is short.
     Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017, sections 3 and 5.
     """
 
@@ -54,11 +55,12 @@ class IntegratedGradients(AttributionMethod):
     layer: nn.Module | str | None = None
     tolerance: float = 0.01
     max_nodes: int = 256
-    rows: int = ROWS_PER_CHUNK
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         check_output(self.output)
-        check_count("rows", self.rows)
+        if self.rows is not None:
+            check_count("rows", self.rows)
         check_count("max_nodes", self.max_nodes)
         if self.nodes != "auto":
             check_count("nodes", self.nodes)
@@ -138,7 +140,7 @@ class IntegratedGradients(AttributionMethod):
             end=asked.inputs,
             rule=self.rule,
             layer=_named_layer(asked.model, self.layer),
-            rows=self.rows,
+            rows=rows_of(asked.inputs, self.rows),
         )
 
 

@@ -19,7 +19,7 @@ from veridical.attribution.classifier import (
     out_of_inference,
 )
 from veridical.attribution.gradients import check_second_order
-from veridical.attribution.path import Scalar
+from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
 from veridical.runtime.errors import fail_argument, fail_unknown
 from veridical.runtime.record import record
@@ -59,6 +59,22 @@ class Question:
         if callable(output):
             return _FunctionScalar(self.model, target, output)
         return TargetScalar(self.model, target, output)
+
+    def by_parts(self, make: Callable[["Question"], Tensor], rows: int | None) -> Tensor:
+        """The maps that `make` gives for at most `rows` examples at a time, or for all with create_graph.
+
+        rows: as for `rows_of`. All graphs are alive in the end, so parts would save nothing there.
+        """
+        at_once = rows_of(self.inputs, rows)
+        if self.create_graph or len(self.inputs) <= at_once:
+            return make(self)
+        parts = [slice(first, first + at_once) for first in range(0, len(self.inputs), at_once)]
+        return torch.cat(
+            [
+                make(Question(self.model, self.inputs[n], self.target[n], self.indices[n], False))
+                for n in parts
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,9 @@ class AttributionMethod(ABC):
     def describe(self) -> dict[str, Any]:
         """The method and its options as plain values for a record; tensors by shape and SHA-256."""
         options = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        if "rows" in options:
+            # The default is recorded as its number: how many fit beside it changes no result but by rounding.
+            options["rows"] = options["rows"] or ROWS_PER_CHUNK
         return {"method": type(self).__name__, **options}
 
 

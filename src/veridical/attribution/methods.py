@@ -8,7 +8,7 @@ from torch import Tensor
 
 from veridical.attribution.gradients import input_gradient
 from veridical.attribution.method import AttributionMethod, OutputFunction, Question, check_output
-from veridical.attribution.path import ROWS_PER_CHUNK
+from veridical.attribution.path import rows_of
 from veridical.attribution.scalars import Output
 from veridical.runtime.errors import check_count, fail_argument
 from veridical.runtime.seeds import per_example_normal
@@ -27,7 +27,12 @@ class InputGradient(AttributionMethod):
         check_output(self.output)
 
     def _maps(self, asked: Question) -> Tensor:
-        return input_gradient(asked.scalar(self.output), asked.inputs, create_graph=asked.create_graph)
+        return asked.by_parts(
+            lambda part: input_gradient(
+                part.scalar(self.output), part.inputs, create_graph=part.create_graph
+            ),
+            None,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,7 @@ class GradientTimesInput(AttributionMethod):
         check_output(self.output)
 
     def _maps(self, asked: Question) -> Tensor:
-        scalar = asked.scalar(self.output)
-        return asked.inputs * input_gradient(scalar, asked.inputs, create_graph=asked.create_graph)
+        return asked.inputs * InputGradient(self.output)._maps(asked)
 
 
 @dataclass(frozen=True)
@@ -55,25 +59,30 @@ class SmoothGrad(AttributionMethod):
     samples: gradients averaged. noise: standard deviation in input units; the noisy inputs are not clipped.
     seed: sample k of example i adds noise of the stream (seed, "smoothgrad sample k", i), so neither the
     batch size nor `rows` changes a result beyond rounding. rows: bound on examples x samples of one forward
-    pass, for the memory without create_graph. output: as in InputGradient.
+    pass, without create_graph; None is 512, and fewer of large images or where memory is short. output: as in
+    InputGradient.
     """
 
     samples: int = 32
     noise: float = 0.15
     seed: int = 0
     output: Output | OutputFunction = "logit"
-    rows: int = ROWS_PER_CHUNK
+    rows: int | None = None
 
     def __post_init__(self) -> None:
         check_output(self.output)
         check_count("samples", self.samples)
-        check_count("rows", self.rows)
+        if self.rows is not None:
+            check_count("rows", self.rows)
         if not (isfinite(self.noise) and self.noise >= 0):
             raise fail_argument("noise", self.noise, "a standard deviation of at least 0, in input units")
 
     def _maps(self, asked: Question) -> Tensor:
+        return asked.by_parts(self._mean, self.rows)
+
+    def _mean(self, asked: Question) -> Tensor:
         scalar = asked.scalar(self.output)
-        at_once = max(1, self.rows // asked.inputs.shape[0])
+        at_once = max(1, rows_of(asked.inputs, self.rows) // asked.inputs.shape[0])
         total = torch.zeros_like(asked.inputs)
         for first in range(0, self.samples, at_once):
             samples = range(first, min(first + at_once, self.samples))

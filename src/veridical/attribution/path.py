@@ -12,13 +12,17 @@ from torch.autograd import forward_ad
 
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder, inputs_only
+from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import UsageError
 
 Scalar = Callable[[Tensor], Tensor]
 """inputs (N, ...) -> one number per example (N,)."""
 
 ROWS_PER_CHUNK = 512
-"""Default bound on the examples times nodes in one forward pass, so that memory does not grow with nodes."""
+"""Most examples times nodes in one forward pass by default; fewer of large inputs (see `rows_of`)."""
+
+KEPT = 60
+"""Bytes that a gradient keeps for each byte of an input; 55 were measured on a ResNet-18 at 224x224."""
 
 
 def path_attribution(
@@ -48,7 +52,7 @@ def path_attribution(
         Keep the graph so that the result can be differentiated in start, end and weights. All nodes' graphs
         are then alive at once; without it memory is that of `rows` examples.
     rows
-        Bound on the examples times nodes of one forward pass.
+        Bound on the examples times nodes of one forward pass; all examples of one node are taken together.
 
     Returns
     -------
@@ -77,6 +81,11 @@ def path_attribution(
         total = gradient if total is None else total + gradient
     assert total is not None
     return total if layer is not None else difference * total
+
+
+def rows_of(inputs: Tensor, rows: int | None) -> int:
+    """The bound that was asked for, or the default one for inputs (N, ...) of this size."""
+    return rows_at_once(inputs, ROWS_PER_CHUNK, KEPT) if rows is None else rows
 
 
 def check_path(start: Tensor, end: Tensor) -> None:

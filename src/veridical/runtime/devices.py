@@ -10,6 +10,7 @@ from torch import nn
 from veridical.runtime.errors import UsageError, fail_argument
 
 _CPU_INFO = Path("/proc/cpuinfo")
+_MEMORY_INFO = Path("/proc/meminfo")
 # x86: AVX-512 and AMX instructions that multiply bfloat16; Arm: FEAT_BF16.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -53,6 +54,30 @@ def fast_layout(model: nn.Module) -> torch.memory_format:
         for layer in convolutions
     )
     return torch.channels_last if convolutions and not unsafe else torch.contiguous_format
+
+
+def rows_at_once(inputs: torch.Tensor, most: int, kept: int) -> int:
+    """How many rows like those of `inputs` (N, ...) a pass takes where nobody says: `most`, or what fits.
+
+    kept: bytes that a pass keeps for each byte of a row. What fits is 2 GiB (8 on a GPU), and a quarter of
+    the memory that is free. Small work fits without asking the system.
+    """
+    row = max(1, kept * inputs.element_size() * inputs[:1].numel())
+    if most * row <= 2**28:
+        return most
+    limit = 2**33 if inputs.device.type == "cuda" else 2**31
+    return max(1, min(most, min(limit, free_memory(inputs.device) // 4) // row))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on the device; more than there are anywhere if the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY_INFO.read_text(encoding="utf-8"))
+    except OSError:  # not Linux
+        found = None
+    return int(found[1]) * 1024 if found else 2**62
 
 
 @functools.cache
