@@ -8,12 +8,11 @@ import torch
 
 from veridical.cli.main import main
 from veridical.jobs.pool import ProcessPool
-from veridical.runtime.config import DiffRoarOptions
+from veridical.runtime.config import AttackOptions, DiffRoarOptions
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
-from veridical.runtime.process_group import ALONE, ProcessGroup, joined, launched
+from veridical.runtime.process_group import ALONE, MOST, ProcessGroup, joined, launched
 from veridical.runtime.study_config import SanityOptions
-from veridical.studies.executors import executor_of
 
 
 def _started(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:
@@ -46,6 +45,10 @@ def test_junk_in_the_environment_is_named(
     monkeypatch.setenv(name, "0" if (name, text) == ("WORLD_SIZE", "2") else text)
     with pytest.raises(UsageError, match=rf"^{name}: expected a whole number"), joined("cpu"):
         raise AssertionError("joined nobody")
+    if (name, text) == ("RANK", "x"):
+        monkeypatch.delenv("WORLD_SIZE")
+        with pytest.raises(UsageError, match=r"^RANK: "):
+            launched()
     if name == "WORLD_SIZE":
         assert main(["data"]) == 2
         assert "torchrun" in capsys.readouterr().err
@@ -61,12 +64,10 @@ def test_threads_and_processes_are_bounded_wherever_they_are_taken(number: Any) 
     for name, take in places.items():
         with pytest.raises(UsageError, match=f"^{name}: expected a number from 1 to"):
             take()
-    for options in (
-        DiffRoarOptions(run="", out="", threads=number),
-        SanityOptions(run="", out="", workers=number),
-    ):
-        with pytest.raises(UsageError, match="expected a number from 1 to"), executor_of(options):
-            raise AssertionError("it was taken")
+    for kind in (AttackOptions, DiffRoarOptions, SanityOptions):
+        for name in ("threads", "workers"):
+            with pytest.raises(UsageError, match=f"^{name}: expected a(n integer| number) from 1 to {MOST}"):
+                kind(run="run", out="out", **{name: number})
 
 
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.files import as_path
+from veridical.runtime.process_group import MOST
 
 
 class Limit(NamedTuple):
@@ -55,7 +56,7 @@ LIMITS: Mapping[str, Limit] = {
     **dict.fromkeys(("contrast", "null_contrast"), Limit(0, 1, above=True)),
     **dict.fromkeys(("train_examples", "test_examples", "examples", "explained", "attacked", "k"), _COUNT),
     **dict.fromkeys(("repeats", "control_repeats", "seeds"), Limit(1, 1000)),
-    **dict.fromkeys(("threads", "workers"), Limit(1, 1024)),
+    **dict.fromkeys(("threads", "workers"), Limit(1, MOST)),
     **dict.fromkeys(("width", "sweep_width", "batch", "batch_size"), Limit(1, 10**6)),
     **dict.fromkeys(("size", "tile", "blocks", "block_size", "nodes", "inner_nodes"), Limit(1, 10**4)),
     **dict.fromkeys(("margin", "region", "inner_steps"), Limit(0, 10**4)),

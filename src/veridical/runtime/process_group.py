@@ -20,19 +20,28 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the others, as while process 0 validates; one that ends is noticed at once."""
 
 
+MOST = max(64, 4 * (os.cpu_count() or 1))
+"""Threads of a process, or processes: more than this machine can be meant to run are refused."""
+
+
 def check_count(name: str, number: int | None) -> None:
     """Raise a UsageError for a number of threads or processes that this machine cannot be meant to run.
 
     None is the number that is taken where none is given.
     """
-    most = max(64, 4 * (os.cpu_count() or 1))
-    if number is not None and not (isinstance(number, int) and 1 <= number <= most):
-        raise fail_argument(name, number, f"a number from 1 to {most}")
+    if number is not None and not (isinstance(number, int) and 1 <= number <= MOST):
+        raise fail_argument(name, number, f"a number from 1 to {MOST}")
+
+
+_MOST_LAUNCHED = 2**20
 
 
 def launched() -> int:
     """How many processes torchrun (or whatever set RANK and WORLD_SIZE) started for this command; else 1."""
-    return _variable("WORLD_SIZE", 1, 1, 2**20) if "RANK" in os.environ else 1
+    if "RANK" not in os.environ:
+        return 1
+    _variable("RANK", 0, 0, _MOST_LAUNCHED)
+    return _variable("WORLD_SIZE", 1, 1, _MOST_LAUNCHED)
 
 
 def _variable(name: str, default: int, least: int, most: int) -> int:
