@@ -64,6 +64,20 @@ def test_a_killed_owner_is_noticed_at_once_on_its_own_system(tmp_path: Path) -> 
         assert claim.attempt == 2
 
 
+def test_an_owner_here_that_is_stopped_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with claimed(tmp_path):  # its heart beats every 10 s only
+        watch = Watch(0.05)
+        deadline = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < deadline:
+            assert watch.free(tmp_path) == (False, None)
+            time.sleep(0.01)
+        assert watch.free(tmp_path) == (False, None)
+    (message,) = caplog.messages
+    assert str(attempt_path(tmp_path, 1)) in message
+
+
 def test_an_owner_elsewhere_is_left_alone_while_its_heart_beats(tmp_path: Path) -> None:
     path = from_another_system(tmp_path)
     watch = Watch(0.2)
