@@ -108,13 +108,33 @@ def test_what_print_config_writes_is_read_back(
         ("epochs: many\n", "epochs"),
         ("ball:\n  size: 1\n", "size"),
         ("[1, 2", "config"),
+        ("", "config"),
+        ("some words", "config"),
+        ("epochs: 3\x00", "config"),
+        (b"\xff\xfe\x00", "config"),
+        ("epochs: 3\nepochs: 4", "epochs stands there 2 times"),
+        ("recpie: fast", "Did you mean recipe"),
+        ("layers: " + 20_000 * "[" + 20_000 * "]", "levels deep"),
+        ("layers: &a [1, 1]\nradius: [*a, *a]", "no anchors"),
+        ("data_root: " + 200_000 * "x", "bytes"),
+        ("epochs: !!python/object/apply:os.abort []", "constructor"),
     ],
 )
-def test_a_wrong_file_is_bad_usage(tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_file_is_bad_usage(tmp_path: Path, text: str | bytes, told: str) -> None:
     path = tmp_path / "options.yaml"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=told):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=told) as caught:
         parse("--config", str(path))
+    assert len(str(caught.value)) < 500
+    with pytest.raises(UsageError, match="config"):
+        parse("--config", str(tmp_path))
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "- " * 5000, "{a: " * 500, "{a: &a [1], b: *a}"])
+@pytest.mark.parametrize("flag", ["--model-options", "--layers", "--epochs"])
+def test_a_value_of_boundless_structure_is_bad_usage(flag: str, value: str) -> None:
+    with pytest.raises(UsageError):
+        parse(f"{flag}={value}")
 
 
 @pytest.mark.parametrize(

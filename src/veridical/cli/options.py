@@ -9,20 +9,26 @@ A field of several values with the metadata POSITIONAL takes what stands without
 """
 
 import argparse
+import contextlib
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from veridical.runtime.checking import Limit, rules, taken
-from veridical.runtime.errors import UsageError, nearest
+from veridical.runtime.errors import UsageError, fail_argument, fail_unknown, nearest
 
 OptionsT = TypeVar("OptionsT")
 
 _PRINT_CONFIG = "--print_config"
+_MOST_BYTES, _DEEPEST = 100_000, 20
+"""Of a file of options in YAML, and of the lists and mappings in each other there."""
 
 POSITIONAL = {"positional": True}
 """Metadata of a dataclass's field: `folders: list[str] = field(metadata=POSITIONAL)`."""
@@ -39,7 +45,11 @@ def parse_options(
     parser = build_parser(options, prog=prog, description=description)
     hints = dict(_flags(options))
     try:
-        parsed = parser.instantiate(parser.parse_args(_normalised(argv, hints, _positional(options))))
+        line = _normalised(argv, hints, _positional(options))
+        _check_yaml(line, list(get_type_hints(options)))
+        parsed = parser.instantiate(parser.parse_args(line))
+    except yaml.YAMLError as error:
+        raise UsageError(f"config: {' '.join(str(error).split())}") from error
     except argparse.ArgumentError as error:
         kind: Any = options
         raise UsageError(_readable(error, hints, _limits(kind))) from error
@@ -134,6 +144,53 @@ def _normalised(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None 
         # A comma is part of the value here, as in a path.
         result.append(f"--{bare}=[{', '.join(map(_quoted, without_flag))}]")
     return result
+
+
+def _check_yaml(line: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse files of options, and values, that would take long to read or in which something is dropped."""
+    configs = [b for a, b in pairwise([*line, ""]) if a == "--config"]
+    configs += [a.partition("=")[2] for a in line if a.startswith("--config=")]
+    for name in configs:
+        path = Path(name)
+        if not path.exists() and "\n" not in name and ":" not in name:
+            raise fail_argument("config", name, "a file of options in YAML")
+        if path.exists() and not path.is_file():
+            raise fail_argument("config", name, "a file of options in YAML, no folder, device or pipe")
+        if path.is_file() and path.stat().st_size > _MOST_BYTES:
+            raise fail_argument("config", name, f"a file of options of at most {_MOST_BYTES:,} bytes")
+        try:
+            text = path.read_text(encoding="utf-8") if path.is_file() else name
+        except UnicodeDecodeError as error:
+            raise fail_argument("config", name, "a file of options in YAML, in UTF-8", f"{error}.") from None
+        _check_bounds(f"config {name}", text)
+        _check_keys(f"config {name}", text, known)
+    for argument in line:
+        if any(sign in argument for sign in "[{&-?"):
+            with contextlib.suppress(yaml.YAMLError):  # no YAML, or what its own type refuses
+                _check_bounds("options", argument.partition("=")[2] or argument)
+
+
+def _check_bounds(place: str, text: str) -> None:
+    """Refuse YAML that is nested deeply, or in which a list or mapping can stand in many places at once."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        opened = isinstance(event, yaml.CollectionStartEvent)
+        depth += opened - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST or (opened and event.anchor):
+            expected = f"values at most {_DEEPEST} levels deep, and no anchors"
+            raise fail_argument(place, f"{text[:40]}...", expected)
+
+
+def _check_keys(place: str, text: str, known: Sequence[str]) -> None:
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(node, yaml.MappingNode):
+        raise fail_argument(place, text, "options and their values, as in `epochs: 3`")
+    keys = [str(key.value) for key, _ in node.value]
+    for key in keys:
+        if key.split(".")[0] not in known:
+            raise fail_unknown(f"{place}: key", key, known)
+        if keys.count(key) > 1:
+            raise UsageError(f"{place}: {key} stands there {keys.count(key)} times. Give it once.")
 
 
 def _takes(flag: str, hints: Mapping[str, Any], following: str) -> bool:

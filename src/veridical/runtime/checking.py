@@ -128,6 +128,7 @@ def wanted(hint: Any, limit: Limit | None = None) -> str:
 
 
 _MISFIT = object()
+_LONGEST = 4096
 _WORDS = {str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -181,8 +182,9 @@ def _text(name: str, value: Any) -> Any:
     if not isinstance(value, str | os.PathLike):
         return _MISFIT
     text = os.fspath(value)
-    if not isinstance(text, str) or not text or "\0" in text or not _encodable(text):
-        raise fail_argument(name, value, "a text in UTF-8, not empty and without NUL")
+    if not isinstance(text, str) or not text or "\0" in text or len(text) > _LONGEST or not _encodable(text):
+        expected = f"a text in UTF-8, not empty, without NUL and of at most {_LONGEST:,} characters"
+        raise fail_argument(name, value, expected)
     return str(as_path(text, name)) if name in PATHS and text.startswith("~") else text
 
 
