@@ -14,8 +14,12 @@ import veridical
 from veridical.attacks.ball import ball
 from veridical.attacks.protocols import protocol
 from veridical.attribution.method import AttributionMethod
+from veridical.data.places import data_root
 from veridical.faithfulness.attributions import attribution_by_name
+from veridical.jobs.store import Store
 from veridical.runtime.errors import UsageError, fail_unknown, nearest
+from veridical.runtime.files import claim_folder, read_json
+from veridical.training.run import load as load_run
 
 TENSORS = TensorDataset(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
 
@@ -93,3 +97,51 @@ def test_what_is_near() -> None:
     assert (
         str(fail_unknown("x", "q", known)) == "x: expected one of learning-rate, rule, weight, but got 'q'."
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("os:system", "called as .model, inputs, target"),
+        ("veridical.attribution.methods:InputGradient", "called as"),
+        (".methods:f", "cannot be imported"),
+        ("a..b:f", "cannot be imported"),
+        ("no_such_module:f", "cannot be imported"),
+        ("os:no_such_name", "a name that os has"),
+        ("broken_here:f", "broken_here:f cannot be imported: ZeroDivisionError"),
+        (":f", "of the form"),
+        ("os:", "of the form"),
+    ],
+)
+def test_trusted_code_of_another_form_is_refused(
+    spec: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_here.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        attribution_by_name(spec, trust_code=True)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: veridical.load(f"{path}.npz"),
+        lambda path: veridical.load("mnist", root=path),
+        load_run,
+        lambda path: claim_folder(path, "kind", {}),
+        read_json,
+        Store,
+        lambda _path: data_root(),
+    ],
+)
+def test_a_home_that_is_nobodys_makes_no_folder(
+    call: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERIDICAL_DATA", "~nobody-of-this-name")
+    with pytest.raises(UsageError, match="~USER"):
+        call("~nobody-of-this-name/x")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert claim_folder("~/x", "kind", {}) == tmp_path / "home" / "x"
+    assert Store("~/s").root == tmp_path / "home" / "s"
+    assert not list(tmp_path.glob("~*"))

@@ -15,7 +15,6 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
@@ -23,6 +22,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 
 from veridical.runtime.checking import Limit, rules, taken
 from veridical.runtime.errors import UsageError, fail_argument, fail_unknown, nearest
+from veridical.runtime.files import as_path
 
 OptionsT = TypeVar("OptionsT")
 
@@ -151,7 +151,7 @@ def _check_yaml(line: Sequence[str], known: Sequence[str]) -> None:
     configs = [b for a, b in pairwise([*line, ""]) if a == "--config"]
     configs += [a.partition("=")[2] for a in line if a.startswith("--config=")]
     for name in configs:
-        path = Path(name)
+        path = as_path(name, "config")
         if not path.exists() and "\n" not in name and ":" not in name:
             raise fail_argument("config", name, "a file of options in YAML")
         if path.exists() and not path.is_file():

@@ -20,6 +20,7 @@ from veridical.data.npz import read_npz
 from veridical.data.places import Place, data_root, places
 from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.errors import DataError, fail_argument, fail_unknown
+from veridical.runtime.files import as_path
 
 
 def load(
@@ -49,7 +50,7 @@ def load(
     mislabelled; UsageError for arguments that do not apply.
     """
     text = os.fspath(name)
-    path = Path(text).expanduser()
+    path = as_path(text, "data")
     entry = DATASETS.get(text)
     if size is not None and not 1 <= size <= MAX_SIDE:
         raise fail_argument("size", size, f"an integer from 1 to {MAX_SIDE} (pixels), or None")

@@ -18,7 +18,7 @@ from veridical.data.dataset import Dataset, Split
 from veridical.data.lookup import load
 from veridical.data.npz import read_members
 from veridical.runtime.errors import DataError, fail_argument, fail_unknown
-from veridical.runtime.files import atomic, to_plain
+from veridical.runtime.files import as_path, atomic, to_plain
 from veridical.runtime.record import record
 
 PartName = Literal["train", "test"]
@@ -83,7 +83,7 @@ def save_masked(path: str | os.PathLike[str], data: MaskedDataset) -> None:
     Members: x_train, y_train, x_test, y_test, classes; mask_train, mask_test; place_NAME_train and _test; and
     `made`, a JSON text with name and options. The same data set gives the same bytes.
     """
-    target = Path(path)
+    target = as_path(path)
     if target.suffix != ".npz":
         raise fail_argument("path", str(target), "a name that ends in .npz")
     made = {"name": data.name, "options": to_plain(dict(data.options), "options")}
@@ -107,7 +107,7 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
 
     `source` is the path. Raises DataError for a file without masks, or with masks that do not fit its images.
     """
-    data = load(Path(path).absolute())
+    data = load(as_path(path).absolute())
     where = data.source
     members = read_members(Path(where), ("mask_", "place_", "made"))
     missing = [f"mask_{part}" for part in _PARTS if f"mask_{part}" not in members]

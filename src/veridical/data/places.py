@@ -22,6 +22,7 @@ from veridical.data.originals import (
     read_svhn,
 )
 from veridical.data.registry import DATASETS, DatasetEntry
+from veridical.runtime.files import as_path
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 
@@ -62,7 +63,7 @@ class Place:
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder of data sets: the argument, else the variable VERIDICAL_DATA, else ~/.cache/veridical."""
     given = os.fspath(root) if root is not None else os.environ.get("VERIDICAL_DATA")
-    return Path(given or "~/.cache/veridical").expanduser()
+    return as_path(given or "~/.cache/veridical", "VERIDICAL_DATA" if root is None else "data_root")
 
 
 def places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Place]:

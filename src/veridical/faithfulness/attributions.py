@@ -43,7 +43,8 @@ def attribution_by_name(name: str, *, seed: int = 0, trust_code: bool = False) -
     if name.startswith(CAPTUM):
         return CaptumAttribution(_captum_class(name), seed=seed)
     if ":" in name:
-        method: Attribution = imported("attribution", name, trust_code=trust_code)
+        form = ("model", "inputs", "target")
+        method: Attribution = imported("attribution", name, trust_code=trust_code, positional=form)
         return method
     raise fail_unknown("attribution", name, NAMES, more=", captum:CLASS or module:callable")
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from veridical.attribution.method import Attribution
@@ -28,6 +27,7 @@ from veridical.runtime.config import (
     TargetName,
     TiesName,
 )
+from veridical.runtime.files import as_path
 from veridical.training.run import Run
 
 
@@ -124,7 +124,7 @@ def diffroar(
     )
     return measure(
         measurement,
-        Path(out),
+        as_path(out, "out"),
         store=store,
         executor=executor,
         batch=batch,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.importing import import_named
 
 
-def imported(name: str, spec: str, *, trust_code: bool) -> Callable[..., Any]:
+def imported(
+    name: str, spec: str, *, trust_code: bool, positional: Sequence[str] = (), named: Sequence[str] = ()
+) -> Callable[..., Any]:
     """Import "package.module:callable"; `name` is the argument it was given for.
 
-    Raises UsageError where the code is not trusted, cannot be imported, or is no callable.
+    positional, named: the arguments that it has to take. Raises UsageError where the code is not trusted,
+    cannot be imported, or is no callable of that form.
     """
     module, colon, attribute = spec.partition(":")
     if not (module and colon and attribute):
@@ -26,6 +29,13 @@ def imported(name: str, spec: str, *, trust_code: bool) -> Callable[..., Any]:
     if not callable(found):
         raise fail_argument(name, spec, f"a callable; it is a {type(found).__name__}")
     function: Callable[..., Any] = found
+    try:
+        inspect.signature(function).bind(*positional, **dict.fromkeys(named))
+    except TypeError as error:
+        form = ", ".join([*positional, *(f"{one}=..." for one in named)])
+        raise fail_argument(name, spec, f"a callable that is called as ({form})", f"{error}.") from None
+    except ValueError:
+        return function  # a builtin whose parameters Python cannot tell
     return function
 
 

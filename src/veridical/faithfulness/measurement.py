@@ -25,6 +25,7 @@ from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import RetrainObjectiveName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.files import as_path
 from veridical.runtime.record import record
 from veridical.training.checkpoint import packed, weights
 from veridical.training.run import Run, read_settings
@@ -197,7 +198,7 @@ def _attribution(
     given: str | os.PathLike[str] | Attribution, seed: int, *, trust_code: bool
 ) -> Attribution | Path:
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".npz")):
-        path = Path(given)
+        path = as_path(given, "attribution")
         if not path.is_file():
             raise fail_argument("attribution", str(path), "an .npz file of maps", "There is no such file.")
         return path

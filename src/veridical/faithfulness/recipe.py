@@ -132,7 +132,7 @@ def architecture(
         )
     if ":" not in model:
         return model_config(model, shape=data.shape, num_classes=data.num_classes, **options)
-    factory = imported("retrain_model", model, trust_code=trust_code)
+    factory = imported("retrain_model", model, trust_code=trust_code, named=[*_FORM, *options])
     return {
         "name": model,
         "shape": list(data.shape),
@@ -140,6 +140,10 @@ def architecture(
         "options": dict(options),
         "source": source_digest(factory),
     }
+
+
+_FORM = ("shape", "num_classes", "seed")
+"""What a function that makes models is called with, beside its options."""
 
 
 def fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn.Module | None:

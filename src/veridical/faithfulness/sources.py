@@ -15,6 +15,7 @@ from veridical.data import DATASETS, Dataset, load
 from veridical.data.places import data_root
 from veridical.faithfulness.stored import write_arrays
 from veridical.runtime.errors import RunError, fail_argument
+from veridical.runtime.files import as_path
 
 CACHED = 2
 """Data sets that a process keeps in memory."""
@@ -28,7 +29,7 @@ def source_by_name(name: str, root: str | None, options: Mapping[str, Any]) -> d
 
     options: `Dataset.options`, of which those that `load` takes are kept.
     """
-    path = Path(name).expanduser()
+    path = as_path(name, "data")
     # A registered name wins over a folder of that name, as in `load`.
     by_path = name not in DATASETS and path.exists()
     where = {"data": str(path.absolute()) if by_path else name}

@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from veridical.jobs.job import Job
 from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import create_json, read_arrays, read_json, sweep
+from veridical.runtime.files import as_path, create_json, read_arrays, read_json, sweep
 
 MARK = "store.json"
 JOB, LOG, RESULT = "job.json", "log.txt", "result.json"
@@ -52,7 +52,7 @@ class Store:
             raise fail_argument("stale_after", stale_after, "a positive number of seconds")
         if not os.fspath(root):
             raise fail_argument("store", root, "the name of a folder")
-        self.root = Path(root).absolute()
+        self.root = as_path(root, "store").absolute()
         self.stale_after = stale_after
         if token is not None:
             _check_mark(self.root, token)

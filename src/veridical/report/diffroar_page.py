@@ -12,7 +12,7 @@ from veridical.report.charts import interval_bar
 from veridical.report.diffroar_content import DiffRoarSection, UnmaskedItem, at_level, check_diffroar_sections
 from veridical.report.measures import DASH, Interval, percent
 from veridical.report.rendering import flat, in_words, render
-from veridical.runtime.files import write_atomic
+from veridical.runtime.files import as_path, write_atomic
 
 # Beyond this many pixels a side, an image is drawn smooth.
 _LARGE = 64
@@ -62,7 +62,7 @@ def write_diffroar_report(
         numbers=[row for section in sections for row in _numbers(section)],
         tables={"Configuration": flat(config or {}), "Environment": flat(environment or {})},
     )
-    target = Path(path)
+    target = as_path(path)
     write_atomic(target, content)
     return target
 

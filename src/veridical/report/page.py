@@ -20,7 +20,7 @@ from veridical.report.measures import (
 )
 from veridical.report.rendering import flat, in_words, render
 from veridical.report.verdict import verdict
-from veridical.runtime.files import write_atomic
+from veridical.runtime.files import as_path, write_atomic
 
 _ALWAYS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
 
@@ -72,7 +72,7 @@ def write_report(
         tables={"Configuration": flat(config or {}), "Environment": flat(environment or {})},
         citation=citation,
     )
-    target = Path(path)
+    target = as_path(path)
     write_atomic(target, content)
     return target
 

@@ -201,7 +201,7 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None, hint: str 
 
     hint: a sentence that says what to do about it.
     """
-    source = Path(path)
+    source = as_path(path)
     try:
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would wait for ever
@@ -252,7 +252,7 @@ def read_json(
     NaN, nested too deeply, without a key, a value of another type) is a RunError that names file and field.
     hint: as in `read_bytes`. sealed: it is of `write_sealed`; whatever was changed since is damage too.
     """
-    source = Path(path)
+    source = as_path(path)
     value = _parsed(read_bytes(source, MOST_TEXT, hint), form, source, hint)
     if sealed and value.pop(_SEAL, None) != _seal(value):
         _damaged(source, "it is not what was written (its seal differs)", hint)
@@ -276,7 +276,7 @@ def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = 
     What a kill or a power cut leaves, a last line without its end or zeros, is left out; any other line that
     cannot be read is a RunError that names file, line and field.
     """
-    source = Path(path)
+    source = as_path(path)
     texts = read_bytes(source, MOST_TEXT, hint).split(b"\n") if source.exists() else [b""]
     lines: list[F] = []
     for number, text in enumerate(texts, start=1):
@@ -304,7 +304,7 @@ def read_arrays(
     there. sha256: the file's digest, if some record keeps it. Pickles are never loaded. Whatever is wrong is
     a RunError that names file and array; hint as in `read_bytes`.
     """
-    source = Path(path)
+    source = as_path(path)
     content = read_bytes(source, MOST_ARRAYS, hint) if sha256 is None else read_checked(source, sha256, hint)
     try:
         # From memory: numpy and zipfile leave a damaged file open.
@@ -426,7 +426,7 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     refused with a `UsageError` that names what differs. Names that start with a dot are not looked at, but
     what killed writers left below the folder is removed.
     """
-    folder = Path(path)
+    folder = as_path(path, "out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -16,10 +16,12 @@ def import_named(argument: str, name: str, expected: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, TypeError, ValueError) as error:  # the others: a relative name
         raise UsageError(
             f"{argument}: {name} cannot be imported here ({error}). Put its module where Python looks for "
             "modules (PYTHONPATH), on every machine that takes part."
         ) from error
     except AttributeError:
         raise fail_argument(argument, name, expected) from None
+    except Exception as error:  # whatever the module's own code raises
+        raise UsageError(f"{argument}: {name} cannot be imported: {type(error).__name__}: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 from veridical.runtime.errors import RunError, fail_argument
-from veridical.runtime.files import AGAIN, Document, check_form, read_arrays, read_json
+from veridical.runtime.files import AGAIN, Document, as_path, check_form, read_arrays, read_json
 from veridical.runtime.record import record
 
 RESULT, EXAMPLES = "result.json", "examples.npz"
@@ -79,7 +79,7 @@ def read_finished(
     other's. what: the thing that the command makes, for the message. form, forms: what document and arrays
     must have, as `read_json` and `read_arrays` take it.
     """
-    path = Path(folder)
+    path = as_path(folder)
     document = read_json(path / RESULT, Document)
     if key not in document[part] or EXAMPLES not in document["files"]:
         raise RunError(f"{path} is not a finished {what}: `veridical {command} --out {path}` makes one.")

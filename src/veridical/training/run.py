@@ -20,6 +20,7 @@ from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import (
     CLAIM,
     Frame,
+    as_path,
     check_form,
     claim_folder,
     read_checked,
@@ -113,7 +114,7 @@ def load(
     model: the architecture, for a run that was trained with a module of the caller's own; it is copied, and
     the copy gets the weights. Raises RunError for a folder that is no run, is unfinished or does not fit.
     """
-    path = Path(folder)
+    path = as_path(folder, "run")
     settings = read_settings(path)
     result = read_result(path)
     network = _architecture(path, settings, model).to(resolve_device(str(device)))
@@ -150,7 +151,7 @@ def claim(out: str | os.PathLike[str], settings: Settings) -> Path:
 
     A claim that an older version wrote lacks the younger settings and stands for their defaults.
     """
-    path = Path(out) / CLAIM
+    path = as_path(out, "out") / CLAIM
     found = read_claim(path.parent) if path.exists() else None
     if found is not None and found["kind"] == KIND:
         with contextlib.suppress(RunError):  # unreadable settings: what differs is said below
