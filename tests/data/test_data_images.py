@@ -148,7 +148,7 @@ def test_palettes_and_bitmaps_are_decoded_to_levels(tmp_path: Path) -> None:
 
 def test_sizes_that_differ_need_the_size_option(two_parts: Path, draw: Draw) -> None:
     save(two_parts / "test" / "bee" / "other.png", draw(1, 9, 7, 3)[0][0])
-    with pytest.raises(DataError, match=r"other\.png: expected images of one size.*\(7, 9\).*Give size="):
+    with pytest.raises(DataError, match=r"other\.png: expected images of one size.*\(7, 9\).*size="):
         load(two_parts)
     data = load(two_parts, size=8)
     assert data.shape == (3, 8, 8)

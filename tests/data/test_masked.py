@@ -102,7 +102,8 @@ def members(path: Path) -> dict[str, Any]:
     [
         ({"mask_train": None}, "no mask_train"),
         ({"mask_test": np.ones((8, 6, 4), dtype=bool)}, "do not fit the images"),
-        ({"mask_test": np.ones((8, 6, 5))}, "do not fit the images"),
+        ({"mask_test": np.ones((8, 6, 5))}, "masks of dtype bool, but found mask_test"),
+        ({"mask_test": np.ones((8, 6, 5), dtype=np.uint8)}, "masks of dtype bool"),
         ({"place_block_test": None}, "do not fit the images"),
         ({"place_block_test": np.arange(3)}, "do not fit the images"),
         ({"made": np.array(["{"])}, "do not fit the images"),

@@ -245,3 +245,8 @@ def test_the_page_shows_what_was_found(studied: AlignmentOptions) -> None:
     assert "% inside" in page
     with pytest.raises(RunError, match=r"result\.json does not exist"):
         read_alignment(Path(studied.out).parent)
+
+
+def test_a_data_set_without_regions_says_so() -> None:
+    with pytest.raises(DataError, match=r"mnist-5k: no foreground is known.*--data"):
+        region_record(load("mnist-5k"))

@@ -38,7 +38,7 @@ def with_foreground(data: Dataset, threshold: int = THRESHOLD) -> MaskedDataset:
         return sign_boxes(data)
     raise DataError(
         f"{data.name}: no foreground is known. It is for fashion-mnist (the garment), gtsrb (the sign's box) "
-        "and generated data sets with masks."
+        "and .npz files with masks. Name one of these with data (--data)."
     )
 
 

@@ -84,7 +84,8 @@ def _survey(paths: Sequence[Path], size: int | None) -> tuple[tuple[int, int], s
             first = picture.size if number == 0 else first
             if size is None and picture.size != first:
                 found = f"width and height {picture.size}, where {paths[0]} has {first}"
-                raise damaged(path, found, "images of one size", "Give size=... to resize all of them.")
+                hint = "Resize the files, or load them from Python: load(..., size=...) resizes all."
+                raise damaged(path, found, "images of one size", hint)
             mode = mode if picture.mode in _GREY else "RGB"
     return (first if size is None else (size, size)), mode
 

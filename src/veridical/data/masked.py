@@ -117,6 +117,9 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
             f"no {' and no '.join(missing)}",
             "a file with masks, as `veridical make-block-mnist` writes it",
         )
+    for name in (f"mask_{part}" for part in _PARTS):
+        if members[name].dtype != np.bool_:
+            raise damaged(where, f"{name} of dtype {members[name].dtype}", "masks of dtype bool")
     tensors = {name: torch.from_numpy(array) for name, array in members.items() if array.dtype.kind in "bi"}
     names = sorted({name[6:].rpartition("_")[0] for name in tensors if name.startswith("place_")})
     try:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from sys import float_info
 from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.errors import fail_argument, fail_unknown
@@ -12,18 +11,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_GREATEST = 1e6
+"""Of all numbers here: far from where float32 ends."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a network: its default, what it means, and which values are possible.
 
-    kind is "count" (an integer of at least 1), "choice" (one of choices), "blend" (one of choices, or a
-    number from 0 to 1), "channels" (a finite number, or one per channel) or "scale" (the same, positive).
+    kind is "count" (an integer from 1 to `most`), "choice" (one of choices), "blend" (one of choices, or a
+    number from 0 to 1), "channels" (a number, or one per channel) or "scale" (the same, positive).
     """
 
     default: Any
     meaning: str
     kind: str
     choices: tuple[str, ...] = ()
+    most: int = 1
 
     @property
     def per_channel(self) -> bool:
@@ -33,17 +37,17 @@ class Option:
     def describe(self) -> str:
         """The possible values, in words, for messages and help texts."""
         return {
-            "count": "an integer of at least 1",
+            "count": f"an integer from 1 to {self.most:,}",
             "choice": "one of " + ", ".join(self.choices),
             "blend": "one of " + ", ".join(self.choices) + ", or a number from 0 to 1",
-            "channels": "a number, or one number per channel",
-            "scale": "a positive number, or one positive number per channel",
+            "channels": "a number up to a million, or one per channel",
+            "scale": "a number from a millionth to a million, or one per channel",
         }[self.kind]
 
     def accepts(self, value: Any, channels: int) -> bool:
         """Whether `value` is possible for this option on images of `channels` channels."""
         if self.kind == "count":
-            return _is_count(value)
+            return _is_count(value) and value <= self.most
         if self.kind == "choice" or (self.kind == "blend" and isinstance(value, str)):
             return value in self.choices
         if self.kind == "blend":
@@ -53,7 +57,7 @@ class Option:
             return False
         if not all(map(_is_number, numbers)):
             return False
-        return self.kind == "channels" or all(n > 0 for n in numbers)
+        return self.kind == "channels" or all(n >= 1 / _GREATEST for n in numbers)
 
 
 @dataclass(frozen=True)
@@ -99,14 +103,21 @@ _ENTRIES = (
         "veridical.models.rar_resnet",
         "RARResNet",
         divisor=4,
-        options={"units": Option(2, "residual units a stage (paper: 2 for 32x32, 1 for 128x128)", "count")},
+        options={
+            "units": Option(
+                2, "residual units a stage (paper: 2 for 32x32, 1 for 128x128)", "count", most=100
+            )
+        },
     ),
     ModelEntry(
         "mlp",
         "two hidden layers with ReLU",
         "veridical.models.mlp",
         "MLP",
-        options={"width": Option(256, "units of each hidden layer", "count"), **_normalisation(0.5, 0.5)},
+        options={
+            "width": Option(256, "units of each hidden layer", "count", most=16_384),
+            **_normalisation(0.5, 0.5),
+        },
     ),
     ModelEntry(
         "resnet18",
@@ -114,7 +125,7 @@ _ENTRIES = (
         "veridical.models.resnet18",
         "ResNet18",
         options={
-            "width": Option(64, "channels of the first stage, doubled in each later one", "count"),
+            "width": Option(64, "channels of the first stage, doubled in each later one", "count", most=512),
             "norm": Option("group", "normalisation layers", "choice", ("group", "none", "batch")),
             **_normalisation(0.5, 0.5),
         },
@@ -166,7 +177,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _GREATEST
 
 
 def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:

@@ -36,11 +36,11 @@ def regions_of(data: Dataset) -> Tensor:
 
 def region_record(data: Dataset) -> dict[str, Any]:
     """What the regions are, as plain values: their kind, and the digest of all of them."""
+    packed = np.packbits(regions_of(data).numpy())  # first: it says so where none are known
     kind, words = _KINDS.get(data.name) or (
         "mask",
         _MASKS.get(_generator(data), "what the file's masks mark"),
     )
-    packed = np.packbits(regions_of(data).numpy())
     record: dict[str, Any] = {
         "kind": kind,
         "words": words,
