@@ -1,9 +1,11 @@
 """Every field of every class of options: what its annotation and limits allow is taken, all else refused."""
 
+import contextlib
 import dataclasses
 import importlib
 import math
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,8 +14,9 @@ import pytest
 
 from veridical.cli.commands import COMMANDS
 from veridical.cli.main import main
+from veridical.cli.options import parse_options
 from veridical.faithfulness.design import Design
-from veridical.runtime.checking import Checked, Limit, rules
+from veridical.runtime.checking import NEEDS, Checked, Limit, rules
 from veridical.runtime.config import AttackOptions, TrainOptions
 from veridical.runtime.data_config import BlockOptions, ShortcutOptions
 from veridical.runtime.errors import UsageError
@@ -102,26 +105,78 @@ def test_a_number_just_outside_its_limits_is_refused(kind: Any, field: str, hint
             made(kind, **{field: [value] if is_list(hint) else value})
 
 
+def numbers_of(command: str, out: Path) -> Iterator[tuple[str, Any, Limit, list[str]]]:
+    """Every flag of a command that takes a number, with its type and limits, and a line to put it behind."""
+    kind = OF_COMMANDS[command]
+    needed = [f"--{field}={out if field == 'out' else 'one-layer'}" for field in required(kind)]
+    for field, (hint, limit) in rules(kind).items():
+        if limit is not None and is_number(hint):
+            yield field.replace("_", "-"), hint, limit, [command, *needed]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_limits_hold_for_a_command_line_and_make_no_folder(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    needed = [
-        f"--{field}={out if field == 'out' else 'one-layer'}" for field in required(OF_COMMANDS[command])
-    ]
-    for field, (hint, limit) in rules(OF_COMMANDS[command]).items():
-        if limit is None or not is_number(hint):
-            continue
+    for flag, hint, limit, line in numbers_of(command, out):
         high = int(limit.high) + 1 if "float" not in str(hint) else 2 * limit.high
-        for value in (high, "nan", "abc"):
-            argv = [command, *needed, f"--{field.replace('_', '-')}={value}"]
-            assert main(argv) == 2, argv
+        for value in (high, "abc"):
+            assert main([*line, f"--{flag}={value}"]) == 2, (flag, value)
             told = capsys.readouterr().err
-            assert field.replace("_", "-") in told.replace("_", "-")
+            assert flag in told.replace("_", "-")
             assert told.count("\n") == 1
             assert not any(internal in told for internal in ("<class", "Union", "validate"))
     assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_extreme_numbers_are_options_or_bad_usage(command: str, tmp_path: Path) -> None:
+    for flag, _, _, (name, *line) in numbers_of(command, tmp_path / "out"):
+        for value in (
+            "nan",
+            ".nan",
+            "inf",
+            "-.inf",
+            "-1",
+            "0",
+            "1e39",
+            "1e400",
+            2**31,
+            2**70,
+            "abc",
+            "",
+            "null",
+        ):
+            argv = [*line, f"--{flag}={value}"]
+            with contextlib.suppress(UsageError):
+                assert parse_options(OF_COMMANDS[name], argv, prog=name)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "words"),
+    [
+        ("diffroar", {"insecure": True}, "only with scheduler"),
+        ("diffroar", {"control": False, "control_repeats": 2}, "only with control"),
+        ("diffroar", {"retrain_model_options": {"width": 8}}, "only with retrain_model"),
+        ("attack", {"region": [0, 1, 0, 1]}, "only with attack target"),
+        ("make-block-mnist", {"tile": 2}, "only with null scramble"),
+        ("sanity", {"tests": ["labels"], "repeats": 3}, "only with tests cascading or independent"),
+        ("sanity", {"tests": ["cascading"], "epochs": 3.0}, "only with tests labels or data"),
+        ("sanity", {"tests": ["cascading"], "learning_rate": 0.1}, "only with tests labels or data"),
+        ("sanity", {"tests": ["cascading"], "train_examples": 10}, "only with tests labels or data"),
+    ],
+)
+def test_an_option_without_effect_is_refused(command: str, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        made(OF_COMMANDS[command], **given)
+
+
+def test_every_need_is_one_of_some_command() -> None:
+    for name, other, _ in NEEDS:
+        assert any({name, other} <= set(rules(kind)) for kind in CLASSES.values()), name
 
 
 def test_what_can_be_taken_is_taken() -> None:

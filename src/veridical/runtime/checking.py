@@ -10,7 +10,7 @@ import numbers
 import os
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -76,6 +76,19 @@ LIMITS: Mapping[str, Limit] = {
 Where one command differs its field says so: `field(default=8, metadata=limited(0, 1000))`.
 """
 
+NEEDS: Sequence[tuple[str, str, tuple[Any, ...]]] = (
+    ("insecure", "scheduler", ()),
+    ("control_repeats", "control", ()),
+    ("retrain_model_options", "retrain_model", ()),
+    ("region", "attack", ("target",)),
+    ("tile", "null", ("scramble",)),
+    ("repeats", "tests", ("cascading", "independent")),
+    ("epochs", "tests", ("labels", "data")),
+    ("learning_rate", "tests", ("labels", "data")),
+    ("train_examples", "tests", ("labels", "data")),
+)
+"""Options that have an effect only where another has one of these values, or (none named) any at all."""
+
 PATHS = {"out", "run", "store", "data", "source", "data_root", "initial_run", "attacks", "folders"}
 PATHS |= {"attacks", "folders", "retrain_model", "attribution"}
 """Options that are, or may be, the name of a file or folder, in which ~ is the user's own."""
@@ -98,6 +111,7 @@ class Checked:
         for name, (hint, limit) in rules(kind).items():
             object.__setattr__(self, name, taken(name, getattr(self, name), hint, limit))
         _check_radii(self)
+        _check_needs(self)
 
 
 @cache
@@ -201,6 +215,23 @@ def _mapping(name: str, value: Any, arguments: tuple[Any, ...]) -> Any:
     if arguments[-1] is Any:
         return value
     return {key: taken(f"{name}.{key}", one, arguments[-1]) for key, one in value.items()}
+
+
+def _check_needs(options: Any) -> None:
+    """Refuse what was given and has no effect beside the other options."""
+    known = {field.name: field for field in fields(options)}
+    for name, other, values in NEEDS:
+        if name not in known or other not in known or getattr(options, name) == _default(known[name]):
+            continue
+        found = getattr(options, other)
+        chosen = found if isinstance(found, list | tuple) else [found]
+        if not any(one in values if values else one for one in chosen):
+            needed = f"{other} {' or '.join(values)}" if values else other
+            raise UsageError(f"{name} has an effect only with {needed}. Leave {name} out.")
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _check_radii(options: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from veridical.runtime.config import (
     RecipeName,
     TrainOptions,
 )
+from veridical.runtime.errors import UsageError
 from veridical.training.recipes import MODEL_OPTIONS, USED
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -33,7 +34,15 @@ def resolved(options: TrainOptions, data: Dataset) -> Settings:
 
 def taken(objective: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those options of an objective that it takes: one command trains several, and gives all the same."""
-    return {name: value for name, value in given.items() if name in ("norm", *USED[objective])}
+    used = USED[objective]
+    return {name: value for name, value in given.items() if name in used or (name == "norm" and used)}
+
+
+def check_taken(objectives: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Raise a UsageError for an option that was given and that none of the objectives takes."""
+    for name, value in given.items():
+        if value is not None and not any(name in USED[objective] for objective in objectives):
+            raise UsageError(f"{name} has no effect on {', '.join(objectives)}. Leave {name} out.")
 
 
 class StudyOptions(Protocol):

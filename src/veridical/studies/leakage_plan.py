@@ -19,7 +19,7 @@ from veridical.runtime.data_config import BlockOptions, PositionName
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.attacked import training_title
-from veridical.studies.explicit_training import predicted_cost, study_settings, training_fields
+from veridical.studies.explicit_training import check_taken, predicted_cost, study_settings, training_fields
 from veridical.studies.leakage_job import EXPLAIN, RUN, TEST, TRAIN, blocks_key, made
 from veridical.studies.leakage_maps import PAIRED
 from veridical.training.settings import Settings
@@ -136,6 +136,9 @@ def _method(options: LeakageOptions, name: str) -> Attribution:
     return attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
 
 
+_ROBUST = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
+
+
 def planned(options: LeakageOptions) -> LeakagePlan:
     """Make the data and fill every gap of the options; a UsageError for what does not fit."""
     _check(options)
@@ -174,6 +177,7 @@ def _check(options: LeakageOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different values, at least one")
+    check_taken(options.objective, {name: getattr(options, name) for name in _ROBUST})
     for norm, radius in balls_of(options):
         ball(norm, radius)  # refuses radii that cannot be
     for name in options.attribution:
@@ -191,6 +195,5 @@ def _settings(
 ) -> Settings:
     robust: dict[str, Any] = {}
     if around is not None:
-        names = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
-        robust = {name: getattr(options, name) for name in names} | {"norm": around[0], "radius": around[1]}
+        robust = {name: getattr(options, name) for name in _ROBUST} | {"norm": around[0], "radius": around[1]}
     return study_settings(options, objective, robust, data)

@@ -16,7 +16,7 @@ from veridical.runtime.data_config import CodeName, ShortcutOptions
 from veridical.runtime.errors import fail_argument
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.attacked import training_title
-from veridical.studies.explicit_training import predicted_cost, study_settings, training_fields
+from veridical.studies.explicit_training import check_taken, predicted_cost, study_settings, training_fields
 from veridical.studies.shortcut_job import RUN_JOB, planted
 from veridical.training.settings import Settings
 
@@ -130,6 +130,8 @@ def _check(options: ShortcutStudyOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise fail_argument(name, values, "different values, at least one")
+    robust = ("weight", "beta", "beta_from", "radius")
+    check_taken(options.objective, {name: getattr(options, name) for name in robust})
     if options.radius is not None and (not options.radius or len(set(options.radius)) < len(options.radius)):
         raise fail_argument("radius", options.radius, "different values, at least one")
 

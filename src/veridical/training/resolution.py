@@ -77,7 +77,8 @@ def _any_mirror(data: Values) -> bool:
 
 def _refuse_unused(options: TrainOptions, used: tuple[str, ...], objective: str) -> None:
     for name in ObjectiveOptions.__dataclass_fields__:
-        if name != "norm" and name not in used and getattr(options, name) is not None:
+        given = getattr(options, name)
+        if name not in (*used, *(("norm",) if used else ())) and given not in (None, "linf"):
             possible = ", ".join(used) if used else "none"
             raise UsageError(
                 f"{name} has no effect on the objective {objective}; the options it takes: {possible}. "
