@@ -163,10 +163,6 @@ def test_extreme_numbers_are_options_or_bad_usage(command: str, tmp_path: Path) 
         ("diffroar", {"retrain_model_options": {"width": 8}}, "only with retrain_model"),
         ("attack", {"region": [0, 1, 0, 1]}, "only with attack target"),
         ("make-block-mnist", {"tile": 2}, "only with null scramble"),
-        ("sanity", {"tests": ["labels"], "repeats": 3}, "only with tests cascading or independent"),
-        ("sanity", {"tests": ["cascading"], "epochs": 3.0}, "only with tests labels or data"),
-        ("sanity", {"tests": ["cascading"], "learning_rate": 0.1}, "only with tests labels or data"),
-        ("sanity", {"tests": ["cascading"], "train_examples": 10}, "only with tests labels or data"),
     ],
 )
 def test_an_option_without_effect_is_refused(command: str, given: dict[str, Any], words: str) -> None:

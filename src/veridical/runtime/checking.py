@@ -82,10 +82,6 @@ NEEDS: Sequence[tuple[str, str, tuple[Any, ...]]] = (
     ("retrain_model_options", "retrain_model", ()),
     ("region", "attack", ("target",)),
     ("tile", "null", ("scramble",)),
-    ("repeats", "tests", ("cascading", "independent")),
-    ("epochs", "tests", ("labels", "data")),
-    ("learning_rate", "tests", ("labels", "data")),
-    ("train_examples", "tests", ("labels", "data")),
 )
 """Options that have an effect only where another has one of these values, or (none named) any at all."""
 
