@@ -34,19 +34,19 @@ Build = Callable[..., DiffRoarSection]
         (("violated", "undecided"), "tells networks less at 5%; undecided at 50%."),
         (
             (("undecided", "masks"), "satisfied"),
-            "tells networks more at 50%; undecided at 5%, where the masks alone do as well.",
+            "tells networks more at 50%; undecided at 5%, where it does not beat the masks alone.",
         ),
         (
             (("undecided", "masks"), ("undecided", "input-agnostic")),
-            "undecided at 50%, where one order for all images does as well.",
+            "undecided at 50%, where it does not beat one order for all images.",
         ),
         (
             (("undecided", "masks", "random"),) * 2,
-            ": undecided at every level, where the masks alone and a random order do as well.",
+            ": undecided at every level, where it does not beat the masks alone or a random order.",
         ),
         (
             (("undecided", "masks"), "undecided"),
-            ": undecided at 5%, where the masks alone do as well; undecided at 50%.",
+            ": undecided at 5%, where it does not beat the masks alone; undecided at 50%.",
         ),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_level_is_told_with_its_counts_and_interval(diffroar_section: Build) -
     wide = diffroar_section(verdicts=judged([-0.08, 0.05], ["undecided", "undecided"], half=0.1), control=())
     assert level_sentence(wide, 1).endswith("\u22125.0 to +15.0 (5 repeats), which holds zero.")
     explained = diffroar_section(verdicts=judged([0.08, 0.05], [("undecided", "masks"), "satisfied"]))
-    assert level_sentence(explained, 0).endswith("Undecided, since the masks alone do as well.")
+    assert level_sentence(explained, 0).endswith("Undecided: it does not beat the masks alone.")
     unknown = [{"level": 0.05, "verdict": "undecided", "value": None, "low": None, "high": None}]
     nothing = diffroar_section(
         curve=[{"level": 0.05, **{name: {"value": None} for name in ("top", "bottom", "difference")}}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def summary(arrays: Arrays) -> dict[str, Interval]:
         found[name] = mean_interval(torch.from_numpy(arrays[name][correct]), bounds=bounds)
     # A map that is zero everywhere has no centre.
     shift = torch.from_numpy(arrays["mass_centre_shift"][correct])
-    found["mass_centre_shift"] = mean_interval(shift, undefined="exclude")
+    found["mass_centre_shift"] = mean_interval(shift, undefined="exclude", bounds=(0.0, math.inf))
     missed = int((~arrays["found"][correct]).sum())
     found["not_found"] = proportion_interval(missed, int(correct.sum()))
     residual = arrays["relative_residual"][correct]

@@ -47,9 +47,9 @@ def judge(
 
     Two things vary, and every interval joins them as the root of the sum of squares: the repeats (Student's
     t, of the paired differences; nothing where a control has one repeat), and the test images, which all
-    repeats share (the normal interval of shares, as if they were of different images, which is wide rather
-    than narrow). Without the second the seeds of a training alone would decide between orders that are
-    equally good.
+    repeats share (the normal interval of a difference of two shares, as if they were of different images,
+    which is wide rather than narrow). Without the second the seeds of a training alone would decide between
+    orders that are equally good.
     Returns {"verdict", "value", "low", "high", "as_good"}; low and high, within -1 and 1, are None with one
     repeat.
     """
@@ -62,7 +62,8 @@ def judge(
     value = sum(top) / len(top) - sum(bottom) / len(bottom)
     if len(top) == 1:
         return {"verdict": "undecided", "value": value, "low": None, "high": None, "as_good": []}
-    value, half = _difference(examples, top, bottom)
+    value, *halves = _difference(examples, top, bottom)
+    half = hypot(*halves)
     found = {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
     if abs(value) <= half:
         return {"verdict": "undecided", **found, "as_good": []}
@@ -80,24 +81,25 @@ def judge(
 
 
 def _above(examples: int, pair: Pair, other: Pair | None = None) -> bool:
-    """Whether the difference of a pair is above zero, or above that of another pair, beyond its interval."""
-    value, half = _difference(examples, *pair)
-    if other is not None:
-        theirs, their_half = _difference(examples, *other)
-        value, half = value - theirs, hypot(half, their_half)
-    return value > half
+    """Whether the difference of a pair is above zero, or above that of another pair, beyond its interval.
+
+    Both pairs are of the same test images, which count once.
+    """
+    value, of_repeats, of_images = _difference(examples, *pair)
+    theirs, their_repeats, _ = _difference(examples, *other) if other is not None else (0.0, 0.0, 0.0)
+    return value - theirs > hypot(of_repeats, their_repeats, of_images)
 
 
-def _difference(examples: int, one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """The mean difference of two accuracies and half its 95% interval, over repeats and test images."""
+def _difference(examples: int, one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
+    """The mean difference of two accuracies, and half its 95% intervals over repeats and over test images."""
     means = [sum(values) / len(values) for values in (one, other)]
     if len(one) == len(other):
-        of_repeats = [_half([a - b for a, b in zip(one, other, strict=True)])]
+        of_repeats = _half([a - b for a, b in zip(one, other, strict=True)])
     else:
-        of_repeats = [_half(one), _half(other)]
+        of_repeats = hypot(_half(one), _half(other))
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     of_images = z * sqrt(sum(share * (1 - share) for share in means) / examples)
-    return means[0] - means[1], hypot(*of_repeats, of_images)
+    return means[0] - means[1], of_repeats, of_images
 
 
 def _half(values: Sequence[float]) -> float:

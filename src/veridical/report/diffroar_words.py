@@ -36,12 +36,12 @@ def headline(section: DiffRoarSection) -> str:
 
 
 def as_good(judged: Point) -> str:
-    """What explains the difference as well and leaves it undecided, as a clause; empty for nothing."""
+    """What leaves a difference undecided that it is not above, as a clause; empty for nothing."""
     names = judged.get("as_good") or ()
     if not names:
         return ""
     told = [{"masks": "the masks alone", **BASELINES}.get(name, name) for name in names]
-    return f"{listed(told)} {'do' if len(names) > 1 or 'masks' in names else 'does'} as well"
+    return f"it does not beat {' or '.join(told)}"
 
 
 def verdict_lines(judged: Point) -> str:
@@ -75,7 +75,7 @@ def level_sentence(section: DiffRoarSection, place: int) -> str:
         masks = " and ".join(accuracy_text(control[end]) for end in ("top", "bottom"))
         told += f" Their masks alone give {masks}."
     since = as_good(section.verdicts[place])
-    return f"{told} Undecided, since {since}." if since else told
+    return f"{told} Undecided: {since}." if since else told
 
 
 def _interval(judged: Interval, repeats: int) -> str:
