@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Ball, Linf
-from veridical.attacks.directions import TopK
+from veridical.attacks.directions import TargetRegion, TopK
 from veridical.attacks.prediction import pgd
+from veridical.attacks.protocols import Climb
+from veridical.attacks.surrogate import SoftplusTwin
 from veridical.attribution.classifier import predict
 from veridical.attribution.methods import InputGradient
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
+from veridical.training.objectives import Inner
 
 from .conftest import stripes
 
@@ -194,3 +197,32 @@ def test_inputs_at_bounds_that_float32_does_not_have_are_inside(trained: Trained
     assert float(inputs.max()) > 0.1
     moved = pgd(trained[0].float(), inputs, torch.tensor([0]), Linf(0.0, (0.0, 0.1)), steps=1)
     assert torch.equal(moved, inputs)
+
+
+def blank_prediction(rows: Any) -> Tensor:
+    return predict(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(2, 1, 2, 2), rows=rows)
+
+
+COUNTS: dict[str, Callable[[Any], Any]] = {
+    "steps": lambda value: Inner(steps=value),
+    "bottom": lambda value: TargetRegion(0, value, 0, 2),
+    "compared": lambda value: TopK(4, compared=value),
+    "rows": blank_prediction,
+}
+LENGTHS: dict[str, Callable[[Any], Any]] = {
+    "step_size": lambda value: Inner(step_size=value),
+    "beta": SoftplusTwin,
+    "climb, beta": lambda value: Climb(beta=value),
+    "beta_end": lambda value: Climb(beta_end=value),
+    "momentum": lambda value: Climb(momentum=value),
+    "label_weight": lambda value: Climb(label_weight=value),
+    "step_scale": lambda value: Climb(step_scale=value),
+}
+
+
+@pytest.mark.parametrize("name", [*COUNTS, *LENGTHS])
+def test_numbers_that_mean_nothing_are_refused_where_they_are_given(name: str) -> None:
+    build = {**COUNTS, **LENGTHS}[name]
+    for value in (-1, math.nan, math.inf, "1", True, *((2.5,) if name in COUNTS else ())):
+        with pytest.raises(UsageError, match=f"{name}: expected"):
+            build(value)

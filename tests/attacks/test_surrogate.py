@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
-from veridical.runtime.errors import UsageError
 
 Function = Callable[[Tensor], Tensor]
 INPUTS = torch.linspace(-3, 8, 12, dtype=torch.float64)
@@ -230,9 +229,3 @@ def test_beta_none_is_the_network_itself(trained: tuple[nn.Module, Tensor, Tenso
         inside = model(inputs)
     assert twin is None
     assert torch.equal(inside, model(inputs))
-
-
-@pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])
-def test_bad_beta(beta: float) -> None:
-    with pytest.raises(UsageError, match="beta="):
-        SoftplusTwin(beta)

@@ -70,6 +70,10 @@ class TargetRegion:
     left: int
     right: int
 
+    def __post_init__(self) -> None:
+        for name in ("top", "bottom", "left", "right"):
+            check_count(name, getattr(self, name), least=0)
+
     def goal(self, clean: Tensor) -> MapScore:
         """The saliency inside the region."""
         height, width = clean.shape[1:]

@@ -40,6 +40,13 @@ class Climb:
     label_weight: float = 0.0
     step_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("beta", "beta_end", "momentum", "label_weight", "step_scale"):
+            value = getattr(self, name)
+            absent = value is None if name.startswith("beta") else value == 0 and name != "step_scale"
+            if not absent:
+                check_positive(f"climb, {name}", value)
+
 
 @dataclass(frozen=True)
 class Protocol:

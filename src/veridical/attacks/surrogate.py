@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import check_positive
 
 
 class SoftplusTwin(TorchFunctionMode):
@@ -31,8 +31,7 @@ class SoftplusTwin(TorchFunctionMode):
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
-        if not beta > 0:
-            raise UsageError(f"softplus beta={beta!r}; expected a positive number")
+        check_positive("beta", beta)
         self.beta = beta
         self.rewrites = 0
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.runtime.devices import rows_at_once
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, check_count, fail_argument
 from veridical.runtime.guards import default_modes, eval_mode, evaluating, preserved_rng
 
 
@@ -206,6 +206,7 @@ def class_logits(model: nn.Module, inputs: Tensor, *, rows: int | None = None) -
     """What `predict` gives, for a model that is guarded already and at least one input."""
     # 13 times the image were measured on a ResNet-18 at 224x224.
     rows = rows_at_once(inputs, 1000, 16) if rows is None else rows
+    check_count("rows", rows)
     with torch.no_grad():
         parts = [logits_of(model, inputs[first : first + rows]) for first in range(0, len(inputs), rows)]
     return check_classes(torch.cat(parts))

@@ -16,7 +16,7 @@ from veridical.attribution.path import input_gradients, path_attribution, points
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.config import StartName
-from veridical.runtime.errors import UsageError, fail_unknown
+from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.record import record
 from veridical.training.sizes import Size
@@ -81,6 +81,9 @@ class Inner:
     quadrature: Quadrature = Quadrature("midpoint", 1)
 
     def __post_init__(self) -> None:
+        check_count("inner steps", self.steps, least=0)
+        if self.step_size != 0:
+            check_positive("inner step_size", self.step_size)
         for name, given, known in (
             ("inner start", self.start, get_args(StartName)),
             ("inner score", self.score, get_args(InnerScore)),
