@@ -67,6 +67,12 @@ def test_flat_pictures_are_compared_by_their_means_alone() -> None:
     assert_close(ssim(0 * low, 0 * high, data_range=1.0), torch.ones(1, dtype=torch.float64))
 
 
+def test_a_picture_s_number_depends_on_no_other() -> None:
+    a, b = pictures((5, 150, 160))  # more than are worked on together
+    whole = ssim(a, b, data_range=1.0)
+    assert torch.equal(torch.cat([ssim(a[i : i + 1], b[i : i + 1], data_range=1.0) for i in range(5)]), whole)
+
+
 def test_a_negative_is_unlike() -> None:
     a, _ = pictures((3, 16, 16))
     assert bool((ssim(a, 1 - a, data_range=1.0) < 0).all())

@@ -14,6 +14,8 @@ from veridical.runtime.errors import fail_argument
 GAUSSIAN, UNIFORM = 11, 7
 """Usual widths of the window, in pixels."""
 _DEVIATION = 1.5
+_PIXELS_AT_ONCE = 1 << 16
+"""Pixels of one side's pictures that are worked on together: temporaries then fit a processor's cache."""
 _K1, _K2 = 0.01, 0.03
 
 
@@ -64,15 +66,19 @@ def ssim(
         raise fail_argument("data_range", data_range, "a positive number")
     taps = _taps(weights, window, min(a.shape[1:])).to(a.device)
     scale = taps.numel() ** 2 / (taps.numel() ** 2 - 1) if sample_covariance else 1.0
-    mean_a, mean_b = _windowed(a, taps), _windowed(b, taps)
-    variance_a = scale * (_windowed(a * a, taps) - mean_a * mean_a)
-    variance_b = scale * (_windowed(b * b, taps) - mean_b * mean_b)
-    covariance = scale * (_windowed(a * b, taps) - mean_a * mean_b)
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
-    above = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    below = (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
-    # Explicitly per example: a reduction over a batch may round by the batch's size.
-    means = [row.mean() for row in (above / below).flatten(1)]
+    means: list[Tensor] = []
+    at_once = max(1, _PIXELS_AT_ONCE // a[0].numel()) if len(a) else 1
+    for left, right in zip(a.split(at_once), b.split(at_once), strict=True):
+        planes = torch.stack([left, right, left * left, right * right, left * right])
+        mean_a, mean_b, square_a, square_b, product = _windowed(planes.flatten(0, 1), taps).unflatten(
+            0, (5, -1)
+        )
+        both, products = mean_a * mean_a + mean_b * mean_b, mean_a * mean_b
+        variances = scale * (square_a - mean_a * mean_a) + scale * (square_b - mean_b * mean_b)
+        above = (2 * products + c1) * (2 * scale * (product - products) + c2)
+        # Explicitly per example: a reduction over a batch may round by the batch's size.
+        means += [row.mean() for row in (above / ((both + c1) * (variances + c2))).flatten(1)]
     values = torch.stack(means) if means else a.new_zeros(0)
     return blank_undefined(values, a.flatten(1), b.flatten(1))
 
