@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", default="", help="of the rows, those whose name holds this")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{torch.backends.cpu.get_cpu_capability()}, batch {options.batch}, {options.threads} threads")
@@ -142,6 +143,8 @@ def main() -> None:
     print("|---|---|---|---|")
     for source in (convolutions, networks):
         for what, pair in source(options.batch):
+            if options.only not in what:
+                continue
             first, second = pair["NCHW"], pair["channels_last"]
             first(), second()
             times = [(seconds(first), seconds(second)) for _ in range(options.pairs)]

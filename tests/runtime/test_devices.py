@@ -84,3 +84,6 @@ def test_no_network_gets_a_layout_whose_backward_pass_crashes(
         assert devices.fast_layout(model) == (torch.contiguous_format if plain else torch.channels_last)
     assert devices.fast_layout(nn.Sequential(nn.Conv2d(3, 8, 1, stride=2))) == torch.contiguous_format
     assert devices.fast_layout(nn.Sequential(nn.Conv2d(3, 8, 1))) == torch.channels_last
+    assert (
+        devices.fast_layout(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv3d(1, 1, 2))) == torch.contiguous_format
+    )

@@ -75,6 +75,8 @@ def test_every_objective_learns_the_stripes(
 def test_a_convolutional_network_of_the_registry_learns(tmp_path: Path, stripes: Dataset) -> None:
     run = learnt(tmp_path / "run", stripes, "natural", model="cnn", model_options={})
     assert run.result["results"]["natural_accuracy"]["value"] > 0.9
+    assert run.result["environment"]["layout"] == "channels_last"
+    assert weights_of(run)["conv2.weight"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_folder_holds_what_the_run_says(tmp_path: Path, stripes: Dataset) -> None:

@@ -43,13 +43,16 @@ def supports_bf16(device: torch.device | str) -> bool:
 def fast_layout(model: nn.Module) -> torch.memory_format:
     """The memory format in which a network is trained and measured: channels_last with 2-d convolutions.
 
-    Contiguous without them, and where the backward pass of a strided 1x1 convolution would write beyond its
-    memory: torch's oneDNN does so in channels_last for fewer input channels than a vector register has
-    numbers.
+    With AVX2 alone, where 5x5 convolutions are a tenth slower in it, 3x3 ones are quicker, and whole steps of
+    either network not slower beyond noise (`benchmarks/layout.py`); so nothing is timed, and a run's numbers
+    do not hang on a stopwatch. Contiguous without such layers, for weights of five dimensions, and where the
+    backward pass of a strided 1x1 convolution would write beyond its memory: torch's oneDNN does so in
+    channels_last for fewer input channels than a vector register has numbers.
     """
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     vector = 8 if torch.backends.cpu.get_cpu_capability() == "AVX2" else 16
-    unsafe = any(
+    deep = any(value.ndim == 5 for value in model.state_dict().values() if isinstance(value, torch.Tensor))
+    unsafe = deep or any(
         set(layer.kernel_size) == {1} and set(layer.stride) != {1} and layer.in_channels < vector
         for layer in convolutions
     )

@@ -15,7 +15,7 @@ from torch import nn
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.metrics.intervals import Interval
-from veridical.runtime.devices import resolve_device
+from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import (
     CLAIM,
@@ -118,6 +118,7 @@ def load(
     settings = read_settings(path)
     result = read_result(path)
     network = _architecture(path, settings, model).to(resolve_device(str(device)))
+    network = network.to(memory_format=fast_layout(network))
     source, own = path / MODEL, weights(network)
     tensors = unpacked(_checked_weights(path, result), source, _ANEW)
     check_tensors(source, tensors, own)
