@@ -160,6 +160,7 @@ def test_options_that_cannot_be_used(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         attack_run(options_for(place, "natural", out=str(tmp_path / "a"), **changes))
+    assert not (tmp_path / "a").exists(), "the corrected command must find no claim in its way"
 
 
 def test_retrained_weights_are_another_attack(place: Path, tmp_path: Path) -> None:

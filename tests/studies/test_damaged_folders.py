@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from veridical.auditing.parts import packed_arrays
+from veridical.cli.main import main
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import claim_folder, digest
@@ -203,3 +204,17 @@ def test_other_arrays_with_a_right_digest(finished: Path, tmp_path: Path, folder
                 assert str(copy) in str(error), name  # noqa: PT017 - what is not read is not checked
             except Exception as error:
                 raise AssertionError(f"{name} {damage}") from error
+
+
+@pytest.mark.parametrize("command", ["sanity", "diffroar", "leakage", "theory"])
+@pytest.mark.parametrize("option", ["--device=cuda:99", "--store=FILE", "--threads=0"])
+def test_a_refused_command_leaves_no_claim(
+    finished: Path, tmp_path: Path, command: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    given = [option.replace("FILE", str(tmp_path / "file")), "--out", str(tmp_path / "out")]
+    if command in ("sanity", "diffroar"):
+        given += ["--run", str(finished / "natural")]
+    assert main([command, *(["one-layer"] if command == "theory" else []), *given]) == 2
+    assert not (tmp_path / "out").exists()
+    assert option[2:].split("=", maxsplit=1)[0] in capsys.readouterr().err

@@ -418,6 +418,15 @@ def test_a_folder_in_use_is_refused(tmp_path: Path, stripes: Dataset) -> None:
             trained(out, stripes, objective="natural")
 
 
+def test_without_the_package_tensorboard_is_refused_before_the_folder_is_claimed(
+    tmp_path: Path, stripes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match="not installed"):
+        trained(tmp_path / "run", stripes, objective="natural", tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_tensorboard_events_are_written_on_request(tmp_path: Path, stripes: Dataset) -> None:
     pytest.importorskip("tensorboard")
     with warnings.catch_warnings():

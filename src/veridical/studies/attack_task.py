@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from veridical.attacks.directions import Direction, MassCentre, RandomSign, TargetRegion, TopK
+from veridical.attacks.directions import Direction, MassCentre, RandomSign, TargetRegion, TopK, top_mask
 from veridical.attacks.protocols import Protocol, protocol
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
@@ -143,6 +143,11 @@ def assign(options: AttackOptions) -> AttackTask:
     )
     plan = protocol(options.protocol, k=settings.k, steps=settings.steps, step_size=settings.step_size)
     direction = _direction(options, settings)
+    # Refused now, and not when a folder is claimed and images are being attacked.
+    black = torch.zeros(1, *data.shape[1:])
+    top_mask(black, settings.k)
+    if not isinstance(direction, RandomSign):
+        direction.goal(black)
     return AttackTask(
         options=options,
         device=device,

@@ -47,7 +47,9 @@ def executor_of(
     """
     check_count("threads", options.threads)
     check_count("workers", options.workers)
-    pinned = options.device in ("auto", "cuda") and resolve_device(options.device).type == "cuda"
+    # A cluster's devices are other machines'.
+    device = None if scheduler is not None else resolve_device(options.device)
+    pinned = device is not None and options.device in ("auto", "cuda") and device.type == "cuda"
     executor: Executor
     if scheduler is not None:
         executor = Dask(scheduler, insecure=insecure)

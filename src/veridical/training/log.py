@@ -25,7 +25,9 @@ class Log:
         path = folder / LOG
         kept = [line for line in read_log(folder) if line["step"] <= from_step]
         write_atomic(path, "".join(_line(line) for line in kept))
-        self._events = _event_writer(folder, from_step) if tensorboard else None
+        # purge_step hides the events of steps that are done again.
+        events = {"purge_step": from_step + 1}
+        self._events = event_writer()(str(folder / "tensorboard"), **events) if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -69,12 +71,12 @@ def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(to_plain(values, "log"), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _event_writer(folder: Path, from_step: int) -> Any:
+def event_writer() -> Any:
+    """The class that writes TensorBoard's events; a UsageError where the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UsageError(
             "tensorboard: the package is not installed. Install veridical[tensorboard], or leave it out."
         ) from error
-    # purge_step hides the events of steps that are done again.
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+    return SummaryWriter

@@ -25,7 +25,7 @@ from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint, weights
 from veridical.training.display import Display
 from veridical.training.distributed import Share, check_parallel
-from veridical.training.log import Log
+from veridical.training.log import Log, event_writer
 from veridical.training.objectives import Objective, ObjectiveValue
 from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
 from veridical.training.precision import arithmetic, check_bf16
@@ -75,6 +75,8 @@ def train(
     named = {"model": model, "data": data, "objective": objective}
     chosen = gather(options, {k: v for k, v in named.items() if isinstance(v, str | os.PathLike)} | fields)
     device = group.device(chosen.device)
+    if chosen.tensorboard:
+        event_writer()
     if chosen.bf16:
         check_bf16(device)
     threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
