@@ -12,6 +12,7 @@ from veridical.attribution.methods import (
     RandomAttribution,
     SmoothGrad,
 )
+from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import per_example_normal
 
@@ -139,3 +140,16 @@ def test_impossible_options_are_refused(build: object, message: str) -> None:
     assert callable(build)
     with pytest.raises(UsageError, match=message):
         build()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_losses_of_narrow_logits_are_computed_in_float32(dtype: torch.dtype) -> None:
+    """In bfloat16 the loss itself would have two digits; float64 stays what it is."""
+    logits = torch.tensor([[3.0, 1.25, -2.0], [0.5, 7.0, 6.5]]).to(dtype)
+    target = torch.tensor([1, 2])
+    wide = logits if dtype == torch.float64 else logits.float()
+    expected = torch.nn.functional.cross_entropy(wide, target, reduction="none")
+    found = TargetScalar(nn.Identity(), target, "loss")(logits)
+    assert found.dtype == expected.dtype
+    assert_close(found, expected)
+    assert_close(TargetScalar(nn.Identity(), target, "log-probability")(logits), -expected)
