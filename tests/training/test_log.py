@@ -1,7 +1,11 @@
 """The log: neither lost nor repeated lines."""
 
+from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+from veridical.runtime.errors import RunError
 from veridical.training.log import LOG, Log, read_log
 
 
@@ -43,3 +47,14 @@ def test_every_line_is_on_file_at_once(tmp_path: Path) -> None:
 
 def test_without_a_log_there_are_no_lines(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0)
+    log._file.close()
+    with Path("/dev/full").open("a", encoding="utf-8", buffering=1) as full, suppress(OSError):
+        log._file = full
+        for act in (lambda: log.write(1, {"loss": 1.0}), log.close):
+            with pytest.raises(RunError, match="/dev/full cannot be written: No space left"):
+                act()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json_lines, to_plain, write_atomic
 
 LOG = "log.jsonl"
@@ -32,8 +33,9 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; it is in the system's hands when this returns."""
-        self._file.write(_line({"step": step, **values}))
-        self._file.flush()
+        with self._told():
+            self._file.write(_line({"step": step, **values}))
+            self._file.flush()
         if self._events is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -41,15 +43,25 @@ class Log:
 
     def sync(self) -> None:
         """Bring all lines to the disk, as is needed before a checkpoint that follows them."""
-        os.fsync(self._file.fileno())
+        with self._told():
+            os.fsync(self._file.fileno())
         if self._events is not None:
             self._events.flush()
 
     def close(self) -> None:
         """Release the files."""
-        self._file.close()
+        with self._told():
+            self._file.close()
         if self._events is not None:
             self._events.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the disk refuses, being full above all, does not say which file it is about."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{self._file.name} cannot be written: {error.strerror}.") from error
 
 
 class Line(TypedDict):
