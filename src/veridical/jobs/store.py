@@ -79,9 +79,7 @@ class Store:
         # Most looks are at jobs that have no result, so the file is asked for before it is read.
         if not path.exists():
             return None
-        record = read_json(path, Record)
-        # Those of older versions have no seal.
-        return {**(read_json(path, Record, sealed=True) if "seal" in record else record)}
+        return {**read_json(path, Record, sealed=None)}
 
     def result(self, job: Job | str) -> dict[str, Any] | None:
         """Return what the job's function returned, or None when it is not done."""

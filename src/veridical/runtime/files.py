@@ -237,23 +237,28 @@ def write_sealed(path: str | os.PathLike[str], record: Mapping[str, object]) -> 
 
 
 @overload
-def read_json(path: str | os.PathLike[str], *, hint: str = AGAIN, sealed: bool = False) -> dict[str, Any]: ...
+def read_json(
+    path: str | os.PathLike[str], *, hint: str = AGAIN, sealed: bool | None = False
+) -> dict[str, Any]: ...
 @overload
 def read_json(
-    path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN, sealed: bool = False
+    path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN, sealed: bool | None = False
 ) -> F: ...
 def read_json(
-    path: str | os.PathLike[str], form: Any = dict, *, hint: str = AGAIN, sealed: bool = False
+    path: str | os.PathLike[str], form: Any = dict, *, hint: str = AGAIN, sealed: bool | None = False
 ) -> Any:
     """The content of a JSON file of our own, after its structure was checked.
 
     form: an annotation as `misfit` takes it: a mapping, unless something else is said; best a TypedDict of
     the keys that the caller reads. Whatever is wrong (missing, unreadable, too large, not UTF-8, not JSON,
     NaN, nested too deeply, without a key, a value of another type) is a RunError that names file and field.
-    hint: as in `read_bytes`. sealed: it is of `write_sealed`; whatever was changed since is damage too.
+    hint: as in `read_bytes`. sealed: it is of `write_sealed`; whatever was changed since is damage too. None:
+    if it has a seal, as what older versions wrote has not.
     """
     source = as_path(path)
     value = _parsed(read_bytes(source, MOST_TEXT, hint), form, source, hint)
+    if sealed is None:
+        sealed = _SEAL in value
     if sealed and value.pop(_SEAL, None) != _seal(value):
         _damaged(source, "it is not what was written (its seal differs)", hint)
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from veridical.runtime.errors import fail_argument
@@ -18,6 +19,8 @@ _WORDS: Mapping[Any, str] = {
     dict: "a mapping",
     type(None): "null",
 }
+
+_hints = cache(partial(get_type_hints, include_extras=True))
 
 
 def misfit(value: object, form: Any, place: str = "") -> str | None:
@@ -81,7 +84,7 @@ def _of_fields(value: object, form: Any, place: str) -> Iterator[str]:
     if not isinstance(value, Mapping):
         yield _said(place, value, "a mapping")
         return
-    hints = get_type_hints(form, include_extras=True)
+    hints = _hints(form)
     if is_typeddict(form):
         # Not from __required_keys__, which misses what `from __future__ import annotations` leaves as text.
         required = {key for key, inner in hints.items() if get_origin(inner) is not NotRequired}
