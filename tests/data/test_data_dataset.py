@@ -127,6 +127,7 @@ def test_the_validation_split_depends_on_the_seed_alone() -> None:
     [
         (("a", "b"), ("a", "b")),
         (("crane", "b", "crane"), ("crane (class 0)", "b", "crane (class 2)")),
+        (("a\ud800", "b"), (r"a\ud800", "b")),
         (("",) * 10, tuple(f" (class {number})" for number in range(10))),
         (("a", "a", "a (class 0)"), ("a (class 0)", "a (class 1)", "a (class 0) (class 2)")),
     ],

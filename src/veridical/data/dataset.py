@@ -121,9 +121,13 @@ class Dataset:
 
 
 def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names without equal ones: those get their numbers, so that results by class have them all."""
-    numbered = [f"{name} (class {number})" for number, name in enumerate(names)]
-    found = [own if names.count(name) > 1 else name for name, own in zip(names, numbered, strict=True)]
+    """Class names without equal ones: those get their numbers, so that results by class have them all.
+
+    What UTF-8 cannot say (a folder's name of other bytes) is escaped: no result could be written with it.
+    """
+    told = [name.encode("utf-8", "backslashreplace").decode() for name in names]
+    numbered = [f"{name} (class {number})" for number, name in enumerate(told)]
+    found = [own if told.count(name) > 1 else name for name, own in zip(told, numbered, strict=True)]
     return tuple(found if len(set(found)) == len(found) else numbered)
 
 
