@@ -131,8 +131,8 @@ def test_seeds_change_random_maps_and_nothing_else_does() -> None:
     ("build", "message"),
     [
         (lambda: InputGradient(output="logits"), "output: expected one of logit, loss, log-probability"),  # type: ignore[arg-type]
-        (lambda: SmoothGrad(samples=0), "samples: expected an integer of at least 1"),
-        (lambda: SmoothGrad(noise=-0.1), "noise: expected a standard deviation of at least 0"),
+        (lambda: SmoothGrad(samples=0), "samples: expected an integer from 1"),
+        (lambda: SmoothGrad(noise=-0.1), "noise: expected a number from 0"),
         (lambda: SmoothGrad(rows=True), "rows: expected an integer"),
     ],
 )

@@ -372,12 +372,12 @@ def test_quadrature_nodes_and_baseline_can_be_replaced() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nodes": 0}, "nodes: expected an integer of at least 1"),
-        ({"nodes": "many"}, "nodes: expected an integer of at least 1"),
+        ({"nodes": 0}, "nodes: expected an integer from 1"),
+        ({"nodes": "many"}, "nodes: expected an integer from 1"),
         ({"rule": "simpson"}, "rule: expected one of .*'simpson'"),
         ({"nodes": 1, "rule": "trapezoid"}, "at least 2"),
-        ({"tolerance": 0.0}, "tolerance: expected a positive number"),
-        ({"max_nodes": 0}, "max_nodes: expected an integer of at least 1"),
+        ({"tolerance": 0.0}, "tolerance: expected a number above 0"),
+        ({"max_nodes": 0}, "max_nodes: expected an integer from 1"),
         ({"output": "probability"}, "output: expected one of logit"),
     ],
 )

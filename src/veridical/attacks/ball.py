@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.attribution.classifier import check_inputs
+from veridical.runtime.checking import Checked
 from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.lengths import NARROW, length, power_of_two, widened
 
@@ -28,7 +29,7 @@ Noise = torch.Generator | NoiseRows | Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
-class Ball(ABC):
+class Ball(Checked, ABC):
     """All inputs within `radius` (input units) of an origin and inside the valid pixel range.
 
     Parameters
@@ -43,11 +44,8 @@ class Ball(ABC):
     bounds: tuple[float, float] | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not self.radius >= 0 or self.radius == float("inf"):
-            raise UsageError(
-                f"radius={self.radius!r}; a ball needs a finite radius of at least 0, in input units"
-            )
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+        super().__post_init__()
+        if self.bounds is not None and not (len(self.bounds) == 2 and self.bounds[0] < self.bounds[1]):
             raise UsageError(f"bounds={self.bounds!r}; expected (low, high) with low < high, or None")
 
     def project(self, inputs: Tensor, origin: Tensor) -> Tensor:

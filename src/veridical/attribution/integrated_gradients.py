@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Literal
 
 import torch
@@ -17,13 +16,12 @@ from veridical.attribution.method import (
     OutputFunction,
     Question,
     Target,
-    check_output,
     question,
 )
 from veridical.attribution.path import rows_of
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.errors import fail_argument
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor] | None
 """Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example,
@@ -58,17 +56,8 @@ class IntegratedGradients(AttributionMethod):
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        check_output(self.output)
-        if self.rows is not None:
-            check_count("rows", self.rows)
-        check_count("max_nodes", self.max_nodes)
-        if self.nodes != "auto":
-            check_count("nodes", self.nodes)
+        super().__post_init__()
         Quadrature(self.rule, self.max_nodes if self.nodes == "auto" else self.nodes)
-        if not (isfinite(self.tolerance) and self.tolerance > 0):
-            raise fail_argument(
-                "tolerance", self.tolerance, "a positive number, relative to the output's change"
-            )
 
     def with_nodes(self, nodes: int | Literal["auto"]) -> "IntegratedGradients":
         """The same method with another node count."""

@@ -21,6 +21,7 @@ from veridical.attribution.classifier import (
 from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
+from veridical.runtime.checking import Checked
 from veridical.runtime.errors import fail_argument, fail_unknown
 from veridical.runtime.record import record
 
@@ -78,7 +79,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class AttributionMethod(ABC):
+class AttributionMethod(Checked, ABC):
     """A frozen dataclass of options; calling it with a model and inputs gives the map.
 
     The model is evaluated in eval mode (dropout off, batch norm with its running statistics) whatever mode

@@ -1,16 +1,15 @@
 """Attribution methods without a path: input gradient, gradient x input, SmoothGrad, and random maps."""
 
-from dataclasses import dataclass
-from math import isfinite
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from veridical.attribution.gradients import input_gradient
-from veridical.attribution.method import AttributionMethod, OutputFunction, Question, check_output
+from veridical.attribution.method import AttributionMethod, OutputFunction, Question
 from veridical.attribution.path import rows_of
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.checking import limited
 from veridical.runtime.seeds import per_example_normal
 
 
@@ -22,9 +21,6 @@ class InputGradient(AttributionMethod):
     """
 
     output: Output | OutputFunction = "logit"
-
-    def __post_init__(self) -> None:
-        check_output(self.output)
 
     def _maps(self, asked: Question) -> Tensor:
         return asked.by_parts(
@@ -45,9 +41,6 @@ class GradientTimesInput(AttributionMethod):
 
     output: Output | OutputFunction = "logit"
 
-    def __post_init__(self) -> None:
-        check_output(self.output)
-
     def _maps(self, asked: Question) -> Tensor:
         return asked.inputs * InputGradient(self.output)._maps(asked)
 
@@ -64,18 +57,10 @@ class SmoothGrad(AttributionMethod):
     """
 
     samples: int = 32
-    noise: float = 0.15
+    noise: float = field(default=0.15, metadata=limited(0, 1e6))
     seed: int = 0
     output: Output | OutputFunction = "logit"
     rows: int | None = None
-
-    def __post_init__(self) -> None:
-        check_output(self.output)
-        check_count("samples", self.samples)
-        if self.rows is not None:
-            check_count("rows", self.rows)
-        if not (isfinite(self.noise) and self.noise >= 0):
-            raise fail_argument("noise", self.noise, "a standard deviation of at least 0, in input units")
 
     def _maps(self, asked: Question) -> Tensor:
         return asked.by_parts(self._mean, self.rows)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numbers
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from functools import cache
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, fail_argument, nearest
 from veridical.runtime.files import as_path
 from veridical.runtime.process_group import MOST
 
@@ -68,6 +68,11 @@ LIMITS: Mapping[str, Limit] = {
     "layout": Limit(2, 16),
     "moved": Limit(0, 10**4),
     "gallery": Limit(0, 1000),
+    **dict.fromkeys(("bounds", "baseline"), Limit(-1e6, 1e6)),
+    "rows": _COUNT,
+    "samples": Limit(1, 10**6),
+    "max_nodes": Limit(1, 10**4),
+    "tolerance": Limit(0, 1e6, above=True),
     "checkpoint_seconds": Limit(0, 1e9),
     "seed": Limit(-(2**63), 2**63 - 1),
 }
@@ -126,10 +131,10 @@ def taken(name: str, value: Any, hint: Any, limit: Limit | None = None) -> Any:
         found = _fitted(name, value, one, limit)
         if found is not _MISFIT:
             return found
-    choices = [choice for one in _members(hint) if get_origin(one) is Literal for choice in get_args(one)]
-    if choices and isinstance(value, str) and len(_members(hint, bare=True)) == 1:
-        raise fail_unknown(name, value, choices)
-    raise fail_argument(name, value, wanted(hint, limit))
+    near = nearest(
+        value, [known for one in _members(hint) if get_origin(one) is Literal for known in get_args(one)]
+    )
+    raise fail_argument(name, value, wanted(hint, limit), f"Did you mean {near}?" if near else "")
 
 
 def wanted(hint: Any, limit: Limit | None = None) -> str:
@@ -157,7 +162,7 @@ def _words(hint: Any, limit: Limit | None) -> str:
     if origin in (list, tuple):
         return f"a list of values, each {wanted(get_args(hint)[0], limit)}"
     if origin is not None:
-        return "a mapping of names to values"
+        return "a function" if origin is Callable else "a mapping of names to values"
     return _WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
@@ -174,9 +179,11 @@ def _fitted(name: str, value: Any, hint: Any, limit: Limit | None) -> Any:
         if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             return _MISFIT
         return origin(taken(name, one, get_args(hint)[0], limit) for one in value)
-    if origin is not None:
+    if origin in (dict, Mapping):
         return _mapping(name, value, get_args(hint))
-    return value if isinstance(value, hint) else _MISFIT
+    if origin is Callable:
+        return value if callable(value) and not isinstance(value, type) else _MISFIT
+    return value if hint is Any or isinstance(value, hint) else _MISFIT
 
 
 def _number(value: Any, kind: type, limit: Limit | None) -> Any:

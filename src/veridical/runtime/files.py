@@ -59,6 +59,8 @@ _MOST_TOLD = 6
 
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """The path with a leading ~ or ~user resolved; a UsageError for a user unknown here."""
+    if not isinstance(path, str | os.PathLike):
+        raise fail_argument(name, path, "the path of a file or folder")
     try:
         return Path(path).expanduser()
     except RuntimeError:
