@@ -24,6 +24,21 @@ def test_names_are_available_without_torch() -> None:
     assert done.stdout.split() == ["cnn", "rar-resnet", "mlp", "resnet18"]
 
 
+def test_building_imports_nothing_but_the_network() -> None:
+    program = """
+import sys
+from veridical.models import MODELS, build
+import torch
+before = set(sys.modules)
+for name in MODELS:
+    build(name, shape=(3, 8, 8), num_classes=3, seed=0)
+print(*(name for name in sys.modules if name not in before and not name.startswith("veridical.")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
