@@ -109,7 +109,7 @@ def test_the_error_lists_every_place_in_order(root: Path, name: str, monkeypatch
 
 
 def test_names_that_mean_nothing(root: Path) -> None:
-    with pytest.raises(UsageError, match=r"name: expected one of mnist-5k, mnist.*but got 'mnits'"):
+    with pytest.raises(UsageError, match=r"data: expected one of mnist-5k, mnist.*but got 'mnits'"):
         load("mnits", root)
     with pytest.raises(DataError, match=r"absent\.npz does not exist"):
         load(root / "absent.npz")
