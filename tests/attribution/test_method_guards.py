@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from veridical.attribution.captum_adapter import CaptumAttribution
+from veridical.attribution.classifier import all_finite
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import (
@@ -226,3 +227,17 @@ def test_descriptions_are_plain_values() -> None:
         "output": "logit",
         "rows": 512,
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_what_is_finite_is_told_by_each_value_and_not_by_their_sum(dtype: torch.dtype) -> None:
+    most = torch.finfo(dtype).max
+    for values, finite in (
+        ([[most, most], [most, 1.0]], True),
+        ([[-most, -most], [most, -most]], True),
+        ([[torch.inf, -torch.inf]], False),
+        ([[torch.nan, 1.0]], False),
+        ([[1.0, -torch.inf]], False),
+        ([[]], True),
+    ):
+        assert all_finite(torch.tensor(values, dtype=dtype)) is finite
