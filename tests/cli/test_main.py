@@ -137,12 +137,12 @@ def test_a_defect_keeps_its_traceback(kitchen: Mapping[str, Command]) -> None:
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["frey", "--out", "x"], "Did you mean `veridical fry`?"),
+        (["frey", "--out", "x"], "Did you mean fry?"),
         (["--verbose"], "See `veridical --help`."),
         (["fry"], "required: out"),
         (["fry", "--out", "x", "--max-haet", "1"], "did you mean --max-heat?"),
         (["fry", "--out", "x", "--max", "1"], "unrecognized arguments: --max"),  # no abbreviations
-        (["fry", "--out", "x", "--max_heat", "hot"], "--max-heat: Expected a <class 'float'>"),
+        (["fry", "--out", "x", "--max_heat", "hot"], "--max-heat: expected a number, but got 'hot'"),
         (["fry", "--out", "x", "--minutes", "1", "hot"], "--minutes"),
         (["fry", "--out", "x", "stray"], "unrecognized arguments: stray"),
         (["fry", "--out"], "argument --out: expected one argument"),

@@ -421,7 +421,7 @@ def test_failed_retrainings_are_told_with_the_end_of_their_log(
             out=tmp_path / "out",
             levels=(0.25,),
             executor=executor,
-            **{**ALONE, "repeats": 2, "optimiser": "sgd", "learning_rate": 1e36},
+            **{**ALONE, "repeats": 2, "optimiser": "sgd", "learning_rate": 1e6},
         )
 
 

@@ -150,7 +150,7 @@ def fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn
     """A new module from a record that names foreign code; None for one that `train` builds by its name."""
     if ":" not in record["name"]:
         return None
-    factory = imported("model", record["name"], trust_code=trust_code)
+    factory = imported("model", record["name"], trust_code=trust_code, named=[*_FORM, *record["options"]])
     shape, classes = tuple(record["shape"]), record["num_classes"]
     built = factory(shape=shape, num_classes=classes, seed=seed, **record["options"])
     if not isinstance(built, nn.Module):
