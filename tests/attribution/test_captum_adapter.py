@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import (
@@ -133,3 +134,30 @@ def test_results_that_are_not_one_tensor_are_refused() -> None:
     method = CaptumAttribution(CaptumIntegratedGradients, return_convergence_delta=True)
     with pytest.raises(UsageError, match="returned a tuple, expected one tensor"):
         method(network(), images(), TARGET)
+
+
+def _of_torch(inputs: Tensor) -> Tensor:
+    return torch.randn(inputs.shape, dtype=inputs.dtype)
+
+
+def _of_numpy(inputs: Tensor) -> Tensor:
+    return torch.from_numpy(np.random.standard_normal(tuple(inputs.shape)))
+
+
+@pytest.mark.parametrize("draw", [_of_torch, _of_numpy])
+def test_the_seed_decides_what_is_drawn_from_either_global_generator(draw: Any) -> None:
+    """Captum's perturbations draw from both."""
+
+    class Drawing:
+        def __init__(self, _model: nn.Module) -> None:
+            pass
+
+        def attribute(self, inputs: Tensor, target: Tensor) -> Tensor:
+            del target
+            noise: Tensor = draw(inputs)
+            return noise
+
+    model, inputs = network(), images()
+    first, again, other = (CaptumAttribution(Drawing, seed=s)(model, inputs, TARGET) for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not bool((first == other).any())
