@@ -24,7 +24,7 @@ from veridical.studies.diffroar_run import diffroar_run
 from veridical.training.run import load
 
 ERRORS = (RunError, DataError, UsageError)
-FOLDERS = ("natural", "natural-attack", "natural-diffroar")
+FOLDERS = ("natural", "natural-attack", "damaged-diffroar")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def finished(place: Path) -> Path:
     diffroar_run(
         DiffRoarOptions(
             run=str(place / "natural"),
-            out=str(place / "natural-diffroar"),
+            out=str(place / "damaged-diffroar"),
             levels=[0.1, 0.5],
             repeats=2,
             control_repeats=1,
@@ -92,8 +92,8 @@ FILES = (
     ("natural", "model.safetensors"),
     ("natural-attack", "result.json"),
     ("natural-attack", "examples.npz"),
-    ("natural-diffroar", "result.json"),
-    ("natural-diffroar", "examples.npz"),
+    ("damaged-diffroar", "result.json"),
+    ("damaged-diffroar", "examples.npz"),
 )
 
 
