@@ -24,7 +24,12 @@ from veridical.studies.diffroar_run import diffroar_run
 from veridical.training.run import load
 
 ERRORS = (RunError, DataError, UsageError)
-FOLDERS = ("natural", "natural-attack", "damaged-diffroar")
+READERS: dict[str, Callable[[Path], object]] = {
+    "natural": load,
+    "natural-attack": read_attack,
+    "damaged-diffroar": read_measured,
+}
+FOLDERS = tuple(READERS)
 
 
 @pytest.fixture(scope="module")
@@ -157,20 +162,43 @@ def changed(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return whole
 
 
+Changes = list[tuple[tuple[Any, ...], Any]]
+
+
+def taken(copy: Path, name: str, document: Any, changes: Changes, read: Callable[[Path], object]) -> bool:
+    """Whether a file with changes can be read; if not, the error names its folder."""
+    for place, value in changes:
+        document = changed(document, place, value)
+    (copy / name).write_text(json.dumps(document))
+    try:
+        read(copy)
+    except ERRORS as error:
+        assert str(copy) in str(error), changes  # noqa: PT017 - what is not read is not checked
+        return False
+    except Exception as error:
+        raise AssertionError(str(changes)) from error
+    return True
+
+
+def show(copy: Path, name: str, document: Any, changes: Changes) -> None:
+    """Draw a page of a file with changes: all at once, or halves of them where not all are taken together."""
+    if not taken(copy, name, document, changes, read) and len(changes) > 1:
+        half = len(changes) // 2
+        show(copy, name, document, changes[:half])
+        show(copy, name, document, changes[half:])
+
+
 @pytest.mark.parametrize(("folder", "name"), [entry for entry in FILES if entry[1].endswith(".json")])
 def test_wrong_structure(finished: Path, tmp_path: Path, folder: str, name: str) -> None:
     copy = shutil.copytree(finished / folder, tmp_path / folder)
     document = json.loads((copy / name).read_text())
-    read(copy)
-    for number, place in enumerate(places(document)):
-        value = OTHERS[number % len(OTHERS)]
-        (copy / name).write_text(json.dumps(changed(document, place, value)))
-        try:
-            read(copy)
-        except ERRORS as error:
-            assert str(copy) in str(error), (place, value)  # noqa: PT017 - what is not read is not checked
-        except Exception as error:
-            raise AssertionError(f"{place} as {value!r}") from error
+    assert taken(copy, name, document, [], read)
+    one_by_one = ((place, OTHERS[number % len(OTHERS)]) for number, place in enumerate(places(document)))
+    kept = [change for change in one_by_one if taken(copy, name, document, [change], READERS[folder])]
+    while kept:  # what lies deepest first: a change above it would hide it
+        inner = [one for one in kept if not any(one[0] == o[0][: len(one[0])] for o in kept if o != one)]
+        show(copy, name, document, inner)
+        kept = [one for one in kept if one not in inner]
 
 
 ARRAYS: dict[str, Callable[[Any], Any]] = {
@@ -206,14 +234,14 @@ def test_other_arrays_with_a_right_digest(finished: Path, tmp_path: Path, folder
                 raise AssertionError(f"{name} {damage}") from error
 
 
-@pytest.mark.parametrize("command", ["sanity", "diffroar", "leakage", "theory"])
+@pytest.mark.parametrize("command", ["attack", "demo", "diffroar", "leakage", "sanity", "theory"])
 @pytest.mark.parametrize("option", ["--device=cuda:99", "--store=FILE", "--threads=0"])
 def test_a_refused_command_leaves_no_claim(
     finished: Path, tmp_path: Path, command: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
     given = [option.replace("FILE", str(tmp_path / "file")), "--out", str(tmp_path / "out")]
-    if command in ("sanity", "diffroar"):
+    if command in ("attack", "sanity", "diffroar"):
         given += ["--run", str(finished / "natural")]
     assert main([command, *(["one-layer"] if command == "theory" else []), *given]) == 2
     assert not (tmp_path / "out").exists()

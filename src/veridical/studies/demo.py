@@ -14,6 +14,7 @@ from veridical.auditing.settings import EvaluationSettings, evaluation_settings
 from veridical.data import load
 from veridical.report.measures import Interval
 from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, TrainOptions
+from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import CLAIM, claim_folder, write_json
 from veridical.runtime.provenance import result_document
 from veridical.runtime.record import record
@@ -88,6 +89,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
         "evaluation": asdict(settings),
         "seed": options.seed,
     }
+    resolve_device(options.device)  # refused, it leaves no claim
     claim_folder(folder, "demo", config)
     begun = time.monotonic()
     threads = max(1, (os.cpu_count() or 2) // 2)
