@@ -122,7 +122,7 @@ class Watch:
         try:
             descriptor = lock(folder)
         except BlockingIOError:
-            self._tell_of_silence(folder)
+            self.tell_of_silence(folder)
             return False, None
         except OSError:  # somebody deleted the folder, or spoilt it: who tries to take it says so
             return True, None
@@ -137,8 +137,8 @@ class Watch:
         finally:
             unlock(descriptor)
 
-    def _tell_of_silence(self, folder: Path) -> None:
-        """Say once that an owner on this system, whose lock nobody can take over, does not stir."""
+    def tell_of_silence(self, folder: Path) -> None:
+        """Say once that the owner of a job, which nobody can take over yet, does not stir."""
         with contextlib.suppress(OSError, RunError):
             attempt = last_attempt(folder)
             if attempt and self._stands_still(folder, attempt) and folder not in self._told:

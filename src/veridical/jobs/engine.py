@@ -49,6 +49,7 @@ def run_jobs(
         while not session.over():
             session.collect(poll_seconds)
             session.look_at_waiting(poll_seconds)
+            session.listen_to_running()
             tell(session.progress())
     finally:
         session.cancel()

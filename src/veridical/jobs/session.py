@@ -15,6 +15,7 @@ from veridical.jobs.execution import execute, task
 from veridical.jobs.executors import InProcess, WorkerLost
 from veridical.jobs.job import Job
 from veridical.jobs.outcome import Outcome, Progress
+from veridical.jobs.pool import ProcessPool
 from veridical.jobs.store import Store
 from veridical.runtime.errors import RunError
 
@@ -34,6 +35,7 @@ class Session:
         self._finished: queue.SimpleQueue[Future[Answer]] = queue.SimpleQueue()
         self._waiting: dict[str, Job] = {}
         self._watch, self._looked = Watch(store.stale_after), 0.0
+        self._listened = time.monotonic()
         self._losses: dict[str, int] = {}
         self._sent: dict[str, int] = {}
         self._counts = {"done": 0, "reused": 0, "failed": 0}
@@ -90,6 +92,17 @@ class Session:
                 if free:
                     del self._waiting[job.id]
                     self.submit(job, takeover)
+
+    def listen_to_running(self) -> None:
+        """Say, now and then, whose worker gives no sign of life; a pool says so of its own."""
+        if isinstance(self._executor, ProcessPool):
+            return
+        if time.monotonic() - self._listened < self._store.stale_after / 2:
+            return
+        self._listened = time.monotonic()
+        for job in self._running.values():
+            if job.id not in self._losses:  # the last sign may be that of the worker that was lost
+                self._watch.tell_of_silence(self._store.folder(job))
 
     def over(self) -> bool:
         """Say whether every job has an outcome."""
