@@ -163,7 +163,7 @@ BOTH_ATTACKS: dict[str, Callable[..., Any]] = {
         ({"target": torch.zeros(3, dtype=torch.int64)}, r"expected \(2,\).*shape \(3,\)"),
         ({"target": torch.zeros(2)}, "int64.*float32"),
         ({"target": [0, 1]}, r"int64.*got \[0, 1\]"),
-        ({"indices": [1]}, "1 indices were given for 2 examples"),
+        ({"indices": [1]}, "indices: expected 2 integers"),
         ({"ball": 0.1}, r"ball: expected a ball, such as Linf\(0.1\)"),
     ],
 )
@@ -212,7 +212,7 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
 LENGTHS: dict[str, Callable[[Any], Any]] = {
     "step_size": lambda value: Inner(step_size=value),
     "beta": SoftplusTwin,
-    "climb, beta": lambda value: Climb(beta=value),
+    "beta": lambda value: Climb(beta=value),
     "beta_end": lambda value: Climb(beta_end=value),
     "momentum": lambda value: Climb(momentum=value),
     "label_weight": lambda value: Climb(label_weight=value),

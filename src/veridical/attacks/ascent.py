@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from veridical.attacks.ball import Ball, Noise
+from veridical.attribution.path import check_scalar
 from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
 from veridical.runtime.lengths import power_of_two
 from veridical.runtime.record import record
@@ -162,11 +163,7 @@ def value_and_gradient(score: Score | GradientScore, inputs: Tensor) -> tuple[Te
     with torch.enable_grad():
         point = inputs.detach().requires_grad_(True)
         value = score(point)
-        if value.shape != inputs.shape[:1]:
-            raise UsageError(
-                f"the score returned shape {tuple(value.shape)} for {inputs.shape[0]} examples; expected "
-                f"({inputs.shape[0]},), one number per example"
-            )
+        check_scalar(value, point)
         (gradient,) = torch.autograd.grad(value.sum(), point)
     return value.detach(), gradient
 

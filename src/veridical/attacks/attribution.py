@@ -15,8 +15,7 @@ from veridical.attacks.ball import Ball, draw, numbered_examples
 from veridical.attacks.climbing import FixedDirection, MapAscent, check_twin
 from veridical.attacks.directions import Direction, RandomSign
 from veridical.attacks.judge import Judge
-from veridical.attacks.protocols import Protocol
-from veridical.attacks.protocols import protocol as protocol_by_name
+from veridical.attacks.protocols import Protocol, protocol_of
 from veridical.attribution.classifier import (
     check_attribution,
     check_climbable,
@@ -31,8 +30,9 @@ from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder
+from veridical.runtime.checking import checked
 from veridical.runtime.devices import rows_at_once
-from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.errors import fail_argument
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
@@ -83,6 +83,7 @@ class AttackResult:
     rewrites: int
 
 
+@checked("attribution", "attack", "ball", "protocol", "indices")
 def attack(
     model: nn.Module,
     inputs: Tensor,
@@ -133,10 +134,9 @@ def attack(
             "a direction: TopK(k), MassCentre(), TargetRegion(top, bottom, left, right), RandomSign()"
         )
         raise fail_argument("attack", attack, directions)
-    plan = (protocol_by_name(protocol) if isinstance(protocol, str) else protocol).towards(attack)
+    plan = protocol_of(protocol).towards(attack)
     if rows is None:
         rows = rows_at_once(inputs, ROWS, _KEPT)
-    check_count("rows", rows)
     at_once = batch_size(attribution, plan, rows)
     results: list[AttackResult] = []
     if not len(inputs):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from veridical.attribution.classifier import check_inputs
+from veridical.attribution.classifier import check_indices, check_inputs
 from veridical.runtime.checking import Checked
 from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
 from veridical.runtime.lengths import NARROW, length, power_of_two, widened
@@ -143,10 +143,7 @@ def numbered_examples(
                 f"inputs run from {least:.6g} to {greatest:.6g}, outside the ball's bounds {ball.bounds}; "
                 "scale them, or give the ball the bounds of your inputs (None for none)"
             )
-    numbers = list(range(len(inputs))) if indices is None else [int(index) for index in indices]
-    if len(numbers) != len(inputs):
-        raise UsageError(f"{len(numbers)} indices were given for {len(inputs)} examples; expected one each")
-    return numbers
+    return list(check_indices(indices, len(inputs)))
 
 
 BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
-from veridical.attacks.ball import Ball, Noise, numbered_examples
-from veridical.attribution.classifier import examining, out_of_inference
+from veridical.attacks.ball import Ball, Noise, NoiseRows, numbered_examples
+from veridical.attribution.classifier import all_finite, examining, out_of_inference
 from veridical.attribution.scalars import TargetScalar
-from veridical.runtime.errors import check_count, check_positive
+from veridical.runtime.checking import checked
+from veridical.runtime.errors import UsageError, fail_argument
 from veridical.runtime.seeds import stream
 
 
+@checked("ball", "indices")
 def pgd(
     model: nn.Module,
     inputs: Tensor,
@@ -39,12 +42,12 @@ def pgd(
     do not fit.
     """
     numbers = numbered_examples(inputs, target, ball, indices)
-    check_count("steps", steps)
     size = 2.5 * ball.radius / steps if step_size is None else step_size
-    if ball.radius > 0:
-        check_positive("step_size", size, "a finite length above 0, in input units")
     if not numbers:
         return inputs.detach()
+    each = generator if isinstance(generator, Sequence) else [generator]
+    if not all(isinstance(one, torch.Generator | NoiseRows | None) for one in each):
+        raise fail_argument("generator", generator, "a torch.Generator, one per example, or None")
     if generator is None:
         generator = [stream(seed, "pgd", number) for number in numbers]
     with examining(model):
@@ -59,5 +62,9 @@ def pgd(
             keep=keep,
             generator=generator,
             restarts=restarts,
+        )
+    if not all_finite(found.inputs):
+        raise UsageError(
+            "the loss has a gradient that is NaN; look for an infinite derivative (sqrt or log at 0)"
         )
     return found.inputs

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from veridical.attacks.directions import TopK
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
+from veridical.runtime.checking import Checked, limited
+from veridical.runtime.errors import UsageError, fail_unknown
 
 
 @dataclass(frozen=True)
-class Climb:
+class Climb(Checked):
     """One restart of an attribution attack.
 
     Parameters
@@ -32,24 +33,17 @@ class Climb:
     """
 
     start: Literal["origin", "random"] = "origin"
-    beta: float | None = 1.0
-    beta_end: float | None = None
-    momentum: float = 0.0
+    beta: float | None = field(default=1.0, metadata=limited(0, 1e6, above=True))
+    beta_end: float | None = field(default=None, metadata=limited(0, 1e6, above=True))
+    momentum: float = field(default=0.0, metadata=limited(0, 1e6))
     decay: Literal["constant", "linear"] = "constant"
     goal: Literal["attack", "decorrelate"] = "attack"
-    label_weight: float = 0.0
-    step_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("beta", "beta_end", "momentum", "label_weight", "step_scale"):
-            value = getattr(self, name)
-            absent = value is None if name.startswith("beta") else value == 0 and name != "step_scale"
-            if not absent:
-                check_positive(f"climb, {name}", value)
+    label_weight: float = field(default=0.0, metadata=limited(0, 1e6))
+    step_scale: float = field(default=1.0, metadata=limited(0, 1e4, above=True))
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Checked):
     """An attribution attack's budget and judge.
 
     Parameters
@@ -79,17 +73,14 @@ class Protocol:
     climb_nodes: Quadrature = Quadrature("right", 100)
     judge_nodes: Quadrature = Quadrature("right", 100)
     final_nodes: Quadrature | None = None
-    shortlist: int = 1
+    shortlist: int = field(default=1, metadata=limited(1, 10**9))
     climbs: tuple[Climb, ...] = (Climb(),)
     minimise_each: bool = False
 
     def __post_init__(self) -> None:
-        whose = f"protocol {self.name!r}"
-        for name in ("steps", "shortlist", *(() if self.k is None else ("k",))):
-            check_count(f"{whose}, {name}", getattr(self, name))
-        check_positive(f"{whose}, step_size", self.step_size)
+        super().__post_init__()
         if not self.climbs:
-            raise UsageError(f"{whose} has no climbs; expected at least 1")
+            raise UsageError(f"protocol {self.name!r} has no climbs; expected at least 1")
 
     @property
     def compared(self) -> int:
@@ -145,7 +136,15 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)
 
 def protocol(name: str, **changes: object) -> Protocol:
     """The protocol of that name, with those fields replaced that are given and not None."""
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise fail_unknown("protocol", name, PROTOCOLS)
+    known = [field.name for field in fields(Protocol)]
+    if unknown := next((key for key in changes if key not in known), None):
+        raise fail_unknown("field of a protocol", unknown, known)
     given = {key: value for key, value in changes.items() if value is not None}
     return replace(PROTOCOLS[name], **given)  # type: ignore[arg-type]
+
+
+def protocol_of(given: str | Protocol) -> Protocol:
+    """The protocol, which may be named."""
+    return given if isinstance(given, Protocol) else protocol(given)

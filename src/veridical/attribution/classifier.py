@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tens
             f"the model returned a {type(logits).__name__}{inside}; expected a tensor of logits ({rows}, K). "
             "Wrap it in a module that returns the logits alone."
         )
-    if logits.ndim != 2 or logits.shape[0] != rows or not logits.is_floating_point():
+    if logits.ndim != 2 or logits.shape[0] != rows or not logits.is_floating_point() or not logits.shape[1]:
         hint = (
             " A lone image must keep its row: look for squeeze() in the model."
             if rows == 1 and logits.ndim == 1
@@ -132,6 +133,18 @@ def check_inputs(inputs: object, name: str = "inputs") -> Tensor:
     return inputs
 
 
+def check_indices(indices: Any, examples: int) -> Sequence[int]:
+    """The examples' numbers in their data set, from 0 where none are given, or a UsageError."""
+    if indices is None:
+        return range(examples)
+    with suppress(TypeError, ValueError, RuntimeError):
+        numbers = torch.as_tensor(indices)
+        whole = not (numbers.dtype == torch.bool or numbers.is_floating_point() or numbers.is_complex())
+        if numbers.shape == (examples,) and (whole or not examples):
+            return [int(number) for number in numbers.tolist()]
+    raise fail_argument("indices", indices, f"{examples} integers, the examples' numbers in their data set")
+
+
 def check_map(maps: object, inputs: Tensor, *, graph: bool = False, finite: bool = True) -> Tensor:
     """Give back an attribution's map; a UsageError for another shape, NaN, infinity, or a missing graph."""
     if not isinstance(maps, Tensor) or maps.shape != inputs.shape or not maps.is_floating_point():
@@ -156,7 +169,7 @@ def check_map(maps: object, inputs: Tensor, *, graph: bool = False, finite: bool
 
 def check_attribution(attribution: object, *, create_graph: bool) -> None:
     """Raise a UsageError unless it can be called as one, and with `create_graph` if its maps are climbed."""
-    if not callable(attribution):
+    if isinstance(attribution, type) or not callable(attribution):
         raise fail_argument(
             "attribution", attribution, "a method such as IntegratedGradients(), or a function to maps"
         )

@@ -8,7 +8,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import check_map, examining, out_of_inference, parameter_like
+from veridical.attribution.classifier import (
+    check_attribution,
+    check_map,
+    examining,
+    out_of_inference,
+    parameter_like,
+)
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.runtime.errors import check_count, fail_argument
 from veridical.runtime.process_group import ALONE, ProcessGroup
@@ -61,6 +67,7 @@ def dataset_maps(
     Raises UsageError for maps that have not the shape of the inputs, as those of a hidden layer.
     """
     check_count("batch_size", batch_size)
+    check_attribution(attribution, create_graph=False)
     if isinstance(target, Tensor):
         if target.shape != (len(examples),):
             raise fail_argument("target", target, f"a class for each of {len(examples)} examples")

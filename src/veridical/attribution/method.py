@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import (
     check_finite_map,
+    check_indices,
     check_inputs,
     class_logits,
     examining,
@@ -21,7 +22,7 @@ from veridical.attribution.classifier import (
 from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
-from veridical.runtime.checking import Checked
+from veridical.runtime.checking import Checked, taken
 from veridical.runtime.errors import fail_argument, fail_unknown
 from veridical.runtime.record import record
 
@@ -51,7 +52,7 @@ class Question:
     model: nn.Module
     inputs: Tensor
     target: Tensor
-    indices: Tensor | Sequence[int]
+    indices: Sequence[int]
     create_graph: bool
 
     def scalar(self, output: Output | OutputFunction, examples: Tensor | None = None) -> Scalar:
@@ -152,13 +153,14 @@ def question(
 ) -> Iterator[Question]:
     """Check the arguments, guard the model while the block lasts, and hand out the resolved question."""
     check_inputs(inputs)
+    create_graph = taken("create_graph", create_graph, bool)
     with examining(model, weights=create_graph):
         inputs = out_of_inference(inputs)
         yield Question(
             model,
             inputs if create_graph else inputs.detach(),
             _resolve_target(model, inputs, target),
-            _resolve_indices(indices, inputs.shape[0]),
+            check_indices(indices, inputs.shape[0]),
             create_graph,
         )
 
@@ -187,7 +189,7 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     examples = inputs.shape[0]
     if target is None:
         return class_logits(model, inputs).argmax(dim=1)
-    if isinstance(target, int) and not isinstance(target, bool):
+    if isinstance(target, int) and not isinstance(target, bool) and abs(target) < 2**63:
         target = torch.full((examples,), target)
     if not isinstance(target, Tensor) or target.shape != (examples,) or target.dtype.is_floating_point:
         raise fail_argument(
@@ -196,17 +198,6 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     if examples and int(target.min()) < 0:
         raise fail_argument("target", target.tolist(), "classes of at least 0")
     return out_of_inference(target.to(inputs.device, torch.int64))
-
-
-def _resolve_indices(indices: Tensor | Sequence[int] | None, examples: int) -> Tensor | Sequence[int]:
-    if indices is None:
-        return range(examples)
-    numbers = torch.as_tensor(indices).cpu()
-    if numbers.shape != (examples,) or numbers.dtype.is_floating_point or numbers.dtype == torch.bool:
-        raise fail_argument(
-            "indices", indices, f"{examples} integers, the examples' numbers in their data set"
-        )
-    return numbers
 
 
 def _plain(value: Any) -> Any:

@@ -132,7 +132,7 @@ def input_gradients(scalar: Scalar, points: Tensor, create_graph: bool) -> Tenso
     """Gradient of the sum of `scalar` in `points` (M, ...); no gradient of the weights is computed."""
     with QuickSecondOrder() if create_graph else nullcontext():
         values = scalar(points)
-    _check_scalar(values, points)
+    check_scalar(values, points)
     with inputs_only():
         (gradients,) = torch.autograd.grad(values.sum(), points, create_graph=create_graph)
     return gradients
@@ -164,7 +164,7 @@ def _conductance(
                     f"the output of {type(layer).__name__} is changed in place through another name of it, "
                     "so it has no gradient of its own; write that out of place, or take another layer"
                 )
-        _check_scalar(values, points)
+        check_scalar(values, points)
         (gradients,) = torch.autograd.grad(values.sum(), hidden, create_graph=create_graph)
         speed = forward_ad.unpack_dual(hidden).tangent
         if speed is None:
@@ -205,7 +205,8 @@ def _with_output_of(
     return captured[0], values, captured[0]._version != versions[0]
 
 
-def _check_scalar(values: Tensor, points: Tensor) -> None:
+def check_scalar(values: Tensor, points: Tensor) -> None:
+    """Raise a UsageError unless there is one number per input, with a graph to differentiate."""
     if values.shape != points.shape[:1]:
         raise UsageError(
             f"the scalar returned shape {tuple(values.shape)} for {points.shape[0]} inputs; expected "

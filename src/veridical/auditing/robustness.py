@@ -14,7 +14,7 @@ from torch import nn
 from veridical.attacks.attribution import ROWS, Method, batch_size
 from veridical.attacks.ball import ball
 from veridical.attacks.directions import Direction, TopK
-from veridical.attacks.protocols import Protocol
+from veridical.attacks.protocols import Protocol, protocol_of
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
@@ -23,7 +23,8 @@ from veridical.auditing.parts import PartStore
 from veridical.auditing.result import RadiusResult, RobustnessResult, notes, summary
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import proportion_interval
-from veridical.runtime.errors import check_count, check_positive, fail_argument
+from veridical.runtime.checking import checked
+from veridical.runtime.errors import fail_argument
 
 Progress = Callable[[int, int], Any]
 """(examples done, examples in total), over all radii."""
@@ -31,6 +32,7 @@ Progress = Callable[[int, int], Any]
 _PART = re.compile(r"radius-.*-from-(\d+)-to-(\d+)\.npz")
 
 
+@checked("split", "attribution", "attack", "protocol", "parts")
 def measure_robustness(
     model: nn.Module,
     split: Split,
@@ -93,6 +95,8 @@ def measure_robustness(
 
     Source: Chen et al. (2019), section 5; the settings per data set are in `veridical.auditing.settings`.
     """
+    if not isinstance(split, Split):
+        raise fail_argument("split", split, "a split of a data set, such as load(NAME).test")
     count = len(split) if examples is None else min(examples, len(split))
     if count < 1:
         raise fail_argument("examples", examples, f"a number from 1 to {len(split)}, the images there are")
@@ -100,9 +104,6 @@ def measure_robustness(
     method = IntegratedGradients() if attribution is None else attribution
     direction = TopK(plan.compared) if attack is None else attack
     plan = plan.towards(direction)
-    check_count("pgd_steps", pgd_steps)
-    if pgd_step_size is not None:
-        check_positive("pgd_step_size", pgd_step_size)
     pgd_length = 2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size
 
     def at(r: float) -> Examination:
@@ -143,7 +144,7 @@ def _plan(
         return protocol_by_name(protocol, k=k, steps=steps, step_size=length)
     given = {"k": k, "steps": steps, "step_size": step_size}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(protocol, **changes)
+    return replace(protocol_of(protocol), **changes)
 
 
 def _collect(

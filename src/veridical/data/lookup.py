@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from veridical.data.arrays import MAX_SIDE, Arrays, check_arrays
+from veridical.data.arrays import Arrays, check_arrays
 from veridical.data.dataset import Dataset, Split
 from veridical.data.download import download_original
 from veridical.data.equalise import equalise as equalise_planes
@@ -19,10 +19,12 @@ from veridical.data.folders import read_folder
 from veridical.data.npz import read_npz
 from veridical.data.places import Place, data_root, places
 from veridical.data.registry import DATASETS, DatasetEntry
+from veridical.runtime.checking import checked
 from veridical.runtime.errors import DataError, fail_argument, fail_unknown
 from veridical.runtime.files import as_path
 
 
+@checked()
 def load(
     name: str | os.PathLike[str],
     root: str | os.PathLike[str] | None = None,
@@ -52,8 +54,6 @@ def load(
     text = os.fspath(name)
     path = as_path(text, "data")
     entry = DATASETS.get(text)
-    if size is not None and not 1 <= size <= MAX_SIDE:
-        raise fail_argument("size", size, f"an integer from 1 to {MAX_SIDE} (pixels), or None")
     folder = entry is None and path.suffix != ".npz" and path.is_dir()
     if split_seed != 0 and not folder:
         raise fail_argument(

@@ -15,6 +15,7 @@ from veridical.faithfulness.measurement import Judged, Measurement, prepare
 from veridical.faithfulness.measuring import Tell, measure
 from veridical.faithfulness.recipe import OVERRIDES
 from veridical.faithfulness.result import DiffRoarResult
+from veridical.runtime.checking import checked
 from veridical.runtime.config import (
     BaselineName,
     DiffRoarOptions,
@@ -31,6 +32,7 @@ from veridical.runtime.files import as_path
 from veridical.training.run import Run
 
 
+@checked("attribution")
 def diffroar(
     run_or_model: Judged,
     data: Dataset | str | None = None,

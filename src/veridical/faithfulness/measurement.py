@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from veridical.attribution.classifier import check_attribution
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset, load
 from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
@@ -146,6 +147,7 @@ def prepare(
     model = run.model if run is not None else judged
     if not isinstance(model, nn.Module):
         raise fail_argument("run_or_model", judged, "a run, its folder, or an nn.Module")
+    method = _attribution(attribution, design.seed, trust_code=trust_code)
     begun = time.perf_counter()
     images, where = _images(run, data, data_root)
     # Masks, if there are any, are of no use here, and do not fit a part of the images.
@@ -159,7 +161,7 @@ def prepare(
         model=model,
         weights=hashlib.sha256(packed(weights(model))).hexdigest(),
         data=images,
-        attribution=_attribution(attribution, design.seed, trust_code=trust_code),
+        attribution=method,
         design=design,
         fill=resolve_fill(design.fill, images.train, design.seed),
         architecture=record,
@@ -204,6 +206,7 @@ def _attribution(
         return path
     if isinstance(given, str):
         return attribution_by_name(given, seed=seed, trust_code=trust_code)
+    check_attribution(given, create_graph=False)
     return given
 
 

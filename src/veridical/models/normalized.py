@@ -1,6 +1,7 @@
 """Constant normalisation of images in [0, 1]: as a first layer, and around somebody else's network."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 
 import torch
@@ -54,8 +55,10 @@ class Normalized(nn.Module):
         bounds: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         super().__init__()
-        low, high = (float(bound) for bound in bounds)
-        if not (isfinite(low) and isfinite(high) and low < high):
+        if not isinstance(model, nn.Module):
+            raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
+        low, high = (*_numbers("bounds", bounds), 0.0, 0.0)[:2]
+        if not low < high:
             raise fail_argument("bounds", bounds, "(low, high), finite, with low < high")
         # One affine map, not two: (low + span x - mean) / std = (x - (mean - low) / span) / (std / span).
         span = high - low
@@ -72,7 +75,9 @@ class Normalized(nn.Module):
 
 
 def _numbers(name: str, value: PerChannel) -> tuple[float, ...]:
-    numbers = tuple(torch.as_tensor(value, dtype=torch.float64).flatten().tolist())
+    numbers: tuple[float, ...] = ()
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):
+        numbers = tuple(torch.as_tensor(value, dtype=torch.float64).flatten().tolist())
     if not numbers or not all(isfinite(number) for number in numbers):
         raise fail_argument(name, value, "a finite number, or one finite number per channel")
     return numbers

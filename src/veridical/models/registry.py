@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from veridical.runtime.checking import checked
 from veridical.runtime.errors import fail_argument, fail_unknown
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def build(name: str, *, shape: Sequence[int], num_classes: int, seed: int, **opt
     return network
 
 
+@checked()
 def model_config(name: str, *, shape: Sequence[int], num_classes: int, **options: Any) -> dict[str, Any]:
     """What `build` would build, as plain values for a run's record: name, shape, num_classes, all options.
 
@@ -162,8 +164,6 @@ def model_config(name: str, *, shape: Sequence[int], num_classes: int, **options
         raise fail_unknown("model", name, MODELS, hint)
     entry = MODELS[name]
     sizes = _shape(entry, shape)
-    if not _is_count(num_classes):
-        raise fail_argument("num_classes", num_classes, "an integer of at least 1")
     return {
         "name": name,
         "shape": sizes,
@@ -182,7 +182,7 @@ def _is_number(value: object) -> bool:
 
 def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:
     sizes = list(shape)
-    if len(sizes) != 3 or not all(map(_is_count, sizes)):
+    if len(sizes) != 3:
         raise fail_argument("shape", shape, "(channels, height, width), three integers of at least 1")
     if sizes[1] % entry.divisor or sizes[2] % entry.divisor:
         free = ", ".join(other.name for other in MODELS.values() if other.divisor == 1)

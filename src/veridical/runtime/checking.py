@@ -1,22 +1,26 @@
 """The one check of every option's value, by its field's annotation and by LIMITS; free of torch.
 
-Classes of options inherit `Checked`: an option is refused in the same words from a command line, a file or
-Python, before any work and before a folder is made.
+Classes of options inherit `Checked`, and functions are decorated by `checked`: an option is refused in the
+same words from a command line, a file or Python, before any work and before a folder is made.
 """
 
 from __future__ import annotations
 
+import inspect
 import numbers
 import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from functools import cache
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from functools import cache, wraps
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from veridical.runtime.errors import UsageError, fail_argument, nearest
 from veridical.runtime.files import as_path
 from veridical.runtime.process_group import MOST
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class Limit(NamedTuple):
@@ -55,11 +59,11 @@ LIMITS: Mapping[str, Limit] = {
     **dict.fromkeys(("averaging", "warm_up"), Limit(0, 1, below=True)),
     **dict.fromkeys(("contrast", "null_contrast"), Limit(0, 1, above=True)),
     **dict.fromkeys(("train_examples", "test_examples", "examples", "explained", "attacked", "k"), _COUNT),
-    **dict.fromkeys(("repeats", "control_repeats", "seeds"), Limit(1, 1000)),
+    **dict.fromkeys(("repeats", "control_repeats", "seeds", "restarts"), Limit(1, 1000)),
     **dict.fromkeys(("threads", "workers"), Limit(1, MOST)),
     **dict.fromkeys(("width", "sweep_width", "batch", "batch_size"), Limit(1, 10**6)),
     **dict.fromkeys(("size", "tile", "blocks", "block_size", "nodes", "inner_nodes"), Limit(1, 10**4)),
-    **dict.fromkeys(("margin", "region", "inner_steps"), Limit(0, 10**4)),
+    **dict.fromkeys(("margin", "region", "inner_steps", "window", "share"), Limit(0, 10**4)),
     "levels": Limit(0, 1, above=True, below=True),
     "epochs": Limit(0, 1e5, above=True),
     "steps": _COUNT,
@@ -67,14 +71,16 @@ LIMITS: Mapping[str, Limit] = {
     "validation": Limit(0, 10**9),
     "layout": Limit(2, 16),
     "moved": Limit(0, 10**4),
-    "gallery": Limit(0, 1000),
+    **dict.fromkeys(("gallery", "pictures"), Limit(0, 1000)),
+    "shape": Limit(1, 10**5),
+    "num_classes": Limit(1, 10**5),
     **dict.fromkeys(("bounds", "baseline"), Limit(-1e6, 1e6)),
     "rows": _COUNT,
     "samples": Limit(1, 10**6),
     "max_nodes": Limit(1, 10**4),
     "tolerance": Limit(0, 1e6, above=True),
     "checkpoint_seconds": Limit(0, 1e9),
-    "seed": Limit(-(2**63), 2**63 - 1),
+    **dict.fromkeys(("seed", "split_seed"), Limit(-(2**63), 2**63 - 1)),
 }
 """The possible values of a number by the option's name, which means the same in every command.
 
@@ -125,6 +131,36 @@ def rules(options: Any) -> Mapping[str, tuple[Any, Limit | None]]:
     }
 
 
+def checked(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorate a function so that its arguments are taken as options are; not those that it checks itself.
+
+    Nor those that may be tensors or modules, of which more has to be said than their type.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        signature = inspect.signature(function)
+        plain = [
+            n for n, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD and n not in own
+        ]
+
+        @cache
+        def hints() -> dict[str, Any]:
+            found = get_type_hints(function)
+            return {name: found[name] for name in plain if "torch" not in str(found[name])}
+
+        @wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            given = signature.bind(*args, **kwargs)
+            for name, value in given.arguments.items():
+                if name in hints():
+                    given.arguments[name] = taken(name, value, hints()[name], LIMITS.get(name))
+            return function(*given.args, **given.kwargs)
+
+        return call
+
+    return decorate
+
+
 def taken(name: str, value: Any, hint: Any, limit: Limit | None = None) -> Any:
     """The value as the annotation has it; a UsageError where it cannot be."""
     for one in _members(hint):
@@ -159,7 +195,7 @@ def _words(hint: Any, limit: Limit | None) -> str:
         return ("an integer" if hint is int else "a number") + (limit.words() if limit else "")
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
-    if origin in (list, tuple):
+    if origin in (list, tuple, Sequence):
         return f"a list of values, each {wanted(get_args(hint)[0], limit)}"
     if origin is not None:
         return "a function" if origin is Callable else "a mapping of names to values"
@@ -171,14 +207,16 @@ def _fitted(name: str, value: Any, hint: Any, limit: Limit | None) -> Any:
     origin = get_origin(hint)
     if hint in (int, float):
         return _number(value, hint, limit)
-    if hint is str:
+    if hint is str or origin is os.PathLike:
         return _text(name, value)
     if origin is Literal:
         return value if isinstance(value, str) and value in get_args(hint) else _MISFIT
-    if origin in (list, tuple):
+    if origin in (list, tuple, Sequence):
+        value = value.tolist() if hasattr(value, "tolist") else value  # an array or a tensor
         if isinstance(value, str | bytes) or not isinstance(value, Sequence):
             return _MISFIT
-        return origin(taken(name, one, get_args(hint)[0], limit) for one in value)
+        members = [taken(name, one, get_args(hint)[0], limit) for one in value]
+        return members if origin is list else tuple(members)
     if origin in (dict, Mapping):
         return _mapping(name, value, get_args(hint))
     if origin is Callable:

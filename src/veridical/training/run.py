@@ -15,8 +15,9 @@ from torch import nn
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.metrics.intervals import Interval
+from veridical.runtime.checking import checked
 from veridical.runtime.devices import fast_layout, resolve_device
-from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.errors import RunError, UsageError, fail_argument
 from veridical.runtime.files import (
     CLAIM,
     Frame,
@@ -106,6 +107,7 @@ class Run:
         return held
 
 
+@checked("device")
 def load(
     folder: str | os.PathLike[str], *, model: nn.Module | None = None, device: str | torch.device = "cpu"
 ) -> Run:
@@ -115,6 +117,8 @@ def load(
     the copy gets the weights. Raises RunError for a folder that is no run, is unfinished or does not fit.
     """
     path = as_path(folder, "run")
+    if not isinstance(model, nn.Module | None):
+        raise fail_argument("model", model, "a torch.nn.Module of the run's architecture, or None")
     settings = read_settings(path)
     result = read_result(path)
     network = _architecture(path, settings, model).to(resolve_device(str(device)))
