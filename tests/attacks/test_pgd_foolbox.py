@@ -212,7 +212,6 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
 LENGTHS: dict[str, Callable[[Any], Any]] = {
     "step_size": lambda value: Inner(step_size=value),
     "beta": SoftplusTwin,
-    "beta": lambda value: Climb(beta=value),
     "beta_end": lambda value: Climb(beta_end=value),
     "momentum": lambda value: Climb(momentum=value),
     "label_weight": lambda value: Climb(label_weight=value),
