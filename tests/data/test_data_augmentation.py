@@ -172,6 +172,13 @@ def test_no_augmentation_has_no_object() -> None:
         Augmentation("none")
 
 
+def test_what_is_left_over_of_a_balanced_epoch_is_any_class_s() -> None:
+    """Of three classes and ten images one class has four; over epochs that is each of them alike."""
+    labels = torch.tensor([0] * 4 + [1] * 3 + [2] * 3)
+    longest = [int(labels[balanced_order(labels, key(epoch))].bincount().argmax()) for epoch in range(300)]
+    assert min(longest.count(label) for label in range(3)) > 70
+
+
 @pytest.mark.parametrize("counts", [(50, 7, 3), (20, 20, 20), (1, 0, 64), (2, 1, 0)])
 def test_a_balanced_epoch_has_every_class_equally_often(counts: tuple[int, ...]) -> None:
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])

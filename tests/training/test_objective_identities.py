@@ -169,6 +169,14 @@ def test_input_gradient_regularisation_is_the_one_node_case(
     assert_same_gradients(smooth, value.loss, expected)
 
 
+@pytest.mark.parametrize("ball", [Linf(3.0, None), L2(3.0, None), Linf(0.02, None), L2(0.02, None)])
+def test_the_gradient_start_lies_at_the_radius(smooth: nn.Module, batch: Batch, ball: Linf | L2) -> None:
+    inputs, target = batch
+    objective = RobustAttribution(l1_norm(), ball, inner=Inner(steps=0, start="gradient"))
+    start = objective.maximise(smooth, inputs, target, None)
+    torch.testing.assert_close(ball.distance(start, inputs), torch.full((len(inputs),), ball.radius).double())
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_one_node_maximum_is_where_the_start_lies(smooth: nn.Module, batch: Batch, norm: str) -> None:
     inputs, target = batch
