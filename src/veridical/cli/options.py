@@ -162,8 +162,11 @@ def _check_yaml(line: Sequence[str], known: Sequence[str]) -> None:
             text = path.read_text(encoding="utf-8") if path.is_file() else name
         except UnicodeDecodeError as error:
             raise fail_argument("config", name, "a file of options in YAML, in UTF-8", f"{error}.") from None
-        _check_bounds(f"config {name}", text)
-        _check_keys(f"config {name}", text, known)
+        try:
+            _check_bounds(f"config {name}", text)
+            _check_keys(f"config {name}", text, known)
+        except yaml.YAMLError as error:
+            raise UsageError(f"config {name}: {' '.join(str(error).split())}") from error
     for argument in line:
         if any(sign in argument for sign in "[{&-?"):
             with contextlib.suppress(yaml.YAMLError):  # no YAML, or what its own type refuses
