@@ -12,6 +12,7 @@ from veridical.attacks.protocols import Climb
 from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
 from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.saliency import normalised_to_area, saliency
+from veridical.attribution.second_order import QuickSecondOrder
 from veridical.runtime.errors import UsageError
 from veridical.runtime.lengths import power_of_two
 
@@ -113,9 +114,10 @@ def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | N
     with torch.enable_grad():
         point = one.detach().requires_grad_(True)
         if beta is None:
-            logit = logits_of(model, point)[0, label[0]]
+            with QuickSecondOrder():
+                logit = logits_of(model, point)[0, label[0]]
         else:
-            with SoftplusTwin(beta) as twin:
+            with QuickSecondOrder(), SoftplusTwin(beta) as twin:
                 logit = logits_of(model, point)[0, label[0]]
             rewrites = twin.rewrites
         if rewrites:

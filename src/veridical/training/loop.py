@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable
@@ -109,6 +110,11 @@ def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
         return None
     if isinstance(given, type) or not isinstance(given, kind):
         raise fail_argument(name, given, expected)
+    if kind is Callable:
+        try:
+            inspect.signature(given.forward if isinstance(given, nn.Module) else given).bind(*[None] * 4)
+        except TypeError as error:
+            raise fail_argument(name, given, expected, f"It cannot be called so: {error}.") from None
     return given
 
 
