@@ -28,7 +28,7 @@ class Stranger:
 
 
 WRONG: list[Any] = [Stranger(), Stranger, b"x", 1j, {1: 2}, iter([1]), [[1, 2], [3]], [float("nan")], (None,)]
-WRONG += ["\udcff", "no such", 10**400, -(2**70), 2.5, float("nan"), -1]
+WRONG += ["\udcff", "no such", torch.tensor([0, -1]), 10**400, -(2**70), 2.5, float("nan"), -1]
 WRONG += [np.zeros(3), torch.zeros(2, 3, dtype=torch.int64)]
 
 ASKED: dict[str, Any] = {"model": NET, "inputs": INPUTS, "target": TARGET}

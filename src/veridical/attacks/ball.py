@@ -132,6 +132,8 @@ def numbered_examples(
     check_inputs(inputs)
     if not isinstance(target, Tensor) or target.shape != inputs.shape[:1] or target.dtype != torch.int64:
         raise fail_argument("target", target, f"({inputs.shape[0]},) int64, a class per example")
+    if len(target) and int(target.min()) < 0:
+        raise fail_argument("target", target.tolist(), "classes of at least 0")
     if not bool(torch.isfinite(inputs).all()):
         raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
     if ball.bounds is not None and inputs.numel():
