@@ -130,6 +130,12 @@ def test_a_wrong_file_is_bad_usage(tmp_path: Path, text: str | bytes, told: str)
         parse("--config", str(tmp_path))
 
 
+def test_a_list_with_a_control_character_is_told_without_the_parsers_words() -> None:
+    with pytest.raises(UsageError, match="--some-names: expected values") as caught:
+        parse("--some-names", "a", "\x1b[31mb")
+    assert "Union" not in str(caught.value)
+
+
 @pytest.mark.parametrize("value", ["[" * 5000, "- " * 5000, "{a: " * 500, "{a: &a [1], b: *a}"])
 @pytest.mark.parametrize("flag", ["--model-options", "--layers", "--epochs"])
 def test_a_value_of_boundless_structure_is_bad_usage(flag: str, value: str) -> None:

@@ -252,6 +252,8 @@ def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limits: M
             taken(flag, given[1].strip(" '\""), _element_type(hints[flag]) or hints[flag], limits.get(flag))
         except UsageError as told:
             return str(told)
+        kind = "values of the kind that --help shows, without control characters"
+        return str(fail_argument(flag, given[1].strip(), kind))
     line = re.sub(r'Parser key "([\w.]+)"', flag, line)
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", line)
     near = nearest(unknown[1], hints) if unknown else None
