@@ -287,6 +287,16 @@ def test_counterfactuals_move_the_signal_and_nothing_else(source: str, layout: A
     assert (masks.sum(axis=(1, 2, 3)) == SIDE**2).all()
 
 
+def test_noise_is_a_share_of_white(source: str) -> None:
+    """On grey that neither end cuts, rounded once: a deviation of noise * 255, and no shift."""
+    options = BlockOptions(source=source, null="filled", null_contrast=0.5, contrast=0.5, noise=0.1)
+    noisy, clean = (block_mnist(one).train.images.double() for one in (options, replace(options, noise=0.0)))
+    offset = (noisy - clean)[(clean > 110) & (clean < 145)]
+    spread = 255 * 0.1 * np.sqrt(1 + 1 / 12 / 25.5**2)
+    assert float(offset.std()) == pytest.approx(spread, rel=0.01)
+    assert abs(float(offset.mean())) < 5 * spread / np.sqrt(len(offset)) + 0.5  # 127.5 is rounded to 128
+
+
 def test_noise_stays_with_its_pixel(source: str) -> None:
     options = BlockOptions(source=source, layout=2, noise=0.02, train_examples=50)
     data, moved = block_mnist(options), counterfactual(options)
