@@ -579,3 +579,5 @@ def test_scripted_models_can_be_explained_but_not_smoothed() -> None:
     assert_close(maps(scripted, images(), TARGET), maps(plain, images(), TARGET))
     with pytest.raises(UsageError, match="TorchScript"):
         attacking(InputGradient(), TopK(5))(scripted, images(), TARGET)
+    with pytest.raises(UsageError, match="scripted or traced"):
+        randomised(scripted, images(), TARGET)

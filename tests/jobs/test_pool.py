@@ -39,6 +39,13 @@ def test_results_equal_those_of_the_same_process(tmp_path: Path, pool: ProcessPo
     assert len(pool.processes()) <= 2
 
 
+def test_workers_start_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    """The package must not import the module that a worker runs: Python would warn in each of them."""
+    with ProcessPool(1) as pool:
+        assert pool.submit(abs, -3).result() == 3
+    assert capfd.readouterr() == ("", "")
+
+
 def test_workers_see_one_thread_and_one_card(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

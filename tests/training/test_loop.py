@@ -262,14 +262,14 @@ class Odd(nn.Module):
 
     def __init__(self, form: str) -> None:
         super().__init__()
-        self.form = form
+        self.form, self.factor = form, float("nan") if form == "nan" else 1.0
         outputs = {"too few": 2, "one": 1}.get(form, 3)
         self.last = nn.LazyLinear(outputs) if form == "lazy" else nn.Linear(64, outputs)
 
     def forward(self, inputs: Tensor) -> Any:
         logits = self.last(inputs.flatten(1))
         return {"tuple": (logits,), "dict": {"logits": logits}, "squeezed": logits.squeeze()}.get(
-            self.form, logits * (float("nan") if self.form == "nan" else 1)
+            self.form, logits.softmax(1) if self.form == "softmax" else logits * self.factor
         )
 
 
@@ -283,13 +283,16 @@ class Odd(nn.Module):
         ("dict", "returned a dict of logits"),
         ("squeezed", "squeeze"),
         ("nan", "NaN"),
+        ("softmax", "probabilities"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, stripes: Dataset, form: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        trained(tmp_path / "run", stripes, model=Odd(form), model_options={}, objective="natural")
+        robust: dict[str, Any] = {"objective": "adversarial", "radius": 0.05}
+        given = robust if form == "softmax" else {"objective": "natural"}
+        trained(tmp_path / "run", stripes, model=Odd(form), model_options={}, **given)
     assert not (tmp_path / "run").exists()
 
 

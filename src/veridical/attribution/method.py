@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from hashlib import sha256
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
@@ -189,8 +190,8 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     examples = inputs.shape[0]
     if target is None:
         return class_logits(model, inputs).argmax(dim=1)
-    if isinstance(target, int) and not isinstance(target, bool) and abs(target) < 2**63:
-        target = torch.full((examples,), target)
+    if isinstance(target, Integral) and not isinstance(target, bool) and abs(target) < 2**63:
+        target = torch.full((examples,), int(target))
     if not isinstance(target, Tensor) or target.shape != (examples,) or target.dtype.is_floating_point:
         raise fail_argument(
             "target", target, f"({examples},) integers, one class per example, an int, or None"

@@ -36,6 +36,8 @@ def stages_of(model: nn.Module, inputs: Tensor) -> tuple[Stage, ...]:
     alone, such as normalisation, belong to the layer that comes before them. Raises UsageError for a network
     without parameters.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise fail_argument("model", model, "a network of layers", "Give what was scripted or traced.")
     owners = [
         name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
     ]

@@ -40,6 +40,8 @@ class ProcessPool(Executor):
     kills them on an exception.
     """
 
+    names_silent_workers = True
+
     def __init__(
         self,
         workers: int | None = None,

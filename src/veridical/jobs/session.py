@@ -15,7 +15,6 @@ from veridical.jobs.execution import execute, task
 from veridical.jobs.executors import InProcess, WorkerLost
 from veridical.jobs.job import Job
 from veridical.jobs.outcome import Outcome, Progress
-from veridical.jobs.pool import ProcessPool
 from veridical.jobs.store import Store
 from veridical.runtime.errors import RunError
 
@@ -95,7 +94,7 @@ class Session:
 
     def listen_to_running(self) -> None:
         """Say, now and then, whose worker gives no sign of life; a pool says so of its own."""
-        if isinstance(self._executor, ProcessPool):
+        if getattr(self._executor, "names_silent_workers", False):
             return
         if time.monotonic() - self._listened < self._store.stale_after / 2:
             return

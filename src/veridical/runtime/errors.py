@@ -99,6 +99,6 @@ def _shown(given: object) -> str:
         return f"a {type(given).__name__} of shape {tuple(shape)} and dtype {dtype}"
     text = " ".join(repr(given).split())
     plain = isinstance(given, str | bytes | int | float | list | tuple | dict)
-    if not plain and (text.startswith("<") or len(text) > 200):
+    if hasattr(given, "named_parameters") or (not plain and (text.startswith("<") or len(text) > 200)):
         return f"a {type(given).__name__}"
     return text if len(text) <= 200 else f"{text[:197]}..."

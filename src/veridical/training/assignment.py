@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from veridical.attacks.ball import Ball
-from veridical.attribution.classifier import parameter_like, predict
+from veridical.attribution.classifier import check_climbable, parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split, load
 from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.data.splits import held_out
@@ -26,7 +26,7 @@ from veridical.runtime.record import record
 from veridical.training.beginning import Beginning
 from veridical.training.checkpoint import weights
 from veridical.training.named import evaluation_ball, named_objective
-from veridical.training.objectives import Objective
+from veridical.training.objectives import Objective, RobustAttribution
 from veridical.training.precision import arithmetic
 from veridical.training.recipes import MODEL_OPTIONS
 from veridical.training.resolution import resolve
@@ -98,13 +98,13 @@ def assign(
     train, validation, indices = divide(data.train, settings)
     layout = fast_layout(module)
     module = module.to(device).to(memory_format=layout)
-    if model is not None:
-        _check_classes(module, data, device)
     if objective is None:
         at = partial(_named, settings)
         ball = None if settings.robust is None else evaluation_ball(settings.robust)
     else:
         at, ball = partial(_same, objective), getattr(objective, "ball", None)
+    if model is not None:
+        _check_outputs(module, data, device, climbed=isinstance(at(1.0), RobustAttribution))
     augment, warm = _augmentation(settings, data), starts_warm(at(0.0), settings)
     return Assignment(settings, data, train, validation, indices, module, layout, at, ball, augment, warm)
 
@@ -171,15 +171,17 @@ def _model(options: TrainOptions, data: Dataset, model: nn.Module | None) -> tup
     return build_recorded(record, options.seed), record
 
 
-def _check_classes(model: nn.Module, data: Dataset, device: torch.device) -> None:
-    """Raise a UsageError unless a caller's model has a logit for each class of the data."""
+def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, climbed: bool) -> None:
+    """Raise a UsageError unless a caller's model has a logit, no probability, for each class of the data."""
     image, _ = data.train.batch([0], parameter_like(model).dtype, device)
     with arithmetic(device):
-        logits = predict(model, image).shape[1]
-    if logits < data.num_classes:
+        logits = predict(model, image)
+    if climbed:
+        check_climbable(logits)
+    if logits.shape[1] < data.num_classes:
         raise fail_argument(
             "model",
-            f"{type(model).__name__} with {logits} logits",
+            f"{type(model).__name__} with {logits.shape[1]} logits",
             f"one logit for each of the {data.num_classes} classes of {data.name}",
         )
 
