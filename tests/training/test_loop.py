@@ -289,9 +289,9 @@ class Odd(nn.Module):
 def test_a_model_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, stripes: Dataset, form: str, message: str
 ) -> None:
+    robust: dict[str, Any] = {"objective": "adversarial", "radius": 0.05}
+    given = robust if form == "softmax" else {"objective": "natural"}
     with pytest.raises(UsageError, match=message):
-        robust: dict[str, Any] = {"objective": "adversarial", "radius": 0.05}
-        given = robust if form == "softmax" else {"objective": "natural"}
         trained(tmp_path / "run", stripes, model=Odd(form), model_options={}, **given)
     assert not (tmp_path / "run").exists()
 
