@@ -117,7 +117,7 @@ def test_fewer_examples_are_the_first_ones(model: nn.Module, split: Split) -> No
     for name in ("kendall_tau", "adversarial_prediction", "trace"):
         np.testing.assert_allclose(few.main.arrays[name], many.main.arrays[name][:7], atol=1e-6)
     assert measure(model, split, examples=500).examples == 20
-    with pytest.raises(UsageError, match=r"examples.*from 1 to 20"):
+    with pytest.raises(UsageError, match=r"examples: expected .* from 1"):
         measure(model, split, examples=0)
 
 
@@ -242,6 +242,11 @@ def test_ordinary_networks_get_no_such_note(model: nn.Module, split: Split) -> N
 def test_notes_on_what_was_not_found_and_on_protocols_of_many_climbs(model: nn.Module, split: Split) -> None:
     still = measure(model, split, radius=0.0, examples=5)
     assert any("100.0% of the explanations no iterate" in note for note in still.notes)
+    # Radii beside one of 0 have steps of their own length.
+    curve = measure(model, split, radius=0.0, curve=[0.3], examples=5).curve[1]
+    plain = measure(model, split, radius=0.3, examples=5).main
+    assert curve.metrics["adversarial_accuracy"] == plain.metrics["adversarial_accuracy"]
+    assert curve.metrics["kendall_tau"] == plain.metrics["kendall_tau"]
     strong = measure(model, split, protocol="strong", k=8, steps=1, examples=3)
     assert any("each the least" in note for note in strong.notes)
 

@@ -167,7 +167,7 @@ def test_resizing_is_pillow_s_bilinear_and_leaves_the_right_size_alone(tmp_path:
 
 @pytest.mark.parametrize("size", [0, -3, 10**6])
 def test_sizes_out_of_reason_are_refused(two_parts: Path, size: int) -> None:
-    with pytest.raises(UsageError, match="size: expected an integer from 1 to 8192"):
+    with pytest.raises(UsageError, match="size: expected an integer from 1"):
         load(two_parts, size=size)
 
 

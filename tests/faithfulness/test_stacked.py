@@ -331,7 +331,7 @@ def test_a_measurement_has_the_same_numbers_and_the_same_store(
     for here, there in zip(together.curve, alone.curve, strict=True):
         for end in ("top", "bottom"):
             np.testing.assert_allclose(here[end]["repeats"], there[end]["repeats"], atol=2.01 / 400)
-    with pytest.raises(UsageError, match="auto or never"):
+    with pytest.raises(UsageError, match="auto, never"):
         measured(small, tmp_path / "d", tmp_path / "store", stacked="always")
 
 

@@ -104,17 +104,22 @@ def measure_robustness(
     method = IntegratedGradients() if attribution is None else attribution
     direction = TopK(plan.compared) if attack is None else attack
     plan = plan.towards(direction)
-    pgd_length = 2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size
+    lengths = plan.step_size, 2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size
 
     def at(r: float) -> Examination:
         share = r / radius if r > 0 and radius > 0 else 1.0
+        length, pgd_length = (share * one for one in lengths)
+        if radius == 0:
+            # Nothing is in proportion to no radius: those beside it have the steps that they have alone.
+            length = r / 10 if r > 0 and step_size is None and isinstance(protocol, str) else length
+            pgd_length = 2.5 * (r or 1.0) / pgd_steps if pgd_step_size is None else pgd_length
         return Examination(
             attribution=method,
             attack=direction,
-            protocol=replace(plan, step_size=plan.step_size * share),
+            protocol=replace(plan, step_size=length),
             ball=ball(norm, r, bounds),
             pgd_steps=pgd_steps,
-            pgd_step_size=pgd_length * share,
+            pgd_step_size=pgd_length,
             window=window,
             seed=seed,
             pictures=pictures if r == radius else 0,
