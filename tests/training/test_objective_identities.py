@@ -222,3 +222,31 @@ def test_the_l1_term_is_switched_on_at_its_share_of_the_training() -> None:
         0.4,
         0.4,
     ]
+
+
+@pytest.mark.parametrize("name", ["adversarial", "ig-norm", "ig-sum-norm", "loss-change"])
+def test_every_setting_reaches_its_place_in_a_named_objective(name: str) -> None:
+    """Numbers that are all different, so that none can stand for another."""
+    robust = RobustSettings(
+        weight=0.7,
+        norm="l2",
+        radius=EPS,
+        beta=0.4,
+        inner_steps=3,
+        inner_step_size=0.11,
+        inner_start="origin",
+        inner_score="loss",
+        inner_nodes=5,
+        nodes=8,
+        rule="right",
+        training_radius=0.9,
+    )
+    inner = Inner(3, 0.11, "origin", "loss", Quadrature("right", 5))
+    size = {
+        "adversarial": signed_sum(),
+        "ig-norm": l1_norm(),
+        "ig-sum-norm": sum_and_l1(0.4),
+        "loss-change": absolute_sum(),
+    }[name]
+    expected = RobustAttribution(size, L2(0.9), weight=0.7, quadrature=Quadrature("right", 8), inner=inner)
+    assert named_objective(name, robust) == expected
