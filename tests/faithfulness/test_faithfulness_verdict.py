@@ -98,3 +98,18 @@ def test_intervals_end_where_accuracies_and_their_differences_do() -> None:
     assert measured([-0.4, 0.9], -1.0)["low"] == -1.0
     found = judge([0.4, 0.9], [0.3, 0.1], 10)
     assert (found["low"], found["high"]) == (-1.0, 1.0)
+
+
+def test_what_is_ahead_must_be_above_its_own_masks() -> None:
+    """The ends differ by far more than their masks do, and yet the masks alone reach what is ahead."""
+    top, bottom = (0.895, 0.896, 0.894), (0.40, 0.41, 0.39)
+    for masks, reasons in (((0.90,) * 3, ["masks"]), ((0.80,) * 3, [])):
+        found = judge(top, bottom, 10_000, (masks, (0.70,) * 3))
+        assert found["as_good"] == reasons
+        assert found["verdict"] == ("undecided" if reasons else "satisfied")
+
+
+@pytest.mark.parametrize(("examples", "reasons"), [(50, ["one order"]), (50_000, [])])
+def test_few_test_images_cannot_tell_a_ranking_from_a_baseline(examples: int, reasons: list[str]) -> None:
+    found = judge((0.8,) * 3, (0.4,) * 3, examples, None, {"one order": ((0.78,) * 3, (0.43,) * 3)})
+    assert found["as_good"] == reasons
