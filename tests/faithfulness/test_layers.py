@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.faithfulness.layers import Stage, reset_copy, stages_of, with_fresh
+from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of
 from veridical.models import build
 from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import private_copy
 
 
 class Backwards(nn.Module):
@@ -106,7 +107,8 @@ def test_only_the_chosen_stages_change() -> None:
     model(torch.rand(8, 4))  # moves the running statistics
     fresh = reset_copy(model, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    changed = with_fresh(model, fresh, [Stage("0", ("0", "1"))])
+    changed = private_copy(model)
+    overwrite(changed, fresh, [Stage("0", ("0", "1"))])
     for name, value in changed.state_dict().items():
         source = before if name.startswith("2.") else fresh.state_dict()
         assert_close(value, source[name])
@@ -117,6 +119,6 @@ def test_only_the_chosen_stages_change() -> None:
 def test_a_fresh_network_of_another_architecture_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     with pytest.raises(UsageError, match=r"fresh: .*\(2, 4\).*\(3, 4\)"):
-        with_fresh(model, nn.Sequential(nn.Linear(4, 3)), [Stage("0", ("0",))])
+        overwrite(model, nn.Sequential(nn.Linear(4, 3)), [Stage("0", ("0",))])
     with pytest.raises(UsageError, match=r"fresh: .*same architecture"):
-        with_fresh(model, nn.Linear(4, 2), [Stage("0", ("0",))])
+        overwrite(model, nn.Linear(4, 2), [Stage("0", ("0",))])

@@ -10,11 +10,12 @@ from veridical.attribution.methods import InputGradient
 from veridical.data import Split
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.invariance import judge_remaining, overall, remaining
-from veridical.faithfulness.layers import reset_copy, stages_of, with_fresh
+from veridical.faithfulness.layers import overwrite, reset_copy, stages_of
 from veridical.faithfulness.randomisation import fresh_seed, model_randomisation, predicted
 from veridical.faithfulness.similarity import MEASURES, similarities, unrelated
 from veridical.metrics.intervals import Interval
 from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import private_copy
 
 DRAWS = 5
 
@@ -96,7 +97,8 @@ def test_independent_leaves_the_other_layers_trained(network: nn.Module, example
     assert [state.randomised for state in found] == [1, 1, 1, 1]
     fresh, target = reset_copy(network, 3), predicted(network, examples)
     stages = stages_of(network, examples.batch(range(1))[0])
-    middle = with_fresh(network, fresh, stages[1:2])
+    middle = private_copy(network)
+    overwrite(middle, fresh, stages[1:2])
     assert_close(found[1].maps, dataset_maps(middle, examples, InputGradient(), target=target))
 
 

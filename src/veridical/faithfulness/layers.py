@@ -90,18 +90,11 @@ def reset_copy(model: nn.Module, seed: int) -> nn.Module:
     return fresh
 
 
-def with_fresh(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> nn.Module:
-    """A copy of `model` whose layers of `stages` have the parameters and buffers of `fresh`.
+def overwrite(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> None:
+    """Copy the parameters and buffers of `fresh` into the layers of `stages`.
 
     Raises UsageError where `fresh` is of another architecture.
     """
-    changed = private_copy(model)
-    overwrite(changed, fresh, stages)
-    return changed
-
-
-def overwrite(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> None:
-    """Copy the parameters and buffers of `fresh` into the layers of `stages`; errors as in `with_fresh`."""
     with torch.no_grad():
         for name in chain.from_iterable(stage.layers for stage in stages):
             for (key, own), (other, new) in zip(_tensors(model, name), _tensors(fresh, name), strict=True):

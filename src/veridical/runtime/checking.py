@@ -97,7 +97,7 @@ NEEDS: Sequence[tuple[str, str, tuple[Any, ...]]] = (
 """Options that have an effect only where another has one of these values, or (none named) any at all."""
 
 PATHS = {"out", "run", "store", "data", "source", "data_root", "initial_run", "attacks", "folders"}
-PATHS |= {"attacks", "folders", "retrain_model", "attribution"}
+PATHS |= {"retrain_model", "attribution"}
 """Options that are, or may be, the name of a file or folder, in which ~ is the user's own."""
 
 
