@@ -38,7 +38,7 @@ from veridical.faithfulness.randomisation import model_randomisation
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.sizes import absolute_sum, l1_norm, signed_sum, sum_and_l1
+from veridical.training.penalties import absolute_sum, l1_norm, signed_sum, sum_and_l1
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
 

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import AttackResult, attack, batch_size
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
-from veridical.attacks.judge import Judge, Shortlist
-from veridical.attacks.protocols import Climb, Protocol, protocol
+from veridical.attacks.judge import IterateSelector, Shortlist
+from veridical.attacks.protocols import Protocol, Restart, protocol
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
@@ -120,7 +120,7 @@ def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained)
     """The judge may rank later climbs lower although the final map ranks them higher: the first stays in."""
     model, inputs, target = trained
     method = IntegratedGradients(nodes=20, rule="right")
-    judge = Judge(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
+    judge = IterateSelector(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
     first, second = inputs + 0.02, inputs - 0.02
     judge.by_tau[-1].offer(first, method(model, first, target), torch.full((9,), 0.5, dtype=torch.float64))
     judge.seal()
@@ -364,6 +364,6 @@ def test_the_k_of_topk_is_that_of_the_intersection_unless_said(trained: Trained)
 def test_named_protocols_can_be_changed() -> None:
     changed = protocol("strong", steps=7, k=None)
     assert (changed.steps, changed.k, changed.compared, changed.name) == (7, None, 100, "strong")
-    assert changed.climbs[0] == protocol("paper-fast").climbs[0] == Climb()
+    assert changed.climbs[0] == protocol("paper-fast").climbs[0] == Restart()
     with pytest.raises(UsageError, match="'gentle'"):
         protocol("gentle")

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from veridical.attacks.judge import Judge
+from veridical.attacks.judge import IterateSelector
 
 ORIGIN = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(1, 1, 3, 3)
 
 
-def judge(*, minimise_each: bool = False, shortlist: int = 1) -> Judge:
+def judge(*, minimise_each: bool = False, shortlist: int = 1) -> IterateSelector:
     """The map is the image itself; every iterate keeps its label."""
     label = torch.zeros(1, dtype=torch.int64)
-    return Judge(
+    return IterateSelector(
         lambda x: torch.eye(2)[:1].repeat(len(x), 1), _itself, ORIGIN, label, 3, shortlist, minimise_each
     )
 

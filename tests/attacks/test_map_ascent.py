@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from veridical.attacks.climbing import MapAscent, check_twin
 from veridical.attacks.directions import Decorrelate, MassCentre, RandomSign, TargetRegion, TopK, top_mask
-from veridical.attacks.protocols import Climb
+from veridical.attacks.protocols import Restart
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.saliency import normalised_to_area, saliency
@@ -31,7 +31,7 @@ def ascent(
 ) -> MapAscent:
     clean = saliency(method(model, inputs, target))
     nudge = torch.ones_like(inputs)
-    return MapAscent(model, method, target, target, direction, clean, Climb(**climb), 10, nudge)
+    return MapAscent(model, method, target, target, direction, clean, Restart(**climb), 10, nudge)
 
 
 def directional(score: Callable[[Tensor], Tensor], inputs: Tensor, along: Tensor, h: float = 1e-6) -> Tensor:
@@ -92,7 +92,7 @@ def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(
     def gradients(label: Tensor, weight: float) -> Tensor:
         method = InputGradient()
         clean = saliency(method(model, inputs, target))
-        climb = Climb(beta=1.0, label_weight=weight)
+        climb = Restart(beta=1.0, label_weight=weight)
         score = MapAscent(model, method, target, label, TopK(9), clean, climb, 10, torch.ones_like(inputs))
         with evaluating(model):
             return score.value_and_gradient(inputs)[1]

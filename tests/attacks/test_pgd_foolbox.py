@@ -15,7 +15,7 @@ from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import TargetRegion, TopK
 from veridical.attacks.prediction import pgd
-from veridical.attacks.protocols import Climb
+from veridical.attacks.protocols import Restart
 from veridical.attacks.surrogate import SoftplusTwin
 from veridical.attribution.classifier import predict
 from veridical.attribution.methods import InputGradient
@@ -212,10 +212,10 @@ COUNTS: dict[str, Callable[[Any], Any]] = {
 LENGTHS: dict[str, Callable[[Any], Any]] = {
     "step_size": lambda value: Inner(step_size=value),
     "beta": SoftplusTwin,
-    "beta_end": lambda value: Climb(beta_end=value),
-    "momentum": lambda value: Climb(momentum=value),
-    "label_weight": lambda value: Climb(label_weight=value),
-    "step_scale": lambda value: Climb(step_scale=value),
+    "beta_end": lambda value: Restart(beta_end=value),
+    "momentum": lambda value: Restart(momentum=value),
+    "label_weight": lambda value: Restart(label_weight=value),
+    "step_scale": lambda value: Restart(step_scale=value),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from veridical.metrics import cosine_within, left_behind
-from veridical.metrics.leakage import telling_places
+from veridical.metrics.leakage import discriminative_pixels
 from veridical.runtime.errors import UsageError
 
 
@@ -64,20 +64,20 @@ def test_telling_places_are_where_class_means_differ() -> None:
     images[labels == 2, 1, 0] -= 0.5
     images[:, 0, 0] += 2.0  # bright in all classes
     images[labels == 1, 1, 3] += 0.5
-    assert telling_places(images, labels, 0.25).nonzero().tolist() == [[0, 1], [1, 0], [1, 3], [2, 2]]
+    assert discriminative_pixels(images, labels, 0.25).nonzero().tolist() == [[0, 1], [1, 0], [1, 3], [2, 2]]
     # A class that is rare counts like the others.
     few = torch.cat([torch.arange(0, 300, 3), torch.arange(1, 300, 3), torch.tensor([2, 5, 8])])
-    assert telling_places(images[few], labels[few], 0.25)[1, 0]
+    assert discriminative_pixels(images[few], labels[few], 0.25)[1, 0]
     for share, count in ((1.0, 16), (0.1, 2), (0.09, 1), (0.04, 1), (0.35, 6)):
-        assert int(telling_places(images, labels, share).sum()) == count  # the nearest, at least one
+        assert int(discriminative_pixels(images, labels, share).sum()) == count  # the nearest, at least one
 
 
 def test_telling_places_check_what_they_get() -> None:
     images, labels = torch.rand(6, 4, 4), torch.arange(6)
     for wrong in (images.byte(), images[None], images[:0]):
         with pytest.raises(UsageError, match="images"):
-            telling_places(wrong, labels)
+            discriminative_pixels(wrong, labels)
     with pytest.raises(UsageError, match="labels"):
-        telling_places(images, labels[1:])
+        discriminative_pixels(images, labels[1:])
     with pytest.raises(UsageError, match="share"):
-        telling_places(images, labels, 0.0)
+        discriminative_pixels(images, labels, 0.0)

@@ -26,7 +26,7 @@ from veridical.data import Dataset, Split
 from veridical.training import loop
 from veridical.training.log import read_log
 from veridical.training.objectives import Inner, RobustAttribution
-from veridical.training.sizes import sum_and_l1
+from veridical.training.penalties import sum_and_l1
 
 STEPS = 40
 LIMIT = 150.0

@@ -32,7 +32,7 @@ from veridical.training import loop
 from veridical.training.distributed import Share
 from veridical.training.log import read_log
 from veridical.training.objectives import Inner, Objective, ObjectiveValue, RobustAttribution
-from veridical.training.sizes import sum_and_l1
+from veridical.training.penalties import sum_and_l1
 
 Work = Callable[[ProcessGroup], Any]
 

@@ -17,7 +17,7 @@ from veridical.attribution.method import AttributionMethod
 from veridical.data.places import data_root
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.jobs.store import Store
-from veridical.runtime.errors import UsageError, fail_unknown, nearest
+from veridical.runtime.errors import UsageError, nearest, unknown_name_error
 from veridical.runtime.files import claim_folder, read_json
 from veridical.training.run import load as load_run
 
@@ -96,7 +96,8 @@ def test_what_is_near() -> None:
     assert nearest("q", known) is None
     assert nearest(3, known) is None
     assert (
-        str(fail_unknown("x", "q", known)) == "x: expected one of learning-rate, rule, weight, but got 'q'."
+        str(unknown_name_error("x", "q", known))
+        == "x: expected one of learning-rate, rule, weight, but got 'q'."
     )
 
 

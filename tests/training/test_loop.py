@@ -27,8 +27,8 @@ from veridical.training.checkpoint import packed
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.objectives import Inner, ObjectiveValue, RobustAttribution
+from veridical.training.penalties import l1_norm
 from veridical.training.run import Run, load
-from veridical.training.sizes import l1_norm
 
 QUICK: dict[str, Any] = {"model": "mlp", "model_options": {"width": 16}, "progress": False, "validation": 40}
 

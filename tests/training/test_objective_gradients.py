@@ -12,7 +12,14 @@ from veridical.attacks.ascent import value_and_gradient
 from veridical.attacks.ball import Linf
 from veridical.attribution.quadrature import Quadrature
 from veridical.training.objectives import Inner, InnerScore, Natural, RobustAttribution
-from veridical.training.sizes import Size, absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
+from veridical.training.penalties import (
+    AttributionPenalty,
+    absolute_sum,
+    l1_norm,
+    l1_power,
+    signed_sum,
+    sum_and_l1,
+)
 
 Batch = tuple[Tensor, Tensor]
 EPS = 0.3
@@ -22,7 +29,7 @@ SIZES = {
     "adversarial": signed_sum(),
     "loss-change": absolute_sum(),
     "squared norm": l1_power(2.0),
-    "everything": Size(sum_weight=0.7, absolute_sum=0.2, l1=0.5, power=1.5),
+    "everything": AttributionPenalty(sum_weight=0.7, absolute_sum=0.2, l1=0.5, power=1.5),
 }
 
 

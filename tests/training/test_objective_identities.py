@@ -15,8 +15,8 @@ from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.training.named import named_objective
 from veridical.training.objectives import Inner, RobustAttribution
+from veridical.training.penalties import absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
 from veridical.training.settings import RobustSettings
-from veridical.training.sizes import absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
 
 Batch = tuple[Tensor, Tensor]
 EXACT = Quadrature("gauss-legendre", 48)

@@ -15,8 +15,8 @@ from veridical.runtime.process_group import ALONE
 from veridical.training.distributed import Share
 from veridical.training.loop import train
 from veridical.training.objectives import Inner, RobustAttribution
+from veridical.training.penalties import l1_norm, signed_sum
 from veridical.training.run import Run
-from veridical.training.sizes import l1_norm, signed_sum
 from veridical.training.warm import WarmStarts
 
 BALLS = [Linf(0.1), L2(0.5), Linf(0.1, None)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from veridical.attacks.ball import Ball, Noise
 from veridical.attribution.path import check_scalar
-from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
+from veridical.runtime.errors import UsageError, check_count, check_positive, unknown_name_error
 from veridical.runtime.lengths import power_of_two
 from veridical.runtime.record import record
 
@@ -184,7 +184,7 @@ def _starts(start: Start | Sequence[Start], restarts: int, generator: Noise | No
         starts = tuple(start)
     for one in starts:
         if isinstance(one, str) and one not in ("origin", "random"):
-            raise fail_unknown("start", one, ("origin", "random"), more=", or a tensor")
+            raise unknown_name_error("start", one, ("origin", "random"), more=", or a tensor")
         if isinstance(one, str) and one == "random" and generator is None:
             raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
     return starts

@@ -14,7 +14,7 @@ from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Ball, draw, numbered_examples
 from veridical.attacks.climbing import FixedDirection, MapAscent, check_twin
 from veridical.attacks.directions import Direction, RandomSign
-from veridical.attacks.judge import Judge
+from veridical.attacks.judge import IterateSelector
 from veridical.attacks.protocols import Protocol, protocol_of
 from veridical.attribution.classifier import (
     check_attribution,
@@ -32,7 +32,7 @@ from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder
 from veridical.runtime.checking import checked
 from veridical.runtime.devices import rows_at_once
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
@@ -128,12 +128,12 @@ def attack(
     check_attribution(attribution, create_graph=not isinstance(attack, RandomSign))
     numbers = numbered_examples(inputs, target, ball, indices)
     if inputs.ndim != 4:
-        raise fail_argument("inputs", inputs, "images (N, C, H, W)")
+        raise argument_error("inputs", inputs, "images (N, C, H, W)")
     if isinstance(attack, type) or not callable(getattr(attack, "goal", None)):
         directions = (
             "a direction: TopK(k), MassCentre(), TargetRegion(top, bottom, left, right), RandomSign()"
         )
-        raise fail_argument("attack", attack, directions)
+        raise argument_error("attack", attack, directions)
     plan = protocol_of(protocol).towards(attack)
     if rows is None:
         rows = rows_at_once(inputs, ROWS, _KEPT)
@@ -217,7 +217,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
     label = logits.argmax(1)
     shortlist = plan.shortlist if plan.final_nodes else 1
     judged = batch.map(plan.judge_nodes)
-    judge = Judge(
+    judge = IterateSelector(
         partial(logits_of, batch.model), judged, inputs, label, plan.compared, shortlist, plan.minimise_each
     )
     generators = [stream(seed, "attack", index) for index in batch.indices]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from veridical.attribution.classifier import check_indices, check_inputs
 from veridical.runtime.checking import Checked
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.lengths import NARROW, length, power_of_two, widened
 
 
@@ -128,12 +128,12 @@ def numbered_examples(
 ) -> list[int]:
     """Refuse what cannot be attacked in the ball; return the examples' numbers in their data set."""
     if not isinstance(ball, Ball):
-        raise fail_argument("ball", ball, "a ball, such as Linf(0.1) or L2(1.0)")
+        raise argument_error("ball", ball, "a ball, such as Linf(0.1) or L2(1.0)")
     check_inputs(inputs)
     if not isinstance(target, Tensor) or target.shape != inputs.shape[:1] or target.dtype != torch.int64:
-        raise fail_argument("target", target, f"({inputs.shape[0]},) int64, a class per example")
+        raise argument_error("target", target, f"({inputs.shape[0]},) int64, a class per example")
     if len(target) and int(target.min()) < 0:
-        raise fail_argument("target", target.tolist(), "classes of at least 0")
+        raise argument_error("target", target.tolist(), "classes of at least 0")
     if not bool(torch.isfinite(inputs).all()):
         raise UsageError("inputs hold NaN or infinite values; expected finite pixels")
     if ball.bounds is not None and inputs.numel():
@@ -154,7 +154,7 @@ BALLS: dict[str, type[Ball]] = {"linf": Linf, "l2": L2}
 def ball(norm: str, radius: float, bounds: tuple[float, float] | None = (0.0, 1.0)) -> Ball:
     """The ball of a norm by name: "linf" or "l2"."""
     if norm not in BALLS:
-        raise fail_unknown("norm", norm, BALLS)
+        raise unknown_name_error("norm", norm, BALLS)
     return BALLS[norm](radius, bounds)
 
 

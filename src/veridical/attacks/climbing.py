@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.directions import Decorrelate, Direction
-from veridical.attacks.protocols import Climb
+from veridical.attacks.protocols import Restart
 from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
 from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.saliency import normalised_to_area, saliency
@@ -36,7 +36,7 @@ class MapAscent:
         label: Tensor,
         direction: Direction,
         clean: Tensor,
-        climb: Climb,
+        climb: Restart,
         steps: int,
         nudge: Tensor,
     ) -> None:

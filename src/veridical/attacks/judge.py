@@ -54,7 +54,7 @@ class Shortlist:
 
 @record
 class Choice:
-    """What `Judge.choose` settled on; the fields are those of `AttackResult`, evaluations are final maps."""
+    """What `IterateSelector.choose` settled on: the fields of `AttackResult`; evaluations are final maps."""
 
     inputs: Tensor
     clean_map: Tensor
@@ -66,7 +66,7 @@ class Choice:
     evaluations: int
 
 
-class Judge:
+class IterateSelector:
     """Judges iterates by tau and top-k intersection of their maps with the original's; lower looks worse.
 
     Parameters
@@ -132,7 +132,7 @@ class Judge:
         return Shortlist(self.origin, self.clean_map, self.size)
 
     def choose(self, final: Map | None, *, minimise_each: bool) -> Choice:
-        """Judge all shortlisted iterates by the final map and pick the least: the attack's outcome.
+        """IterateSelector all shortlisted iterates by the final map and pick the least: the attack's outcome.
 
         final: None where it is the judging map, so that every map is there already.
         """

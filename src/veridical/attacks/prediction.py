@@ -13,7 +13,7 @@ from veridical.attacks.ball import Ball, Noise, NoiseRows, numbered_examples
 from veridical.attribution.classifier import all_finite, examining, out_of_inference
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.checking import checked
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream
 
 
@@ -47,7 +47,7 @@ def pgd(
         return inputs.detach()
     each = generator if isinstance(generator, Sequence) else [generator]
     if not all(isinstance(one, torch.Generator | NoiseRows | None) for one in each):
-        raise fail_argument("generator", generator, "a torch.Generator, one per example, or None")
+        raise argument_error("generator", generator, "a torch.Generator, one per example, or None")
     if generator is None:
         generator = [stream(seed, "pgd", number) for number in numbers]
     with examining(model):

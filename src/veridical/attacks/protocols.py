@@ -8,11 +8,11 @@ from typing import Literal
 from veridical.attacks.directions import TopK
 from veridical.attribution.quadrature import Quadrature
 from veridical.runtime.checking import Checked, limited
-from veridical.runtime.errors import UsageError, fail_unknown
+from veridical.runtime.errors import UsageError, unknown_name_error
 
 
 @dataclass(frozen=True)
-class Climb(Checked):
+class Restart(Checked):
     """One restart of an attribution attack.
 
     Parameters
@@ -74,7 +74,7 @@ class Protocol(Checked):
     judge_nodes: Quadrature = Quadrature("right", 100)
     final_nodes: Quadrature | None = None
     shortlist: int = field(default=1, metadata=limited(1, 10**9))
-    climbs: tuple[Climb, ...] = (Climb(),)
+    climbs: tuple[Restart, ...] = (Restart(),)
     minimise_each: bool = False
 
     def __post_init__(self) -> None:
@@ -115,10 +115,10 @@ STRONG = Protocol(
     final_nodes=Quadrature("right", 100),
     shortlist=5,
     climbs=(
-        Climb(),
-        Climb("origin", 5.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
-        Climb("random", 20.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
-        Climb(
+        Restart(),
+        Restart("origin", 5.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
+        Restart("random", 20.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
+        Restart(
             "random",
             5.0,
             50.0,
@@ -137,10 +137,10 @@ PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)
 def protocol(name: str, **changes: object) -> Protocol:
     """The protocol of that name, with those fields replaced that are given and not None."""
     if not isinstance(name, str) or name not in PROTOCOLS:
-        raise fail_unknown("protocol", name, PROTOCOLS)
+        raise unknown_name_error("protocol", name, PROTOCOLS)
     known = [field.name for field in fields(Protocol)]
     if unknown := next((key for key in changes if key not in known), None):
-        raise fail_unknown("field of a protocol", unknown, known)
+        raise unknown_name_error("field of a protocol", unknown, known)
     given = {key: value for key, value in changes.items() if value is not None}
     return replace(PROTOCOLS[name], **given)  # type: ignore[arg-type]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import check_inputs, check_map, examining, logits_of
 from veridical.attribution.method import OutputFunction
 from veridical.attribution.scalars import Output, TargetScalar
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream
 
 AttributionFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -79,7 +79,7 @@ def sensitivity_b(
     noise to them.
     """
     if unused.dtype != torch.bool or unused.shape != inputs.shape[1:] or not bool(unused.any()):
-        raise fail_argument(
+        raise argument_error(
             "unused",
             unused,
             f"a bool tensor of one example's shape {tuple(inputs.shape[1:])}, some of it true",
@@ -102,7 +102,7 @@ def linearity(
     The combination is made of logits, so the method has to explain a logit, not the loss.
     """
     if not models or len(models) != len(coefficients):
-        raise fail_argument("coefficients", coefficients, f"one number for each of the {len(models)} models")
+        raise argument_error("coefficients", coefficients, f"one number for each of the {len(models)} models")
     combined = _maps(attribute, _Combination(models, coefficients), inputs, target)
     parts = [
         c * _maps(attribute, model, inputs, target) for model, c in zip(models, coefficients, strict=True)
@@ -141,7 +141,7 @@ def symmetry(
     first, second = (_positions("pair", place, inputs)[:, None] for place in pair)
     values = inputs.flatten(1)
     if not torch.equal(values.gather(1, first), values.gather(1, second)):
-        raise fail_argument(
+        raise argument_error(
             "inputs", inputs, f"equal values at positions {pair[0]} and {pair[1]} of each example"
         )
     probe = (inputs + _noise(inputs)).flatten(1)
@@ -213,13 +213,13 @@ def _positions(name: str, place: int | Tensor, inputs: Tensor) -> Tensor:
     positions = torch.as_tensor(place, device=inputs.device).expand(len(inputs))
     size = inputs[0].numel()
     if positions.is_floating_point() or bool(((positions < 0) | (positions >= size)).any()):
-        raise fail_argument(name, place, f"a flattened position from 0 to {size - 1}")
+        raise argument_error(name, place, f"a flattened position from 0 to {size - 1}")
     return positions
 
 
 def _require_examples(inputs: Tensor) -> None:
     if len(check_inputs(inputs)) == 0:
-        raise fail_argument("inputs", inputs, "floating-point inputs (N, ...) of at least one example")
+        raise argument_error("inputs", inputs, "floating-point inputs (N, ...) of at least one example")
 
 
 def _noise(inputs: Tensor) -> Tensor:

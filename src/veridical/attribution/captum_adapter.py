@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import check_target, logits_of
-from veridical.attribution.method import AttributionMethod, Question, check_output
+from veridical.attribution.method import AttributionMethod, AttributionRequest, check_output
 from veridical.attribution.rectifiers import HOOKING, check_rectifiers
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.seeds import seed_global
 
 
@@ -39,7 +39,7 @@ class CaptumAttribution(AttributionMethod):
     ) -> None:
         check_output(output)
         if callable(output):
-            raise fail_argument("output", output, "a name: Captum picks the target itself")
+            raise argument_error("output", output, "a name: Captum picks the target itself")
         _split(captum_class, options)
         # A frozen dataclass's own constructor could not take options by name.
         for name, value in (
@@ -62,7 +62,7 @@ class CaptumAttribution(AttributionMethod):
         options = {**self.options, **changed}
         return CaptumAttribution(self.captum_class, output=self.output, seed=self.seed, **options)
 
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         if asked.create_graph:
             raise UsageError(
                 f"create_graph=True: a map of Captum's {_name(self.captum_class)} cannot be differentiated; "
@@ -117,20 +117,20 @@ def _split(
     """Options of the constructor and of `.attribute`; those of a plain function all go to `.attribute`."""
     if not inspect.isclass(captum_class):
         if not callable(captum_class):
-            raise fail_argument(
+            raise argument_error(
                 "captum_class", captum_class, "a class of captum.attr, or a function that makes one"
             )
         return {}, dict(options)
     explain: Callable[..., Any] | None = getattr(captum_class, "attribute", None)
     if explain is None:
-        raise fail_argument("captum_class", captum_class, "a class with a method `attribute`")
+        raise argument_error("captum_class", captum_class, "a class with a method `attribute`")
     # The first two are self and the model, or self and the inputs.
     makes = list(inspect.signature(captum_class.__init__).parameters)[2:]
     takes = [name for name in inspect.signature(explain).parameters if name not in ("self", "inputs")]
     possible = [name for name in [*makes, *takes] if name != "target"]
     for name in options:
         if name not in possible:
-            raise fail_unknown(f"option of Captum's {_name(captum_class)}", name, possible)
+            raise unknown_name_error(f"option of Captum's {_name(captum_class)}", name, possible)
     construction = {name: value for name, value in options.items() if name in makes}
     return construction, {name: value for name, value in options.items() if name not in makes}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.runtime.devices import rows_at_once
-from veridical.runtime.errors import UsageError, check_count, fail_argument
+from veridical.runtime.errors import UsageError, argument_error, check_count
 from veridical.runtime.guards import default_modes, eval_mode, evaluating, preserved_rng
 
 
@@ -101,7 +101,7 @@ def check_greatest(greatest: int, logits: Tensor) -> None:
     classes = logits.shape[1]
     if greatest >= classes:
         expected = f"a class from 0 to {classes - 1}, as the model has {classes} logits"
-        raise fail_argument("target", greatest, expected)
+        raise argument_error("target", greatest, expected)
 
 
 def check_climbable(logits: Tensor) -> None:
@@ -119,17 +119,17 @@ def check_climbable(logits: Tensor) -> None:
 def check_model(model: object) -> None:
     """Raise a UsageError for what is not a module."""
     if not isinstance(model, nn.Module):
-        raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
+        raise argument_error("model", model, "an nn.Module from inputs to logits (N, K)")
 
 
 def check_inputs(inputs: object, name: str = "inputs") -> Tensor:
     """Give back floating-point inputs (N, ...), or raise a UsageError."""
     if not isinstance(inputs, Tensor):
-        raise fail_argument(
+        raise argument_error(
             name, inputs, "a tensor (N, ...)", "torch.as_tensor makes one of an array or a list."
         )
     if inputs.ndim < 2 or not inputs.is_floating_point():
-        raise fail_argument(name, inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
+        raise argument_error(name, inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
     return inputs
 
 
@@ -142,7 +142,7 @@ def check_indices(indices: Any, examples: int) -> Sequence[int]:
         whole = not (numbers.dtype == torch.bool or numbers.is_floating_point() or numbers.is_complex())
         if numbers.shape == (examples,) and (whole or not examples):
             return [int(number) for number in numbers.tolist()]
-    raise fail_argument("indices", indices, f"{examples} integers, the examples' numbers in their data set")
+    raise argument_error("indices", indices, f"{examples} integers, the examples' numbers in their data set")
 
 
 def check_map(maps: object, inputs: Tensor, *, graph: bool = False, finite: bool = True) -> Tensor:
@@ -170,7 +170,7 @@ def check_map(maps: object, inputs: Tensor, *, graph: bool = False, finite: bool
 def check_attribution(attribution: object, *, create_graph: bool) -> None:
     """Raise a UsageError unless it can be called as one, and with `create_graph` if its maps are climbed."""
     if isinstance(attribution, type) or not callable(attribution):
-        raise fail_argument(
+        raise argument_error(
             "attribution", attribution, "a method such as IntegratedGradients(), or a function to maps"
         )
     if not create_graph:

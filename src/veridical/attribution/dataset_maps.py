@@ -16,7 +16,7 @@ from veridical.attribution.classifier import (
     parameter_like,
 )
 from veridical.attribution.method import Attribution, AttributionMethod
-from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.errors import argument_error, check_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 
@@ -70,9 +70,9 @@ def dataset_maps(
     check_attribution(attribution, create_graph=False)
     if isinstance(target, Tensor):
         if target.shape != (len(examples),):
-            raise fail_argument("target", target, f"a class for each of {len(examples)} examples")
+            raise argument_error("target", target, f"a class for each of {len(examples)} examples")
     elif target not in ("predicted", "label"):
-        raise fail_argument("target", target, '"predicted", "label" or classes (N,)')
+        raise argument_error("target", target, '"predicted", "label" or classes (N,)')
     like = parameter_like(model)
     batches = [
         range(first, min(first + batch_size, len(examples))) for first in range(0, len(examples), batch_size)

@@ -13,15 +13,15 @@ from veridical.attribution.classifier import check_finite_map, check_inputs, out
 from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import (
     AttributionMethod,
+    AttributionRequest,
     OutputFunction,
-    Question,
     Target,
     question,
 )
 from veridical.attribution.path import rows_of
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import Output
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor] | None
 """Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example,
@@ -86,7 +86,7 @@ class IntegratedGradients(AttributionMethod):
         batch is refused.
         """
         if len(check_inputs(inputs)) == 0:
-            raise fail_argument("inputs", inputs, "at least one example")
+            raise argument_error("inputs", inputs, "at least one example")
         with question(model, inputs, target, create_graph=create_graph, indices=indices) as asked:
             result = self._solve(asked)
             check_finite_map(result.attribution)
@@ -94,7 +94,7 @@ class IntegratedGradients(AttributionMethod):
                 check_second_order(result.attribution)
             return result
 
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         if self.nodes != "auto":
             examples = torch.arange(asked.inputs.shape[0], device=asked.inputs.device)
             return self._problem(asked).maps(examples, self.nodes, create_graph=asked.create_graph)
@@ -114,7 +114,7 @@ class IntegratedGradients(AttributionMethod):
             )
         return result.attribution
 
-    def _solve(self, asked: Question) -> PathResult:
+    def _solve(self, asked: AttributionRequest) -> PathResult:
         problem = self._problem(asked)
         if self.nodes != "auto":
             return integrate(problem, self.nodes, tolerance=self.tolerance, create_graph=asked.create_graph)
@@ -122,7 +122,7 @@ class IntegratedGradients(AttributionMethod):
             problem, tolerance=self.tolerance, max_nodes=self.max_nodes, create_graph=asked.create_graph
         )
 
-    def _problem(self, asked: Question) -> PathProblem:
+    def _problem(self, asked: AttributionRequest) -> PathProblem:
         return PathProblem(
             scalar_of=lambda examples: asked.scalar(self.output, examples),
             start=_start(self.baseline, asked.inputs),
@@ -138,7 +138,7 @@ def _named_layer(model: nn.Module, layer: nn.Module | str | None) -> nn.Module |
         return layer
     modules: dict[str, nn.Module] = dict(model.named_modules())
     if layer not in modules:
-        raise fail_argument("layer", layer, "the name of a module of the model: " + ", ".join(modules)[2:])
+        raise argument_error("layer", layer, "the name of a module of the model: " + ", ".join(modules)[2:])
     return modules[layer]
 
 
@@ -153,7 +153,7 @@ def _start(baseline: Baseline, inputs: Tensor) -> Tensor:
         have not in (1, want)
         for have, want in zip(reversed(start.shape), reversed(inputs.shape), strict=False)
     ):
-        raise fail_argument(
+        raise argument_error(
             "baseline", start, f"something that broadcasts to the inputs' shape {tuple(inputs.shape)}"
         )
     return start.expand_as(inputs)

@@ -24,7 +24,7 @@ from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
 from veridical.runtime.checking import Checked, taken
-from veridical.runtime.errors import fail_argument, fail_unknown
+from veridical.runtime.errors import argument_error, unknown_name_error
 from veridical.runtime.record import record
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Attribution(Protocol):
 
 
 @record
-class Question:
+class AttributionRequest:
     """What is to be explained, with everything checked and resolved: subclasses' `_maps` gets one."""
 
     model: nn.Module
@@ -63,7 +63,7 @@ class Question:
             return _FunctionScalar(self.model, target, output)
         return TargetScalar(self.model, target, output)
 
-    def by_parts(self, make: Callable[["Question"], Tensor], rows: int | None) -> Tensor:
+    def by_parts(self, make: Callable[["AttributionRequest"], Tensor], rows: int | None) -> Tensor:
         """The maps that `make` gives for at most `rows` examples at a time, or for all with create_graph.
 
         rows: as for `rows_of`. All graphs are alive in the end, so parts would save nothing there.
@@ -74,7 +74,7 @@ class Question:
         parts = [slice(first, first + at_once) for first in range(0, len(self.inputs), at_once)]
         return torch.cat(
             [
-                make(Question(self.model, self.inputs[n], self.target[n], self.indices[n], False))
+                make(AttributionRequest(self.model, self.inputs[n], self.target[n], self.indices[n], False))
                 for n in parts
             ]
         )
@@ -95,7 +95,7 @@ class AttributionMethod(Checked, ABC):
             hint = (
                 f"The model is given when the method is called: {cls.__name__}(...)(model, inputs, target)."
             )
-            raise fail_argument(cls.__name__, options[0], "options, no model", hint)
+            raise argument_error(cls.__name__, options[0], "options, no model", hint)
         return super().__new__(cls)
 
     def __call__(
@@ -125,7 +125,7 @@ class AttributionMethod(Checked, ABC):
             return maps
 
     @abstractmethod
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         """The map, for arguments that were checked, inside the guards and with gradients enabled."""
 
     def bind(self, model: nn.Module) -> "BoundMethod":
@@ -151,13 +151,13 @@ def question(
     *,
     create_graph: bool,
     indices: Tensor | Sequence[int] | None = None,
-) -> Iterator[Question]:
+) -> Iterator[AttributionRequest]:
     """Check the arguments, guard the model while the block lasts, and hand out the resolved question."""
     check_inputs(inputs)
     create_graph = taken("create_graph", create_graph, bool)
     with examining(model, weights=create_graph):
         inputs = out_of_inference(inputs)
-        yield Question(
+        yield AttributionRequest(
             model,
             inputs if create_graph else inputs.detach(),
             _resolve_target(model, inputs, target),
@@ -169,7 +169,7 @@ def question(
 def check_output(output: Output | OutputFunction) -> None:
     """Raise a UsageError unless `output` is one of the names or a function."""
     if not callable(output) and output not in OUTPUTS:
-        raise fail_unknown("output", output, OUTPUTS, more=", or a function (logits, target) -> (N,)")
+        raise unknown_name_error("output", output, OUTPUTS, more=", or a function (logits, target) -> (N,)")
 
 
 @record
@@ -193,11 +193,11 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     if isinstance(target, Integral) and not isinstance(target, bool) and abs(target) < 2**63:
         target = torch.full((examples,), int(target))
     if not isinstance(target, Tensor) or target.shape != (examples,) or target.dtype.is_floating_point:
-        raise fail_argument(
+        raise argument_error(
             "target", target, f"({examples},) integers, one class per example, an int, or None"
         )
     if examples and int(target.min()) < 0:
-        raise fail_argument("target", target.tolist(), "classes of at least 0")
+        raise argument_error("target", target.tolist(), "classes of at least 0")
     return out_of_inference(target.to(inputs.device, torch.int64))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from veridical.attribution.gradients import input_gradient
-from veridical.attribution.method import AttributionMethod, OutputFunction, Question
+from veridical.attribution.method import AttributionMethod, AttributionRequest, OutputFunction
 from veridical.attribution.path import rows_of
 from veridical.attribution.scalars import Output
 from veridical.runtime.checking import limited
@@ -22,7 +22,7 @@ class InputGradient(AttributionMethod):
 
     output: Output | OutputFunction = "logit"
 
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         return asked.by_parts(
             lambda part: input_gradient(
                 part.scalar(self.output), part.inputs, create_graph=part.create_graph
@@ -41,7 +41,7 @@ class GradientTimesInput(AttributionMethod):
 
     output: Output | OutputFunction = "logit"
 
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         return asked.inputs * InputGradient(self.output)._maps(asked)
 
 
@@ -62,10 +62,10 @@ class SmoothGrad(AttributionMethod):
     output: Output | OutputFunction = "logit"
     rows: int | None = None
 
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         return asked.by_parts(self._mean, self.rows)
 
-    def _mean(self, asked: Question) -> Tensor:
+    def _mean(self, asked: AttributionRequest) -> Tensor:
         scalar = asked.scalar(self.output)
         at_once = max(1, rows_of(asked.inputs, self.rows) // asked.inputs.shape[0])
         total = torch.zeros_like(asked.inputs)
@@ -76,7 +76,7 @@ class SmoothGrad(AttributionMethod):
             total = total + gradients.reshape(noisy.shape).sum(dim=0)
         return total / self.samples
 
-    def _draw(self, asked: Question, sample: int) -> Tensor:
+    def _draw(self, asked: AttributionRequest, sample: int) -> Tensor:
         inputs = asked.inputs
         return per_example_normal(
             inputs.shape[1:],
@@ -98,7 +98,7 @@ class RandomAttribution(AttributionMethod):
 
     seed: int = 0
 
-    def _maps(self, asked: Question) -> Tensor:
+    def _maps(self, asked: AttributionRequest) -> Tensor:
         inputs = asked.inputs
         return per_example_normal(
             inputs.shape[1:],

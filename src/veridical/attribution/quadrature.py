@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.runtime.checking import LIMITS, taken
-from veridical.runtime.errors import UsageError, fail_unknown
+from veridical.runtime.errors import UsageError, unknown_name_error
 
 _Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
@@ -68,7 +68,7 @@ class Quadrature:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise fail_unknown("quadrature rule", self.rule, RULES)
+            raise unknown_name_error("quadrature rule", self.rule, RULES)
         object.__setattr__(self, "nodes", taken("nodes", self.nodes, int, LIMITS["nodes"]))
         RULES[self.rule](self.nodes)
 

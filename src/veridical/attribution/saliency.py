@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def saliency(attribution: Tensor) -> Tensor:
@@ -12,7 +12,7 @@ def saliency(attribution: Tensor) -> Tensor:
     Raises UsageError for another number of dimensions. Chen et al., NeurIPS 2019, section 5 (and their code).
     """
     if attribution.ndim != 4:
-        raise fail_argument("attribution", attribution, "(N, C, H, W), one map per image")
+        raise argument_error("attribution", attribution, "(N, C, H, W), one map per image")
     return attribution.abs().sum(dim=1)
 
 
@@ -23,7 +23,7 @@ def normalised_to_area(maps: Tensor) -> Tensor:
     everywhere stays zero. Raises UsageError for another number of dimensions.
     """
     if maps.ndim != 3:
-        raise fail_argument("maps", maps, "(N, H, W), one saliency map per image")
+        raise argument_error("maps", maps, "(N, H, W), one saliency map per image")
     total = maps.sum(dim=(1, 2), keepdim=True)
     # The divisor is replaced before the division: 0 / 0 would put NaN into the gradient even if masked later.
     return maps * (maps.shape[1] * maps.shape[2]) / torch.where(total == 0, torch.ones_like(total), total)

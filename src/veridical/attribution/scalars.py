@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import check_climbable, check_greatest, logits_of
-from veridical.runtime.errors import UsageError, fail_unknown
+from veridical.runtime.errors import UsageError, unknown_name_error
 from veridical.runtime.record import record
 
 Output = Literal["logit", "loss", "log-probability"]
@@ -46,7 +46,7 @@ class TargetScalar:
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
-            raise fail_unknown("output", self.output, OUTPUTS)
+            raise unknown_name_error("output", self.output, OUTPUTS)
 
     @cached_property
     def _greatest_target(self) -> int:

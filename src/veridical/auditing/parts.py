@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.files import read_arrays, to_plain, write_atomic
 
 Arrays = dict[str, NDArray[Any]]
@@ -53,7 +53,7 @@ def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """An .npz file, compressed; numbers, booleans and text only (a UsageError for objects)."""
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise fail_argument(name, array, "numbers, booleans or text")
+            raise argument_error(name, array, "numbers, booleans or text")
     buffer = io.BytesIO()
     named: dict[str, Any] = dict(arrays)
     np.savez_compressed(buffer, **named)

@@ -24,7 +24,7 @@ from veridical.auditing.result import RadiusResult, RobustnessResult, notes, sum
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import proportion_interval
 from veridical.runtime.checking import checked
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 Progress = Callable[[int, int], Any]
 """(examples done, examples in total), over all radii."""
@@ -96,10 +96,10 @@ def measure_robustness(
     Source: Chen et al. (2019), section 5; the settings per data set are in `veridical.auditing.settings`.
     """
     if not isinstance(split, Split):
-        raise fail_argument("split", split, "a split of a data set, such as load(NAME).test")
+        raise argument_error("split", split, "a split of a data set, such as load(NAME).test")
     count = len(split) if examples is None else min(examples, len(split))
     if count < 1:
-        raise fail_argument("examples", examples, f"a number from 1 to {len(split)}, the images there are")
+        raise argument_error("examples", examples, f"a number from 1 to {len(split)}, the images there are")
     plan = _plan(protocol, radius, k, steps, step_size)
     method = IntegratedGradients() if attribution is None else attribution
     direction = TopK(plan.compared) if attack is None else attack
@@ -129,7 +129,7 @@ def measure_robustness(
     batches = [range(first, min(first + length, count)) for first in range(0, count, length)]
     chosen = batches[share[0] :: share[1]]
     if not chosen:
-        raise fail_argument("share", share, f"(i, n) with i below {len(batches)}, the number of batches")
+        raise argument_error("share", share, f"(i, n) with i below {len(batches)}, the number of batches")
     examinations = {r: at(r) for r in sorted({radius, *curve})}
     return _result(model, split, radius, _collect(model, split, examinations, chosen, parts, progress), plan)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from veridical.runtime.errors import UsageError, check_count, check_positive, fail_argument
+from veridical.runtime.errors import UsageError, argument_error, check_count, check_positive
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def evaluation_settings(
         raise UsageError("norm l2 has no radius in the paper: give one (--radius), in Euclidean length")
     if radius is not None:
         if not 0 <= radius < float("inf"):
-            raise fail_argument("radius", radius, "a finite number of at least 0, in input units")
+            raise argument_error("radius", radius, "a finite number of at least 0, in input units")
         row = row.at(radius)
     given = {"k": k, "attacked_k": k, "steps": steps, "pgd_steps": pgd_steps}
     row = replace(row, **{name: value for name, value in given.items() if value is not None})

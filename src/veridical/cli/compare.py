@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veridical.runtime.checking import Checked
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def run(options: Options) -> int:
     from veridical.studies.attacked import check_comparable, named, read_attack
 
     if len(options.attacks) < 2:
-        raise fail_argument("attacks", options.attacks, "at least two folders of finished attacks")
+        raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")
     attacks = named([read_attack(folder) for folder in options.attacks], options.titles)
     check_comparable(attacks)
     config = {name: attacked.config for name, attacked in attacks.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from veridical.runtime.checking import Checked
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def run(options: Options) -> int:
 
     page = Path(options.out)
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
-        raise fail_argument("out", options.out, "the name of a file that ends in .html")
+        raise argument_error("out", options.out, "the name of a file that ends in .html")
     found = named([read_measured(folder) for folder in options.folders], options.titles)
     data = next(iter(found.values())).config["data"]["name"]
     page.parent.mkdir(parents=True, exist_ok=True)

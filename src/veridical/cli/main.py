@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from veridical._version import __version__
 from veridical.cli.commands import COMMANDS, Command
-from veridical.runtime.errors import UsageError, VeridicalError, fail_unknown, visible
+from veridical.runtime.errors import UsageError, VeridicalError, unknown_name_error, visible
 from veridical.runtime.process_group import launched
 
 OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -49,7 +49,7 @@ def _run(name: str, arguments: Sequence[str], commands: Mapping[str, Command]) -
         print(f"veridical {__version__}" if name == "--version" else _overview(commands))
         return OK
     if name not in commands:
-        raise fail_unknown("command", name, commands, "See `veridical --help`.")
+        raise unknown_name_error("command", name, commands, "See `veridical --help`.")
     from veridical.cli.options import parse_options
 
     module = importlib.import_module(commands[name].module)

@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from veridical.runtime.checking import Limit, rules, taken
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown, nearest
+from veridical.runtime.errors import UsageError, argument_error, nearest, unknown_name_error
 from veridical.runtime.files import as_path
 
 OptionsT = TypeVar("OptionsT")
@@ -153,15 +153,15 @@ def _check_yaml(line: Sequence[str], known: Sequence[str]) -> None:
     for name in configs:
         path = as_path(name, "config")
         if not path.exists() and "\n" not in name and ":" not in name:
-            raise fail_argument("config", name, "a file of options in YAML")
+            raise argument_error("config", name, "a file of options in YAML")
         if path.exists() and not path.is_file():
-            raise fail_argument("config", name, "a file of options in YAML, no folder, device or pipe")
+            raise argument_error("config", name, "a file of options in YAML, no folder, device or pipe")
         if path.is_file() and path.stat().st_size > _MOST_BYTES:
-            raise fail_argument("config", name, f"a file of options of at most {_MOST_BYTES:,} bytes")
+            raise argument_error("config", name, f"a file of options of at most {_MOST_BYTES:,} bytes")
         try:
             text = path.read_text(encoding="utf-8") if path.is_file() else name
         except UnicodeDecodeError as error:
-            raise fail_argument("config", name, "a file of options in YAML, in UTF-8", f"{error}.") from None
+            raise argument_error("config", name, "a file of options in YAML, in UTF-8", f"{error}.") from None
         try:
             _check_bounds(f"config {name}", text)
             _check_keys(f"config {name}", text, known)
@@ -181,17 +181,17 @@ def _check_bounds(place: str, text: str) -> None:
         depth += opened - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST or (opened and event.anchor):
             expected = f"values at most {_DEEPEST} levels deep, and no anchors"
-            raise fail_argument(place, f"{text[:40]}...", expected)
+            raise argument_error(place, f"{text[:40]}...", expected)
 
 
 def _check_keys(place: str, text: str, known: Sequence[str]) -> None:
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode):
-        raise fail_argument(place, text, "options and their values, as in `epochs: 3`")
+        raise argument_error(place, text, "options and their values, as in `epochs: 3`")
     keys = [str(key.value) for key, _ in node.value]
     for key in keys:
         if key.split(".")[0] not in known:
-            raise fail_unknown(f"{place}: key", key, known)
+            raise unknown_name_error(f"{place}: key", key, known)
         if keys.count(key) > 1:
             raise UsageError(f"{place}: {key} stands there {keys.count(key)} times. Give it once.")
 
@@ -253,7 +253,7 @@ def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limits: M
         except UsageError as told:
             return str(told)
         kind = "values of the kind that --help shows, without control characters"
-        return str(fail_argument(flag, given[1].strip(), kind))
+        return str(argument_error(flag, given[1].strip(), kind))
     line = re.sub(r'Parser key "([\w.]+)"', flag, line)
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", line)
     near = nearest(unknown[1], hints) if unknown else None

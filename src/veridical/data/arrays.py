@@ -37,7 +37,7 @@ class Arrays:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-def damaged(where: object, found: str, expected: str, hint: str = "") -> DataError:
+def corrupt_file_error(where: object, found: str, expected: str, hint: str = "") -> DataError:
     """Build (not raise) the error for a file that is not what it should be, in one wording for all."""
     message = f"{where}: expected {expected}, but found {found}."
     return DataError(f"{message} {hint}" if hint else message)
@@ -47,18 +47,18 @@ def check_header(where: object, shape: Sequence[int], dtype: np.dtype[np.generic
     """Check shape and dtype of "images" or "labels" as a header gives them, before the content is decoded."""
     count = int(np.prod([int(size) for size in shape], dtype=object)) if len(shape) else 1
     if count * dtype.itemsize > MAX_BYTES:
-        raise damaged(
+        raise corrupt_file_error(
             where, f"shape {tuple(shape)} of {dtype}", f"at most {MAX_BYTES // 2**30} GiB in one array"
         )
     if kind == "images":
         _check_image_header(where, tuple(shape), dtype)
         return
     if dtype.kind not in "iu":
-        raise damaged(
+        raise corrupt_file_error(
             where, f"dtype {dtype}", "integer class labels", "Store y_train and y_test as integers."
         )
     if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
-        raise damaged(
+        raise corrupt_file_error(
             where, f"shape {tuple(shape)}", "one label per image, shape (N,)", "One-hot labels: take argmax."
         )
 
@@ -68,16 +68,18 @@ def _check_image_header(where: object, shape: tuple[int, ...], dtype: np.dtype[n
         hint = (
             "Multiply images in [0, 1] by 255, round, and store them as uint8." if dtype.kind == "f" else ""
         )
-        raise damaged(where, f"dtype {dtype}", "uint8 images with values 0 to 255", hint)
+        raise corrupt_file_error(where, f"dtype {dtype}", "uint8 images with values 0 to 255", hint)
     channels = shape[3] if len(shape) == 4 else 1
     if len(shape) not in (3, 4) or channels not in (1, 3):
         looks_first = len(shape) == 4 and shape[1] in (1, 3)
         hint = "Channels come last: transpose with x.transpose(0, 2, 3, 1)." if looks_first else ""
-        raise damaged(
+        raise corrupt_file_error(
             where, f"shape {shape}", "images of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)", hint
         )
     if shape[0] < 1 or not all(1 <= side <= MAX_SIDE for side in shape[1:3]):
-        raise damaged(where, f"shape {shape}", f"at least one image, sides from 1 to {MAX_SIDE} pixels")
+        raise corrupt_file_error(
+            where, f"shape {shape}", f"at least one image, sides from 1 to {MAX_SIDE} pixels"
+        )
 
 
 def check_pair(
@@ -85,12 +87,12 @@ def check_pair(
 ) -> None:
     """Check that images and labels of one part ("train" or "test") fit, and that the images show anything."""
     if len(images) != len(labels):
-        raise damaged(
+        raise corrupt_file_error(
             where, f"{len(images)} {part} images and {len(labels)} {part} labels", "as many labels as images"
         )
     if int(images.max()) <= 1:
         found = f"{part} images with no value above {int(images.max())}"
-        raise damaged(
+        raise corrupt_file_error(
             where, found, "values 0 to 255", "Images in [0, 1] have to be multiplied by 255 before rounding."
         )
 
@@ -101,7 +103,7 @@ def check_labels(where: object, part: str, labels: npt.NDArray[np.integer], clas
     if len(wrong):
         found = f"label {int(labels[wrong[0]])} at {part} image {int(wrong[0])}"
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise damaged(where, found + more, f"labels 0 to {classes - 1}")
+        raise corrupt_file_error(where, found + more, f"labels 0 to {classes - 1}")
 
 
 def check_arrays(where: Path | str, arrays: Arrays, entry: DatasetEntry | None) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def check_arrays(where: Path | str, arrays: Arrays, entry: DatasetEntry | None) 
         check_pair(where, part, images, labels)
     train, test = arrays.train_images.shape[1:], arrays.test_images.shape[1:]
     if train != test:
-        raise damaged(
+        raise corrupt_file_error(
             where, f"training images of {train} and test images of {test}", "one size and colour for both"
         )
     classes = _class_names(where, arrays, entry)
@@ -133,7 +135,9 @@ def check_arrays(where: Path | str, arrays: Arrays, entry: DatasetEntry | None) 
 def _class_names(where: object, arrays: Arrays, entry: DatasetEntry | None) -> tuple[str, ...]:
     given = arrays.classes or (entry.classes if entry is not None else ())
     if entry is not None and len(given) != len(entry.classes):
-        raise damaged(where, f"{len(given)} class names", f"the {len(entry.classes)} classes of {entry.name}")
+        raise corrupt_file_error(
+            where, f"{len(given)} class names", f"the {len(entry.classes)} classes of {entry.name}"
+        )
     if not given:
         check_labels(where, "train", arrays.train_labels, MAX_CLASSES)
         given = tuple(str(label) for label in range(int(arrays.train_labels.max()) + 1))
@@ -147,7 +151,7 @@ def _class_names(where: object, arrays: Arrays, entry: DatasetEntry | None) -> t
                 stacklevel=2,
             )
     if len(given) < 2:
-        raise damaged(where, f"{len(given)} class", "at least two classes")
+        raise corrupt_file_error(where, f"{len(given)} class", "at least two classes")
     return given
 
 
@@ -156,4 +160,6 @@ def _check_entry(where: object, size: tuple[int, ...], entry: DatasetEntry) -> N
     shape = (channels, size[0], size[1])
     if channels != entry.shape[0] or not (entry.free_size or shape == entry.shape):
         expected = f"{entry.name}'s (channels, height, width), {entry.shape}"
-        raise damaged(where, f"images of {shape}", expected, "Check that the file is what its name says.")
+        raise corrupt_file_error(
+            where, f"images of {shape}", expected, "Check that the file is what its name says."
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from veridical.runtime.config import AugmentName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 ANGLE = 15.0
 """Greatest rotation, in degrees, to either side."""
@@ -43,7 +43,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.kind not in ("shift-rotate", "shift-rotate-flip", "warp"):
-            raise fail_argument("augment", self.kind, "shift-rotate, shift-rotate-flip or warp")
+            raise argument_error("augment", self.kind, "shift-rotate, shift-rotate-flip or warp")
 
     def __call__(
         self,

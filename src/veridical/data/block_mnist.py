@@ -21,7 +21,7 @@ from veridical.data.dataset import Split
 from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
 from veridical.runtime.data_config import BlockOptions
-from veridical.runtime.errors import DataError, fail_argument
+from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
@@ -53,7 +53,7 @@ def counterfactual(
     cells = int(np.prod(cells_of(options)))
     if not 0 < step < cells:
         expected = f"an integer from 1 to {cells - 1}, since there are {cells} blocks"
-        raise fail_argument("step (moved)", step, expected)
+        raise argument_error("step (moved)", step, expected)
     return _generated(options, root, step)
 
 
@@ -84,7 +84,7 @@ def _generated(options: BlockOptions, root: str | os.PathLike[str] | None, moved
     if channels != 1:
         raise DataError(f"{options.source}: expected grey images, but found {channels} channels.")
     if options.null == "scramble" and (height % options.tile or width % options.tile):
-        raise fail_argument("tile", options.tile, f"a divisor of the block's sides, {height} and {width}")
+        raise argument_error("tile", options.tile, f"a divisor of the block's sides, {height} and {width}")
     classes = source.classes if options.classes == "ten" else source.classes[:2]
     parts = (
         _part("train", source.train, len(classes), options.train_examples),
@@ -116,7 +116,7 @@ def _part(name: PartName, split: Split, classes: int, limit: int | None) -> _Par
     if not len(wanted):
         raise DataError(f"the source has no {name} images of its first {classes} classes.")
     if limit is not None and not 1 <= limit <= len(wanted):
-        raise fail_argument(f"{name}_examples", limit, f"an integer from 1 to {len(wanted)}, or None")
+        raise argument_error(f"{name}_examples", limit, f"an integer from 1 to {len(wanted)}, or None")
     pool = split.images[wanted, 0].numpy()
     return _Part(name, pool, split.labels[wanted].numpy(), wanted.numpy(), limit or len(wanted))
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
@@ -61,16 +61,16 @@ class BlockWorld:
 
     def __post_init__(self) -> None:
         if self.blocks < 2 or self.blocks % 2:
-            raise fail_argument("blocks", self.blocks, "an even number of at least 2")
+            raise argument_error("blocks", self.blocks, "an even number of at least 2")
         if self.block_size < 1:
-            raise fail_argument("block_size", self.block_size, "an integer of at least 1")
+            raise argument_error("block_size", self.block_size, "an integer of at least 1")
         if not 0 <= self.noise < float("inf"):
-            raise fail_argument("noise", self.noise, "a finite number of at least 0")
+            raise argument_error("noise", self.noise, "a finite number of at least 0")
         if self.direction is not None:
             given = torch.tensor(self.direction, dtype=torch.float64)
             if given.shape != (self.block_size,) or not 0 < float(given.norm()) < float("inf"):
                 expected = f"{self.block_size} finite numbers, not all of them 0"
-                raise fail_argument("direction", self.direction, expected)
+                raise argument_error("direction", self.direction, expected)
 
     @property
     def relevant(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import Arrays, damaged
+from veridical.data.arrays import Arrays, corrupt_file_error
 
 PICKLED = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 BINARY = tuple(f"{name}.bin" for name in PICKLED)
@@ -42,7 +42,9 @@ def read_binary_batch(path: Path) -> _Batch:
     """Read 10,000 records of a label and 3,072 pixels: uint8 pixels (10000, 3072) and labels (10000,)."""
     records = np.frombuffer(_bytes(path), dtype=np.uint8)
     if records.size != IMAGES_A_BATCH * (_PIXELS + 1):
-        raise damaged(path, f"{records.size} bytes", f"{IMAGES_A_BATCH} records of {_PIXELS + 1} bytes")
+        raise corrupt_file_error(
+            path, f"{records.size} bytes", f"{IMAGES_A_BATCH} records of {_PIXELS + 1} bytes"
+        )
     table = records.reshape(IMAGES_A_BATCH, _PIXELS + 1)
     return table[:, 1:], table[:, 0]
 
@@ -59,27 +61,31 @@ def read_pickled_batch(path: Path) -> _Batch:
         _check_opcodes(content)
         batch = _Restricted(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle can fail in nearly any way
-        raise damaged(path, f"a damaged file ({error})", "a batch of CIFAR-10", "Copy it again.") from error
+        raise corrupt_file_error(
+            path, f"a damaged file ({error})", "a batch of CIFAR-10", "Copy it again."
+        ) from error
     pixels = batch.get(b"data") if isinstance(batch, dict) else None
     labels = batch.get(b"labels") if isinstance(batch, dict) else None
     if not isinstance(pixels, _ArrayRecord) or not isinstance(labels, list):
-        raise damaged(path, "a pickle of something else", "a batch of CIFAR-10, with data and labels")
+        raise corrupt_file_error(
+            path, "a pickle of something else", "a batch of CIFAR-10, with data and labels"
+        )
     sound = all(type(label) is int and 0 <= label < _CLASSES for label in labels)
     if len(labels) != IMAGES_A_BATCH or not sound:
         found = f"{len(labels)} labels{'' if sound else ', some out of range'}"
-        raise damaged(path, found, f"{IMAGES_A_BATCH} labels 0 to {_CLASSES - 1}")
+        raise corrupt_file_error(path, found, f"{IMAGES_A_BATCH} labels 0 to {_CLASSES - 1}")
     return pixels.content(path, (IMAGES_A_BATCH, _PIXELS)), np.array(labels, dtype=np.uint8)
 
 
 def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise damaged(path, "no regular file", "a batch of CIFAR-10")
+            raise corrupt_file_error(path, "no regular file", "a batch of CIFAR-10")
         if path.stat().st_size > _MAX_FILE:
-            raise damaged(path, f"{path.stat().st_size} bytes", f"at most {_MAX_FILE}")
+            raise corrupt_file_error(path, f"{path.stat().st_size} bytes", f"at most {_MAX_FILE}")
         return path.read_bytes()
     except OSError as error:
-        raise damaged(path, f"an unreadable file ({error})", "a batch of CIFAR-10") from error
+        raise corrupt_file_error(path, f"an unreadable file ({error})", "a batch of CIFAR-10") from error
 
 
 def _check_opcodes(content: bytes) -> None:
@@ -122,7 +128,9 @@ class _ArrayRecord:
                 if given == shape and len(content) == shape[0] * shape[1]:
                     flat = np.frombuffer(content, dtype=np.uint8)
                     return flat.reshape(shape, order="F" if fortran else "C")
-        raise damaged(path, "an array of another kind, shape or length", f"uint8 pixels of shape {shape}")
+        raise corrupt_file_error(
+            path, "an array of another kind, shape or length", f"uint8 pixels of shape {shape}"
+        )
 
 
 def _reconstruct(*_: object) -> _ArrayRecord:

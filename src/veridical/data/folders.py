@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from veridical.data.arrays import Arrays, damaged
+from veridical.data.arrays import Arrays, corrupt_file_error
 from veridical.data.images import formats, image_files, read_images
 from veridical.data.splits import hashed_order, stratified
 from veridical.runtime.errors import visible
@@ -30,19 +30,21 @@ def read_folder(folder: Path, size: int | None, split_seed: int) -> Arrays:
     if not (folder / "train").is_dir():
         names = class_folders(folder)
         if "test" in names or "val" in names:
-            raise damaged(folder, "a folder test or val, but none named train", "both or neither", _HINT)
+            raise corrupt_file_error(
+                folder, "a folder test or val, but none named train", "both or neither", _HINT
+            )
         return _one_level(folder, names, size, split_seed)
     for part in ("test", "val"):
         if (folder / part).is_dir():
             return read_two_parts(folder / "train", folder / part, class_folders(folder / "train"), size)
-    raise damaged(folder, "a folder train, but none named test or val", "both or neither", _HINT)
+    raise corrupt_file_error(folder, "a folder train, but none named test or val", "both or neither", _HINT)
 
 
 def class_folders(folder: Path) -> list[str]:
     """The names of the class folders, sorted, without hidden ones. Raises DataError below two."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) < 2:
-        raise damaged(folder, f"{len(names)} class folder(s)", "at least two", _HINT)
+        raise corrupt_file_error(folder, f"{len(names)} class folder(s)", "at least two", _HINT)
     return names
 
 
@@ -50,7 +52,9 @@ def read_two_parts(train: Path, test: Path, names: Sequence[str], size: int | No
     """Read class folders for training and testing; `names` are all classes, in the order of the labels."""
     extra = sorted(set(class_folders(test)) - set(names))
     if extra:
-        raise damaged(test, f"class folder(s) {', '.join(extra[:5])}", f"only the classes of {train}")
+        raise corrupt_file_error(
+            test, f"class folder(s) {', '.join(extra[:5])}", f"only the classes of {train}"
+        )
     trained, labels = _listed(train, names)
     tested, test_labels = _listed(test, names)
     # One call, so that size and colour are one for both.
@@ -64,7 +68,9 @@ def _one_level(folder: Path, names: Sequence[str], size: int | None, split_seed:
     paths, labels = _listed(folder, names)
     alone = np.flatnonzero(np.bincount(labels, minlength=len(names)) < 2)
     if len(alone):
-        raise damaged(folder / names[alone[0]], "1 image", "at least 2, one each for training and testing")
+        raise corrupt_file_error(
+            folder / names[alone[0]], "1 image", "at least 2, one each for training and testing"
+        )
     images = read_images(paths, size)
     train, test = stratified(labels.tolist(), TEST_FRACTION, split_seed, "folder")
     options: dict[str, object] = {"split_seed": split_seed, "test_fraction": TEST_FRACTION}
@@ -81,7 +87,9 @@ def _listed(
     for label, name in enumerate(names):
         files, others = image_files(folder / name) if (folder / name).is_dir() else ([], [])
         if not files:
-            raise damaged(folder / name, "no image files", "at least one PNG, JPEG, TIFF or other image")
+            raise corrupt_file_error(
+                folder / name, "no image files", "at least one PNG, JPEG, TIFF or other image"
+            )
         found += [(path, label) for path in files]
         skipped += others
     _say_skipped(folder, skipped, len(found))

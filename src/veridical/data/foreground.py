@@ -10,11 +10,11 @@ import torch
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from veridical.data.arrays import damaged
+from veridical.data.arrays import corrupt_file_error
 from veridical.data.dataset import Dataset
 from veridical.data.masked import MaskedDataset
 from veridical.data.npz import read_members
-from veridical.runtime.errors import DataError, fail_argument
+from veridical.runtime.errors import DataError, argument_error
 
 THRESHOLD = 16
 """Grey level above which a pixel of Fashion-MNIST belongs to the garment. The ground is 0, but for faint
@@ -49,9 +49,9 @@ def garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
     dark pixels leads from them to the border (by the four neighbours).
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 1:
-        raise fail_argument("images", images, "a uint8 tensor of shape (N, 1, H, W)")
+        raise argument_error("images", images, "a uint8 tensor of shape (N, 1, H, W)")
     if not 0 <= threshold < 255:
-        raise fail_argument("threshold", threshold, "a grey level from 0 to 254")
+        raise argument_error("threshold", threshold, "a grey level from 0 to 254")
     bright = images[:, 0].numpy() > threshold
     # Within the plane of each image alone: no connection along the first axis.
     neighbours = np.zeros((3, 3, 3), dtype=np.bool_)
@@ -69,17 +69,17 @@ def sign_boxes(data: Dataset) -> MaskedDataset:
     path = Path(data.source)
     if path.suffix != ".npz" or not path.is_file():
         hint = "Boxes are read from a gtsrb.npz with the members box_train and box_test."
-        raise damaged(path, "no boxes", "GTSRB as an .npz file", hint)
+        raise corrupt_file_error(path, "no boxes", "GTSRB as an .npz file", hint)
     members = read_members(path, BOXES)
     masks = []
     for name, split in zip(BOXES, (data.train, data.test), strict=True):
         if name not in members:
             hint = "Its rows are width, height, x1, y1, x2, y2 of each image, from the official tables."
-            raise damaged(path, f"no {name}", f"a member {name}", hint)
+            raise corrupt_file_error(path, f"no {name}", f"a member {name}", hint)
         boxes = members[name]
         if boxes.dtype.kind not in "iu" or boxes.shape != (len(split), 6):
             found = f"shape {boxes.shape} of {boxes.dtype}"
-            raise damaged(f"{path}, {name}", found, f"integers of shape ({len(split)}, 6)")
+            raise corrupt_file_error(f"{path}, {name}", found, f"integers of shape ({len(split)}, 6)")
         masks.append(box_masks(boxes, data.shape[1], data.shape[2], f"{path}, {name}"))
     return MaskedDataset.of(data, masks[0], masks[1])
 
@@ -94,7 +94,9 @@ def box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: ob
     fits &= (top >= 0) & (top <= bottom) & (bottom < full_height)
     if not fits.all():
         row = int(np.flatnonzero(~fits)[0])
-        raise damaged(where, f"the row {boxes[row].tolist()} at image {row}", "a box inside its image")
+        raise corrupt_file_error(
+            where, f"the row {boxes[row].tolist()} at image {row}", "a box inside its image"
+        )
     across = _inside(left, right, full_width, width)
     down = _inside(top, bottom, full_height, height)
     return torch.from_numpy(down[:, :, None] & across[:, None, :])

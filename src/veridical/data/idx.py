@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import Arrays, check_header, damaged
+from veridical.data.arrays import Arrays, check_header, corrupt_file_error
 
 STEMS = (
     "train-images-idx3-ubyte",
@@ -36,7 +36,7 @@ def read_idx_set(folder: Path) -> Arrays:
     """Read the four files: images (N, H, W) and labels (N,), all uint8. Raises DataError."""
     found, missing = find_idx(folder)
     if missing:
-        raise damaged(folder, "no " + ", ".join(missing), "the four IDX files")
+        raise corrupt_file_error(folder, "no " + ", ".join(missing), "the four IDX files")
     x_train, y_train, x_test, y_test = (read_idx(path, _dimensions(path)) for path in found)
     return Arrays(x_train, y_train, x_test, y_test)
 
@@ -63,7 +63,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         content = stream.read(count + 1)
     if len(content) != count:
         found = "more bytes" if len(content) > count else f"{len(content)} bytes"
-        raise damaged(
+        raise corrupt_file_error(
             path, f"{found} of content", f"{count} for shape {shape}", "The file is truncated or damaged."
         )
     return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)
@@ -80,17 +80,19 @@ def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
             yield stream
     except (OSError, zlib.error, EOFError) as error:
         found = f"a damaged or truncated file ({error})"
-        raise damaged(path, found, "a readable IDX file", "Copy it again.") from error
+        raise corrupt_file_error(path, found, "a readable IDX file", "Copy it again.") from error
 
 
 def _header(path: Path, stream: IO[bytes] | gzip.GzipFile, dimensions: int) -> tuple[int, ...]:
     magic = stream.read(4)
     if magic != bytes((0, 0, 8, dimensions)):
         expected = f"an IDX file of bytes with {dimensions} dimension(s), magic 0000080{dimensions}"
-        raise damaged(path, f"magic {magic.hex() or '(nothing)'}", expected)
+        raise corrupt_file_error(path, f"magic {magic.hex() or '(nothing)'}", expected)
     sizes = stream.read(4 * dimensions)
     if len(sizes) < 4 * dimensions:
-        raise damaged(path, "the end of the file within its header", "a whole IDX file", "Copy it again.")
+        raise corrupt_file_error(
+            path, "the end of the file within its header", "a whole IDX file", "Copy it again."
+        )
     shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
     check_header(path, shape, np.dtype(np.uint8), "images" if dimensions == 3 else "labels")
     return shape

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from veridical.data.arrays import MAX_SIDE, check_header, damaged
+from veridical.data.arrays import MAX_SIDE, check_header, corrupt_file_error
 
 _NO_PIXELS = frozenset(("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"))
 """What Pillow knows and cannot decode, or not without running another program."""
@@ -78,14 +78,18 @@ def _survey(paths: Sequence[Path], size: int | None) -> tuple[tuple[int, int], s
                 found = f"an image of mode {picture.mode}" + (
                     " with transparency" if "transparency" in picture.info else ""
                 )
-                raise damaged(path, found, "8-bit grey or RGB without transparency", "Convert the file.")
+                raise corrupt_file_error(
+                    path, found, "8-bit grey or RGB without transparency", "Convert the file."
+                )
             if max(picture.size) > MAX_SIDE:
-                raise damaged(path, f"an image of {picture.size}", f"sides of at most {MAX_SIDE} pixels")
+                raise corrupt_file_error(
+                    path, f"an image of {picture.size}", f"sides of at most {MAX_SIDE} pixels"
+                )
             first = picture.size if number == 0 else first
             if size is None and picture.size != first:
                 found = f"width and height {picture.size}, where {paths[0]} has {first}"
                 hint = "Resize the files, or load them from Python: load(..., size=...) resizes all."
-                raise damaged(path, found, "images of one size", hint)
+                raise corrupt_file_error(path, found, "images of one size", hint)
             mode = mode if picture.mode in _GREY else "RGB"
     return (first if size is None else (size, size)), mode
 
@@ -101,4 +105,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 yield picture
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         found = f"a damaged or truncated file ({error})"
-        raise damaged(path, found, "a PNG, JPEG, TIFF or another image that Pillow reads") from error
+        raise corrupt_file_error(
+            path, found, "a PNG, JPEG, TIFF or another image that Pillow reads"
+        ) from error

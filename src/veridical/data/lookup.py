@@ -20,7 +20,7 @@ from veridical.data.npz import read_npz
 from veridical.data.places import Place, data_root, places
 from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.checking import checked
-from veridical.runtime.errors import DataError, fail_argument, fail_unknown
+from veridical.runtime.errors import DataError, argument_error, unknown_name_error
 from veridical.runtime.files import as_path
 
 
@@ -56,7 +56,7 @@ def load(
     entry = DATASETS.get(text)
     folder = entry is None and path.suffix != ".npz" and path.is_dir()
     if split_seed != 0 and not folder:
-        raise fail_argument(
+        raise argument_error(
             "split_seed", split_seed, f"0 for {text}", "Its training and test images are fixed."
         )
     if entry is not None:
@@ -69,7 +69,7 @@ def load(
     elif path.suffix == ".npz" or len(path.parts) > 1:
         raise DataError(f"{path} does not exist, or is neither an .npz file nor a folder of class folders.")
     else:
-        raise fail_unknown("data", text, DATASETS, more=", an .npz file or a folder of class folders")
+        raise unknown_name_error("data", text, DATASETS, more=", an .npz file or a folder of class folders")
     return assembled(text, arrays, source, entry, equalise=equalise)
 
 
@@ -99,7 +99,7 @@ def _registered(entry: DatasetEntry, root: Path, *, download: bool, size: int | 
 
 def _no_size(size: int | None, where: str) -> None:
     if size is not None:
-        raise fail_argument("size", size, f"None for {where}", "Only files of images are resized.")
+        raise argument_error("size", size, f"None for {where}", "Only files of images are resized.")
 
 
 def _not_found(entry: DatasetEntry, root: Path, tried: Sequence[Place], download: str) -> DataError:

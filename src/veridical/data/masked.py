@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.data.arrays import damaged
+from veridical.data.arrays import corrupt_file_error
 from veridical.data.dataset import Dataset, Split
 from veridical.data.lookup import load
 from veridical.data.npz import read_members
-from veridical.runtime.errors import DataError, fail_argument, fail_unknown
+from veridical.runtime.errors import DataError, argument_error, unknown_name_error
 from veridical.runtime.files import as_path, atomic, to_plain
 from veridical.runtime.record import record
 
@@ -44,11 +44,11 @@ class MaskedDataset(Dataset):
             mask = self.mask(part)
             if mask.dtype != torch.bool or mask.shape != (count, height, width):
                 expected = f"a bool tensor of shape {(count, height, width)}"
-                raise fail_argument(f"{part}_mask", mask, expected)
+                raise argument_error(f"{part}_mask", mask, expected)
             for name in self.places:
                 place = self.place(name, part)
                 if place.dtype != torch.int64 or place.shape != (count,):
-                    raise fail_argument(f"places[{name!r}]", place, f"an int64 tensor of shape ({count},)")
+                    raise argument_error(f"places[{name!r}]", place, f"an int64 tensor of shape ({count},)")
 
     @classmethod
     def of(
@@ -73,7 +73,7 @@ class MaskedDataset(Dataset):
     def place(self, name: str, part: PartName) -> Tensor:
         """The integers of that name of "train" or "test", int64 (N,)."""
         if name not in self.places:
-            raise fail_unknown("name", name, self.places or ["(there are none)"])
+            raise unknown_name_error("name", name, self.places or ["(there are none)"])
         return self.places[name][_PARTS.index(part)]
 
 
@@ -85,7 +85,7 @@ def save_masked(path: str | os.PathLike[str], data: MaskedDataset) -> None:
     """
     target = as_path(path)
     if target.suffix != ".npz":
-        raise fail_argument("path", str(target), "a name that ends in .npz")
+        raise argument_error("path", str(target), "a name that ends in .npz")
     made = {"name": data.name, "options": to_plain(dict(data.options), "options")}
     arrays: dict[str, Any] = {
         "classes": np.asarray(data.classes, dtype=np.str_),
@@ -112,14 +112,14 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
     members = read_members(Path(where), ("mask_", "place_", "made"))
     missing = [f"mask_{part}" for part in _PARTS if f"mask_{part}" not in members]
     if missing:
-        raise damaged(
+        raise corrupt_file_error(
             where,
             f"no {' and no '.join(missing)}",
             "a file with masks, as `veridical make-block-mnist` writes it",
         )
     for name in (f"mask_{part}" for part in _PARTS):
         if members[name].dtype != np.bool_:
-            raise damaged(where, f"{name} of dtype {members[name].dtype}", "masks of dtype bool")
+            raise corrupt_file_error(where, f"{name} of dtype {members[name].dtype}", "masks of dtype bool")
     tensors = {name: torch.from_numpy(array) for name, array in members.items() if array.dtype.kind in "bi"}
     names = sorted({name[6:].rpartition("_")[0] for name in tensors if name.startswith("place_")})
     try:

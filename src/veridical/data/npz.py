@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import MAX_BYTES, Arrays, check_header, damaged
+from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error
 
 _MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
 _MAX_NAME_BYTES = 2**24
@@ -85,7 +85,9 @@ def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray
             with _member(path, archive, name) as (_, header):
                 if header.size > MAX_BYTES:
                     given = f"shape {header.shape} of {header.dtype}"
-                    raise damaged(f"{path}, {name}", given, f"at most {MAX_BYTES // 2**30} GiB in one array")
+                    raise corrupt_file_error(
+                        f"{path}, {name}", given, f"at most {MAX_BYTES // 2**30} GiB in one array"
+                    )
         return {name: _content(path, archive, name) for name in found}
 
 
@@ -95,7 +97,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except _BROKEN as error:
-        raise damaged(
+        raise corrupt_file_error(
             path, f"a damaged or truncated file ({error})", "a readable .npz file", "Make or copy it again."
         ) from error
 
@@ -107,18 +109,18 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[I
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
         present = ", ".join(member.removesuffix(".npy") for member in archive.namelist()) or "nothing"
-        raise damaged(
+        raise corrupt_file_error(
             path, f"no {name} (the file holds {present})", "x_train, y_train, x_test and y_test"
         ) from None
     with archive.open(info) as stream:
         header, length = _header(f"{path}, {name}", stream)
         if header.dtype.hasobject:
-            raise damaged(
+            raise corrupt_file_error(
                 f"{path}, {name}", "an array of Python objects", "plain numbers", "Pickles are never loaded."
             )
         if length + header.size != info.file_size:
             found = f"{info.file_size - length} bytes of content"
-            raise damaged(
+            raise corrupt_file_error(
                 f"{path}, {name}", found, f"{header.size} for shape {header.shape} of {header.dtype}"
             )
         yield stream, header
@@ -140,7 +142,7 @@ def _header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
         read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(text)
     except (ValueError, SyntaxError, tokenize.TokenError) as error:  # all of them from numpy's parser
-        raise damaged(
+        raise corrupt_file_error(
             where, f"an unreadable header ({error})", "an array as numpy.savez writes it"
         ) from error
     return _Header(shape, dtype, fortran), length
@@ -154,7 +156,7 @@ def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any
             # In small pieces: of an LZMA member zipfile unpacks all it has read, however much that becomes.
             piece = stream.read(min(header.size - filled, 2**17))
             if not piece:
-                raise damaged(
+                raise corrupt_file_error(
                     f"{path}, {name}", f"{filled} bytes of content", f"{header.size}; the file is truncated"
                 )
             view[filled : filled + len(piece)] = piece
@@ -172,5 +174,5 @@ def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
     with _member(path, archive, "classes") as (_, header):
         if header.dtype.kind != "U" or len(header.shape) != 1 or header.size > _MAX_NAME_BYTES:
             found = f"shape {header.shape} of {header.dtype}"
-            raise damaged(f"{path}, classes", found, "a short list of class names (text)")
+            raise corrupt_file_error(f"{path}, classes", found, "a short list of class names (text)")
     return tuple(str(name) for name in _content(path, archive, "classes"))

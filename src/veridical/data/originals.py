@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import Arrays, check_header, damaged
+from veridical.data.arrays import Arrays, check_header, corrupt_file_error
 from veridical.data.folders import class_folders, read_two_parts
 from veridical.data.images import image_files, read_images
 from veridical.data.registry import DATASETS, IMAGENETTE_FOLDERS
@@ -38,10 +38,12 @@ def _read_mat(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer
         raise
     except Exception as error:  # scipy's reader fails in nearly any way on a damaged file
         found = f"a damaged or truncated file ({type(error).__name__}: {error})"
-        raise damaged(path, found, "SVHN's MATLAB 5 file", "Copy it again.") from error
+        raise corrupt_file_error(path, found, "SVHN's MATLAB 5 file", "Copy it again.") from error
     images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].reshape(-1)
     if labels.dtype.kind not in "iuf" or not np.isin(labels, np.arange(1, 11)).all():
-        raise damaged(path, "a label outside 1 to 10", "SVHN's labels, 1 to 10 (10 is the digit 0)")
+        raise corrupt_file_error(
+            path, "a label outside 1 to 10", "SVHN's labels, 1 to 10 (10 is the digit 0)"
+        )
     return images, labels.astype(np.int64) % 10
 
 
@@ -49,7 +51,7 @@ def _check_mat(path: Path, header: dict[str, tuple[tuple[int, ...], str]]) -> No
     for name, dimensions in (("X", 4), ("y", 2)):
         shape, kind = header.get(name, ((), "nothing"))
         if len(shape) != dimensions or (name == "X" and kind != "uint8"):
-            raise damaged(
+            raise corrupt_file_error(
                 f"{path}, {name}", f"{kind} of shape {shape}", "uint8 X (32, 32, 3, N) and y (N, 1)"
             )
         if name == "X":
@@ -64,12 +66,14 @@ def read_gtsrb(folder: Path, size: int) -> Arrays:
     training = folder / "GTSRB" / "Training"
     names = [f"{label:05d}" for label in range(len(DATASETS["gtsrb"].classes))]
     if class_folders(training) != names:
-        raise damaged(training, "other class folders", f"the {len(names)} folders {names[0]} to {names[-1]}")
+        raise corrupt_file_error(
+            training, "other class folders", f"the {len(names)} folders {names[0]} to {names[-1]}"
+        )
     files = [(path, label) for label, name in enumerate(names) for path in image_files(training / name)[0]]
     train = [files[index] for index in hashed_order(range(len(files)), 0, "gtsrb")]
     test = _gtsrb_table(folder / "GT-final_test.csv", folder / "GTSRB" / "Final_Test" / "Images")
     if not train:
-        raise damaged(training, "no image files", "PPM images")
+        raise corrupt_file_error(training, "no image files", "PPM images")
     images = read_images([path for path, _ in train + test], size)
     labels = np.array([label for _, label in train + test], dtype=np.int64)
     count = len(train)
@@ -82,18 +86,22 @@ def _gtsrb_table(path: Path, folder: Path) -> list[tuple[Path, int]]:
         with open(path, newline="", encoding="utf-8") as stream:
             table = list(csv.DictReader(stream, delimiter=";", skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise damaged(path, f"an unreadable table ({error})", "GTSRB's GT-final_test.csv") from error
+        raise corrupt_file_error(
+            path, f"an unreadable table ({error})", "GTSRB's GT-final_test.csv"
+        ) from error
     if not table:
-        raise damaged(path, "no rows", "one row per test image")
+        raise corrupt_file_error(path, "no rows", "one row per test image")
     return [_gtsrb_row(path, folder, row) for row in table]
 
 
 def _gtsrb_row(path: Path, folder: Path, row: dict[str, Any]) -> tuple[Path, int]:
     name, label = row.get("Filename"), row.get("ClassId")
     if not name or Path(name).name != name or not label or not label.isdecimal():
-        raise damaged(path, f"the row {row}", "columns Filename (a plain name) and ClassId, separated by ;")
+        raise corrupt_file_error(
+            path, f"the row {row}", "columns Filename (a plain name) and ClassId, separated by ;"
+        )
     if not (folder / name).is_file():
-        raise damaged(folder / name, "no file", f"the image that {path} lists")
+        raise corrupt_file_error(folder / name, "no file", f"the image that {path} lists")
     return folder / name, int(label)
 
 

@@ -18,7 +18,7 @@ from veridical.data.dataset import Dataset
 from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
 from veridical.runtime.data_config import ShortcutOptions, ShortcutTestName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_uniform
 
@@ -63,7 +63,7 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     last_row, last_column = down - options.size, right - options.size
     if options.size < 1 or low < 0 or last_row <= low or last_column <= low:
         given = f"a patch of {options.size} pixels, {options.margin} from the border"
-        raise fail_argument("size and margin", given, f"one that fits into {height} x {width} pixels")
+        raise argument_error("size and margin", given, f"one that fits into {height} x {width} pixels")
     top = [(low, column) for column in range(low, last_column)]
     side = [(row, last_column) for row in range(low, last_row)]
     bottom = [(last_row, column) for column in range(last_column, low, -1)]
@@ -72,7 +72,7 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     gaps = np.abs(chosen[:, None] - chosen[None]).max(axis=2)
     if count > 1 and int(gaps[~np.eye(count, dtype=np.bool_)].min()) < options.size:
         hint = "Take a smaller one, or the code presence, which needs one place."
-        raise fail_argument("size", options.size, f"a patch that has {count} places along the border", hint)
+        raise argument_error("size", options.size, f"a patch that has {count} places along the border", hint)
     return chosen
 
 
@@ -110,7 +110,7 @@ def _half(options: ShortcutOptions, source: Dataset, part: PartName) -> _Half:
         (source.train, options.train_examples) if part == "train" else (source.test, options.test_examples)
     )
     if limit is not None and not 1 <= limit <= len(split):
-        raise fail_argument(f"{part}_examples", limit, f"an integer from 1 to {len(split)}, or None")
+        raise argument_error(f"{part}_examples", limit, f"an integer from 1 to {len(split)}, or None")
     chosen = split.subset(slice(limit))
     variant: ShortcutTestName = "agreeing" if part == "train" else options.test
     place, agrees = _drawn(options, chosen.labels, part, variant, source.num_classes)

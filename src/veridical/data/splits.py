@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def hashed_order(indices: Iterable[int], seed: int, purpose: str) -> list[int]:
@@ -20,7 +20,7 @@ def hashed_order(indices: Iterable[int], seed: int, purpose: str) -> list[int]:
 def held_out(count: int, size: int, seed: int, purpose: str) -> tuple[list[int], list[int]]:
     """Divide range(count) into (kept, held out), `size` of them held out; both ascending."""
     if not 0 < size < count:
-        raise fail_argument(
+        raise argument_error(
             "size", size, f"an integer from 1 to {count - 1} ({count} examples, some must remain)"
         )
     order = hashed_order(range(count), seed, purpose)
@@ -37,7 +37,7 @@ def stratified(
     UsageError for a class of a single example, which cannot be on both sides.
     """
     if not 0.0 < fraction < 1.0:
-        raise fail_argument("fraction", fraction, "a number between 0 and 1, both excluded")
+        raise argument_error("fraction", fraction, "a number between 0 and 1, both excluded")
     members: dict[int, list[int]] = {}
     order = hashed_order(range(len(labels)), seed, purpose)
     for index in order:
@@ -45,7 +45,7 @@ def stratified(
     held: set[int] = set()
     for label, indices in members.items():
         if len(indices) < 2:
-            raise fail_argument(
+            raise argument_error(
                 f"class {label}", "1 example", "at least 2, so that training and testing get one each"
             )
         held.update(indices[: min(max(round(len(indices) * fraction), 1), len(indices) - 1)])

@@ -9,7 +9,7 @@ from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.faithfulness.foreign import imported, source_digest
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 
 NAMES = (
     "input-gradient",
@@ -46,7 +46,7 @@ def attribution_by_name(name: str, *, seed: int = 0, trust_code: bool = False) -
         form = ("model", "inputs", "target")
         method: Attribution = imported("attribution", name, trust_code=trust_code, positional=form)
         return method
-    raise fail_unknown("attribution", name, NAMES, more=", captum:CLASS or module:callable")
+    raise unknown_name_error("attribution", name, NAMES, more=", captum:CLASS or module:callable")
 
 
 def describe_attribution(attribution: Attribution) -> dict[str, Any]:
@@ -67,5 +67,5 @@ def _captum_class(name: str) -> Any:
     found = getattr(captum.attr, wanted, None)
     # captum.attr also holds functions and base classes: only what attributes is a method.
     if not isinstance(found, type) or not hasattr(found, "attribute"):
-        raise fail_argument("attribution", name, "a class of captum.attr, for example captum:Saliency")
+        raise argument_error("attribution", name, "a class of captum.attr, for example captum:Saliency")
     return found

@@ -16,7 +16,7 @@ from veridical.runtime.config import (
     TargetName,
     TiesName,
 )
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
@@ -56,7 +56,7 @@ class Design(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.levels:
-            raise fail_argument("levels", self.levels, "shares of the coordinates, one or more")
+            raise argument_error("levels", self.levels, "shares of the coordinates, one or more")
         object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
         object.__setattr__(self, "baselines", tuple(dict.fromkeys(self.baselines)))
 
@@ -88,7 +88,7 @@ class Design(Checked):
         counts = [kept_at(level, coordinates).count for level in self.levels]
         if len(set(counts)) < len(counts) or counts[-1] >= coordinates:
             expected = f"levels that differ in the number of coordinates out of {coordinates}, fewer than all"
-            raise fail_argument("levels", f"{list(self.levels)}, which are {counts}", expected)
+            raise argument_error("levels", f"{list(self.levels)}, which are {counts}", expected)
 
     def retrainings(self, coordinates: int) -> list[Retraining]:
         """All of them, each once, by curve and level."""

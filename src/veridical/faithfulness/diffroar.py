@@ -12,7 +12,7 @@ from veridical.attribution.method import Attribution
 from veridical.data import Dataset
 from veridical.faithfulness.design import BASELINES, LEVELS, Design
 from veridical.faithfulness.measurement import Judged, Measurement, prepare
-from veridical.faithfulness.measuring import Tell, measure
+from veridical.faithfulness.measuring import ProgressCallback, measure
 from veridical.faithfulness.recipe import OVERRIDES
 from veridical.faithfulness.result import DiffRoarResult
 from veridical.runtime.checking import checked
@@ -62,7 +62,7 @@ def diffroar(
     batch: int = 200,
     stacked: StackedName = "never",
     seed: int = 0,
-    progress: Tell | None = None,
+    progress: ProgressCallback | None = None,
     **overrides: Any,
 ) -> DiffRoarResult:
     """Measure DiffROAR, and ROAR and KAR beside it, with baselines and a control; see `DiffRoarResult`.
@@ -86,7 +86,7 @@ def diffroar(
     batch
         Images whose attributions are computed at a time.
     progress
-        See `measuring.Tell`.
+        See `measuring.ProgressCallback`.
     overrides
         Options of the retraining in place of the recipe's: epochs, steps, learning_rate, batch_size and the
         others of `OptimiserOptions`, train_examples, bf16.

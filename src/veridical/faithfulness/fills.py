@@ -13,7 +13,7 @@ from torch import Tensor
 from veridical.data import Split
 from veridical.faithfulness.imputation import impute
 from veridical.runtime.config import FillName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.seeds import per_example_normal
 
 ROWS = 4096
@@ -79,7 +79,7 @@ def resolve_fill(fill: FillName | float, train: Split, seed: int = 0) -> Fill:
     if fill == "linear":
         return LinearFill(channel_means(train), seed=seed)
     if isinstance(fill, str | bool) or not isfinite(fill):
-        raise fail_argument("fill", fill, "mean, black, linear or a number (images are in [0, 1])")
+        raise argument_error("fill", fill, "mean, black, linear or a number (images are in [0, 1])")
     return ConstantFill((float(fill),) * channels)
 
 
@@ -90,7 +90,7 @@ def fill_from(record: Mapping[str, Any]) -> Fill:
     if record.get("kind") == "linear":
         fallback = tuple(float(value) for value in record["fallback"])
         return LinearFill(fallback, float(record["noise"]), int(record["seed"]))
-    raise fail_argument("fill", dict(record), 'a record with kind "constant" or "linear"')
+    raise argument_error("fill", dict(record), 'a record with kind "constant" or "linear"')
 
 
 def channel_means(split: Split) -> tuple[float, ...]:
@@ -104,7 +104,7 @@ def channel_means(split: Split) -> tuple[float, ...]:
 
 def _per_channel(values: tuple[float, ...], inputs: Tensor) -> Tensor:
     if len(values) != inputs.shape[1]:
-        raise fail_argument(
+        raise argument_error(
             "inputs", inputs, f"(n, {len(values)}, H, W), as the fill has {len(values)} values"
         )
     return inputs.new_tensor(values).reshape(-1, 1, 1)

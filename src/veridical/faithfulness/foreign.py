@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.importing import import_named
 
 
@@ -21,19 +21,19 @@ def imported(
     """
     module, colon, attribute = spec.partition(":")
     if not (module and colon and attribute):
-        raise fail_argument(name, spec, 'a name of the form "package.module:callable"')
+        raise argument_error(name, spec, 'a name of the form "package.module:callable"')
     if not trust_code:
         hint = "Foreign code runs only with trust_code (--trust-code)."
-        raise fail_argument(name, spec, "a name that Veridical knows", hint)
+        raise argument_error(name, spec, "a name that Veridical knows", hint)
     found = import_named(name, spec, f"a name that {module} has")
     if not callable(found):
-        raise fail_argument(name, spec, f"a callable; it is a {type(found).__name__}")
+        raise argument_error(name, spec, f"a callable; it is a {type(found).__name__}")
     function: Callable[..., Any] = found
     try:
         inspect.signature(function).bind(*positional, **dict.fromkeys(named))
     except TypeError as error:
         form = ", ".join([*positional, *(f"{one}=..." for one in named)])
-        raise fail_argument(name, spec, f"a callable that is called as ({form})", f"{error}.") from None
+        raise argument_error(name, spec, f"a callable that is called as ({form})", f"{error}.") from None
     except ValueError:
         return function  # a builtin whose parameters Python cannot tell
     return function

@@ -14,7 +14,7 @@ from veridical.faithfulness.stacked_batches import stackable
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.files import write_sealed
 
 MEMBERS = {"cpu": 8, "cuda": 128}
@@ -27,7 +27,7 @@ MEMORY = 2**30
 def check_stacked(stacked: StackedName) -> None:
     """Refuse anything but the two choices."""
     if stacked not in ("auto", "never"):
-        raise fail_argument("stacked", stacked, "auto or never")
+        raise argument_error("stacked", stacked, "auto or never")
 
 
 def train_stacks(

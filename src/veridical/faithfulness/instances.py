@@ -15,15 +15,15 @@ from veridical.attribution.classifier import parameter_like
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset, Split
-from veridical.data.arrays import damaged
+from veridical.data.arrays import corrupt_file_error
 from veridical.faithfulness.attributions import describe_attribution
 from veridical.faithfulness.ranking import Part, Ranking, Ranks, importances, rank
 from veridical.faithfulness.stored import headers, read_array
 from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import OrderName, PerName, TargetName, TiesName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
-Tell = Callable[[int, int], object]
+ProgressCallback = Callable[[int, int], object]
 """(images done, images in total)."""
 
 Maps = Callable[[Part, range], Tensor]
@@ -42,7 +42,7 @@ def rank_dataset(
     seed: int = 0,
     batch: int = 200,
     record: Mapping[str, Any] | None = None,
-    progress: Tell | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Ranking:
     """Rank the coordinates of every training and test image by an attribution of the model's output.
 
@@ -52,7 +52,7 @@ def rank_dataset(
     exactly zero, whose order is the ties'.
     """
     if target not in ("predicted", "label"):
-        raise fail_argument("target", target, "predicted or label")
+        raise argument_error("target", target, "predicted or label")
     dtype = parameter_like(model).dtype
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
@@ -77,7 +77,7 @@ def rank_maps(
     seed: int = 0,
     batch: int = 1000,
     train: int | None = None,
-    progress: Tell | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Ranking:
     """Rank by attributions in an .npz file: attribution_train and attribution_test, floating (N, C, H, W).
 
@@ -98,7 +98,7 @@ def rank_maps(
             or array.shape[-2:] != wanted[-2:]
             or len(array) != wanted[0]
         ):
-            raise damaged(
+            raise corrupt_file_error(
                 f"{path}, {name}", f"shape {array.shape}", f"{wanted}, for the {part} images of {data.name}"
             )
 
@@ -125,11 +125,11 @@ def ranking_from(
     seed: int,
     batch: int,
     purpose: str = "ties",
-    progress: Tell | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Ranking:
     """Rank what `maps` gives, stretch by stretch, and record how, and the share of exact zeros."""
     if batch < 1:
-        raise fail_argument("batch", batch, "a number of at least 1")
+        raise argument_error("batch", batch, "a number of at least 1")
     total, done, zeros, values = len(data.train) + len(data.test), 0, 0, 0
     tell = progress or (lambda _done, _total: None)
     tell(0, total)

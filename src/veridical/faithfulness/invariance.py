@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.metrics.intervals import Interval, mean_interval
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 InvarianceVerdict = Literal["passes", "nearly invariant", "undecided"]
 
@@ -30,7 +30,7 @@ def over_draws_and_examples(values: Tensor) -> Interval:
     examples with a value.
     """
     if values.ndim != 2:
-        raise fail_argument("values", values, "(draws, N)")
+        raise argument_error("values", values, "(draws, N)")
     over_examples = mean_interval(values.nanmean(dim=0), undefined="exclude")
     if len(values) < 2 or over_examples["low"] is None or over_examples["high"] is None:
         return over_examples
@@ -63,7 +63,7 @@ def judge_remaining(found: Sequence[Interval]) -> InvarianceVerdict:
     them it lies below PASSES_BELOW, "undecided" otherwise, or where there is no interval.
     """
     if not found:
-        raise fail_argument("found", list(found), "at least one state")
+        raise argument_error("found", list(found), "at least one state")
     lows = [one["low"] for one in found]
     highs = [one["high"] for one in found]
     if any(low is not None and low > INVARIANT_ABOVE for low in lows):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import examining, logits_of
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import preserved_rng, private_copy
 from veridical.runtime.seeds import seed_global, stream
 
@@ -37,12 +37,12 @@ def stages_of(model: nn.Module, inputs: Tensor) -> tuple[Stage, ...]:
     without parameters.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        raise fail_argument("model", model, "a network of layers", "Give what was scripted or traced.")
+        raise argument_error("model", model, "a network of layers", "Give what was scripted or traced.")
     owners = [
         name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
     ]
     if not owners:
-        raise fail_argument("model", type(model).__name__, "a network with parameters")
+        raise argument_error("model", type(model).__name__, "a network with parameters")
     stages: list[list[str]] = []
     vectors: list[str] = []
     for name in _called(model, inputs, owners):
@@ -99,7 +99,7 @@ def overwrite(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> No
         for name in chain.from_iterable(stage.layers for stage in stages):
             for (key, own), (other, new) in zip(_tensors(model, name), _tensors(fresh, name), strict=True):
                 if key != other or own.shape != new.shape:
-                    raise fail_argument(
+                    raise argument_error(
                         "fresh", f"{other} {tuple(new.shape)} in {name}", f"{key} {tuple(own.shape)}"
                     )
                 own.copy_(new)
@@ -109,7 +109,7 @@ def _tensors(model: nn.Module, name: str) -> list[tuple[str, Tensor]]:
     try:
         module = model.get_submodule(name)
     except AttributeError:
-        raise fail_argument("fresh", f"a network without {name}", "one of the same architecture") from None
+        raise argument_error("fresh", f"a network without {name}", "one of the same architecture") from None
     return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 

@@ -25,7 +25,7 @@ from veridical.faithfulness.sources import source_by_name, source_of_arrays
 from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import RetrainObjectiveName
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import as_path
 from veridical.runtime.record import record
 from veridical.training.checkpoint import packed, weights
@@ -146,7 +146,7 @@ def prepare(
         run = load_run(judged, device=resolve_device(device))
     model = run.model if run is not None else judged
     if not isinstance(model, nn.Module):
-        raise fail_argument("run_or_model", judged, "a run, its folder, or an nn.Module")
+        raise argument_error("run_or_model", judged, "a run, its folder, or an nn.Module")
     method = _attribution(attribution, design.seed, trust_code=trust_code)
     begun = time.perf_counter()
     images, where = _images(run, data, data_root)
@@ -202,7 +202,7 @@ def _attribution(
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".npz")):
         path = as_path(given, "attribution")
         if not path.is_file():
-            raise fail_argument("attribution", str(path), "an .npz file of maps", "There is no such file.")
+            raise argument_error("attribution", str(path), "an .npz file of maps", "There is no such file.")
         return path
     if isinstance(given, str):
         return attribution_by_name(given, seed=seed, trust_code=trust_code)
@@ -234,7 +234,7 @@ def _images(
         return data, {}
     recorded = None if run is None else run.settings.data
     if recorded is None and data is None:
-        raise fail_argument("data", data, "a data set or its name", "A module does not know its images.")
+        raise argument_error("data", data, "a data set or its name", "A module does not know its images.")
     if run is not None and recorded is not None and data in (None, recorded["name"]):
         images = run.data(folder)
     else:

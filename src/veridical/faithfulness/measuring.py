@@ -30,7 +30,7 @@ from veridical.runtime.files import claim_folder
 KIND, RANKINGS, JOBS = "diffroar", "rankings", "jobs"
 """The claim of a folder of results, and what lies in it."""
 
-Tell = Callable[[str, Progress], object]
+ProgressCallback = Callable[[str, Progress], object]
 """(what is done, how far it is): "ranking" counts images, the other stages count jobs."""
 
 
@@ -42,7 +42,7 @@ def measure(
     executor: Executor | None = None,
     batch: int = 200,
     stacked: StackedName = "never",
-    progress: Tell | None = None,
+    progress: ProgressCallback | None = None,
 ) -> DiffRoarResult:
     """Rank, retrain, and put the accuracies together; what `folder` and `store` hold already is not repeated.
 
@@ -93,7 +93,12 @@ def ranking_path(folder: Path, name: RankingName) -> Path:
 
 
 def make_rankings(
-    measurement: Measurement, folder: Path, store: Store, executor: Executor, batch: int, tell: Tell
+    measurement: Measurement,
+    folder: Path,
+    store: Store,
+    executor: Executor,
+    batch: int,
+    tell: ProgressCallback,
 ) -> dict[RankingName, Ranking]:
     """The rankings of the attribution and the baselines, from their files where they are there already."""
     folder.mkdir(exist_ok=True)
@@ -109,7 +114,12 @@ def make_rankings(
 
 
 def _ranking(
-    name: RankingName, measurement: Measurement, store: Store, executor: Executor, batch: int, tell: Tell
+    name: RankingName,
+    measurement: Measurement,
+    store: Store,
+    executor: Executor,
+    batch: int,
+    tell: ProgressCallback,
 ) -> Ranking:
     design, data = measurement.design, measurement.ranked
 

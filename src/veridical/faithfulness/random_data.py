@@ -9,14 +9,14 @@ from veridical.data import Dataset, Split
 from veridical.data.arrays import Arrays
 from veridical.data.lookup import assembled
 from veridical.data.splits import hashed_order
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.seeds import per_example_normal, stream
 
 
 def shortened(data: Dataset, examples: int, seed: int) -> Dataset:
     """The data set with `examples` of its training images, chosen by seed; the test images stay."""
     if not 1 <= examples <= len(data.train):
-        raise fail_argument("train_examples", examples, f"a number from 1 to {len(data.train)}")
+        raise argument_error("train_examples", examples, f"a number from 1 to {len(data.train)}")
     chosen = hashed_order(range(len(data.train)), seed, "sanity subset")[:examples]
     return _changed(data, data.train.subset(chosen), {"train_examples": examples, "subset_seed": seed})
 

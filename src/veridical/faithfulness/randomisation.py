@@ -14,7 +14,7 @@ from veridical.attribution.method import Attribution
 from veridical.data import Split
 from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of
 from veridical.faithfulness.similarity import similarities
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
@@ -76,7 +76,7 @@ def model_randomisation(
     Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 4.
     """
     if order not in get_args(OrderName):
-        raise fail_argument("order", order, " or ".join(get_args(OrderName)))
+        raise argument_error("order", order, " or ".join(get_args(OrderName)))
     stages = stages_of(model, _first(model, examples))
     explained = predicted(model, examples, batch_size) if target is None else target
     new = reset_copy(model, seed) if fresh is None else fresh(fresh_seed(seed))

@@ -18,7 +18,7 @@ from torch import Tensor
 from veridical.faithfulness.stored import read_array, write_arrays
 from veridical.metrics.descending import descending
 from veridical.runtime.config import OrderName, PerName, TiesName
-from veridical.runtime.errors import DataError, RunError, UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import DataError, RunError, UsageError, argument_error, unknown_name_error
 from veridical.runtime.files import AGAIN
 from veridical.runtime.record import record
 
@@ -49,9 +49,9 @@ class Ranking:
         for name, ranks in (("train", self.train), ("test", self.test)):
             if ranks.ndim != 2 or ranks.shape[1] not in sizes or ranks.dtype not in (np.int16, np.int32):
                 expected = f"int16 or int32 ranks (N, {sizes[0]}) or (N, {sizes[1]})"
-                raise fail_argument(f"ranks {name}", ranks, expected)
+                raise argument_error(f"ranks {name}", ranks, expected)
         if self.train.shape[1] != self.test.shape[1]:
-            raise fail_argument("ranks test", self.test, f"(N, {self.coordinates}), as the training ranks")
+            raise argument_error("ranks test", self.test, f"(N, {self.coordinates}), as the training ranks")
 
     @property
     def coordinates(self) -> int:
@@ -134,18 +134,18 @@ def rank(
 def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerName = "value") -> Tensor:
     """What `rank` sorts by: (N, C, H, W) to (N, D); squares and sums over channels in float64."""
     if attribution.ndim != 4 or not attribution.is_floating_point():
-        raise fail_argument("attribution", attribution, "floating-point attributions (N, C, H, W)")
+        raise argument_error("attribution", attribution, "floating-point attributions (N, C, H, W)")
     finite = attribution.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         first = int((~finite).nonzero()[0, 0])
         given = (
             f"values that are not finite in {int((~finite).sum())} of {len(finite)} (the first is {first})"
         )
-        raise fail_argument("attribution", given, "finite values", "NaN has no rank.")
+        raise argument_error("attribution", given, "finite values", "NaN has no rank.")
     if order not in ORDERS:
-        raise fail_unknown("order", order, ORDERS)
+        raise unknown_name_error("order", order, ORDERS)
     if per not in ("value", "pixel"):
-        raise fail_argument("per", per, "value or pixel")
+        raise argument_error("per", per, "value or pixel")
     values = attribution.detach()
     if order == "squared" or per == "pixel":
         values = values.double()  # squares of small gradients would vanish in float32

@@ -23,7 +23,7 @@ from veridical.runtime.config import (
     RetrainObjectiveName,
     TrainOptions,
 )
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.training.assignment import OWN
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -58,9 +58,9 @@ def training_fields(
     """
     for name in overrides:
         if name not in OVERRIDES:
-            raise fail_unknown("option", name, OVERRIDES, "See veridical.diffroar.")
+            raise unknown_name_error("option", name, OVERRIDES, "See veridical.diffroar.")
     if objective not in get_args(RetrainObjectiveName):
-        raise fail_unknown("retrain_objective", objective, get_args(RetrainObjectiveName))
+        raise unknown_name_error("retrain_objective", objective, get_args(RetrainObjectiveName))
     if objective == "same" and run is None:
         raise UsageError("retrain_objective=same is the run's objective, and no run was given.")
     chosen = {"recipe": "fast"} if run is None else _of_run(run, data, objective)
@@ -154,7 +154,7 @@ def fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn
     shape, classes = tuple(record["shape"]), record["num_classes"]
     built = factory(shape=shape, num_classes=classes, seed=seed, **record["options"])
     if not isinstance(built, nn.Module):
-        raise fail_argument("retrain_model", built, f"an nn.Module from {record['name']}")
+        raise argument_error("retrain_model", built, f"an nn.Module from {record['name']}")
     return built
 
 

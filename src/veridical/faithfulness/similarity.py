@@ -10,7 +10,7 @@ from torch import Tensor
 from veridical.attribution.saliency import saliency
 from veridical.metrics.rank import spearman
 from veridical.metrics.ssim import GAUSSIAN, ssim
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.seeds import per_example_normal, stream
 
 MEASURES: Mapping[str, str] = {
@@ -32,7 +32,7 @@ def similarities(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 3.
     """
     if a.ndim != 4 or a.shape != b.shape:
-        raise fail_argument("b", b, f"maps (N, C, H, W) like a, which has {tuple(a.shape)}")
+        raise argument_error("b", b, f"maps (N, C, H, W) like a, which has {tuple(a.shape)}")
     return {
         "spearman_signed": spearman(a, b),
         "spearman_absolute": spearman(a.abs(), b.abs()),
@@ -87,7 +87,7 @@ def partners(target: Tensor, seed: int) -> Tensor:
     """Another example for each (N,): each is taken once, none itself, of another class where that can be."""
     count = len(target)
     if count < 2:
-        raise fail_argument("target", target, "at least 2 examples")
+        raise argument_error("target", target, "at least 2 examples")
     shuffled = torch.randperm(count, generator=stream(seed, "unrelated images"))
     order = shuffled[target.cpu()[shuffled].argsort(stable=True)]
     # Sorted by class and moved on by the largest class's size, nobody meets the own class, if that is

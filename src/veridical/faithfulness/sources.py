@@ -14,7 +14,7 @@ import numpy as np
 from veridical.data import DATASETS, Dataset, load
 from veridical.data.places import data_root
 from veridical.faithfulness.stored import write_arrays
-from veridical.runtime.errors import RunError, fail_argument
+from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import as_path
 
 CACHED = 2
@@ -47,7 +47,7 @@ def source_of_arrays(data: Dataset, path: Path) -> dict[str, str]:
     Workers are other processes and load by path. Raises UsageError for images of neither 1 nor 3 channels.
     """
     if data.shape[0] not in (1, 3):
-        raise fail_argument("data", f"images of shape {data.shape}", "1 or 3 channels")
+        raise argument_error("data", f"images of shape {data.shape}", "1 or 3 channels")
     if not path.exists():
         arrays: dict[str, Any] = {"classes": np.asarray(data.classes, dtype=np.str_)}
         for part, split in (("train", data.train), ("test", data.test)):

@@ -13,7 +13,7 @@ from veridical.data import Split
 from veridical.faithfulness.fills import ConstantFill
 from veridical.faithfulness.unmasking import MaskSplit, UnmaskedSplit, mask
 from veridical.models.normalized import Standardise
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 class Batches:
@@ -28,7 +28,7 @@ class Batches:
         self.splits: list[UnmaskedSplit] = []
         for split in splits:
             if not isinstance(split, UnmaskedSplit) or not isinstance(split.fill, ConstantFill):
-                raise fail_argument("splits", split, "an UnmaskedSplit with a constant fill")
+                raise argument_error("splits", split, "an UnmaskedSplit with a constant fill")
             self.splits.append(split)
         self.images = Split(splits[0].images, splits[0].labels)
         self.standardise = standardise

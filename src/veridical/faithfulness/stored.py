@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import MAX_BYTES, damaged
+from veridical.data.arrays import MAX_BYTES, corrupt_file_error
 from veridical.runtime.files import atomic
 
 _LOCAL_HEADER = 30
@@ -36,7 +36,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 def headers(path: Path) -> dict[str, Header]:
     """The members' headers by name, from the first bytes of each; a DataError for any other file."""
     if path.exists() and not path.is_file():  # a pipe would wait for ever
-        raise damaged(path, "something that is no file", "an .npz file")
+        raise corrupt_file_error(path, "something that is no file", "an .npz file")
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             found = {}
@@ -53,9 +53,9 @@ def headers(path: Path) -> dict[str, Header]:
                 found[info.filename.removesuffix(".npy")] = Header(shape, dtype, fortran, offset)
             return found
     except FileNotFoundError:
-        raise damaged(path, "no file", "an .npz file", "Check the path.") from None
+        raise corrupt_file_error(path, "no file", "an .npz file", "Check the path.") from None
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
-        raise damaged(path, f"a damaged file ({error})", "a readable .npz file") from error
+        raise corrupt_file_error(path, f"a damaged file ({error})", "a readable .npz file") from error
 
 
 def read_array(path: Path, name: str, *, kinds: str, ndim: int) -> npt.NDArray[Any]:
@@ -66,28 +66,32 @@ def read_array(path: Path, name: str, *, kinds: str, ndim: int) -> npt.NDArray[A
     """
     found = headers(path)
     if name not in found:
-        raise damaged(path, f"only {', '.join(found) or 'nothing'}", f"an array {name}")
+        raise corrupt_file_error(path, f"only {', '.join(found) or 'nothing'}", f"an array {name}")
     shape, dtype, fortran, offset = found[name]
     where = f"{path}, {name}"
     if dtype.hasobject or dtype.kind not in kinds:
-        raise damaged(where, f"dtype {dtype}", f"a dtype of kind {' or '.join(kinds)}")
+        raise corrupt_file_error(where, f"dtype {dtype}", f"a dtype of kind {' or '.join(kinds)}")
     if len(shape) != ndim:
-        raise damaged(where, f"shape {shape}", f"{ndim} dimensions")
+        raise corrupt_file_error(where, f"shape {shape}", f"{ndim} dimensions")
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > MAX_BYTES:
-        raise damaged(where, f"shape {shape} of {dtype}", f"at most {MAX_BYTES // 2**30} GiB in one array")
+        raise corrupt_file_error(
+            where, f"shape {shape} of {dtype}", f"at most {MAX_BYTES // 2**30} GiB in one array"
+        )
     if offset is not None and 0 not in shape and ndim:
         try:
             order: Literal["C", "F"] = "F" if fortran else "C"
             mapped: npt.NDArray[Any] = np.memmap(path, dtype, "r", offset, shape, order)
             return mapped
         except ValueError as error:
-            raise damaged(where, f"a truncated array ({error})", "the whole of it") from error
+            raise corrupt_file_error(where, f"a truncated array ({error})", "the whole of it") from error
     try:
         with np.load(path, allow_pickle=False) as archive:
             array: npt.NDArray[Any] = archive[name]
             return array
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise damaged(where, f"damaged content ({error})", "an array as numpy.savez writes it") from error
+        raise corrupt_file_error(
+            where, f"damaged content ({error})", "an array as numpy.savez writes it"
+        ) from error
 
 
 def _array_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -17,7 +17,7 @@ from veridical.data import Dataset, Split
 from veridical.faithfulness.fills import Fill
 from veridical.faithfulness.ranking import Part, Ranking, Ranks
 from veridical.runtime.config import ModeName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 
 End = Literal["top", "bottom"]
@@ -43,11 +43,11 @@ def kept_at(level: float, coordinates: int, end: End = "top", mode: ModeName = "
     The count is level * D rounded to the nearest, halves up, and at least 1. Level 1 is everything.
     """
     if not 0 < level <= 1:
-        raise fail_argument("level", level, "a share of the coordinates, above 0 and at most 1")
+        raise argument_error("level", level, "a share of the coordinates, above 0 and at most 1")
     if end not in ENDS:
-        raise fail_argument("end", end, "top or bottom")
+        raise argument_error("end", end, "top or bottom")
     if mode not in ("keep", "remove"):
-        raise fail_argument("mode", mode, "keep or remove")
+        raise argument_error("mode", mode, "keep or remove")
     count = max(1, math.floor(level * coordinates + 0.5))
     if mode == "keep":
         return Kept(end, count)
@@ -62,7 +62,7 @@ def mask(ranks: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:
     channels, height, width = shape
     coordinates = ranks.shape[1]
     if coordinates not in (channels * height * width, height * width):
-        raise fail_argument("ranks", ranks, f"ranks of images of shape {tuple(shape)}")
+        raise argument_error("ranks", ranks, f"ranks of images of shape {tuple(shape)}")
     # numpy compares short integers ten times as fast as torch does.
     rows: Any = ranks if ranks.device.type != "cpu" else ranks.numpy()
     stays = rows < kept.count if kept.end == "top" else rows >= coordinates - kept.count
@@ -86,9 +86,9 @@ def unmask(
     Source: Shah, Jain, Netrapalli (NeurIPS 2021), section 3, with mode "keep" and a constant fill.
     """
     if inputs.ndim != 4 or not inputs.is_floating_point():
-        raise fail_argument("inputs", inputs, "floating-point inputs (n, C, H, W)")
+        raise argument_error("inputs", inputs, "floating-point inputs (n, C, H, W)")
     if ranks.ndim != 2 or ranks.is_floating_point() or len(ranks) != len(inputs):
-        raise fail_argument("ranks", ranks, f"integers ({len(inputs)}, D), one row for each input")
+        raise argument_error("ranks", ranks, f"integers ({len(inputs)}, D), one row for each input")
     stays = mask(ranks.to(inputs.device), kept_at(level, ranks.shape[1], end, mode), inputs.shape[1:])
     numbers = torch.arange(len(inputs)) if indices is None else torch.as_tensor(indices).cpu()
     return fill(inputs, stays, numbers, "test")
@@ -168,9 +168,9 @@ def unmasked_dataset(
     ranking and from what is kept and filled in. Raises UsageError for a ranking of another data set.
     """
     if shown not in ("images", "masks"):
-        raise fail_argument("shown", shown, "images or masks")
+        raise argument_error("shown", shown, "images or masks")
     if not 0 < kept.count <= ranking.coordinates:
-        raise fail_argument("kept", kept, f"1 to {ranking.coordinates} coordinates")
+        raise argument_error("kept", kept, f"1 to {ranking.coordinates} coordinates")
     what: dict[str, Any] = {
         "data": data.checksum,
         "ranking": ranking.checksum,
@@ -186,7 +186,7 @@ def unmasked_dataset(
         ranks = ranking.of(part)
         if ranking.shape != data.shape or len(ranks) not in (1, len(split)):
             expected = f"ranks of {len(split)} {part} images of shape {data.shape}, as {data.name} has"
-            raise fail_argument("ranking", f"{len(ranks)} of shape {ranking.shape}", expected)
+            raise argument_error("ranking", f"{len(ranks)} of shape {ranking.shape}", expected)
         parts[part] = made(split.images, split.labels, ranks, torch.arange(len(split)), kept, fill, part)
     checksum = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     options = {**data.options, "unmasked": what}

@@ -8,7 +8,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from veridical.metrics.intervals import LEVEL, mean_interval
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 Verdict = Literal["satisfied", "violated", "undecided"]
 Pair = tuple[Sequence[float], Sequence[float]]
@@ -54,11 +54,11 @@ def judge(
     repeat.
     """
     if len(top) != len(bottom) or not top:
-        raise fail_argument(
+        raise argument_error(
             "repeats", f"{len(top)} and {len(bottom)}", "as many for top as for bottom, one or more"
         )
     if examples < 1:
-        raise fail_argument("examples", examples, "a number of at least 1")
+        raise argument_error("examples", examples, "a number of at least 1")
     value = sum(top) / len(top) - sum(bottom) / len(bottom)
     if len(top) == 1:
         return {"verdict": "undecided", "value": value, "low": None, "high": None, "as_good": []}

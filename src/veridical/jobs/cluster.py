@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from veridical.jobs.executors import WorkerLost
 from veridical.jobs.pinning import process_environment, worker_environments
-from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, argument_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -175,12 +175,12 @@ def check_address(address: str, insecure: bool) -> None:
     """Raise a UsageError for a scheduler's address on another machine without TLS, unless `insecure`."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     if not parts.hostname or parts.scheme not in ("tcp", "tls"):
-        raise fail_argument(
+        raise argument_error(
             "scheduler", address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786"
         )
     if parts.scheme == "tls" or insecure or _is_here(parts.hostname):
         return
-    raise fail_argument(
+    raise argument_error(
         "scheduler",
         address,
         "a tls:// address, or one on this machine",
@@ -192,7 +192,7 @@ def check_address(address: str, insecure: bool) -> None:
 def _check_certificates(address: str, security: Any) -> None:
     """Raise a UsageError for a tls:// address without certificates, which Dask would report by a type."""
     if address.startswith("tls:") and security.get_connection_args("client").get("ssl_context") is None:
-        raise fail_argument(
+        raise argument_error(
             "scheduler",
             address,
             "an address for which there are certificates",

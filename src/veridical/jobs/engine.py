@@ -9,7 +9,7 @@ from veridical.jobs.job import Job, check_trusted
 from veridical.jobs.outcome import Outcome, Progress
 from veridical.jobs.session import Session
 from veridical.jobs.store import Store
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def run_jobs(
@@ -32,7 +32,7 @@ def run_jobs(
     more jobs.
     """
     if retries < 0:
-        raise fail_argument("retries", retries, "a number from 0")
+        raise argument_error("retries", retries, "a number from 0")
     unique = {job.id: job for job in jobs}
     for job in unique.values():
         check_trusted(job.function, trust_code)

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.files import to_plain
 from veridical.runtime.importing import import_named
 
@@ -41,14 +41,14 @@ class Job:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.function):
-            raise fail_argument("function", self.function, 'a name such as "package.module:function"')
+            raise argument_error("function", self.function, 'a name such as "package.module:function"')
         _check_finite(self.values, "values")
         if not (math.isfinite(self.cost) and self.cost >= 0):
-            raise fail_argument("cost", self.cost, "predicted seconds, finite and not negative")
+            raise argument_error("cost", self.cost, "predicted seconds, finite and not negative")
         where = to_plain(dict(self.where), "where")
         for key, path in where.items():
             if not isinstance(path, str):
-                raise fail_argument(f"where.{key}", path, "a path")
+                raise argument_error(f"where.{key}", path, "a path")
         # Copies, so that nobody changes a job after its id was taken.
         object.__setattr__(self, "values", to_plain(dict(self.values), "values"))
         object.__setattr__(self, "where", where)
@@ -75,7 +75,7 @@ def load_function(name: str, trust_code: bool = False) -> JobFunction:
     function = import_named("function", name, f"a function in {name.partition(':')[0]}")
     # A module of ours also holds what it imported itself: "veridical.x:Path" would be foreign code.
     if not callable(function) or not (trust_code or str(function.__module__).startswith(_OWN)):
-        raise fail_argument("function", name, "a function that Veridical defines")
+        raise argument_error("function", name, "a function that Veridical defines")
     found: JobFunction = function
     return found
 
@@ -83,7 +83,7 @@ def load_function(name: str, trust_code: bool = False) -> JobFunction:
 def check_trusted(name: str, trust_code: bool) -> None:
     """Raise a UsageError for a function outside Veridical, unless the caller trusts it."""
     if not trust_code and not name.startswith(_OWN):
-        raise fail_argument(
+        raise argument_error(
             "function",
             name,
             "a function of Veridical",
@@ -100,4 +100,4 @@ def _check_finite(value: object, place: str) -> None:
         for index, inner in enumerate(value):
             _check_finite(inner, f"{place}[{index}]")
     elif isinstance(value, float) and not math.isfinite(value):
-        raise fail_argument(place, value, "a finite number", 'Name it as text, such as "inf".')
+        raise argument_error(place, value, "a finite number", 'Name it as text, such as "inf".')

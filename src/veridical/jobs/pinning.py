@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.process_group import check_count
 
 _CARDS = "CUDA_VISIBLE_DEVICES"
@@ -71,7 +71,7 @@ def worker_environments(
     # Round the cards first, so that fewer workers than places spread over all cards.
     places = _cards(gpus) * per_gpu
     if workers is not None and workers > len(places):
-        raise fail_argument(
+        raise argument_error(
             "workers",
             workers,
             f"at most {len(places)} on these GPUs",
@@ -87,5 +87,5 @@ def _cards(gpus: Sequence[int] | str) -> tuple[str, ...]:
     if gpus == "all":
         return visible
     if isinstance(gpus, str) or not gpus or not all(number in range(len(visible)) for number in gpus):
-        raise fail_argument("gpus", gpus, f'"all" or numbers from 0 to {len(visible) - 1}')
+        raise argument_error("gpus", gpus, f'"all" or numbers from 0 to {len(visible) - 1}')
     return tuple(visible[number] for number in gpus)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from veridical.jobs.job import Job
-from veridical.runtime.errors import RunError, fail_argument
+from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import as_path, create_json, read_arrays, read_json, sweep
 
 MARK = "store.json"
@@ -49,9 +49,9 @@ class Store:
         self, root: str | os.PathLike[str], *, stale_after: float = 60.0, token: str | None = None
     ) -> None:
         if stale_after <= 0:
-            raise fail_argument("stale_after", stale_after, "a positive number of seconds")
+            raise argument_error("stale_after", stale_after, "a positive number of seconds")
         if not os.fspath(root):
-            raise fail_argument("store", root, "the name of a folder")
+            raise argument_error("store", root, "the name of a folder")
         self.root = as_path(root, "store").absolute()
         self.stale_after = stale_after
         if token is not None:
@@ -61,7 +61,7 @@ class Store:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise fail_argument(
+            raise argument_error(
                 "store", str(root), "a folder, or a name that is free", "A file is there."
             ) from None
         _check_own(self.root)
@@ -117,7 +117,7 @@ def _check_own(root: Path) -> None:
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         expected = "the folder of a store, or one that is new or empty"
-        raise fail_argument("store", str(root), expected, f"It holds something else ({shown}).")
+        raise argument_error("store", str(root), expected, f"It holds something else ({shown}).")
 
 
 def _mark(root: Path) -> str:

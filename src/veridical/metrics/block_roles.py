@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.lengths import length
 from veridical.runtime.record import record
 
@@ -36,7 +36,7 @@ def block_magnitudes(attribution: Tensor, blocks: int) -> Tensor:
     """Euclidean length of the map on each of `blocks` equal stretches of an example, (N, blocks)."""
     flat = attribution.flatten(1)
     if blocks < 1 or flat.shape[1] % blocks:
-        raise fail_argument("blocks", blocks, f"a number of equal blocks in {flat.shape[1]} values")
+        raise argument_error("blocks", blocks, f"a number of equal blocks in {flat.shape[1]} values")
     return length(flat.unflatten(1, (blocks, -1)))
 
 
@@ -47,9 +47,9 @@ def by_role(magnitudes: Tensor, block: Tensor, relevant: int) -> RoleMagnitudes:
     carry a label. Source: Shah, Jain, Netrapalli (2021), section 5.
     """
     if not 1 <= relevant <= magnitudes.shape[1]:
-        raise fail_argument("relevant", relevant, f"a number of blocks from 1 to {magnitudes.shape[1]}")
+        raise argument_error("relevant", relevant, f"a number of blocks from 1 to {magnitudes.shape[1]}")
     if block.shape != magnitudes.shape[:1] or bool(((block < 0) | (block >= relevant)).any()):
-        raise fail_argument("block", block, f"one number from 0 to {relevant - 1} per example")
+        raise argument_error("block", block, f"one number from 0 to {relevant - 1} per example")
     could = magnitudes[:, :relevant]
     signal = could.gather(1, block[:, None])[:, 0]
     own = torch.zeros_like(could, dtype=torch.bool).scatter_(1, block[:, None], True)

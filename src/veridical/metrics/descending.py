@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.seeds import per_example_uniform
 
 Ties = Literal["random", "stable"]
@@ -32,10 +32,10 @@ def descending(
     """
     examples = len(values)
     if ties not in TIES:
-        raise fail_argument("ties", ties, "random or stable")
+        raise argument_error("ties", ties, "random or stable")
     numbers = torch.arange(examples) if indices is None else torch.as_tensor(indices).cpu()
     if numbers.shape != (examples,):
-        raise fail_argument("indices", indices, f"{examples} integers, one for each example")
+        raise argument_error("indices", indices, f"{examples} integers, one for each example")
     ordered, found = values.sort(dim=1, descending=True, stable=True)
     if ties == "random":
         tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero()[:, 0]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from veridical.metrics.maps import as_images, as_maps, flat_pair
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def mass_centre(maps: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def mass_centre(maps: Tensor) -> Tensor:
     """
     as_images("maps", maps)
     if bool((maps < 0).any()):
-        raise fail_argument("maps", maps, "values of at least 0", "Use .abs() or .clamp(min=0) first.")
+        raise argument_error("maps", maps, "values of at least 0", "Use .abs() or .clamp(min=0) first.")
     mass = maps.double()
     rows = torch.arange(maps.shape[1], dtype=mass.dtype, device=mass.device)
     columns = torch.arange(maps.shape[2], dtype=mass.dtype, device=mass.device)

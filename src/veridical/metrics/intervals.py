@@ -9,7 +9,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.errors import argument_error, check_count
 
 LEVEL = 0.95
 """Confidence of every interval."""
@@ -46,13 +46,13 @@ def mean_interval(
     leaves such values out; n is then the number of the others. n = 0 has no value, n = 1 no interval.
     """
     if undefined not in ("propagate", "exclude"):
-        raise fail_argument("undefined", undefined, "'propagate' or 'exclude'")
+        raise argument_error("undefined", undefined, "'propagate' or 'exclude'")
     try:
         numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         numbers = torch.empty(0, 0)
     if numbers.ndim != 1:
-        raise fail_argument("values", values, "one number per example, (n,)")
+        raise argument_error("values", values, "one number per example, (n,)")
     finite = numbers.isfinite()
     if undefined == "exclude":
         numbers = numbers[finite]
@@ -80,7 +80,7 @@ def proportion_interval(successes: int, n: int) -> Interval:
     check_count("n", n, 0)
     check_count("successes", successes, 0)
     if successes > n:
-        raise fail_argument("successes", successes, f"a number from 0 to n = {n}")
+        raise argument_error("successes", successes, f"a number from 0 to n = {n}")
     if n == 0:
         return {"value": None, "low": None, "high": None, "n": 0}
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)

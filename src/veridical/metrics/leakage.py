@@ -11,7 +11,7 @@ from torch import Tensor
 
 from veridical.metrics.localisation import flat_region
 from veridical.metrics.maps import blank_undefined, flat_pair
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.lengths import power_of_two
 
 
@@ -55,18 +55,18 @@ def cosine_within(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
     return blank_undefined(cosine.clamp(-1.0, 1.0), first, second)
 
 
-def telling_places(images: Tensor, labels: Tensor, share: float = 0.25) -> Tensor:
+def discriminative_pixels(images: Tensor, labels: Tensor, share: float = 0.25) -> Tensor:
     """Mark the pixels that tell the classes apart most, by the variance of their class means.
 
     images (N, H, W), floating, labels int64 (N,). The round(share * H * W) pixels of the greatest variance of
     the mean over each class, classes counting alike; equal ones in the order of their place. bool (H, W).
     """
     if images.ndim != 3 or not images.is_floating_point() or not len(images):
-        raise fail_argument("images", images, "floating-point images (N, H, W), at least one")
+        raise argument_error("images", images, "floating-point images (N, H, W), at least one")
     if labels.shape != images.shape[:1]:
-        raise fail_argument("labels", labels, f"{len(images)} integers, one for each image")
+        raise argument_error("labels", labels, f"{len(images)} integers, one for each image")
     if not 0 < share <= 1:
-        raise fail_argument("share", share, "a share of the pixels, in (0, 1]")
+        raise argument_error("share", share, "a share of the pixels, in (0, 1]")
     means = torch.stack([images[labels == label].double().mean(dim=0) for label in labels.unique()])
     variance = means.var(dim=0, correction=0).flatten()
     marked = torch.zeros(len(variance), dtype=torch.bool, device=images.device)

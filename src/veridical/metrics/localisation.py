@@ -17,7 +17,7 @@ from torch import Tensor
 from veridical.metrics.descending import Ties, descending
 from veridical.metrics.maps import as_maps, blank_undefined
 from veridical.metrics.rank import centred_ranks
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 LEVELS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 """Shares of the coordinates at which Shah et al. (2021) look."""
@@ -135,7 +135,7 @@ def area_share(mask: Tensor) -> Tensor:
     mask bool (N, ...). float64 (N,). It stands beside every mass share.
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim < 2:
-        raise fail_argument("mask", mask, "a bool tensor (N, ...)")
+        raise argument_error("mask", mask, "a bool tensor (N, ...)")
     return mask.flatten(1).double().mean(dim=1)
 
 
@@ -155,9 +155,9 @@ def flat_region(maps: Tensor, mask: Tensor, name: str = "mask") -> Tensor:
     boolean = isinstance(mask, Tensor) and mask.dtype == torch.bool
     if not boolean or tuple(mask.shape) not in (shape, per_pixel):
         forms = f"{shape}" if per_pixel == shape else f"{shape} or {per_pixel}"
-        raise fail_argument(name, mask, f"a bool tensor of shape {forms}")
+        raise argument_error(name, mask, f"a bool tensor of shape {forms}")
     if mask.device != maps.device:
-        raise fail_argument(name, mask.device, f"a mask on the maps' device {maps.device}")
+        raise argument_error(name, mask.device, f"a mask on the maps' device {maps.device}")
     return (mask if tuple(mask.shape) == shape else mask[:, None].expand(shape)).flatten(1)
 
 
@@ -170,5 +170,5 @@ def _flat(attribution: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 def _count(level: float, coordinates: int) -> int:
     """How many coordinates a level takes, by the rule by which images are unmasked."""
     if not isinstance(level, Real) or not 0 < level <= 1:
-        raise fail_argument("level", level, "a share of the coordinates, in (0, 1]")
+        raise argument_error("level", level, "a share of the coordinates, in (0, 1]")
     return max(1, math.floor(level * coordinates + 0.5))

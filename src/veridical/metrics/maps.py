@@ -11,7 +11,7 @@ it is like another or lies in a region. Other examples are not touched.
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def as_maps(name: str, maps: Tensor) -> Tensor:
@@ -21,16 +21,16 @@ def as_maps(name: str, maps: Tensor) -> Tensor:
     batch dimension, and for maps without a value. N may be 0.
     """
     if not isinstance(maps, Tensor):
-        raise fail_argument(name, maps, "a tensor of maps (N, ...)", "Convert arrays by torch.from_numpy.")
+        raise argument_error(name, maps, "a tensor of maps (N, ...)", "Convert arrays by torch.from_numpy.")
     if maps.dtype not in (torch.float32, torch.float64):
-        raise fail_argument(
+        raise argument_error(
             name,
             maps,
             "float32 or float64 maps",
             "Compute maps in float32; 16-bit maps have ties that come from rounding (.float() keeps them).",
         )
     if maps.ndim < 2 or 0 in maps.shape[1:]:
-        raise fail_argument(
+        raise argument_error(
             name, maps, "maps (N, ...) of at least one value each", "Add the batch dimension: maps[None]."
         )
     return maps.detach()
@@ -43,16 +43,16 @@ def flat_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     a, b = as_maps("a", a), as_maps("b", b)
     if a.shape != b.shape:
-        raise fail_argument("b", b, f"maps of a's shape {tuple(a.shape)}")
+        raise argument_error("b", b, f"maps of a's shape {tuple(a.shape)}")
     if a.device != b.device:
-        raise fail_argument("b", b.device, f"maps on a's device {a.device}")
+        raise argument_error("b", b.device, f"maps on a's device {a.device}")
     return a.flatten(1), b.flatten(1)
 
 
 def as_images(name: str, maps: Tensor) -> Tensor:
     """Check one batch of maps (N, H, W): one value per pixel."""
     if as_maps(name, maps).ndim != 3:
-        raise fail_argument(
+        raise argument_error(
             name,
             maps,
             "one value per pixel, (N, H, W)",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from veridical.metrics.maps import as_images, as_maps, blank_undefined, flat_pair
 from veridical.metrics.ordering import count_flags, top_flags
-from veridical.runtime.errors import check_count, fail_argument
+from veridical.runtime.errors import argument_error, check_count
 
 TieOrder = Literal["stable-last", "expected"]
 """What happens to equal values at the edge of the top k; see `topk_intersection`."""
@@ -47,7 +47,7 @@ def topk_intersection(a: Tensor, b: Tensor, k: int, *, order: TieOrder = "stable
     elif order == "expected":
         shared = (_chance_of_top(a, k) * _chance_of_top(b, k)).sum(dim=1)
     else:
-        raise fail_argument("order", order, "'stable-last' or 'expected'")
+        raise argument_error("order", order, "'stable-last' or 'expected'")
     return blank_undefined(shared / k, a, b)
 
 
@@ -90,7 +90,7 @@ def windowed_topk_intersection(
     flat = flat_pair(as_images("a", a), as_images("b", b))
     check_count("window", window, 0)
     if direction not in ("mean", "precision", "recall"):
-        raise fail_argument("direction", direction, "'mean', 'precision' or 'recall'")
+        raise argument_error("direction", direction, "'mean', 'precision' or 'recall'")
     top_a, top_b = topk_mask(a, k), topk_mask(b, k)
     shares = []
     if direction != "recall":
@@ -132,4 +132,4 @@ def _near(mask: Tensor, window: int) -> Tensor:
 
 def _check_k(k: int, flat: Tensor) -> None:
     if not isinstance(k, Integral) or not 1 <= k <= flat.shape[1]:
-        raise fail_argument("k", k, f"a number from 1 to {flat.shape[1]}, the values of one map")
+        raise argument_error("k", k, f"a number from 1 to {flat.shape[1]}, the values of one map")

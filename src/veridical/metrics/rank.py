@@ -10,7 +10,7 @@ from torch import Tensor
 
 from veridical.metrics import ordering
 from veridical.metrics.maps import blank_undefined, flat_pair
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 _VALUES_AT_ONCE = 1 << 16
 """Values of one map that are worked on together: temporaries then fit a processor's cache."""
@@ -64,7 +64,7 @@ def _by_rows(statistic: _Statistic, a: Tensor, b: Tensor) -> Tensor:
     a, b = flat_pair(a, b)
     examples, length = a.shape
     if length > ordering.MAX_VALUES:
-        raise fail_argument("a", a, f"maps of at most {ordering.MAX_VALUES} values", "Pool them first.")
+        raise argument_error("a", a, f"maps of at most {ordering.MAX_VALUES} values", "Pool them first.")
     left, right = a.cpu().numpy(), b.cpu().numpy()
     result = np.empty(examples, dtype=np.float64)
     at_once = max(1, _VALUES_AT_ONCE // length)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import check_count, check_positive, fail_argument
+from veridical.runtime.errors import argument_error, check_count, check_positive
 from veridical.runtime.lengths import length
 from veridical.runtime.seeds import per_example_uniform
 
@@ -64,11 +64,11 @@ def max_sensitivity(
     check_positive("radius", radius, "a distance in input units above 0")
     check_count("samples", samples)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
-        raise fail_argument("inputs", inputs, "a floating-point tensor (N, ...)")
+        raise argument_error("inputs", inputs, "a floating-point tensor (N, ...)")
     inputs = inputs.detach()
     numbers = range(len(inputs)) if indices is None else indices
     if len(numbers) != len(inputs):
-        raise fail_argument("indices", indices, f"one number for each of the {len(inputs)} examples")
+        raise argument_error("indices", indices, f"one number for each of the {len(inputs)} examples")
     clean = _flat_map(attribute, inputs)
     largest = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
     for sample in range(samples):
@@ -89,5 +89,5 @@ def _flat_map(attribute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     # A copy, for an attribution that writes into its argument would move the inputs of the next one.
     maps = attribute(inputs.clone())
     if not isinstance(maps, Tensor) or maps.ndim < 2 or len(maps) != len(inputs):
-        raise fail_argument("attribute", maps, f"a function that returns {len(inputs)} maps (N, ...)")
+        raise argument_error("attribute", maps, f"a function that returns {len(inputs)} maps (N, ...)")
     return maps.detach().double().flatten(1)

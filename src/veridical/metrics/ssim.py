@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veridical.metrics.maps import as_images, blank_undefined, flat_pair
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 GAUSSIAN, UNIFORM = 11, 7
 """Usual widths of the window, in pixels."""
@@ -63,7 +63,7 @@ def ssim(
     flat_pair(a, b)
     a, b = as_images("a", a).detach().double(), as_images("b", b).detach().double()
     if isinstance(data_range, bool) or not (isfinite(data_range) and data_range > 0):
-        raise fail_argument("data_range", data_range, "a positive number")
+        raise argument_error("data_range", data_range, "a positive number")
     taps = _taps(weights, window, min(a.shape[1:])).to(a.device)
     scale = taps.numel() ** 2 / (taps.numel() ** 2 - 1) if sample_covariance else 1.0
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
@@ -86,12 +86,12 @@ def ssim(
 def _taps(weights: str, window: int | None, side: int) -> Tensor:
     """The window's weights along one side (window,), of sum 1, float64."""
     if weights not in ("gaussian", "uniform"):
-        raise fail_argument("weights", weights, '"gaussian" or "uniform"')
+        raise argument_error("weights", weights, '"gaussian" or "uniform"')
     width = (GAUSSIAN if weights == "gaussian" else UNIFORM) if window is None else window
     # One pixel has neither a variance nor a neighbour.
     if isinstance(width, bool) or width < 3 or width % 2 == 0 or width > side:
         hint = f"The pictures' shorter side has {side} pixels."
-        raise fail_argument("window", width, "an odd number of pixels from 3 to the pictures' side", hint)
+        raise argument_error("window", width, "an odd number of pixels from 3 to the pictures' side", hint)
     places = torch.arange(width, dtype=torch.float64) - width // 2
     taps = (-0.5 * (places / _DEVIATION) ** 2).exp() if weights == "gaussian" else torch.ones_like(places)
     return taps / taps.sum()

@@ -16,7 +16,7 @@ from veridical.models.initialisation import (
 )
 from veridical.models.normalized import PerChannel, Standardise
 from veridical.models.registry import MODELS
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 PAPER_STD, PAPER_BIAS = 0.1, 0.1
 
@@ -60,7 +60,7 @@ class PaperCNN(nn.Module):
     def _draw(self, initialisation: str | float, generator: torch.Generator) -> None:
         option = MODELS["cnn"].options["initialisation"]
         if not option.accepts(initialisation, channels=1):
-            raise fail_argument("initialisation", initialisation, option.describe())
+            raise argument_error("initialisation", initialisation, option.describe())
         for layer in (self.conv1, self.conv2, self.hidden, self.classify):
             if initialisation == "he":
                 he_normal(layer, generator)

@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from veridical.models.mean_field import MeanFieldMLP
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 
 LENGTH_TOLERANCE = 1e-12
@@ -68,7 +68,7 @@ class MaxMargin:
     def as_network(self, width: int) -> MeanFieldMLP:
         """The same function as an ordinary network of an even number of units, each atom copied."""
         if width < 2 or width % len(self.mass):
-            raise fail_argument("width", width, f"a multiple of {len(self.mass)}")
+            raise argument_error("width", width, f"a multiple of {len(self.mass)}")
         network = MeanFieldMLP(self.inner.shape[1], width, seed=0, dtype=torch.float64)
         copies = width // len(self.mass)
         with torch.no_grad():
@@ -90,14 +90,14 @@ def max_margin(blocks: int, direction: Tensor, noise: float = 0.0, *, bias: bool
     project, see docs/theory.md; Shah et al. (2021), theorem 1, asks for noise below 1 / (10 blocks).
     """
     if blocks < 2 or blocks % 2:
-        raise fail_argument("blocks", blocks, "an even number of at least 2")
+        raise argument_error("blocks", blocks, "an even number of at least 2")
     unit = direction.double()
     if abs(float(unit.norm()) - 1) > LENGTH_TOLERANCE:
         hint = "Divide it by its length."
-        raise fail_argument("direction", float(unit.norm()), "a vector u* of length 1", hint)
+        raise argument_error("direction", float(unit.norm()), "a vector u* of length 1", hint)
     if not 0 <= noise * blocks <= PROVEN:
         expected = f"from 0 to {PROVEN:g} / blocks = {PROVEN / blocks:g}"
-        raise fail_argument("noise", noise, expected, "For more noise this closed form is not proven.")
+        raise argument_error("noise", noise, expected, "For more noise this closed form is not proven.")
     relevant = blocks // 2
     kappa = 1 - noise * relevant
     square = kappa**2 if bias else 0.0
@@ -155,7 +155,7 @@ def enumerated_dual(inputs: Tensor, sign: Tensor, *, bias: bool = True) -> float
     a non-negative least squares problem (Lawson and Hanson, 1974).
     """
     if not 1 <= len(inputs) <= MOST_ENUMERATED:
-        raise fail_argument("inputs", inputs, f"1 to {MOST_ENUMERATED} inputs: there are 2^N patterns")
+        raise argument_error("inputs", inputs, f"1 to {MOST_ENUMERATED} inputs: there are 2^N patterns")
     offsets = np.full((len(inputs), 1), float(bias))
     rows = np.hstack([offsets, inputs.double().numpy()])
     labels = sign.double().numpy()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.models.initialisation import weight_generator
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 class TwoClasses(nn.Module):
@@ -75,7 +75,7 @@ class MeanFieldMLP(TwoClasses):
     ) -> None:
         super().__init__()
         if width < 1:
-            raise fail_argument("width", width, "a number of units of at least 1")
+            raise argument_error("width", width, "a number of units of at least 1")
         generator = weight_generator(seed)
         drawn = deviation * torch.randn(width, size + 2, generator=generator, dtype=dtype)
         self.outer = nn.Parameter(drawn[:, 0].clone())

@@ -7,7 +7,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 PerChannel = float | Sequence[float] | Tensor
 """One number, or one for each channel."""
@@ -25,7 +25,7 @@ class Standardise(nn.Module):
         self.mean = _numbers("mean", mean)
         self.std = _numbers("std", std)
         if min(self.std) <= 0:
-            raise fail_argument("std", std, "a positive number, or one positive number per channel")
+            raise argument_error("std", std, "a positive number, or one positive number per channel")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Standardised inputs; a UsageError if their channels are not as many as the constants."""
@@ -56,10 +56,10 @@ class Normalized(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
-            raise fail_argument("model", model, "an nn.Module from inputs to logits (N, K)")
+            raise argument_error("model", model, "an nn.Module from inputs to logits (N, K)")
         low, high = (*_numbers("bounds", bounds), 0.0, 0.0)[:2]
         if not low < high:
-            raise fail_argument("bounds", bounds, "(low, high), finite, with low < high")
+            raise argument_error("bounds", bounds, "(low, high), finite, with low < high")
         # One affine map, not two: (low + span x - mean) / std = (x - (mean - low) / span) / (std / span).
         span = high - low
         self.standardise = Standardise(
@@ -79,7 +79,7 @@ def _numbers(name: str, value: PerChannel) -> tuple[float, ...]:
     with suppress(TypeError, ValueError, RuntimeError, OverflowError):
         numbers = tuple(torch.as_tensor(value, dtype=torch.float64).flatten().tolist())
     if not numbers or not all(isfinite(number) for number in numbers):
-        raise fail_argument(name, value, "a finite number, or one finite number per channel")
+        raise argument_error(name, value, "a finite number, or one finite number per channel")
     return numbers
 
 
@@ -89,7 +89,7 @@ def _broadcast(name: str, numbers: tuple[float, ...], inputs: Tensor) -> float |
         return numbers[0]
     if inputs.ndim < 2 or inputs.shape[1] != len(numbers):
         # Broadcasting would turn one channel into three without a word.
-        raise fail_argument(
+        raise argument_error(
             "inputs", inputs, f"(N, {len(numbers)}, ...), as {name} has {len(numbers)} numbers"
         )
     return inputs.new_tensor(numbers).reshape(-1, *[1] * (inputs.ndim - 2))

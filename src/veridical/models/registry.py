@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.checking import checked
-from veridical.runtime.errors import fail_argument, fail_unknown
+from veridical.runtime.errors import argument_error, unknown_name_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,7 +161,7 @@ def model_config(name: str, *, shape: Sequence[int], num_classes: int, **options
     """
     if name not in MODELS:
         hint = "A network of your own needs no name: every function takes any nn.Module."
-        raise fail_unknown("model", name, MODELS, hint)
+        raise unknown_name_error("model", name, MODELS, hint)
     entry = MODELS[name]
     sizes = _shape(entry, shape)
     return {
@@ -183,11 +183,11 @@ def _is_number(value: object) -> bool:
 def _shape(entry: ModelEntry, shape: Sequence[int]) -> list[int]:
     sizes = list(shape)
     if len(sizes) != 3:
-        raise fail_argument("shape", shape, "(channels, height, width), three integers of at least 1")
+        raise argument_error("shape", shape, "(channels, height, width), three integers of at least 1")
     if sizes[1] % entry.divisor or sizes[2] % entry.divisor:
         free = ", ".join(other.name for other in MODELS.values() if other.divisor == 1)
         expected = f"a height and width divisible by {entry.divisor} for model {entry.name!r}"
-        raise fail_argument("shape", shape, expected, f"Pad or resize the images, or use {free} (any size).")
+        raise argument_error("shape", shape, expected, f"Pad or resize the images, or use {free} (any size).")
     return sizes
 
 
@@ -196,13 +196,15 @@ def _options(entry: ModelEntry, given: Mapping[str, Any], *, channels: int) -> d
     for key in given:
         if key not in entry.options:
             possible = "; ".join(f"{known} ({option.describe()})" for known, option in entry.options.items())
-            raise fail_unknown(f"option of model {entry.name!r}", key, entry.options, f"They are {possible}.")
+            raise unknown_name_error(
+                f"option of model {entry.name!r}", key, entry.options, f"They are {possible}."
+            )
     values = {key: given.get(key, option.default) for key, option in entry.options.items()}
     for key, value in values.items():
         option = entry.options[key]
         if not option.accepts(value, channels):
             expected = f"{option.describe()} ({channels} here)" if option.per_channel else option.describe()
-            raise fail_argument(f"option {key} of model {entry.name!r}", value, expected)
+            raise argument_error(f"option {key} of model {entry.name!r}", value, expected)
         if option.per_channel and isinstance(value, Sequence):
             values[key] = [float(number) for number in value]
         if option.kind == "blend" and not isinstance(value, str):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from veridical.models.initialisation import blank_convolution, blank_linear, he_normal, weight_generator
 from veridical.models.normalized import PerChannel, Standardise
-from veridical.runtime.errors import fail_unknown
+from veridical.runtime.errors import unknown_name_error
 
 NORMS = ("group", "none", "batch")
 STRIDES = (1, 2, 2, 2)
@@ -73,7 +73,7 @@ class ResNet18(nn.Module):
     ) -> None:
         super().__init__()
         if norm not in NORMS:
-            raise fail_unknown("norm", norm, NORMS)
+            raise unknown_name_error("norm", norm, NORMS)
         self.standardise = Standardise(mean, std)
         self.stem = blank_convolution(shape[0], width, 3, padding=1, bias=norm == "none")
         self.norm = _norm(norm, width)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.record import record
 
 Array = NDArray[Any]
@@ -33,14 +33,14 @@ class GalleryItem:
     def __post_init__(self) -> None:
         grid = np.shape(self.map)
         if len(grid) != 2 or 0 in grid:
-            raise fail_argument(
+            raise argument_error(
                 "GalleryItem.map", self.map, "a saliency map of shape (H, W)", "Sum over channels."
             )
         if np.shape(self.perturbed_map) != grid:
-            raise fail_argument("GalleryItem.perturbed_map", self.perturbed_map, f"the map's shape {grid}")
+            raise argument_error("GalleryItem.perturbed_map", self.perturbed_map, f"the map's shape {grid}")
         for name in ("image", "perturbed"):
             if np.shape(getattr(self, name)) not in (grid, (*grid, 1), (*grid, 3)):
-                raise fail_argument(
+                raise argument_error(
                     f"GalleryItem.{name}", getattr(self, name), f"shape {grid}, with 1 or 3 channels last"
                 )
 
@@ -72,9 +72,9 @@ class ModelSection:
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise fail_argument("ModelSection.k", self.k, "a positive number of pixels")
+            raise argument_error("ModelSection.k", self.k, "a positive number of pixels")
         if self.trace is not None and np.ndim(self.trace) != 2:
-            raise fail_argument("ModelSection.trace", self.trace, "an array of shape (examples, iterations)")
+            raise argument_error("ModelSection.trace", self.trace, "an array of shape (examples, iterations)")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
-            raise fail_argument("Protocol.norm", self.norm, '"linf" or "l2"')
+            raise argument_error("Protocol.norm", self.norm, '"linf" or "l2"')
 
 
 def check_sections(sections: Sequence[ModelSection]) -> None:
@@ -102,10 +102,10 @@ def check_sections(sections: Sequence[ModelSection]) -> None:
         )
     titles = [section.title for section in sections]
     if len(set(titles)) < len(titles):
-        raise fail_argument("sections", titles, "a different title for each model")
+        raise argument_error("sections", titles, "a different title for each model")
     counts = [section.k for section in sections]
     if len(set(counts)) > 1:
-        raise fail_argument(
+        raise argument_error(
             "sections", counts, "the same k in all of them", "Overlaps of different k do not compare."
         )
     shown = [section for section in sections if section.gallery]
@@ -115,7 +115,7 @@ def check_sections(sections: Sequence[ModelSection]) -> None:
 
 def _check_same_examples(first: ModelSection, other: ModelSection) -> None:
     if len(other.gallery) != len(first.gallery):
-        raise fail_argument(
+        raise argument_error(
             f"gallery of {other.title!r}",
             len(other.gallery),
             f"the {len(first.gallery)} examples of {first.title!r}",

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from veridical.report.content import Array
 from veridical.report.embedding import GRID, INK, LINES, SOFT
 from veridical.report.measures import finite
-from veridical.runtime.errors import fail_argument, visible
+from veridical.runtime.errors import argument_error, visible
 
 _WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18
 _NAME_LENGTH = 44
@@ -60,11 +60,11 @@ class Curve:
         for part in ("y", "low", "high"):
             values = getattr(self, part)
             if values is not None and len(values) != len(self.x):
-                raise fail_argument(
+                raise argument_error(
                     f"Curve({self.name!r}).{part}", len(values), f"{len(self.x)} numbers, as many as x has"
                 )
         if (self.low is None) != (self.high is None):
-            raise fail_argument(
+            raise argument_error(
                 f"Curve({self.name!r})", "one of low and high", "both ends of the intervals, or none"
             )
 
@@ -92,7 +92,7 @@ def curves_figure(
     curve.
     """
     if not curves:
-        raise fail_argument("curves", list(curves), "one curve or more")
+        raise argument_error("curves", list(curves), "one curve or more")
     names = [_words(curve.name, _NAME_LENGTH) for curve in curves]
     told = [name for name in (*names, "" if level_line is None else level_line[1]) if name]
     below = _LINE * sum(1 + name.count("\n") for name in told)
@@ -125,7 +125,7 @@ def shares_grid(
     Raises UsageError without a chart or for a chart without a curve.
     """
     if not panels or not all(curves for _, curves in panels):
-        raise fail_argument("panels", [title for title, _ in panels], "one chart or more, each with a curve")
+        raise argument_error("panels", [title for title, _ in panels], "one chart or more, each with a curve")
     rows = -(-len(panels) // columns)
     kinds = {curve.name for _, curves in panels for curve in curves} | {level_line}
     size = (_GRID_WIDTH * columns / 72, (_GRID_HEIGHT * rows + _LINE * (2 + -(-len(kinds) // columns))) / 72)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from veridical.report.content import Array
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.record import record
 
 VERDICTS = ("satisfied", "violated", "undecided")
@@ -36,11 +36,11 @@ class UnmaskedItem:
     def __post_init__(self) -> None:
         grid = np.shape(self.order)
         if len(grid) != 2 or 0 in grid:
-            raise fail_argument("UnmaskedItem.order", self.order, "shape (H, W)", "Average over channels.")
+            raise argument_error("UnmaskedItem.order", self.order, "shape (H, W)", "Average over channels.")
         shapes = (grid, (*grid, 1), (*grid, 3))
         for picture in (self.image, *(picture for ends in self.unmasked.values() for picture in ends)):
             if np.shape(picture) not in shapes:
-                raise fail_argument("UnmaskedItem", picture, f"pictures of shape {grid}, or channels last")
+                raise argument_error("UnmaskedItem", picture, f"pictures of shape {grid}, or channels last")
 
 
 @record
@@ -74,13 +74,13 @@ class DiffRoarSection:
     def __post_init__(self) -> None:
         levels = self.levels
         if not levels or levels != sorted(set(levels)):
-            raise fail_argument("DiffRoarSection.curve", levels, "one point or more, levels rising")
+            raise argument_error("DiffRoarSection.curve", levels, "one point or more, levels rising")
         judged = [(float(point["level"]), point["verdict"]) for point in self.verdicts]
         if [level for level, _ in judged] != levels or {said for _, said in judged} - set(VERDICTS):
             expected = f"one of {', '.join(VERDICTS)} for each of the levels {levels}"
-            raise fail_argument("DiffRoarSection.verdicts", judged, expected)
+            raise argument_error("DiffRoarSection.verdicts", judged, expected)
         if self.mode not in ("keep", "remove"):
-            raise fail_argument("DiffRoarSection.mode", self.mode, '"keep" or "remove"')
+            raise argument_error("DiffRoarSection.mode", self.mode, '"keep" or "remove"')
 
     @property
     def levels(self) -> list[float]:
@@ -104,13 +104,13 @@ def at_level(curve: Sequence[Point], level: float) -> Point | None:
 def check_diffroar_sections(sections: Sequence[DiffRoarSection]) -> None:
     """Refuse what one page cannot compare: too many sections, equal titles, different modes or examples."""
     if not 1 <= len(sections) <= MOST:
-        raise fail_argument("sections", f"{len(sections)} of them", f"1 to {MOST}", "Make several pages.")
+        raise argument_error("sections", f"{len(sections)} of them", f"1 to {MOST}", "Make several pages.")
     titles = [section.title for section in sections]
     if len(set(titles)) < len(titles):
-        raise fail_argument("sections", titles, "a different title for each")
+        raise argument_error("sections", titles, "a different title for each")
     modes = {section.mode for section in sections}
     if len(modes) > 1:
-        raise fail_argument("sections", sorted(modes), "one mode", "Kept and removed do not compare.")
+        raise argument_error("sections", sorted(modes), "one mode", "Kept and removed do not compare.")
     shown = [section for section in sections if section.gallery]
     for section in shown[1:]:
         first = shown[0]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from veridical.report import pictures
 from veridical.report.content import Array
 from veridical.report.embedding import INK, SOFT
-from veridical.runtime.errors import fail_argument, visible
+from veridical.runtime.errors import argument_error, visible
 from veridical.runtime.record import record
 
 # "grey": an image in [0, 1], in its colours where it has some. "heat": a map without signs, on a scale of its
@@ -58,7 +58,7 @@ class PictureRow:
 
     def refusal(self, part: str, given: object, expected: str, advice: str = "") -> Exception:
         """The error for a part of this row that cannot be drawn."""
-        return fail_argument(f"PictureRow({self.title!r}).{part}", given, expected, advice)
+        return argument_error(f"PictureRow({self.title!r}).{part}", given, expected, advice)
 
 
 def pictures_figure(
@@ -72,10 +72,10 @@ def pictures_figure(
     for name, parts in (("column_titles", column_titles), ("cmap_by_column", cmap_by_column)):
         sizes = [len(row.pictures) for row in rows]
         if not parts or set(sizes) != {len(parts)}:
-            raise fail_argument(name, len(parts), f"one for each picture of every row (rows of {sizes})")
+            raise argument_error(name, len(parts), f"one for each picture of every row (rows of {sizes})")
     wrong = [colours for colours in cmap_by_column if colours not in get_args(Colours)]
     if wrong:
-        raise fail_argument("cmap_by_column", wrong, " or ".join(get_args(Colours)))
+        raise argument_error("cmap_by_column", wrong, " or ".join(get_args(Colours)))
     cell = max(_NARROWEST, *(_size(picture)[1] for row in rows for picture in row.pictures))
     heads = [_lines(title, cell) for title in column_titles]
     head = _LINE * max(map(len, heads)) + 6

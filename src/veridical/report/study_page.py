@@ -16,7 +16,7 @@ from veridical.report.embedding import inline_svg
 from veridical.report.measures import DASH
 from veridical.report.picture_rows import PictureRow, pictures_figure
 from veridical.report.rendering import flat, render
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 
 __all__ = [
@@ -50,10 +50,10 @@ class Table:
 
     def __post_init__(self) -> None:
         if not self.columns:
-            raise fail_argument("Table.columns", list(self.columns), "one column or more")
+            raise argument_error("Table.columns", list(self.columns), "one column or more")
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise fail_argument(
+                raise argument_error(
                     "Table.rows", list(row), f"{len(self.columns)} cells: {list(self.columns)}"
                 )
 
@@ -68,7 +68,7 @@ class Illustration:
 
     def __post_init__(self) -> None:
         if not self.alt.strip():
-            raise fail_argument("Illustration.alt", self.alt, "what the figure shows, in words")
+            raise argument_error("Illustration.alt", self.alt, "what the figure shows, in words")
 
 
 @record
@@ -97,7 +97,7 @@ def study_page(
     UsageError for a lead without a paragraph.
     """
     if isinstance(lead, str) or not lead:
-        raise fail_argument("lead", lead, "a list of one paragraph or more")
+        raise argument_error("lead", lead, "a list of one paragraph or more")
     about, *found = lead
     return render(
         "study.html",

@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, fields
 from functools import cache, wraps
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from veridical.runtime.errors import UsageError, fail_argument, nearest
+from veridical.runtime.errors import UsageError, argument_error, nearest
 from veridical.runtime.files import as_path
 from veridical.runtime.process_group import MOST
 
@@ -170,7 +170,7 @@ def taken(name: str, value: Any, hint: Any, limit: Limit | None = None) -> Any:
     near = nearest(
         value, [known for one in _members(hint) if get_origin(one) is Literal for known in get_args(one)]
     )
-    raise fail_argument(name, value, wanted(hint, limit), f"Did you mean {near}?" if near else "")
+    raise argument_error(name, value, wanted(hint, limit), f"Did you mean {near}?" if near else "")
 
 
 def wanted(hint: Any, limit: Limit | None = None) -> str:
@@ -239,7 +239,7 @@ def _text(name: str, value: Any) -> Any:
     text = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text or len(text) > _LONGEST or not _encodable(text):
         expected = f"a text in UTF-8, not empty, without NUL and of at most {_LONGEST:,} characters"
-        raise fail_argument(name, value, expected)
+        raise argument_error(name, value, expected)
     return str(as_path(text, name)) if name in PATHS and text.startswith("~") else text
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
-# x86: AVX-512 and AMX instructions that multiply bfloat16; Arm: FEAT_BF16.
+# x86: AVX-512 and AMX instructions that multiply bfloat16; Condition: FEAT_BF16.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -23,12 +23,12 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if match is None:
-        raise fail_argument("device", name, '"auto", "cpu", "cuda" or "cuda:N"')
+        raise argument_error("device", name, '"auto", "cpu", "cuda" or "cuda:N"')
     if not torch.cuda.is_available():
         raise UsageError(f"device: {name} was asked for, but PyTorch sees no CUDA device. Use cpu or auto.")
     index, count = int(match[1] or 0), torch.cuda.device_count()
     if index >= count:
-        raise fail_argument("device", name, f"a GPU between cuda:0 and cuda:{count - 1}")
+        raise argument_error("device", name, f"a GPU between cuda:0 and cuda:{count - 1}")
     return torch.device("cuda", index)
 
 

@@ -22,7 +22,7 @@ class RunError(VeridicalError):
     """A run folder, result or checkpoint that cannot be used, or a training that had to stop."""
 
 
-def fail_argument(name: str, given: object, expected: str, hint: str = "") -> UsageError:
+def argument_error(name: str, given: object, expected: str, hint: str = "") -> UsageError:
     """Build (not raise) the error for one bad argument, in the wording that all of them share.
 
     `expected` completes "expected ..."; `hint` is a full sentence that says what to do.
@@ -65,7 +65,7 @@ def _plain(name: str) -> str:
     return name.strip("-").replace("-", " ").replace("_", " ").lower()
 
 
-def fail_unknown(
+def unknown_name_error(
     name: str, given: object, known: Iterable[str], hint: str = "", *, more: str = ""
 ) -> UsageError:
     """Build (not raise) the error for a name that is none of `known`; the nearest of them is suggested.
@@ -75,19 +75,19 @@ def fail_unknown(
     names = [*known]
     near = nearest(given, names)
     meant = f"Did you mean {near}? " if near else ""
-    return fail_argument(name, given, f"one of {', '.join(names)}{more}", (meant + hint).rstrip())
+    return argument_error(name, given, f"one of {', '.join(names)}{more}", (meant + hint).rstrip())
 
 
 def check_count(name: str, value: object, least: int = 1) -> None:
     """Raise a UsageError unless the value is an integer of at least `least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise fail_argument(name, value, f"an integer of at least {least}")
+        raise argument_error(name, value, f"an integer of at least {least}")
 
 
 def check_positive(name: str, value: object, expected: str = "a finite number above 0") -> None:
     """Raise a UsageError unless the value is a finite number above 0."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < float("inf"):
-        raise fail_argument(name, value, expected)
+        raise argument_error(name, value, expected)
 
 
 def _shown(given: object) -> str:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NoReturn, TypedDict, TypeVar, overload
 
-from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.forms import misfit
 
 CLAIM = "claim.json"
@@ -60,12 +60,12 @@ _MOST_TOLD = 6
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """The path with a leading ~ or ~user resolved; a UsageError for a user unknown here."""
     if not isinstance(path, str | os.PathLike):
-        raise fail_argument(name, path, "the path of a file or folder")
+        raise argument_error(name, path, "the path of a file or folder")
     try:
         return Path(path).expanduser()
     except RuntimeError:
         hint = "Write ./ in front if the name itself begins with ~."
-        raise fail_argument(name, os.fspath(path), "~ or ~USER of this machine", hint) from None
+        raise argument_error(name, os.fspath(path), "~ or ~USER of this machine", hint) from None
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -417,11 +417,11 @@ def to_plain(obj: object, place: str) -> Any:
     if isinstance(obj, Mapping):
         for key in obj:
             if not isinstance(key, str):
-                raise fail_argument(f"{place}: key", key, "text keys only")
+                raise argument_error(f"{place}: key", key, "text keys only")
         return {key: to_plain(value, f"{place}.{key}") for key, value in obj.items()}
     if isinstance(obj, list | tuple):
         return [to_plain(value, f"{place}[{index}]") for index, value in enumerate(obj)]
-    raise fail_argument(
+    raise argument_error(
         place, obj, "a value that JSON can hold", "Convert it to numbers, text, lists or mappings."
     )
 
@@ -437,7 +437,7 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise fail_argument(
+        raise argument_error(
             "out", str(folder), "a folder, or a name that is free", "A file is there."
         ) from None
     except OSError as error:

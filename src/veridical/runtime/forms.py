@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 _WORDS: Mapping[Any, str] = {
     bool: "true or false",
@@ -105,4 +105,4 @@ def _inner(place: str, key: object) -> str:
 def _said(place: str, value: object, expected: str) -> str:
     if value is None or isinstance(value, list | dict):  # a kind is enough: it may be the whole file
         return f"{place or 'content'}: expected {expected}, but got {_WORDS[type(value)]}."
-    return str(fail_argument(place or "content", value, expected))
+    return str(argument_error(place or "content", value, expected))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 
 
 def import_named(argument: str, name: str, expected: str) -> Any:
@@ -22,6 +22,6 @@ def import_named(argument: str, name: str, expected: str) -> Any:
             "modules (PYTHONPATH), on every machine that takes part."
         ) from error
     except AttributeError:
-        raise fail_argument(argument, name, expected) from None
+        raise argument_error(argument, name, expected) from None
     except Exception as error:  # whatever the module's own code raises
         raise UsageError(f"{argument}: {name} cannot be imported: {type(error).__name__}: {error}") from error

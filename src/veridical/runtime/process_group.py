@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from veridical.runtime.errors import RunError, UsageError, VeridicalError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def check_count(name: str, number: int | None) -> None:
     None is the number that is taken where none is given.
     """
     if number is not None and not (isinstance(number, int) and 1 <= number <= MOST):
-        raise fail_argument(name, number, f"a number from 1 to {MOST}")
+        raise argument_error(name, number, f"a number from 1 to {MOST}")
 
 
 _MOST_LAUNCHED = 2**20
@@ -48,7 +48,7 @@ def _variable(name: str, default: int, least: int, most: int) -> int:
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
         hint = "torchrun sets it; without torchrun, unset RANK and WORLD_SIZE."
-        raise fail_argument(name, text, f"a whole number from {least} to {most}", hint)
+        raise argument_error(name, text, f"a whole number from {least} to {most}", hint)
     return int(text)
 
 
@@ -76,7 +76,7 @@ class ProcessGroup:
         from veridical.runtime.devices import resolve_device
 
         if self.size > 1 and name not in ("auto", "cpu", "cuda"):
-            raise fail_argument("device", name, f"auto, cpu or cuda for {self.size} processes")
+            raise argument_error("device", name, f"auto, cpu or cuda for {self.size} processes")
         device = resolve_device(name)
         if self.size == 1 or device.type == "cpu":
             return device

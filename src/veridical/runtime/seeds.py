@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
@@ -89,5 +89,5 @@ def _digest(seed: int, purpose: str, index: int) -> bytes:
     """Hash the triple; integers of any size and sign are allowed, booleans and floats are mistakes."""
     for name, value in (("seed", seed), ("index", index)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise fail_argument(name, value, "an int")
+            raise argument_error(name, value, "an int")
     return hashlib.sha256(f"{seed}/{index}/{purpose}".encode()).digest()

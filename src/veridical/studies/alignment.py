@@ -26,13 +26,13 @@ from veridical.studies.map_measures import joined, measures_over_seeds
 from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.regions import regions_of
 from veridical.studies.shown_examples import first_of_each_class
-from veridical.studies.study import Study, Tell, begun
+from veridical.studies.study import ProgressCallback, Study, begun
 from veridical.training.run import load
 
 KIND = "alignment"
 
 
-def alignment_run(options: AlignmentOptions, progress: Tell | None = None) -> dict[str, Any]:
+def alignment_run(options: AlignmentOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Measure as `options` say, write result.json and examples.npz into their `out`, return the former.
 
     Stretches of images are kept as they come: interrupted at any moment, the same options continue. Raises

@@ -13,7 +13,7 @@ from veridical.faithfulness.attributions import attribution_by_name, describe_at
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import MEASURE
 from veridical.studies.attacked import training_title
@@ -106,9 +106,9 @@ class AlignmentPlan:
 def planned(options: AlignmentOptions) -> AlignmentPlan:
     """Read the runs, load the images and group the runs; a UsageError for what does not fit together."""
     if not options.run:
-        raise fail_argument("run", options.run, "at least one folder of a run")
+        raise argument_error("run", options.run, "at least one folder of a run")
     if len(set(options.attribution)) < len(options.attribution) or not options.attribution:
-        raise fail_argument("attribution", options.attribution, "different names, at least one")
+        raise argument_error("attribution", options.attribution, "different names, at least one")
     members = [_member(Path(folder)) for folder in options.run]
     name = options.data or str(members[0].settings.data["name"])
     recorded = members[0].settings.data
@@ -122,7 +122,7 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
     images = len(data.test)
     examples = images if options.examples is None else min(options.examples, images)
     if examples < 2:
-        raise fail_argument("examples", options.examples, "at least 2 images")
+        raise argument_error("examples", options.examples, "at least 2 images")
     root = None if options.data_root is None else str(options.data_root)
     where = source_by_name(name, root, data.options)
     return AlignmentPlan(options, data, _grouped(members, options.titles), examples, where)
@@ -156,7 +156,7 @@ def _grouped(members: Sequence[Member], titles: Sequence[str] | None) -> dict[st
         elif any(member.weights == other.weights for other in like):
             same = next(other.folder for other in like if other.weights == member.weights)
             hint = f"{same} has the same weights."
-            raise fail_argument("run", str(member.folder), "different runs", hint)
+            raise argument_error("run", str(member.folder), "different runs", hint)
         else:
             like.append(member)
     defaults = [training_title(group[0].settings.to_dict()) for group in groups]
@@ -180,4 +180,4 @@ def _check_attribution(name: str, options: AlignmentOptions, kind: str) -> None:
         hint = (
             "Others multiply by the image, or are not known to do without: they are zero on a black ground."
         )
-        raise fail_unknown("attribution", name, ON_BLACK, hint, more=" on these images")
+        raise unknown_name_error("attribution", name, ON_BLACK, hint, more=" on these images")

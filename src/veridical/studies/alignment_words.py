@@ -5,7 +5,7 @@ from __future__ import annotations
 from veridical.report.measures import percent
 from veridical.studies.finished import Finished
 from veridical.studies.interval_cells import Two, clear, number_cell, points_cell, points_words, share_cell
-from veridical.studies.learnt import hardly_learnt
+from veridical.studies.learnt import undertrained
 
 COLUMNS = (
     "model",
@@ -25,7 +25,7 @@ def headlines(study: Finished) -> list[str]:
     results = study.results
     found = []
     for title, model in results["models"].items():
-        warning = hardly_learnt(model["accuracy"], study.config["data"]["num_classes"])
+        warning = undertrained(model["accuracy"], study.config["data"]["num_classes"])
         for name, maps in model["maps"].items():
             sentence = (
                 f"{title}, {name}: {share_cell(maps['mass'])} of the map lies inside, "

@@ -20,7 +20,7 @@ from veridical.auditing.settings import EvaluationSettings, evaluation_settings
 from veridical.data import Dataset, Split, load
 from veridical.runtime.config import AttackOptions
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.training.run import MODEL, Run
 from veridical.training.run import load as load_run
 
@@ -165,10 +165,10 @@ def assign(options: AttackOptions) -> AttackTask:
 
 def _direction(options: AttackOptions, settings: EvaluationSettings) -> Direction:
     if (options.region is None) == (options.attack == "target"):
-        raise fail_argument("region", options.region, "rows and columns with --attack target, and only then")
+        raise argument_error("region", options.region, "rows and columns with --attack target, and only then")
     if options.region is not None:
         if len(options.region) != 4:
-            raise fail_argument("region", options.region, "four numbers: top, bottom, left, right")
+            raise argument_error("region", options.region, "four numbers: top, bottom, left, right")
         return TargetRegion(*options.region)
     if options.attack == "topk":
         return TopK(settings.attacked_k, compared=settings.k)

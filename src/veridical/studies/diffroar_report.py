@@ -11,7 +11,7 @@ import numpy as np
 
 from veridical.faithfulness.result import verdicts
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
-from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import AGAIN, Frame
 from veridical.runtime.record import record
 from veridical.studies.attacked import training_title
@@ -156,10 +156,10 @@ def read_measured(folder: str | Path) -> Measured:
 def named(found: Sequence[Measured], titles: Sequence[str] | None = None) -> dict[str, Measured]:
     """The measurements by title: the titles given, else attribution and model as far as they differ."""
     if titles is not None and len(titles) != len(found):
-        raise fail_argument("titles", list(titles), f"{len(found)} names, one for each measurement")
+        raise argument_error("titles", list(titles), f"{len(found)} names, one for each measurement")
     chosen = list(titles) if titles is not None else _titles(found)
     if len(set(chosen)) < len(chosen):
-        raise fail_argument("titles", chosen, "a different name for each measurement", "Give --titles.")
+        raise argument_error("titles", chosen, "a different name for each measurement", "Give --titles.")
     return dict(zip(chosen, found, strict=True))
 
 

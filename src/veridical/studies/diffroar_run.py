@@ -12,7 +12,7 @@ from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.diffroar import measurement_of
 from veridical.faithfulness.forecast import Forecast, forecast
 from veridical.faithfulness.measurement import Measurement
-from veridical.faithfulness.measuring import RANKINGS, Tell, measure, ranking_path
+from veridical.faithfulness.measuring import RANKINGS, ProgressCallback, measure, ranking_path
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ENDS, unmask
 from veridical.jobs import workers_of
@@ -26,7 +26,7 @@ from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.run import read_settings
 
 
-def diffroar_run(options: DiffRoarOptions, progress: Tell | None = None) -> dict[str, Any]:
+def diffroar_run(options: DiffRoarOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Measure as `options` say, write result.json and examples.npz into their `out`, return the former.
 
     Rankings and retrainings are kept as they come: interrupted at any moment, the same options continue. How

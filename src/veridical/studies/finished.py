@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
-from veridical.runtime.errors import RunError, fail_argument
+from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import AGAIN, Document, as_path, check_form, read_arrays, read_json
 from veridical.runtime.record import record
 
@@ -98,7 +98,7 @@ def distinct_titles(
     what: what is named, for messages. Raises UsageError for titles of another number, or that are equal.
     """
     if titles is not None and len(titles) != len(defaults):
-        raise fail_argument("titles", list(titles), f"{len(defaults)} names, one for each {what}")
+        raise argument_error("titles", list(titles), f"{len(defaults)} names, one for each {what}")
     chosen = list(titles or defaults)
     if titles is None:
         chosen = [
@@ -106,5 +106,5 @@ def distinct_titles(
             for title, folder in zip(chosen, folders, strict=True)
         ]
     if len(set(chosen)) < len(chosen):
-        raise fail_argument("titles", chosen, f"a different name for each {what}", "Give --titles.")
+        raise argument_error("titles", chosen, f"a different name for each {what}", "Give --titles.")
     return chosen

@@ -15,7 +15,7 @@ from veridical.data.masked import MaskedDataset, PartName, load_masked, save_mas
 from veridical.data.shortcut import shortcut
 from veridical.report.study_page import Illustration, Panel, PictureRow, Table, pictures_figure, study_page
 from veridical.runtime.data_config import BlockFileOptions, BlockOptions, ShortcutFileOptions, ShortcutOptions
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.files import claim_folder, read_json, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 
@@ -43,7 +43,7 @@ def write_block_mnist(options: BlockFileOptions) -> GeneratedData:
     chosen = _as_options(BlockOptions, options)
 
     if options.moved < 0:
-        raise fail_argument("moved", options.moved, "0, or by how many blocks the signal moves")
+        raise argument_error("moved", options.moved, "0, or by how many blocks the signal moves")
 
     def make() -> MaskedDataset:
         if options.moved:

@@ -10,12 +10,12 @@ from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.leakage_job import ARRAYS
 from veridical.studies.leakage_plan import LeakagePlan, planned
 from veridical.studies.leakage_results import Measured, pictures_of, results_of
-from veridical.studies.study import Study, Tell, begun
+from veridical.studies.study import ProgressCallback, Study, begun
 
 KIND = "leakage"
 
 
-def leakage_run(options: LeakageOptions, progress: Tell | None = None) -> dict[str, Any]:
+def leakage_run(options: LeakageOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Train and measure as `options` say, write result.json and examples.npz to `out`, return the former.
 
     Everything is kept as it comes: interrupted at any moment, the same options continue, and commands that

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from veridical.report.curves import Curve, shares_grid
 from veridical.report.diffroar_words import level_text
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.studies.documents import deliver, markdown, script
 from veridical.studies.finished import Finished
 from veridical.studies.leakage_job import ball_name
@@ -51,11 +51,11 @@ def trainings(
     levels = next(iter(studies.values())).config["levels"]
     for name, study in studies.items():
         if study.config["levels"] != levels:
-            raise fail_argument("studies", "studies of different levels", "the same levels in all")
+            raise argument_error("studies", "studies of different levels", "the same levels in all")
         explanations, balls = list(study.config["attributions"]), list(first_model(study)["under_attack"])
         for given, what, known in ((ball, "ball", balls), (attribution, "attribution", explanations)):
             if given not in (None, *known):
-                raise fail_argument(what, given, f"one that {name} has: {', '.join(known)}")
+                raise argument_error(what, given, f"one that {name} has: {', '.join(known)}")
         for title, position, maps in maps_of(study, attribution or explanations[0]):
             training = study.config["models"][title][position]
             own = ball_name(training["norm"], training["radius"]) if "radius" in training else None
@@ -74,7 +74,7 @@ def table(found: Sequence[Trained], levels: Sequence[float], shown: Sequence[flo
     """
     shown = levels if shown is None else shown
     if not set(shown) <= set(levels):
-        raise fail_argument("levels", list(shown), f"some of {', '.join(f'{level:g}' for level in levels)}")
+        raise argument_error("levels", list(shown), f"some of {', '.join(f'{level:g}' for level in levels)}")
     several = len({one.study for one in found}) > 1
     columns = ["network"] if several else []
     columns += ["training", "data", "accuracy", "under PGD", *map(level_text, shown), "mass"]
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     titles = options.titles or [folder.name for folder in options.folders]
     if len(titles) != len(options.folders) or len(set(titles)) < len(titles):
         expected = f"{len(options.folders)} different names, one for each folder"
-        raise fail_argument("titles", titles, expected)
+        raise argument_error("titles", titles, expected)
     studies = {name: read_leakage(folder) for name, folder in zip(titles, options.folders, strict=True)}
     levels = next(iter(studies.values())).config["levels"]
     found = trainings(studies, options.ball, options.attribution)

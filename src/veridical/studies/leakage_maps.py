@@ -16,7 +16,7 @@ from veridical.auditing.parts import Arrays
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predicted as predictions
-from veridical.metrics.leakage import cosine_within, left_behind, telling_places
+from veridical.metrics.leakage import cosine_within, discriminative_pixels, left_behind
 from veridical.metrics.localisation import mass_share
 from veridical.studies.map_measures import map_measures
 from veridical.studies.shown_examples import first_of_each_class, scaled_saliency
@@ -49,10 +49,11 @@ def explained_arrays(
 
     values: explained (how many images), levels and seed.
 
-    null/MEASURE: `map_measures` with all null blocks as the region. telling: share of the null blocks' mass
-    on the places that tell the classes apart where a digit stands (`telling_places`), tiled over the blocks,
-    and telling_area, their share of the null blocks' area. level/signal and level/null: mean |attribution|
-    per coordinate in either. pair/MEASURE with `moved`, the same images with the digit moved: see `_paired`.
+    null/MEASURE: `map_measures` with all null blocks as the region. telling: share of the null blocks'
+    mass on the places that tell the classes apart where a digit stands (`discriminative_pixels`), tiled
+    over the blocks, and telling_area, their share of the null blocks' area. level/signal and level/null:
+    mean |attribution| per coordinate in either. pair/MEASURE with `moved`, the same images with the digit
+    moved: see `_paired`.
     correct (n,), and for the page index (p,), picture/image uint8, picture/signal bool, and picture/saliency
     float16, each map divided by its maximum.
     """
@@ -83,7 +84,7 @@ def _telling(maps: Tensor, null: Tensor, data: MaskedDataset) -> dict[str, Tenso
     rows, columns = (int(mask[0].any(dim=axis).sum()) for axis in (1, 0))
     # One rectangle of each image is marked, and boolean indexing goes row by row.
     blocks = data.train.images[few.start : few.stop, 0][mask].reshape(len(few), rows, columns)
-    places = telling_places(blocks.float(), data.train.labels[few.start : few.stop], TELLING)
+    places = discriminative_pixels(blocks.float(), data.train.labels[few.start : few.stop], TELLING)
     tiled = places.repeat(maps.shape[2] // rows, maps.shape[3] // columns).expand(len(maps), -1, -1)
     inside = tiled & null
     area = inside.flatten(1).sum(dim=1).double() / null.flatten(1).sum(dim=1)

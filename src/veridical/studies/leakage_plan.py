@@ -16,7 +16,7 @@ from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.config import NormName, ObjectiveName
 from veridical.runtime.data_config import BlockOptions, PositionName
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.attacked import training_title
 from veridical.studies.explicit_training import check_taken, predicted_cost, study_settings, training_fields
@@ -38,7 +38,7 @@ Ball = tuple[NormName, float]
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One kind of training on one data set; settings are those of its first seed."""
 
     position: PositionName
@@ -56,7 +56,7 @@ class LeakagePlan:
 
     options: LeakageOptions
     data: Mapping[PositionName, MaskedDataset]
-    arms: Sequence[Arm]
+    arms: Sequence[Condition]
     explained: int
     attacked: int
 
@@ -75,13 +75,13 @@ class LeakagePlan:
         """The balls that all models are attacked in."""
         return balls_of(self.options)
 
-    def training(self, arm: Arm, seed: int) -> Job:
+    def training(self, arm: Condition, seed: int) -> Job:
         """One training."""
         values = {**self._blocks(arm), "training": training_fields(arm.settings), "seed": seed}
         label = f"{TITLES[arm.position]}, {arm.title}, seed {seed}"
         return Job(TRAIN, values, self._where(), label=label, cost=predicted_cost(arm.settings))
 
-    def test(self, arm: Arm, training: Job, folder: Path) -> Job:
+    def test(self, arm: Condition, training: Job, folder: Path) -> Job:
         """The attacks on the predictions of a training in that folder."""
         balls = [list(one) for one in self.balls]
         values = {"training": training.id, **self._blocks(arm), "balls": balls}
@@ -89,7 +89,7 @@ class LeakagePlan:
         where = self._where() | {"run": str(folder / RUN)}
         return Job(TEST, values, where, label=f"{training.label}, attacked", cost=5.0 * len(balls))
 
-    def explanation(self, arm: Arm, training: Job, folder: Path, attribution: str) -> Job:
+    def explanation(self, arm: Condition, training: Job, folder: Path, attribution: str) -> Job:
         """The measures of one attribution's maps of a training in that folder."""
         record = {"name": attribution, **self._described(attribution)}
         values = {"training": training.id, **self._blocks(arm), "attribution": record}
@@ -120,7 +120,7 @@ class LeakagePlan:
             "seed": self.options.seed,
         }
 
-    def _blocks(self, arm: Arm) -> dict[str, Any]:
+    def _blocks(self, arm: Condition) -> dict[str, Any]:
         data = self.data[arm.position]
         return {"blocks": asdict(_blocks(self.options, arm.position)), "data": {"checksum": data.checksum}}
 
@@ -149,7 +149,7 @@ def planned(options: LeakageOptions) -> LeakagePlan:
         for objective in options.objective:
             for around in [None] if objective == "natural" else balls_of(options):
                 settings = _settings(options, objective, around, data[position])
-                arms.append(Arm(position, training_title(settings.to_dict()), settings))
+                arms.append(Condition(position, training_title(settings.to_dict()), settings))
     images = len(next(iter(data.values())).test)
     explained, attacked = (
         images if wanted is None else min(wanted, images) for wanted in (options.explained, options.attacked)
@@ -166,9 +166,9 @@ def balls_of(options: LeakageOptions) -> list[Ball]:
         norms *= len(radii)
     if len(norms) != len(radii) or not radii:
         expected = f"one norm, or one for each of the {len(radii)} radii"
-        raise fail_argument("norm", options.norm, expected, "For example --norm linf l2 --radius 0.1 1.0.")
+        raise argument_error("norm", options.norm, expected, "For example --norm linf l2 --radius 0.1 1.0.")
     if len(set(zip(norms, radii, strict=True))) < len(radii):
-        raise fail_argument("radius", radii, "different radii for each norm")
+        raise argument_error("radius", radii, "different radii for each norm")
     return list(zip(norms, (float(radius) for radius in radii), strict=True))
 
 
@@ -176,7 +176,7 @@ def _check(options: LeakageOptions) -> None:
     for name in ("position", "objective", "attribution"):
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
-            raise fail_argument(name, values, "different values, at least one")
+            raise argument_error(name, values, "different values, at least one")
     check_taken(options.objective, {name: getattr(options, name) for name in _ROBUST})
     for norm, radius in balls_of(options):
         ball(norm, radius)  # refuses radii that cannot be

@@ -9,7 +9,7 @@ from veridical.report.diffroar_words import level_text
 from veridical.studies.finished import Finished
 from veridical.studies.interval_cells import clear, points_cell, share_cell
 from veridical.studies.leakage_plan import TITLES
-from veridical.studies.learnt import hardly_learnt
+from veridical.studies.learnt import undertrained
 
 HEADLINE_LEVEL = 0.05
 
@@ -102,7 +102,7 @@ def _unlearnt(study: Finished, by_position: Mapping[str, Any]) -> str:
     """A warning where a training has hardly come away from guessing: its maps then mean nothing."""
     told = ""
     for position, model in by_position.items():
-        warning = hardly_learnt(model["accuracy"], study.config["data"][position]["num_classes"])
+        warning = undertrained(model["accuracy"], study.config["data"][position]["num_classes"])
         told += f" On {TITLES[position]} it {warning}." if warning else ""
     return told
 

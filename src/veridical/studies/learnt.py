@@ -12,7 +12,7 @@ LEARNT = 0.1
 """Share of the way from guessing to no error, below which a model has hardly learnt anything."""
 
 
-def hardly_learnt(accuracy: Mapping[str, Any], classes: int) -> str | None:
+def undertrained(accuracy: Mapping[str, Any], classes: int) -> str | None:
     """What is to be said of a model that has hardly come away from guessing; None for others.
 
     accuracy: its two intervals, and where it has them those of `each` training, one of which is enough to

@@ -19,7 +19,7 @@ from veridical.models.mean_field import LinearScore, MeanFieldMLP
 from veridical.runtime.errors import RunError
 from veridical.runtime.seeds import stream
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.sizes import signed_sum
+from veridical.training.penalties import signed_sum
 
 MEAN_FIELD_JOB = "veridical.studies.mean_field_job:run"
 

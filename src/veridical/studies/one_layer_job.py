@@ -27,8 +27,8 @@ from veridical.runtime.seeds import stream
 from veridical.studies.mean_field_job import world_of
 from veridical.training.objectives import Inner, Natural, Objective, ObjectiveValue, RobustAttribution
 from veridical.training.optimisation import make_optimiser
+from veridical.training.penalties import l1_norm, signed_sum
 from veridical.training.settings import OptimiserSettings
-from veridical.training.sizes import l1_norm, signed_sum
 
 ONE_LAYER_JOB = "veridical.studies.one_layer_job:run"
 

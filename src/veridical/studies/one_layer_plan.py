@@ -10,7 +10,7 @@ from veridical.data import load
 from veridical.data.block_world import BlockWorld
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import TheoryOptions
 from veridical.studies.one_layer_job import ONE_LAYER_JOB
 from veridical.studies.theory_choices import chosen, seeds_of
@@ -55,11 +55,11 @@ class OneLayerPlan:
         """Fill in what the options left out; UsageError for what does not fit."""
         values = chosen(options, DEFAULTS)
         if options.norm != "linf":
-            raise fail_argument("norm", options.norm, "linf", "The one-layer theorem is about that ball.")
+            raise argument_error("norm", options.norm, "linf", "The one-layer theorem is about that ball.")
         if not values["deviation"]:
-            raise fail_argument("deviation", 0, "a number above 0", "The theorem needs the sign of w.")
+            raise argument_error("deviation", 0, "a number above 0", "The theorem needs the sign of w.")
         if len(values["noise"]) != 1:
-            raise fail_argument("noise", values["noise"], "one number", "block-margin takes several.")
+            raise argument_error("noise", values["noise"], "one number", "block-margin takes several.")
         data, where = None, {}
         if options.data is not None:
             _refuse_blocks(options)
@@ -109,6 +109,6 @@ def _refuse_blocks(options: TheoryOptions) -> None:
     }
     for name, default in own.items():
         if getattr(options, name) != default:
-            raise fail_argument(
+            raise argument_error(
                 name, getattr(options, name), "nothing", f"{options.data} replaces the blocks."
             )

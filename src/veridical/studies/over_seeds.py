@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veridical.metrics.intervals import UNBOUNDED, Interval, mean_interval, proportion_interval
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 
 def two_intervals(
@@ -25,7 +25,7 @@ def two_intervals(
     """
     if not measured or len({len(values) for values in measured}) != 1:
         given = [len(values) for values in measured]
-        raise fail_argument("measured", given, "the same number of examples for at least one seed")
+        raise argument_error("measured", given, "the same number of examples for at least one seed")
     stacked = np.stack([np.asarray(values, dtype=np.float64) for values in measured])
     if len(measured) == 1 and measured[0].dtype == np.bool_:
         over_examples = proportion_interval(int(measured[0].sum()), len(measured[0]))

@@ -15,7 +15,7 @@ from veridical.faithfulness.recipe import architecture, recipe_source, training_
 from veridical.faithfulness.similarity import MEASURES, TOP_QUANTILE, ssim_window
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import SanityOptions
 from veridical.studies.sanity_job import EXPLAIN, TRAIN, randomised_data
 from veridical.training.run import read_settings, weights_of
@@ -148,7 +148,7 @@ def planned(options: SanityOptions) -> SanityPlan:
     settings = read_settings(folder)
     data = _images(options, settings)
     if min(data.shape[1:]) < 3:
-        raise fail_argument("data", f"images of {data.shape}", "images of at least 3 x 3 pixels")
+        raise argument_error("data", f"images of {data.shape}", "images of at least 3 x 3 pixels")
     count = len(data.train)
     wanted = count if options.train_examples is None else min(options.train_examples, count)
     model, training = None, None
@@ -172,7 +172,7 @@ def _check(options: SanityOptions) -> None:
     for name in ("attribution", "tests"):
         values: Sequence[str] = getattr(options, name)
         if not values or len(set(values)) < len(values):
-            raise fail_argument(name, values, "different names, at least one")
+            raise argument_error(name, values, "different names, at least one")
 
 
 def _images(options: SanityOptions, settings: Settings) -> Dataset:

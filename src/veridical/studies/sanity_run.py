@@ -13,12 +13,12 @@ from veridical.studies.sanity_job import TRAINED
 from veridical.studies.sanity_plan import SanityPlan, planned
 from veridical.studies.sanity_result import Compared, States, assembled
 from veridical.studies.shown_examples import first_of_each_class
-from veridical.studies.study import Study, Tell, begun
+from veridical.studies.study import ProgressCallback, Study, begun
 
 KIND = "sanity"
 
 
-def sanity_run(options: SanityOptions, progress: Tell | None = None) -> dict[str, Any]:
+def sanity_run(options: SanityOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Check as `options` say, write result.json and examples.npz into their `out`, return the former.
 
     Trainings and comparisons are kept as they come: interrupted at any moment, the same options continue.

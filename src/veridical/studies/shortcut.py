@@ -14,8 +14,8 @@ from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.map_measures import SINGLE, measures_over_seeds
 from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
 from veridical.studies.shortcut_job import ARRAYS, VARIANTS
-from veridical.studies.shortcut_plan import Arm, ShortcutPlan, planned
-from veridical.studies.study import Tell, begun
+from veridical.studies.shortcut_plan import Condition, ShortcutPlan, planned
+from veridical.studies.study import ProgressCallback, begun
 
 KIND = "shortcut"
 
@@ -26,7 +26,7 @@ Measured = Mapping[int, Arrays]
 """What the trainings of one arm measured, by seed."""
 
 
-def shortcut_run(options: ShortcutStudyOptions, progress: Tell | None = None) -> dict[str, Any]:
+def shortcut_run(options: ShortcutStudyOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Train and measure as `options` say, write result.json and examples.npz into `out`, return the former.
 
     Trainings are kept as they come: interrupted at any moment, the same options continue. Raises UsageError
@@ -76,13 +76,13 @@ def _assembled(
     return {"examples": images, "explained": plan.explained, "arms": arms, "differences": differences}
 
 
-def _reference(plan: ShortcutPlan, arm: Arm) -> str:
+def _reference(plan: ShortcutPlan, arm: Condition) -> str:
     """The arm on the same images that comes first."""
     return next(title for title, other in plan.arms.items() if other.shortcut == arm.shortcut)
 
 
 def _arm(
-    plan: ShortcutPlan, arm: Arm, measured: Measured, attacked: Sequence[Mapping[str, Any] | None]
+    plan: ShortcutPlan, arm: Condition, measured: Measured, attacked: Sequence[Mapping[str, Any] | None]
 ) -> dict[str, Any]:
     """One arm's accuracies, what it loses without the patch's help, and where its maps lie."""
     robust = arm.settings.robust

@@ -13,7 +13,7 @@ from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.config import ObjectiveName
 from veridical.runtime.data_config import CodeName, ShortcutOptions
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.attacked import training_title
 from veridical.studies.explicit_training import check_taken, predicted_cost, study_settings, training_fields
@@ -22,7 +22,7 @@ from veridical.training.settings import Settings
 
 
 @dataclass(frozen=True)
-class Arm:
+class Condition:
     """One kind of training: a recipe on images whose patch agrees with the class at a rate.
 
     control: the rate is chance, so that the patch tells nothing. settings: of its first seed. images: the
@@ -45,7 +45,7 @@ class ShortcutPlan:
     """
 
     options: ShortcutStudyOptions
-    arms: Mapping[str, Arm]
+    arms: Mapping[str, Condition]
     explained: int
     classes: Sequence[str]
 
@@ -54,7 +54,7 @@ class ShortcutPlan:
         """The seeds of the trainings."""
         return range(self.options.seed, self.options.seed + self.options.seeds)
 
-    def job(self, arm: Arm, seed: int) -> Job:
+    def job(self, arm: Condition, seed: int) -> Job:
         """One training and its measurement."""
         options = self.options
         where = source_by_name(options.data, options.data_root, {})
@@ -103,7 +103,7 @@ def planned(options: ShortcutStudyOptions) -> ShortcutPlan:
     rates = [(rate, False) for rate in options.rate]
     if options.control:
         rates.append((chance_rate(options.code, data.num_classes), True))
-    arms: dict[str, Arm] = {}
+    arms: dict[str, Condition] = {}
     for rate, control in rates:
         shortcut = asdict(_shortcut(options, rate))
         data = planted(shortcut, options.data_root)["gone"]
@@ -114,7 +114,7 @@ def planned(options: ShortcutStudyOptions) -> ShortcutPlan:
                 title += ", patch tells nothing"
             elif len(options.rate) > 1:
                 title += f", agrees {100 * rate:.4g}%"
-            arms[title] = Arm(title, control, shortcut, settings, data.describe())
+            arms[title] = Condition(title, control, shortcut, settings, data.describe())
     images = len(data.test)
     explained = images if options.explained is None else min(options.explained, images)
     return ShortcutPlan(options, arms, explained, data.classes)
@@ -129,11 +129,11 @@ def _check(options: ShortcutStudyOptions) -> None:
     for name in ("objective", "rate", "attribution"):
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
-            raise fail_argument(name, values, "different values, at least one")
+            raise argument_error(name, values, "different values, at least one")
     robust = ("weight", "beta", "beta_from", "radius")
     check_taken(options.objective, {name: getattr(options, name) for name in robust})
     if options.radius is not None and (not options.radius or len(set(options.radius)) < len(options.radius)):
-        raise fail_argument("radius", options.radius, "different values, at least one")
+        raise argument_error("radius", options.radius, "different values, at least one")
 
 
 def _recipes(options: ShortcutStudyOptions) -> list[tuple[ObjectiveName, float | None]]:

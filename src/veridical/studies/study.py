@@ -22,7 +22,7 @@ from veridical.studies.finished import EXAMPLES, RESULT
 JOBS = "jobs"
 """The store of a study that names no other."""
 
-Tell = Callable[[str, Progress], object]
+ProgressCallback = Callable[[str, Progress], object]
 """(what is done, how far it is)."""
 
 
@@ -55,7 +55,7 @@ class Study:
         folder: Path,
         store: Store,
         executor: Executor,
-        tell: Tell | None,
+        tell: ProgressCallback | None,
     ) -> None:
         self.options, self.config, self.folder, self._executor = options, config, folder, executor
         self.store = store
@@ -113,7 +113,7 @@ class Study:
 
 @contextmanager
 def begun(
-    options: StudyPlacement, kind: str, config: Mapping[str, Any], tell: Tell | None = None
+    options: StudyPlacement, kind: str, config: Mapping[str, Any], tell: ProgressCallback | None = None
 ) -> Iterator[Study]:
     """A study whose folder is claimed for `config`, and whose workers are there in the block; then `finish`.
 

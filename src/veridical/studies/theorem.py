@@ -17,7 +17,7 @@ from veridical.models.max_margin import (
     enumerated_dual,
     max_margin,
 )
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 
 TIGHT = 1e-12
 """Relative gap between margin and bound up to which they count as equal in float64."""
@@ -82,7 +82,7 @@ def certified_radius(world: BlockWorld, *, tolerance: float = 1e-4) -> float | N
     blocks of several numbers, where the two are not the same.
     """
     if world.block_size != 1:
-        raise fail_argument("block_size", world.block_size, "1", "Larger blocks have another worst case.")
+        raise argument_error("block_size", world.block_size, "1", "Larger blocks have another worst case.")
     if world.blocks > MOST_ENUMERATED:
         return None
     low, high = 0.0, 1 / world.relevant - world.noise

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from veridical.metrics.intervals import SHARE, mean_interval
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import TheoryOptions
 from veridical.studies.block_margin_plan import BlockMarginPlan
 from veridical.studies.block_margin_results import block_margin_results
 from veridical.studies.one_layer_plan import OneLayerPlan
-from veridical.studies.study import Tell, begun
+from veridical.studies.study import ProgressCallback, begun
 
 KIND = "theory"
 
@@ -19,7 +19,7 @@ FIRST = ("examples", "nodes", "steps", "distances", "coordinates", "paths")
 """What is kept of the first seed alone, for the figures."""
 
 
-def theory_run(options: TheoryOptions, progress: Tell | None = None) -> dict[str, Any]:
+def theory_run(options: TheoryOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
     """Do the experiment that `options` name, write result.json into their `out`, return its content.
 
     Trainings are kept as they come: interrupted at any moment, the same options continue. Raises UsageError
@@ -40,7 +40,7 @@ def plan_of(options: TheoryOptions) -> BlockMarginPlan | OneLayerPlan:
     """What the one experiment that is named trains; UsageError for options that do not fit."""
     if len(options.experiment) != 1:
         hint = "Run the other one with a folder of its own."
-        raise fail_argument("experiment", options.experiment, "one-layer or block-margin", hint)
+        raise argument_error("experiment", options.experiment, "one-layer or block-margin", hint)
     return (
         BlockMarginPlan.of(options) if options.experiment[0] == "block-margin" else OneLayerPlan.of(options)
     )

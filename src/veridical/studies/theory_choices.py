@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.runtime.errors import UsageError, fail_argument
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import TheoryOptions
 
 SHARED = ("noise", "radius", "deviation", "steps", "learning_rate", "inner_steps", "train_examples")
@@ -31,7 +31,7 @@ def chosen(options: TheoryOptions, defaults: Mapping[str, Any]) -> dict[str, Any
         given = getattr(options, name)
         found[name] = default if given is None else given
         if found[name] == []:
-            raise fail_argument(name, [], "one or more numbers")
+            raise argument_error(name, [], "one or more numbers")
     return found
 
 

@@ -20,7 +20,7 @@ from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import fast_layout
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.record import record
 from veridical.training.beginning import Beginning
@@ -122,15 +122,15 @@ def divide(split: Split, settings: Settings) -> tuple[Split, Split | None, Tenso
 def gather(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
     """Options from keyword arguments, or the given ones with some replaced; UsageError for unknown names."""
     if options is not None and not isinstance(options, TrainOptions):
-        raise fail_argument("options", options, "TrainOptions", "Model and data are given by name: data=...")
+        raise argument_error("options", options, "TrainOptions", "Model and data are given by name: data=...")
     known = [field.name for field in fields(TrainOptions)]
     for name in given:
         if name not in known:
-            raise fail_unknown("option", name, known, "See veridical.TrainOptions.")
+            raise unknown_name_error("option", name, known, "See veridical.TrainOptions.")
     if options is not None:
         return replace(options, **given)
     if "out" not in given:
-        raise fail_argument("out", None, "the folder of the run")
+        raise argument_error("out", None, "the folder of the run")
     return TrainOptions(**given)
 
 
@@ -179,7 +179,7 @@ def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, cli
     if climbed:
         check_climbable(logits)
     if logits.shape[1] < data.num_classes:
-        raise fail_argument(
+        raise argument_error(
             "model",
             f"{type(model).__name__} with {logits.shape[1]} logits",
             f"one logit for each of the {data.num_classes} classes of {data.name}",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Noise, NoiseRows
-from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.process_group import ProcessGroup
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import Learner, packed
@@ -125,4 +125,4 @@ def check_parallel(model: nn.Module, batch_size: int, group: ProcessGroup) -> No
             "normalisation, or one process."
         )
     if batch_size < group.size:
-        raise fail_argument("batch_size", batch_size, f"an image for each of {group.size} processes")
+        raise argument_error("batch_size", batch_size, f"an image for each of {group.size} processes")

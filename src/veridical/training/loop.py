@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import parameter_like
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.files import read_claim
 from veridical.runtime.guards import default_modes, preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
@@ -109,12 +109,12 @@ def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
     if given is None or isinstance(given, str | os.PathLike):
         return None
     if isinstance(given, type) or not isinstance(given, kind):
-        raise fail_argument(name, given, expected)
+        raise argument_error(name, given, expected)
     if kind is Callable:
         try:
             inspect.signature(given.forward if isinstance(given, nn.Module) else given).bind(*[None] * 4)
         except TypeError as error:
-            raise fail_argument(name, given, expected, f"It cannot be called so: {error}.") from None
+            raise argument_error(name, given, expected, f"It cannot be called so: {error}.") from None
     return given
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from veridical.attacks.ball import Ball, ball
 from veridical.attribution.quadrature import Quadrature
 from veridical.runtime.config import OBJECTIVES
-from veridical.runtime.errors import fail_argument, fail_unknown
+from veridical.runtime.errors import argument_error, unknown_name_error
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
+from veridical.training.penalties import (
+    AttributionPenalty,
+    absolute_sum,
+    l1_norm,
+    l1_power,
+    signed_sum,
+    sum_and_l1,
+)
 from veridical.training.settings import RobustSettings
-from veridical.training.sizes import Size, absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
 
 DUAL = {"linf": 1.0, "l2": 2.0}
 """q of 1/p + 1/q = 1 for the l_p ball of each norm."""
@@ -31,7 +38,7 @@ def named_objective(
     if name == "natural":
         return Natural()
     if robust is None:
-        raise fail_argument("robust", robust, f"the settings of the objective {name}")
+        raise argument_error("robust", robust, f"the settings of the objective {name}")
     if name == "input-gradient":
         return _input_gradient(robust)
     assert robust.inner_steps is not None
@@ -59,7 +66,7 @@ def evaluation_ball(robust: RobustSettings) -> Ball:
     return ball(robust.norm, robust.radius)
 
 
-def _size(name: str, robust: RobustSettings, progress: float) -> Size:
+def _size(name: str, robust: RobustSettings, progress: float) -> AttributionPenalty:
     if name == "adversarial":
         return signed_sum()
     if name == "loss-change":
@@ -69,7 +76,7 @@ def _size(name: str, robust: RobustSettings, progress: float) -> Size:
     if name == "ig-sum-norm":
         assert robust.beta is not None
         return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
-    raise fail_unknown("objective", name, OBJECTIVES)
+    raise unknown_name_error("objective", name, OBJECTIVES)
 
 
 def _input_gradient(robust: RobustSettings) -> RobustAttribution:
@@ -78,7 +85,7 @@ def _input_gradient(robust: RobustSettings) -> RobustAttribution:
     It is attained at d = radius * (the dual direction of the gradient), where the start already lies.
     """
     if not robust.ball_radius > 0:
-        raise fail_argument("radius", robust.ball_radius, "a positive number")
+        raise argument_error("radius", robust.ball_radius, "a positive number")
     q = DUAL[robust.norm]
     return RobustAttribution(
         l1_power(q),

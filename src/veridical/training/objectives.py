@@ -16,10 +16,10 @@ from veridical.attribution.path import input_gradients, path_attribution, points
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.config import StartName
-from veridical.runtime.errors import UsageError, check_count, check_positive, fail_unknown
+from veridical.runtime.errors import UsageError, check_count, check_positive, unknown_name_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.record import record
-from veridical.training.sizes import Size
+from veridical.training.penalties import AttributionPenalty
 
 InnerScore = Literal["size", "loss"]
 
@@ -89,7 +89,7 @@ class Inner:
             ("inner score", self.score, get_args(InnerScore)),
         ):
             if given not in known:
-                raise fail_unknown(name, given, known)
+                raise unknown_name_error(name, given, known)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class RobustAttribution:
     Parameters
     ----------
     size
-        The size function s; see `veridical.training.sizes`.
+        The size function s; see `veridical.training.penalties`.
     ball
         Where x' may be.
     weight
@@ -118,7 +118,7 @@ class RobustAttribution:
     Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
     """
 
-    size: Size
+    size: AttributionPenalty
     ball: Ball
     weight: float = 1.0
     quadrature: Quadrature = Quadrature("midpoint", 1)
@@ -257,7 +257,7 @@ class SizeScore:
 
     loss: TargetScalar
     inputs: Tensor
-    size: Size
+    size: AttributionPenalty
     quadrature: Quadrature
 
     def __call__(self, perturbed: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veridical.runtime.errors import fail_argument
+from veridical.runtime.errors import argument_error
 from veridical.runtime.guards import private_copy
 from veridical.training.settings import OptimiserSettings
 
@@ -23,7 +23,7 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
     """Adam with decoupled weight decay, or SGD with momentum 0.9 and L2, over the trainable parameters."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise fail_argument("model", type(model).__name__, "a model with at least one trainable parameter")
+        raise argument_error("model", type(model).__name__, "a model with at least one trainable parameter")
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimiser == "adam":
         # One pass over the memory instead of a dozen: the paper's CNN has 3.3 million weights.
@@ -31,7 +31,7 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
     if settings.optimiser == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=decay)
-    raise fail_argument("optimiser", settings.optimiser, "adam or sgd")
+    raise argument_error("optimiser", settings.optimiser, "adam or sgd")
 
 
 def learning_rate(settings: OptimiserSettings, step: int) -> float:
@@ -46,7 +46,7 @@ def learning_rate(settings: OptimiserSettings, step: int) -> float:
     if settings.schedule == "steps":
         return greatest * [share for first, share in PAPER_STEPS if step >= first][-1]
     if settings.schedule != "one-cycle":
-        raise fail_argument("schedule", settings.schedule, "one-cycle, steps or constant")
+        raise argument_error("schedule", settings.schedule, "one-cycle, steps or constant")
     # The middle of the step: neither the first nor the last step is wasted on a rate of zero.
     done = (step + 0.5) / settings.steps
     if done < settings.warm_up:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from veridical.runtime.errors import fail_unknown
+from veridical.runtime.errors import unknown_name_error
 
 Values = Mapping[str, Any]
 
@@ -171,7 +171,7 @@ def paper_row(data: str, shape: tuple[int, int, int]) -> str:
 def recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
     """All values of a recipe for one row of the table and one objective."""
     if recipe not in _TABLES:
-        raise fail_unknown("recipe", recipe, _TABLES)
+        raise unknown_name_error("recipe", recipe, _TABLES)
     merged: dict[str, Any] = {}
     for rule in PAPER:
         # Veridical's table is a departure from the paper's in these and keeps it in the rest.

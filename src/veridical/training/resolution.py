@@ -7,7 +7,7 @@ from typing import Any
 
 from veridical.data.registry import DATASETS
 from veridical.runtime.config import AugmentName, ObjectiveOptions, OptimiserOptions, TrainOptions
-from veridical.runtime.errors import UsageError, fail_argument, fail_unknown
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.training.recipes import USED, paper_row, recipe_values
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 
@@ -30,7 +30,7 @@ def resolve(
     own = objective is not None
     name = options.objective if objective is None else objective
     if not own and name not in USED:
-        raise fail_unknown("objective", name, USED)
+        raise unknown_name_error("objective", name, USED)
     values = recipe_values(options.recipe, paper_row(data["name"], tuple(data["shape"])), name)
     _refuse_unused(options, () if own else USED[name], name)
     for field_name in (*ObjectiveOptions.__dataclass_fields__, *OptimiserOptions.__dataclass_fields__):
@@ -41,7 +41,7 @@ def resolve(
     remaining = train_size - validation
     examples = remaining if options.train_examples is None else options.train_examples
     if not 1 <= examples <= remaining:
-        raise fail_argument("train_examples", examples, f"a number from 1 to {remaining}")
+        raise argument_error("train_examples", examples, f"a number from 1 to {remaining}")
     return Settings(
         data=dict(data),
         model=dict(model),
@@ -91,7 +91,7 @@ def _validation(given: int | None, values: Values, train_size: int) -> int:
     if given is None:
         return min(int(values.get("validation", 5000)), train_size // 10)
     if not 0 <= given < train_size:
-        raise fail_argument("validation", given, f"a number from 0 to {train_size - 1}")
+        raise argument_error("validation", given, f"a number from 0 to {train_size - 1}")
     return given
 
 
@@ -113,10 +113,10 @@ def _optimise(options: TrainOptions, values: Values, examples: int) -> Optimiser
         raise UsageError(f"epochs={options.epochs} and steps={options.steps} were both given; give one.")
     batch_size = min(int(values["batch_size"]), examples)
     if batch_size < 1:
-        raise fail_argument("batch_size", batch_size, "an integer of at least 1")
+        raise argument_error("batch_size", batch_size, "an integer of at least 1")
     if options.epochs is not None or "steps" not in values:
         if not 0 < values["epochs"] < float("inf"):
-            raise fail_argument("epochs", values["epochs"], "a positive number")
+            raise argument_error("epochs", values["epochs"], "a positive number")
         steps = max(1, round(values["epochs"] * (examples // batch_size)))
     else:
         steps = values["steps"]

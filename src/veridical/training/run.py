@@ -17,7 +17,7 @@ from veridical.data import load as load_data
 from veridical.metrics.intervals import Interval
 from veridical.runtime.checking import checked
 from veridical.runtime.devices import fast_layout, resolve_device
-from veridical.runtime.errors import RunError, UsageError, fail_argument
+from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
     CLAIM,
     Frame,
@@ -118,7 +118,7 @@ def load(
     """
     path = as_path(folder, "run")
     if not isinstance(model, nn.Module | None):
-        raise fail_argument("model", model, "a torch.nn.Module of the run's architecture, or None")
+        raise argument_error("model", model, "a torch.nn.Module of the run's architecture, or None")
     settings = read_settings(path)
     result = read_result(path)
     network = _architecture(path, settings, model).to(resolve_device(str(device)))

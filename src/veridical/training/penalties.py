@@ -1,4 +1,4 @@
-"""Size functions: how large an attribution of the loss is, the `s` of Robust Attribution Regularization."""
+"""Penalties: how large an attribution of the loss is, the `s` of Robust Attribution Regularization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from veridical.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Size:
+class AttributionPenalty:
     """sum_weight * sum(IG) + absolute_sum * |sum(IG)| + l1 * ||IG||_1 ** power, per example.
 
     sum(IG) is computed as the change of the loss, l(x') - l(x), which equals it (completeness) and needs no
@@ -61,26 +61,26 @@ class Size:
         return direction, slope
 
 
-def l1_norm() -> Size:
+def l1_norm() -> AttributionPenalty:
     """IG-NORM: the L1 norm of the attribution."""
-    return Size(l1=1.0)
+    return AttributionPenalty(l1=1.0)
 
 
-def signed_sum() -> Size:
+def signed_sum() -> AttributionPenalty:
     """Adversarial training (with weight 1): the sum of the attribution, the change of the loss."""
-    return Size(sum_weight=1.0)
+    return AttributionPenalty(sum_weight=1.0)
 
 
-def sum_and_l1(beta: float) -> Size:
+def sum_and_l1(beta: float) -> AttributionPenalty:
     """IG-SUM-NORM: the sum plus beta times the L1 norm."""
-    return Size(sum_weight=1.0, l1=beta) if beta else signed_sum()
+    return AttributionPenalty(sum_weight=1.0, l1=beta) if beta else signed_sum()
 
 
-def absolute_sum() -> Size:
+def absolute_sum() -> AttributionPenalty:
     """Loss-change: the absolute change of the loss."""
-    return Size(absolute_sum=1.0)
+    return AttributionPenalty(absolute_sum=1.0)
 
 
-def l1_power(q: float) -> Size:
+def l1_power(q: float) -> AttributionPenalty:
     """Input-gradient regularisation: the L1 norm to the power q, 1/p + 1/q = 1 for an l_p ball."""
-    return Size(l1=1.0, power=q)
+    return AttributionPenalty(l1=1.0, power=q)
