@@ -44,6 +44,7 @@ WITHOUT_TORCH = [
     "runtime.files",
     "runtime.config",
     "runtime.data_config",
+    "runtime.registry",
     "runtime.study_config",
     "data.registry",
     "models.registry",

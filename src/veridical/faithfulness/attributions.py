@@ -8,8 +8,8 @@ from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
-from veridical.faithfulness.foreign import imported, source_digest
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+from veridical.runtime.trusted_import import import_trusted, source_digest
 
 NAMES = (
     "input-gradient",
@@ -44,7 +44,7 @@ def attribution_by_name(name: str, *, seed: int = 0, trust_code: bool = False) -
         return CaptumAttribution(_captum_class(name), seed=seed)
     if ":" in name:
         form = ("model", "inputs", "target")
-        method: Attribution = imported("attribution", name, trust_code=trust_code, positional=form)
+        method: Attribution = import_trusted("attribution", name, trust_code=trust_code, positional=form)
         return method
     raise unknown_name_error("attribution", name, NAMES, more=", captum:CLASS or module:callable")
 

@@ -14,7 +14,6 @@ from typing import Any, get_args
 from torch import nn
 
 from veridical.data import Dataset
-from veridical.faithfulness.foreign import imported, source_digest
 from veridical.models import model_config
 from veridical.runtime.config import (
     OBJECTIVES,
@@ -24,6 +23,7 @@ from veridical.runtime.config import (
     TrainOptions,
 )
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+from veridical.runtime.trusted_import import import_trusted, source_digest
 from veridical.training.assignment import OWN
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -132,7 +132,7 @@ def architecture(
         )
     if ":" not in model:
         return model_config(model, shape=data.shape, num_classes=data.num_classes, **options)
-    factory = imported("retrain_model", model, trust_code=trust_code, named=[*_FORM, *options])
+    factory = import_trusted("retrain_model", model, trust_code=trust_code, named=[*_FORM, *options])
     return {
         "name": model,
         "shape": list(data.shape),
@@ -150,7 +150,9 @@ def fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn
     """A new module from a record that names foreign code; None for one that `train` builds by its name."""
     if ":" not in record["name"]:
         return None
-    factory = imported("model", record["name"], trust_code=trust_code, named=[*_FORM, *record["options"]])
+    factory = import_trusted(
+        "model", record["name"], trust_code=trust_code, named=[*_FORM, *record["options"]]
+    )
     shape, classes = tuple(record["shape"]), record["num_classes"]
     built = factory(shape=shape, num_classes=classes, seed=seed, **record["options"])
     if not isinstance(built, nn.Module):

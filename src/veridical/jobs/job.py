@@ -14,7 +14,7 @@ from typing import Any
 
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import to_plain
-from veridical.runtime.importing import import_named
+from veridical.runtime.trusted_import import TRUST_HINT, import_named
 
 JobFunction = Callable[[dict[str, Any], Path, dict[str, str]], Mapping[str, Any]]
 """(values, folder, where) -> result, as plain values. What it keeps in the folder outlives a kill."""
@@ -87,7 +87,7 @@ def check_trusted(name: str, trust_code: bool) -> None:
             "function",
             name,
             "a function of Veridical",
-            "Foreign code runs only with trust_code (--trust-code).",
+            TRUST_HINT,
         )
 
 
