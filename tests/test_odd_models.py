@@ -25,13 +25,13 @@ from veridical.attacks.ball import L2, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TopK
 from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import protocol
+from veridical.attacks.robustness import measure_robustness
 from veridical.attribution import axioms
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import predict
 from veridical.attribution.dataset_maps import batch_maps, dataset_maps
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
-from veridical.auditing.robustness import measure_robustness
 from veridical.data import Split
 from veridical.faithfulness.layers import stages_of
 from veridical.faithfulness.randomisation import model_randomisation

@@ -12,8 +12,8 @@ from torch import nn
 import veridical
 from veridical import DataError, Linf, RunError, TopK, UsageError
 from veridical.attacks.protocols import protocol
+from veridical.attacks.robustness import measure_robustness
 from veridical.attribution.classifier import predict
-from veridical.auditing.robustness import measure_robustness
 from veridical.data import Split
 from veridical.training import run
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from veridical.data import Split
+
 Trained = tuple[nn.Module, Tensor, Tensor]
 
 
@@ -55,6 +57,23 @@ def trained(trained_state: dict[str, Tensor]) -> Trained:
     right = (model(inputs).argmax(1) == target).nonzero()[:9, 0]
     assert len(right) == 9
     return model.eval(), inputs[right], target[right]
+
+
+@pytest.fixture
+def model(trained_state: dict[str, Tensor]) -> nn.Module:
+    """The trained network of `trained`."""
+    trained = relu_network()
+    trained.load_state_dict(trained_state)
+    return trained
+
+
+@pytest.fixture
+def split() -> Split:
+    """Bytes of 20 striped images, some of which are hard to tell."""
+    waves, labels = stripes(20, 2)
+    clear = torch.rand(20, 1, 1, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.6
+    noise = torch.rand(waves.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return Split(((clear * waves + (1 - clear) * noise) * 255).round().to(torch.uint8), labels)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import TopK
 from veridical.attacks.protocols import protocol
+from veridical.attacks.robustness import ignores_scale
 from veridical.attribution.methods import InputGradient
-from veridical.auditing.result import ignores_scale
 from veridical.data import Split
 from veridical.metrics import cosine_within, max_sensitivity
 from veridical.metrics.block_roles import block_magnitudes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veridical.auditing.parts import PartStore
+from veridical.attacks.parts import PartStore
 from veridical.faithfulness.ranking import Ranking
 from veridical.jobs import InProcess, Job, Store, run_jobs
 from veridical.jobs.attempts import attempt_path

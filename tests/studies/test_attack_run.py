@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from veridical.auditing.robustness import measure_robustness
+from veridical.attacks.robustness import measure_robustness
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.studies.attack_run import attack_run

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veridical.auditing.parts import packed_arrays
 from veridical.cli.main import main
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import DataError, RunError, UsageError
-from veridical.runtime.files import claim_folder, digest
+from veridical.runtime.files import claim_folder, digest, pack_arrays
 from veridical.studies.attack_report import write_attack_report
 from veridical.studies.attacked import named, read_attack
 from veridical.studies.diffroar_report import read_measured, write_measured_report
@@ -223,7 +222,7 @@ def test_other_arrays_with_a_right_digest(finished: Path, tmp_path: Path, folder
             arrays | {name: ARRAYS[damage](array)},
             {k: v for k, v in arrays.items() if k != name},
         ):
-            content = packed_arrays(others)
+            content = pack_arrays(others)
             path.write_bytes(content)
             (copy / "result.json").write_text(json.dumps(document | {"files": {path.name: digest(content)}}))
             try:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeAlias, TypedDict, TypeVar, overload
 
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.forms import misfit
@@ -28,6 +28,10 @@ MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
 _DEEPEST = 64
 _SEAL = "seal"
 F = TypeVar("F")
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+Arrays: TypeAlias = "dict[str, NDArray[Any]]"
+"""Arrays by name, as an .npz file holds them."""
 
 
 class Claim(TypedDict):
@@ -295,6 +299,19 @@ def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = 
             if number < len(texts):
                 raise
     return lines
+
+
+def pack_arrays(arrays: Mapping[str, "NDArray[Any]"]) -> bytes:
+    """An .npz file, compressed; numbers, booleans and text only (a UsageError for objects)."""
+    import numpy as np
+
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise argument_error(name, array, "numbers, booleans or text")
+    buffer = io.BytesIO()
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(buffer, **named)
+    return buffer.getvalue()
 
 
 def read_arrays(

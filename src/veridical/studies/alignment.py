@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.saliency import saliency
-from veridical.auditing.parts import Arrays
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.jobs import Job
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import area_share, mass_share
 from veridical.runtime.devices import resolve_device
+from veridical.runtime.files import Arrays
 from veridical.runtime.record import record
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import ARRAYS

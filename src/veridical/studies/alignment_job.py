@@ -11,12 +11,11 @@ import torch
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.saliency import saliency
-from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.sources import load_source
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import write_atomic
+from veridical.runtime.files import Arrays, pack_arrays, write_atomic
 from veridical.studies.map_measures import joined, map_measures
 from veridical.studies.regions import regions_of
 from veridical.training.run import load, weights_of
@@ -56,7 +55,7 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
         found |= {"predicted": predicted.cpu().numpy(), "correct": (predicted == target).cpu().numpy()}
         parts.append(found)
         average += _normalised(maps).sum(0).numpy()
-    write_atomic(folder / ARRAYS, packed_arrays(joined(parts) | {"average": average}))
+    write_atomic(folder / ARRAYS, pack_arrays(joined(parts) | {"average": average}))
     return {"examples": len(regions)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.auditing.settings import PAPER
+from veridical.attacks.protocols import PAPER_SETTINGS
 from veridical.report import GalleryItem, ModelSection, Protocol, write_report
 from veridical.report.measures import MEASURES
 from veridical.studies.attacked import Attacked, check_comparable, training_log
@@ -86,7 +86,7 @@ def _section(name: str, attacked: Attacked, shown: Sequence[int]) -> ModelSectio
 def _as_published(attacked: Attacked) -> bool:
     """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
     config = attacked.config
-    row = PAPER.get(config["data"]["name"])
+    row = PAPER_SETTINGS.get(config["data"]["name"])
     return (
         row is not None
         and config["norm"] == "linf"

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from veridical.auditing.parts import Arrays, PartStore, packed_arrays
-from veridical.auditing.result import RobustnessResult
-from veridical.auditing.robustness import batch_length, examples_kept
+from veridical.attacks.parts import PartStore
+from veridical.attacks.robustness import RobustnessResult, batch_length, examples_kept
 from veridical.data import Dataset
 from veridical.runtime.config import AttackOptions
 from veridical.runtime.errors import UsageError
-from veridical.runtime.files import claim_folder, read_json, write_atomic, write_json
+from veridical.runtime.files import Arrays, claim_folder, pack_arrays, read_json, write_atomic, write_json
 from veridical.runtime.guards import thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup, check_count
 from veridical.runtime.provenance import environment, result_document
@@ -94,7 +93,7 @@ def _finish(
     result = task.measure(PartStore(folder / PARTS, config), progress)
     surroundings = environment(task.device, torch.float32, threads, task.options.seed)
     surroundings |= {"run": str(task.run.folder), "workers": workers}
-    examples = packed_arrays(_stacked(result, task.data))
+    examples = pack_arrays(_stacked(result, task.data))
     write_atomic(folder / EXAMPLES, examples)
     timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
     document = result_document(result.to_dict(), config, surroundings, timing, {EXAMPLES: examples})

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 
 from veridical.attacks.directions import Direction, MassCentre, RandomSign, TargetRegion, TopK, top_mask
-from veridical.attacks.protocols import Protocol, protocol
+from veridical.attacks.parts import PartStore
+from veridical.attacks.protocols import EvaluationSettings, Protocol, evaluation_settings, protocol
+from veridical.attacks.robustness import RobustnessResult, measure_robustness
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import InputGradient
-from veridical.auditing.parts import PartStore
-from veridical.auditing.result import RobustnessResult
-from veridical.auditing.robustness import measure_robustness
-from veridical.auditing.settings import EvaluationSettings, evaluation_settings
 from veridical.data import Dataset, Split, load
 from veridical.runtime.config import AttackOptions
 from veridical.runtime.devices import resolve_device

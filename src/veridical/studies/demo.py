@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from veridical.auditing.robustness import examples_kept
-from veridical.auditing.settings import EvaluationSettings, evaluation_settings
+from veridical.attacks.protocols import EvaluationSettings, evaluation_settings
+from veridical.attacks.robustness import examples_kept
 from veridical.data import load
 from veridical.report.measures import Interval
 from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, TrainOptions

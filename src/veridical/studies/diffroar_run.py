@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.diffroar import measurement_of
 from veridical.faithfulness.forecast import Forecast, forecast
 from veridical.faithfulness.measurement import Measurement
@@ -18,7 +17,7 @@ from veridical.faithfulness.unmasking import ENDS, unmask
 from veridical.jobs import workers_of
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import write_atomic, write_json
+from veridical.runtime.files import Arrays, pack_arrays, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
@@ -51,7 +50,7 @@ def diffroar_run(options: DiffRoarOptions, progress: ProgressCallback | None = N
     surroundings = environment(resolve_device(options.device), torch.float32, threads, options.seed)
     surroundings |= {"run": str(options.run), "attribution": options.attribution, **where}
     ranking = Ranking.load(ranking_path(folder / RANKINGS, "judged"))
-    examples = packed_arrays(_pictures(measurement, ranking, options.gallery))
+    examples = pack_arrays(_pictures(measurement, ranking, options.gallery))
     write_atomic(folder / EXAMPLES, examples)
     files = {EXAMPLES: examples}
     document = result_document(result.to_dict(), config, surroundings, result.timing, files)

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from veridical.attacks.ball import Ball, ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.auditing.parts import packed_arrays
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.metrics.intervals import mean_interval, proportion_interval
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import write_atomic
+from veridical.runtime.files import pack_arrays, write_atomic
 from veridical.runtime.seeds import stream
 from veridical.studies.leakage_maps import explained_arrays
 from veridical.training.loop import train
@@ -106,7 +105,7 @@ def explained(values: dict[str, Any], folder: Path, where: dict[str, str]) -> di
     trusted = where.get("trust_code") == "yes"
     method = attribution_by_name(values["attribution"]["name"], seed=values["seed"], trust_code=trusted)
     arrays = explained_arrays(run.model, data, moved, method, values, int(where.get("batch", "100")))
-    write_atomic(folder / ARRAYS, packed_arrays(arrays))
+    write_atomic(folder / ARRAYS, pack_arrays(arrays))
     return {"explained": values["explained"]}
 
 

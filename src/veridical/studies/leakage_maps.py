@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from veridical.attribution.dataset_maps import dataset_maps
 from veridical.attribution.method import Attribution
-from veridical.auditing.parts import Arrays
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predicted as predictions
 from veridical.metrics.leakage import cosine_within, discriminative_pixels, left_behind
 from veridical.metrics.localisation import mass_share
+from veridical.runtime.files import Arrays
 from veridical.studies.map_measures import map_measures
 from veridical.studies.shown_examples import first_of_each_class, scaled_saliency
 

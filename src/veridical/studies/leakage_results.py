@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.auditing.parts import Arrays
 from veridical.metrics.intervals import SHARE
 from veridical.runtime.data_config import PositionName
+from veridical.runtime.files import Arrays
 from veridical.studies.leakage_maps import PAIRED
 from veridical.studies.leakage_plan import LeakagePlan
 from veridical.studies.map_measures import measures_over_seeds

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veridical.auditing.parts import Arrays
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.localisation import (
     LEVELS,
@@ -20,6 +19,7 @@ from veridical.metrics.localisation import (
     topk_curve,
     zero_share,
 )
+from veridical.runtime.files import Arrays
 from veridical.studies.over_seeds import two_intervals
 
 SINGLE = ("mass", "area", "auc", "pointing", "zero")

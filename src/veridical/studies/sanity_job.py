@@ -12,7 +12,6 @@ from torch import Tensor
 
 from veridical.attribution.dataset_maps import dataset_maps
 from veridical.attribution.method import Attribution
-from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.data import Dataset, Split
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.random_data import noise_images, permuted_labels, shortened
@@ -23,7 +22,7 @@ from veridical.faithfulness.sources import load_source
 from veridical.metrics.intervals import proportion_interval
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import write_atomic
+from veridical.runtime.files import Arrays, pack_arrays, write_atomic
 from veridical.studies.shown_examples import first_of_each_class
 from veridical.training.assignment import build_recorded
 from veridical.training.run import Run, load, weights_of
@@ -87,7 +86,7 @@ def explain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     }
     arrays["agrees"] = np.stack([(state.predicted == seen).numpy() for state in states])
     arrays["pictures"] = np.stack([state.pictures for state in states])
-    write_atomic(folder / ARRAYS, packed_arrays(arrays))
+    write_atomic(folder / ARRAYS, pack_arrays(arrays))
     return {"states": [state.name for state in states]}
 
 

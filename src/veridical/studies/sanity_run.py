@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.auditing.parts import Arrays
+from veridical.runtime.files import Arrays
 from veridical.runtime.study_config import SanityOptions
 from veridical.studies.sanity_job import TRAINED
 from veridical.studies.sanity_plan import SanityPlan, planned

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.auditing.parts import Arrays
 from veridical.metrics.intervals import SHARE
+from veridical.runtime.files import Arrays
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.map_measures import SINGLE, measures_over_seeds
 from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals

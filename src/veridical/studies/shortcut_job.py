@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.dataset_maps import batch_maps
-from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.randomisation import predicted
 from veridical.runtime.data_config import CodeName, ShortcutOptions, ShortcutTestName
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import write_atomic
+from veridical.runtime.files import Arrays, pack_arrays, write_atomic
 from veridical.studies.map_measures import joined, map_measures
 from veridical.studies.shown_examples import first_of_each_class, scaled_saliency
 from veridical.training.loop import train
@@ -69,7 +68,7 @@ def run(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str
     for name in values["attributions"]:
         arrays |= _explained(trained.model, variants, name, values, int(where.get("batch", "100")))
     arrays |= _pictures(trained.model, variants, values)
-    write_atomic(folder / ARRAYS, packed_arrays(arrays))
+    write_atomic(folder / ARRAYS, pack_arrays(arrays))
     found, timing = trained.result["results"], trained.result["timing"]
     return {"adversarial_accuracy": found["adversarial_accuracy"], "timing": timing}
 

@@ -10,11 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from veridical.auditing.parts import Arrays, packed_arrays
 from veridical.faithfulness.measuring import check
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import claim_folder, write_atomic, write_json
+from veridical.runtime.files import Arrays, claim_folder, pack_arrays, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import Placement, executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
@@ -95,7 +94,7 @@ class Study:
 
         surroundings, timing: recorded beside the usual. device: None is the one of the options.
         """
-        files = {} if pictures is None else {EXAMPLES: packed_arrays(pictures)}
+        files = {} if pictures is None else {EXAMPLES: pack_arrays(pictures)}
         for name, content in files.items():
             write_atomic(self.folder / name, content)
         place = resolve_device(self.options.device if device is None else device)

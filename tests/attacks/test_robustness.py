@@ -12,16 +12,15 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.directions import TopK
+from veridical.attacks.parts import PartStore
 from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol, protocol
+from veridical.attacks.robustness import RobustnessResult, examples_kept, measure_robustness
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.saliency import saliency
-from veridical.auditing.parts import PartStore
-from veridical.auditing.result import RobustnessResult
-from veridical.auditing.robustness import examples_kept, measure_robustness
 from veridical.data import Split
 from veridical.metrics import (
     mass_centre_shift,

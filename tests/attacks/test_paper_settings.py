@@ -7,19 +7,21 @@ import torch
 
 from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Linf
-from veridical.auditing.settings import PAPER, evaluation_settings, paper_settings
+from veridical.attacks.protocols import PAPER_SETTINGS, evaluation_settings, paper_settings
 from veridical.runtime.errors import UsageError
 
 
 def test_the_table_is_the_published_one() -> None:
-    table = {name: (row.attacked_k, row.k, row.step_size, row.steps) for name, row in PAPER.items()}
+    table = {name: (row.attacked_k, row.k, row.step_size, row.steps) for name, row in PAPER_SETTINGS.items()}
     assert table == {
         "mnist": (200, 100, 0.01, 100),
         "fashion-mnist": (100, 100, 0.01, 100),
         "gtsrb": (100, 100, 1 / 255, 50),
         "flowers17": (1000, 1000, 1 / 255, 100),
     }
-    prediction = {name: (row.radius, row.pgd_steps, row.pgd_step_size) for name, row in PAPER.items()}
+    prediction = {
+        name: (row.radius, row.pgd_steps, row.pgd_step_size) for name, row in PAPER_SETTINGS.items()
+    }
     assert prediction == {
         "mnist": (0.3, 40, 0.01),
         "fashion-mnist": (0.1, 20, 0.01),
@@ -38,7 +40,7 @@ def test_the_table_is_the_published_one() -> None:
     ],
 )
 def test_other_data_get_the_row_of_like_images(data: str, shape: tuple[int, int, int], row: str) -> None:
-    assert paper_settings(data, shape) == PAPER[row]
+    assert paper_settings(data, shape) == PAPER_SETTINGS[row]
 
 
 def test_small_maps_get_fewer_pixels() -> None:
@@ -87,7 +89,7 @@ def test_steps_of_a_grey_level_stay_on_grey_levels() -> None:
     generator = torch.Generator().manual_seed(0)
     origin = torch.randint(0, 256, (4, 3, 6, 6), generator=generator).float() / 255
     weights = torch.randn(3, 6, 6, generator=generator)
-    row = PAPER["gtsrb"]
+    row = PAPER_SETTINGS["gtsrb"]
     moved = ascend(
         lambda x: (x * weights).flatten(1).sum(1).cos() * 5,
         origin,

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veridical.auditing.parts import PartStore, packed_arrays
+from veridical.attacks.parts import PartStore
 from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import pack_arrays
 
 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 
 def test_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="numbers, booleans or text"):
-        packed_arrays({"a": np.array([{}], dtype=object)})
+        pack_arrays({"a": np.array([{}], dtype=object)})
     store = PartStore(tmp_path, {})
     store.put("x", {"a": np.arange(3)})
     np.savez(next(tmp_path.rglob("x.npz")), a=np.array([{}], dtype=object))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from veridical.runtime.errors import argument_error
-from veridical.runtime.files import read_arrays, to_plain, write_atomic
-
-Arrays = dict[str, NDArray[Any]]
+from veridical.runtime.files import Arrays, pack_arrays, read_arrays, to_plain, write_atomic
 
 
 class PartStore:
@@ -39,7 +34,7 @@ class PartStore:
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep the arrays under `key`, atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self._path(key), packed_arrays(arrays))
+        write_atomic(self._path(key), pack_arrays(arrays))
 
     def has(self, key: str) -> bool:
         """Whether a part is there."""
@@ -47,14 +42,3 @@ class PartStore:
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
-
-
-def packed_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """An .npz file, compressed; numbers, booleans and text only (a UsageError for objects)."""
-    for name, array in arrays.items():
-        if array.dtype.hasobject:
-            raise argument_error(name, array, "numbers, booleans or text")
-    buffer = io.BytesIO()
-    named: dict[str, Any] = dict(arrays)
-    np.savez_compressed(buffer, **named)
-    return buffer.getvalue()

@@ -1,0 +1,520 @@
+"""How robust one model's predictions and explanations are on one data set: NA, AA, IN, CO and more."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veridical.attacks.attribution import ROWS, AttackResult, Method, attack, batch_size
+from veridical.attacks.ball import Ball, ball
+from veridical.attacks.directions import Direction, TopK
+from veridical.attacks.parts import PartStore
+from veridical.attacks.prediction import pgd
+from veridical.attacks.protocols import Protocol, protocol_of
+from veridical.attacks.protocols import protocol as protocol_by_name
+from veridical.attribution.classifier import parameter_like, predict
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.saliency import saliency
+from veridical.data.dataset import Split
+from veridical.metrics import mass_centre_shift, windowed_topk_intersection
+from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval
+from veridical.runtime.checking import checked
+from veridical.runtime.errors import argument_error
+from veridical.runtime.files import Arrays
+from veridical.runtime.record import record
+
+_MEANS = {
+    "topk_intersection": SHARE,
+    "kendall_tau": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "windowed_topk_intersection": SHARE,
+}
+_MEASURED = (*_MEANS, "mass_centre_shift", "relative_residual")
+"""Numbers per correctly classified example; NaN for the others."""
+_PER_BATCH = {"gradients": "i S", "seconds": "f S", "rewrites": "i R"}
+_FORMS = {
+    **dict.fromkeys(("index", "label", "predicted", "adversarial_prediction"), "i N"),
+    **dict.fromkeys(_MEASURED, "f N"),
+    **dict.fromkeys(("image", "perturbed"), "f P C H W"),
+    **dict.fromkeys(("saliency", "perturbed_saliency"), "f P H W"),
+    "found": "b N",
+    "trace": "f N T",
+    **_PER_BATCH,
+}
+"""The arrays of one batch, as `read_arrays` checks them."""
+_INCOMPLETE = 0.1
+"""A map is called incomplete where its sum misses more than this share of the output's change."""
+_PART = re.compile(r"radius-.*-from-(\d+)-to-(\d+)\.npz")
+_ATTACKED = ("prediction", "explanation")
+
+
+@record
+class RadiusResult:
+    """All at one radius: intervals by name, and one row per example in `arrays`.
+
+    arrays: index, label, predicted, adversarial_prediction, found (bool), kendall_tau, spearman,
+    topk_intersection, windowed_topk_intersection, mass_centre_shift, relative_residual (float64, NaN for the
+    wrongly classified), trace (N, T) float32; image, perturbed, saliency, perturbed_saliency (float32) of the
+    first P examples, those to be pictured.
+    """
+
+    radius: float
+    metrics: dict[str, Interval]
+    arrays: Arrays
+
+
+@record
+class RobustnessResult:
+    """What attacks on a model's predictions and explanations left standing.
+
+    Attributes
+    ----------
+    main
+        The result at the main radius. natural_accuracy and adversarial_accuracy are over all examples asked
+        for; topk_intersection, kendall_tau, spearman, windowed_topk_intersection, mass_centre_shift,
+        not_found and incomplete are over the correctly classified ones.
+    curve
+        The results at all radii asked for, by ascending radius, the main one among them.
+    natural_accuracy_of_all
+        Over the whole split, where the examples asked for are only its first ones.
+    gradient_evaluations
+        Per example, of the attack on the prediction and of that on the explanation (at the main radius).
+    rewrites
+        Calls that the smooth twin rewrote in one forward pass; 0 for a smooth network.
+    seconds
+        Spent in each of the two, over all radii, summed over processes and earlier sessions.
+    notes
+        What a reader should know, a sentence or two each.
+    """
+
+    main: RadiusResult
+    curve: tuple[RadiusResult, ...]
+    natural_accuracy_of_all: Interval
+    gradient_evaluations: dict[str, int]
+    rewrites: int
+    seconds: dict[str, float]
+    notes: tuple[str, ...]
+
+    @property
+    def examples(self) -> int:
+        """How many examples were asked for."""
+        return len(self.main.arrays["index"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a result.json; arrays and times are not among them."""
+        correct = self.main.arrays["predicted"] == self.main.arrays["label"]
+        plain: dict[str, Any] = {
+            **self.main.metrics,
+            "examples": self.examples,
+            "correctly_classified": int(correct.sum()),
+            "radius": self.main.radius,
+            "natural_accuracy_of_all": self.natural_accuracy_of_all,
+            "gradient_evaluations": self.gradient_evaluations,
+            "twin_rewrites": self.rewrites,
+            "notes": list(self.notes),
+        }
+        if len(self.curve) > 1:
+            plain["curve"] = [{"radius": point.radius, **point.metrics} for point in self.curve]
+        return plain
+
+
+@checked("split", "attribution", "attack", "protocol", "parts")
+def measure_robustness(
+    model: nn.Module,
+    split: Split,
+    *,
+    radius: float,
+    curve: Sequence[float] = (),
+    norm: Literal["linf", "l2"] = "linf",
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    protocol: str | Protocol = "paper-fast",
+    k: int | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    attribution: Method | None = None,
+    attack: Direction | None = None,
+    pgd_steps: int = 20,
+    pgd_step_size: float | None = None,
+    window: int = 1,
+    examples: int | None = None,
+    pictures: int = 0,
+    seed: int = 0,
+    rows: int | None = None,
+    share: tuple[int, int] = (0, 1),
+    parts: PartStore | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> RobustnessResult:
+    """Attack the predictions and the explanations of the first `examples` images and measure what holds.
+
+    Parameters
+    ----------
+    model
+        Inputs (N, C, H, W) in [0, 1] to logits; computed on its own device and in its own dtype.
+    split
+        Test images and labels.
+    radius, curve
+        The main radius and further ones, in input units. Step sizes are those of the main radius, and in
+        proportion at the others.
+    norm, bounds
+        The ball, and the valid range of pixels.
+    protocol, k, steps, step_size
+        The attack on explanations: by name ("paper", "paper-fast", "strong") or a Protocol, with fields of it
+        replaced where given. step_size=None is a tenth of the radius for a protocol by name.
+    attribution, attack
+        The explanation of the label's logit, Integrated Gradients from black by default (with the protocol's
+        nodes), and where it is pushed: TopK(k) by default.
+    pgd_steps, pgd_step_size
+        The attack on predictions (one random start, the last iterate); None is 2.5 radius / pgd_steps.
+    window
+        Shift in pixels that windowed_topk_intersection forgives.
+    examples, pictures
+        How many of the first images are attacked (None: all), and of how many images and maps are kept.
+    seed
+        Example i draws its noise from streams keyed by (seed, purpose, i): batches do not change a result.
+    rows
+        Bound on examples times nodes at once; None takes 160 for 28x28 grey images, less for larger ones.
+    share
+        (i, n): examine only every n-th batch from the i-th on. With common `parts`, n processes do the work
+        of one, and a call for all of it then finds it done.
+    parts, progress
+        Where finished batches are kept and taken from; called with the examples done and in total, over all
+        radii.
+
+    Source: Chen et al. (2019), section 5; the settings per data set are in `veridical.attacks.protocols`.
+    """
+    if not isinstance(split, Split):
+        raise argument_error("split", split, "a split of a data set, such as load(NAME).test")
+    count = len(split) if examples is None else min(examples, len(split))
+    if count < 1:
+        raise argument_error("examples", examples, f"a number from 1 to {len(split)}, the images there are")
+    plan = _plan(protocol, radius, k, steps, step_size)
+    direction = TopK(plan.compared) if attack is None else attack
+    plan = plan.towards(direction)
+    method = IntegratedGradients() if attribution is None else attribution
+
+    def examination_at(r: float) -> _Examination:
+        if radius > 0:
+            share = r / radius if r > 0 else 1.0
+            length = share * plan.step_size
+            pgd_length = share * (2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size)
+        else:
+            # Nothing is in proportion to no radius: those beside it have the steps that they have alone.
+            length = r / 10 if r > 0 and step_size is None and isinstance(protocol, str) else plan.step_size
+            pgd_length = 2.5 * (r or 1.0) / pgd_steps if pgd_step_size is None else pgd_step_size
+        return _Examination(
+            attribution=method,
+            attack=direction,
+            protocol=replace(plan, step_size=length),
+            ball=ball(norm, r, bounds),
+            pgd_steps=pgd_steps,
+            pgd_step_size=pgd_length,
+            window=window,
+            seed=seed,
+            pictures=pictures if r == radius else 0,
+        )
+
+    length = batch_length(split, method, plan, rows)
+    batches = [range(first, min(first + length, count)) for first in range(0, count, length)]
+    own = batches[share[0] :: share[1]]
+    if not own:
+        raise argument_error("share", share, f"(i, n) with i below {len(batches)}, the number of batches")
+    examinations = {r: examination_at(r) for r in sorted({radius, *curve})}
+    return _result(model, split, radius, _collect(model, split, examinations, own, parts, progress), plan)
+
+
+def batch_length(split: Split, attribution: Method, protocol: Protocol, rows: int | None = None) -> int:
+    """How many examples are examined, and kept in one part, at a time."""
+    if rows is None:
+        rows = max(1, ROWS * 784 // max(784, split.images[0].numel()))
+    return batch_size(attribution, protocol, rows)
+
+
+def examples_kept(folder: Path) -> int:
+    """How many examples, over all radii, the parts below `folder` hold; each name says its own."""
+    names = [_PART.fullmatch(path.name) for path in folder.glob("*/*.npz")]
+    return sum(int(name[2]) - int(name[1]) for name in names if name)
+
+
+def ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
+    """Whether f(x / 2) = f(x) for the first images, to a thousandth of the logits' spread."""
+    like = parameter_like(model)
+    inputs, _ = split.batch(range(min(count, len(split))), like.dtype, like.device)
+    whole, half = predict(model, inputs).double(), predict(model, inputs / 2).double()
+    return bool(((whole - half).abs().amax(1) <= 1e-3 * whole.std(1)).all())
+
+
+@dataclass(frozen=True)
+class _Examination:
+    """What is done to each example at one radius: the attack on its prediction, then on its explanation."""
+
+    attribution: Method
+    attack: Direction
+    protocol: Protocol
+    ball: Ball
+    pgd_steps: int
+    pgd_step_size: float
+    window: int
+    seed: int
+    pictures: int
+
+    def run(self, model: nn.Module, inputs: Tensor, target: Tensor, indices: list[int], rows: int) -> Arrays:
+        """Measure N examples, whose numbers in their split are `indices`; the arrays of `_FORMS`.
+
+        gradients (2,), seconds (2,): input gradients per example, and time, of the attack on predictions and
+        of that on explanations.
+        """
+        start = time.monotonic()
+        predicted = predict(model, inputs).argmax(1)
+        moved = pgd(
+            model,
+            inputs,
+            target,
+            self.ball,
+            steps=self.pgd_steps,
+            step_size=self.pgd_step_size,
+            seed=self.seed,
+            indices=indices,
+        )
+        adversarial = predict(model, moved).argmax(1)
+        between = time.monotonic()
+        correct = predicted == target
+        attacked = correct.nonzero()[:, 0]
+        result = attack(
+            model,
+            inputs[attacked],
+            target[attacked],
+            attribution=self.attribution,
+            attack=self.attack,
+            ball=self.ball,
+            # In a ball of radius 0 nothing can move: one step shows it as well as a hundred.
+            protocol=self.protocol if self.ball.radius else replace(self.protocol, steps=1),
+            seed=self.seed,
+            indices=[indices[place] for place in attacked.tolist()],
+            rows=rows,
+        )
+        arrays = {
+            "index": np.asarray(indices, dtype=np.int64),
+            "label": target.cpu().numpy(),
+            "predicted": predicted.cpu().numpy(),
+            "adversarial_prediction": adversarial.cpu().numpy(),
+            **_spread(self._numbers(model, inputs[attacked], target[attacked], result), correct),
+            "gradients": np.asarray([self.pgd_steps, result.gradient_evaluations], dtype=np.int64),
+            "rewrites": np.asarray([result.rewrites], dtype=np.int64),
+        }
+        pictured = sum(index < self.pictures for index in indices)
+        arrays |= _pictures(inputs, attacked, result, pictured)
+        arrays["seconds"] = np.asarray([between - start, time.monotonic() - between])
+        return arrays
+
+    def _numbers(
+        self, model: nn.Module, inputs: Tensor, target: Tensor, result: AttackResult
+    ) -> dict[str, Tensor]:
+        """What is kept of each attacked example: (M,) or (M, T)."""
+        clean, perturbed = saliency(result.clean_map), saliency(result.perturbed_map)
+        kept = ("found", "kendall_tau", "spearman", "topk_intersection")
+        return {
+            **{name: getattr(result, name) for name in kept},
+            "windowed_topk_intersection": windowed_topk_intersection(
+                clean, perturbed, self.protocol.compared, self.window
+            ),
+            "mass_centre_shift": mass_centre_shift(clean, perturbed),
+            "relative_residual": self._relative_residual(model, inputs, target, result.clean_map),
+            "trace": result.trace.float(),
+        }
+
+    def _relative_residual(self, model: nn.Module, inputs: Tensor, target: Tensor, maps: Tensor) -> Tensor:
+        """|sum of the map - change of the logit| / |change|, (M,) float64; NaN where no sum is promised."""
+        method = self.attribution
+        promised = isinstance(method, IntegratedGradients) and (
+            method.layer is None and method.baseline is None and method.output == "logit"
+        )
+        if not promised or not len(inputs):
+            return torch.full((len(inputs),), torch.nan, dtype=torch.float64)
+        above, below = (
+            predict(model, points).gather(1, target[:, None])[:, 0].double()
+            for points in (inputs, torch.zeros_like(inputs))
+        )
+        change: Tensor = above - below
+        return ((maps.flatten(1).double().sum(1) - change) / change).abs()
+
+
+def _spread(numbers: dict[str, Tensor], correct: Tensor) -> Arrays:
+    """From rows of the attacked examples to rows of all: NaN, or False, for those not attacked."""
+    where = correct.cpu().numpy()
+    spread: Arrays = {}
+    for name, values in numbers.items():
+        rows = values.detach().cpu().numpy()
+        spread[name] = np.full(
+            (len(where), *rows.shape[1:]), False if rows.dtype == bool else np.nan, rows.dtype
+        )
+        spread[name][where] = rows
+    return spread
+
+
+def _pictures(inputs: Tensor, attacked: Tensor, result: AttackResult, count: int) -> Arrays:
+    """Images and saliency maps of the first `count` examples; those not attacked have maps of NaN."""
+    # Copies: in float32 on the CPU these would be the inputs themselves, which are written over below.
+    image = inputs[:count].float().cpu().numpy().copy()
+    empty = np.full((count, *inputs.shape[2:]), np.nan, dtype=np.float32)
+    pictures: Arrays = {"image": image, "perturbed": image.copy()}
+    pictures |= {"saliency": empty, "perturbed_saliency": empty.copy()}
+    places = attacked.cpu().numpy()
+    shown = places < count
+    for name, values in (
+        ("perturbed", result.inputs),
+        ("saliency", saliency(result.clean_map)),
+        ("perturbed_saliency", saliency(result.perturbed_map)),
+    ):
+        pictures[name][places[shown]] = values.float().cpu().numpy()[shown]
+    return pictures
+
+
+def _plan(
+    protocol: str | Protocol, radius: float, k: int | None, steps: int | None, step_size: float | None
+) -> Protocol:
+    if isinstance(protocol, str):
+        length = (radius / 10 if radius > 0 else 1.0) if step_size is None else step_size
+        return protocol_by_name(protocol, k=k, steps=steps, step_size=length)
+    given = {"k": k, "steps": steps, "step_size": step_size}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(protocol_of(protocol), **changes)
+
+
+def _collect(
+    model: nn.Module,
+    split: Split,
+    examinations: Mapping[float, _Examination],
+    batches: Sequence[range],
+    parts: PartStore | None,
+    progress: Callable[[int, int], Any] | None,
+) -> dict[float, list[Arrays]]:
+    """Examine batch by batch, or take what an earlier session kept; arrays of each batch by radius."""
+    keys = {
+        (r, batch): f"radius-{r!r}-from-{batch.start:06d}-to-{batch.stop:06d}"
+        for r in examinations
+        for batch in batches
+    }
+    total = sum(len(batch) for _, batch in keys)
+    done = sum(len(batch) for (_, batch), key in keys.items() if parts and parts.has(key))
+    report = progress or (lambda _done, _total: None)
+    report(done, total)
+    collected: dict[float, list[Arrays]] = {r: [] for r in examinations}
+    like = parameter_like(model)
+    for (r, batch), key in keys.items():
+        arrays = parts.get(key, _FORMS) if parts else None
+        if arrays is None:
+            inputs, target = split.batch(batch, like.dtype, like.device)
+            rows = len(batch) * examinations[r].protocol.climb_nodes.nodes
+            arrays = examinations[r].run(model, inputs, target, list(batch), rows)
+            if parts:
+                parts.put(key, arrays)
+            done += len(batch)
+            report(done, total)
+        collected[r].append(arrays)
+    return collected
+
+
+def _result(
+    model: nn.Module, split: Split, radius: float, collected: dict[float, list[Arrays]], plan: Protocol
+) -> RobustnessResult:
+    """Join the batches of every radius and take means and intervals."""
+    curve = []
+    for r, batches in collected.items():
+        names = [name for name in batches[0] if name not in _PER_BATCH]
+        arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in names}
+        curve.append(RadiusResult(r, _summary(arrays), arrays))
+    main = next(point for point in curve if point.radius == radius)
+    gradients = np.stack([batch["gradients"] for batch in collected[radius]]).max(0).tolist()
+    seconds = np.sum([batch["seconds"] for part in collected.values() for batch in part], axis=0).tolist()
+    everything = main.metrics["natural_accuracy"]
+    if len(main.arrays["index"]) < len(split):
+        everything = proportion_interval(_count_correct(model, split), len(split))
+    return RobustnessResult(
+        main=main,
+        curve=tuple(curve),
+        natural_accuracy_of_all=everything,
+        gradient_evaluations=dict(zip(_ATTACKED, gradients, strict=True)),
+        rewrites=max(int(batch["rewrites"][0]) for batch in collected[radius]),
+        seconds=dict(zip(_ATTACKED, seconds, strict=True)),
+        notes=tuple(_notes(model, split, main, plan)),
+    )
+
+
+def _count_correct(model: nn.Module, split: Split, rows: int = 500) -> int:
+    """How many images of the split are classified correctly."""
+    like, correct = parameter_like(model), 0
+    for first in range(0, len(split), rows):
+        indices = range(first, min(first + rows, len(split)))
+        inputs, target = split.batch(indices, like.dtype, like.device)
+        correct += int((predict(model, inputs).argmax(1) == target).sum())
+    return correct
+
+
+def _summary(arrays: Arrays) -> dict[str, Interval]:
+    """Intervals by name: accuracies over all examples, the others over the correctly classified ones.
+
+    not_found: share of examples for which no iterate kept the label and changed the map's order; they count
+    as unharmed. incomplete: share of clean maps that miss completeness by more than a tenth; absent where the
+    explanation promises no sum.
+    """
+    label = arrays["label"]
+    correct, held = arrays["predicted"] == label, arrays["adversarial_prediction"] == label
+    intervals: dict[str, Interval] = {
+        "natural_accuracy": proportion_interval(int(correct.sum()), len(label)),
+        "adversarial_accuracy": proportion_interval(int(held.sum()), len(label)),
+    }
+    for name, bounds in _MEANS.items():
+        intervals[name] = mean_interval(torch.from_numpy(arrays[name][correct]), bounds=bounds)
+    # A map that is zero everywhere has no centre.
+    shift = torch.from_numpy(arrays["mass_centre_shift"][correct])
+    intervals["mass_centre_shift"] = mean_interval(shift, undefined="exclude", bounds=(0.0, math.inf))
+    missed = int((~arrays["found"][correct]).sum())
+    intervals["not_found"] = proportion_interval(missed, int(correct.sum()))
+    residual = arrays["relative_residual"][correct]
+    residual = residual[~np.isnan(residual)]
+    if len(residual):
+        intervals["incomplete"] = proportion_interval(int((residual > _INCOMPLETE).sum()), len(residual))
+    return intervals
+
+
+def _notes(model: nn.Module, split: Split, main: RadiusResult, plan: Protocol) -> list[str]:
+    """What a reader should know about these numbers, computed from them."""
+    notes = []
+    nodes = (plan.final_nodes or plan.judge_nodes).nodes
+    incomplete = (main.metrics["incomplete"]["value"] if "incomplete" in main.metrics else None) or 0.0
+    if incomplete > 0.5:
+        notes.append(
+            f"With {nodes} nodes Integrated Gradients did not converge (converged = False) for "
+            f"{incomplete:.0%} of the explanations: they miss over {_INCOMPLETE:.0%} of the change of the "
+            "output that they should add up to."
+        )
+        if ignores_scale(model, split):
+            notes.append(
+                "The network gives the same output for an image and for the same image at half the "
+                "brightness, as networks that standardise each image inside do. On the path from black the "
+                "output then changes only next to black, and the map of any Riemann sum is gradient x input "
+                "times a constant: the measured intersection and tau are those of gradient x input."
+            )
+    if plan.minimise_each:
+        notes.append(
+            "Intersection, tau and Spearman are each the least over all iterates tried, so they may come "
+            "from different iterates; the windowed intersection and the shift are those of the least tau's."
+        )
+    missed = main.metrics["not_found"]["value"] or 0.0
+    if missed > 0.01:
+        notes.append(
+            f"For {missed:.1%} of the explanations no iterate kept the predicted class and changed the order "
+            "of pixels; as in the authors' evaluation they count as unharmed (intersection and tau 1)."
+        )
+    if main.metrics["not_found"]["n"] == 0:
+        notes.append("No example was classified correctly, so no explanation was attacked.")
+    return notes

@@ -1,1 +1,0 @@
-"""Everything measured about one model on one data set, as one result object."""
