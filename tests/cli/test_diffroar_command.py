@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from veridical.cli.main import main
-from veridical.cli.shown import duration
+from veridical.cli.terminal import duration
 from veridical.faithfulness import forecast, retraining
 
 

@@ -17,7 +17,7 @@ from veridical.report import (
     write_diffroar_report,
     write_report,
 )
-from veridical.report.study_page import (
+from veridical.report.page import (
     Curve,
     Illustration,
     Panel,

@@ -13,7 +13,7 @@ from veridical.report.charts import Sample, Series, histograms, interval_bar, li
 from veridical.report.curves import Curve, curves_figure, shares_grid
 from veridical.report.drawing import Scale, extent, nice_ticks, rounded, tick_texts
 from veridical.report.embedding import inline_svg
-from veridical.report.measures import Interval
+from veridical.report.formats import Interval
 from veridical.report.panels import curve_panels, distribution_panels, styles, trace_panels, training_panels
 from veridical.report.picture_rows import PictureRow, pictures_figure
 

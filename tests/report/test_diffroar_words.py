@@ -14,9 +14,8 @@ from veridical.report.diffroar_words import (
     from_masks,
     headline,
     level_sentence,
-    level_text,
-    points,
 )
+from veridical.report.formats import level_text, points
 
 from .conftest import curve_of, judged, measured
 

@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from veridical.report.curves import shares_grid
-from veridical.report.study_page import Curve, PictureRow, curves_figure, pictures_figure
+from veridical.report.page import Curve, PictureRow, curves_figure, pictures_figure
 from veridical.runtime.errors import UsageError
 
 

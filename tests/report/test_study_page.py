@@ -10,8 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from veridical.report.embedding import LINES, PALETTE, inline_svg
-from veridical.report.rendering import render
-from veridical.report.study_page import (
+from veridical.report.page import (
     Curve,
     Illustration,
     Panel,
@@ -21,6 +20,7 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
+from veridical.report.rendering import render
 from veridical.runtime.errors import UsageError
 
 EVIL = '</title><script>alert("1")</script><b onclick=x>&amp;"\''
@@ -143,6 +143,7 @@ def test_the_palette_is_that_of_the_style_sheet() -> None:
         lead="",
         found=[],
         panels=[],
+        explained=[],
         listed=False,
         details=[],
         sections=(),

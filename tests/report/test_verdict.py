@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from veridical.report import ModelSection, Protocol
-from veridical.report.measures import Interval, finite, percents, radius_text, signed
+from veridical.report.formats import Interval, finite, percents, radius_text, signed
 from veridical.report.verdict import verdict
 
 Build = Callable[..., ModelSection]

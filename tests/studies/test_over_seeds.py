@@ -1,16 +1,15 @@
 """Intervals over examples and over seeds, and differences paired by both."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from veridical.metrics.intervals import proportion_interval
+from veridical.report.formats import main_interval
 from veridical.runtime.errors import UsageError
-from veridical.studies.interval_cells import clear, number_cell, points_cell, points_words, share_cell
-from veridical.studies.over_seeds import main_interval, paired_difference, two_intervals
+from veridical.studies.over_seeds import paired_difference, two_intervals
 
 
 def students(values: list[float]) -> tuple[float, float]:
@@ -66,23 +65,3 @@ def test_differences_are_paired_by_seed_where_the_seeds_are_the_same() -> None:
     unlike = paired_difference({seed + 1: values + 0.05 for seed, values in noise.items()}, noise)
     assert unlike["seeds"] == other["seeds"]
     assert unlike["examples"]["value"] == pytest.approx(0.05)
-
-
-def test_cells_show_value_and_interval_and_what_is_clear() -> None:
-    above: dict[str, dict[str, Any]] = {
-        "examples": {"value": 0.1, "low": 0.05, "high": 0.15, "n": 9},
-        "seeds": {"value": 0.1, "low": None, "high": None, "n": 1},
-    }
-    assert share_cell(above) == "10.0% (5.0 to 15.0)"
-    assert points_cell(above) == "+10.0 (+5.0 to +15.0)"
-    assert points_words(above) == "10.0 points (+5.0 to +15.0)"
-    assert number_cell(above) == "0.100 (0.050 to 0.150)"
-    assert clear(above) == 1
-    below = {**above, "seeds": {"value": -0.1, "low": -0.3, "high": -0.01, "n": 2}}
-    assert clear(below) == -1
-    assert clear({**above, "seeds": {"value": 0.1, "low": -0.3, "high": 0.5, "n": 2}}) == 0
-    alone: dict[str, dict[str, Any]] = {
-        "examples": {"value": None, "low": None, "high": None, "n": 0},
-        "seeds": above["seeds"],
-    }
-    assert share_cell(alone) == "\N{EM DASH}"

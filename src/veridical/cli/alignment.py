@@ -19,7 +19,8 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Measure, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, say, stage_jobs
+    from veridical.cli.terminal import print_table, say, stage_jobs
+    from veridical.report import Table
     from veridical.studies.alignment import alignment_run
     from veridical.studies.alignment_report import read_alignment, write_alignment_report
     from veridical.studies.alignment_words import COLUMNS, headlines, rows
@@ -28,7 +29,7 @@ def run(options: Options) -> int:
         alignment_run(options, progress)
     study = read_alignment(options.out)
     for name in study.config["attributions"]:
-        plain_table(f"{name}, inside {study.config['region']['words']}", COLUMNS, rows(study, name))
+        print_table(Table(COLUMNS, rows(study, name)), f"{name}, inside {study.config['region']['words']}")
     for line in headlines(study):
         say(line)
     say(f"report: {write_alignment_report(study)}")

@@ -25,7 +25,7 @@ SHARED = True
 
 def run(options: Options) -> int:
     """Attack, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.shown import attack_table, progress_bar, say
+    from veridical.cli.terminal import attack_table, progress_bar, say
     from veridical.runtime.process_group import joined
     from veridical.studies.attack_report import REPORT, write_attack_report
     from veridical.studies.attack_run import attack_run

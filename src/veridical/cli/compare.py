@@ -34,7 +34,7 @@ class Options(Checked):
 
 def run(options: Options) -> int:
     """Write the page, print the table and what it shows. Errors are raised."""
-    from veridical.cli.shown import attack_table, say
+    from veridical.cli.terminal import attack_table, say
     from veridical.report.verdict import verdict
     from veridical.runtime.files import claim_folder, write_json
     from veridical.runtime.provenance import result_document

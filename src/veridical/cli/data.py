@@ -31,7 +31,7 @@ def run(options: Options) -> int:
     """Print the table, with `out` write DIR/result.json too; finding nothing is no failure."""
     from rich.text import Text
 
-    from veridical.cli.shown import say, terminal
+    from veridical.cli.terminal import say, terminal
     from veridical.data import available
     from veridical.data.places import data_root
 

@@ -17,7 +17,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Run the demo, print its table and verdict, and name the page. Errors are raised."""
-    from veridical.cli.shown import attack_table, say, stage_bars
+    from veridical.cli.terminal import attack_table, say, stage_bars
     from veridical.studies.demo import demo
 
     with stage_bars(shown=options.progress) as show:

@@ -24,7 +24,7 @@ def run(options: Options) -> int:
     """Measure, or continue; write the results and the page, print what came out. Errors are raised."""
     if options.dry_run:
         return _predict(options)
-    from veridical.cli.shown import diffroar_table, say, stage_jobs
+    from veridical.cli.terminal import diffroar_table, say, stage_jobs
     from veridical.report.diffroar_words import headline
     from veridical.studies.diffroar_report import (
         REPORT,
@@ -57,7 +57,7 @@ def run(options: Options) -> int:
 
 def _predict(options: Options) -> int:
     """Print how many retrainings there are and how long they take; nothing is written."""
-    from veridical.cli.shown import duration, say
+    from veridical.cli.terminal import duration, say
     from veridical.studies.diffroar_run import predict
 
     found = predict(options)

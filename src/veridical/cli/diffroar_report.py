@@ -33,7 +33,7 @@ class Options(Checked):
 
 def run(options: Options) -> int:
     """Write the page, print a table of each and what it shows. Errors are raised."""
-    from veridical.cli.shown import diffroar_table, say
+    from veridical.cli.terminal import diffroar_table, say
     from veridical.report.diffroar_words import headline
     from veridical.studies.diffroar_report import named, read_measured, sections, write_measured_report
 

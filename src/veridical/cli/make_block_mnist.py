@@ -19,7 +19,7 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Make and write the data set, or find it written; print where it lies. Errors are raised."""
-    from veridical.cli.shown import say
+    from veridical.cli.terminal import say
     from veridical.studies.generated_data import write_block_mnist
 
     for line in write_block_mnist(options).lines():

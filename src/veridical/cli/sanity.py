@@ -20,7 +20,8 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Check, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, say, stage_jobs
+    from veridical.cli.terminal import print_table, say, stage_jobs
+    from veridical.report import Table
     from veridical.studies.sanity_report import read_sanity, write_sanity_report
     from veridical.studies.sanity_run import sanity_run
     from veridical.studies.sanity_words import VERDICT_COLUMNS, headlines, verdict_rows
@@ -29,7 +30,7 @@ def run(options: Options) -> int:
         sanity_run(options, progress)
     check = read_sanity(options.out)
     if rows := verdict_rows(check.results):
-        plain_table("what remains of the maps", VERDICT_COLUMNS, rows)
+        print_table(Table(VERDICT_COLUMNS, rows), "what remains of the maps")
     for line in headlines(check.results):
         say(line)
     for note in check.results["notes"]:

@@ -19,7 +19,8 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Train and measure, or continue; write the results and the page, print what came out."""
-    from veridical.cli.shown import plain_table, say, stage_jobs
+    from veridical.cli.terminal import print_table, say, stage_jobs
+    from veridical.report import Table
     from veridical.studies.shortcut import shortcut_run
     from veridical.studies.shortcut_report import read_shortcut, write_shortcut_report
     from veridical.studies.shortcut_words import MAPS, RELIANCE, headlines, map_rows, reliance_rows
@@ -27,9 +28,9 @@ def run(options: Options) -> int:
     with stage_jobs(shown=options.progress) as progress:
         shortcut_run(options, progress)
     study = read_shortcut(options.out)
-    plain_table("accuracy, and what is lost without the patch", RELIANCE, reliance_rows(study))
+    print_table(Table(RELIANCE, reliance_rows(study)), "accuracy, and what is lost without the patch")
     for name in study.config["attributions"]:
-        plain_table(f"{name}, with the patch as in training", MAPS, map_rows(study, name))
+        print_table(Table(MAPS, map_rows(study, name)), f"{name}, with the patch as in training")
     for line in headlines(study):
         say(line)
     say(f"report: {write_shortcut_report(study)}")

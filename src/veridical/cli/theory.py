@@ -20,14 +20,15 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Do the experiment, or continue; write results and page, print what came out. Errors are raised."""
-    from veridical.cli.shown import plain_table, say, stage_jobs
+    from veridical.cli.terminal import print_table, say, stage_jobs
+    from veridical.report import Table
     from veridical.studies.theory import theory_run
     from veridical.studies.theory_report import experiment_of, write_theory_report
 
     with stage_jobs(shown=options.progress) as progress:
         document = theory_run(options, progress)
     told = experiment_of(document)
-    plain_table(told.title, told.columns, told.rows(document["results"]))
+    print_table(Table(told.columns, told.rows(document["results"])), told.title)
     for line in told.headlines(document["results"]):
         say(line)
     say(f"report: {write_theory_report(options.out, document)}")

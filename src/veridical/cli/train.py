@@ -25,7 +25,7 @@ def run(options: Options) -> int:
     """Train, or continue, or find it finished; print what came out. Errors are raised."""
     finished = (Path(options.out) / "result.json").exists()
 
-    from veridical.cli.shown import say
+    from veridical.cli.terminal import say
     from veridical.runtime.process_group import joined
     from veridical.training.loop import train
 

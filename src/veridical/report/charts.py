@@ -24,7 +24,7 @@ from veridical.report.drawing import (
     x_axis,
     y_axis,
 )
-from veridical.report.measures import Interval, percent, signed
+from veridical.report.formats import Interval, percent, signed
 from veridical.runtime.record import record
 
 _PLOT_HEIGHT = 210

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from veridical.report.content import Array
 from veridical.report.embedding import GRID, INK, LINES, SOFT
-from veridical.report.measures import finite
+from veridical.report.formats import finite
 from veridical.runtime.errors import argument_error, visible
 
 _WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18

@@ -10,8 +10,16 @@ from veridical.report import diffroar_words as words
 from veridical.report import pictures
 from veridical.report.charts import interval_bar
 from veridical.report.diffroar_content import DiffRoarSection, UnmaskedItem, at_level, check_diffroar_sections
-from veridical.report.measures import DASH, Interval, percent
-from veridical.report.rendering import flat, in_words, render
+from veridical.report.formats import (
+    DASH,
+    Interval,
+    flatten_settings,
+    level_text,
+    percent,
+    points,
+    setting_text,
+)
+from veridical.report.rendering import render
 from veridical.runtime.files import as_path, write_atomic
 
 # Beyond this many pixels a side, an image is drawn smooth.
@@ -57,10 +65,13 @@ def write_diffroar_report(
         outputs=[_output(section, alone=not others) for section in sections],
         examples=_examples(sections),
         colour_bar=pictures.colour_bar_uri(),
-        details=[(name, in_words(value)) for name, value in (details or {}).items()],
+        details=[(name, setting_text(value)) for name, value in (details or {}).items()],
         notes=notes,
         numbers=[row for section in sections for row in _numbers(section)],
-        tables={"Configuration": flat(config or {}), "Environment": flat(environment or {})},
+        tables={
+            "Configuration": flatten_settings(config or {}),
+            "Environment": flatten_settings(environment or {}),
+        },
     )
     target = as_path(path)
     write_atomic(target, content)
@@ -82,7 +93,7 @@ def _own_findings(section: DiffRoarSection) -> list[str]:
 def _output(section: DiffRoarSection, *, alone: bool) -> dict[str, Any]:
     """What one output's own part of the page shows; what is on top of the page already is not repeated."""
     sentences = [
-        (words.level_text(level), section.verdicts[place]["verdict"], words.level_sentence(section, place))
+        (level_text(level), section.verdicts[place]["verdict"], words.level_sentence(section, place))
         for place, level in enumerate(section.levels)
     ]
     return {
@@ -109,7 +120,7 @@ def _groups(sections: Sequence[DiffRoarSection]) -> list[dict[str, Any]]:
         rows = [_row(section, level, sections, low, high) for section in present]
         counts = {f"{section.count(level):,} of {section.coordinates:,} coordinates" for section in present}
         same = counts.pop() if len(counts) == 1 else ""
-        groups.append({"level": words.level_text(level), "coordinates": same, "rows": rows})
+        groups.append({"level": level_text(level), "coordinates": same, "rows": rows})
     return groups
 
 
@@ -159,12 +170,12 @@ def _numbers(section: DiffRoarSection) -> list[list[str]]:
 
 def _number_row(title: str, order: str, level: float, end: str, entry: Mapping[str, Any]) -> list[str]:
     interval = Interval.read(entry)
-    write = words.points if end == "difference" else lambda share: percent(share, 2)
+    write = points if end == "difference" else lambda share: percent(share, 2)
     known = interval.low is not None and interval.high is not None
     ends = f"{write(interval.low)} to {write(interval.high)}" if known else DASH  # type: ignore[arg-type]
     mean = DASH if interval.value is None else write(interval.value)
     repeats = ", ".join(write(value) for value in entry.get("repeats") or () if value is not None)
-    return [title, order, words.level_text(level), end, mean, ends, repeats]
+    return [title, order, level_text(level), end, mean, ends, repeats]
 
 
 def _examples(sections: Sequence[DiffRoarSection]) -> list[dict[str, Any]]:
@@ -189,7 +200,7 @@ def _panel(section: DiffRoarSection, item: UnmaskedItem) -> dict[str, Any]:
     rows += [[("Order", pictures.map_uri(item.order), f"order of importance by {section.title}")]]
     for row, (end, place) in zip(rows, (("top", 0), ("bottom", 1)), strict=True):
         for level in levels:
-            name = f"{end.capitalize()} {words.level_text(level)}"
+            name = f"{end.capitalize()} {level_text(level)}"
             picture = pictures.image_uri(item.unmasked[level][place])
             row.append((name, picture, f"{alt}, {name.lower()} {done} coordinates by {section.title}"))
     tiles = [tile for row in rows for tile in row]

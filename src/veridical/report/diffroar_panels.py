@@ -8,7 +8,7 @@ import numpy as np
 from veridical.report.charts import Series, line_chart
 from veridical.report.diffroar_content import DiffRoarSection, Point
 from veridical.report.drawing import extent
-from veridical.report.measures import Interval
+from veridical.report.formats import Interval
 from veridical.report.panels import Panel
 
 TOP, BOTTOM, RANDOM, ALL_ALIKE = "m1", "m2", "m0", "m3"

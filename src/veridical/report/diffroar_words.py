@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from veridical.report.diffroar_content import DiffRoarSection, Point, at_level
-from veridical.report.measures import DASH, Interval, percent, signed
-from veridical.report.wording import listed, quoted
+from veridical.report.formats import DASH, Interval, level_text, listed, percent, points, quoted
 
 BASELINES = {"random": "a random order", "input-agnostic": "one order for all images"}
 """The baselines in running text."""
@@ -32,7 +31,7 @@ def headline(section: DiffRoarSection) -> str:
         clauses.insert(0, f"{what} {listed(decided)}")
     elif list(told) == [""]:
         clauses.append("no difference of the two ends is shown")
-    return f"{quoted(section)}: {'; '.join(clauses)}."
+    return f"{quoted(section.title)}: {'; '.join(clauses)}."
 
 
 def as_good(judged: Point) -> str:
@@ -98,7 +97,11 @@ def beside_baselines(section: DiffRoarSection) -> list[str]:
 def beside_first(first: DiffRoarSection, other: DiffRoarSection) -> str:
     """Where another output's difference lies above or below the first's; empty without a level of both."""
     told = _against(other.verdicts, first.verdicts)
-    return f"The difference of {quoted(other)} beside that of {quoted(first)}: {told}." if told else ""
+    return (
+        f"The difference of {quoted(other.title)} beside that of {quoted(first.title)}: {told}."
+        if told
+        else ""
+    )
 
 
 def _against(here: Sequence[Point], there: Sequence[Point]) -> str:
@@ -121,25 +124,14 @@ def from_masks(section: DiffRoarSection) -> str:
         return ""
     most, level, end = max(known, key=lambda one: float(one[0]["value"]))
     sentence = (
-        f"Networks that see only the masks of {quoted(section)} reach at most {percent(most['value'], 1)} "
-        f"({end}, {level_text(level)})"
+        f"Networks that see only the masks of {quoted(section.title)} reach at most "
+        f"{percent(most['value'], 1)} ({end}, {level_text(level)})"
     )
     if section.chance is not None:
         sentence += f"; always naming the largest class gives {percent(section.chance, 1)}"
     if any(entry.get("leaks") for entry, _, _ in known):
         return f"{sentence}. The shape of the masks tells about the class, and takes part in the accuracies."
     return f"{sentence}."
-
-
-def points(share: float) -> str:
-    """A difference of accuracies in percentage points, with its sign."""
-    text = signed(100 * share, 1)
-    return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else f"+{text}"
-
-
-def level_text(level: float) -> str:
-    """A level as percent, as short as it can be."""
-    return f"{100 * level:.6g}%"
 
 
 def accuracy_text(entry: Mapping[str, Any] | None) -> str:

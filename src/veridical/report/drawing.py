@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from veridical.report.content import Array
-from veridical.report.measures import percent
+from veridical.report.formats import percent
 from veridical.runtime.errors import visible
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 380, 46, 20, 10, 40

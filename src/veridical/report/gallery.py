@@ -5,7 +5,8 @@ from typing import Any
 
 from veridical.report import pictures
 from veridical.report.content import GalleryItem, ModelSection
-from veridical.report.measures import MEASURES, NOT_MEASURED, finite
+from veridical.report.formats import NOT_MEASURED, finite
+from veridical.report.measures import MEASURES
 
 # Beyond this many pixels a side, an image is drawn smooth and its card takes the whole width.
 _LARGE = 64

@@ -1,145 +1,142 @@
-"""Sections -> one self-contained HTML file: it loads nothing, runs no script, and escapes every text."""
+"""A study's words, tables and figures -> one self-contained HTML file, in the look of the other reports.
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+Give what was found in words first; a figure or table is what it stands on. The file loads nothing, runs no
+script, and every text is escaped.
+"""
 
-from markupsafe import Markup
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from veridical.report import gallery, panels, pictures
-from veridical.report.charts import interval_bar
-from veridical.report.content import ModelSection, Protocol, check_sections
-from veridical.report.measures import (
-    MEASURES,
-    NOT_MEASURED,
-    Interval,
-    Measure,
-    measure_named,
-    radius_text,
-)
-from veridical.report.rendering import flat, in_words, render
-from veridical.report.verdict import verdict
-from veridical.runtime.files import as_path, write_atomic
+from matplotlib.figure import Figure
 
-_ALWAYS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
+from veridical.report.curves import Curve, curves_figure
+from veridical.report.embedding import inline_svg
+from veridical.report.formats import DASH, flatten_settings
+from veridical.report.picture_rows import PictureRow, pictures_figure
+from veridical.report.rendering import render
+from veridical.report.table import Column, Table, explained
+from veridical.runtime.errors import argument_error
+from veridical.runtime.record import record
+
+__all__ = [
+    "Column",
+    "Curve",
+    "Illustration",
+    "Panel",
+    "PictureRow",
+    "Table",
+    "curves_figure",
+    "pictures_figure",
+    "study_page",
+]
+
+# Figures up to this natural width stand side by side and fit a phone; wider ones scroll there.
+_NARROW: Final = 440.0
+_GROWTH: Final = 1.15
+_LISTED_FROM: Final = 4
+_INTERVAL: Final = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
 
 
-def write_report(
-    path: str | os.PathLike[str],
+@record
+class Illustration:
+    """A figure with the words below it, and in `alt` what it shows for who cannot see it."""
+
+    figure: Figure
+    caption: str
+    alt: str
+
+    def __post_init__(self) -> None:
+        if not self.alt.strip():
+            raise argument_error("Illustration.alt", self.alt, "what the figure shows, in words")
+
+
+@record
+class Panel:
+    """One part of a page: a heading, paragraphs, a table and figures, in this order."""
+
+    title: str
+    text: Sequence[str] = ()
+    illustrations: Sequence[Illustration] = ()
+    table: Table | None = None
+
+
+def study_page(
     title: str,
-    lead: str,
-    sections: Sequence[ModelSection],
+    lead: Sequence[str],
+    panels: Sequence[Panel],
+    facts: Mapping[str, object],
     *,
-    protocol: Protocol | None = None,
-    notes: Sequence[str] = (),
-    config: Mapping[str, object] | None = None,
-    environment: Mapping[str, object] | None = None,
-    training: Mapping[str, panels.Log] | None = None,
-    citation: str = "",
-) -> Path:
-    """Write the page atomically and return its path; the folder must exist.
+    question: str = "a study",
+) -> str:
+    """The text of a page: title, lead, what was found, the panels, and the facts of how it was measured.
 
-    The first section is the one that the others are compared with. `notes` are deviations and cautions, a
-    sentence each. `training` maps a section's title to its log records ({"epoch" or "step", "loss",
-    "validation_accuracy", "parts": {name: number}}). `citation` names the source of the sections'
-    published and recalled numbers. Raises UsageError when the sections cannot stand side by side (see
-    `check_sections`).
+    `lead` is paragraphs: the first says under the title what the page is about; the others, if any, stand in
+    a box as what was found. What the columns of the tables mean stands once, below the panels. `facts`
+    (settings, versions, seed) come last, as names and values; nested ones get dotted names. `question` is the
+    kind of page, above the title. Equal content gives equal bytes. Raises UsageError for a lead without a
+    paragraph.
     """
-    check_sections(sections)
-    content = render(
-        "report.html",
-        question="do explanations hold still?",
+    if isinstance(lead, str) or not lead:
+        raise argument_error("lead", lead, "a list of one paragraph or more")
+    about, *found = lead
+    return render(
+        "study.html",
+        question=question,
         title=title,
-        lead=lead,
-        verdict=verdict(sections, protocol, _pixels(sections)),
-        sections=sections,
-        styles=(chosen := panels.styles(sections)),
-        lines=list(chosen.items()),
-        k=sections[0].k,
-        groups=(groups := _result_groups(sections)),
-        glance=[group for group in groups if _at_a_glance(group)],
-        examples=gallery.examples(sections),
-        colours={"kept": pictures.KEPT, "lost": pictures.LOST, "gained": pictures.GAINED},
-        colormap=pictures.COLORMAP,
-        colour_bar=pictures.colour_bar_uri(),
-        warnings=gallery.picture_warnings(sections),
-        attack_panels=panels.trace_panels(sections) + panels.distribution_panels(sections),
-        curve_panels=panels.curve_panels(sections),
-        training_panels=panels.training_panels(training or {}, sections),
-        protocol=_protocol_entries(protocol),
-        notes=notes,
-        tables={"Configuration": flat(config or {}), "Environment": flat(environment or {})},
-        citation=citation,
+        lead=about,
+        found=found,
+        panels=[_entry(panel, f"panel-{number}") for number, panel in enumerate(panels, start=1)],
+        listed=len(panels) >= _LISTED_FROM,
+        explained=explained(panel.table for panel in panels if panel.table is not None),
+        details=flatten_settings(facts),
+        sections=(),
+        tables={},
     )
-    target = as_path(path)
-    write_atomic(target, content)
-    return target
 
 
-def _result_groups(sections: Sequence[ModelSection]) -> list[dict[str, Any]]:
-    """Table rows by measure, a row per model; the four main measures are there even when missing."""
-    present = {name for section in sections for name in section.metrics}
-    names = [name for name in MEASURES if name in present or name in _ALWAYS] + sorted(
-        present - set(MEASURES)
-    )
-    chosen = panels.styles(sections)
-    groups = []
-    for name in names:
-        measure = measure_named(name)
-        intervals = [Interval.read(section.metrics.get(name)) for section in sections]
-        low, high = _bar_range(measure, intervals)
-        rows = [
-            _result_row(measure, section, interval, interval_bar(interval, chosen[section.title], low, high))
-            for section, interval in zip(sections, intervals, strict=True)
-        ]
-        meaning = measure.meaning.format(k=f"{sections[0].k:,}")
-        groups.append({"measure": measure, "meaning": meaning, "rows": rows})
-    return groups
-
-
-def _at_a_glance(group: Mapping[str, Any]) -> bool:
-    """The two measures of steadiness, where any model has them."""
-    steadiness = group["measure"].name in ("topk_intersection", "kendall_tau")
-    return steadiness and any(row["measured"] for row in group["rows"])
-
-
-def _bar_range(measure: Measure, intervals: Sequence[Interval]) -> tuple[float, float]:
-    known = [end for one in intervals for end in (one.value, one.low, one.high) if end is not None]
-    if measure.unit == "share" or not known:
-        return 0.0, 1.0
-    return min(0.0, *known), max(known) * 1.1 if measure.unit == "pixels" else max(1.0, *known)
-
-
-def _result_row(measure: Measure, section: ModelSection, interval: Interval, bar: Markup) -> dict[str, Any]:
-    known = interval.low is not None and interval.high is not None
-    # The literature's numbers keep the digits of their print, two more than the measured ones deserve.
-    digits = {"share": 2, "correlation": 4, "pixels": 2}[measure.unit]
+def _entry(panel: Panel, key: str) -> dict[str, Any]:
+    """A panel as its template takes it, narrow figures apart from wide ones."""
+    figures = list(_figures(panel.illustrations, key))
     return {
-        "title": section.title,
-        "value": NOT_MEASURED if interval.value is None else measure.write(interval.value),
-        "measured": interval.value is not None,
-        "interval": f"{measure.write(interval.low)} to {measure.write(interval.high)}" if known else "",
-        "n": "" if interval.n is None else f"{interval.n:,}",
-        "bar": bar,
-        "published": measure.write(section.published.get(measure.name), digits),
-        "recalled": measure.write(section.recalled.get(measure.name), digits),
+        "key": key,
+        "title": panel.title,
+        "text": panel.text,
+        "table": None if panel.table is None else _table(panel.table),
+        "narrow": [figure for figure in figures if not figure["wide"]],
+        "wide": [figure for figure in figures if figure["wide"]],
     }
 
 
-def _pixels(sections: Sequence[ModelSection]) -> int | None:
-    return next((int(section.gallery[0].map.size) for section in sections if section.gallery), None)
+def _figures(illustrations: Sequence[Illustration], key: str) -> Iterator[dict[str, Any]]:
+    for number, illustration in enumerate(illustrations, start=1):
+        drawn, width = inline_svg(illustration.figure, illustration.alt, f"{key}-{number}")
+        yield {
+            "drawn": drawn,
+            "caption": illustration.caption,
+            "alt": illustration.alt,
+            "wide": width > _NARROW,
+            "least": round(width),
+            "most": round(_GROWTH * width),
+        }
 
 
-def _protocol_entries(protocol: Protocol | None) -> list[tuple[str, str]]:
-    if protocol is None:
-        return []
-    entries = [(str(name), in_words(value)) for name, value in protocol.details.items()]
-    if protocol.radius is not None:
-        norm = {"linf": "No pixel changes by more than", "l2": "A Euclidean distance of at most"}[
-            protocol.norm
-        ]
-        entries.insert(
-            0, ("Bound on the change", f"{norm} {radius_text(protocol.radius)} (pixels run from 0 to 1)")
-        )
-    return entries
+def _table(table: Table) -> dict[str, Any]:
+    columns, rows = table.drawn()
+    cells = list(zip(*rows, strict=True)) or [()] * len(columns)
+    numeric = [place > 0 and all(map(_is_number, cells[place])) for place in range(len(columns))]
+    split = [(name, [_value_and_interval(cell) for cell in others]) for name, *others in rows]
+    heads = [column.heading for column in columns]
+    return {"columns": heads, "rows": split, "caption": table.caption, "numeric": numeric}
+
+
+def _value_and_interval(cell: str) -> tuple[str, str]:
+    """The two parts of "42% (40 to 44)"; any other cell is a value without an interval."""
+    found = _INTERVAL.fullmatch(cell)
+    return (found[1], found[2]) if found else (cell, "")
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell begins like a number, or is empty; such columns are set flush right."""
+    start = cell.lstrip("+-\N{MINUS SIGN}<>\N{ALMOST EQUAL TO} ")[:1]
+    return start.isdigit() or cell.strip() in ("", "-", DASH)

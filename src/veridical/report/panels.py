@@ -10,7 +10,8 @@ from markupsafe import Markup
 from veridical.report.charts import Sample, Series, histograms, line_chart
 from veridical.report.content import Array, ModelSection
 from veridical.report.drawing import extent
-from veridical.report.measures import MEASURES, Interval, finite, measure_named
+from veridical.report.formats import Interval, finite
+from veridical.report.measures import MEASURES, measure_named
 
 Log = Sequence[Mapping[str, Any]]
 # Logs of single steps are averaged down to this many points; more than that no reader can tell apart.

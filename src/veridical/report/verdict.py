@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from veridical.report.content import ModelSection, Protocol
-from veridical.report.measures import Interval, percent, percents, radius_text, signed
-from veridical.report.wording import listed, quoted
+from veridical.report.formats import Interval, listed, percent, percents, quoted, radius_text, signed
 
 _APART = "and the 95% intervals do not overlap"
 
@@ -76,14 +75,16 @@ def _overlap(sections: Sequence[ModelSection], protocol: Protocol | None) -> str
     measured = [
         (section, value) for section, value in zip(sections, values, strict=True) if value is not None
     ]
-    missing = [quoted(section) for section, value in zip(sections, values, strict=True) if value is None]
+    missing = [
+        quoted(section.title) for section, value in zip(sections, values, strict=True) if value is None
+    ]
     clauses: list[str] = []
     for (section, _), share in zip(measured, percents([value for _, value in measured]), strict=True):
         if clauses:
-            clauses.append(f"that of {quoted(section)} keeps {share}")
+            clauses.append(f"that of {quoted(section.title)} keeps {share}")
         else:
             pixels = f"{section.k:,} most important pixels"
-            clauses.append(f"the explanation of {quoted(section)} keeps {share} of its {pixels}")
+            clauses.append(f"the explanation of {quoted(section.title)} keeps {share} of its {pixels}")
     if missing:
         clauses.append(f"for {listed(missing)} the most important pixels that stay were not measured")
     return f"{_condition(protocol)}, {'; '.join(clauses)}."
@@ -98,7 +99,9 @@ def _chance(k: int, pixels: int | None) -> str:
 
 def _rank(sections: Sequence[ModelSection]) -> str:
     measured = [(section, read(section, "kendall_tau").value) for section in sections]
-    parts = [f"{signed(value, 2)} for {quoted(section)}" for section, value in measured if value is not None]
+    parts = [
+        f"{signed(value, 2)} for {quoted(section.title)}" for section, value in measured if value is not None
+    ]
     if not parts:
         return ""
     return (
@@ -117,7 +120,9 @@ def _accuracy(sections: Sequence[ModelSection]) -> str:
         )
         if natural is None:
             continue
-        part = f"{quoted(section)} classifies {percent(natural, 1)} of the unchanged test images correctly"
+        part = (
+            f"{quoted(section.title)} classifies {percent(natural, 1)} of the unchanged test images correctly"
+        )
         if adversarial is not None:
             part += f" and {percent(adversarial, 1)} when they are changed to mislead it"
         parts.append(part)
@@ -145,7 +150,7 @@ def _headline(first: ModelSection, other: ModelSection) -> str:
         by[read(other, name).against(read(first, name))].append(f"the {words}")
     if by["higher"] and by["lower"]:
         return (
-            f"The two measures disagree about {quoted(other)} and {quoted(first)}: "
+            f"The two measures disagree about {quoted(other.title)} and {quoted(first.title)}: "
             f"{listed(by['higher'])} is higher, {listed(by['lower'])} is lower; "
             "in neither do the 95% intervals overlap."
         )
@@ -154,14 +159,15 @@ def _headline(first: ModelSection, other: ModelSection) -> str:
             verb = "is" if len(names) == 1 else "are"
             caution = f" For {listed(by['overlap'])} the intervals overlap." if by["overlap"] else ""
             return (
-                f"The explanations of {quoted(other)} {manner} than those of {quoted(first)}: "
+                f"The explanations of {quoted(other.title)} {manner} than those of {quoted(first.title)}: "
                 f"{listed(names)} {verb} {direction}, {_APART}.{caution}"
             )
     if by["overlap"]:
         return (
-            f"This run shows no difference between the explanations of {quoted(other)} and {quoted(first)}: "
-            f"for {listed(by['overlap'])} the 95% intervals overlap."
+            f"This run shows no difference between the explanations of {quoted(other.title)} and "
+            f"{quoted(first.title)}: for {listed(by['overlap'])} the 95% intervals overlap."
         )
     return (
-        f"{quoted(other)} and {quoted(first)} cannot be compared here: intervals were not measured for both."
+        f"{quoted(other.title)} and {quoted(first.title)} cannot be compared here: intervals were not "
+        "measured for both."
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veridical.report.measures import percent
-from veridical.report.study_page import (
+from veridical.report import (
     Illustration,
     Panel,
     PictureRow,
@@ -14,6 +13,7 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
+from veridical.report.formats import percent
 from veridical.runtime.files import write_atomic
 from veridical.studies.alignment import KIND
 from veridical.studies.alignment_words import COLUMNS, headlines, rows

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from veridical.report.measures import percent
+from veridical.report.formats import Interval, Two, percent
+from veridical.report.table import write_cell, write_points
 from veridical.studies.finished import Finished
-from veridical.studies.interval_cells import Two, clear, number_cell, points_cell, points_words, share_cell
 from veridical.studies.learnt import undertrained
 
 COLUMNS = (
@@ -28,7 +28,7 @@ def headlines(study: Finished) -> list[str]:
         warning = undertrained(model["accuracy"], study.config["data"]["num_classes"])
         for name, maps in model["maps"].items():
             sentence = (
-                f"{title}, {name}: {share_cell(maps['mass'])} of the map lies inside, "
+                f"{title}, {name}: {write_cell(maps['mass'], 'share')} of the map lies inside, "
                 f"{_against(maps['excess'], 'its area')}"
             )
             difference = results["differences"].get(title, {}).get(name)
@@ -39,8 +39,8 @@ def headlines(study: Finished) -> list[str]:
 
 
 def _against(difference: Two, reference: str) -> str:
-    told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(difference)]
-    return f"{told} {reference}, a difference of {points_words(difference)}"
+    told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[Interval.read(difference).sign]
+    return f"{told} {reference}, a difference of {write_points(difference)}"
 
 
 def rows(study: Finished, attribution: str) -> list[list[str]]:
@@ -51,14 +51,14 @@ def rows(study: Finished, attribution: str) -> list[list[str]]:
         found.append(
             [
                 title,
-                share_cell(model["accuracy"]),
-                share_cell(maps["mass"]),
+                write_cell(model["accuracy"], "share"),
+                write_cell(maps["mass"], "share"),
                 percent(maps["area"]["examples"]["value"], 1),
-                points_cell(maps["excess"]),
-                points_cell(maps["beyond_one_map"]),
-                share_cell(maps["pointing"]),
-                number_cell(maps["auc"]),
-                share_cell(maps["zero"]),
+                write_cell(maps["excess"], "points"),
+                write_cell(maps["beyond_one_map"], "points"),
+                write_cell(maps["pointing"], "share"),
+                write_cell(maps["auc"], "number"),
+                write_cell(maps["zero"], "share"),
             ]
         )
     return found

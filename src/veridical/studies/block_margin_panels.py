@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.report.measures import DASH, Interval
-from veridical.report.study_page import (
+from veridical.report import (
     Curve,
     Illustration,
     Panel,
@@ -17,6 +16,7 @@ from veridical.report.study_page import (
     curves_figure,
     pictures_figure,
 )
+from veridical.report.formats import DASH, Interval
 
 Results = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset
-from veridical.report.picture_rows import PictureRow, pictures_figure
+from veridical.report import PictureRow, pictures_figure
 
 KINDS: Mapping[str, BlockOptions] = {
     "BlockMNIST: a square's outline, position random": BlockOptions(),

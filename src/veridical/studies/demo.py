@@ -12,7 +12,7 @@ from typing import Any
 from veridical.attacks.protocols import EvaluationSettings, evaluation_settings
 from veridical.attacks.robustness import examples_kept
 from veridical.data import load
-from veridical.report.measures import Interval
+from veridical.report.formats import Interval
 from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import CLAIM, claim_folder, write_json

@@ -13,8 +13,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from veridical.report import Curve, curves_figure
 from veridical.report.diffroar_words import verdict_lines
-from veridical.report.study_page import Curve, curves_figure
 from veridical.studies.diffroar_report import Measured, named, read_measured
 from veridical.studies.documents import deliver, markdown, script
 

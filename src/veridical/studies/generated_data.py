@@ -13,7 +13,7 @@ import numpy as np
 from veridical.data.block_mnist import block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset, PartName, load_masked, save_masked
 from veridical.data.shortcut import shortcut
-from veridical.report.study_page import Illustration, Panel, PictureRow, Table, pictures_figure, study_page
+from veridical.report import Illustration, Panel, PictureRow, Table, pictures_figure, study_page
 from veridical.runtime.data_config import BlockFileOptions, BlockOptions, ShortcutFileOptions, ShortcutOptions
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import claim_folder, read_json, write_atomic, write_json

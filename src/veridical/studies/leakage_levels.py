@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from veridical.report.curves import Curve, shares_grid
-from veridical.report.diffroar_words import level_text
+from veridical.report.formats import level_text, main_interval
 from veridical.runtime.errors import argument_error
 from veridical.studies.documents import deliver, markdown, script
 from veridical.studies.finished import Finished
@@ -23,7 +23,6 @@ from veridical.studies.leakage_job import ball_name
 from veridical.studies.leakage_plan import TITLES
 from veridical.studies.leakage_tables import first_model, maps_of, read_leakage
 from veridical.studies.map_figures import topk_curve
-from veridical.studies.over_seeds import main_interval
 
 
 @dataclass(frozen=True)

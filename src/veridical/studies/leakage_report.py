@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from veridical.report.diffroar_words import level_text
-from veridical.report.measures import percent
-from veridical.report.picture_rows import Colours
-from veridical.report.study_page import (
+from veridical.report import (
+    Colours,
     Curve,
     Illustration,
     Panel,
@@ -21,6 +19,7 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
+from veridical.report.formats import level_text, percent
 from veridical.runtime.files import write_atomic
 from veridical.studies.finished import Finished
 from veridical.studies.leakage_plan import TITLES

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from veridical.report.diffroar_words import level_text
+from veridical.report.formats import level_text
+from veridical.report.table import write_cell
 from veridical.studies.finished import Finished, read_finished
-from veridical.studies.interval_cells import number_cell, points_cell, share_cell
 from veridical.studies.leakage import KIND
 from veridical.studies.leakage_plan import TITLES
 
@@ -69,13 +69,13 @@ def rows(study: Finished, attribution: str) -> list[list[str]]:
         found.append(
             [
                 f"{title}, {TITLES[position]}",
-                share_cell(model["accuracy"]),
-                *(share_cell(two) for two in model["under_attack"].values()),
-                *(share_cell(null["topk"][levels.index(level)]) for level in _shown(study)),
-                share_cell(null["mass"]),
-                share_cell(null["pointing"]),
-                number_cell(null["auc"]),
-                share_cell(null["zero"]),
+                write_cell(model["accuracy"], "share"),
+                *(write_cell(two, "share") for two in model["under_attack"].values()),
+                *(write_cell(null["topk"][levels.index(level)], "share") for level in _shown(study)),
+                write_cell(null["mass"], "share"),
+                write_cell(null["pointing"], "share"),
+                write_cell(null["auc"], "number"),
+                write_cell(null["zero"], "share"),
             ]
         )
     return found
@@ -102,13 +102,13 @@ def pair_rows(study: Finished, attribution: str) -> list[list[str]]:
             found.append(
                 [
                     title,
-                    points_cell(leakage[title]["mass"]) if title in leakage else "-",
-                    share_cell(maps["left_at_ink"]),
-                    share_cell(maps["left_in_block"]),
-                    number_cell(maps["same_digit"]),
-                    number_cell(maps["same_class"]),
-                    number_cell(maps["other_class"]),
-                    share_cell(maps["telling"]),
+                    write_cell(leakage[title]["mass"], "points") if title in leakage else "-",
+                    write_cell(maps["left_at_ink"], "share"),
+                    write_cell(maps["left_in_block"], "share"),
+                    write_cell(maps["same_digit"], "number"),
+                    write_cell(maps["same_class"], "number"),
+                    write_cell(maps["other_class"], "number"),
+                    write_cell(maps["telling"], "share"),
                 ]
             )
     return found
@@ -129,9 +129,9 @@ def sure_rows(study: Finished, attribution: str) -> list[list[str]]:
     for title, position, maps in maps_of(study, attribution):
         model = study.results["models"][title][position]
         numbers = [model["loss"], model["margin"], maps["signal_level"], maps["null_level"]]
-        loss, margin, signal, null = (number_cell(two) for two in numbers)
+        loss, margin, signal, null = (write_cell(two, "number") for two in numbers)
         name = f"{title}, {TITLES[position]}"
-        found.append([name, loss, margin, share_cell(model["sure"]), signal, null])
+        found.append([name, loss, margin, write_cell(model["sure"], "share"), signal, null])
     return found
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.report.diffroar_words import level_text
+from veridical.report.formats import Interval, level_text
+from veridical.report.table import write_cell
 from veridical.studies.finished import Finished
-from veridical.studies.interval_cells import clear, points_cell, share_cell
 from veridical.studies.leakage_plan import TITLES
 from veridical.studies.learnt import undertrained
 
@@ -85,7 +85,7 @@ def headlines(study: Finished) -> list[str]:
     for name in study.config["attributions"]:
         for title, by_position in study.results["models"].items():
             shares = [
-                f"{share_cell(model['maps'][name]['null']['topk'][place])} on {TITLES[position]}"
+                f"{write_cell(model['maps'][name]['null']['topk'][place], 'share')} on {TITLES[position]}"
                 for position, model in by_position.items()
             ]
             sentence = f"{title}: of the top {level_text(level)} of {name}, {' and '.join(shares)} "
@@ -111,8 +111,9 @@ def _through_others(leakage: Mapping[str, Any]) -> str:
     """What the digits of other instances have to do with it, which one training of each kind cannot show."""
     if leakage["mass"]["seeds"]["n"] < 2:
         return " Whether digits of other instances add to it, several seeds would show."
-    if clear(leakage["mass"]) > 0:
-        return f" Digits of other instances there add {points_cell(leakage['mass'])} points to its mass."
+    if Interval.read(leakage["mass"]).sign > 0:
+        added = write_cell(leakage["mass"], "points")
+        return f" Digits of other instances there add {added} points to its mass."
     return " That digits of other instances add to its mass is not shown."
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.report.measures import percent
-from veridical.studies.over_seeds import main_interval
+from veridical.report.formats import main_interval, percent
 
 LEARNT = 0.1
 """Share of the way from guessing to no error, below which a model has hardly learnt anything."""

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from veridical.report.picture_rows import Colours
-from veridical.report.study_page import Curve, curves_figure
-from veridical.studies.over_seeds import main_interval
+from veridical.report import Colours, Curve, curves_figure
+from veridical.report.formats import main_interval
 
 
 def topk_curve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veridical.report.study_page import Curve, Illustration, Panel, Table, curves_figure
+from veridical.report import Curve, Illustration, Panel, Table, curves_figure
 from veridical.studies.one_layer_job import EQUAL, REFERENCE
 
 Results = Mapping[str, Any]

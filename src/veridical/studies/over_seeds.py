@@ -63,11 +63,6 @@ def paired_difference(
     }
 
 
-def main_interval(found: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The interval that is shown: over seeds where there are several, else over examples."""
-    return found["seeds"] if found["seeds"]["n"] > 1 else found["examples"]
-
-
 def _means(rows: NDArray[np.float64]) -> list[float]:
     """The mean of each row's defined values; NaN for a row without one."""
     return [float(kept.mean()) if len(kept := row[~np.isnan(row)]) else float("nan") for row in rows]

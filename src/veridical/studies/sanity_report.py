@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.report.study_page import (
+from veridical.report import (
     Curve,
     Illustration,
     Panel,
@@ -18,10 +18,10 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
+from veridical.report.table import write_cell
 from veridical.runtime.files import write_atomic
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import Finished, read_finished
-from veridical.studies.interval_cells import number_cell, share_cell
 from veridical.studies.map_figures import channels_last, image_and_maps
 from veridical.studies.sanity_run import KIND
 from veridical.studies.sanity_words import (
@@ -80,11 +80,11 @@ def write_sanity_report(check: Finished) -> Path:
 
 def cell(interval: Mapping[str, Any]) -> str:
     """A number with its interval, which covers draws and examples together."""
-    return number_cell({"examples": interval, "seeds": interval})
+    return write_cell({"examples": interval, "seeds": interval}, "number")
 
 
 def _share(interval: Mapping[str, Any]) -> str:
-    return share_cell({"examples": interval, "seeds": interval})
+    return write_cell({"examples": interval, "seeds": interval}, "share")
 
 
 def _verdict_panel(check: Finished) -> Panel:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from veridical.report.measures import DASH, percent
-from veridical.report.wording import listed
+from veridical.report.formats import DASH, listed, percent
 
 MEASURE_WORDS = {
     "spearman_signed": "signed ranks",

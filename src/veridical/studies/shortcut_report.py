@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from veridical.report.study_page import (
+from veridical.report import (
     Curve,
     Illustration,
     Panel,
@@ -17,10 +17,10 @@ from veridical.report.study_page import (
     pictures_figure,
     study_page,
 )
+from veridical.report.formats import main_interval
 from veridical.runtime.files import write_atomic
 from veridical.studies.finished import Finished, read_finished
 from veridical.studies.map_figures import channels_last, image_and_maps, topk_figure
-from veridical.studies.over_seeds import main_interval
 from veridical.studies.shortcut import KIND
 from veridical.studies.shortcut_words import MAPS, RELIANCE, headlines, map_rows, reliance_rows
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from veridical.report.measures import DASH, percent
+from veridical.report.formats import DASH, Interval, percent
+from veridical.report.table import write_cell, write_points
 from veridical.studies.finished import Finished
-from veridical.studies.interval_cells import clear, number_cell, points_cell, points_words, share_cell
 from veridical.studies.shortcut import LOST
 from veridical.studies.shortcut_job import VARIANTS
 
@@ -35,13 +35,13 @@ def headlines(study: Finished) -> list[str]:
     found = []
     for title, arm in study.results["arms"].items():
         lost = arm["lost"]["moved"]
-        told = "loses" if clear(lost) > 0 else "is not shown to lose"
-        sentence = f"{title} {told} accuracy when the patch moves, {points_words(lost)}"
+        told = "loses" if Interval.read(lost).sign > 0 else "is not shown to lose"
+        sentence = f"{title} {told} accuracy when the patch moves, {write_points(lost)}"
         difference = study.results["differences"].get(title)
         if difference is not None:
             to = difference["lost_moved"]
-            told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[clear(to)]
-            sentence += f"; {told} {difference['reference']}, a difference of {points_words(to)}"
+            told = {1: "more than", -1: "less than", 0: "not shown to differ from"}[Interval.read(to).sign]
+            sentence += f"; {told} {difference['reference']}, a difference of {write_points(to)}"
         found.append(f"{sentence}.")
     return found
 
@@ -54,10 +54,10 @@ def reliance_rows(study: Finished) -> list[list[str]]:
         found.append(
             [
                 title,
-                *(share_cell(arm["accuracy"][variant]) for variant in VARIANTS),
-                *(points_cell(arm["lost"][to]) for to in LOST),
-                share_cell(arm["follows"]),
-                DASH if attacked is None else share_cell(attacked),
+                *(write_cell(arm["accuracy"][variant], "share") for variant in VARIANTS),
+                *(write_cell(arm["lost"][to], "points") for to in LOST),
+                write_cell(arm["follows"], "share"),
+                DASH if attacked is None else write_cell(attacked, "share"),
             ]
         )
     return found
@@ -72,13 +72,13 @@ def map_rows(study: Finished, attribution: str) -> list[list[str]]:
         found.append(
             [
                 title,
-                share_cell(there["mass"]),
+                write_cell(there["mass"], "share"),
                 percent(there["area"]["examples"]["value"], 1),
-                points_cell(there["excess"]),
-                share_cell(maps["gone"]["mass"]),
-                share_cell(there["pointing"]),
-                number_cell(there["auc"]),
-                share_cell(there["zero"]),
+                write_cell(there["excess"], "points"),
+                write_cell(maps["gone"]["mass"], "share"),
+                write_cell(there["pointing"], "share"),
+                write_cell(there["auc"], "number"),
+                write_cell(there["zero"], "share"),
             ]
         )
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veridical.report.study_page import Panel, study_page
+from veridical.report import Panel, study_page
 from veridical.runtime.files import write_atomic
 from veridical.studies import block_margin_panels, one_layer_panels
 

@@ -17,12 +17,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from veridical.runtime.errors import visible
 
 if TYPE_CHECKING:
     from veridical.jobs.outcome import Progress as JobsProgress
+    from veridical.report import Table
 
 ROWS = {
     "natural_accuracy": ("NA", "natural accuracy", 100.0, "{:.1f}%"),
@@ -76,7 +77,7 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any
 
 def attack_table(models: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the results of attacks by model: value and 95% interval of each measure."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("measure", overflow="fold")
     for name in models:
         table.add_column(visible(name), justify="right", overflow="fold")
@@ -164,9 +165,10 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
 
     Beside it stand the differences of the baselines, and the accuracies from the masks of top and bottom.
     """
-    from veridical.report.diffroar_words import accuracy_text, difference_text, level_text, verdict_lines
+    from veridical.report.diffroar_words import accuracy_text, difference_text, verdict_lines
+    from veridical.report.formats import level_text
 
-    table = Table(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     heads = {"random": "random\norder", "input-agnostic": "one\norder"}
     names = list(results["baselines"])
     control = results["control"]["curve"] if results["control"] else []
@@ -184,29 +186,33 @@ def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
     terminal().print(table)
 
 
-def plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print ready cells, the first of a row naming it; intervals, in brackets, are left to the report.
+def print_table(table: Table, title: str = "") -> None:
+    """Print a table, the first cell of a row naming it, as wide as the terminal allows.
 
-    Where names leave too little room for the numbers, rows have numbers of their own, explained below.
+    Intervals are left to the report where they do not fit; where names leave too little room even then, rows
+    have numbers of their own, explained below.
     """
-    console, cells = terminal(), [[cell.partition(" (")[0] for cell in row[1:]] for row in rows]
-    whole = _cells_table(title, columns, [row[0] for row in rows], cells)
-    if Console(width=10_000).measure(whole).maximum <= console.width:
-        console.print(whole)
-        return
-    places = [str(place) for place in range(1, len(rows) + 1)]
-    console.print(_cells_table(title, ["", *columns[1:]], places, cells))
-    console.print(f"{' ' * len(places[-1])}  {visible(columns[0])}:", highlight=False)
-    for place, row in zip(places, rows, strict=True):
-        console.print(f"{place:>{len(places[-1])}}  {visible(row[0])}", highlight=False)
+    console = terminal()
+    columns, rows = table.drawn()
+    heads = [column.heading for column in columns]
+    bare = [[row[0], *(cell.partition(" (")[0] for cell in row[1:])] for row in rows]
+    for cells in (rows, bare):
+        drawn = _rich_table(title, heads, cells)
+        if Console(width=10_000).measure(drawn).maximum <= console.width:
+            console.print(drawn)
+            return
+    numbered = [[str(place), *row[1:]] for place, row in enumerate(bare, start=1)]
+    console.print(_rich_table(title, ["", *heads[1:]], numbered))
+    width = len(str(len(rows)))
+    console.print(f"{' ' * width}  {visible(heads[0])}:", highlight=False)
+    for place, row in enumerate(rows, start=1):
+        console.print(f"{place:>{width}}  {visible(row[0])}", highlight=False)
 
 
-def _cells_table(
-    title: str, columns: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]]
-) -> Table:
-    table = Table(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(visible(column), justify="right" if place else "left", overflow="fold")
-    for name, row in zip(names, cells, strict=True):
-        table.add_row(*map(visible, (name, *row)))
+def _rich_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    table = RichTable(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(visible(head), justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(visible, row))
     return table

@@ -8,16 +8,17 @@ import pytest
 
 import veridical.cli
 from veridical.cli.main import main
-from veridical.cli.shown import (
+from veridical.cli.terminal import (
     attack_table,
     diffroar_table,
-    plain_table,
+    print_table,
     progress_bar,
     say,
     stage_bars,
     stage_jobs,
 )
 from veridical.jobs.outcome import Progress
+from veridical.report import Table
 
 COLUMNS = ["training", "accuracy", "null share"]
 NAMES = ["Adversarial training (linf 0.1), BlockMNIST-Top", "Natural [training], BlockMNIST"]
@@ -26,7 +27,7 @@ ROWS = [[NAMES[0], "95.1% (94.0 to 96.2)", "0.1%"], [NAMES[1], "93.0%", "17.6% (
 
 def printed(capsys: pytest.CaptureFixture[str], width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("COLUMNS", str(width))
-    plain_table("input-gradient", COLUMNS, ROWS)
+    print_table(Table(COLUMNS, ROWS), "input-gradient")
     return [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
@@ -34,6 +35,14 @@ def test_a_wide_terminal_has_names_and_numbers_in_one_row(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = printed(capsys, 120, monkeypatch)
+    assert lines[-2].split() == [*NAMES[0].split(), *ROWS[0][1].split(), "0.1%"]
+    assert lines[-1].split() == [*NAMES[1].split(), "93.0%", *ROWS[1][2].split()]
+
+
+def test_intervals_are_left_out_where_they_do_not_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = printed(capsys, 80, monkeypatch)
     assert lines[-2].split() == [*NAMES[0].split(), "95.1%", "0.1%"]
     assert lines[-1].split() == [*NAMES[1].split(), "93.0%", "17.6%"]
 
@@ -58,7 +67,7 @@ def test_names_of_others_reach_the_terminal_as_they_are_written(
     monkeypatch.setenv("COLUMNS", "200")
     say(FOREIGN)
     attack_table({FOREIGN: {"examples": 1, "correctly_classified": 1, "kendall_tau": INTERVAL}})
-    plain_table(FOREIGN, [FOREIGN, "x"], [[FOREIGN, FOREIGN]])
+    print_table(Table([FOREIGN, "x"], [[FOREIGN, FOREIGN]]), FOREIGN)
     diffroar_table(FOREIGN, {"baselines": {}, "control": None, "curve": [], "verdicts": []})
     with stage_bars(shown=True) as show:
         show(FOREIGN, FOREIGN, 1, 1)
@@ -74,7 +83,7 @@ def test_names_of_others_reach_the_terminal_as_they_are_written(
 
 def test_commands_write_to_the_terminal_through_what_escapes_alone() -> None:
     for path in Path(next(iter(veridical.cli.__path__))).glob("*.py"):
-        if path.name not in ("shown.py", "main.py"):
+        if path.name not in ("terminal.py", "main.py"):
             called = [
                 node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
             ]
