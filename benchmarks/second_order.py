@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.surrogate import smooth_twin
+from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import input_gradients
-from veridical.attribution.scalars import TargetScalar
 from veridical.models.registry import build
 
 

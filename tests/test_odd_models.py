@@ -29,8 +29,8 @@ from veridical.attacks.robustness import measure_robustness
 from veridical.attribution import axioms
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import predict
-from veridical.attribution.dataset_maps import batch_maps, dataset_maps
 from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.maps import batch_maps, dataset_maps
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.data import Split
 from veridical.faithfulness.layers import stages_of

@@ -15,9 +15,9 @@ from veridical.attacks.judge import IterateSelector, Shortlist
 from veridical.attacks.protocols import Protocol, Restart, protocol
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.maps import saliency
 from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.saliency import saliency
 from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersection
 from veridical.runtime.errors import UsageError
 

@@ -18,9 +18,9 @@ from veridical.attacks.protocols import Protocol, protocol
 from veridical.attacks.robustness import RobustnessResult, examples_kept, measure_robustness
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.maps import saliency
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.saliency import saliency
 from veridical.data import Split
 from veridical.metrics import (
     mass_centre_shift,

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from veridical.attribution import axioms
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.method import Attribution
+from veridical.attribution.method import OUTPUTS, Attribution, Output
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.scalars import OUTPUTS, Output
 from veridical.runtime.errors import UsageError
 
 FEATURES = 6

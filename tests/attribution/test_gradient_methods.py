@@ -5,14 +5,13 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.method import AttributionMethod
+from veridical.attribution.method import AttributionMethod, TargetScalar
 from veridical.attribution.methods import (
     GradientTimesInput,
     InputGradient,
     RandomAttribution,
     SmoothGrad,
 )
-from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import per_example_normal
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, softplus
 from torch.testing import assert_close
 
-from veridical.attribution.gradients import check_second_order
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import (
@@ -19,6 +18,7 @@ from veridical.attribution.methods import (
     RandomAttribution,
     SmoothGrad,
 )
+from veridical.attribution.second_order import check_second_order
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from veridical.attribution.saliency import normalised_to_area, saliency
+from veridical.attribution.maps import normalised_to_area, saliency
 from veridical.runtime.errors import UsageError
 
 

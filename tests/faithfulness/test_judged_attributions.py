@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.dataset_maps import batch_maps
 from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.maps import batch_maps
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.data import Dataset

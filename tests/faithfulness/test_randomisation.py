@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.dataset_maps import dataset_maps
+from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import InputGradient
 from veridical.data import Split
 from veridical.faithfulness.attributions import attribution_by_name

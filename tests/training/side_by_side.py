@@ -22,7 +22,7 @@ import torch._dynamo  # optimisers import it when they are first used: once here
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Linf, Noise
-from veridical.attribution.dataset_maps import dataset_maps
+from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import SmoothGrad
 from veridical.data import Dataset, Split
 from veridical.runtime.config import AttackOptions

@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy, softplus
 
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.prediction import pgd
+from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import path_attribution
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.scalars import TargetScalar
 from veridical.training.named import named_objective
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.penalties import absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1

@@ -26,10 +26,9 @@ from veridical.attribution.classifier import (
     logits_of,
     out_of_inference,
 )
-from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.second_order import QuickSecondOrder
+from veridical.attribution.second_order import QuickSecondOrder, check_second_order
 from veridical.runtime.checking import checked
 from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import argument_error

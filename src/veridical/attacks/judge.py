@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from veridical.attribution.saliency import saliency
+from veridical.attribution.maps import saliency
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.runtime.record import record

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Ball, Noise, NoiseRows, numbered_examples
 from veridical.attribution.classifier import all_finite, examining, out_of_inference
-from veridical.attribution.scalars import TargetScalar
+from veridical.attribution.method import TargetScalar
 from veridical.runtime.checking import checked
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream

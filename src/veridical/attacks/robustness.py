@@ -23,7 +23,7 @@ from veridical.attacks.protocols import Protocol, protocol_of
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.saliency import saliency
+from veridical.attribution.maps import saliency
 from veridical.data.dataset import Split
 from veridical.metrics import mass_centre_shift, windowed_topk_intersection
 from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import check_inputs, check_map, examining, logits_of
-from veridical.attribution.method import OutputFunction
-from veridical.attribution.scalars import Output, TargetScalar
+from veridical.attribution.method import Output, OutputFunction, TargetScalar
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream
 
@@ -184,10 +183,7 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 def _outputs(model: nn.Module, inputs: Tensor, target: Tensor, output: Output | OutputFunction) -> Tensor:
     """The explained number of each example, float64 (N,)."""
-    logits = _logits(model, inputs)
-    if callable(output):
-        return output(logits, target).double()
-    return TargetScalar(model, target, output).of_logits(logits).double()
+    return TargetScalar(model, target, output).of_logits(_logits(model, inputs)).double()
 
 
 def _require_equal(name: str, one: Tensor, other: Tensor, expected: str) -> None:

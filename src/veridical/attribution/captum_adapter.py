@@ -2,19 +2,25 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from veridical.attribution.classifier import check_target, logits_of
-from veridical.attribution.method import AttributionMethod, AttributionRequest, check_output
-from veridical.attribution.rectifiers import HOOKING, check_rectifiers
-from veridical.attribution.scalars import Output
+from veridical.attribution.method import AttributionMethod, AttributionRequest, Output, check_output
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.seeds import seed_global
+
+_GUIDED = ("GuidedBackprop", "Deconvolution", "GuidedGradCam")
+_HOOKING = (*_GUIDED, "DeepLift", "DeepLiftShap")
+"""Classes of captum.attr that change how nn.ReLU modules pass gradients back; the first do nothing else."""
+
+_RELU = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
 @dataclass(frozen=True, init=False)
@@ -62,32 +68,32 @@ class CaptumAttribution(AttributionMethod):
         options = {**self.options, **changed}
         return CaptumAttribution(self.captum_class, output=self.output, seed=self.seed, **options)
 
-    def _maps(self, asked: AttributionRequest) -> Tensor:
-        if asked.create_graph:
+    def _maps(self, request: AttributionRequest) -> Tensor:
+        if request.create_graph:
             raise UsageError(
                 f"create_graph=True: a map of Captum's {_name(self.captum_class)} cannot be differentiated; "
                 "use Veridical's InputGradient, GradientTimesInput, SmoothGrad or IntegratedGradients"
             )
         construction, call = _split(self.captum_class, self.options)
         with torch.no_grad():
-            check_target(asked.target, logits_of(asked.model, asked.inputs[:1]))
+            check_target(request.target, logits_of(request.model, request.inputs[:1]))
         if inspect.isclass(self.captum_class) or self.output != "logit":
-            model: nn.Module = _Outputs(asked.model, self.output)
+            model: nn.Module = _Outputs(request.model, self.output)
         else:
             # A function of the caller's may look for layers in its model, which is not checked then.
-            model = asked.model
+            model = request.model
         # The global generators are the caller's: AttributionMethod restores them.
         seed_global(self.seed)
         _seed_numpy(self.seed)
-        if _name(self.captum_class) in HOOKING:
-            check_rectifiers(model, asked.inputs, _name(self.captum_class))
+        if _name(self.captum_class) in _HOOKING:
+            _check_rectifiers(model, request.inputs, _name(self.captum_class))
         explainer = self.captum_class(model, **construction)
         # A copy, because Captum sets requires_grad on what it gets.
-        inputs = asked.inputs.detach().clone().requires_grad_()
+        inputs = request.inputs.detach().clone().requires_grad_()
         with warnings.catch_warnings():
             # The hooks are gone when the guards are left; a warning for each batch says nothing more.
             warnings.filterwarnings("ignore", "Setting .*hooks", UserWarning)
-            maps = explainer.attribute(inputs, target=asked.target, **call)
+            maps = explainer.attribute(inputs, target=request.target, **call)
         if not isinstance(maps, Tensor):
             raise UsageError(
                 f"Captum's {_name(self.captum_class)} returned a {type(maps).__name__}, expected one tensor; "
@@ -109,6 +115,52 @@ class _Outputs(nn.Module):
         if self.output == "logit":
             return logits
         return torch.log_softmax(logits, dim=1) * (-1 if self.output == "loss" else 1)
+
+
+class _Counting(TorchFunctionMode):
+    """Counts the calls of ReLU; those of modules come as functions too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.calls += func in _RELU
+        return func(*args, **(kwargs or {}))
+
+
+def _check_rectifiers(model: nn.Module, inputs: Tensor, method: str) -> None:
+    """Raise a UsageError where hooks on nn.ReLU modules would miss a rectifier of the model.
+
+    The method would return another one's map and not say so: of a network without nn.ReLU guided
+    backpropagation is the plain gradient. One forward pass, of the first example alone.
+    """
+    in_modules = 0
+
+    def count(_module: nn.Module, _inputs: Any) -> None:
+        nonlocal in_modules
+        in_modules += 1
+
+    hooks = [m.register_forward_pre_hook(count) for m in model.modules() if isinstance(m, nn.ReLU)]
+    try:
+        with torch.no_grad(), _Counting() as counting:
+            model(inputs[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    missed = counting.calls - in_modules
+    if missed > 0 or (not in_modules and method in _GUIDED):
+        found = f" and {missed} times as a function" if missed > 0 else ""
+        raise UsageError(
+            f"Captum's {method} changes the nn.ReLU modules of a model, and this one calls ReLU {in_modules} "
+            f"times as a module{found}: the map would be another method's. Use a module for each ReLU."
+        )
 
 
 def _split(

@@ -8,20 +8,22 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.automatic import PathProblem, PathResult, integrate, integrate_until_complete
 from veridical.attribution.classifier import check_finite_map, check_inputs, out_of_inference
-from veridical.attribution.gradients import check_second_order
 from veridical.attribution.method import (
     AttributionMethod,
     AttributionRequest,
+    Output,
     OutputFunction,
     Target,
-    question,
+    prepare_request,
 )
-from veridical.attribution.path import rows_of
+from veridical.attribution.path import Scalar, path_attribution, rows_of
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.scalars import Output
+from veridical.attribution.second_order import check_second_order
 from veridical.runtime.errors import argument_error
+from veridical.runtime.record import record
+
+_FIRST_NODES = 16
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor] | None
 """Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example,
@@ -30,6 +32,23 @@ Baseline = float | Tensor | Callable[[Tensor], Tensor] | None
 
 class NotConvergedWarning(UserWarning):
     """An automatic node count stopped at its bound before the map added up to the change of the output."""
+
+
+@record
+class PathResult:
+    """Integrated Gradients of N examples and how far to trust them.
+
+    attribution: (N, ...). change: output at the inputs minus output at the baseline, (N,). residual: sum of
+    the attribution minus the change, (N,) float64, 0 for the exact integral. nodes: gradients used, (N,)
+    int64. converged: (N,) bool, |residual| <= tolerance x |change|, with an allowance for rounding of the
+    outputs.
+    """
+
+    attribution: Tensor
+    change: Tensor
+    residual: Tensor
+    nodes: Tensor
+    converged: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,18 +106,18 @@ class IntegratedGradients(AttributionMethod):
         """
         if len(check_inputs(inputs)) == 0:
             raise argument_error("inputs", inputs, "at least one example")
-        with question(model, inputs, target, create_graph=create_graph, indices=indices) as asked:
-            result = self._solve(asked)
+        with prepare_request(model, inputs, target, create_graph=create_graph, indices=indices) as request:
+            result = self._solve(request)
             check_finite_map(result.attribution)
             if create_graph:
                 check_second_order(result.attribution)
             return result
 
-    def _maps(self, asked: AttributionRequest) -> Tensor:
+    def _maps(self, request: AttributionRequest) -> Tensor:
         if self.nodes != "auto":
-            examples = torch.arange(asked.inputs.shape[0], device=asked.inputs.device)
-            return self._problem(asked).maps(examples, self.nodes, create_graph=asked.create_graph)
-        result = self._solve(asked)
+            path = self._path(request)
+            return path.maps(path.examples, self.nodes, create_graph=request.create_graph)
+        result = self._solve(request)
         check_finite_map(result.attribution)
         failed = ~result.converged
         if bool(failed.any()):
@@ -114,23 +133,101 @@ class IntegratedGradients(AttributionMethod):
             )
         return result.attribution
 
-    def _solve(self, asked: AttributionRequest) -> PathResult:
-        problem = self._problem(asked)
-        if self.nodes != "auto":
-            return integrate(problem, self.nodes, tolerance=self.tolerance, create_graph=asked.create_graph)
-        return integrate_until_complete(
-            problem, tolerance=self.tolerance, max_nodes=self.max_nodes, create_graph=asked.create_graph
+    def _solve(self, request: AttributionRequest) -> PathResult:
+        path, create_graph = self._path(request), request.create_graph
+        change, allowance = path.change_and_allowance(self.tolerance)
+        if self.nodes == "auto":
+            attribution, nodes = path.integrate_until_complete(
+                change, allowance, self.max_nodes, create_graph
+            )
+        else:
+            attribution = path.maps(path.examples, self.nodes, create_graph=create_graph)
+            nodes = torch.full_like(path.examples, self.nodes)
+        residual = _sum(attribution) - change
+        return PathResult(attribution, change, residual, nodes, residual.abs() <= allowance)
+
+    def _path(self, request: AttributionRequest) -> "_Path":
+        return _Path(
+            scalar_of=lambda examples: request.scalar(self.output, examples),
+            start=_start(self.baseline, request.inputs),
+            end=request.inputs,
+            examples=torch.arange(request.inputs.shape[0], device=request.inputs.device),
+            rule=self.rule,
+            layer=_named_layer(request.model, self.layer),
+            rows=rows_of(request.inputs, self.rows),
         )
 
-    def _problem(self, asked: AttributionRequest) -> PathProblem:
-        return PathProblem(
-            scalar_of=lambda examples: asked.scalar(self.output, examples),
-            start=_start(self.baseline, asked.inputs),
-            end=asked.inputs,
-            rule=self.rule,
-            layer=_named_layer(asked.model, self.layer),
-            rows=rows_of(asked.inputs, self.rows),
+
+@record
+class _Path:
+    """The integral of N examples; scalar_of maps their numbers (M,) to the scalar of those examples."""
+
+    scalar_of: Callable[[Tensor], Scalar]
+    start: Tensor
+    end: Tensor
+    examples: Tensor
+    rule: str
+    layer: nn.Module | None
+    rows: int
+
+    def maps(self, examples: Tensor, nodes: int, *, create_graph: bool = False) -> Tensor:
+        """Maps (M, ...) of the numbered examples with so many nodes, without a graph of `rows` at once."""
+        if len(examples) > self.rows and not create_graph:
+            return torch.cat([self.maps(some, nodes) for some in examples.split(self.rows)])
+        start, end = self.start[examples], self.end[examples]
+        if not create_graph:
+            start, end = start.detach(), end.detach()
+        return path_attribution(
+            self.scalar_of(examples),
+            start,
+            end,
+            Quadrature(self.rule, nodes),
+            layer=self.layer,
+            create_graph=create_graph,
+            rows=self.rows,
         )
+
+    @torch.no_grad()
+    def change_and_allowance(self, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Change of the output along the path, (N,) float64, and the residual that counts as none."""
+        parts = [(self.scalar_of(some), some) for some in self.examples.split(self.rows)]
+        above, below = (
+            torch.cat([scalar(ends[some]) for scalar, some in parts]) for ends in (self.end, self.start)
+        )
+        change = above.double() - below.double()
+        # Where the output hardly changes, its own rounding is more than any share of the change.
+        rounding = 4 * torch.finfo(above.dtype).eps * (above.abs() + below.abs()).double()
+        return change, tolerance * change.abs() + rounding
+
+    def integrate_until_complete(
+        self, change: Tensor, allowance: Tensor, max_nodes: int, create_graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Maps (N, ...) and node counts (N,): 16, 32, 64, ..., max_nodes until the residual is allowed.
+
+        An example's count depends on no other example. All gradients together are about twice the final ones;
+        the counts are found without a graph, so create_graph costs one more evaluation at the final counts.
+        """
+        nodes = torch.zeros_like(self.examples)
+        settled: list[tuple[Tensor, Tensor]] = []
+        unsettled, count = self.examples, min(_FIRST_NODES, max_nodes)
+        while unsettled.numel():
+            maps = self.maps(unsettled, count)
+            nodes[unsettled] = count
+            # A NaN is never complete, so it runs on to the bound.
+            done = (_sum(maps) - change[unsettled]).abs() <= allowance[unsettled]
+            if count == max_nodes:
+                done = torch.ones_like(done)
+            if bool(done.any()):
+                settled.append((unsettled[done], maps[done]))
+            unsettled, count = unsettled[~done], min(2 * count, max_nodes)
+        if create_graph:
+            settled = [(each, self.maps(each, int(nodes[each[0]]), create_graph=True)) for each, _ in settled]
+        order = torch.cat([examples for examples, _ in settled]).argsort()
+        return torch.cat([maps for _, maps in settled])[order], nodes
+
+
+def _sum(maps: Tensor) -> Tensor:
+    return maps.detach().flatten(1).double().sum(dim=1)
 
 
 def _named_layer(model: nn.Module, layer: nn.Module | str | None) -> nn.Module | None:

@@ -4,15 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from hashlib import sha256
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import (
+    check_climbable,
     check_finite_map,
+    check_greatest,
     check_indices,
     check_inputs,
     class_logits,
@@ -20,15 +23,14 @@ from veridical.attribution.classifier import (
     logits_of,
     out_of_inference,
 )
-from veridical.attribution.gradients import check_second_order
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
-from veridical.attribution.scalars import OUTPUTS, Output, TargetScalar
+from veridical.attribution.second_order import check_second_order
 from veridical.runtime.checking import Checked, taken
-from veridical.runtime.errors import argument_error, unknown_name_error
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.record import record
 
-if TYPE_CHECKING:
-    from veridical.attribution.bound import BoundMethod
+Output = Literal["logit", "loss", "log-probability"]
+OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
 
 OutputFunction = Callable[[Tensor, Tensor], Tensor]
 """(logits (N, K), target (N,)) -> the number explained, (N,)."""
@@ -47,6 +49,68 @@ class Attribution(Protocol):
 
 
 @record
+class TargetScalar:
+    """One number per input: the logit, the cross-entropy loss or the log-probability of its target.
+
+    model: inputs (N, ...) to logits (N, K). target: class of each example, (N,) int64. output: "logit",
+    "loss" (natural logarithm), "log-probability" (minus the loss), or a function of logits and target.
+    finite: refuse logits that are NaN or infinite (training does not: its loop can name the images).
+    climbed: refuse probabilities in place of logits.
+
+    Called with (M * N, ...) inputs, node by node in blocks of N, it repeats the targets, so that many
+    points of a path can be evaluated in one batch (`many_nodes`).
+    """
+
+    model: nn.Module
+    target: Tensor
+    output: Output | OutputFunction = "logit"
+    finite: bool = True
+    climbed: bool = False
+    many_nodes: bool = True
+
+    def __post_init__(self) -> None:
+        check_output(self.output)
+
+    @cached_property
+    def _greatest_target(self) -> int:
+        # Once, since on a GPU each look at a value waits for it.
+        return int(self.target.max()) if len(self.target) else 0
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The scalar of inputs (M * N, ...), (M * N,)."""
+        logits = logits_of(self.model, inputs, finite=self.finite)
+        if self.climbed:
+            check_climbable(logits)
+        return self.of_logits(logits)
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """The scalar from logits (M * N, K); returns (M * N,)."""
+        examples = self.target.shape[0]
+        if examples == 0 or logits.shape[0] % examples:
+            raise UsageError(
+                f"the model returned {logits.shape[0]} rows for {examples} targets; "
+                "expected one row per input"
+            )
+        target = self.target
+        if logits.shape[0] > examples:
+            target = target.repeat(logits.shape[0] // examples)
+        if callable(self.output):
+            return self.output(logits, target)
+        check_greatest(self._greatest_target, logits)
+        if logits.shape[1] == 1 and self.output != "logit":
+            raise UsageError(
+                f"output={self.output!r} of a model with one logit (N, 1) is the same everywhere; "
+                "models of one logit are not supported yet"
+            )
+        if self.output == "logit":
+            return logits.gather(1, target[:, None])[:, 0]
+        # bf16 logits would round the loss to two digits; float64 must stay float64.
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        log_probability = torch.log_softmax(wide, dim=1).gather(1, target[:, None])[:, 0]
+        return -log_probability if self.output == "loss" else log_probability
+
+
+@record
 class AttributionRequest:
     """What is to be explained, with everything checked and resolved: subclasses' `_maps` gets one."""
 
@@ -58,10 +122,7 @@ class AttributionRequest:
 
     def scalar(self, output: Output | OutputFunction, examples: Tensor | None = None) -> Scalar:
         """The number explained, as a function of the inputs, of all examples or of those numbered."""
-        target = self.target if examples is None else self.target[examples]
-        if callable(output):
-            return _FunctionScalar(self.model, target, output)
-        return TargetScalar(self.model, target, output)
+        return TargetScalar(self.model, self.target if examples is None else self.target[examples], output)
 
     def by_parts(self, make: Callable[["AttributionRequest"], Tensor], rows: int | None) -> Tensor:
         """The maps that `make` gives for at most `rows` examples at a time, or for all with create_graph.
@@ -116,8 +177,8 @@ class AttributionMethod(Checked, ABC):
         """
         if len(check_inputs(inputs)) == 0:
             return torch.zeros_like(inputs)
-        with question(model, inputs, target, create_graph=create_graph, indices=indices) as asked:
-            maps = self._maps(asked)
+        with prepare_request(model, inputs, target, create_graph=create_graph, indices=indices) as request:
+            maps = self._maps(request)
             check_finite_map(maps)
             if not create_graph:
                 return maps.detach()
@@ -125,13 +186,11 @@ class AttributionMethod(Checked, ABC):
             return maps
 
     @abstractmethod
-    def _maps(self, asked: AttributionRequest) -> Tensor:
+    def _maps(self, request: AttributionRequest) -> Tensor:
         """The map, for arguments that were checked, inside the guards and with gradients enabled."""
 
     def bind(self, model: nn.Module) -> "BoundMethod":
         """The method with its model, which answers Captum's `.attribute(inputs, baselines, target)`."""
-        from veridical.attribution.bound import BoundMethod
-
         return BoundMethod(self, model)
 
     def describe(self) -> dict[str, Any]:
@@ -143,8 +202,51 @@ class AttributionMethod(Checked, ABC):
         return {"method": type(self).__name__, **options}
 
 
+@record
+class BoundMethod:
+    """What `method.bind(model)` returns: call it, or hand it to code written for Captum."""
+
+    method: AttributionMethod
+    model: nn.Module
+
+    def __call__(self, inputs: Tensor, target: Target = None, **options: Any) -> Tensor:
+        """The method's map for this model; options: create_graph and indices of AttributionMethod."""
+        return self.method(self.model, inputs, target, **options)
+
+    def attribute(
+        self,
+        inputs: Tensor,
+        baselines: float | Tensor | None = None,
+        target: Target = None,
+        *,
+        n_steps: int | None = None,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """The map (a Tensor), by Captum's argument names; what is None stays as the method has it.
+
+        baselines and n_steps replace the method's own baseline and nodes. return_convergence_delta makes it
+        (map, Captum's delta): sum of the map minus change of the output, (N,). Raises UsageError for an
+        argument that the method has no use for. target=None is the predicted class (Captum would refuse it).
+        """
+
+        def require(ability: str, argument: str) -> Any:
+            if not hasattr(method, ability):
+                raise UsageError(f"{type(method).__name__} has no use for {argument}; leave it out")
+            return getattr(method, ability)
+
+        method = self.method
+        if baselines is not None:
+            method = require("with_baseline", "baselines")(baselines)
+        if n_steps is not None:
+            method = require("with_nodes", "n_steps")(n_steps)
+        if not return_convergence_delta:
+            return method(self.model, inputs, target)
+        result = require("with_diagnostics", "return_convergence_delta")(self.model, inputs, target)
+        return result.attribution, result.residual
+
+
 @contextmanager
-def question(
+def prepare_request(
     model: nn.Module,
     inputs: Tensor,
     target: Target,
@@ -152,7 +254,7 @@ def question(
     create_graph: bool,
     indices: Tensor | Sequence[int] | None = None,
 ) -> Iterator[AttributionRequest]:
-    """Check the arguments, guard the model while the block lasts, and hand out the resolved question."""
+    """Check the arguments, guard the model while the block lasts, and hand out the resolved request."""
     check_inputs(inputs)
     create_graph = taken("create_graph", create_graph, bool)
     with examining(model, weights=create_graph):
@@ -170,20 +272,6 @@ def check_output(output: Output | OutputFunction) -> None:
     """Raise a UsageError unless `output` is one of the names or a function."""
     if not callable(output) and output not in OUTPUTS:
         raise unknown_name_error("output", output, OUTPUTS, more=", or a function (logits, target) -> (N,)")
-
-
-@record
-class _FunctionScalar:
-    """A user's function of logits and target; repeats the target for points that come node by node."""
-
-    model: nn.Module
-    target: Tensor
-    function: OutputFunction
-    many_nodes: bool = True
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        logits = logits_of(self.model, inputs)
-        return self.function(logits, self.target.repeat(inputs.shape[0] // self.target.shape[0]))
 
 
 def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:

@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from veridical.attribution.gradients import input_gradient
-from veridical.attribution.method import AttributionMethod, AttributionRequest, OutputFunction
-from veridical.attribution.path import rows_of
-from veridical.attribution.scalars import Output
+from veridical.attribution.method import AttributionMethod, AttributionRequest, Output, OutputFunction
+from veridical.attribution.path import input_gradient, rows_of
 from veridical.runtime.checking import limited
 from veridical.runtime.seeds import per_example_normal
 
@@ -22,8 +20,8 @@ class InputGradient(AttributionMethod):
 
     output: Output | OutputFunction = "logit"
 
-    def _maps(self, asked: AttributionRequest) -> Tensor:
-        return asked.by_parts(
+    def _maps(self, request: AttributionRequest) -> Tensor:
+        return request.by_parts(
             lambda part: input_gradient(
                 part.scalar(self.output), part.inputs, create_graph=part.create_graph
             ),
@@ -41,8 +39,8 @@ class GradientTimesInput(AttributionMethod):
 
     output: Output | OutputFunction = "logit"
 
-    def _maps(self, asked: AttributionRequest) -> Tensor:
-        return asked.inputs * InputGradient(self.output)._maps(asked)
+    def _maps(self, request: AttributionRequest) -> Tensor:
+        return request.inputs * InputGradient(self.output)._maps(request)
 
 
 @dataclass(frozen=True)
@@ -62,30 +60,24 @@ class SmoothGrad(AttributionMethod):
     output: Output | OutputFunction = "logit"
     rows: int | None = None
 
-    def _maps(self, asked: AttributionRequest) -> Tensor:
-        return asked.by_parts(self._mean, self.rows)
+    def _maps(self, request: AttributionRequest) -> Tensor:
+        return request.by_parts(self._mean, self.rows)
 
-    def _mean(self, asked: AttributionRequest) -> Tensor:
-        scalar = asked.scalar(self.output)
-        at_once = max(1, rows_of(asked.inputs, self.rows) // asked.inputs.shape[0])
-        total = torch.zeros_like(asked.inputs)
+    def _mean(self, request: AttributionRequest) -> Tensor:
+        scalar = request.scalar(self.output)
+        at_once = max(1, rows_of(request.inputs, self.rows) // request.inputs.shape[0])
+        total = torch.zeros_like(request.inputs)
         for first in range(0, self.samples, at_once):
             samples = range(first, min(first + at_once, self.samples))
-            noisy = torch.stack([self._draw(asked, k) for k in samples]).mul_(self.noise) + asked.inputs
-            gradients = input_gradient(scalar, noisy.flatten(0, 1), create_graph=asked.create_graph)
+            noisy = (
+                torch.stack([_draw(request, self.seed, f"smoothgrad sample {k}") for k in samples]).mul_(
+                    self.noise
+                )
+                + request.inputs
+            )
+            gradients = input_gradient(scalar, noisy.flatten(0, 1), create_graph=request.create_graph)
             total = total + gradients.reshape(noisy.shape).sum(dim=0)
         return total / self.samples
-
-    def _draw(self, asked: AttributionRequest, sample: int) -> Tensor:
-        inputs = asked.inputs
-        return per_example_normal(
-            inputs.shape[1:],
-            self.seed,
-            f"smoothgrad sample {sample}",
-            asked.indices,
-            dtype=inputs.dtype,
-            device=inputs.device,
-        )
 
 
 @dataclass(frozen=True)
@@ -98,13 +90,13 @@ class RandomAttribution(AttributionMethod):
 
     seed: int = 0
 
-    def _maps(self, asked: AttributionRequest) -> Tensor:
-        inputs = asked.inputs
-        return per_example_normal(
-            inputs.shape[1:],
-            self.seed,
-            "random attribution",
-            asked.indices,
-            dtype=inputs.dtype,
-            device=inputs.device,
-        )
+    def _maps(self, request: AttributionRequest) -> Tensor:
+        return _draw(request, self.seed, "random attribution")
+
+
+def _draw(request: AttributionRequest, seed: int, purpose: str) -> Tensor:
+    """Standard normal noise of the inputs' shape from one stream for each example."""
+    inputs = request.inputs
+    return per_example_normal(
+        inputs.shape[1:], seed, purpose, request.indices, dtype=inputs.dtype, device=inputs.device
+    )

@@ -1,4 +1,4 @@
-"""Convolutions whose second derivative is quick: the same numbers from ordinary convolution kernels."""
+"""The derivative of a map: convolutions whose second derivative is quick, and the check that there is one."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-Pair = tuple[int, int]
+from veridical.runtime.errors import UsageError
+
+_Pair = tuple[int, int]
+
+# The second calls the first where no mode sees it.
+_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+# What autograd calls the nodes that stand in for a derivative nobody has written.
+_DEAD_ENDS = ("torch::autograd::NotImplemented", "torch::autograd::Error")
 
 
 class QuickSecondOrder(TorchFunctionMode):
@@ -47,10 +55,6 @@ class QuickSecondOrder(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-# The second calls the first where no mode sees it.
-_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
-
-
 @contextmanager
 def inputs_only() -> Iterator[None]:
     """In this block backward passes leave out weight gradients of the convolutions above.
@@ -64,13 +68,43 @@ def inputs_only() -> Iterator[None]:
         _Convolution.inputs_only = before
 
 
+def check_second_order(attribution: Tensor) -> None:
+    """Raise a UsageError if a map's graph ends in an operation that has no second derivative.
+
+    Fused attention kernels and autograd functions marked once_differentiable are such operations. PyTorch
+    itself complains only in the backward pass, far from the attribution that caused it.
+    """
+    names = _operations(attribution)
+    if names.isdisjoint(_DEAD_ENDS):
+        return
+    fused = sorted(name.partition("Backward")[0] for name in names if "Attention" in name)
+    raise UsageError(
+        "the attribution cannot be differentiated: an operation of the model has no second derivative"
+        + (f" ({', '.join(fused)})" if fused else "")
+        + ". If it is fused attention, run this call under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), "
+        "which has one; if it is an autograd function of yours, drop once_differentiable; or ask for "
+        "create_graph=False."
+    )
+
+
+def _operations(tensor: Tensor) -> set[str]:
+    """Names of all nodes of the graph that made the tensor."""
+    pending, seen = [tensor.grad_fn], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending.extend(next_node for next_node, _ in node.next_functions)
+    return {node.name() for node in seen}
+
+
 def _conv2d(
     inputs: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | Pair = 1,
-    padding: int | Pair | str = 0,
-    dilation: int | Pair = 1,
+    stride: int | _Pair = 1,
+    padding: int | _Pair | str = 0,
+    dilation: int | _Pair = 1,
     groups: int = 1,
 ) -> Tensor:
     if isinstance(padding, str) or inputs.ndim != 4 or not torch.is_grad_enabled():
@@ -81,7 +115,7 @@ def _conv2d(
     return result
 
 
-def _pair(value: int | Pair) -> Pair:
+def _pair(value: int | _Pair) -> _Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
@@ -95,9 +129,9 @@ class _Convolution(torch.autograd.Function):
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
+        stride: _Pair,
+        padding: _Pair,
+        dilation: _Pair,
         groups: int,
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
@@ -111,6 +145,8 @@ class _Convolution(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.options
         input_gradient = weight_gradient = bias_gradient = None
         if ctx.needs_input_grad[0]:
+            # The rows and columns at the end that the stride left out: a transposed convolution alone would
+            # give an image that is smaller by these.
             extra = [
                 size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
                 for size, out, s, p, d, k in zip(

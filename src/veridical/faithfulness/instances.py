@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.dataset_maps import batch_maps
+from veridical.attribution.maps import batch_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.dataset_maps import dataset_maps
+from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Split
 from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of

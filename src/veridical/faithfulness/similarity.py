@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from veridical.attribution.saliency import saliency
+from veridical.attribution.maps import saliency
 from veridical.metrics.rank import spearman
 from veridical.metrics.ssim import GAUSSIAN, ssim
 from veridical.runtime.errors import argument_error

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.dataset_maps import batch_maps
-from veridical.attribution.saliency import saliency
+from veridical.attribution.maps import batch_maps, saliency
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.jobs import Job
 from veridical.metrics.intervals import SHARE, mean_interval

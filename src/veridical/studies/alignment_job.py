@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.dataset_maps import batch_maps
-from veridical.attribution.saliency import saliency
+from veridical.attribution.maps import batch_maps, saliency
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.sources import load_source
 from veridical.runtime.devices import resolve_device

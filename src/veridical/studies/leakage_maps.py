@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from veridical.attribution.dataset_maps import dataset_maps
+from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset

@@ -12,7 +12,7 @@ from torch import Tensor
 from veridical.attacks.ball import ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import predict
-from veridical.attribution.gradients import input_gradient
+from veridical.attribution.path import input_gradient
 from veridical.data.block_world import BlockExamples, BlockWorld
 from veridical.metrics.block_roles import block_magnitudes, by_role
 from veridical.models.mean_field import LinearScore, MeanFieldMLP

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.attribution.dataset_maps import dataset_maps
+from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset, Split
 from veridical.faithfulness.attributions import attribution_by_name

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veridical.attribution.saliency import saliency
+from veridical.attribution.maps import saliency
 
 
 def first_of_each_class(labels: Tensor, count: int) -> list[int]:

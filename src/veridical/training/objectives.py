@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from veridical.attacks.ascent import Start, ascend, value_and_gradient
 from veridical.attacks.ball import Ball, Noise
 from veridical.attribution.classifier import logits_of
-from veridical.attribution.path import input_gradients, path_attribution, points_on_path, weighted_sum
+from veridical.attribution.method import TargetScalar
+from veridical.attribution.path import input_gradient, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
-from veridical.attribution.scalars import TargetScalar
 from veridical.runtime.config import StartName
 from veridical.runtime.errors import UsageError, check_count, check_positive, unknown_name_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
@@ -235,7 +235,7 @@ class RobustAttribution:
             # Run again in the backward pass, when the caller has the model in train mode.
             with eval_mode(model), default_modes():
                 points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
-                gradients = input_gradients(loss, points, create_graph=True)
+                gradients = input_gradient(loss, points, create_graph=True)
             return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
 
         total = torch.zeros(inputs.shape[0], dtype=inputs.dtype, device=inputs.device)
