@@ -15,10 +15,10 @@ from veridical.attacks.judge import IterateSelector, Shortlist
 from veridical.attacks.protocols import Protocol, Restart, protocol
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.maps import saliency
 from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
 from veridical.attribution.quadrature import Quadrature
 from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersection
+from veridical.metrics.views import saliency
 from veridical.runtime.errors import UsageError
 
 Trained = tuple[nn.Module, Tensor, Tensor]

@@ -14,9 +14,9 @@ from veridical.attacks.climbing import MapAscent, check_twin
 from veridical.attacks.directions import Decorrelate, MassCentre, RandomSign, TargetRegion, TopK, top_mask
 from veridical.attacks.protocols import Restart
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.maps import normalised_to_area, saliency
 from veridical.attribution.methods import InputGradient
 from veridical.metrics.displacement import mass_centre
+from veridical.metrics.views import normalised_to_area, saliency
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import evaluating
 

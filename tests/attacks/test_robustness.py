@@ -18,7 +18,6 @@ from veridical.attacks.protocols import Protocol, protocol
 from veridical.attacks.robustness import RobustnessResult, examples_kept, measure_robustness
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.maps import saliency
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.quadrature import Quadrature
 from veridical.data import Split
@@ -28,6 +27,7 @@ from veridical.metrics import (
     proportion_interval,
     windowed_topk_intersection,
 )
+from veridical.metrics.views import saliency
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream

@@ -12,8 +12,9 @@ from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.invariance import judge_remaining, overall, remaining
 from veridical.faithfulness.layers import overwrite, reset_copy, stages_of
 from veridical.faithfulness.randomisation import fresh_seed, model_randomisation, predicted
-from veridical.faithfulness.similarity import MEASURES, similarities, unrelated
+from veridical.faithfulness.similarity import partners, unrelated
 from veridical.metrics.intervals import Interval
+from veridical.metrics.registry import compare_maps, measures
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import private_copy
 
@@ -86,7 +87,7 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
     assert torch.equal(found[-1].maps, last)
     assert torch.equal(found[-1].predicted, predicted(fresh, examples))
     trained = dataset_maps(network, examples, InputGradient(), target=target)
-    for name, values in similarities(trained, last).items():
+    for name, values in compare_maps(trained, last, "sanity").items():
         assert torch.equal(found[-1].similarity[name], values)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
@@ -152,7 +153,7 @@ def remains(network: nn.Module, examples: Split, name: str) -> dict[str, list[In
             remaining(torch.stack([draw[place].similarity[measure] for draw in draws]), level[measure])
             for place in (-2, -1)
         ]
-        for measure in MEASURES
+        for measure in measures("sanity")
     }
 
 
@@ -163,7 +164,7 @@ def test_gradients_fall_to_unrelated_maps_and_guided_backpropagation_is_caught(
     for name in ("input-gradient", "captum:GuidedBackprop"):
         found = remains(network, examples, name)
         judged = {measure: judge_remaining(states) for measure, states in found.items()}
-        verdicts[name] = overall(judged, dict.fromkeys(MEASURES, True))
+        verdicts[name] = overall(judged, dict.fromkeys(measures("sanity"), True))
         most[name] = max(states[0]["value"] or 0.0 for states in found.values())
     assert verdicts == {"input-gradient": "passes", "captum:GuidedBackprop": "nearly invariant"}, most
     assert most["input-gradient"] < 0.15
@@ -176,3 +177,26 @@ def test_what_it_refuses(network: nn.Module, examples: Split) -> None:
         next(model_randomisation(network, examples, InputGradient(), order="sideways"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"target: .*each of 40 examples"):
         dataset_maps(network, examples, InputGradient(), target=torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("counts", [(5, 5), (10, 10, 9), (1, 1), (30, 1, 1), (7,), (3, 4, 5, 6)])
+def test_unrelated_maps_are_those_of_other_images_of_another_class(counts: tuple[int, ...]) -> None:
+    target = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    target = target[torch.randperm(len(target), generator=torch.Generator().manual_seed(2))]
+    result = partners(target, 4)
+    assert sorted(result.tolist()) == list(range(len(target)))
+    assert bool((result != torch.arange(len(target))).all())
+    if 2 * max(counts) <= sum(counts):
+        assert bool((target[result] != target).all())
+    assert torch.equal(result, partners(target, 4))
+
+
+def test_unrelated_maps_are_near_zero_for_noise_and_not_where_images_share_structure() -> None:
+    generator = torch.Generator().manual_seed(1)
+    shared = torch.randn(1, 3, 12, 12, generator=generator).abs() * 4
+    own = torch.randn(40, 3, 12, 12, generator=generator) + shared
+    result = unrelated(own, torch.arange(40) % 4, seed=0)
+    assert abs(float(result["noise"]["spearman_signed"].mean())) < 0.05
+    assert float(result["other image"]["spearman_signed"].mean()) > 0.5
+    with pytest.raises(UsageError, match="at least 2"):
+        unrelated(own[:1], torch.zeros(1, dtype=torch.int64), seed=0)

@@ -11,8 +11,8 @@ from veridical.attacks.directions import Decorrelate, Direction
 from veridical.attacks.protocols import Restart
 from veridical.attacks.surrogate import SoftplusTwin, smooth_twin
 from veridical.attribution.classifier import check_map, logits_of
-from veridical.attribution.maps import normalised_to_area, saliency
 from veridical.attribution.second_order import QuickSecondOrder
+from veridical.metrics.views import normalised_to_area, saliency
 from veridical.runtime.errors import UsageError
 from veridical.runtime.lengths import power_of_two
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from veridical.attribution.maps import saliency
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
+from veridical.metrics.views import saliency
 from veridical.runtime.record import record
 
 Map = Callable[[Tensor], Tensor]

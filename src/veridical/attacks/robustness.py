@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,34 +22,28 @@ from veridical.attacks.protocols import Protocol, protocol_of
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.maps import saliency
 from veridical.data.dataset import Split
-from veridical.metrics import mass_centre_shift, windowed_topk_intersection
-from veridical.metrics.intervals import SHARE, Interval, mean_interval, proportion_interval
+from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.registry import compare_maps, measures
+from veridical.metrics.views import saliency
 from veridical.runtime.checking import checked
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.record import record
 
-_MEANS = {
-    "topk_intersection": SHARE,
-    "kendall_tau": (-1.0, 1.0),
-    "spearman": (-1.0, 1.0),
-    "windowed_topk_intersection": SHARE,
-}
-_MEASURED = (*_MEANS, "mass_centre_shift", "relative_residual")
-"""Numbers per correctly classified example; NaN for the others."""
+_MINIMISED = ("topk_intersection", "kendall_tau", "spearman")
+"""Measures that an attack may minimise one by one, so that it hands over its own numbers."""
 _PER_BATCH = {"gradients": "i S", "seconds": "f S", "rewrites": "i R"}
 _FORMS = {
     **dict.fromkeys(("index", "label", "predicted", "adversarial_prediction"), "i N"),
-    **dict.fromkeys(_MEASURED, "f N"),
+    "relative_residual": "f N",
     **dict.fromkeys(("image", "perturbed"), "f P C H W"),
     **dict.fromkeys(("saliency", "perturbed_saliency"), "f P H W"),
     "found": "b N",
     "trace": "f N T",
     **_PER_BATCH,
 }
-"""The arrays of one batch, as `read_arrays` checks them."""
+"""The arrays of one batch, as `read_arrays` checks them; those of the measures come on top."""
 _INCOMPLETE = 0.1
 """A map is called incomplete where its sum misses more than this share of the output's change."""
 _PART = re.compile(r"radius-.*-from-(\d+)-to-(\d+)\.npz")
@@ -61,9 +54,8 @@ _ATTACKED = ("prediction", "explanation")
 class RadiusResult:
     """All at one radius: intervals by name, and one row per example in `arrays`.
 
-    arrays: index, label, predicted, adversarial_prediction, found (bool), kendall_tau, spearman,
-    topk_intersection, windowed_topk_intersection, mass_centre_shift, relative_residual (float64, NaN for the
-    wrongly classified), trace (N, T) float32; image, perturbed, saliency, perturbed_saliency (float32) of the
+    arrays: index, label, predicted, adversarial_prediction, found (bool), the attack's measures of the
+    registry by name and relative_residual (float64, NaN for the wrongly classified), trace (N, T) float32; image, perturbed, saliency, perturbed_saliency (float32) of the
     first P examples, those to be pictured.
     """
 
@@ -319,14 +311,17 @@ class _Examination:
         self, model: nn.Module, inputs: Tensor, target: Tensor, result: AttackResult
     ) -> dict[str, Tensor]:
         """What is kept of each attacked example: (M,) or (M, T)."""
-        clean, perturbed = saliency(result.clean_map), saliency(result.perturbed_map)
-        kept = ("found", "kendall_tau", "spearman", "topk_intersection")
         return {
-            **{name: getattr(result, name) for name in kept},
-            "windowed_topk_intersection": windowed_topk_intersection(
-                clean, perturbed, self.protocol.compared, self.window
+            "found": result.found,
+            **{name: getattr(result, name) for name in _MINIMISED},
+            **compare_maps(
+                result.clean_map,
+                result.perturbed_map,
+                "attack",
+                k=self.protocol.compared,
+                window=self.window,
+                skip=_MINIMISED,
             ),
-            "mass_centre_shift": mass_centre_shift(clean, perturbed),
             "relative_residual": self._relative_residual(model, inputs, target, result.clean_map),
             "trace": result.trace.float(),
         }
@@ -409,8 +404,9 @@ def _collect(
     report(done, total)
     collected: dict[float, list[Arrays]] = {r: [] for r in examinations}
     like = parameter_like(model)
+    forms = {**_FORMS, **dict.fromkeys(measures("attack"), "f N")}
     for (r, batch), key in keys.items():
-        arrays = parts.get(key, _FORMS) if parts else None
+        arrays = parts.get(key, forms) if parts else None
         if arrays is None:
             inputs, target = split.batch(batch, like.dtype, like.device)
             rows = len(batch) * examinations[r].protocol.climb_nodes.nodes
@@ -472,11 +468,9 @@ def _summary(arrays: Arrays) -> dict[str, Interval]:
         "natural_accuracy": proportion_interval(int(correct.sum()), len(label)),
         "adversarial_accuracy": proportion_interval(int(held.sum()), len(label)),
     }
-    for name, bounds in _MEANS.items():
-        intervals[name] = mean_interval(torch.from_numpy(arrays[name][correct]), bounds=bounds)
-    # A map that is zero everywhere has no centre.
-    shift = torch.from_numpy(arrays["mass_centre_shift"][correct])
-    intervals["mass_centre_shift"] = mean_interval(shift, undefined="exclude", bounds=(0.0, math.inf))
+    for name, measure in measures("attack").items():
+        values = torch.from_numpy(arrays[name][correct])
+        intervals[name] = mean_interval(values, undefined=measure.undefined, bounds=measure.bounds)
     missed = int((~arrays["found"][correct]).sum())
     intervals["not_found"] = proportion_interval(missed, int(correct.sum()))
     residual = arrays["relative_residual"][correct]

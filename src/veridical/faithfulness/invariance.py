@@ -43,17 +43,18 @@ def over_draws_and_examples(values: Tensor) -> Interval:
     return {"value": centre, "low": centre - half, "high": centre + half, "n": over_examples["n"]}
 
 
-def remaining(similarity: Tensor, unrelated: Tensor) -> Interval:
+def remaining(similarity: Tensor, unrelated: Tensor, identical: float = 1.0) -> Interval:
     """How much of a map is left, from similarity to the changed maps (draws, N) and to unrelated ones (N,).
 
-    (similarity - unrelated) / (1 - mean unrelated): 1 for the same map, 0 for one that has no more in common
-    with it than the map of another image. Below 0 it has less. Differences are paired by example.
+    (similarity - unrelated) / (identical - mean unrelated), with `identical` the measure's value for equal
+    maps: 1 for the same map, 0 for one that has no more in common with it than the map of another image,
+    below 0 less. Differences are paired by example.
     """
-    reference = float(unrelated.nanmean())
-    if not reference < 1:
+    gap = identical - float(unrelated.nanmean())
+    if not abs(gap) > 0:
         # Unrelated maps are the same map: nothing can be told from similarity.
         return {"value": None, "low": None, "high": None, "n": 0}
-    return over_draws_and_examples((similarity - unrelated) / (1 - reference))
+    return over_draws_and_examples((similarity - unrelated) / gap)
 
 
 def judge_remaining(found: Sequence[Interval]) -> InvarianceVerdict:
@@ -85,13 +86,15 @@ def overall(verdicts: Mapping[str, InvarianceVerdict], telling: Mapping[str, boo
     return "passes" if chosen and all(verdict == "passes" for verdict in chosen) else "undecided"
 
 
-def tells_apart(control: Tensor, randomised: Tensor) -> bool:
+def tells_apart(control: Tensor, randomised: Tensor, alike: str = "higher") -> bool:
     """Whether maps come nearer to the judged ones after training on the true data (N,) than on randomised.
 
     Without that a low similarity after training on randomised data shows nothing: trainings differ anyway.
+    alike: the direction of the measure in which maps are more alike, "higher" or "lower".
     """
-    found = mean_interval(control - randomised, undefined="exclude")
-    return found["low"] is not None and found["low"] > 0
+    nearer = control - randomised if alike == "higher" else randomised - control
+    interval = mean_interval(nearer, undefined="exclude")
+    return interval["low"] is not None and interval["low"] > 0
 
 
 def undefined_count(similarity: Tensor) -> int:

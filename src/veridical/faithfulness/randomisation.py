@@ -13,7 +13,7 @@ from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.data import Split
 from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of
-from veridical.faithfulness.similarity import similarities
+from veridical.metrics.registry import compare_maps
 from veridical.runtime.errors import argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.record import record
@@ -27,7 +27,7 @@ class Randomised:
     """One state of the network and what its maps have in common with those of the trained one.
 
     stage: what lost its weights last. randomised: how many stages have fresh weights. maps: (N, C, H, W).
-    predicted: the class that this network predicts (N,). similarity: by measure (N,), see `similarities`.
+    predicted: the class that this network predicts (N,). similarity: by measure (N,), see `metrics.registry`.
     """
 
     stage: Stage
@@ -94,7 +94,7 @@ def model_randomisation(
         if order == "independent":
             overwrite(network, model, [stage])
             randomised = 1
-        yield Randomised(stage, randomised, maps, classes, similarities(trained, maps))
+        yield Randomised(stage, randomised, maps, classes, compare_maps(trained, maps, "sanity"))
         if progress is not None:
             progress(number, len(stages))
 

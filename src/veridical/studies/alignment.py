@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.maps import batch_maps, saliency
+from veridical.attribution.maps import batch_maps
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.jobs import Job
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import area_share, mass_share
+from veridical.metrics.views import saliency
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import Arrays
 from veridical.runtime.record import record

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.maps import batch_maps, saliency
+from veridical.attribution.maps import batch_maps
 from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.sources import load_source
+from veridical.metrics.views import saliency
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic

@@ -17,9 +17,11 @@ from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.random_data import noise_images, permuted_labels, shortened
 from veridical.faithfulness.randomisation import model_randomisation, predicted
 from veridical.faithfulness.retraining import trained
-from veridical.faithfulness.similarity import MEASURES, pictures, similarities, unrelated
+from veridical.faithfulness.similarity import unrelated
 from veridical.faithfulness.sources import load_source
 from veridical.metrics.intervals import proportion_interval
+from veridical.metrics.registry import compare_maps, measures
+from veridical.metrics.views import pictures
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic
@@ -82,7 +84,8 @@ def explain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     shown = first_of_each_class(split.labels, values["gallery"])
     states = asked.states(values["against"], where, shown)
     arrays: Arrays = {
-        name: np.stack([state.similarity[name].cpu().numpy() for state in states]) for name in MEASURES
+        name: np.stack([state.similarity[name].cpu().numpy() for state in states])
+        for name in measures("sanity")
     }
     arrays["agrees"] = np.stack([(state.predicted == seen).numpy() for state in states])
     arrays["pictures"] = np.stack([state.pictures for state in states])
@@ -136,7 +139,7 @@ class _Asked:
         other = load(where["trained"], device=device).model
         others = self._maps(other)
         seen = predicted(other, self.split, self.batch)
-        return [_State("trained", similarities(maps, others), seen, others, shown)]
+        return [_State("trained", compare_maps(maps, others, "sanity"), seen, others, shown)]
 
     def _fresh(self, seed: int) -> torch.nn.Module:
         """A network of the run's architecture with the initial weights that the registry draws."""

@@ -12,9 +12,10 @@ from veridical.faithfulness.attributions import attribution_by_name, describe_at
 from veridical.faithfulness.invariance import INVARIANT_ABOVE, LEARNT_BY_HEART, PASSES_BELOW
 from veridical.faithfulness.randomisation import fresh_seed
 from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
-from veridical.faithfulness.similarity import MEASURES, TOP_QUANTILE, ssim_window
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
+from veridical.metrics.registry import measures, ssim_window
+from veridical.metrics.views import TOP_QUANTILE
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import SanityOptions
 from veridical.studies.sanity_job import EXPLAIN, TRAIN, randomised_data
@@ -119,7 +120,7 @@ class SanityPlan:
             "examples": self.examples,
             "repeats": options.repeats,
             "similarity": {
-                "measures": dict(MEASURES),
+                "measures": {name: measure.help for name, measure in measures("sanity").items()},
                 "ssim_window": ssim_window(height, width),
                 "picture_quantile": TOP_QUANTILE,
             },

@@ -18,12 +18,14 @@ from veridical.faithfulness.invariance import (
     tells_apart,
     undefined_count,
 )
-from veridical.faithfulness.similarity import MEASURES
 from veridical.jobs import Job, Store
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.registry import measures
 from veridical.studies.sanity_job import ARRAYS
 from veridical.studies.sanity_plan import CONTROL
 from veridical.studies.sanity_words import TRAINING_WORDS
+
+MEASURES = measures("sanity")
 
 
 class States:
@@ -65,7 +67,10 @@ class Compared:
         return {
             "agreement": _share(agrees),
             "similarity": {m: over_draws_and_examples(values) for m, values in similarity.items()},
-            "remaining": {m: remaining(values, self.reference(m)) for m, values in similarity.items()},
+            "remaining": {
+                m: remaining(values, self.reference(m), MEASURES[m].identical)
+                for m, values in similarity.items()
+            },
             "undefined": {m: undefined_count(values) for m, values in similarity.items()},
         }
 
@@ -133,8 +138,10 @@ def _by_training(compared: Compared, kind: str, state: Mapping[str, Any], learnt
     """The verdict of a training on randomised data, where the control shows that it can tell."""
     telling = {
         m: learnt
-        and tells_apart(compared.trained[CONTROL].similarity[m][0], compared.trained[kind].similarity[m][0])
-        for m in MEASURES
+        and tells_apart(
+            compared.trained[CONTROL].similarity[m][0], compared.trained[kind].similarity[m][0], measure.alike
+        )
+        for m, measure in MEASURES.items()
     }
     verdicts: dict[str, InvarianceVerdict] = {}
     for measure in MEASURES:

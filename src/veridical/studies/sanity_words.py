@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from veridical.metrics.registry import measures
 from veridical.report.formats import DASH, listed, percent
 
-MEASURE_WORDS = {
-    "spearman_signed": "signed ranks",
-    "spearman_absolute": "ranks of sizes",
-    "ssim": "SSIM",
-}
+MEASURE_WORDS = {name: measure.label for name, measure in measures("sanity").items()}
 TRAINING_WORDS = {"true": "true data", "labels": "permuted labels", "data": "images of noise"}
 TEST_WORDS = {"weights": "random weights", "labels": "permuted labels", "data": "images of noise"}
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from veridical.attribution.maps import saliency
+from veridical.metrics.views import saliency
 
 
 def first_of_each_class(labels: Tensor, count: int) -> list[int]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from veridical.attribution.maps import normalised_to_area, saliency
+from veridical.metrics.views import normalised_to_area, pictures, saliency
 from veridical.runtime.errors import UsageError
 
 
@@ -42,3 +42,16 @@ def test_other_shapes_are_refused() -> None:
         saliency(torch.zeros(2, 3, 4))
     with pytest.raises(UsageError, match=r"maps: expected \(N, H, W\)"):
         normalised_to_area(torch.zeros(2, 1, 3, 4))
+
+
+def test_pictures_end_their_scale_at_a_quantile_or_at_what_there_is() -> None:
+    for side in (1, 2, 14, 28, 201):
+        wide = torch.randn(5, 2, side, 3, generator=torch.Generator().manual_seed(side))
+        sizes = wide.double().abs().sum(dim=1)
+        tops = torch.stack([row.quantile(0.995) for row in sizes])
+        assert torch.equal(pictures(wide), (sizes / tops[:, None, None]).clamp(max=1))
+    assert pictures(torch.tensor([[[[torch.nan] + 300 * [1.0]]]])).isnan().all()
+    sparse = torch.zeros(2, 1, 32, 32)
+    sparse[0, 0, 3, 4] = -0.5
+    assert pictures(sparse)[0, 3, 4] == 1.0
+    assert not bool(pictures(sparse)[1].any())

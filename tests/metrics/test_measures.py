@@ -1,0 +1,209 @@
+"""What holds for every measure of the registry: an independent answer, its declared facts, and the docs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, stats
+from skimage.metrics import structural_similarity
+from torch import Tensor
+from torch.testing import assert_close
+
+from veridical.metrics.registry import Measure, compare_maps, measures, ssim_window
+from veridical.runtime.errors import UsageError
+
+DOCS = Path(__file__).parents[2] / "docs" / "measures.md"
+K = 10
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def sizes(values: Array) -> Array:
+    """One map (C, H, W) to the saliency (H, W)."""
+    return np.asarray(np.abs(values).sum(axis=0))
+
+
+def top_places(values: Array) -> list[tuple[int, int]]:
+    flat = np.argsort(sizes(values), axis=None, kind="stable")[-K:]
+    return [divmod(int(place), values.shape[2]) for place in flat]
+
+
+def share_nearby(a: Array, b: Array) -> float:
+    """Share of a's top pixels with one of b's at most one row and one column away."""
+    there = top_places(b)
+    return sum(any(abs(y - v) <= 1 and abs(x - u) <= 1 for v, u in there) for y, x in top_places(a)) / K
+
+
+def picture(values: Array) -> Array:
+    return np.minimum(sizes(values) / np.quantile(sizes(values), 0.995), 1.0)
+
+
+def centre(values: Array) -> Array:
+    return np.array(ndimage.center_of_mass(sizes(values)))
+
+
+# By name, what the measure gives for one pair of maps (C, H, W), computed by others or by its definition.
+ANSWERS: dict[str, Callable[[Array, Array], float]] = {
+    "topk_intersection": lambda a, b: len(set(top_places(a)) & set(top_places(b))) / K,
+    "kendall_tau": lambda a, b: stats.kendalltau(sizes(a), sizes(b)).statistic,
+    "spearman": lambda a, b: stats.spearmanr(sizes(a), sizes(b), axis=None).statistic,
+    "windowed_topk_intersection": lambda a, b: (share_nearby(a, b) + share_nearby(b, a)) / 2,
+    "mass_centre_shift": lambda a, b: float(np.linalg.norm(centre(a) - centre(b))),
+    "spearman_signed": lambda a, b: stats.spearmanr(a, b, axis=None).statistic,
+    "spearman_absolute": lambda a, b: stats.spearmanr(abs(a), abs(b), axis=None).statistic,
+    "ssim": lambda a, b: structural_similarity(
+        picture(a),
+        picture(b),
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    ),
+}
+every_measure = pytest.mark.parametrize("measure", measures().values(), ids=lambda one: one.name)
+
+
+def measured(measure: Measure, a: Tensor, b: Tensor) -> Tensor:
+    return compare_maps(a, b, k=K)[measure.name]
+
+
+def pair(
+    *, channels: int = 2, ties: bool = False, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """Two batches (7, C, 12, 13) of signed maps, related but different."""
+    generator = torch.Generator().manual_seed(11)
+    a = torch.randn(7, channels, 12, 13, generator=generator, dtype=dtype)
+    b = a + torch.randn(7, channels, 12, 13, generator=generator, dtype=dtype)
+    return ((a * 2).round(), (b * 2).round()) if ties else (a, b)
+
+
+def assert_same(result: Tensor, expected: Tensor) -> None:
+    assert_close(result, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_measure
+@pytest.mark.parametrize("ties", [False, True])
+def test_equals_an_independent_answer(measure: Measure, ties: bool) -> None:
+    assert measure.name in ANSWERS, f"add an independent answer for {measure.name} to ANSWERS"
+    a, b = pair(ties=ties)
+    expected = [ANSWERS[measure.name](*maps) for maps in zip(a.numpy(), b.numpy(), strict=True)]
+    assert_close(measured(measure, a, b), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+@every_measure
+@pytest.mark.parametrize("ties", [False, True])
+def test_invariances_are_as_declared(measure: Measure, ties: bool) -> None:
+    a, b = pair(channels=1, ties=ties)
+    expected = measured(measure, a, b)
+    changed = {
+        "scale": measured(measure, a * 1e4, b),
+        "sign": measured(measure, -a, b),
+        "order": measured(measure, a**3, b),
+        "exchange": measured(measure, b, a),
+    }
+    for name, result in changed.items():
+        if name in measure.invariances:
+            assert_same(result, expected)
+        elif not ties:
+            assert not torch.allclose(result, expected), f"{measure.name} is also invariant by {name}"
+
+
+@every_measure
+def test_equal_maps_and_the_range_are_as_declared(measure: Measure) -> None:
+    a, b = pair()
+    assert_same(measured(measure, a, a), torch.full((7,), measure.identical, dtype=torch.float64))
+    low, high = measure.bounds
+    for result in (measured(measure, a, b), measured(measure, a, -a), measured(measure, a, b.flip(2))):
+        assert bool(((result >= low - 1e-12) & (result <= high + 1e-12)).all())
+    # The better direction is towards equal maps: a little noise is more alike than much.
+    near, far = (measured(measure, a, a + share * (b - a)).mean() for share in (0.01, 1.0))
+    assert bool(near > far) == (measure.alike == "higher")
+    assert measure.identical == (high if measure.alike == "higher" else low)
+
+
+@every_measure
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_pair_s_number_depends_on_no_other(measure: Measure, ties: bool) -> None:
+    a, b = pair(ties=ties)
+    whole = measured(measure, a, b)
+    assert whole.shape == (7,)
+    assert whole.dtype == torch.float64
+    parts = [measured(measure, a[part], b[part]) for part in (slice(0, 1), slice(1, 5), slice(5, 7))]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(measured(measure, a.flip(0), b.flip(0)), whole.flip(0))
+    assert measured(measure, a[:0], b[:0]).shape == (0,)
+
+
+@every_measure
+def test_float32_maps_give_what_the_same_numbers_give_in_float64(measure: Measure) -> None:
+    a, b = pair(channels=1, dtype=torch.float32)
+    assert_same(measured(measure, a, b), measured(measure, a.double(), b.double()))
+
+
+@every_measure
+def test_a_map_that_is_not_finite_is_like_no_other(measure: Measure) -> None:
+    a, b = pair()
+    expected = measured(measure, a, b)
+    a[2, 0, 3, 3], b[4, 1, 0, 0], a[5, 0, 1, 1] = torch.nan, torch.nan, torch.inf
+    result = measured(measure, a, b)
+    assert result.isnan().nonzero().flatten().tolist() == [2, 4, 5]
+    kept = ~result.isnan()
+    assert torch.equal(result[kept], expected[kept])
+
+
+@every_measure
+def test_the_caller_s_maps_and_random_state_stay(measure: Measure) -> None:
+    a, b = pair(ties=True)
+    before, rng = (a.clone(), b.clone()), torch.get_rng_state()
+    result = measured(measure, a.requires_grad_(), b)
+    assert not result.requires_grad
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+@every_measure
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
+def test_maps_whose_ties_may_come_from_rounding_are_refused(measure: Measure, dtype: torch.dtype) -> None:
+    a, b = pair()
+    with pytest.raises(UsageError, match=f"float32 or float64.*{dtype}"):
+        compare_maps(a.to(dtype), b.to(dtype), skip=set(measures()) - {measure.name})
+
+
+def test_constant_maps_have_no_order_but_a_picture() -> None:
+    a, b = pair()
+    b[0] = 0.0
+    result = {name: values.isnan().tolist()[:2] for name, values in compare_maps(a, b, k=K).items()}
+    undefined = {"kendall_tau", "spearman", "spearman_signed", "spearman_absolute", "mass_centre_shift"}
+    assert result == {name: [name in undefined, False] for name in measures()}
+
+
+def test_a_study_gets_its_own_measures_and_skips_what_it_has() -> None:
+    a, b = pair()
+    assert list(compare_maps(a, b, "sanity")) == list(measures("sanity"))
+    assert "kendall_tau" not in compare_maps(a, b, "attack", skip=["kendall_tau"])
+    # An eighth of the pixels, where nothing is said.
+    assert torch.equal(
+        compare_maps(a, b, "attack")["topk_intersection"],
+        compare_maps(a, b, "attack", k=12 * 13 // 8)["topk_intersection"],
+    )
+    with pytest.raises(UsageError, match=r"\(N, C, H, W\)"):
+        compare_maps(a, b[1:])
+    with pytest.raises(UsageError, match=r"\(N, C, H, W\)"):
+        compare_maps(a[:, 0], b[:, 0])
+
+
+def test_the_window_of_ssim_fits_small_pictures() -> None:
+    assert [ssim_window(side, 40) for side in (3, 4, 8, 11, 28)] == [3, 3, 7, 11, 11]
+    assert ssim_window(28, 5) == 5
+
+
+def test_the_docs_list_every_measure_with_its_facts() -> None:
+    rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{one.name}` | {one.label} | {one.help.replace('{k}', 'k')} | {one.view} | {one.alike} | "
+        f"{one.bounds[0]:g} to {one.bounds[1]:g} | {', '.join(one.invariances)} | {', '.join(one.studies)} |"
+        for one in measures().values()
+    ]
