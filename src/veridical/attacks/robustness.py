@@ -55,8 +55,8 @@ class RadiusResult:
     """All at one radius: intervals by name, and one row per example in `arrays`.
 
     arrays: index, label, predicted, adversarial_prediction, found (bool), the attack's measures of the
-    registry by name and relative_residual (float64, NaN for the wrongly classified), trace (N, T) float32; image, perturbed, saliency, perturbed_saliency (float32) of the
-    first P examples, those to be pictured.
+    registry by name and relative_residual (float64, NaN for the wrongly classified), trace (N, T) float32;
+    image, perturbed, saliency, perturbed_saliency (float32) of the first P examples, those to be pictured.
     """
 
     radius: float
