@@ -1,5 +1,7 @@
 """Methods that hook nn.ReLU modules are refused where they would miss a rectifier of the network."""
 
+from typing import Any
+
 import pytest
 import torch
 from captum.attr import DeepLift, GuidedBackprop
@@ -51,7 +53,7 @@ def test_a_network_without_any_would_give_the_plain_gradient() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18"])
 def test_the_registrys_relu_networks_can_be_explained(name: str) -> None:
-    options = {"cnn": {}}.get(name, {"width": 8})
+    options: dict[str, Any] = {} if name == "cnn" else {"width": 8}
     model = build(name, shape=(1, 8, 8), num_classes=3, seed=0, **options)
     inputs = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     guided = CaptumAttribution(GuidedBackprop)(model, inputs)

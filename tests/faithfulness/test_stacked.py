@@ -25,7 +25,7 @@ from veridical.faithfulness.stacked_batches import stackable
 from veridical.faithfulness.stacked_mlp import StackedMLP
 from veridical.jobs import InProcess, Job, Store
 from veridical.models import build
-from veridical.models.mlp import MLP
+from veridical.models.networks import MLP
 from veridical.runtime.errors import RunError, UsageError
 
 RECIPE: dict[str, Any] = {"steps": 30, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.9}

@@ -1,10 +1,25 @@
-"""The networks of the theorems: their loss, their scaling, their weights."""
+"""The theorems' networks, and the max-margin one: closed forms against numbers that do not know them."""
 
+from dataclasses import replace
+from math import sqrt
+
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog, minimize
 from torch.nn.functional import cross_entropy, softplus
 
-from veridical.models.mean_field import LinearScore, MeanFieldMLP
+from veridical.data.block_world import BlockWorld
+from veridical.models.mean_field import (
+    LinearScore,
+    MaxMargin,
+    MeanFieldMLP,
+    closed_margin,
+    dual_bound,
+    dual_value,
+    enumerated_dual,
+    max_margin,
+)
 from veridical.runtime.errors import UsageError
 
 INPUTS = torch.randn(7, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -76,3 +91,188 @@ def test_without_bias_offsets_are_zero_and_stay_so() -> None:
 def test_a_network_needs_a_unit() -> None:
     with pytest.raises(UsageError, match="width: expected a number of units of at least 1"):
         mlp(0)
+
+
+WORLDS = [
+    BlockWorld(2),
+    BlockWorld(2, noise=0.25),
+    BlockWorld(4, block_size=2, noise=0.125),
+    BlockWorld(6, noise=1 / 60, direction=(-1.0,)),
+    BlockWorld(6, block_size=2, direction=(0.6, -0.8)),
+    BlockWorld(8, noise=1 / 16),
+]
+EXACT = 1e-13
+
+
+def built(world: BlockWorld, bias: bool) -> MaxMargin:
+    return max_margin(world.blocks, world.signal, world.noise, bias=bias)
+
+
+def units_of(classifier: MaxMargin) -> torch.Tensor:
+    return torch.cat([classifier.outer[:, None], classifier.offset[:, None], classifier.inner], 1)
+
+
+def test_the_published_case() -> None:
+    # d = 10, blocks of one number, u* = 1, no noise.
+    classifier = max_margin(10, torch.ones(1).double())
+    assert classifier.margin == pytest.approx(1 / (2 * sqrt(6)), rel=EXACT)
+    assert classifier.outer.tolist() == pytest.approx([sqrt(0.5), -sqrt(0.5)], rel=EXACT)
+    assert classifier.offset.tolist() == pytest.approx([1 / sqrt(12)] * 2, rel=EXACT)
+    assert classifier.inner[0].tolist() == pytest.approx([1 / sqrt(12)] * 5 + [0.0] * 5, rel=EXACT)
+    assert torch.equal(classifier.inner[1], -classifier.inner[0])
+    plain = max_margin(10, torch.ones(1).double(), bias=False)
+    assert plain.margin == pytest.approx(1 / (4 * sqrt(5)), rel=EXACT)
+    assert plain.inner[0].tolist() == pytest.approx([1 / sqrt(10)] * 5 + [0.0] * 5, rel=EXACT)
+    assert plain.offset.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("world", WORLDS)
+def test_margin_and_dual_meet(world: BlockWorld, bias: bool) -> None:
+    classifier, corners = built(world, bias), world.corners()
+    units = units_of(classifier)
+    assert units.norm(dim=1).tolist() == pytest.approx([1, 1], rel=EXACT)
+    assert float(classifier.mass.sum()) == 1
+    # The primal: no example of the support has a smaller margin than the corners.
+    assert (corners.sign * classifier.score(corners.inputs)).tolist() == pytest.approx(
+        [classifier.margin] * world.blocks, rel=EXACT
+    )
+    drawn = world.examples(300)
+    assert float((drawn.sign * classifier.score(drawn.inputs)).min()) >= classifier.margin * (1 - 1e-13)
+    # The dual: weights 1/d on the corners allow no unit more, by proof and by enumeration.
+    assert dual_bound(classifier) == pytest.approx(classifier.margin, rel=EXACT)
+    assert enumerated_dual(corners.inputs, corners.sign, bias=bias) == pytest.approx(
+        classifier.margin, rel=EXACT
+    )
+    reached = dual_value(units, corners.inputs, corners.sign)
+    assert reached.tolist() == pytest.approx([classifier.margin] * 2, rel=EXACT)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_enumeration_finds_what_a_search_finds(bias: bool) -> None:
+    # Inputs and labels without any structure.
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    sign = torch.tensor([1.0, -1, 1, 1, -1, -1], dtype=torch.float64)
+    enumerated = enumerated_dual(inputs, sign, bias=bias)
+    units = torch.randn(5000, 5, generator=generator, dtype=torch.float64)
+    units[:, 1] *= bias
+    units /= units.norm(dim=1, keepdim=True)
+    values = dual_value(units, inputs, sign)
+    assert values.max() <= enumerated
+
+    def loss(unit: np.ndarray) -> float:
+        point = torch.from_numpy(unit * [1, bias, 1, 1, 1])
+        return -float(dual_value((point / point.norm())[None], inputs, sign))
+
+    best = min(
+        minimize(
+            loss, units[place].numpy(), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}
+        ).fun
+        for place in values.topk(3).indices.tolist()
+    )
+    assert -best == pytest.approx(enumerated, rel=1e-5)
+
+
+def test_a_linear_program_over_many_units_finds_no_greater_margin() -> None:
+    world = BlockWorld(6, noise=0.02)
+    classifier, corners = built(world, True), world.corners()
+    random = torch.randn(400, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    random /= random.norm(dim=1, keepdim=True)
+    units = torch.cat([units_of(classifier), random])
+    reached = (corners.inputs @ units[:, 2:].T + units[:, 1]).relu() * units[:, 0]
+    gains = (corners.sign[:, None] * reached).numpy()
+    # Maximise t with sum_k mass_k gains_ik >= t, mass_k >= 0, sum_k mass_k = 1.
+    count = len(units)
+    solved = linprog(
+        [*[0.0] * count, -1.0],
+        A_ub=np.hstack([-gains, np.ones((len(gains), 1))]),
+        b_ub=np.zeros(len(gains)),
+        A_eq=[[*[1.0] * count, 0.0]],
+        b_eq=[1.0],
+        bounds=[*[(0, None)] * count, (None, None)],
+    )
+    assert -solved.fun == pytest.approx(classifier.margin, rel=1e-9)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_gradient_is_one_constant_on_relevant_blocks_and_zero_on_noise(
+    world: BlockWorld, bias: bool
+) -> None:
+    classifier = built(world, bias)
+    drawn = world.examples(100)
+    for at_kink in (0.0, 0.5, 1.0):
+        blocks = classifier.gradient(drawn.inputs, at_kink=at_kink).unflatten(
+            1, (world.blocks, world.block_size)
+        )
+        magnitudes = blocks.norm(dim=2)
+        relevant = magnitudes[:, : world.relevant]
+        assert (relevant == relevant[:, :1]).all()
+        assert relevant.min() > 0
+        assert (magnitudes[:, world.relevant :] == 0).all()
+        if world.noise or not bias:
+            # No draw is on a kink: the constant is that of every example, to the last bit.
+            assert (relevant == relevant[0, 0]).all()
+
+
+def test_at_a_kink_the_gradients_are_the_one_sided_derivatives() -> None:
+    world = BlockWorld(6, block_size=2, direction=(0.6, -0.8))
+    classifier, points = built(world, True), world.points()
+    outward = points.sign[:, None] * classifier.inner[0]
+    step = 1e-6
+    for direction, at_kink in ((outward, 0.0), (-outward, 1.0)):
+        change = (classifier.score(points.inputs + step * direction) - classifier.score(points.inputs)) / step
+        slope = (classifier.gradient(points.inputs, at_kink=at_kink) * direction).sum(1)
+        torch.testing.assert_close(change, slope, rtol=1e-8, atol=1e-9)
+
+
+def test_pytorch_s_network_of_the_same_units_has_the_same_score_and_gradient() -> None:
+    world = BlockWorld(4, block_size=2, noise=0.1)
+    classifier, drawn = built(world, True), world.examples(50)
+    network = MeanFieldMLP(8, 2, seed=0, dtype=torch.float64)
+    with torch.no_grad():
+        for name in ("outer", "inner", "offset"):
+            getattr(network, name).copy_(getattr(classifier, name))
+    inputs = drawn.inputs.requires_grad_()
+    score = network.score(inputs)
+    torch.testing.assert_close(score, classifier.score(drawn.inputs), rtol=1e-13, atol=1e-15)
+    (gradient,) = torch.autograd.grad(score.sum(), inputs)
+    torch.testing.assert_close(gradient, classifier.gradient(inputs.detach()), rtol=1e-13, atol=1e-15)
+    assert network.squared_length() == pytest.approx(1, rel=EXACT)
+
+
+def test_far_beyond_the_proven_noise_the_dual_leaves_the_closed_form() -> None:
+    # So the bound on the noise is no mere caution: near 1/relevant other units win.
+    corners = BlockWorld(6, noise=0.3).corners()
+    assert enumerated_dual(corners.inputs, corners.sign) > 1.2 * closed_margin(6, 0.3)
+
+
+def test_a_wrong_classifier_is_not_certified() -> None:
+    classifier = built(BlockWorld(6), True)
+    greedy = replace(classifier, margin=classifier.margin * 1.001)
+    assert dual_bound(greedy) < greedy.margin
+    assert classifier.slope is not None
+    worse = replace(classifier, slope=classifier.slope + 0.1)
+    assert dual_bound(worse) > classifier.margin * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "direction", "noise", "name"),
+    [
+        (5, [1.0], 0.0, "blocks"),
+        (4, [0.9], 0.0, "direction"),
+        (4, [1.0], 0.13, "noise"),
+        (4, [1.0], -0.1, "noise"),
+    ],
+)
+def test_what_the_proof_does_not_cover_is_refused(
+    blocks: int, direction: list[float], noise: float, name: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{name}: expected"):
+        max_margin(blocks, torch.tensor(direction, dtype=torch.float64), noise)
+
+
+def test_enumeration_refuses_what_would_take_for_ever() -> None:
+    with pytest.raises(UsageError, match=r"2\^N patterns"):
+        enumerated_dual(torch.zeros(40, 2), torch.ones(40))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,9 +76,9 @@ def test_no_network_gets_a_layout_whose_backward_pass_crashes(
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     registers = {"AVX2": 8, "AVX512": 16}
-    widths = (4, 6, 8, 12, 16, 64) if "width" in MODELS[name].options else (None,)
+    widths = (4, 6, 8, 12, 16, 64) if "width" in (MODELS.get(name).options or {}) else (None,)
     for width in widths:
-        options = {} if width is None else {"width": width}
+        options: dict[str, Any] = {} if width is None else {"width": width}
         model = build(name, shape=(3, 8, 8), num_classes=3, seed=0, **options)
         narrow = name == "resnet18" and width is not None and width < registers[capability]
         plain = narrow or name == "mlp"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from veridical.data.block_world import BlockWorld
-from veridical.models.max_margin import closed_margin, enumerated_dual
+from veridical.models.mean_field import closed_margin, enumerated_dual
 from veridical.runtime.errors import UsageError
 from veridical.studies.theorem import certified_radius, check_theorem
 

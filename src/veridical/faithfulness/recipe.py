@@ -14,7 +14,7 @@ from typing import Any, get_args
 from torch import nn
 
 from veridical.data import Dataset
-from veridical.models import model_config
+from veridical.models import build, model_config
 from veridical.runtime.config import (
     OBJECTIVES,
     ObjectiveOptions,
@@ -22,8 +22,7 @@ from veridical.runtime.config import (
     RetrainObjectiveName,
     TrainOptions,
 )
-from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
-from veridical.runtime.trusted_import import import_trusted, source_digest
+from veridical.runtime.errors import UsageError, unknown_name_error
 from veridical.training.assignment import OWN
 from veridical.training.resolution import resolve
 from veridical.training.settings import Settings
@@ -130,34 +129,23 @@ def architecture(
         return model_config(
             record["name"], shape=data.shape, num_classes=data.num_classes, **record["options"]
         )
-    if ":" not in model:
-        return model_config(model, shape=data.shape, num_classes=data.num_classes, **options)
-    factory = import_trusted("retrain_model", model, trust_code=trust_code, named=[*_FORM, *options])
-    return {
-        "name": model,
-        "shape": list(data.shape),
-        "num_classes": data.num_classes,
-        "options": dict(options),
-        "source": source_digest(factory),
-    }
-
-
-_FORM = ("shape", "num_classes", "seed")
-"""What a function that makes models is called with, beside its options."""
+    return model_config(
+        model, shape=data.shape, num_classes=data.num_classes, trust_code=trust_code, **options
+    )
 
 
 def fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn.Module | None:
     """A new module from a record that names foreign code; None for one that `train` builds by its name."""
     if ":" not in record["name"]:
         return None
-    factory = import_trusted(
-        "model", record["name"], trust_code=trust_code, named=[*_FORM, *record["options"]]
+    return build(
+        record["name"],
+        shape=record["shape"],
+        num_classes=record["num_classes"],
+        seed=seed,
+        trust_code=trust_code,
+        **record["options"],
     )
-    shape, classes = tuple(record["shape"]), record["num_classes"]
-    built = factory(shape=shape, num_classes=classes, seed=seed, **record["options"])
-    if not isinstance(built, nn.Module):
-        raise argument_error("retrain_model", built, f"an nn.Module from {record['name']}")
-    return built
 
 
 @cache

@@ -18,7 +18,7 @@ from veridical.data.augmentation import balanced_order
 from veridical.faithfulness.retraining import ACCURACY, unmasked_of
 from veridical.faithfulness.stacked_batches import Batches
 from veridical.faithfulness.stacked_mlp import StackedMLP
-from veridical.models.mlp import MLP
+from veridical.models.networks import MLP
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError

@@ -12,7 +12,7 @@ from torch import Tensor
 from veridical.data import Split
 from veridical.faithfulness.fills import ConstantFill
 from veridical.faithfulness.unmasking import MaskSplit, UnmaskedSplit, mask
-from veridical.models.normalized import Standardise
+from veridical.models.layers import Standardise
 from veridical.runtime.errors import argument_error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from veridical.models.mlp import MLP
+from veridical.models.networks import MLP
 
 
 class StackedMLP(nn.Module):

@@ -49,6 +49,18 @@ def import_trusted(
     function = import_named(argument, spec, f"a name that {module} has")
     if not callable(function):
         raise argument_error(argument, spec, f"a callable; it is a {type(function).__name__}")
+    check_signature(argument, spec, function, positional, named)
+    return function  # type: ignore[no-any-return]
+
+
+def check_signature(
+    argument: str,
+    spec: str,
+    function: Callable[..., Any],
+    positional: Sequence[str] = (),
+    named: Sequence[str] = (),
+) -> None:
+    """Raise a UsageError unless the callable takes these arguments."""
     try:
         inspect.signature(function).bind(*positional, **dict.fromkeys(named))
     except TypeError as error:
@@ -56,7 +68,6 @@ def import_trusted(
         raise argument_error(argument, spec, f"a callable that is called as ({form})", f"{error}.") from None
     except ValueError:
         pass  # a builtin whose parameters Python cannot tell
-    return function  # type: ignore[no-any-return]
 
 
 def source_digest(code: object) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from veridical.metrics.intervals import Interval, mean_interval
-from veridical.models.max_margin import PROVEN, closed_margin
+from veridical.models.mean_field import PROVEN, closed_margin
 from veridical.studies.block_margin_plan import KINDS, MLPS, BlockMarginPlan, Place
 from veridical.studies.theorem import certified_radius, check_theorem
 

@@ -8,7 +8,7 @@ import torch
 
 from veridical.data.block_world import BlockWorld
 from veridical.metrics.block_roles import block_magnitudes
-from veridical.models.max_margin import (
+from veridical.models.mean_field import (
     MOST_ENUMERATED,
     MaxMargin,
     closed_margin,

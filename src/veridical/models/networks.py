@@ -1,24 +1,27 @@
-"""The convolutional network of the RAR paper's MNIST and Fashion-MNIST experiments."""
+"""The convolutional network of the RAR paper's MNIST and Fashion-MNIST experiments, and a perceptron."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
-from veridical.models.folded import convolve_and_pool
-from veridical.models.initialisation import (
+from veridical.models.layers import (
     CUT_DEVIATION,
+    PerChannel,
+    Standardise,
     blank_convolution,
     blank_linear,
+    convolve_and_pool,
     he_deviation,
     he_normal,
     truncated_normal,
     weight_generator,
 )
-from veridical.models.normalized import PerChannel, Standardise
-from veridical.models.registry import MODELS
+from veridical.models.registry import INITIALISATION
 from veridical.runtime.errors import argument_error
 
-PAPER_STD, PAPER_BIAS = 0.1, 0.1
+_PAPER_STD, _PAPER_BIAS = 0.1, 0.1
 
 
 class PaperCNN(nn.Module):
@@ -58,18 +61,17 @@ class PaperCNN(nn.Module):
         self._draw(initialisation, weight_generator(seed))
 
     def _draw(self, initialisation: str | float, generator: torch.Generator) -> None:
-        option = MODELS["cnn"].options["initialisation"]
-        if not option.accepts(initialisation, channels=1):
-            raise argument_error("initialisation", initialisation, option.describe())
+        if not INITIALISATION.accepts(initialisation, channels=1):
+            raise argument_error("initialisation", initialisation, INITIALISATION.describe())
         for layer in (self.conv1, self.conv2, self.hidden, self.classify):
             if initialisation == "he":
                 he_normal(layer, generator)
             elif initialisation == "paper-he":
                 share = 1.0 if isinstance(layer, nn.Conv2d) else 0.0
-                truncated_normal(layer, generator, std=_deviation(layer, share), bias=PAPER_BIAS)
+                truncated_normal(layer, generator, std=_deviation(layer, share), bias=_PAPER_BIAS)
             else:
                 share = 1.0 if isinstance(initialisation, str) else initialisation
-                truncated_normal(layer, generator, std=_deviation(layer, share), bias=PAPER_BIAS * share)
+                truncated_normal(layer, generator, std=_deviation(layer, share), bias=_PAPER_BIAS * share)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
@@ -89,4 +91,39 @@ class PaperCNN(nn.Module):
 
 def _deviation(layer: nn.Conv2d | nn.Linear, share: float) -> float:
     """Deviation before the cut: the paper's to the power `share` times He's, which counts after it."""
-    return float((he_deviation(layer) / CUT_DEVIATION) ** (1 - share) * PAPER_STD**share)
+    return float((he_deviation(layer) / CUT_DEVIATION) ** (1 - share) * _PAPER_STD**share)
+
+
+class MLP(nn.Module):
+    """Flatten, two hidden ReLU layers of `width` units, linear: inputs (N, C, H, W) to logits (N, K).
+
+    Weights from a He normal, biases zero. mean and std normalise the [0, 1] inputs inside.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int, int],
+        num_classes: int,
+        seed: int,
+        width: int = 256,
+        mean: PerChannel = 0.5,
+        std: PerChannel = 0.5,
+    ) -> None:
+        super().__init__()
+        channels, height, columns = shape
+        self.standardise = Standardise(mean, std)
+        self.hidden1 = blank_linear(channels * height * columns, width)
+        self.hidden2 = blank_linear(width, width)
+        self.classify = blank_linear(width, num_classes)
+        # Modules, not functions: methods such as guided backpropagation hook them.
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        generator = weight_generator(seed)
+        for layer in (self.hidden1, self.hidden2, self.classify):
+            he_normal(layer, generator)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
+        features = self.relu1(self.hidden1(self.standardise(inputs).flatten(1)))
+        logits: Tensor = self.classify(self.relu2(self.hidden2(features)))
+        return logits
