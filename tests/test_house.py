@@ -45,6 +45,7 @@ WITHOUT_TORCH = [
     "runtime.data_config",
     "runtime.registry",
     "runtime.study_config",
+    "attribution.registry",
     "data.registry",
     "models.registry",
 ]

@@ -1,12 +1,20 @@
-"""Convolutions differentiated by convolutions: the numbers of PyTorch's own double backward."""
+"""Convolutions differentiated by convolutions as by PyTorch itself; networks whose maps have derivatives."""
 
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, softplus
+from torch.testing import assert_close
 
-from veridical.attribution.second_order import QuickSecondOrder, inputs_only
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.method import AttributionMethod
+from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.registry import ATTRIBUTIONS, create_attribution
+from veridical.attribution.second_order import QuickSecondOrder, check_second_order, inputs_only
+from veridical.models import build
+from veridical.runtime.errors import UsageError
 
 
 def _network(**options: Any) -> nn.Module:
@@ -41,7 +49,7 @@ def test_equals_native_double_backward(options: dict[str, Any]) -> None:
     network = _network(**options)
     inputs = torch.randn(2, 4, 11, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for ours, native in zip(_second(network, inputs, True), _second(network, inputs, False), strict=True):
-        torch.testing.assert_close(ours, native, rtol=1e-10, atol=1e-10)
+        assert_close(ours, native, rtol=1e-10, atol=1e-10)
 
 
 def test_first_order_weight_gradients_are_complete_outside_inputs_only() -> None:
@@ -52,4 +60,121 @@ def test_first_order_weight_gradients_are_complete_outside_inputs_only() -> None
     ours = torch.autograd.grad(value, list(network.parameters()))
     native = torch.autograd.grad(network(inputs).square().sum(), list(network.parameters()))
     for got, expected in zip(ours, native, strict=True):
-        torch.testing.assert_close(got, expected)
+        assert_close(got, expected)
+
+
+class SmoothNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 3, 3)
+        self.last = nn.Linear(12, 3)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.last(softplus(self.first(inputs)).flatten(1))
+        return logits
+
+
+def images() -> Tensor:
+    return torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+TARGET = torch.tensor([2, 0, 1])
+
+
+@pytest.mark.parametrize("attribution", [e.name for e in ATTRIBUTIONS.entries() if e.is_differentiable])
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("cnn", (1, 8, 8), {}),
+        ("rar-resnet", (3, 8, 8), {"units": 1}),
+        ("mlp", (1, 4, 4), {"width": 8}),
+        ("resnet18", (3, 8, 8), {"width": 4}),
+        ("resnet18", (3, 8, 8), {"width": 4, "norm": "batch"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::veridical.attribution.integrated_gradients.NotConvergedWarning")
+def test_every_registered_network_gets_weight_gradients(
+    attribution: str, name: str, shape: tuple[int, int, int], options: dict[str, Any]
+) -> None:
+    model = build(name, shape=shape, num_classes=3, seed=0, **options)
+    inputs = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    maps = create_attribution(attribution)(model, inputs, torch.tensor([1, 1]), create_graph=True)
+    assert maps.shape == inputs.shape
+    maps.abs().sum().backward()
+    first = next(model.parameters())
+    assert first.grad is not None
+    assert bool(torch.isfinite(first.grad).all())
+    assert bool(first.grad.any())
+
+
+def test_with_diagnostics_carries_the_graph() -> None:
+    model, inputs = SmoothNet(), images()
+    result = IntegratedGradients().with_diagnostics(model, inputs, TARGET, create_graph=True)
+    result.attribution.square().sum().backward()
+    assert model.first.weight.grad is not None
+    assert bool(model.first.weight.grad.any())
+    assert not result.residual.requires_grad
+
+
+def test_random_maps_have_no_graph() -> None:
+    maps = RandomAttribution()(SmoothNet(), images().requires_grad_(), TARGET, create_graph=True)
+    assert not maps.requires_grad
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.mix(inputs.flatten(0, 1))[:, None]
+        seen = scaled_dot_product_attention(tokens, tokens, tokens)
+        logits: Tensor = self.last(seen[:, 0].mean(dim=1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    "method",
+    [InputGradient(), SmoothGrad(2), IntegratedGradients(3)],
+    ids=lambda method: type(method).__name__,
+)
+def test_fused_attention_runs_by_the_math_kernel_where_maps_are_differentiated(
+    method: AttributionMethod,
+) -> None:
+    torch.manual_seed(0)
+    model, inputs = Attention().double(), images()
+    fused = method(model, inputs, TARGET)
+    with pytest.warns(UserWarning, match="math kernel"):
+        maps = method(model, inputs, TARGET, create_graph=True)
+    assert_close(maps, fused)
+    maps.square().sum().backward()
+    assert model.mix.weight.grad is not None
+    assert bool(model.mix.weight.grad.any())
+
+
+def test_once_differentiable_functions_are_found() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, inputs: Tensor) -> Tensor:
+            ctx.save_for_backward(inputs)
+            return inputs.square()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            (inputs,) = ctx.saved_tensors
+            doubled: Tensor = 2 * inputs
+            return doubled * gradient
+
+    inputs = images().requires_grad_()
+    squares: Tensor = Square.apply(inputs)
+    (gradient,) = torch.autograd.grad(squares.pow(2).sum(), inputs, create_graph=True)
+    with pytest.raises(UsageError, match="drop once_differentiable"):
+        check_second_order(gradient)
+    check_second_order(torch.zeros(2))

@@ -1,4 +1,4 @@
-"""Attributions by name, rankings of whole data sets, and maps from a file."""
+"""Rankings of whole data sets by an attribution, and by maps from a file."""
 
 from pathlib import Path
 
@@ -7,113 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.maps import batch_maps
-from veridical.attribution.method import AttributionMethod
-from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.data import Dataset
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.instances import rank_dataset, rank_maps
 from veridical.faithfulness.ranking import rank
-from veridical.runtime.errors import DataError, UsageError
-
-OWN = """
-import torch
-
-seen = []
-
-class Twice:
-    def __call__(self, model, inputs, target=None, *, create_graph=False):
-        seen.append((model.training, any(p.requires_grad for p in model.parameters()), target))
-        return 2 * inputs + torch.rand(1)
-
-twice = Twice()
-number = 7
-
-def narrow(model, inputs, target=None, *, create_graph=False):
-    return inputs[:, :, 1:]
-"""
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_attributions.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [
-        ("input-gradient", InputGradient("logit")),
-        ("input-gradient-loss", InputGradient("loss")),
-        ("gradient-x-input", GradientTimesInput()),
-        ("integrated-gradients", IntegratedGradients(nodes=32)),
-        ("smoothgrad", SmoothGrad(seed=6)),
-        ("random", RandomAttribution(seed=6)),
-    ],
-)
-def test_names_are_methods(name: str, method: AttributionMethod) -> None:
-    assert attribution_by_name(name, seed=6) == method
-
-
-def test_captums_saliency_is_the_absolute_input_gradient(network: nn.Module) -> None:
-    pytest.importorskip("captum")
-    inputs = torch.rand(3, 1, 8, 8, dtype=torch.float64)
-    found = batch_maps(attribution_by_name("captum:Saliency"), network, inputs, None, range(3), 0)
-    expected = batch_maps(attribution_by_name("input-gradient"), network, inputs, None, range(3), 0)
-    assert torch.allclose(found, expected.abs())
-    assert "Saliency" in str(describe_attribution(attribution_by_name("captum:Saliency")))
-
-
-@pytest.mark.parametrize("name", ["captum:NoSuchMethod", "captum:visualization", "gradient", ""])
-def test_unknown_names_are_refused(name: str) -> None:
-    if name.startswith("captum"):
-        pytest.importorskip("captum")
-    with pytest.raises(UsageError, match="attribution: expected"):
-        attribution_by_name(name)
-
-
-@pytest.mark.usefixtures("own")
-def test_foreign_code_runs_only_when_trusted(network: nn.Module) -> None:
-    with pytest.raises(UsageError, match="--trust-code"):
-        attribution_by_name("own_attributions:twice")
-    method = attribution_by_name("own_attributions:twice", trust_code=True)
-    inputs = torch.rand(3, 1, 8, 8, dtype=torch.float64)
-    network.train()
-    state = torch.get_rng_state()
-    found = batch_maps(method, network, inputs, None, range(4, 7), 1)
-    # Its own random number is the same again, and nobody else's generator moved.
-    assert torch.equal(found, batch_maps(method, network, inputs, None, range(4, 7), 1))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert network.training
-    import own_attributions  # type: ignore[import-not-found]
-
-    assert own_attributions.seen[-1] == (False, False, None)
-    record = describe_attribution(method)
-    assert record["method"] == "own_attributions.Twice"
-    assert len(record["source"]) == 64
-
-
-@pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("own_attributions:missing", "a name that own_attributions has"),
-        ("own_attributions:number", "a callable"),
-        ("no_such_module:method", "cannot be imported"),
-        ("own_attributions:", "module:callable"),
-    ],
-)
-def test_what_cannot_be_imported_says_why(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        attribution_by_name(name, trust_code=True)
-
-
-@pytest.mark.usefixtures("own")
-def test_maps_of_another_shape_are_refused(network: nn.Module) -> None:
-    method = attribution_by_name("own_attributions:narrow", trust_code=True)
-    with pytest.raises(UsageError, match=r"shape \(2, 1, 7, 8\).* for inputs of shape \(2, 1, 8, 8\)"):
-        batch_maps(method, network, torch.rand(2, 1, 8, 8, dtype=torch.float64), None, range(2), 0)
+from veridical.runtime.errors import DataError
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import InputGradient
+from veridical.attribution.registry import create_attribution
 from veridical.data import Split
-from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.invariance import judge_remaining, overall, remaining
 from veridical.faithfulness.layers import overwrite, reset_copy, stages_of
 from veridical.faithfulness.randomisation import fresh_seed, model_randomisation, predicted
@@ -145,7 +145,7 @@ def test_a_map_of_the_image_alone_does_not_change(network: nn.Module, examples: 
 
 def remains(network: nn.Module, examples: Split, name: str) -> dict[str, list[Interval]]:
     """By measure what remains with all layers random but the lowest, and with all random, over some draws."""
-    method, target = attribution_by_name(name), predicted(network, examples)
+    method, target = create_attribution(name), predicted(network, examples)
     draws = [list(model_randomisation(network, examples, method, seed=draw)) for draw in range(DRAWS)]
     level = unrelated(dataset_maps(network, examples, method, target=target), target, 0)["other image"]
     return {

@@ -14,8 +14,8 @@ import veridical
 from veridical.attacks.ball import ball
 from veridical.attacks.protocols import protocol
 from veridical.attribution.method import AttributionMethod
+from veridical.attribution.registry import create_attribution
 from veridical.data.places import data_root
-from veridical.faithfulness.attributions import attribution_by_name
 from veridical.jobs.store import Store
 from veridical.runtime.errors import UsageError, nearest, unknown_name_error
 from veridical.runtime.files import claim_folder, read_json
@@ -81,7 +81,7 @@ def test_a_method_that_is_given_a_model_says_when_it_comes(method: Callable[...,
         (lambda: protocol("paper_fas"), "paper-fast"),
         (lambda: ball("l-inf", 0.1), "linf"),
         (lambda: veridical.load("fashion_mnist"), "fashion-mnist"),
-        (lambda: attribution_by_name("smoothgrads"), "smoothgrad"),
+        (lambda: create_attribution("smoothgrads"), "smoothgrad"),
     ],
 )
 def test_near_names_are_suggested(call: Callable[[], Any], meant: str) -> None:
@@ -121,7 +121,7 @@ def test_trusted_code_of_another_form_is_refused(
     (tmp_path / "broken_here.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=words):
-        attribution_by_name(spec, trust_code=True)
+        create_attribution(spec, trust_code=True)
 
 
 @pytest.mark.parametrize(

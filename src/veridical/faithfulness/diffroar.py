@@ -77,7 +77,7 @@ def diffroar(
         Folder of rankings and finished retrainings; the same call continues in it. Several measurements may
         share a `store`, and retrain what they have in common, such as the baselines, once.
     attribution
-        A name (see `faithfulness.attributions`), an .npz file of maps, or a method.
+        A name (see `attribution.registry`), an .npz file of maps, or a method.
     retrain_model
         What is retrained where it is not the run's own architecture: a name, "module:callable", or a run,
         whose recipe is then taken too.

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.maps import batch_maps
 from veridical.attribution.method import Attribution
+from veridical.attribution.registry import describe_attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error
-from veridical.faithfulness.attributions import describe_attribution
 from veridical.faithfulness.ranking import Part, Ranking, Ranks, importances, rank
 from veridical.faithfulness.stored import headers, read_array
 from veridical.faithfulness.unmasking import first_images

@@ -16,8 +16,8 @@ from torch import nn
 
 from veridical.attribution.classifier import check_attribution
 from veridical.attribution.method import Attribution
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset, load
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.design import Design, Retraining
 from veridical.faithfulness.fills import Fill, resolve_fill
 from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
@@ -205,7 +205,7 @@ def _attribution(
             raise argument_error("attribution", str(path), "an .npz file of maps", "There is no such file.")
         return path
     if isinstance(given, str):
-        return attribution_by_name(given, seed=seed, trust_code=trust_code)
+        return create_attribution(given, seed=seed, trust_code=trust_code)
     check_attribution(given, create_graph=False)
     return given
 

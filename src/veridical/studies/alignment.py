@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.maps import batch_maps
-from veridical.faithfulness.attributions import attribution_by_name
+from veridical.attribution.registry import create_attribution
 from veridical.jobs import Job
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import area_share, mass_share
@@ -150,6 +150,6 @@ def _saliencies(member: Member, plan: AlignmentPlan, index: Sequence[int]) -> ND
     inputs, _ = plan.data.test.batch(index, parameter_like(model).dtype, device)
     found = []
     for name in plan.options.attribution:
-        method = attribution_by_name(name, seed=plan.options.seed, trust_code=plan.options.trust_code)
+        method = create_attribution(name, seed=plan.options.seed, trust_code=plan.options.trust_code)
         found.append(saliency(batch_maps(method, model, inputs, None, index, plan.options.seed)))
     return torch.stack(found).cpu().float().numpy()

@@ -10,7 +10,7 @@ import torch
 
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import batch_maps
-from veridical.faithfulness.attributions import attribution_by_name
+from veridical.attribution.registry import create_attribution
 from veridical.faithfulness.sources import load_source
 from veridical.metrics.views import saliency
 from veridical.runtime.devices import resolve_device
@@ -41,7 +41,7 @@ def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     data = load_source(where, values["data"]["checksum"])
     regions = regions_of(data)[values["first"] : values["last"]]
     trusted = where.get("trust_code") == "yes"
-    method = attribution_by_name(values["attribution"], seed=values["seed"], trust_code=trusted)
+    method = create_attribution(values["attribution"], seed=values["seed"], trust_code=trusted)
     dtype, batch = parameter_like(run.model).dtype, int(where.get("batch", "100"))
     parts: list[Arrays] = []
     average = np.zeros(regions.shape[1:], dtype=np.float64)

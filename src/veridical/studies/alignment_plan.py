@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from veridical.attribution.method import Attribution
+from veridical.attribution.registry import create_attribution, describe_attribution, names_on_black
 from veridical.data import Dataset, load
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
@@ -24,9 +24,6 @@ from veridical.training.settings import Settings
 
 STRETCH = 500
 """Test images of one job."""
-
-ON_BLACK = ("input-gradient", "input-gradient-loss", "smoothgrad")
-"""Attributions that do not multiply by the image, so that a black background is not zero by construction."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +166,15 @@ def _recipe(member: Member) -> dict[str, Any]:
 
 
 def _method(options: AlignmentOptions, name: str) -> Attribution:
-    return attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+    return create_attribution(name, seed=options.seed, trust_code=options.trust_code)
 
 
 def _check_attribution(name: str, options: AlignmentOptions, kind: str) -> None:
     """Raise for a name that is none, or that says nothing about where on a black ground a model looks."""
     if kind == "mask":
         _method(options, name)
-    elif name not in ON_BLACK:
+    elif name not in (on_black := names_on_black()):
         hint = (
             "Others multiply by the image, or are not known to do without: they are zero on a black ground."
         )
-        raise unknown_name_error("attribution", name, ON_BLACK, hint, more=" on these images")
+        raise unknown_name_error("attribution", name, on_black, hint, more=" on these images")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from veridical.attacks.ball import Ball, ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
+from veridical.attribution.registry import create_attribution
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.attributions import attribution_by_name
 from veridical.metrics.intervals import mean_interval, proportion_interval
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import pack_arrays, write_atomic
@@ -103,7 +103,7 @@ def explained(values: dict[str, Any], folder: Path, where: dict[str, str]) -> di
         few = replace(options, train_examples=1, test_examples=values["explained"])
         moved = counterfactual(few, where.get("data_root"))
     trusted = where.get("trust_code") == "yes"
-    method = attribution_by_name(values["attribution"]["name"], seed=values["seed"], trust_code=trusted)
+    method = create_attribution(values["attribution"]["name"], seed=values["seed"], trust_code=trusted)
     arrays = explained_arrays(run.model, data, moved, method, values, int(where.get("batch", "100")))
     write_atomic(folder / ARRAYS, pack_arrays(arrays))
     return {"explained": values["explained"]}

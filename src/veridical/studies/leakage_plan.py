@@ -9,8 +9,8 @@ from typing import Any
 
 from veridical.attacks.ball import ball
 from veridical.attribution.method import Attribution
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
@@ -133,7 +133,7 @@ class LeakagePlan:
 
 
 def _method(options: LeakageOptions, name: str) -> Attribution:
-    return attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+    return create_attribution(name, seed=options.seed, trust_code=options.trust_code)
 
 
 _ROBUST = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")

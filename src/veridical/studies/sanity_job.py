@@ -12,8 +12,8 @@ from torch import Tensor
 
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
+from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
-from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.random_data import noise_images, permuted_labels, shortened
 from veridical.faithfulness.randomisation import model_randomisation, predicted
 from veridical.faithfulness.retraining import trained
@@ -75,7 +75,7 @@ def explain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
         raise RunError(f"{run.folder} has other weights than were planned with. Repeat the command.")
     data = load_source(where, values["data"]["checksum"])
     split = data.test.subset(range(values["examples"]))
-    method = attribution_by_name(
+    method = create_attribution(
         values["attribution"], seed=values["seed"], trust_code=where.get("trust_code") == "yes"
     )
     seen = predicted(run.model, split)

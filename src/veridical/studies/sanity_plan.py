@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset, load
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.invariance import INVARIANT_ABOVE, LEARNT_BY_HEART, PASSES_BELOW
 from veridical.faithfulness.randomisation import fresh_seed
 from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
@@ -138,7 +138,7 @@ class SanityPlan:
 
     def _described(self, name: str) -> dict[str, Any]:
         options = self.options
-        method = attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+        method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
         return describe_attribution(method)
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.maps import batch_maps
+from veridical.attribution.registry import create_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
-from veridical.faithfulness.attributions import attribution_by_name
 from veridical.faithfulness.randomisation import predicted
 from veridical.runtime.data_config import CodeName, ShortcutOptions, ShortcutTestName
 from veridical.runtime.errors import RunError
@@ -107,7 +107,7 @@ def _maps(model: nn.Module, data: MaskedDataset, name: str, indices: range | lis
     """Attributions of the predicted class, float32 (n, C, H, W) on the CPU."""
     device = next(model.parameters()).device
     inputs, _ = data.test.batch(indices, parameter_like(model).dtype, device)
-    return batch_maps(attribution_by_name(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
+    return batch_maps(create_attribution(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
 
 
 def _explained(

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
@@ -87,7 +87,7 @@ class ShortcutPlan:
         seed = self.options.seed
         return {
             "attributions": {
-                name: describe_attribution(attribution_by_name(name, seed=seed))
+                name: describe_attribution(create_attribution(name, seed=seed))
                 for name in self.options.attribution
             },
             "explained": self.explained,

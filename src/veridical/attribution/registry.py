@@ -1,0 +1,157 @@
+"""The attributions by name, with facts that commands and studies choose by; only making one imports torch.
+
+To add one, write its `AttributionMethod` (or any callable of the form of `Attribution`) and an entry here; a
+package adds its own by an entry point of the group `veridical.attributions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from veridical.runtime.errors import UsageError, argument_error
+from veridical.runtime.registry import Registry, load_factory
+from veridical.runtime.trusted_import import source_digest
+
+if TYPE_CHECKING:
+    from veridical.attribution.method import Attribution
+
+_CAPTUM = "captum:"
+
+
+@dataclass(frozen=True)
+class AttributionEntry:
+    """One attribution: what it is, what makes it, and facts that others rely on.
+
+    factory: called with `options`, and with `seed` if it is random, it returns an `Attribution`;
+    "package.module:attribute" is imported late. explains: what of the target its map is about; None for
+    neither. multiplies_by_input: its map is zero where the image is, whatever the model looks at.
+    is_differentiable: with create_graph=True its map can be differentiated in inputs and weights, so attacks
+    can climb it. None, in both: not known. is_random: it draws noise, by a seed.
+    """
+
+    name: str
+    summary: str
+    factory: str | Callable[..., Attribution]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    explains: Literal["logit", "loss"] | None = "logit"
+    multiplies_by_input: bool | None = False
+    is_differentiable: bool | None = True
+    is_random: bool = False
+
+    def create(self, seed: int = 0) -> Attribution:
+        """The attribution; seed: of its noise, if it has any."""
+        attribution: Attribution = load_factory(self.factory)(
+            **self.options, **({"seed": seed} if self.is_random else {})
+        )
+        return attribution
+
+
+def _wrap(name: str, function: Attribution) -> AttributionEntry:
+    return AttributionEntry(
+        name, "code of the caller's", lambda: function, multiplies_by_input=None, is_differentiable=None
+    )
+
+
+_METHODS = "veridical.attribution.methods:"
+
+ATTRIBUTIONS = Registry(
+    "attribution",
+    "veridical.attributions",
+    AttributionEntry,
+    (
+        AttributionEntry(
+            "input-gradient", "the gradient of the logit in the inputs", _METHODS + "InputGradient"
+        ),
+        AttributionEntry(
+            "input-gradient-loss",
+            "the gradient of the cross-entropy loss in the inputs",
+            _METHODS + "InputGradient",
+            {"output": "loss"},
+            explains="loss",
+        ),
+        AttributionEntry(
+            "gradient-x-input",
+            "the inputs times the gradient of the logit",
+            _METHODS + "GradientTimesInput",
+            multiplies_by_input=True,
+        ),
+        AttributionEntry(
+            "integrated-gradients",
+            "the inputs times the mean gradient on the path from black, of 32 nodes",
+            "veridical.attribution.integrated_gradients:IntegratedGradients",
+            # A fixed number, so that every image of a data set costs the same.
+            {"nodes": 32},
+            multiplies_by_input=True,
+        ),
+        AttributionEntry(
+            "smoothgrad",
+            "the mean gradient of the logit under normal noise, of 32 samples",
+            _METHODS + "SmoothGrad",
+            is_random=True,
+        ),
+        AttributionEntry(
+            "random",
+            "normal noise that looks at neither model nor image, which any method should beat",
+            _METHODS + "RandomAttribution",
+            explains=None,
+            is_differentiable=False,
+            is_random=True,
+        ),
+    ),
+    wrap=_wrap,
+    positional=("model", "inputs", "target"),
+    more=", captum:CLASS",
+)
+
+
+def find_attribution(name: str, *, trust_code: bool = False) -> AttributionEntry:
+    """The entry of a name, of "captum:CLASS" of captum.attr, or of "module:callable" (needs trust_code).
+
+    Raises UsageError for a name that nobody has, and for code that is not trusted or not of the form.
+    """
+    if name.startswith(_CAPTUM):
+        return _captum_entry(name)
+    return ATTRIBUTIONS.get(name, trust_code=trust_code)
+
+
+def create_attribution(name: str, *, seed: int = 0, trust_code: bool = False) -> Attribution:
+    """The attribution of a name that `find_attribution` knows; seed: of its noise, if it has any."""
+    return find_attribution(name, trust_code=trust_code).create(seed)
+
+
+def names_on_black() -> tuple[str, ...]:
+    """Names of those that can point at a black pixel: that explain, and do not multiply by the input."""
+    entries = ATTRIBUTIONS.entries()
+    return tuple(e.name for e in entries if e.explains is not None and e.multiplies_by_input is False)
+
+
+def describe_attribution(attribution: Attribution) -> dict[str, Any]:
+    """The method as plain values; of a caller's own its name and the digest of its source."""
+    describe: Callable[[], dict[str, Any]] | None = getattr(attribution, "describe", None)
+    if describe is not None:
+        return describe()
+    kind = attribution if hasattr(attribution, "__qualname__") else type(attribution)
+    name = f"{getattr(kind, '__module__', '?')}.{getattr(kind, '__qualname__', repr(kind))}"
+    return {"method": name, "source": source_digest(attribution)}
+
+
+def _captum_entry(name: str) -> AttributionEntry:
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise UsageError(f"attribution: {name} needs Captum. Install veridical[captum].") from error
+    captum_class = getattr(captum.attr, name.removeprefix(_CAPTUM), None)
+    # captum.attr also holds functions and base classes: only what attributes is a method.
+    if not isinstance(captum_class, type) or not hasattr(captum_class, "attribute"):
+        raise argument_error("attribution", name, "a class of captum.attr, for example captum:Saliency")
+    return AttributionEntry(
+        name,
+        "Captum's method of that name",
+        "veridical.attribution.captum_adapter:CaptumAttribution",
+        {"captum_class": captum_class},
+        multiplies_by_input=None,
+        is_differentiable=False,
+        is_random=True,
+    )

@@ -1,0 +1,366 @@
+"""Every attribution of the registry: what an entry claims holds, and the docs list it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.testing import assert_close
+
+from veridical.attacks.attribution import attack
+from veridical.attacks.ball import Linf
+from veridical.attacks.directions import TopK
+from veridical.attacks.protocols import protocol
+from veridical.attribution.captum_adapter import CaptumAttribution
+from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.maps import batch_maps
+from veridical.attribution.method import Attribution, AttributionMethod
+from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.registry import (
+    ATTRIBUTIONS,
+    AttributionEntry,
+    create_attribution,
+    describe_attribution,
+    find_attribution,
+    names_on_black,
+)
+from veridical.runtime.errors import UsageError
+
+# PyTorch's forward mode, which hidden layers need, warns about PyTorch's own use of torch.jit.script.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+
+TARGET = torch.tensor([2, 0, 1])
+
+
+class SmoothNet(nn.Module):
+    """Twice differentiable; train mode would show in batch norm and dropout. (N, 1, 4, 4) to (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)
+        self.drop, self.last = nn.Dropout(), nn.Linear(12, 3)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.drop(softplus(self.norm(self.first(inputs)))).flatten(1))
+        return logits
+
+
+def images(count: int = 3) -> Tensor:
+    return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _half_mirrored(inputs: Tensor) -> Tensor:
+    return 0.5 * inputs.flip(3)
+
+
+def _variant(name: str, **options: Any) -> AttributionEntry:
+    """An entry with other options of its method, whose facts must hold as well."""
+    entry = ATTRIBUTIONS.get(name)
+    label = f"{name} {sorted(options)}"
+    return replace(entry, name=label, options={**entry.options, **options})
+
+
+ENTRIES = [
+    *ATTRIBUTIONS.entries(),
+    find_attribution("captum:Saliency"),
+    _variant("gradient-x-input", output="log-probability"),
+    _variant("smoothgrad", samples=5, rows=7),
+    _variant("integrated-gradients", nodes=6, rule="right"),
+    _variant("integrated-gradients", nodes=5, baseline=0.3, output="loss", rows=7),
+    _variant("integrated-gradients", nodes="auto", tolerance=1e-2),
+    _variant("integrated-gradients", nodes=5, baseline=_half_mirrored),
+    _variant("integrated-gradients", nodes=4, layer="first"),
+]
+every_entry = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+differentiable = pytest.mark.parametrize(
+    "entry", [entry for entry in ENTRIES if entry.is_differentiable], ids=lambda entry: entry.name
+)
+
+
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    return (
+        [module.training for module in model.modules()],
+        [parameter.requires_grad for parameter in model.parameters()],
+        [parameter.grad for parameter in model.parameters()],
+        [len(module._forward_hooks) for module in model.modules()],
+        {name: value.tolist() for name, value in model.state_dict().items()},
+        torch.get_rng_state().tolist(),
+        torch.is_grad_enabled(),
+    )
+
+
+@every_entry
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_has_the_inputs_form_and_nothing_of_the_callers_changes(
+    entry: AttributionEntry, dtype: torch.dtype
+) -> None:
+    method, model, inputs, target = entry.create(), SmoothNet().to(dtype), images().to(dtype), TARGET.clone()
+    model.norm.eval()  # by itself: must still be so afterwards, and the others in train mode
+    model.last.bias.requires_grad_(False)
+    before = state_of(model)
+    for create_graph in (False, True) if entry.is_differentiable else (False,):
+        maps = method(model, inputs, target, create_graph=create_graph)
+        if "layer" not in entry.name:
+            assert maps.shape == inputs.shape
+        assert maps.dtype == dtype
+        assert maps.requires_grad == create_graph
+        assert state_of(model) == before
+        assert torch.equal(inputs, images().to(dtype))
+        assert torch.equal(target, TARGET)
+        assert not inputs.requires_grad
+    training = method(model, inputs, target)
+    assert torch.equal(training, method(model.eval(), inputs, target))
+    assert method(model, inputs[:0], target[:0]).shape == (0, 1, 4, 4)
+
+
+@every_entry
+def test_an_exception_leaves_everything_as_it_was_too(entry: AttributionEntry) -> None:
+    method, model = entry.create(), SmoothNet()
+    before = state_of(model)
+    # What explains nothing fails in the prediction, for a wrong shape; others because there is no class 3.
+    random = entry.explains is None
+    arguments = (images()[:, :, :2], None) if random else (images(), torch.tensor([2, 0, 3]))
+    with pytest.raises((RuntimeError, IndexError, AssertionError, UsageError)):
+        method(model, *arguments)
+    assert state_of(model) == before
+
+
+@every_entry
+def test_examples_do_not_influence_each_other_and_noise_follows_their_numbers(
+    entry: AttributionEntry,
+) -> None:
+    method: Any = entry.create()
+    model, inputs = SmoothNet(), images()
+    whole = method(model, inputs, TARGET)
+    alone = [method(model, inputs[i : i + 1], TARGET[i : i + 1], indices=[i]) for i in range(3)]
+    assert_close(torch.cat(alone), whole, rtol=1e-10, atol=1e-12)
+    # Without indices the place in the call counts: only noise can tell.
+    moved = torch.allclose(method(model, inputs[1:], TARGET[1:]), whole[1:])
+    assert moved is not (entry.is_random and not entry.name.startswith("captum"))
+
+
+@every_entry
+def test_the_seed_matters_only_where_noise_is_drawn(entry: AttributionEntry) -> None:
+    first, again, other = (entry.create(seed)(SmoothNet(), images(), TARGET) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    if not entry.name.startswith("captum"):  # some of Captum's draw
+        assert torch.allclose(first, other) is not entry.is_random
+
+
+@every_entry
+def test_the_map_is_zero_on_black_where_the_entry_says_that_it_multiplies(entry: AttributionEntry) -> None:
+    inputs = images()
+    inputs[:, :, 1] = 0
+    maps = entry.create()(SmoothNet(), inputs, TARGET)
+    if entry.multiplies_by_input is None or {"baseline", "layer"} & entry.options.keys():
+        return
+    assert bool((maps[:, :, 1] == 0).all()) is entry.multiplies_by_input
+
+
+@every_entry
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": lambda x: x}, r"model: expected an nn\.Module"),
+        ({"inputs": torch.zeros(3, 1, 4, 4, dtype=torch.uint8)}, "floating-point inputs .* Divide bytes"),
+        ({"inputs": torch.zeros(3)}, "inputs: expected floating-point"),
+        ({"target": torch.tensor([0, 1])}, r"target: expected \(3,\) integers"),
+        ({"target": torch.zeros(3)}, r"target: expected \(3,\) integers"),
+        ({"target": torch.tensor([0, -1, 1])}, "classes of at least 0"),
+        ({"indices": [0, 1]}, "indices: expected 3 integers"),
+        ({"indices": [0.5, 1.0, 2.0]}, "indices: expected 3 integers"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    entry: AttributionEntry, arguments: dict[str, Any], message: str
+) -> None:
+    method: Any = entry.create()
+    with pytest.raises(UsageError, match=message):
+        method(**{"model": SmoothNet(), "inputs": images(), "target": TARGET, **arguments})
+
+
+def directional(
+    value: Callable[[], Tensor], variables: list[Tensor], directions: list[Tensor], step: float = 1e-6
+) -> Tensor:
+    """Central difference of `value` along the directions; the variables are put back."""
+    ends = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for variable, direction in zip(variables, directions, strict=True):
+                variable.add_(direction, alpha=sign * step)
+        ends.append(value().detach())
+        with torch.no_grad():
+            for variable, direction in zip(variables, directions, strict=True):
+                variable.sub_(direction, alpha=sign * step)
+    return (ends[0] - ends[1]) / (2 * step)
+
+
+@differentiable
+@pytest.mark.parametrize("which", ["weights", "inputs"])
+def test_derivatives_of_maps_match_finite_differences(entry: AttributionEntry, which: str) -> None:
+    method, model, inputs = entry.create(), SmoothNet(), images()
+    generator = torch.Generator().manual_seed(1)
+    variables: list[Tensor] = list(model.parameters()) if which == "weights" else [inputs.requires_grad_()]
+    directions = [torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in variables]
+
+    def value() -> Tensor:
+        maps = method(model, inputs, TARGET, create_graph=True)
+        return (maps * torch.linspace(-1, 1, maps.numel(), dtype=maps.dtype).reshape(maps.shape)).sum()
+
+    gradients = torch.autograd.grad(value(), variables, allow_unused=True, materialize_grads=True)
+    exact = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
+    assert float(exact.abs()) > 1e-3
+    assert_close(exact, directional(value, variables, directions), rtol=1e-7, atol=1e-8)
+
+
+@differentiable
+def test_create_graph_changes_no_value_and_leaves_no_graph_when_off(entry: AttributionEntry) -> None:
+    method, model, inputs = entry.create(), SmoothNet(), images().requires_grad_()
+    on, off = (method(model, inputs, TARGET, create_graph=graph) for graph in (True, False))
+    assert_close(off, on.detach(), rtol=1e-12, atol=1e-13)
+    assert on.requires_grad
+    assert not off.requires_grad
+    assert inputs.grad is None
+
+
+@every_entry
+def test_an_attack_climbs_what_can_be_differentiated_and_refuses_the_rest(entry: AttributionEntry) -> None:
+    if "layer" in entry.options:
+        pytest.skip("its maps are not images")
+
+    def attacked() -> Any:
+        plan = protocol("paper-fast", k=4, steps=2, step_size=0.05)
+        options: Any = {"attack": TopK(4), "ball": Linf(0.1), "protocol": plan}
+        return attack(SmoothNet(), images(), TARGET, attribution=entry.create(), **options)
+
+    if entry.is_differentiable:
+        assert attacked().perturbed_map.shape == images().shape
+        return
+    with pytest.raises(UsageError, match=r"cannot be (differentiated|climbed)"):
+        attacked()
+
+
+# ------------------------------------------------------------------------------------------------- the names
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("input-gradient", InputGradient("logit")),
+        ("input-gradient-loss", InputGradient("loss")),
+        ("gradient-x-input", GradientTimesInput()),
+        ("integrated-gradients", IntegratedGradients(nodes=32)),
+        ("smoothgrad", SmoothGrad(seed=6)),
+        ("random", RandomAttribution(seed=6)),
+    ],
+)
+def test_names_are_methods(name: str, method: AttributionMethod) -> None:
+    assert create_attribution(name, seed=6) == method
+
+
+def test_names_for_black_grounds_follow_from_the_facts() -> None:
+    assert names_on_black() == ("input-gradient", "input-gradient-loss", "smoothgrad")
+
+
+def test_captums_saliency_is_the_absolute_input_gradient() -> None:
+    method = create_attribution("captum:Saliency")
+    assert isinstance(method, CaptumAttribution)
+    expected = create_attribution("input-gradient")(SmoothNet(), images(), TARGET).abs()
+    assert_close(method(SmoothNet(), images(), TARGET), expected)
+    assert "Saliency" in str(describe_attribution(method))
+
+
+@pytest.mark.parametrize("name", ["captum:NoSuchMethod", "captum:visualization", "gradient", ""])
+def test_unknown_names_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="attribution: expected"):
+        find_attribution(name)
+
+
+OWN = """
+import torch
+
+seen = []
+
+class Twice:
+    def __call__(self, model, inputs, target=None, *, create_graph=False):
+        seen.append((model.training, any(p.requires_grad for p in model.parameters()), target))
+        return 2 * inputs + torch.rand(1)
+
+twice = Twice()
+number = 7
+
+def narrow(model, inputs, target=None, *, create_graph=False):
+    return inputs[:, :, 1:]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_attributions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("own")
+def test_foreign_code_runs_only_when_trusted() -> None:
+    with pytest.raises(UsageError, match="--trust-code"):
+        create_attribution("own_attributions:twice")
+    method, model = create_attribution("own_attributions:twice", trust_code=True), SmoothNet()
+    state = torch.get_rng_state()
+    found = batch_maps(method, model, images(), None, range(4, 7), 1)
+    # Its own random number is the same again, and nobody else's generator moved.
+    assert torch.equal(found, batch_maps(method, model, images(), None, range(4, 7), 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    import own_attributions  # type: ignore[import-not-found]
+
+    assert own_attributions.seen[-1] == (False, False, None)
+    record = describe_attribution(method)
+    assert record["method"] == "own_attributions.Twice"
+    assert len(record["source"]) == 64
+    narrow: Attribution = create_attribution("own_attributions:narrow", trust_code=True)
+    with pytest.raises(UsageError, match=r"shape \(3, 1, 3, 4\).* for inputs of shape \(3, 1, 4, 4\)"):
+        batch_maps(narrow, model, images(), None, range(3), 0)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own_attributions:missing", "a name that own_attributions has"),
+        ("own_attributions:number", "a callable"),
+        ("no_such_module:method", "cannot be imported"),
+        ("own_attributions:", "module:callable"),
+    ],
+)
+def test_what_cannot_be_imported_says_why(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        create_attribution(name, trust_code=True)
+
+
+def test_the_docs_list_every_attribution_with_its_facts() -> None:
+    page = Path(__file__).parents[2] / "docs" / "robust-attribution.md"
+    listed = re.findall(
+        r"^\| `([a-z-]+)` \| (.*) \| (.*) \| (.*) \| (.*) \|$", page.read_text(), re.MULTILINE
+    )
+    words = {True: "yes", False: "no"}
+    expected = [
+        (
+            e.name,
+            e.summary,
+            words[bool(e.multiplies_by_input)],
+            words[bool(e.is_differentiable)],
+            words[e.is_random],
+        )
+        for e in (ATTRIBUTIONS.get(name) for name in ATTRIBUTIONS)
+    ]
+    assert [row for row in listed if row[0] in ATTRIBUTIONS] == expected
