@@ -27,8 +27,8 @@ from veridical.attacks.protocols import protocol
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.models import build, cnn
 from veridical.runtime.config import TrainOptions
-from veridical.training.named import named_objective
-from veridical.training.resolution import resolve
+from veridical.training.objectives import build_objective
+from veridical.training.recipes import resolve
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 CONVOLUTIONS = ((32, 64, 14, 5), (16, 16, 32, 3), (64, 64, 8, 3))
@@ -102,7 +102,7 @@ def _steps(
         data = {"name": "fashion-mnist" if shape[0] == 1 else "gtsrb", "shape": shape, "num_classes": 10}
         chosen = resolve(options, data=data, model={}, train_size=60_000)
         optimiser.zero_grad()
-        value = named_objective(chosen.objective, chosen.robust)(model, inputs, target, source)
+        value = build_objective(chosen.objective, chosen.robust)(model, inputs, target, source)
         value.loss.mean().backward()
         optimiser.step()
 

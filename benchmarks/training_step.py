@@ -22,9 +22,8 @@ import torch
 
 from veridical.models.registry import build
 from veridical.runtime.config import TrainOptions
-from veridical.training.named import named_objective
-from veridical.training.objectives import Objective, RobustAttribution
-from veridical.training.resolution import resolve
+from veridical.training.objectives import Objective, RobustAttribution, build_objective
+from veridical.training.recipes import resolve
 
 IMAGES = {"name": "fashion-mnist", "shape": [1, 28, 28], "num_classes": 10}
 RECIPES = {"ours": "fast", "authors": "paper"}
@@ -34,7 +33,7 @@ def settings(objective: str, who: str, rows: int) -> Objective:
     """The objective as its recipe sets it for Fashion-MNIST, the L1 term switched on."""
     options = TrainOptions(out="unused", objective=objective, recipe=RECIPES[who])  # type: ignore[arg-type]
     chosen = resolve(options, data=IMAGES, model={}, train_size=60_000)
-    found = named_objective(chosen.objective, chosen.robust, progress=1.0)
+    found = build_objective(chosen.objective, chosen.robust, progress=1.0)
     return replace(found, rows=rows) if isinstance(found, RobustAttribution) else found
 
 

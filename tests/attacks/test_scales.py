@@ -19,7 +19,7 @@ from veridical.metrics import cosine_within, max_sensitivity
 from veridical.metrics.block_roles import block_magnitudes
 from veridical.metrics.displacement import mass_centre
 from veridical.runtime.lengths import length
-from veridical.training.warm import _packed
+from veridical.training.warm_start import _packed
 
 from .conftest import Trained
 

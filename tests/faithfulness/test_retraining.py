@@ -19,7 +19,7 @@ from veridical.faithfulness.sources import load_source, source_by_name, source_o
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.training.loop import train
-from veridical.training.resolution import resolve
+from veridical.training.recipes import resolve
 from veridical.training.settings import Settings
 
 SHORT: dict[str, Any] = {"epochs": 1.0, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.0}

@@ -17,7 +17,7 @@ from torch import nn
 
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import write_sealed
-from veridical.training.checkpoint import Learner, checkpoints, load_newest, packed, save_checkpoint
+from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, pack, save_checkpoint
 from veridical.training.optimisation import WeightAverage, make_optimiser
 from veridical.training.settings import OptimiserSettings
 
@@ -115,7 +115,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert progress["step"] == 2
     for key, value in other.tensors().items():
         assert torch.equal(value, before[key])
-    assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000002"]
+    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000002"]
 
 
 def _torch_saved(value: object) -> bytes:
@@ -135,8 +135,8 @@ def _moments(change: Callable[[dict[str, Any]], object]) -> bytes:
 FORGED: dict[str, tuple[str, bytes]] = {
     "empty weights": ("weights.safetensors", b""),
     "junk weights": ("weights.safetensors", b"junk" * 10),
-    "no weights": ("weights.safetensors", packed({})),
-    "other weights": ("weights.safetensors", packed({"model.0.weight": torch.zeros(2)})),
+    "no weights": ("weights.safetensors", pack({})),
+    "other weights": ("weights.safetensors", pack({"model.0.weight": torch.zeros(2)})),
     "empty optimiser": ("optimiser.pt", b""),
     "junk optimiser": ("optimiser.pt", b"junk" * 10),
     "a list": ("optimiser.pt", _torch_saved([1, 2])),
@@ -203,7 +203,7 @@ def test_what_a_kill_left_half_written_is_no_checkpoint_and_is_cleared(tmp_path:
 def test_the_newest_two_stay(tmp_path: Path) -> None:
     for step in (1, 2, 10, 11):
         saved(tmp_path / "c", learner(), step)
-    assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000011", "step-00000010"]
+    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000011", "step-00000010"]
 
 
 def test_another_model_is_refused_by_naming_the_difference(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
         next(bad.model.parameters()).fill_(float("nan"))
     with pytest.raises(RunError, match=r"0\.weight"):
         saved(tmp_path / "c", bad, 2)
-    assert [path.name for path in checkpoints(tmp_path / "c")] == ["step-00000001"]
+    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000001"]
 
 
 def test_a_mask_of_minus_infinity_is_kept_and_an_infinite_running_variance_is_not(tmp_path: Path) -> None:

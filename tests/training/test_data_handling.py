@@ -1,4 +1,4 @@
-"""Training on changed images and balanced classes, and runs that are older than these settings."""
+"""Training on changed images and balanced classes."""
 
 import json
 from collections.abc import Iterator
@@ -12,26 +12,21 @@ from torch import Tensor, nn
 
 from veridical.attacks.ball import Noise
 from veridical.data import DATASETS, Dataset
-from veridical.runtime.errors import UsageError
-from veridical.runtime.files import write_sealed
 from veridical.training.loop import train
 from veridical.training.objectives import Natural, ObjectiveValue
-from veridical.training.run import Run, load, read_settings
+from veridical.training.run import Run
 
 SEEN: list[tuple[Tensor, Tensor]] = []
-STOP_AT: list[int] = []
 
 
 @dataclass(frozen=True)
 class Watched:
-    """The natural loss; what it is given is kept in SEEN, and after STOP_AT calls it is interrupted."""
+    """The natural loss; what it is given is kept in SEEN."""
 
     def __call__(
         self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
     ) -> ObjectiveValue:
         SEEN.append((inputs.clone(), target.clone()))
-        if len(SEEN) in STOP_AT:
-            raise KeyboardInterrupt
         return Natural()(model, inputs, target, generator)
 
 
@@ -40,7 +35,6 @@ def nothing_seen() -> Iterator[None]:
     SEEN.clear()
     yield
     SEEN.clear()
-    STOP_AT.clear()
 
 
 QUICK: dict[str, Any] = {
@@ -99,48 +93,3 @@ def test_rare_classes_come_as_often_as_common_ones(tmp_path: Path, stripes: Data
         counts = torch.bincount(torch.cat([target for _, target in epoch]))
         assert counts.tolist() == [40, 40, 40]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["config"]["balance"] == "classes"
-
-
-YOUNGER = ("augment", "balance")
-
-
-def made_older(folder: Path) -> bytes:
-    """Take the settings that the first runs did not have out of a run's records; the claim's new content."""
-    for path in [folder / "claim.json", *folder.glob("checkpoints/*/checkpoint.json")]:
-        record = json.loads(path.read_text())
-        for name in YOUNGER:
-            del record["config"][name]
-        if record.pop("seal", None):
-            write_sealed(path, record)
-        else:
-            path.write_text(json.dumps(record))
-    return (folder / "claim.json").read_bytes()
-
-
-def test_a_finished_older_run_is_read_and_its_command_finds_it(tmp_path: Path, stripes: Dataset) -> None:
-    run = trained(tmp_path / "run", stripes)
-    claim = made_older(tmp_path / "run")
-    calls = len(SEEN)
-    assert load(tmp_path / "run").settings == run.settings == read_settings(tmp_path / "run")
-    again = trained(tmp_path / "run", stripes)
-    assert len(SEEN) == calls
-    assert again.settings == run.settings
-    assert (tmp_path / "run" / "claim.json").read_bytes() == claim
-    with pytest.raises(UsageError, match='augment is absent there, "shift-rotate" here'):
-        trained(tmp_path / "run", stripes, augment="shift-rotate")
-
-
-def test_an_older_run_that_was_interrupted_goes_on(tmp_path: Path, stripes: Dataset) -> None:
-    whole = trained(tmp_path / "whole", stripes)
-    SEEN.clear()
-    STOP_AT.append(9)  # in the second of two epochs of six steps
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "run", stripes)
-    made_older(tmp_path / "run")
-    SEEN.clear()
-    STOP_AT.clear()
-    run = trained(tmp_path / "run", stripes)
-    assert len(SEEN) == 6
-    assert run.settings == whole.settings
-    for name, value in run.model.state_dict().items():
-        assert torch.equal(value, whole.model.state_dict()[name])

@@ -23,7 +23,7 @@ from veridical.attacks.ball import Linf, Noise
 from veridical.data import Dataset
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import RunError, UsageError
-from veridical.training.checkpoint import packed
+from veridical.training.checkpoint import pack
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.objectives import Inner, ObjectiveValue, RobustAttribution
@@ -473,7 +473,7 @@ def test_changed_weights_and_those_that_are_not_finite_are_refused(tmp_path: Pat
         (lambda value: value * torch.inf, True, "not finite"),
         (lambda value: value[:1], True, "another model"),
     ):
-        content = packed({name: change(value) for name, value in tensors.items()})
+        content = pack({name: change(value) for name, value in tensors.items()})
         (run.folder / "model.safetensors").write_bytes(content)
         if recorded:
             files = {"model.safetensors": hashlib.sha256(content).hexdigest()}

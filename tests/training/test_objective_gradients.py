@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from veridical.attacks.ascent import value_and_gradient
 from veridical.attacks.ball import Linf
 from veridical.attribution.quadrature import Quadrature
-from veridical.training.objectives import Inner, InnerScore, Natural, RobustAttribution
+from veridical.runtime.config import ScoreName
+from veridical.training.objectives import Inner, Natural, RobustAttribution
 from veridical.training.penalties import (
     AttributionPenalty,
     absolute_sum,
@@ -34,7 +35,7 @@ SIZES = {
 
 
 def objective_of(
-    name: str, *, weight: float = 1.0, nodes: int = 3, score: InnerScore = "size"
+    name: str, *, weight: float = 1.0, nodes: int = 3, score: ScoreName = "size"
 ) -> RobustAttribution:
     quadrature = Quadrature("gauss-legendre", nodes)
     inner = Inner(steps=2, step_size=0.1, score=score, quadrature=quadrature)
@@ -83,7 +84,7 @@ def test_gradient_in_the_weights_at_a_fixed_perturbation(
 @pytest.mark.parametrize("score", ["size", "loss"])
 @pytest.mark.parametrize("name", list(SIZES))
 def test_gradient_of_the_inner_score_in_the_perturbed_inputs(
-    smooth: nn.Module, batch: Batch, name: str, score: InnerScore
+    smooth: nn.Module, batch: Batch, name: str, score: ScoreName
 ) -> None:
     inputs, target = batch
     climbed = objective_of(name, score=score).inner_score(smooth, inputs, target)
@@ -134,7 +135,7 @@ class Watched(nn.Module):
 
 @pytest.mark.parametrize("score", ["size", "loss"])
 def test_weights_get_no_gradient_work_in_the_inner_loop(
-    smooth: nn.Module, batch: Batch, score: InnerScore
+    smooth: nn.Module, batch: Batch, score: ScoreName
 ) -> None:
     inputs, target = batch
     model = Watched(smooth).train()

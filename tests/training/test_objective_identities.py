@@ -13,8 +13,7 @@ from veridical.attacks.prediction import pgd
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import path_attribution
 from veridical.attribution.quadrature import Quadrature
-from veridical.training.named import named_objective
-from veridical.training.objectives import Inner, RobustAttribution
+from veridical.training.objectives import Inner, RobustAttribution, build_objective
 from veridical.training.penalties import absolute_sum, l1_norm, l1_power, signed_sum, sum_and_l1
 from veridical.training.settings import RobustSettings
 
@@ -160,7 +159,7 @@ def test_input_gradient_regularisation_is_the_one_node_case(
 ) -> None:
     inputs, target = batch
     robust = RobustSettings(weight=0.8, norm="l2" if norm == "l2" else "linf", radius=EPS)
-    value = named_objective("input-gradient", robust)(smooth, inputs, target)
+    value = build_objective("input-gradient", robust)(smooth, inputs, target)
     point = inputs.clone().requires_grad_(True)
     loss = cross_entropy(smooth(point), target, reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum(), point, create_graph=True)
@@ -204,7 +203,7 @@ def test_named_objectives_do_not_disturb_the_weights(smooth: nn.Module, batch: B
         inner_start="random", inner_score="size", inner_nodes=2, nodes=2, rule="midpoint",
     )  # fmt: skip
     for name in ("natural", "adversarial", "input-gradient", "ig-norm", "ig-sum-norm", "loss-change"):
-        objective = named_objective(name, robust)
+        objective = build_objective(name, robust)
         assert objective(smooth, inputs, target, torch.Generator().manual_seed(0)).loss.shape == (5,)
     for key, value in smooth.state_dict().items():
         assert torch.equal(value, before[key])
@@ -215,7 +214,7 @@ def test_the_l1_term_is_switched_on_at_its_share_of_the_training() -> None:
         weight=1.0, norm="linf", radius=EPS, beta=0.4, beta_from=0.5, inner_steps=1, inner_step_size=0.1,
         inner_start="random", inner_score="size", inner_nodes=1, nodes=1, rule="midpoint",
     )  # fmt: skip
-    sizes = [named_objective("ig-sum-norm", robust, progress=progress) for progress in (0.0, 0.49, 0.5, 1.0)]
+    sizes = [build_objective("ig-sum-norm", robust, progress=progress) for progress in (0.0, 0.49, 0.5, 1.0)]
     assert [objective.size.l1 for objective in sizes if isinstance(objective, RobustAttribution)] == [
         0,
         0,
@@ -249,4 +248,4 @@ def test_every_setting_reaches_its_place_in_a_named_objective(name: str) -> None
         "loss-change": absolute_sum(),
     }[name]
     expected = RobustAttribution(size, L2(0.9), weight=0.7, quadrature=Quadrature("right", 8), inner=inner)
-    assert named_objective(name, robust) == expected
+    assert build_objective(name, robust) == expected

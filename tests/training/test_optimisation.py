@@ -101,21 +101,3 @@ def test_the_average_takes_over_buffers_as_they_are() -> None:
     average.update(model)
     for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
         assert torch.equal(mine, theirs)
-
-
-def test_the_state_of_an_average_is_exact() -> None:
-    model = nn.Linear(3, 2)
-    one, other = WeightAverage(model, 0.9), WeightAverage(model, 0.9)
-    generator = torch.Generator().manual_seed(1)
-    for step in range(6):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(generator=generator)
-        if step == 3:
-            other.load_state_dict(one.state_dict())
-        one.update(model)
-        if step >= 3:
-            other.update(model)
-    assert one.updates == other.updates == 6
-    for mine, theirs in zip(one.module.parameters(), other.module.parameters(), strict=True):
-        assert torch.equal(mine, theirs)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from veridical.data import Dataset
 from veridical.runtime.errors import UsageError
-from veridical.training import precision
+from veridical.training import optimisation as precision
 from veridical.training.loop import train
-from veridical.training.precision import arithmetic, check_bf16
+from veridical.training.optimisation import arithmetic, check_bf16
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,8 @@ from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
 from veridical.training.log import read_log
-from veridical.training.named import evaluation_ball, named_objective
-from veridical.training.objectives import RobustAttribution
-from veridical.training.resolution import resolve
+from veridical.training.objectives import RobustAttribution, build_objective, evaluation_ball
+from veridical.training.recipes import resolve
 from veridical.training.run import read_settings
 from veridical.training.settings import RobustSettings
 
@@ -35,7 +34,7 @@ def settings(**given: Any) -> RobustSettings:
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)])
 def test_ball_and_step_grow_in_proportion(name: Any, progress: float, share: float) -> None:
     robust = settings(objective=name, radius=0.2, training_radius=0.3, radius_warm_up=0.4)
-    then = named_objective(name, robust, progress=progress)
+    then = build_objective(name, robust, progress=progress)
     assert isinstance(then, RobustAttribution)
     assert then.ball.radius == pytest.approx(0.3 * share)
     assert then.inner.step_size == pytest.approx(0.7 * 0.3 * share)
@@ -44,7 +43,7 @@ def test_ball_and_step_grow_in_proportion(name: Any, progress: float, share: flo
 
 @pytest.mark.parametrize("given", [{}, {"radius_warm_up": 0.0}])
 def test_without_it_the_ball_is_whole_from_the_start(given: dict[str, float]) -> None:
-    first = named_objective("adversarial", settings(objective="adversarial", radius=0.2, **given), progress=0)
+    first = build_objective("adversarial", settings(objective="adversarial", radius=0.2, **given), progress=0)
     assert isinstance(first, RobustAttribution)
     assert first.ball.radius == 0.2
 

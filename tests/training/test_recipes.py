@@ -6,8 +6,7 @@ import pytest
 
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
-from veridical.training.deviations import deviations
-from veridical.training.resolution import resolve
+from veridical.training.recipes import list_deviations, resolve
 from veridical.training.settings import Settings
 
 SIZES = {
@@ -107,11 +106,11 @@ def test_the_paper_recipe_reduces_a_batch_as_the_authors_do(data: str, objective
 def test_the_paper_recipe_on_the_papers_data_deviates_in_nothing(data: str, objective: str) -> None:
     settings = resolved(data, objective=objective, recipe="paper")
     assert (settings.train_examples, settings.validation) == (55_000, 5000)
-    assert deviations(settings) == []
+    assert list_deviations(settings) == []
 
 
 def told(settings: Settings) -> dict[str, tuple[Any, Any]]:
-    return {entry["what"]: (entry["paper"], entry["used"]) for entry in deviations(settings)}
+    return {entry["what"]: (entry["paper"], entry["used"]) for entry in list_deviations(settings)}
 
 
 def test_the_paper_recipe_balances_and_warps_where_the_authors_did() -> None:
@@ -153,14 +152,6 @@ def test_names_that_do_not_exist_are_refused() -> None:
         resolved("mnist", objective="natural", augment="flip")
     with pytest.raises(UsageError, match="balance: expected one of none, classes, but got 'class'"):
         resolved("mnist", objective="natural", balance="class")
-
-
-def test_records_of_the_first_runs_are_read_with_the_old_behaviour() -> None:
-    settings = resolved("fashion-mnist", objective="ig-norm")
-    record = settings.to_dict()
-    for name in ("augment", "balance"):
-        assert record.pop(name) == "none"
-    assert Settings.from_dict(record) == settings
 
 
 def test_every_departure_of_the_fast_recipe_is_said() -> None:

@@ -9,9 +9,8 @@ import pytest
 from veridical.attacks.ball import Linf
 from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
-from veridical.training.named import evaluation_ball, named_objective
-from veridical.training.objectives import RobustAttribution
-from veridical.training.resolution import resolve
+from veridical.training.objectives import RobustAttribution, build_objective, evaluation_ball
+from veridical.training.recipes import resolve
 from veridical.training.settings import RobustSettings
 
 DATA = {"name": "cifar10", "shape": [3, 32, 32], "num_classes": 10}
@@ -27,7 +26,7 @@ def settings(**given: Any) -> RobustSettings:
 @pytest.mark.parametrize("name", ["adversarial", "ig-norm", "ig-sum-norm", "loss-change"])
 def test_the_ball_of_training_and_that_of_evaluation(name: Any) -> None:
     robust = settings(objective=name, radius=0.1, training_radius=0.25)
-    trained = named_objective(name, robust)
+    trained = build_objective(name, robust)
     assert isinstance(trained, RobustAttribution)
     assert isinstance(trained.ball, Linf)
     assert trained.ball.radius == 0.25

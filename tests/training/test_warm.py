@@ -17,7 +17,7 @@ from veridical.training.loop import train
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.penalties import l1_norm, signed_sum
 from veridical.training.run import Run
-from veridical.training.warm import WarmStarts
+from veridical.training.warm_start import WarmStarts
 
 BALLS = [Linf(0.1), L2(0.5), Linf(0.1, None)]
 

@@ -28,7 +28,7 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import as_path
 from veridical.runtime.record import record
-from veridical.training.checkpoint import packed, weights
+from veridical.training.checkpoint import pack, weights
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
 from veridical.training.settings import Settings
@@ -159,7 +159,7 @@ def prepare(
     where |= {"device": device} | ({"trust_code": "yes"} if trust_code else {})
     found = Measurement(
         model=model,
-        weights=hashlib.sha256(packed(weights(model))).hexdigest(),
+        weights=hashlib.sha256(pack(weights(model))).hexdigest(),
         data=images,
         attribution=method,
         design=design,

@@ -16,20 +16,21 @@ from torch import nn
 from veridical.data import Dataset
 from veridical.models import build, model_config
 from veridical.runtime.config import (
-    OBJECTIVES,
     ObjectiveOptions,
     OptimiserOptions,
     RetrainObjectiveName,
     TrainOptions,
 )
 from veridical.runtime.errors import UsageError, unknown_name_error
-from veridical.training.assignment import OWN
-from veridical.training.resolution import resolve
+from veridical.training.penalties import OBJECTIVES
+from veridical.training.recipes import resolve
 from veridical.training.settings import Settings
+from veridical.training.task import OWN
 
 SOURCES = (
     "veridical.training.loop",
     "veridical.training.objectives",
+    "veridical.training.penalties",
     "veridical.training.optimisation",
     "veridical.faithfulness.unmasking",
     "veridical.faithfulness.fills",

@@ -24,13 +24,18 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.seeds import stream
-from veridical.training.assignment import build_recorded
 from veridical.training.checkpoint import Learner, load_newest, save_checkpoint
-from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
-from veridical.training.precision import arithmetic
-from veridical.training.resolution import resolve
+from veridical.training.optimisation import (
+    WeightAverage,
+    arithmetic,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+)
+from veridical.training.recipes import resolve
+from veridical.training.run import ROWS
 from veridical.training.settings import Settings
-from veridical.training.validation import ROWS
+from veridical.training.task import build_recorded
 
 STACKED = "veridical.faithfulness.stacked:retrain_stacked"
 CHECKPOINTS = "checkpoints"

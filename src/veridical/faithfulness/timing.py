@@ -17,8 +17,7 @@ from veridical.faithfulness.stacked import Stack
 from veridical.faithfulness.unmasking import first_images
 from veridical.runtime.config import PerName
 from veridical.runtime.devices import resolve_device
-from veridical.training.run import Run
-from veridical.training.validation import accuracies
+from veridical.training.run import Run, measure_accuracies
 
 WARM_UP, LEAST, MOST = 3, 5, 400
 """Steps: not counted, and counted at least and at most."""
@@ -73,7 +72,7 @@ def extrapolated(
         run = start(part, Path(folder) / "timed", counted)
         wall = time.perf_counter() - begun
         begun = time.perf_counter()
-        accuracies(run.model, part.test, None, seed=0, device=resolve_device(device))
+        measure_accuracies(run.model, part.test, None, seed=0, device=resolve_device(device))
         tested = time.perf_counter() - begun
     training = _training_seconds(run)
     rest = max(0.0, wall - training - tested)

@@ -10,15 +10,6 @@ from typing import Literal
 
 from veridical.runtime.checking import Checked, limited
 
-ObjectiveName = Literal["natural", "adversarial", "input-gradient", "ig-norm", "ig-sum-norm", "loss-change"]
-OBJECTIVES: tuple[ObjectiveName, ...] = (
-    "natural",
-    "adversarial",
-    "input-gradient",
-    "ig-norm",
-    "ig-sum-norm",
-    "loss-change",
-)
 RecipeName = Literal["fast", "paper"]
 NormName = Literal["linf", "l2"]
 StartName = Literal["random", "origin", "gradient", "warm"]
@@ -50,14 +41,14 @@ class SubjectOptions(Checked):
         out: Folder of the run; the same command continues a run that was interrupted.
         data: Name of a data set, an .npz file or a folder of class folders.
         model: Architecture by name.
-        objective: What is minimised.
+        objective: What is minimised, by name or as module:callable (with trust_code).
         recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
     """
 
     out: str
     data: str = "mnist-5k"
     model: str = "cnn"
-    objective: ObjectiveName = "ig-sum-norm"
+    objective: str = "ig-sum-norm"
     recipe: RecipeName = "fast"
 
 
@@ -147,6 +138,7 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
         threads: Torch threads; None leaves torch's choice.
         bf16: Train with bfloat16 products and convolutions, on CPUs that have them; metrics stay float32.
         checkpoint_seconds: Least seconds between checkpoints inside an epoch; each epoch ends with one.
+        trust_code: Allow module:callable, which runs foreign code.
         tensorboard: Also write TensorBoard events (extra "tensorboard").
         progress: Show a progress bar.
     """
@@ -165,6 +157,7 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, SubjectOptions):
     threads: int | None = None
     bf16: bool = False
     checkpoint_seconds: float = 60.0
+    trust_code: bool = False
     tensorboard: bool = False
     progress: bool = True
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from veridical.runtime.checking import Checked, limited
-from veridical.runtime.config import ModelOption, NormName, ObjectiveName, OptimiserOptions, RecipeName
+from veridical.runtime.config import ModelOption, NormName, OptimiserOptions, RecipeName
 from veridical.runtime.data_config import (
     ClassesName,
     CodeName,
@@ -107,9 +107,7 @@ class ShortcutStudyOptions(OptimiserOptions):
     data: str = "fashion-mnist"
     model: str = "cnn"
     model_options: dict[str, ModelOption] = field(default_factory=dict)
-    objective: list[ObjectiveName] = field(
-        default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"]
-    )
+    objective: list[str] = field(default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"])
     recipe: RecipeName = "fast"
     norm: NormName = "linf"
     radius: list[float] | None = None
@@ -195,9 +193,7 @@ class LeakageOptions(OptimiserOptions):
     noise: float = 0.0
     model: str = "mlp"
     model_options: dict[str, ModelOption] = field(default_factory=dict)
-    objective: list[ObjectiveName] = field(
-        default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"]
-    )
+    objective: list[str] = field(default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"])
     recipe: RecipeName = "fast"
     norm: list[NormName] = field(default_factory=lambda: ["linf"])
     radius: list[float] | None = None

@@ -18,7 +18,7 @@ from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic
 from veridical.studies.map_measures import joined, map_measures
 from veridical.studies.regions import regions_of
-from veridical.training.run import load, weights_of
+from veridical.training.run import load, weights_digest
 
 MEASURE = "veridical.studies.alignment_job:measure"
 
@@ -29,14 +29,14 @@ ARRAYS = "measured.npz"
 def measure(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
     """Job: explain some test images by one attribution of one run and compare the maps with the regions.
 
-    values: weights (the digest of `weights_of`), data (its checksum), attribution (its name), first, last,
+    values: weights (their digest), data (its checksum), attribution (its name), first, last,
     levels and seed. where: run, the data (see `sources`), device, batch and trust_code. Leaves ARRAYS: the
     measures of `map_measures`, predicted int64 (n,), correct bool (n,), and `average`, float64 (H, W), the
     sum of the maps after each was divided by its own sum.
     """
     device = resolve_device(where.get("device", "auto"))
     run = load(where["run"], device=device)
-    if weights_of(run.folder) != values["weights"]:
+    if weights_digest(run.folder) != values["weights"]:
         raise RunError(f"{run.folder} has other weights than were planned with. Repeat the command.")
     data = load_source(where, values["data"]["checksum"])
     regions = regions_of(data)[values["first"] : values["last"]]

@@ -19,7 +19,7 @@ from veridical.studies.alignment_job import MEASURE
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import distinct_titles
 from veridical.studies.regions import region_record
-from veridical.training.run import read_settings, weights_of
+from veridical.training.run import read_settings, weights_digest
 from veridical.training.settings import Settings
 
 STRETCH = 500
@@ -127,7 +127,7 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
 
 def _member(folder: Path) -> Member:
     settings = read_settings(folder)
-    return Member(folder, settings, weights_of(folder))
+    return Member(folder, settings, weights_digest(folder))
 
 
 def _check_fits(member: Member, data: Dataset) -> None:

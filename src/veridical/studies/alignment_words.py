@@ -5,7 +5,7 @@ from __future__ import annotations
 from veridical.report.formats import Interval, Two, percent
 from veridical.report.table import write_cell, write_points
 from veridical.studies.finished import Finished
-from veridical.studies.learnt import undertrained
+from veridical.studies.training import undertrained
 
 COLUMNS = (
     "model",

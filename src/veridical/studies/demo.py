@@ -13,7 +13,7 @@ from veridical.attacks.protocols import EvaluationSettings, evaluation_settings
 from veridical.attacks.robustness import examples_kept
 from veridical.data import load
 from veridical.report.formats import Interval
-from veridical.runtime.config import AttackOptions, DemoOptions, ObjectiveName, TrainOptions
+from veridical.runtime.config import AttackOptions, DemoOptions, TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import CLAIM, claim_folder, write_json
 from veridical.runtime.provenance import result_document
@@ -30,8 +30,8 @@ from veridical.training.run import read_settings
 Show = Callable[[str, str, int, int], Any]
 """(model, what is done to it, done, total)."""
 
-NATURAL: ObjectiveName = "natural"
-_NAMES: tuple[ObjectiveName, ...] = (NATURAL, "ig-sum-norm")
+NATURAL: str = "natural"
+_NAMES: tuple[str, ...] = (NATURAL, "ig-sum-norm")
 COMPARED = {"topk_intersection": "top pixels kept (IN)", "kendall_tau": "Kendall's tau (CO)"}
 
 
@@ -125,7 +125,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
 class _Arm:
     """One model of the demo: how it is trained, and how it is attacked."""
 
-    name: ObjectiveName
+    name: str
     options: DemoOptions
     scale: Scale
     settings: EvaluationSettings

@@ -14,14 +14,15 @@ from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.config import NormName, ObjectiveName
+from veridical.runtime.config import NormName
 from veridical.runtime.data_config import BlockOptions, PositionName
 from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.attacked import training_title
-from veridical.studies.explicit_training import check_taken, predicted_cost, study_settings, training_fields
 from veridical.studies.leakage_job import EXPLAIN, RUN, TEST, TRAIN, blocks_key, made
 from veridical.studies.leakage_maps import PAIRED
+from veridical.studies.training import predict_cost, study_settings, training_fields
+from veridical.training.penalties import check_supported
 from veridical.training.settings import Settings
 
 TITLES: Mapping[str, str] = {
@@ -79,7 +80,7 @@ class LeakagePlan:
         """One training."""
         values = {**self._blocks(arm), "training": training_fields(arm.settings), "seed": seed}
         label = f"{TITLES[arm.position]}, {arm.title}, seed {seed}"
-        return Job(TRAIN, values, self._where(), label=label, cost=predicted_cost(arm.settings))
+        return Job(TRAIN, values, self._where(), label=label, cost=predict_cost(arm.settings))
 
     def test(self, arm: Condition, training: Job, folder: Path) -> Job:
         """The attacks on the predictions of a training in that folder."""
@@ -177,7 +178,7 @@ def _check(options: LeakageOptions) -> None:
         values = getattr(options, name)
         if not values or len(set(values)) < len(values):
             raise argument_error(name, values, "different values, at least one")
-    check_taken(options.objective, {name: getattr(options, name) for name in _ROBUST})
+    check_supported(options.objective, {name: getattr(options, name) for name in _ROBUST})
     for norm, radius in balls_of(options):
         ball(norm, radius)  # refuses radii that cannot be
     for name in options.attribution:
@@ -190,9 +191,7 @@ def _blocks(options: LeakageOptions, position: PositionName) -> BlockOptions:
     return BlockOptions(position=position, seed=0, **given)
 
 
-def _settings(
-    options: LeakageOptions, objective: ObjectiveName, around: Ball | None, data: MaskedDataset
-) -> Settings:
+def _settings(options: LeakageOptions, objective: str, around: Ball | None, data: MaskedDataset) -> Settings:
     robust: dict[str, Any] = {}
     if around is not None:
         robust = {name: getattr(options, name) for name in _ROBUST} | {"norm": around[0], "radius": around[1]}

@@ -9,7 +9,7 @@ from veridical.report.formats import Interval, level_text
 from veridical.report.table import write_cell
 from veridical.studies.finished import Finished
 from veridical.studies.leakage_plan import TITLES
-from veridical.studies.learnt import undertrained
+from veridical.studies.training import undertrained
 
 HEADLINE_LEVEL = 0.05
 

@@ -26,8 +26,8 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic
 from veridical.studies.shown_examples import first_of_each_class
-from veridical.training.assignment import build_recorded
-from veridical.training.run import Run, load, weights_of
+from veridical.training.run import Run, load, weights_digest
+from veridical.training.task import build_recorded
 
 TRAIN = "veridical.studies.sanity_job:train_on_random"
 EXPLAIN = "veridical.studies.sanity_job:explain"
@@ -71,7 +71,7 @@ def explain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     """
     device = resolve_device(where.get("device", "auto"))
     run = load(where["run"], device=device)
-    if weights_of(run.folder) != values["weights"]:
+    if weights_digest(run.folder) != values["weights"]:
         raise RunError(f"{run.folder} has other weights than were planned with. Repeat the command.")
     data = load_source(where, values["data"]["checksum"])
     split = data.test.subset(range(values["examples"]))

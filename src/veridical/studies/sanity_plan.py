@@ -19,7 +19,7 @@ from veridical.metrics.views import TOP_QUANTILE
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import SanityOptions
 from veridical.studies.sanity_job import EXPLAIN, TRAIN, randomised_data
-from veridical.training.run import read_settings, weights_of
+from veridical.training.run import read_settings, weights_digest
 from veridical.training.settings import Settings
 
 CONTROL = "true"
@@ -159,7 +159,7 @@ def planned(options: SanityOptions) -> SanityPlan:
     return SanityPlan(
         options=options,
         settings=settings,
-        weights=weights_of(folder),
+        weights=weights_digest(folder),
         data=data,
         examples=min(options.examples, len(data.test)),
         train_examples=wanted,

@@ -11,13 +11,13 @@ from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.sources import source_by_name
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.config import ObjectiveName
 from veridical.runtime.data_config import CodeName, ShortcutOptions
 from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.attacked import training_title
-from veridical.studies.explicit_training import check_taken, predicted_cost, study_settings, training_fields
 from veridical.studies.shortcut_job import RUN_JOB, planted
+from veridical.studies.training import predict_cost, study_settings, training_fields
+from veridical.training.penalties import check_supported
 from veridical.training.settings import Settings
 
 
@@ -66,9 +66,7 @@ class ShortcutPlan:
             "seed": seed,
             **self._explaining(),
         }
-        return Job(
-            RUN_JOB, values, where, label=f"{arm.title}, seed {seed}", cost=predicted_cost(arm.settings)
-        )
+        return Job(RUN_JOB, values, where, label=f"{arm.title}, seed {seed}", cost=predict_cost(arm.settings))
 
     def describe(self) -> dict[str, Any]:
         """What the results depend on, as plain values; neither paths nor the machine."""
@@ -131,12 +129,12 @@ def _check(options: ShortcutStudyOptions) -> None:
         if not values or len(set(values)) < len(values):
             raise argument_error(name, values, "different values, at least one")
     robust = ("weight", "beta", "beta_from", "radius")
-    check_taken(options.objective, {name: getattr(options, name) for name in robust})
+    check_supported(options.objective, {name: getattr(options, name) for name in robust})
     if options.radius is not None and (not options.radius or len(set(options.radius)) < len(options.radius)):
         raise argument_error("radius", options.radius, "different values, at least one")
 
 
-def _recipes(options: ShortcutStudyOptions) -> list[tuple[ObjectiveName, float | None]]:
+def _recipes(options: ShortcutStudyOptions) -> list[tuple[str, float | None]]:
     """Every objective with every radius that it takes."""
     radii: list[float | None] = [None] if options.radius is None else [*options.radius]
     return [
@@ -157,7 +155,7 @@ def _shortcut(options: ShortcutStudyOptions, rate: float) -> ShortcutOptions:
 
 
 def _settings(
-    options: ShortcutStudyOptions, objective: ObjectiveName, radius: float | None, data: MaskedDataset
+    options: ShortcutStudyOptions, objective: str, radius: float | None, data: MaskedDataset
 ) -> Settings:
     robust = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
     robust["radius"] = radius

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -20,15 +20,13 @@ from veridical.runtime.files import digest, read_checked, read_json, to_plain, w
 from veridical.runtime.record import record
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
-KEPT = 2
+_KEPT = 2
 """Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged."""
 
 _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoint.json"
 
 
-class Progress(TypedDict):
-    """What a session hands to the next one."""
-
+class _Progress(TypedDict):
     seconds: NotRequired[float]
     sums: NotRequired[dict[str, float]]
     summed: NotRequired[int]
@@ -39,7 +37,7 @@ class _Record(TypedDict):
     averaged: int | None
     sha256: dict[str, str]
     config: dict[str, Any]
-    progress: Progress
+    progress: _Progress
 
 
 @record
@@ -56,9 +54,10 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight, buffer and kept tensor by name, with the prefix "model.", "average." or "kept."."""
-        parts = {"model": self.model} | ({"average": self.average.module} if self.average else {})
-        found = {f"{part}.{name}": value for part in parts for name, value in weights(parts[part]).items()}
-        return found | {f"kept.{name}": value for name, value in self.kept.items()}
+        parts = {"model": weights(self.model), "kept": self.kept}
+        if self.average:
+            parts["average"] = weights(self.average.module)
+        return {f"{part}.{name}": value for part in parts for name, value in parts[part].items()}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -76,20 +75,21 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def save_checkpoint(
     folder: Path, step: int, learner: Learner, config: Mapping[str, Any], progress: Mapping[str, Any]
 ) -> Path:
-    """Write `folder`/step-NNNNNNNN, which appears all at once, and drop all but the newest `KEPT`.
+    """Write `folder`/step-NNNNNNNN, which appears all at once, and drop all but the newest two.
 
     config: the run's settings, compared when it is loaded. progress: plain values that `load_newest` returns.
     A RunError instead of a checkpoint if a weight is not finite.
     """
-    if bad := not_finite(learner.model):
+    if bad := nonfinite_weights(learner.model):
         raise RunError(f"after step {step} the weights {', '.join(bad[:3])} hold values that are not finite")
     tensors = learner.tensors()
     optimiser = io.BytesIO()
     torch.save(learner.optimiser.state_dict(), optimiser)
-    files = {_WEIGHTS: packed(tensors), _OPTIMISER: optimiser.getvalue()}
+    files = {_WEIGHTS: pack(tensors), _OPTIMISER: optimiser.getvalue()}
     folder.mkdir(exist_ok=True)
-    _remove_unfinished(folder)
     # A leading dot: what a kill leaves behind here is no checkpoint and is cleared away by the next one.
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished)
     temporary, target = folder / f".step-{step:08d}", folder / _name(step)
     temporary.mkdir()
     for name, content in files.items():
@@ -105,12 +105,12 @@ def save_checkpoint(
     if target.exists():
         shutil.rmtree(target)
     os.replace(temporary, target)
-    for old in checkpoints(folder)[KEPT:]:
+    for old in list_checkpoints(folder)[_KEPT:]:
         shutil.rmtree(old)
     return target
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
     return sorted(folder.glob("step-*"), reverse=True)
 
@@ -121,7 +121,7 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
     A damaged or truncated checkpoint is removed with a warning, and the one before it is taken. Weights keep
     the memory layout that they have. A RunError, which says what differs, for another model or configuration.
     """
-    for path in checkpoints(folder):
+    for path in list_checkpoints(folder):
         try:
             record, tensors, optimiser = _read(path, learner.optimiser)
         except RunError as damage:
@@ -135,7 +135,7 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
         _compare(path, record["config"], to_plain(dict(config), "config"))
         own = learner.tensors()
         check_tensors(path, tensors, own)
-        put_into(own, tensors)
+        copy_weights(own, tensors)
         learner.optimiser.load_state_dict(optimiser)
         if learner.average:
             learner.average.updates = record["averaged"] or 0
@@ -143,7 +143,7 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
     return None
 
 
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors by name in the safetensors format; layouts are dropped and shared weights written twice."""
     # clone: safetensors refuses tensors that share memory, as tied weights do.
     whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -151,7 +151,7 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 @torch.no_grad()
-def put_into(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def copy_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Copy values into the tensors of a model, in place, so that device and memory layout stay theirs."""
     for name, value in own.items():
         value.copy_(tensors[name])
@@ -172,15 +172,15 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str
         )
 
 
-def unpacked(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
-    """What `packed` made of tensors; a RunError that names `source` for anything else."""
+def unpack(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
+    """What `pack` made of tensors; a RunError that names `source` for anything else."""
     try:
         return safetensors.torch.load(content)
     except Exception as error:
         raise RunError(f"{source} is damaged: it holds no tensors ({error}). {hint}") from error
 
 
-def not_finite(model: nn.Module) -> list[str]:
+def nonfinite_weights(model: nn.Module) -> list[str]:
     """The names of what is learnt and holds NaN or infinities, and of what is constant (a mask) and NaN."""
     learnt = {name for name, value in model.named_parameters() if value.requires_grad}
     learnt |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
@@ -203,7 +203,7 @@ def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Te
         raise RunError(f"{path / _OPTIMISER} is damaged: {type(error).__name__}.") from error
     if not fits:
         raise RunError(f"{path / _OPTIMISER} is damaged: it is not the state of this optimiser.")
-    return record, unpacked(contents[_WEIGHTS], path / _WEIGHTS, ""), state
+    return record, unpack(contents[_WEIGHTS], path / _WEIGHTS, ""), state
 
 
 def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
@@ -219,21 +219,20 @@ def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
     return bool(same)
 
 
-def _compare(path: Path, found: Any, expected: Any) -> None:
-    there, here = dict(_leaves(found)), dict(_leaves(expected))
+def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    there, here = _flatten(found), _flatten(expected)
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if differing:
-        shown = "; ".join(f"{n} is {there.get(n)!r} there, {here.get(n)!r} here" for n in differing[:4])
-        raise RunError(f"{path} belongs to another configuration: {shown}. Name another folder.")
+        listed = "; ".join(f"{n} is {there.get(n)!r} there, {here.get(n)!r} here" for n in differing[:4])
+        raise RunError(f"{path} belongs to another configuration: {listed}. Name another folder.")
 
 
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings, each with its dotted place."""
-    if not isinstance(value, Mapping):
-        yield place, value
-        return
-    for key, inner in value.items():
-        yield from _leaves(inner, f"{place}.{key}" if place else key)
+def _flatten(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """The values of nested mappings, each by its dotted place."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{place}{key}.") if isinstance(value, Mapping) else {place + key: value}
+    return flat
 
 
 def _form(tensor: Tensor) -> str:
@@ -242,8 +241,3 @@ def _form(tensor: Tensor) -> str:
 
 def _name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def _remove_unfinished(folder: Path) -> None:
-    for path in folder.glob(".step-*"):
-        shutil.rmtree(path)

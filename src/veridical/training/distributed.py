@@ -17,7 +17,7 @@ from veridical.attacks.ball import Noise, NoiseRows
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.process_group import ProcessGroup
 from veridical.runtime.seeds import stream
-from veridical.training.checkpoint import Learner, packed
+from veridical.training.checkpoint import Learner, pack
 from veridical.training.objectives import ObjectiveValue
 
 _NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -101,7 +101,7 @@ class Share:
         if self.group.size == 1:
             return
         digests = torch.zeros(self.group.size, dtype=torch.int64)
-        digest = hashlib.sha256(packed(learner.tensors())).digest()
+        digest = hashlib.sha256(pack(learner.tensors())).digest()
         digests[self.group.rank] = int.from_bytes(digest[:7], "little")
         others = (self.group.add_up(digests) != digests[0]).nonzero().flatten().tolist()
         if others:

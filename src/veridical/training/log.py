@@ -1,4 +1,4 @@
-"""The course of a training: log.jsonl, one JSON object a line, and TensorBoard events on request."""
+"""The course of a training: log.jsonl (one JSON object a line), TensorBoard events, a bar in the terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from types import TracebackType
+from typing import Any, NotRequired, Self, TypedDict
 
-from veridical.runtime.errors import RunError, UsageError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from veridical.runtime.errors import RunError, UsageError, visible
 from veridical.runtime.files import read_json_lines, to_plain, write_atomic
 
 LOG = "log.jsonl"
+
+
+class _Line(TypedDict):
+    """What a line says beside its numbers by name."""
+
+    step: int
+    epoch: NotRequired[float]
+    kind: NotRequired[str]
 
 
 class Log:
@@ -25,7 +44,7 @@ class Log:
     def __init__(self, folder: Path, from_step: int, *, tensorboard: bool = False) -> None:
         path = folder / LOG
         kept = [line for line in read_log(folder) if line["step"] <= from_step]
-        write_atomic(path, "".join(_line(line) for line in kept))
+        write_atomic(path, "".join(_as_line(line) for line in kept))
         # purge_step hides the events of steps that are done again.
         events = {"purge_step": from_step + 1}
         self._events = event_writer()(str(folder / "tensorboard"), **events) if tensorboard else None
@@ -33,8 +52,8 @@ class Log:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; it is in the system's hands when this returns."""
-        with self._told():
-            self._file.write(_line({"step": step, **values}))
+        with self._naming_the_file():
+            self._file.write(_as_line({"step": step, **values}))
             self._file.flush()
         if self._events is not None:
             for name, value in values.items():
@@ -43,44 +62,32 @@ class Log:
 
     def sync(self) -> None:
         """Bring all lines to the disk, as is needed before a checkpoint that follows them."""
-        with self._told():
+        with self._naming_the_file():
             os.fsync(self._file.fileno())
         if self._events is not None:
             self._events.flush()
 
     def close(self) -> None:
         """Release the files."""
-        with self._told():
+        with self._naming_the_file():
             self._file.close()
         if self._events is not None:
             self._events.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What the disk refuses, being full above all, does not say which file it is about."""
+    def _naming_the_file(self) -> Iterator[None]:
+        """An error of the disk, a full one above all, does not say which file it is about."""
         try:
             yield
         except OSError as error:
             raise RunError(f"{self._file.name} cannot be written: {error.strerror}.") from error
 
 
-class Line(TypedDict):
-    """What a line says beside its numbers by name."""
-
-    step: int
-    epoch: NotRequired[float]
-    kind: NotRequired[str]
-
-
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log, in order, without one that a kill cut short; a RunError for other lines."""
     hint = "Delete it: the course of the training is lost, its weights and results are not."
-    lines: list[Any] = read_json_lines(folder / LOG, Line, hint=hint)
+    lines: list[Any] = read_json_lines(folder / LOG, _Line, hint=hint)
     return lines
-
-
-def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(to_plain(values, "log"), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def event_writer() -> Any:
@@ -92,3 +99,45 @@ def event_writer() -> Any:
             "tensorboard: the package is not installed. Install veridical[tensorboard], or leave it out."
         ) from error
     return SummaryWriter
+
+
+class Display:
+    """A progress bar over the steps on stderr; with shown=False nothing is written at all.
+
+    steps, done: steps in total, and those of earlier sessions.
+    """
+
+    def __init__(self, shown: bool, steps: int, done: int) -> None:
+        self._console = Console(stderr=True, quiet=not shown)
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeElapsedColumn())
+        self._progress = Progress(
+            TextColumn("[progress.description]{task.description}"),
+            *columns,
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not shown,
+        )
+        self._task = self._progress.add_task("training", total=steps, completed=done, speed="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, loss: float, examples_per_second: float) -> None:
+        """Show that one step is done."""
+        speed = f"{examples_per_second:.0f} examples/s"
+        self._progress.update(self._task, advance=1, description=f"loss {loss:.3f}", speed=speed)
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self._console.print(visible(text), highlight=False, markup=False)
+
+
+def _as_line(values: Mapping[str, Any]) -> str:
+    return json.dumps(to_plain(values, "log"), ensure_ascii=False, allow_nan=False) + "\n"

@@ -16,24 +16,36 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import parameter_like
 from veridical.data import Dataset, Split
 from veridical.runtime.config import TrainOptions
-from veridical.runtime.errors import argument_error
-from veridical.runtime.files import read_claim
+from veridical.runtime.errors import RunError, argument_error
+from veridical.runtime.files import claim_folder, write_json
 from veridical.runtime.guards import default_modes, preserved_rng, thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
-from veridical.training.assignment import Assignment, assign, gather
-from veridical.training.beginning import Beginning
-from veridical.training.checkpoint import Learner, checkpoints, load_newest, save_checkpoint, weights
-from veridical.training.display import Display
+from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, save_checkpoint, weights
 from veridical.training.distributed import Share, check_parallel
-from veridical.training.log import Log, event_writer
+from veridical.training.log import Display, Log, event_writer
 from veridical.training.objectives import Objective, ObjectiveValue
-from veridical.training.optimisation import WeightAverage, learning_rate, make_optimiser, set_learning_rate
-from veridical.training.precision import arithmetic, check_bf16
-from veridical.training.run import CHECKPOINTS, RESULT, Run, claim, clear, finish, load
-from veridical.training.stops import alone_in, stopped
-from veridical.training.validation import accuracies
-from veridical.training.warm import WarmStarts
+from veridical.training.optimisation import (
+    WeightAverage,
+    arithmetic,
+    check_bf16,
+    learning_rate,
+    make_optimiser,
+    set_learning_rate,
+)
+from veridical.training.run import (
+    CHECKPOINTS,
+    KIND,
+    RESULT,
+    Run,
+    clear,
+    finish,
+    load,
+    lock_folder,
+    measure_accuracies,
+)
+from veridical.training.task import InitialWeights, Task, gather_options, prepare_task
+from veridical.training.warm_start import WarmStarts
 
 LOG_EVERY = 50
 """Steps that one line of the log sums up; the last line of an epoch may cover fewer."""
@@ -74,7 +86,8 @@ def train(
     what = "a name, or an objective: a function or object called as (model, inputs, target, generator)"
     own_objective = _own("objective", objective, Callable, what)
     named = {"model": model, "data": data, "objective": objective}
-    chosen = gather(options, {k: v for k, v in named.items() if isinstance(v, str | os.PathLike)} | fields)
+    by_name = {name: value for name, value in named.items() if isinstance(value, str | os.PathLike)}
+    chosen = gather_options(options, by_name | fields)
     device = group.device(chosen.device)
     if chosen.tensorboard:
         event_writer()
@@ -83,24 +96,19 @@ def train(
     threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
     with threads, preserved_rng(), default_modes(), ExitStack() as held:
         with group.in_turn():
-            assignment = assign(
-                chosen,
-                device,
-                own_model,
-                own_data,
-                own_objective,
-                _beginning(chosen.initial_run, own_model),
-            )
-            check_parallel(assignment.model, assignment.settings.optimise.batch_size, group)
-            folder = claim(chosen.out, assignment.settings)
+            initial = _initial_weights(chosen.initial_run, own_model)
+            task = prepare_task(chosen, device, own_model, own_data, own_objective, initial)
+            check_parallel(task.model, task.settings.optimise.batch_size, group)
+            # Claimed last: what is refused leaves no folder behind.
+            folder = claim_folder(chosen.out, KIND, task.settings.to_dict())
         with group.guarded():
             if group.first:
-                held.enter_context(alone_in(folder))
+                held.enter_context(lock_folder(folder))
         if group.told((folder / RESULT).exists()):
             if group.first:
                 clear(folder)
         else:
-            _Training(chosen, assignment, folder, device, group).run()
+            _Session(chosen, task, folder, device, group).run()
     return load(folder, model=own_model, device=device)
 
 
@@ -118,35 +126,34 @@ def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
     return given
 
 
-def _beginning(folder: str | None, model: nn.Module | None) -> Beginning | None:
+def _initial_weights(folder: str | None, model: nn.Module | None) -> InitialWeights | None:
     """The weights of a finished run, None where none is named. model: its architecture, if a caller's own."""
     if folder is None:
         return None
     run = load(folder, model=model)
-    return Beginning(run.folder, run.settings, weights(run.model))
+    return InitialWeights(run.folder, run.settings, weights(run.model))
 
 
-class _Training:
+class _Session:
     """One session: from the newest checkpoint, or the start, to the result."""
 
     def __init__(
         self,
         options: TrainOptions,
-        assignment: Assignment,
+        task: Task,
         folder: Path,
         device: torch.device,
         group: ProcessGroup,
     ) -> None:
-        self.options, self.task, self.folder, self.device = options, assignment, folder, device
+        self.options, self.task, self.folder, self.device = options, task, folder, device
         self.group = group
-        self.settings = assignment.settings
-        # As the folder was claimed for: by an older version, perhaps, with fewer settings.
-        self.config = read_claim(folder)["config"]
+        self.settings = task.settings
+        self.config = task.settings.to_dict()
         optimise = self.settings.optimise
         self.share = Share(group, optimise.batch_size)
-        model = assignment.model.train()
+        model = task.model.train()
         average = WeightAverage(model, optimise.averaging) if optimise.averaging else None
-        self.starts = WarmStarts(len(assignment.train), assignment.data.shape) if assignment.warm else None
+        self.starts = WarmStarts(len(task.train), task.data.shape) if task.warm else None
         kept = self.starts.tensors() if self.starts else {}
         self.learner = Learner(model, make_optimiser(model, optimise), average, kept)
         self.dtype = parameter_like(model).dtype
@@ -161,14 +168,14 @@ class _Training:
 
     def run(self) -> None:
         """Do the remaining steps, then complete the folder."""
-        steps, batch = self.settings.optimise.steps, self.settings.optimise.batch_size
+        steps = self.settings.optimise.steps
         with ExitStack() as stack:
             log = None
             if self.group.first:
                 log = Log(self.folder, self.step, tensorboard=self.options.tensorboard)
                 stack.callback(log.close)
             shown = self.options.progress and self.group.first
-            display = stack.enter_context(Display(shown, steps, self.step, batch))
+            display = stack.enter_context(Display(shown, steps, self.step))
             if self.step:
                 display.note(f"{self.folder}: continued after step {self.step} of {steps}")
             self._steps(log, display)
@@ -184,13 +191,13 @@ class _Training:
 
     def _steps(self, log: Log | None, display: Display) -> None:
         batch, saved = self.settings.optimise.batch_size, time.monotonic()
-        session, begun = 0, time.monotonic()
+        session, started = 0, time.monotonic()
         while self.step < self.settings.optimise.steps:
             before = time.monotonic()
             loss = self._one_step()
             self.seconds += time.monotonic() - before
             session += batch
-            display.advance(loss, session / (time.monotonic() - begun))
+            display.advance(loss, session / (time.monotonic() - started))
             last = self.step == self.settings.optimise.steps
             ended = last or self.step % self.settings.steps_per_epoch == 0
             if ended:
@@ -247,8 +254,8 @@ class _Training:
         """Positions of the step's images in the training images."""
         epoch, number = divmod(self.step, self.settings.steps_per_epoch)
         if self._order[0] != epoch:
-            shuffle = stream(self.settings.seed, "batches", epoch)
-            self._order = (epoch, self.task.order(shuffle))
+            generator = stream(self.settings.seed, "batches", epoch)
+            self._order = (epoch, self.task.shuffle(generator))
         size = self.settings.optimise.batch_size
         return self._order[1][number * size : (number + 1) * size]
 
@@ -270,7 +277,7 @@ class _Training:
         """Measure the weights that would be delivered now; return a line for the terminal."""
         seed, ball = self.settings.seed, self.task.ball
         with arithmetic(self.device):
-            found = accuracies(self.delivered, held, ball, seed=seed, device=self.device)
+            found = measure_accuracies(self.delivered, held, ball, seed=seed, device=self.device)
         values = {f"validation_{name}": interval["value"] for name, interval in found.items() if interval}
         log.write(self.step, {"kind": "epoch", "epoch": self._epoch, **values, **self._timing()})
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
@@ -285,9 +292,23 @@ class _Training:
         speed = examples / self.seconds if self.seconds else 0.0
         return {"training_seconds": round(self.seconds, 3), "examples_per_second": round(speed, 2)}
 
-    def _stop(self, what: str, chosen: Tensor, bad: Tensor) -> NoReturn:
-        batch, good = self.task.indices[chosen], checkpoints(self.folder / CHECKPOINTS)
+    def _stop(self, what: str, positions: Tensor, bad: Tensor) -> NoReturn:
+        """End the run on all processes, because of the images `bad` among those of the step."""
         with self.group.guarded():
             if self.group.first:
-                raise stopped(self.folder, self.step, what, batch, batch[bad], next(iter(good), None))
+                raise self._nonfinite_error(what, self.task.indices[positions], bad)
         raise AssertionError("process 0 raised")
+
+    def _nonfinite_error(self, what: str, batch: Tensor, bad: Tensor) -> RunError:
+        """Build (not raise) the error and write stopped.json; images by number in the training split."""
+        images, blamed, report = batch.tolist(), batch[bad].tolist(), self.folder / "stopped.json"
+        # The newest is from before the step, whose weights were not moved.
+        checkpoint = next(iter(list_checkpoints(self.folder / CHECKPOINTS)), None)
+        record = {"step": self.step, "not_finite": what, "images": blamed, "batch": images}
+        write_json(report, record | {"checkpoint": checkpoint})
+        listed = ", ".join(map(str, images[:16])) + (", ..." if len(images) > 16 else "")
+        return RunError(
+            f"{what} was not finite at step {self.step} for {len(blamed)} of {len(images)} images. The batch "
+            f"was the training images {listed} (all are in {report}). The last good checkpoint is "
+            f"{checkpoint or 'none'}. Lower the learning rate or the radius, in a new folder."
+        )

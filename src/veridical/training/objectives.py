@@ -1,27 +1,35 @@
-"""What training minimises: one Robust Attribution Regularization objective and its named special cases."""
+"""What training minimises: Robust Attribution Regularization, and the objectives by name made of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from veridical.attacks.ascent import Start, ascend, value_and_gradient
-from veridical.attacks.ball import Ball, Noise
+from veridical.attacks.ball import Ball, Noise, ball
 from veridical.attribution.classifier import logits_of
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import input_gradient, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.config import StartName
-from veridical.runtime.errors import UsageError, check_count, check_positive, unknown_name_error
+from veridical.runtime.config import ScoreName, StartName
+from veridical.runtime.errors import (
+    UsageError,
+    argument_error,
+    check_count,
+    check_positive,
+    unknown_name_error,
+)
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.record import record
-from veridical.training.penalties import AttributionPenalty
+from veridical.runtime.registry import load_factory
+from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ObjectiveEntry
+from veridical.training.settings import RobustSettings
 
-InnerScore = Literal["size", "loss"]
+_Bounds = tuple[float, float] | None
 
 
 @record
@@ -76,8 +84,8 @@ class Inner:
 
     steps: int = 3
     step_size: float = 0.05
-    start: Literal["random", "origin", "gradient", "warm"] = "random"
-    score: InnerScore = "size"
+    start: StartName = "random"
+    score: ScoreName = "size"
     quadrature: Quadrature = Quadrature("midpoint", 1)
 
     def __post_init__(self) -> None:
@@ -86,7 +94,7 @@ class Inner:
             check_positive("inner step_size", self.step_size)
         for name, given, known in (
             ("inner start", self.start, get_args(StartName)),
-            ("inner score", self.score, get_args(InnerScore)),
+            ("inner score", self.score, get_args(ScoreName)),
         ):
             if given not in known:
                 raise unknown_name_error(name, given, known)
@@ -160,12 +168,12 @@ class RobustAttribution:
                 generator=generator,
             ).inputs
 
-    def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | SizeScore:
+    def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | _PenaltyScore:
         """The function of x' that the inner ascent climbs."""
         loss = TargetScalar(model, target, "loss", finite=False, climbed=True)
         if self.inner.score == "loss" or (not self.size.needs_map and not self.size.absolute_sum):
             return loss
-        return SizeScore(loss, inputs, self.size, self.inner.quadrature)
+        return _PenaltyScore(loss, inputs, self.size, self.inner.quadrature)
 
     def at(self, model: nn.Module, inputs: Tensor, target: Tensor, perturbed: Tensor) -> ObjectiveValue:
         """The objective at a given x' (N, ...), with the exact gradient in the weights."""
@@ -252,7 +260,7 @@ class RobustAttribution:
 
 
 @record
-class SizeScore:
+class _PenaltyScore:
     """size(IG from the fixed inputs to x'), as a function of x' with its exact gradient (N,)."""
 
     loss: TargetScalar
@@ -275,3 +283,85 @@ class SizeScore:
                     self.loss, self.inputs, perturbed, self.quadrature, create_graph=graph, rows=4096
                 )
         return self.size(attribution, change)
+
+
+def build_objective(
+    name: str,
+    robust: RobustSettings | None,
+    *,
+    progress: float = 1.0,
+    bounds: _Bounds = (0.0, 1.0),
+    trust_code: bool = False,
+) -> Objective:
+    """The objective of that name at a point of the training (progress from 0 to 1), for inputs in `bounds`.
+
+    Before `robust.beta_from` ig-sum-norm has no L1 term, and up to `robust.radius_warm_up` the ball, and the
+    inner step with it, is smaller in proportion; nothing else depends on the progress.
+    """
+    entry = OBJECTIVES.get(name, trust_code=trust_code)
+    if entry.options and robust is None:
+        raise argument_error("robust", robust, f"the settings of the objective {name}")
+    objective: Objective = load_factory(entry.build)(entry, robust, progress, bounds)
+    return objective
+
+
+def evaluation_ball(robust: RobustSettings) -> Ball:
+    """The ball in which a run's predictions are attacked while it is validated."""
+    return ball(robust.norm, robust.radius)
+
+
+def build_natural(
+    entry: ObjectiveEntry, robust: RobustSettings | None, progress: float, bounds: _Bounds
+) -> Natural:
+    """The registry's factory of the natural objective; nothing decides about it."""
+    del entry, robust, progress, bounds
+    return Natural()
+
+
+def build_robust_attribution(
+    entry: ObjectiveEntry, robust: RobustSettings, progress: float, bounds: _Bounds
+) -> RobustAttribution:
+    """The registry's factory of an entry's penalty with the settings of a run."""
+    assert entry.penalty is not None
+    assert robust.inner_steps is not None
+    assert robust.inner_step_size is not None
+    assert robust.inner_start is not None
+    grown = min(1.0, progress / robust.radius_warm_up) if robust.radius_warm_up else 1.0
+    rule = robust.rule or "midpoint"
+    inner = Inner(
+        steps=robust.inner_steps,
+        step_size=grown * robust.inner_step_size,
+        start=robust.inner_start,
+        score=robust.inner_score or "size",
+        quadrature=Quadrature(rule, robust.inner_nodes or 1),
+    )
+    return RobustAttribution(
+        entry.penalty(robust, progress),
+        ball(robust.norm, grown * robust.ball_radius, bounds),
+        weight=robust.weight,
+        quadrature=Quadrature(rule, robust.nodes or 1),
+        inner=inner,
+    )
+
+
+def build_input_gradient(
+    entry: ObjectiveEntry, robust: RobustSettings, progress: float, bounds: _Bounds
+) -> RobustAttribution:
+    """The registry's factory of l(x) + weight * ||grad l(x)||_q^q, the case of one node at x.
+
+    With it max ||d * grad l||_1 over the ball is radius * ||grad l||_q, attained at d = radius * (the dual
+    direction of the gradient), where the start already lies. No image is shown there: the ball has no bounds.
+    """
+    del bounds
+    assert entry.penalty is not None
+    if not robust.ball_radius > 0:
+        raise argument_error("radius", robust.ball_radius, "a positive number")
+    penalty, at_the_image = entry.penalty(robust, progress), Quadrature("left", 1)
+    return RobustAttribution(
+        penalty,
+        ball(robust.norm, robust.ball_radius, None),
+        # The radius cancels, so that the weight is lambda' itself.
+        weight=robust.weight / robust.ball_radius**penalty.power,
+        quadrature=at_the_image,
+        inner=Inner(steps=0, start="gradient", quadrature=at_the_image),
+    )

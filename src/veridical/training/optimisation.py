@@ -1,21 +1,25 @@
-"""How the weights move: optimisers, learning rates as functions of the step, and the weights' average."""
+"""How the weights move, and in which arithmetic: optimisers, learning rates, weight average, bfloat16."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from veridical.runtime.errors import argument_error
+from veridical.runtime.devices import supports_bf16
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.training.settings import OptimiserSettings
 
-MOMENTUM = 0.9
 MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
 """What each optimiser keeps of a parameter."""
-PAPER_STEPS = ((0, 0.1), (500, 1.0), (60_000, 0.1))
+_MOMENTUM = 0.9
+_PAPER_STEPS = ((0, 0.1), (500, 1.0), (60_000, 0.1))
 """From which step on which share of the greatest rate holds (Chen et al., 2019, code of GTSRB and Flower)."""
 
 
@@ -29,24 +33,20 @@ def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim
         # One pass over the memory instead of a dozen: the paper's CNN has 3.3 million weights.
         fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=decay)
-    raise argument_error("optimiser", settings.optimiser, "adam or sgd")
+    return torch.optim.SGD(parameters, lr=rate, momentum=_MOMENTUM, weight_decay=decay)
 
 
 def learning_rate(settings: OptimiserSettings, step: int) -> float:
     """The rate of one step, counted from 0; it depends on nothing else, so a resumed run needs no state.
 
     "one-cycle" rises linearly over the share `warm_up` of the steps and falls to zero by half a cosine;
-    "steps" is the RAR authors' (`PAPER_STEPS`, in absolute steps).
+    "steps" is the RAR authors' (`_PAPER_STEPS`, in absolute steps).
     """
     greatest = settings.learning_rate
     if settings.schedule == "constant":
         return greatest
     if settings.schedule == "steps":
-        return greatest * [share for first, share in PAPER_STEPS if step >= first][-1]
-    if settings.schedule != "one-cycle":
-        raise argument_error("schedule", settings.schedule, "one-cycle, steps or constant")
+        return greatest * [share for first, share in _PAPER_STEPS if step >= first][-1]
     # The middle of the step: neither the first nor the last step is wasted on a rate of zero.
     done = (step + 0.5) / settings.steps
     if done < settings.warm_up:
@@ -85,12 +85,59 @@ class WeightAverage:
             kept.copy_(buffer)
         self.updates += 1
 
-    def state_dict(self) -> dict[str, Any]:
-        """The count of updates and the averaged weights (references, not copies)."""
-        weights: dict[str, Tensor] = self.module.state_dict()
-        return {"updates": self.updates, "weights": weights}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`'s state; the memory layout of the weights stays."""
-        self.module.load_state_dict(state["weights"])
-        self.updates = int(state["updates"])
+@contextmanager
+def arithmetic(device: torch.device, *, bf16: bool = False) -> Iterator[None]:
+    """Compute float32 products and convolutions exactly, or in bfloat16 on a CPU; deterministically on CUDA.
+
+    Weights, sums and everything else stay float32. The global flags are restored, after exceptions too.
+    Raises UsageError for bf16 where it could have no effect (`check_bf16`).
+    """
+    if bf16:
+        check_bf16(device)
+    with _oneDNN("bf16" if bf16 else "ieee"):
+        cudnn = torch.backends.cudnn
+        before = cudnn.deterministic, cudnn.benchmark
+        try:
+            cudnn.deterministic, cudnn.benchmark = True, False
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = before
+
+
+def check_bf16(device: torch.device) -> None:
+    """Raise a UsageError that says what to do, unless bf16 changes how this device computes.
+
+    The instructions alone do not tell: oneDNN rounds float32 operands to bfloat16 only where it gains by it
+    (AMX), and silently computes in float32 elsewhere. So a small product is computed both ways and compared.
+    """
+    if device.type != "cpu":
+        raise UsageError(f"bf16: this option is for CPUs, but the device is {device}. Leave bf16 out.")
+    if not supports_bf16(device) or not _takes_effect():
+        raise UsageError(
+            "bf16: on this CPU PyTorch computes float32 networks in float32 anyway, since it has no bfloat16 "
+            "matrix units (AMX) that oneDNN would use. Leave bf16 out."
+        )
+
+
+@functools.cache
+def _takes_effect() -> bool:
+    """Whether a product of float32 matrices gets bfloat16's error, about 1/256, rather than float32's."""
+    left = torch.linspace(0.1, 1.3, 256 * 256).reshape(256, 256)
+    with _oneDNN("ieee"):
+        exact = left @ left
+    with _oneDNN("bf16"):
+        rounded = left @ left
+    return bool(((rounded - exact).abs() / exact).max() > 1e-5)
+
+
+@contextmanager
+def _oneDNN(precision: str) -> Iterator[None]:  # noqa: N802 - the library's name
+    """Set what oneDNN may do with float32 operands: "ieee" or "bf16"."""
+    mkldnn: Any = torch.backends.mkldnn
+    before = mkldnn.conv.fp32_precision, mkldnn.matmul.fp32_precision
+    try:
+        mkldnn.conv.fp32_precision = mkldnn.matmul.fp32_precision = precision
+        yield
+    finally:
+        mkldnn.conv.fp32_precision, mkldnn.matmul.fp32_precision = before

@@ -1,12 +1,20 @@
-"""Penalties: how large an attribution of the loss is, the `s` of Robust Attribution Regularization."""
+"""Penalties (the size `s` of Robust Attribution Regularization), and the registry of objectives made of them.
+
+To add an objective, add an entry to `OBJECTIVES`. Free of torch: commands and recipes read the registry too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.errors import UsageError
+from veridical.runtime.registry import Registry
+from veridical.training.settings import RobustSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def signed_sum() -> AttributionPenalty:
 
 def sum_and_l1(beta: float) -> AttributionPenalty:
     """IG-SUM-NORM: the sum plus beta times the L1 norm."""
-    return AttributionPenalty(sum_weight=1.0, l1=beta) if beta else signed_sum()
+    return AttributionPenalty(sum_weight=1.0, l1=beta)
 
 
 def absolute_sum() -> AttributionPenalty:
@@ -84,3 +92,118 @@ def absolute_sum() -> AttributionPenalty:
 def l1_power(q: float) -> AttributionPenalty:
     """Input-gradient regularisation: the L1 norm to the power q, 1/p + 1/q = 1 for an l_p ball."""
     return AttributionPenalty(l1=1.0, power=q)
+
+
+@dataclass(frozen=True)
+class ObjectiveEntry:
+    """One objective by name: how it is built, and what commands, recipes and docs have to know of it.
+
+    Parameters
+    ----------
+    name, summary
+        What the option --objective takes, and one line for help and docs.
+    penalty
+        (settings, progress of the training from 0 to 1) -> the penalty of Robust Attribution.
+    options
+        Fields of `ObjectiveOptions` that it takes, beside the norm; others are refused.
+    build
+        (entry, settings, progress, bounds) -> `Objective`, or "module:function"; the settings are None for an
+        objective without options.
+    needs_second_order
+        Whether its gradient in the weights differentiates a gradient in the inputs.
+    cost
+        Time of a step, as a multiple of a natural one's, roughly: it orders the jobs of a study.
+    """
+
+    name: str
+    summary: str
+    penalty: Callable[[RobustSettings, float], AttributionPenalty] | None = None
+    options: tuple[str, ...] = ()
+    build: str | Callable[..., Any] = "veridical.training.objectives:build_robust_attribution"
+    needs_second_order: bool = False
+    cost: float = 3.5
+
+    @property
+    def has_ball(self) -> bool:
+        """Whether its runs have a ball, in which their predictions are attacked when they are validated."""
+        return "radius" in self.options
+
+
+def _ig_sum_norm(robust: RobustSettings, progress: float) -> AttributionPenalty:
+    assert robust.beta is not None
+    return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
+
+
+def _of_trusted_code(name: str, function: Callable[..., Any]) -> ObjectiveEntry:
+    return ObjectiveEntry(name, "code of one's own", build=lambda *_: function)
+
+
+_BALL = ("weight", "radius", "training_radius")
+_ASCENT = ("radius_warm_up", "inner_steps", "inner_step_size", "inner_start")
+_MAPS = ("inner_score", "inner_nodes", "nodes", "rule")
+
+OBJECTIVES = Registry(
+    "objective",
+    "veridical.objectives",
+    ObjectiveEntry,
+    [
+        ObjectiveEntry(
+            "natural",
+            "the loss l(x) alone",
+            build="veridical.training.objectives:build_natural",
+            cost=1.0,
+        ),
+        ObjectiveEntry(
+            "adversarial",
+            "l(x) and the change of the loss; with weight 1 adversarial training, max l(x')",
+            lambda *_: signed_sum(),
+            (*_BALL, *_ASCENT),
+        ),
+        ObjectiveEntry(
+            "input-gradient",
+            "l(x) and the gradient of the loss in x: its L1 norm (linf) or its squared L2 norm (l2)",
+            lambda robust, _: l1_power({"linf": 1.0, "l2": 2.0}[robust.norm]),  # q of 1/p + 1/q = 1
+            _BALL,
+            build="veridical.training.objectives:build_input_gradient",
+            needs_second_order=True,
+            cost=3.0,
+        ),
+        ObjectiveEntry(
+            "ig-norm",
+            "l(x) and the L1 norm of the attribution (IG-NORM)",
+            lambda *_: l1_norm(),
+            (*_BALL, *_ASCENT, *_MAPS),
+            needs_second_order=True,
+            cost=6.0,
+        ),
+        ObjectiveEntry(
+            "ig-sum-norm",
+            "adversarial training and beta times the L1 norm of the attribution (IG-SUM-NORM)",
+            _ig_sum_norm,
+            (*_BALL, "beta", "beta_from", *_ASCENT, *_MAPS),
+            needs_second_order=True,
+            cost=5.0,
+        ),
+        ObjectiveEntry(
+            "loss-change",
+            "l(x) and the absolute change of the loss",
+            lambda *_: absolute_sum(),
+            (*_BALL, *_ASCENT),
+        ),
+    ],
+    wrap=_of_trusted_code,
+    positional=("model", "inputs", "target", "generator"),
+)
+
+
+def supported_options(objective: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given options that an objective takes: a study trains several, and gives all the same."""
+    options = OBJECTIVES.get(objective).options
+    return {name: value for name, value in given.items() if name in options or (name == "norm" and options)}
+
+
+def check_supported(objectives: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Raise a UsageError for an option that was given and that none of the objectives takes."""
+    for name, value in given.items():
+        if value is not None and not any(name in OBJECTIVES.get(one).options for one in objectives):
+            raise UsageError(f"{name} has no effect on {', '.join(objectives)}. Leave {name} out.")

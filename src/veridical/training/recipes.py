@@ -1,7 +1,8 @@
-"""The settings of the paper's authors and Veridical's own, per data set and objective, as two tables.
+"""From options with gaps to explicit settings, by recipes; and how a run differs from the published training.
 
-The tables are lists of rules; every rule that fits the data set and the objective is applied, later rules
-overrule earlier ones, and what the user gives overrules all. Free of torch.
+Two tables hold the settings of the paper's authors and Veridical's own, per data set and objective. They are
+lists of rules; every rule that fits is applied, later rules overrule earlier ones, and what the user gives
+overrules all. Free of torch.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from veridical.runtime.errors import unknown_name_error
+from veridical.data.registry import DATASETS
+from veridical.runtime.config import AugmentName, ObjectiveOptions, OptimiserOptions, TrainOptions
+from veridical.runtime.errors import UsageError, argument_error
+from veridical.training.penalties import OBJECTIVES
+from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 
-Values = Mapping[str, Any]
+_Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """Values for some data sets (rows of the paper's table; empty: all) and some objectives (empty: all)."""
+class _Rule:
+    """_Values for some data sets (rows of the paper's table; empty: all) and some objectives (empty: all)."""
 
     data: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
-    values: Values = field(default_factory=dict)
+    values: _Values = field(default_factory=dict)
 
     def fits(self, data: str, objective: str) -> bool:
-        """Whether the rule applies to this row and objective."""
         return (not self.data or data in self.data) and (not self.objectives or objective in self.objectives)
 
 
@@ -32,8 +36,8 @@ _IMAGES_28 = ("mnist", "mnist-5k", "fashion-mnist")
 _RESNETS = ("gtsrb", "flowers17")
 
 # Chen et al. (2019) and their code. Penalties that they did not train get weights of the same meaning.
-PAPER: tuple[Rule, ...] = (
-    Rule(
+_PAPER: tuple[_Rule, ...] = (
+    _Rule(
         values={
             "augment": "none",
             "balance": "none",
@@ -52,7 +56,7 @@ PAPER: tuple[Rule, ...] = (
             "reduction": "sum",
         }
     ),
-    Rule(
+    _Rule(
         _IMAGES_28,
         values={
             "model": "cnn",
@@ -66,11 +70,11 @@ PAPER: tuple[Rule, ...] = (
             "train_examples": 55_000,
         },
     ),
-    Rule(_IMAGES_28, ("natural",), {"steps": 25_000}),
-    Rule((), ("input-gradient",), {"weight": None}),
-    Rule(("mnist", "mnist-5k"), values={"radius": 0.3, "inner_steps": 40, "inner_step_size": 0.01}),
-    Rule(("fashion-mnist",), values={"radius": 0.1, "inner_steps": 20, "inner_step_size": 0.01}),
-    Rule(
+    _Rule(_IMAGES_28, ("natural",), {"steps": 25_000}),
+    _Rule((), ("input-gradient",), {"weight": None}),
+    _Rule(("mnist", "mnist-5k"), values={"radius": 0.3, "inner_steps": 40, "inner_step_size": 0.01}),
+    _Rule(("fashion-mnist",), values={"radius": 0.1, "inner_steps": 20, "inner_step_size": 0.01}),
+    _Rule(
         _RESNETS,
         values={
             "model": "rar-resnet",
@@ -86,19 +90,19 @@ PAPER: tuple[Rule, ...] = (
         },
     ),
     # Their data: every class filled up with warped copies of its images, to one number.
-    Rule(_RESNETS, values={"augment": "warp", "balance": "classes"}),
+    _Rule(_RESNETS, values={"augment": "warp", "balance": "classes"}),
     # There their code takes the mean where there is no attribution term, and the sum with one.
-    Rule(_RESNETS, ("natural", "adversarial"), {"reduction": "mean"}),
-    Rule(("gtsrb",), values={"batch_size": 64, "beta": 1.0}),
-    Rule(("flowers17",), values={"batch_size": 16, "train_examples": 1224}),
-    Rule(("flowers17",), ("ig-norm",), {"weight": 0.1}),
-    Rule(("flowers17",), ("ig-norm", "ig-sum-norm"), {"learning_rate": 1e-3}),
+    _Rule(_RESNETS, ("natural", "adversarial"), {"reduction": "mean"}),
+    _Rule(("gtsrb",), values={"batch_size": 64, "beta": 1.0}),
+    _Rule(("flowers17",), values={"batch_size": 16, "train_examples": 1224}),
+    _Rule(("flowers17",), ("ig-norm",), {"weight": 0.1}),
+    _Rule(("flowers17",), ("ig-norm", "ig-sum-norm"), {"learning_rate": 1e-3}),
 )
 
 # Veridical's own. A radius or weight not named here is the paper's. inner_step_share: of the ball's
 # radius in training.
-FAST: tuple[Rule, ...] = (
-    Rule(
+_FAST: tuple[_Rule, ...] = (
+    _Rule(
         values={
             "augment": "none",
             "balance": "none",
@@ -124,41 +128,121 @@ FAST: tuple[Rule, ...] = (
         }
     ),
     # The paper's initial weights are large, and small rates leave them where they are.
-    Rule(_IMAGES_28, values={"learning_rate": 3e-3}),
-    Rule(("mnist", "fashion-mnist"), values={"epochs": 8.0}),
-    Rule(("mnist", "fashion-mnist"), ("natural",), {"epochs": 7.0}),
+    _Rule(_IMAGES_28, values={"learning_rate": 3e-3}),
+    _Rule(("mnist", "fashion-mnist"), values={"epochs": 8.0}),
+    _Rule(("mnist", "fashion-mnist"), ("natural",), {"epochs": 7.0}),
     # A step with the L1 term takes twice the time of one without.
-    Rule(("mnist", "fashion-mnist"), ("ig-norm",), {"epochs": 5.0}),
-    Rule((), ("ig-sum-norm",), {"beta_from": 0.75}),
-    Rule(("mnist-5k",), ("ig-sum-norm",), {"beta": 0.3, "beta_from": 0.6}),
-    Rule(("mnist-5k",), values={"epochs": 15.0, "batch_size": 50, "averaging": 0.99}),
-    Rule(("gtsrb",), values={"epochs": 15.0}),
-    Rule(("flowers17",), values={"epochs": 40.0, "batch_size": 32, "averaging": 0.99}),
+    _Rule(("mnist", "fashion-mnist"), ("ig-norm",), {"epochs": 5.0}),
+    _Rule((), ("ig-sum-norm",), {"beta_from": 0.75}),
+    _Rule(("mnist-5k",), ("ig-sum-norm",), {"beta": 0.3, "beta_from": 0.6}),
+    _Rule(("mnist-5k",), values={"epochs": 15.0, "batch_size": 50, "averaging": 0.99}),
+    _Rule(("gtsrb",), values={"epochs": 15.0}),
+    _Rule(("flowers17",), values={"epochs": 40.0, "batch_size": 32, "averaging": 0.99}),
 )
 
-_TABLES = {"paper": PAPER, "fast": FAST}
 
-MODEL_OPTIONS: Mapping[str, Mapping[str, Values]] = {
-    "paper": {"cnn": {"initialisation": "paper"}},
-    "fast": {"cnn": {"initialisation": "paper"}},
-}
-"""What a recipe chooses of an architecture, by recipe and network, where the user does not."""
+def resolve(
+    options: TrainOptions,
+    *,
+    data: _Values,
+    model: _Values,
+    train_size: int,
+    objective: str | None = None,
+) -> Settings:
+    """Fill every gap of `options` from its recipe; a UsageError for an option that cannot have an effect.
 
-_BALL = ("radius", "training_radius")
-_ASCENT = ("radius_warm_up", "inner_steps", "inner_step_size", "inner_start")
-_MAPS = ("inner_score", "inner_nodes", "nodes", "rule")
-USED: Mapping[str, tuple[str, ...]] = {
-    "natural": (),
-    "adversarial": ("weight", *_BALL, *_ASCENT),
-    "loss-change": ("weight", *_BALL, *_ASCENT),
-    "input-gradient": ("weight", *_BALL),
-    "ig-norm": ("weight", *_BALL, *_ASCENT, *_MAPS),
-    "ig-sum-norm": ("weight", *_BALL, "beta", "beta_from", *_ASCENT, *_MAPS),
-}
-"""The options that each objective takes, beside the norm."""
+    data: what `Dataset.describe` gives. model: the record of the network. train_size: images in the training
+    split, before validation is held out. objective: the record of a caller's own objective, if it is one.
+    """
+    name = options.objective if objective is None else objective
+    used = () if objective is not None else OBJECTIVES.get(name, trust_code=options.trust_code).options
+    values = _recipe_values(options.recipe, _paper_row(data["name"], tuple(data["shape"])), name)
+    _refuse_unused(options, used, name)
+    for field_name in (*ObjectiveOptions.__dataclass_fields__, *OptimiserOptions.__dataclass_fields__):
+        given = getattr(options, field_name)
+        if given is not None:
+            values[field_name] = given
+    validation = _validation(options.validation, values, train_size)
+    remaining = train_size - validation
+    examples = remaining if options.train_examples is None else options.train_examples
+    if not 1 <= examples <= remaining:
+        raise argument_error("train_examples", examples, f"a number from 1 to {remaining}")
+    return Settings(
+        data=dict(data),
+        model=dict(model),
+        objective=name,
+        recipe=options.recipe,
+        robust=_robust(used, values) if used else None,
+        optimise=_optimise(options, values, examples),
+        validation=validation,
+        train_examples=examples,
+        seed=options.seed,
+        bf16=options.bf16,
+        augment=_augment(options, values, data),
+        balance=options.balance or values["balance"],
+    )
 
 
-def paper_row(data: str, shape: tuple[int, int, int]) -> str:
+def _augment(options: TrainOptions, values: _Values, data: _Values) -> AugmentName:
+    """How images are changed; a UsageError for mirroring where no class is known to allow it."""
+    if options.augment == "shift-rotate-flip":
+        known = data["name"] in DATASETS
+        mirrored = DATASETS[data["name"]].mirrored(data["num_classes"]) if known else ()
+        if all(label is None for label in mirrored):
+            raise UsageError(
+                f"augment=shift-rotate-flip: no class of {data['name']} is known to have mirror images that "
+                "belong to a class. Take shift-rotate."
+            )
+    result: AugmentName = options.augment or values["augment"]
+    return result
+
+
+def _refuse_unused(options: TrainOptions, used: tuple[str, ...], objective: str) -> None:
+    for name in ObjectiveOptions.__dataclass_fields__:
+        given = getattr(options, name)
+        if name not in (*used, *(("norm",) if used else ())) and given not in (None, "linf"):
+            possible = ", ".join(used) if used else "none"
+            raise UsageError(
+                f"{name} has no effect on the objective {objective}; the options it takes: {possible}. "
+                f"Leave {name} out."
+            )
+
+
+def _validation(given: int | None, values: _Values, train_size: int) -> int:
+    """How many images are held out: as asked, else 5,000 but at most a tenth."""
+    if given is None:
+        return min(int(values.get("validation", 5000)), train_size // 10)
+    if not 0 <= given < train_size:
+        raise argument_error("validation", given, f"a number from 0 to {train_size - 1}")
+    return given
+
+
+def _robust(used: tuple[str, ...], values: _Values) -> RobustSettings:
+    result: dict[str, Any] = {key: values.get(key) for key in ("weight", "radius", *used)}
+    wider = values["training_radius"]
+    radius = float(values["radius"] if wider is None else wider)
+    if values["weight"] is None:
+        # input-gradient: with lambda' = radius^q it adds the loss's change in the ball, to first order.
+        result["weight"] = radius ** (1 if values["norm"] == "linf" else 2)
+    if "inner_step_size" in result and result["inner_step_size"] is None:
+        result["inner_step_size"] = values["inner_step_share"] * radius
+    result["radius_warm_up"] = result.get("radius_warm_up") or None  # 0 is none
+    return RobustSettings(norm=values["norm"], **result)
+
+
+def _optimise(options: TrainOptions, values: _Values, examples: int) -> OptimiserSettings:
+    if options.epochs is not None and options.steps is not None:
+        raise UsageError(f"epochs={options.epochs} and steps={options.steps} were both given; give one.")
+    batch_size = min(int(values["batch_size"]), examples)
+    if options.epochs is not None or "steps" not in values:
+        steps = max(1, round(values["epochs"] * (examples // batch_size)))
+    else:
+        steps = values["steps"]
+    names = ("optimiser", "schedule", "learning_rate", "weight_decay", "averaging", "warm_up", "reduction")
+    return OptimiserSettings(batch_size=batch_size, steps=steps, **{name: values[name] for name in names})
+
+
+def _paper_row(data: str, shape: tuple[int, int, int]) -> str:
     """The column of the paper's table whose settings a data set gets: its own, else that of like images."""
     if data in (*_IMAGES_28, *_RESNETS):
         return data
@@ -168,18 +252,79 @@ def paper_row(data: str, shape: tuple[int, int, int]) -> str:
     return "gtsrb" if height <= 64 else "flowers17"
 
 
-def recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
+def _recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
     """All values of a recipe for one row of the table and one objective."""
-    if recipe not in _TABLES:
-        raise unknown_name_error("recipe", recipe, _TABLES)
     merged: dict[str, Any] = {}
-    for rule in PAPER:
+    for rule in _PAPER:
         # Veridical's table is a departure from the paper's in these and keeps it in the rest.
         if rule.fits(row, objective):
             kept = ("weight", "beta", "radius") if recipe == "fast" else tuple(rule.values)
             merged.update({key: value for key, value in rule.values.items() if key in kept})
     if recipe == "fast":
-        for rule in FAST:
+        for rule in _FAST:
             if rule.fits(row, objective):
                 merged.update(rule.values)
     return merged
+
+
+_IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")
+_COPIES = {"gtsrb": 10_000, "flowers17": 1000}
+"""Images a class of the authors' training data, originals and warped copies together (their code)."""
+_PAPER_WEIGHTS = "truncated normal, deviation 0.1"
+_BFLOAT16 = "bfloat16 products and convolutions in training"
+
+
+def list_deviations(settings: Settings) -> list[dict[str, Any]]:
+    """Every difference from the authors' training, as {"what", "paper", "used"}; empty if there is none.
+
+    The paper's values are those of its own row of the table, or of the row of like images for a data set that
+    it does not have (which is itself the first difference).
+    """
+    if settings.objective not in _IN_PAPER:
+        return [{"what": "objective", "paper": f"one of {', '.join(_IN_PAPER)}", "used": settings.objective}]
+    name, optimise, initial = settings.data["name"], settings.optimise, settings.initial
+    row = _paper_row(name, tuple(settings.data["shape"]))
+    paper = _recipe_values("paper", row, settings.objective)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("data", "mnist" if row == "mnist-5k" else row, name),
+        ("model", paper["model"], settings.model["name"]),
+        ("initial weights", _PAPER_WEIGHTS, _initial_weights(settings)),
+        (
+            "weights at the start",
+            "fresh",
+            f"those of a run, {initial['objective']}, {initial['epochs']:g} epochs" if initial else "fresh",
+        ),
+    ]
+    if settings.robust is not None:
+        pairs.append(("norm", "linf", settings.robust.norm))
+        options = OBJECTIVES.get(settings.objective).options
+        pairs += [(option, paper[option], getattr(settings.robust, option)) for option in options]
+    for option in ("optimiser", "schedule", "learning_rate", "weight_decay", "batch_size", "steps"):
+        pairs.append((option, paper[option], getattr(optimise, option)))
+    pairs += [
+        (
+            "weight averaging",
+            "none",
+            f"exponential, decay {optimise.averaging}" if optimise.averaging else "none",
+        ),
+        ("losses of a batch", f"their {paper['reduction']}", f"their {optimise.reduction}"),
+        ("training images", paper.get("train_examples", settings.train_examples), settings.train_examples),
+        ("precision", "float32", _BFLOAT16 if settings.bf16 else "float32"),
+        ("augment", paper["augment"], settings.augment),
+    ]
+    if settings.augment == paper["augment"] == "warp":
+        copies = f"made once, {_COPIES[row]:,} images a class with the originals"
+        pairs.append(("warped images", copies, "made anew in every step, by one interpolation"))
+    pairs.append(("balance", paper["balance"], settings.balance))
+    if row == "gtsrb" and not settings.data.get("options", {}).get("equalise", False):
+        pairs.append(("histogram", "equalised per channel", "as it is"))
+    elif row == "gtsrb" and settings.augment != "none":
+        pairs.append(("histogram", "equalised after warping", "equalised before it"))
+    return [{"what": what, "paper": theirs, "used": ours} for what, theirs, ours in pairs if ours != theirs]
+
+
+def _initial_weights(settings: Settings) -> str:
+    weights = settings.model.get("options", {}).get("initialisation", "paper")
+    if weights in ("paper", 1.0):
+        return _PAPER_WEIGHTS
+    return weights if isinstance(weights, str) else f"between He et al. (0) and the paper (1): {weights}"

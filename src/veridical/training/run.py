@@ -1,20 +1,23 @@
-"""The folder of a trained model: how it is completed, and how it is read again."""
+"""The folder of a trained model: how it is measured, completed and read again."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import nn
 
+from veridical.attacks.ball import Ball
+from veridical.attacks.prediction import pgd
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
-from veridical.metrics.intervals import Interval
+from veridical.metrics.intervals import Interval, proportion_interval
 from veridical.runtime.checking import checked
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
@@ -23,28 +26,38 @@ from veridical.runtime.files import (
     Frame,
     as_path,
     check_form,
-    claim_folder,
     read_checked,
     read_claim,
     read_json,
-    sweep,
-    to_plain,
     write_atomic,
     write_json,
 )
 from veridical.runtime.guards import private_copy
 from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.record import record
-from veridical.training.assignment import OWN, Assignment, build_recorded, divide
-from veridical.training.checkpoint import check_tensors, not_finite, packed, put_into, unpacked, weights
-from veridical.training.deviations import deviations
+from veridical.runtime.seeds import stream
+from veridical.training.checkpoint import (
+    check_tensors,
+    copy_weights,
+    nonfinite_weights,
+    pack,
+    unpack,
+    weights,
+)
 from veridical.training.log import read_log
+from veridical.training.recipes import list_deviations
 from veridical.training.settings import Records, Settings
-from veridical.training.validation import accuracies, attack_record
+from veridical.training.task import OWN, Task, build_recorded, split_data
 
 MODEL, RESULT, CHECKPOINTS = "model.safetensors", "result.json", "checkpoints"
 KIND = "train"
 _ANEW = "Train the run again in a new folder."
+
+_ATTACKED, _STEPS = 200, 10
+"""Images whose predictions are attacked in validation, the first of the split, and the attack's steps."""
+
+ROWS = 500
+"""Images that are classified at a time."""
 
 
 class _Results(TypedDict):
@@ -101,7 +114,7 @@ class Run:
 
     def validation_images(self, data: Dataset) -> Split:
         """The images of the training split that were held out; a UsageError if there were none."""
-        _, held, _ = divide(data.train, self.settings)
+        _, held, _ = split_data(data.train, self.settings)
         if held is None:
             raise UsageError(f"{self.folder} was trained with validation=0: no images were held out.")
         return held
@@ -124,10 +137,10 @@ def load(
     network = _architecture(path, settings, model).to(resolve_device(str(device)))
     network = network.to(memory_format=fast_layout(network))
     source, own = path / MODEL, weights(network)
-    tensors = unpacked(_checked_weights(path, result), source, _ANEW)
+    tensors = unpack(_read_weights(path, result), source, _ANEW)
     check_tensors(source, tensors, own)
-    put_into(own, tensors)
-    if bad := not_finite(network):
+    copy_weights(own, tensors)
+    if bad := nonfinite_weights(network):
         raise RunError(f"{source}: the weights {', '.join(bad[:3])} are not finite. {_ANEW}")
     history = tuple(line for line in read_log(path) if line.get("kind") == "epoch")
     return Run(path, network.eval(), settings, history, result)
@@ -140,32 +153,15 @@ def read_result(folder: Path) -> Result:
     return read_json(folder / RESULT, Result, hint=_ANEW)
 
 
-def weights_of(folder: Path) -> str:
+def weights_digest(folder: Path) -> str:
     """The digest of a finished run's weights, after they were compared with it."""
     result = read_result(folder)
-    _checked_weights(folder, result)
+    _read_weights(folder, result)
     return result["files"][MODEL]
 
 
-def _checked_weights(folder: Path, result: Result) -> bytes:
+def _read_weights(folder: Path, result: Result) -> bytes:
     return read_checked(folder / MODEL, result["files"].get(MODEL, ""), _ANEW)
-
-
-def claim(out: str | os.PathLike[str], settings: Settings) -> Path:
-    """Create the folder of a run, or enter it again; a UsageError that says what differs from its claim.
-
-    A claim that an older version wrote lacks the younger settings and stands for their defaults.
-    """
-    path = as_path(out, "out") / CLAIM
-    found = read_claim(path.parent) if path.exists() else None
-    if found is not None and found["kind"] == KIND:
-        with contextlib.suppress(RunError):  # unreadable settings: what differs is said below
-            if to_plain(Settings.from_dict(found["config"]).to_dict(), "config") == to_plain(
-                settings.to_dict(), "config"
-            ):
-                sweep(path.parent)
-                return path.parent
-    return claim_folder(out, KIND, settings.to_dict())
 
 
 def read_settings(folder: Path) -> Settings:
@@ -187,7 +183,7 @@ def read_settings(folder: Path) -> Settings:
 
 def finish(
     folder: Path,
-    assignment: Assignment,
+    task: Task,
     model: nn.Module,
     device: torch.device,
     timing: Mapping[str, Any],
@@ -197,28 +193,30 @@ def finish(
 
     processes: how many shared the last session's batches.
     """
-    settings, ball = assignment.settings, assignment.ball
-    content = packed(weights(model))
+    settings, ball = task.settings, task.ball
+    content = pack(weights(model))
     write_atomic(folder / MODEL, content)
-    measured = {
-        name: None if split is None else accuracies(model, split, ball, seed=settings.seed, device=device)
-        for name, split in (("test", assignment.data.test), ("validation", assignment.validation))
+    accuracies = {
+        name: None
+        if split is None
+        else measure_accuracies(model, split, ball, seed=settings.seed, device=device)
+        for name, split in (("test", task.data.test), ("validation", task.validation))
     }
-    assert measured["test"] is not None
+    assert accuracies["test"] is not None
     results = {
-        **measured["test"],
+        **accuracies["test"],
         # Explanations are attacked by `veridical attack`; training leaves its two measures open.
         "topk_intersection": None,
         "kendall_tau": None,
-        "examples": len(assignment.data.test),
-        "adversarial_attack": attack_record(ball),
-        "validation": measured["validation"],
+        "examples": len(task.data.test),
+        "adversarial_attack": _attack_record(ball),
+        "validation": accuracies["validation"],
         "objective": _objective_record(settings),
-        "deviations": deviations(settings),
+        "deviations": list_deviations(settings),
     }
     surroundings = environment(device, torch.float32, seed=settings.seed) | {
         "processes": processes,
-        "layout": str(assignment.layout).removeprefix("torch."),
+        "layout": str(task.layout).removeprefix("torch."),
     }
     document = result_document(results, settings.to_dict(), surroundings, timing, {MODEL: content})
     write_json(folder / RESULT, document)
@@ -232,6 +230,55 @@ def clear(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def measure_accuracies(
+    model: nn.Module, split: Split, ball: Ball | None, *, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """natural_accuracy on all images and adversarial_accuracy on the first 200, with 95% intervals.
+
+    ball: where predictions are attacked, from one random start in ten steps; None leaves adversarial_accuracy
+    None. The attack's noise depends on the seed alone, so that epochs can be compared. Float32 whatever the
+    training computes in.
+    """
+    dtype = parameter_like(model).dtype
+    correct = 0
+    for first in range(0, len(split), ROWS):
+        inputs, target = split.batch(range(first, min(first + ROWS, len(split))), dtype, device)
+        correct += int((predict(model, inputs).argmax(1) == target).sum())
+    result = {"natural_accuracy": proportion_interval(correct, len(split)), "adversarial_accuracy": None}
+    if ball is not None:
+        attacked, held = min(_ATTACKED, len(split)), 0
+        if attacked:
+            inputs, target = split.batch(range(attacked), dtype, device)
+            moved = pgd(model, inputs, target, ball, steps=_STEPS, generator=stream(seed, "validation"))
+            held = int((predict(model, moved).argmax(1) == target).sum())
+        result["adversarial_accuracy"] = proportion_interval(held, attacked)
+    return result
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process, where the system has file locks; a kill releases it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process is training in it. Wait for it or stop it.") from None
+        yield
+
+
+def _attack_record(ball: Ball | None) -> dict[str, Any] | None:
+    """Plain values that say how `measure_accuracies` attacks."""
+    if ball is None:
+        return None
+    norm, size = type(ball).__name__.lower(), 2.5 * ball.radius / _STEPS
+    return {"norm": norm, "radius": ball.radius, "steps": _STEPS, "step_size": size, "start": "random"}
+
+
 def _objective_record(settings: Settings) -> dict[str, Any]:
     """What the inner maximum and the outer step really were, beside the objective's name."""
     robust = settings.robust
@@ -243,10 +290,11 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     record["training_radius"] = robust.ball_radius
     if robust.radius_warm_up:
         record["radius_warm_up"] = robust.radius_warm_up
-    if settings.objective == "input-gradient":
+    if robust.inner_steps is None:
         return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
     record |= {name: getattr(robust, name) for name in names}
     if robust.inner_score is None:
+        # The signed sum is the change of the loss: to climb it is to climb the loss.
         record["inner_score"] = "loss" if settings.objective == "adversarial" else "size"
     return record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, TypedDict
 
 from veridical.runtime.checking import Checked
 from veridical.runtime.config import (
@@ -73,8 +73,7 @@ class Settings(Checked):
 
     data, model: the records of `Dataset.describe` and `veridical.models.model_config`, or of a caller's own.
     robust: None for the natural objective and a caller's own. validation, train_examples: numbers of images.
-    initial: the record of the run whose weights are begun with (`Beginning.record`), None for fresh ones.
-    Fields with defaults are younger than the first runs, whose records are read with them.
+    initial: the run whose weights are begun with (`InitialWeights.describe`), None for fresh ones.
     """
 
     data: Mapping[str, Any]
@@ -124,7 +123,7 @@ class Settings(Checked):
 
 
 class _Images(TypedDict):
-    """What all data sets' and models' records say, of which `Settings` itself knows no more."""
+    """What the records of all data sets and models say, of which `Settings` itself knows no more."""
 
     name: str
     shape: list[int]
@@ -136,15 +135,15 @@ class _Data(_Images):
     checksum: str
 
 
-class Records(TypedDict):
-    """What a claim's records of data, model and beginning have at least."""
-
-    data: _Data
-    model: _Images
-    initial: NotRequired[_Beginning | None]
-
-
-class _Beginning(TypedDict):
+class _InitialWeights(TypedDict):
     weights: str
     objective: str
     epochs: float
+
+
+class Records(TypedDict):
+    """What a claim's records of data, model and initial weights have at least."""
+
+    data: _Data
+    model: _Images
+    initial: _InitialWeights | None

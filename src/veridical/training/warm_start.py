@@ -13,7 +13,7 @@ from veridical.training.distributed import Share
 from veridical.training.objectives import Objective, ObjectiveValue, RobustAttribution
 from veridical.training.settings import Settings
 
-LEVELS = 127
+_LEVELS = 127
 _UNSEEN = -1.0
 
 
@@ -43,7 +43,7 @@ class WarmStarts:
     def __init__(self, count: int, shape: Sequence[int]) -> None:
         self.offsets = torch.zeros(count, *shape, dtype=torch.int8)
         self.scales = torch.full((count,), _UNSEEN)
-        self._found: tuple[Tensor, Tensor] | None = None
+        self._pending: tuple[Tensor, Tensor] | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of them, by name; references."""
@@ -62,7 +62,7 @@ class WarmStarts:
         assert isinstance(objective, RobustAttribution)
         start = self.start(inputs, objective.ball, generator, images)
         perturbed = objective.maximise(model, inputs, target, generator, start)
-        self._found = _packed(perturbed - inputs)
+        self._pending = _packed(perturbed - inputs)
         return objective.at(model, inputs, target, perturbed)
 
     def start(self, inputs: Tensor, ball: Ball, generator: Noise, images: Tensor) -> Tensor | None:
@@ -73,20 +73,20 @@ class WarmStarts:
         if not bool(met.any()):
             return None
         form = (-1, *[1] * (inputs.ndim - 1))
-        kept = inputs + self.offsets[images].to(inputs) * (scales / LEVELS).reshape(form)
+        kept = inputs + self.offsets[images].to(inputs) * (scales / _LEVELS).reshape(form)
         if bool(met.all()):
             return kept
         return torch.where(met.reshape(form), kept, ball.random_start(inputs, generator))
 
     def keep(self, images: Tensor, share: Share) -> None:
-        """Keep what the last `value` found, and the other processes for their rows of the batch `images`."""
-        assert self._found is not None
-        for kept, found in zip((self.offsets, self.scales), self._found, strict=True):
-            whole = torch.zeros(len(images), *found.shape[1:], dtype=found.dtype)
-            whole[share.rows] = found
+        """Keep where the last `value` ended, and the other processes for their rows of the batch."""
+        assert self._pending is not None
+        for kept, new in zip((self.offsets, self.scales), self._pending, strict=True):
+            whole = torch.zeros(len(images), *new.shape[1:], dtype=new.dtype)
+            whole[share.rows] = new
             # Every row is one process's, and is added to zeros.
             kept[images] = share.group.add_up(whole)
-        self._found = None
+        self._pending = None
 
 
 def _packed(offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,4 +94,4 @@ def _packed(offset: Tensor) -> tuple[Tensor, Tensor]:
     exact = offset.detach().float()
     scale = exact.flatten(1).abs().amax(1)
     unit = torch.where(scale > 0, scale, 1.0).reshape(-1, *[1] * (offset.ndim - 1))
-    return (exact / unit * LEVELS).round().to(torch.int8).cpu(), scale.cpu()
+    return (exact / unit * _LEVELS).round().to(torch.int8).cpu(), scale.cpu()

@@ -1,0 +1,261 @@
+"""From options, or a caller's own model, data and objective, to all that a training needs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from veridical.attacks.ball import Ball
+from veridical.attribution.classifier import check_climbable, parameter_like, predict
+from veridical.data import DATASETS, Dataset, Split, load
+from veridical.data.augmentation import Augmentation, balanced_order
+from veridical.data.splits import held_out
+from veridical.models import build, model_config
+from veridical.runtime.config import TrainOptions
+from veridical.runtime.devices import fast_layout
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+from veridical.runtime.guards import private_copy
+from veridical.runtime.record import record
+from veridical.training.checkpoint import check_tensors, copy_weights, pack, weights
+from veridical.training.objectives import Objective, RobustAttribution, build_objective, evaluation_ball
+from veridical.training.optimisation import arithmetic
+from veridical.training.recipes import resolve
+from veridical.training.settings import Settings
+from veridical.training.warm_start import starts_warm
+
+OWN = "own"
+"""Name in the settings of a model that a caller brought."""
+
+
+@record
+class InitialWeights:
+    """The delivered weights of a finished run, with which another training begins instead of fresh ones.
+
+    folder: where the run lies, for messages. settings: what it was trained with. state: its weights by name.
+    """
+
+    folder: Path
+    settings: Settings
+    state: Mapping[str, Tensor]
+
+    def copy_into(self, model: nn.Module) -> None:
+        """Give `model` these weights, in place. Raises RunError, which says what differs."""
+        own = weights(model)
+        check_tensors(self.folder, self.state, own)
+        copy_weights(own, self.state)
+
+    def check_split(self, settings: Settings) -> None:
+        """Raise a UsageError if images that the new training holds out were trained on in the run."""
+        same_data = self.settings.data["checksum"] == settings.data["checksum"]
+        same_split = (self.settings.validation, self.settings.seed) == (settings.validation, settings.seed)
+        if settings.validation and same_data and not same_split:
+            raise UsageError(
+                f"initial_run: {self.folder} held out {self.settings.validation} images by seed "
+                f"{self.settings.seed}, this training would hold out {settings.validation} by seed "
+                f"{settings.seed}, and validate on images that the weights have seen. Give the run's own "
+                "seed and validation, or validation=0."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the weights, as plain values; `epochs` counts those of the run's own beginning too."""
+        before = self.settings.initial
+        return {
+            "weights": hashlib.sha256(pack(self.state)).hexdigest(),
+            "objective": self.settings.objective,
+            "epochs": self.settings.epochs + (before["epochs"] if before else 0.0),
+        }
+
+
+@record
+class Task:
+    """What is trained on what.
+
+    train, validation: the divided training split (None: nothing held out). indices: each training image's
+    number in the data set's training split. model: a module of this training's own, on its device. objective:
+    progress from 0 to 1 -> what is minimised then. ball: where predictions are attacked in validation.
+    augment: how training images are changed (None: not at all). warm: whether the inner ascent starts where
+    it ended for the image before.
+    """
+
+    settings: Settings
+    data: Dataset
+    train: Split
+    validation: Split | None
+    indices: Tensor
+    model: nn.Module
+    layout: torch.memory_format
+    objective: Callable[[float], Objective]
+    ball: Ball | None
+    augment: Augmentation | None
+    warm: bool
+
+    def shuffle(self, generator: torch.Generator) -> Tensor:
+        """Positions of the training images of one epoch, as many as there are, in random order."""
+        if self.settings.balance == "classes":
+            return balanced_order(self.train.labels, generator)
+        return torch.randperm(len(self.train), generator=generator)
+
+
+def prepare_task(
+    options: TrainOptions,
+    device: torch.device,
+    model: nn.Module | None = None,
+    data: Dataset | None = None,
+    objective: Objective | None = None,
+    initial: InitialWeights | None = None,
+) -> Task:
+    """Load, build and resolve what `options` names, and take what is given in place of a name.
+
+    initial: the weights to begin with in place of the model's own.
+    """
+    if data is None:
+        data = load(options.data, options.data_root, download=options.download, equalise=options.equalise)
+    elif options.equalise or options.download:
+        raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
+    own = None if objective is None else _describe_objective(objective)
+    if model is None:
+        settings = resolve_options(options, data, objective=own)
+        module = build_recorded(settings.model, options.seed)
+    else:
+        module = _copy_model(options, model)
+        settings = resolve_options(options, data, model=_describe_model(model, data), objective=own)
+    if initial is not None:
+        initial.check_split(settings)
+        initial.copy_into(module)
+        settings = replace(settings, initial=initial.describe())
+    layout = fast_layout(module)
+    module = module.to(device).to(memory_format=layout)
+
+    def objective_at(progress: float) -> Objective:
+        if objective is not None:
+            return objective
+        name, robust = settings.objective, settings.robust
+        return build_objective(name, robust, progress=progress, trust_code=options.trust_code)
+
+    first, last = objective_at(0.0), objective_at(1.0)
+    if model is not None:
+        _check_outputs(module, data, device, climbed=isinstance(last, RobustAttribution))
+    train, validation, indices = split_data(data.train, settings)
+    return Task(
+        settings=settings,
+        data=data,
+        train=train,
+        validation=validation,
+        indices=indices,
+        model=module,
+        layout=layout,
+        objective=objective_at,
+        ball=evaluation_ball(settings.robust) if settings.robust else getattr(last, "ball", None),
+        augment=_augmentation(settings, data),
+        warm=starts_warm(first, settings),
+    )
+
+
+def resolve_options(
+    options: TrainOptions,
+    data: Dataset,
+    *,
+    model: Mapping[str, Any] | None = None,
+    objective: str | None = None,
+) -> Settings:
+    """The settings that `train` would use for these options and data; UsageError as `train` raises it.
+
+    model, objective: the records of a caller's own, in place of those that the options name.
+    """
+    if model is None:
+        shape, classes = data.shape, data.num_classes
+        model = model_config(options.model, shape=shape, num_classes=classes, **options.model_options)
+    size = len(data.train)
+    return resolve(options, data=data.describe(), model=model, train_size=size, objective=objective)
+
+
+def split_data(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
+    """The training images of a run, its validation images (None if none), and the former's old numbers."""
+    kept, held = list(range(len(split))), None
+    if settings.validation:
+        kept, out = held_out(len(split), settings.validation, settings.seed, "validation")
+        held = split.subset(out)
+    indices = torch.tensor(kept[: settings.train_examples], dtype=torch.int64)
+    return split.subset(indices), held, indices
+
+
+def gather_options(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
+    """Options from keyword arguments, or the given ones with some replaced; UsageError for unknown names."""
+    if options is not None and not isinstance(options, TrainOptions):
+        raise argument_error("options", options, "TrainOptions", "Model and data are given by name: data=...")
+    known = [field.name for field in fields(TrainOptions)]
+    for name in given:
+        if name not in known:
+            raise unknown_name_error("option", name, known, "See veridical.TrainOptions.")
+    if options is not None:
+        return replace(options, **given)
+    if "out" not in given:
+        raise argument_error("out", None, "the folder of the run")
+    return TrainOptions(**given)
+
+
+def build_recorded(record: Mapping[str, Any], seed: int) -> nn.Module:
+    """Build the network that a record describes, with the initial weights of a seed."""
+    shape, classes = record["shape"], record["num_classes"]
+    return build(record["name"], shape=shape, num_classes=classes, seed=seed, **record["options"])
+
+
+def _describe_objective(objective: Objective) -> str:
+    """A caller's own objective as text: its class and, for a dataclass, its values."""
+    kind = type(objective)
+    if is_dataclass(objective):
+        return f"{kind.__module__}.{objective!r}"
+    name = getattr(objective, "__qualname__", kind.__qualname__)
+    return f"{getattr(objective, '__module__', kind.__module__)}.{name}"
+
+
+def _describe_model(model: nn.Module, data: Dataset) -> dict[str, Any]:
+    """A caller's model as plain values: its class, and a digest of the names and shapes of its weights."""
+    forms = [(name, tuple(value.shape), str(value.dtype)) for name, value in weights(model).items()]
+    return {
+        "name": OWN,
+        "shape": list(data.shape),
+        "num_classes": data.num_classes,
+        "options": {
+            "class": f"{type(model).__module__}.{type(model).__qualname__}",
+            "weights": hashlib.sha256(repr(forms).encode()).hexdigest(),
+        },
+    }
+
+
+def _copy_model(options: TrainOptions, model: nn.Module) -> nn.Module:
+    if options.model_options:
+        raise UsageError("model_options are for networks by name; a module is taken as it is.")
+    lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
+    if lazy:
+        raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")
+    return private_copy(model)
+
+
+def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, climbed: bool) -> None:
+    """Raise a UsageError unless a caller's model has a logit, no probability, for each class of the data."""
+    image, _ = data.train.batch([0], parameter_like(model).dtype, device)
+    with arithmetic(device):
+        logits = predict(model, image)
+    if climbed:
+        check_climbable(logits)
+    if logits.shape[1] < data.num_classes:
+        raise argument_error(
+            "model",
+            f"{type(model).__name__} with {logits.shape[1]} logits",
+            f"one logit for each of the {data.num_classes} classes of {data.name}",
+        )
+
+
+def _augmentation(settings: Settings, data: Dataset) -> Augmentation | None:
+    if settings.augment == "none":
+        return None
+    mirrored = DATASETS[data.name].mirrored(data.num_classes) if data.name in DATASETS else ()
+    return Augmentation(settings.augment, mirrored)
