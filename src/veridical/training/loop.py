@@ -96,7 +96,7 @@ def train(
     threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
     with threads, preserved_rng(), default_modes(), ExitStack() as held:
         with group.in_turn():
-            initial = _initial_weights(chosen.initial_run, own_model)
+            initial = _initial_weights(chosen, own_model)
             task = prepare_task(chosen, device, own_model, own_data, own_objective, initial)
             check_parallel(task.model, task.settings.optimise.batch_size, group)
             # Claimed last: what is refused leaves no folder behind.
@@ -109,7 +109,7 @@ def train(
                 clear(folder)
         else:
             _Session(chosen, task, folder, device, group).run()
-    return load(folder, model=own_model, device=device)
+    return load(folder, model=own_model, device=device, trust_code=chosen.trust_code)
 
 
 def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
@@ -126,11 +126,11 @@ def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
     return given
 
 
-def _initial_weights(folder: str | None, model: nn.Module | None) -> InitialWeights | None:
+def _initial_weights(options: TrainOptions, model: nn.Module | None) -> InitialWeights | None:
     """The weights of a finished run, None where none is named. model: its architecture, if a caller's own."""
-    if folder is None:
+    if options.initial_run is None:
         return None
-    run = load(folder, model=model)
+    run = load(options.initial_run, model=model, trust_code=options.trust_code)
     return InitialWeights(run.folder, run.settings, weights(run.model))
 
 

@@ -122,19 +122,23 @@ class Run:
 
 @checked("device")
 def load(
-    folder: str | os.PathLike[str], *, model: nn.Module | None = None, device: str | torch.device = "cpu"
+    folder: str | os.PathLike[str],
+    *,
+    model: nn.Module | None = None,
+    device: str | torch.device = "cpu",
+    trust_code: bool = False,
 ) -> Run:
     """Read a finished run.
 
     model: the architecture, for a run that was trained with a module of the caller's own; it is copied, and
-    the copy gets the weights. Raises RunError for a folder that is no run, is unfinished or does not fit.
+    the copy gets the weights. trust_code: allow a network that is a module:callable. Raises RunError for a folder that is no run, is unfinished or does not fit.
     """
     path = as_path(folder, "run")
     if not isinstance(model, nn.Module | None):
         raise argument_error("model", model, "a torch.nn.Module of the run's architecture, or None")
     settings = read_settings(path)
     result = read_result(path)
-    network = _architecture(path, settings, model).to(resolve_device(str(device)))
+    network = _architecture(path, settings, model, trust_code).to(resolve_device(str(device)))
     network = network.to(memory_format=fast_layout(network))
     source, own = path / MODEL, weights(network)
     tensors = unpack(_read_weights(path, result), source, _ANEW)
@@ -299,7 +303,7 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     return record
 
 
-def _architecture(folder: Path, settings: Settings, model: nn.Module | None) -> nn.Module:
+def _architecture(folder: Path, settings: Settings, model: nn.Module | None, trust_code: bool) -> nn.Module:
     record = settings.model
     if model is not None:
         return private_copy(model)
@@ -309,6 +313,8 @@ def _architecture(folder: Path, settings: Settings, model: nn.Module | None) -> 
             "Give one of that architecture: load(folder, model=...)."
         )
     try:
-        return build_recorded(record, settings.seed)
+        return build_recorded(record, settings.seed, trust_code=trust_code)
     except UsageError as error:
+        if ":" in record["name"]:  # code that is not trusted, or that cannot be imported here
+            raise
         raise RunError(f"{folder / CLAIM} is damaged: {error} {_ANEW}") from error

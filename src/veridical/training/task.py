@@ -122,7 +122,7 @@ def prepare_task(
     own = None if objective is None else _describe_objective(objective)
     if model is None:
         settings = resolve_options(options, data, objective=own)
-        module = build_recorded(settings.model, options.seed)
+        module = build_recorded(settings.model, options.seed, trust_code=options.trust_code)
     else:
         module = _copy_model(options, model)
         settings = resolve_options(options, data, model=_describe_model(model, data), objective=own)
@@ -170,8 +170,8 @@ def resolve_options(
     model, objective: the records of a caller's own, in place of those that the options name.
     """
     if model is None:
-        shape, classes = data.shape, data.num_classes
-        model = model_config(options.model, shape=shape, num_classes=classes, **options.model_options)
+        given: dict[str, Any] = {**options.model_options, "trust_code": options.trust_code}
+        model = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
     size = len(data.train)
     return resolve(options, data=data.describe(), model=model, train_size=size, objective=objective)
 
@@ -201,10 +201,10 @@ def gather_options(options: TrainOptions | None, given: Mapping[str, Any]) -> Tr
     return TrainOptions(**given)
 
 
-def build_recorded(record: Mapping[str, Any], seed: int) -> nn.Module:
+def build_recorded(record: Mapping[str, Any], seed: int, *, trust_code: bool = False) -> nn.Module:
     """Build the network that a record describes, with the initial weights of a seed."""
-    shape, classes = record["shape"], record["num_classes"]
-    return build(record["name"], shape=shape, num_classes=classes, seed=seed, **record["options"])
+    sizes = {"shape": record["shape"], "num_classes": record["num_classes"]}
+    return build(record["name"], seed=seed, trust_code=trust_code, **sizes, **record["options"])
 
 
 def _describe_objective(objective: Objective) -> str:
