@@ -20,6 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import dask
+import distributed
 import numpy as np
 import torch
 
@@ -28,9 +30,8 @@ from veridical.faithfulness.design import Design
 from veridical.faithfulness.grouping import train_stacks
 from veridical.faithfulness.measurement import Measurement, prepare
 from veridical.faithfulness.measuring import JOBS, check, make_rankings, planned
-from veridical.jobs import InProcess, Store, run_jobs
-from veridical.jobs.cluster import local_cluster
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import InProcess, ProcessPool, Store, run_jobs
+from veridical.jobs.cluster import SETTINGS, Dask, cluster_environment
 
 ONE = "1 process"
 
@@ -74,6 +75,16 @@ def seconds(measurement: Measurement, folder: Path, executor: Executor, stacked:
     return spent, max(outcome.sent_bytes for outcome in outcomes.values())
 
 
+def local_dask(workers: int) -> Dask:
+    """Workers of a Dask cluster on this machine, which end with this process."""
+    os.environ.update(cluster_environment())
+    with dask.config.set(SETTINGS):
+        cluster = distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, memory_limit=0, host="127.0.0.1", dashboard_address=None
+        )
+    return Dask(cluster.get_client())
+
+
 def main() -> None:
     """Time all ways in turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -90,7 +101,7 @@ def main() -> None:
         ways: Mapping[str, tuple[Callable[[], Executor], bool]] = {
             ONE: (lambda: ProcessPool(1), False),
             "2 processes": (lambda: ProcessPool(2), False),
-            "Dask, 2 workers": (lambda: local_cluster(2), False),
+            "Dask, 2 workers": (lambda: local_dask(2), False),
             "stacked, 1 process": (lambda: ProcessPool(1), True),
             "stacked, 2 processes": (lambda: ProcessPool(2), True),
         }

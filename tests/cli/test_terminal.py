@@ -17,7 +17,7 @@ from veridical.cli.terminal import (
     stage_bars,
     stage_jobs,
 )
-from veridical.jobs.outcome import Progress
+from veridical.jobs import Progress
 from veridical.report import Table
 
 COLUMNS = ["training", "accuracy", "null share"]

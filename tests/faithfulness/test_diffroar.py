@@ -20,8 +20,7 @@ from veridical.faithfulness.diffroar import diffroar, measurement_of
 from veridical.faithfulness.measuring import measure
 from veridical.faithfulness.result import DiffRoarResult
 from veridical.faithfulness.verdict import judge
-from veridical.jobs import InProcess, Progress
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import InProcess, ProcessPool, Progress
 from veridical.models import build
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import RunError, UsageError

@@ -18,8 +18,7 @@ from veridical.faithfulness import timing
 from veridical.faithfulness.design import Design
 from veridical.faithfulness.forecast import Forecast, forecast, retraining_seconds
 from veridical.faithfulness.measurement import Measurement, placed, prepare
-from veridical.jobs import WorkerLost
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import ProcessPool, WorkerLost
 from veridical.runtime.errors import RunError
 
 

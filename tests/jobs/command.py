@@ -9,8 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from veridical.jobs import Job, Progress, Store, run_jobs
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import Job, ProcessPool, Progress, Store, run_jobs
 
 
 def jobs_of(count: int) -> list[Job]:

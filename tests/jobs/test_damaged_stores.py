@@ -11,8 +11,6 @@ import pytest
 from veridical.attacks.parts import PartStore
 from veridical.faithfulness.ranking import Ranking
 from veridical.jobs import InProcess, Job, Store, run_jobs
-from veridical.jobs.attempts import attempt_path
-from veridical.jobs.claims import Watch, take
 from veridical.runtime.errors import RunError, UsageError
 
 JOB = Job("job_functions:leave_arrays", {"count": 4})
@@ -98,7 +96,7 @@ def _part(folder: Path) -> tuple[Path, Callable[[], Any]]:
 
 
 FILES = {
-    **{name: _of_a_store(name) for name in ("store.json", "result.json", "arrays.npz", "attempt-1.json")},
+    **{name: _of_a_store(name) for name in ("store.json", "result.json", "arrays.npz")},
     "ranks.npz": _ranking,
     "a.npz": _part,
 }
@@ -119,9 +117,7 @@ def test_damage_is_named_or_changes_nothing(tmp_path: Path, name: str, damage: s
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    "name", ["attempt-1.json", "attempt-999999999999999.json", "log.txt", "job.json", ".lock"]
-)
+@pytest.mark.parametrize("name", ["lease.json", "log.txt", "job.json", ".lock"])
 def test_damage_of_an_unfinished_job_is_named_or_waited_out(tmp_path: Path, name: str, damage: str) -> None:
     store = Store(tmp_path, stale_after=0.05)
     folder = store.folder(JOB)
@@ -134,15 +130,6 @@ def test_damage_of_an_unfinished_job_is_named_or_waited_out(tmp_path: Path, name
         assert str(folder / name) in str(error)  # noqa: PT017
     else:
         assert result.status == "done" or str(folder / name) in str(result.error)
-
-
-@pytest.mark.parametrize("name", ["attempt-00.json", "attempt-٣.json", "attempt-1.json.bak"])
-def test_names_that_look_like_attempts_are_none(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("{}")
-    assert Watch(60.0).free(tmp_path) == (True, None)
-    with take(tmp_path, 10.0) as claim:  # type: ignore[union-attr]
-        assert claim.attempt == 1
-    assert attempt_path(tmp_path, 1).exists()
 
 
 @pytest.mark.parametrize("content", ["claim.json", "model.safetensors", "abc", "0g"])
@@ -165,7 +152,7 @@ def test_an_empty_name_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_killed_writers_left_is_removed_when_a_command_begins(tmp_path: Path) -> None:
     folder = Store(tmp_path).folder(JOB)
     folder.mkdir(parents=True)
-    own, other = folder / f".result.json.{os.getpid()}.0.tmp", folder / ".attempt-1.json.999999999.0.tmp"
+    own, other = folder / f".result.json.{os.getpid()}.0.tmp", folder / ".lease.json.999999999.0.tmp"
     own.touch()
     other.touch()
     Store(tmp_path)

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from veridical.jobs import Job, Store
-from veridical.jobs.attempts import create_attempt, last_attempt
-from veridical.jobs.capture import printed_to
-from veridical.jobs.claims import take
-from veridical.jobs.execution import execute, task
+from veridical.jobs.execution import execute, log_to, task
+from veridical.jobs.lease import acquire
 
 
 def answer(store: Store, function: str, trust_code: bool = True, **values: Any) -> dict[str, Any]:
@@ -43,7 +41,8 @@ def test_what_goes_wrong_is_the_answer(store: Store, function: str, error: str, 
     assert logged in got["log_tail"]
     # The next call tries it again.
     assert answer(store, function)["status"] == "failed"
-    assert last_attempt(store.folder(Job(f"job_functions:{function}", {}))) == 2
+    log = store.folder(Job(f"job_functions:{function}", {})) / "log.txt"
+    assert log.read_text().count("--- begun") == 2
 
 
 def test_a_worker_asks_for_trust_itself(store: Store) -> None:
@@ -61,30 +60,15 @@ def test_what_another_process_has_is_left_to_it(store: Store) -> None:
     job = Job("job_functions:echo", {})
     folder = store.folder(job)
     folder.mkdir(parents=True)
-    claim = take(folder, 10.0)
-    assert claim is not None
-    with claim:
+    lease = acquire(folder, 60.0)
+    assert lease is not None
+    with lease:
         assert answer(store, "echo") == {"status": "busy"}
     assert answer(store, "echo")["status"] == "done"
 
 
-def test_a_job_that_was_overtaken_stops_and_writes_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path, stale_after=0.1)
-    job = Job("job_functions:lose_claim", {})
-    assert execute(task(job, store, True)) == {"status": "busy"}
-    assert store.result(job) is None
-
-
-def test_an_overtaken_job_that_ends_anyway_writes_no_result(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = Job("job_functions:echo", {})
-
-    def overtake(_: Any, folder: Path, __: Any) -> dict[str, Any]:
-        assert create_attempt(folder, 2)
-        return {}
-
-    monkeypatch.setattr("job_functions.echo", overtake)
+def test_an_owner_that_slept_writes_no_result(store: Store) -> None:
+    job = Job("job_functions:lose_lease", {})
     assert execute(task(job, store, True)) == {"status": "busy"}
     assert store.result(job) is None
 
@@ -102,7 +86,7 @@ def test_only_the_jobs_own_thread_prints_into_its_log(
 
     thread = threading.Thread(target=other)
     thread.start()
-    with printed_to(tmp_path / "log.txt"):
+    with log_to(tmp_path / "log.txt"):
         inside.set()
         print("from the job")
         outside.wait()
@@ -118,7 +102,7 @@ def test_two_jobs_in_two_threads_have_two_logs(tmp_path: Path) -> None:
     gate = threading.Barrier(2)
 
     def work(name: str) -> None:
-        with printed_to(tmp_path / name):
+        with log_to(tmp_path / name):
             gate.wait()
             print(name)
             gate.wait()

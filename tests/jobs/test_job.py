@@ -85,4 +85,4 @@ def test_foreign_code_needs_trust() -> None:
 def test_our_own_modules_give_only_what_they_define(name: str) -> None:
     with pytest.raises(UsageError, match="function"):
         load_function(name)
-    assert load_function("veridical.jobs.engine:run_jobs").__name__ == "run_jobs"
+    assert load_function("veridical.jobs.run:run_jobs").__name__ == "run_jobs"

@@ -125,7 +125,7 @@ def test_two_commands_share_the_work(store: Store, start: Start, tmp_path: Path,
     assert (first + second).count("done") == len(JOBS)
     assert steps_of(store) == [STEPS] * len(JOBS)
     for job in JOBS:
-        assert (store.folder(job) / "log.txt").read_text().count("--- attempt") == 1
+        assert (store.folder(job) / "log.txt").read_text().count("--- begun") == 1
 
 
 def test_the_second_command_takes_over_when_the_first_is_killed(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from veridical.jobs import pinning
-from veridical.jobs.pinning import usable_cores, visible_cards, worker_environments
+from veridical.jobs import pool
+from veridical.jobs.pool import usable_cores, visible_cards, worker_environments
 from veridical.runtime.errors import UsageError
 
 CARDS = "CUDA_VISIBLE_DEVICES"
@@ -28,7 +28,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_are_as_many_as_cores_divided_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pinning, "usable_cores", lambda: 8)
+    monkeypatch.setattr(pool, "usable_cores", lambda: 8)
     assert len(worker_environments(None, 1, None, 1)) == 8
     assert len(worker_environments(None, 3, None, 1)) == 2
     assert len(worker_environments(None, 9, None, 1)) == 1
@@ -44,7 +44,7 @@ def test_a_containers_quota_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr(pinning, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(pool, "_CPU_QUOTA", tmp_path / "cpu.max")
     assert usable_cores() == 4
     (tmp_path / "cpu.max").write_text(quota + "\n")
     assert usable_cores() == cores

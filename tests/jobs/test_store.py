@@ -21,12 +21,12 @@ def test_a_jobs_folder_tells_all_about_it(store: Store) -> None:
     assert store.result(JOB) == store.result(JOB.id) == outcome.result
     record = store.record(JOB)
     assert record is not None
-    assert sorted(record) == ["attempt", "environment", "files", "result", "seconds"]
-    assert (record["attempt"], record["seconds"]) == (1, outcome.seconds)
+    assert sorted(record) == ["environment", "files", "result", "seconds"]
+    assert record["seconds"] == outcome.seconds
     assert "echo of {'x': 1}" in store.log_tail(JOB)
     # Nothing but what the documentation names, and no draft.
     names = {path.name for path in folder.iterdir()}
-    assert names == {".lock", "attempt-1.json", "job.json", "log.txt", "result.json"}
+    assert names == {".lock", "job.json", "log.txt", "result.json"}
 
 
 def test_the_tail_of_a_log_is_short(store: Store) -> None:

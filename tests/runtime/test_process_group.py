@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from veridical.cli.main import main
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import ProcessPool
 from veridical.runtime.config import AttackOptions, DiffRoarOptions
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count

@@ -11,9 +11,7 @@ import pytest
 from veridical.cli.main import main
 from veridical.faithfulness import forecast, retraining
 from veridical.faithfulness.diffroar import diffroar
-from veridical.jobs import InProcess, workers_of
-from veridical.jobs.outcome import Progress
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import InProcess, ProcessPool, Progress, workers_of
 from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json

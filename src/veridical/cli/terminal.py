@@ -22,7 +22,7 @@ from rich.table import Table as RichTable
 from veridical.runtime.errors import visible
 
 if TYPE_CHECKING:
-    from veridical.jobs.outcome import Progress as JobsProgress
+    from veridical.jobs import Progress as JobsProgress
     from veridical.report import Table
 
 ROWS = {

@@ -20,8 +20,7 @@ from veridical.faithfulness.measurement import Measurement, placed
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.result import Accuracies, DiffRoarResult, Point, notes, verdicts
 from veridical.faithfulness.retraining import RETRAIN
-from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
 from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError

@@ -1,12 +1,11 @@
 """Functions of plain values that run once, in this process or in others, and keep their results.
 
-Nothing here knows neural networks. `veridical.jobs.pool` has the process pool, `veridical.jobs.cluster` Dask.
+Nothing here knows neural networks. `veridical.jobs.cluster` has the executor for Dask.
 """
 
-from veridical.jobs.engine import run_jobs
-from veridical.jobs.executors import InProcess, WorkerLost, workers_of
 from veridical.jobs.job import Job, JobFunction
-from veridical.jobs.outcome import Outcome, Progress
+from veridical.jobs.pool import InProcess, ProcessPool, WorkerLost, workers_of
+from veridical.jobs.run import Outcome, Progress, run_jobs
 from veridical.jobs.store import Store
 
 __all__ = [
@@ -14,6 +13,7 @@ __all__ = [
     "Job",
     "JobFunction",
     "Outcome",
+    "ProcessPool",
     "Progress",
     "Store",
     "WorkerLost",

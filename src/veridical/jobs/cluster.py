@@ -1,4 +1,4 @@
-"""Jobs on a Dask cluster: one that runs somewhere, by address, or one on this machine, for trying.
+"""Jobs on a Dask cluster that runs somewhere, by its scheduler's address.
 
 Scheduler and workers of a cluster of your own are started with the variables of `cluster_environment`, say
 `dask scheduler --host 127.0.0.1` and, per machine, `dask worker ADDRESS --nthreads 1 --nworkers 8
@@ -9,17 +9,14 @@ same Veridical, and the store at the same path.
 from __future__ import annotations
 
 import ipaddress
-import logging
-import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from veridical.jobs.executors import WorkerLost
-from veridical.jobs.pinning import process_environment, worker_environments
+from veridical.jobs.pool import WorkerLost, process_environment
 from veridical.runtime.errors import RunError, UsageError, argument_error
 
 P = ParamSpec("P")
@@ -63,8 +60,7 @@ class Dask(Executor):
     ) -> None:
         distributed = _distributed()
         self._lost_errors: tuple[type[BaseException], ...] = (distributed.scheduler.KilledWorker,)
-        self._own: list[Any] = []
-        self._patience = patience
+        self._patience, self._opened = patience, isinstance(cluster, str)
         if isinstance(cluster, str):
             check_address(cluster, insecure)
             _check_certificates(cluster, security or distributed.Security())
@@ -76,7 +72,6 @@ class Dask(Executor):
                 raise RunError(
                     f"no Dask scheduler answered at {cluster} within {patience:g} s: {error}"
                 ) from error
-            self._own.append(cluster)
         self._client, self._closed, self._submitted = cluster, False, 0
         try:
             self._client.wait_for_workers(1, timeout=patience)
@@ -122,53 +117,13 @@ class Dask(Executor):
         return WorkerLost(str(error)) if isinstance(error, self._lost_errors) else error
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """Close what this object opened: a cluster of its own ends; another drops calls that did not start.
+        """Close the connection if this object opened it: calls that did not start are dropped.
 
         There is nothing to wait for, since `run_jobs` returns when all is collected.
         """
         self._closed = True
-        while self._own:
-            self._own.pop(0).close()
-
-
-def local_cluster(
-    workers: int | None = None,
-    threads: int = 1,
-    *,
-    gpus: Sequence[int] | str | None = None,
-    per_gpu: int = 1,
-) -> Dask:
-    """Start a scheduler and worker processes on this machine, reachable from it alone; closing ends them.
-
-    The arguments are those of `ProcessPool`. A script that calls this needs `if __name__ == "__main__":`.
-    """
-    distributed = _distributed()
-    import dask
-
-    everywhere = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-    places = worker_environments(workers, threads, gpus, per_gpu)
-    options = everywhere | {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
-    # What is set in a worker is late for libraries that it has loaded; this is set before it starts.
-    before = {"distributed.nanny.pre-spawn-environ": process_environment(threads)}
-    # Also of the process that multiprocessing starts for itself; Dask sets it here anyway, but later.
-    os.environ["PYTHONSAFEPATH"] = "1"
-    with dask.config.set(SETTINGS | before):
-        cluster = distributed.SpecCluster(
-            scheduler={"cls": distributed.Scheduler, "options": everywhere},
-            workers={
-                number: {"cls": distributed.Nanny, "options": options | {"env": place}}
-                for number, place in enumerate(places)
-            },
-            # The engine tells of lost workers and failed jobs.
-            silence_logs=logging.CRITICAL,
-        )
-    try:
-        executor = Dask(cluster.scheduler_address)
-    except BaseException:
-        cluster.close()
-        raise
-    executor._own.append(cluster)
-    return executor
+        if self._opened:
+            self._client.close()
 
 
 def check_address(address: str, insecure: bool) -> None:

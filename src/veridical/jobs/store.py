@@ -24,7 +24,6 @@ class Record(TypedDict):
 
     result: dict[str, Any]
     seconds: float
-    attempt: int
     environment: dict[str, Any]
     files: NotRequired[dict[str, str]]
 
@@ -39,10 +38,10 @@ class Mark(TypedDict):
 class Store:
     """Finished and unfinished jobs below `root`, each in root/<id[:2]>/<id>/; the folder is made if needed.
 
-    A job's folder holds job.json, attempt-N.json, log.txt, what the job itself keeps there, and, once it is
-    done, result.json (a `Record`). stale_after: seconds without a heartbeat after which a job on another
-    machine counts as dead. On one machine a dead owner is noticed at once. token: of a
-    store that another process made; then it is a RunError if this machine does not see the same folder.
+    A job's folder holds job.json, log.txt, lease.json while it runs, what the job itself keeps there, and,
+    once it is done, result.json (a `Record`). stale_after: seconds without a sign of life after which a job
+    on another machine counts as dead; on one machine a dead owner is noticed at once. token: of a store that
+    another process made; then it is a RunError if this machine does not see the same folder.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Store:
         return self.root / name[:2] / name
 
     def record(self, job: Job | str) -> dict[str, Any] | None:
-        """Return {result, seconds, attempt, environment, files}, or None when the job is not done."""
+        """Return {result, seconds, environment, files}, or None when the job is not done."""
         path = self.folder(job) / RESULT
         # Most looks are at jobs that have no result, so the file is asked for before it is read.
         if not path.exists():

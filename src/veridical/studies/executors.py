@@ -9,10 +9,9 @@ from typing import Protocol
 
 import torch
 
-from veridical.jobs import InProcess
+from veridical.jobs import InProcess, ProcessPool
 from veridical.jobs.cluster import Dask
-from veridical.jobs.pinning import visible_cards
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs.pool import visible_cards
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.guards import thread_count
 from veridical.runtime.process_group import check_count

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
-from veridical.jobs import InProcess, WorkerLost
-from veridical.jobs.pool import ProcessPool
+from veridical.jobs import InProcess, ProcessPool, WorkerLost
 from veridical.runtime.errors import RunError, VeridicalError
 
 Piece = tuple[Callable[..., None], tuple[Any, ...]]
