@@ -79,20 +79,21 @@ def acquire(folder: Path, stale_after: float, stale: Stamp | None = None) -> Lea
     except BlockingIOError:
         return None
     try:
-        stamp, token = _stamp(folder, lock is not None), secrets.token_hex(8)
-        if stamp is None or stamp == stale:
+        stamp, token = _stamp(folder), secrets.token_hex(8)
+        # Only what was seen is removed, so that of two newcomers one creates the file. Of two machines that
+        # replace a stale lease at once the later one has it, and the earlier finds its own lost.
+        if stamp is not None and (stamp == stale or _is_dead(folder, lock)):
             (folder / LEASE).unlink(missing_ok=True)
-            record = {
-                "token": token,
-                "host": platform.node(),
-                "system": _system(),
-                "pid": os.getpid(),
-                "start": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            }
-            # Of two machines that come here at once one creates the file, or the later one replaces it and
-            # the earlier finds its lease lost. Not flushed: a power cut ends all owners anyway.
-            if create_json(folder / LEASE, record, flush=False):
-                return Lease(folder, token, lock, stale_after / _TOUCHES)
+        record = {
+            "token": token,
+            "host": platform.node(),
+            "system": _system(),
+            "pid": os.getpid(),
+            "start": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        # Not flushed: a power cut ends all owners anyway.
+        if create_json(folder / LEASE, record, flush=False):
+            return Lease(folder, token, lock, stale_after / _TOUCHES)
     except BaseException:
         _unlock(lock)
         raise
@@ -121,13 +122,14 @@ class Observer:
             return False, None
         except OSError:  # somebody deleted the folder, or damaged it: who acquires it says so
             return True, None
-        stamp = _stamp(folder, lock is not None)
+        stamp, is_dead = _stamp(folder), _is_dead(folder, lock)
         _unlock(lock)
-        return stamp is None or self._quiet_for(folder, stamp) >= self._stale_after, stamp
+        free = stamp is None or is_dead or self._quiet_for(folder, stamp) >= self._stale_after
+        return free, stamp
 
     def report_silence(self, folder: Path, given: bool = False) -> None:
-        """Log once that an owner does not stir or, where a job was `given` to a worker, that none began it."""
-        stamp = _stamp(folder, False)
+        """Log once that an owner does not stir or, of a job `given` to a worker, that none began it."""
+        stamp = _stamp(folder)
         if (stamp is None and not given) or folder in self._reported:
             return
         if self._quiet_for(folder, stamp) < self._stale_after / 2:
@@ -153,16 +155,20 @@ class Observer:
         return now - self._seen[folder][1]
 
 
-def _stamp(folder: Path, locked: bool) -> Stamp | None:
-    """The stamp of a lease whose owner may live; locked: its lock was free, and is ours now."""
-    # Reading comes first: opening asks the server of a shared disk, and a stat may be answered from a cache.
-    if _read(folder).get("system") == _system() and locked:
-        return None
+def _stamp(folder: Path) -> Stamp | None:
+    """The stamp of a folder's lease, None when there is none."""
+    # Opening asks the server of a shared disk; a mere stat may be answered from a cache.
+    _read(folder)
     try:
         status = (folder / LEASE).stat()
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def _is_dead(folder: Path, lock: int | None) -> bool:
+    """Say whether a lease's owner ran on this machine, where its lock would not be ours if it lived."""
+    return lock is not None and _read(folder).get("system") == _system()
 
 
 def _read(folder: Path) -> dict[str, Any]:
