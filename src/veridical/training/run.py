@@ -131,7 +131,8 @@ def load(
     """Read a finished run.
 
     model: the architecture, for a run that was trained with a module of the caller's own; it is copied, and
-    the copy gets the weights. trust_code: allow a network that is a module:callable. Raises RunError for a folder that is no run, is unfinished or does not fit.
+    the copy gets the weights. trust_code: allow a network that is a
+    module:callable. Raises RunError for a folder that is no run, is unfinished or does not fit.
     """
     path = as_path(folder, "run")
     if not isinstance(model, nn.Module | None):
