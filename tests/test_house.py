@@ -152,7 +152,7 @@ def _python(code: str) -> str:
 
 
 def test_what_parsing_needs_does_not_import_torch() -> None:
-    names = WITHOUT_TORCH + JOBS + [module for module in modules() if module.startswith("cli.")]
+    names = WITHOUT_TORCH + JOBS + ["cli.main", "cli.commands", "cli.options", "cli.terminal"]
     names = [name.removesuffix(".__init__") for name in names]
     printed = _python(
         "import importlib, sys\n"

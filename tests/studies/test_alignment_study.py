@@ -20,7 +20,7 @@ from veridical.studies.alignment import alignment_run
 from veridical.studies.alignment_plan import planned
 from veridical.studies.alignment_report import read_alignment, write_alignment_report
 from veridical.studies.alignment_words import headlines, rows
-from veridical.studies.regions import region_record, regions_of
+from veridical.studies.maps import region_record, regions_of
 from veridical.training.loop import train
 from veridical.training.run import load as load_run
 

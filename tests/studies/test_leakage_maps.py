@@ -10,7 +10,7 @@ from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.metrics.localisation import LEVELS
-from veridical.studies.leakage_maps import PAIRED, explained_arrays
+from veridical.studies.leakage import PAIRED, measure_leakage
 
 SIDE, CLASSES, COUNT = 6, 3, 60
 
@@ -75,13 +75,13 @@ class Gated(nn.Module):
 
 
 def measured(power: int, pairs: bool = True) -> dict[str, Any]:
-    values = {
-        "explained": COUNT,
+    values: dict[str, Any] = {
+        "count": COUNT,
         "seed": 0,
         "levels": list(LEVELS),
     }
     moved = data(moved=True) if pairs else None
-    return explained_arrays(Gated(power), data(), moved, InputGradient(), values, batch=17)
+    return measure_leakage(Gated(power), data(), moved, InputGradient(), **values, batch=17)
 
 
 def test_a_model_that_looks_for_its_glyph_leaks_nothing() -> None:
@@ -123,9 +123,9 @@ def test_a_picture_of_the_very_digit_is_told_from_one_of_its_class() -> None:
         above, below = inputs.chunk(2, dim=2)
         return torch.cat([above + below] * 2, dim=2)
 
-    values = {"explained": COUNT, "seed": 0, "levels": list(LEVELS)}
+    values: dict[str, Any] = {"count": COUNT, "seed": 0, "levels": list(LEVELS)}
     method: Any = both_blocks
-    found = explained_arrays(Gated(2), data(), data(moved=True), method, values, batch=60)
+    found = measure_leakage(Gated(2), data(), data(moved=True), method, **values, batch=60)
     assert found["pair/same_digit"].tolist() == pytest.approx([1.0] * COUNT)
     # Of the same shape, but most images have a grey level of their own.
     assert found["pair/same_class"].mean() < 0.999
@@ -147,9 +147,9 @@ def test_pictures_are_the_first_of_each_class() -> None:
 
 
 def test_batches_change_nothing() -> None:
-    values = {"explained": COUNT, "seed": 0, "levels": [0.1]}
+    values: dict[str, Any] = {"count": COUNT, "seed": 0, "levels": [0.1]}
     arrays = [
-        explained_arrays(Gated(2), data(), data(moved=True), SmoothGrad(), values, batch=size)
+        measure_leakage(Gated(2), data(), data(moved=True), SmoothGrad(), **values, batch=size)
         for size in (17, 60)
     ]
     assert arrays[0].keys() == arrays[1].keys()

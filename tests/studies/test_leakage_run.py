@@ -16,12 +16,9 @@ from veridical.jobs import Progress
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.study_config import LeakageOptions
-from veridical.studies import leakage_job, leakage_levels
-from veridical.studies.leakage import leakage_run
-from veridical.studies.leakage_plan import balls_of, planned
-from veridical.studies.leakage_report import write_leakage_report
-from veridical.studies.leakage_tables import read_leakage
-from veridical.studies.leakage_words import headlines
+from veridical.studies import leakage
+from veridical.studies.leakage import Leakage, LevelsOptions, balls_of, compare_levels, draw_levels
+from veridical.studies.study import Context
 
 
 def picture(_model: object, inputs: Tensor, *_: object, **__: object) -> Tensor:
@@ -69,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished study, its store and its source."""
     place = tmp_path_factory.mktemp("leakage")
     write_bars(place / "bars.npz")
-    leakage_run(options_in(place))
+    Leakage(options_in(place)).run()
     return place
 
 
@@ -121,10 +118,10 @@ def test_the_same_command_continues_and_finds_everything_done(
 ) -> None:
     before = document(folder)
     (folder / "study" / "result.json").unlink()
-    monkeypatch.setattr(leakage_job, "train", None)
-    monkeypatch.setattr(leakage_job, "explained_arrays", None)
+    monkeypatch.setattr(leakage, "train", None)
+    monkeypatch.setattr(leakage, "measure_leakage", None)
     seen: dict[str, Progress] = {}
-    leakage_run(options_in(folder), seen.__setitem__)
+    Leakage(options_in(folder)).run(seen.__setitem__)
     assert stages(seen) == {"training": (8, 8), "explaining": (16, 16)}
     assert {key: document(folder)[key] for key in ("results", "config")} == {
         key: before[key] for key in ("results", "config")
@@ -140,7 +137,7 @@ def test_studies_with_one_store_share_trainings(folder: Path) -> None:
         objective=["natural"],
         attribution=["input-gradient", "gradient-x-input"],
     )
-    results = leakage_run(wider, seen.__setitem__)["results"]
+    results = Leakage(wider).run(seen.__setitem__).results
     assert stages(seen) == {"training": (2, 2), "explaining": (6, 4)}
     assert results["leakage"] == {}
     maps = results["models"][NATURAL]["random"]["maps"]
@@ -152,15 +149,14 @@ def test_studies_with_one_store_share_trainings(folder: Path) -> None:
 
 def test_another_study_in_the_folder_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="belongs to another run: seeds"):
-        leakage_run(options_in(folder, seeds=1))
+        Leakage(options_in(folder, seeds=1)).run()
 
 
 def test_results_of_other_data_are_not_taken(folder: Path) -> None:
-    plan = planned(options_in(folder))
-    job = plan.training(plan.arms[0], 0)
-    values = {**job.values, "data": {"checksum": "0" * 64}}
+    plan = Leakage(options_in(folder))
+    values = {**plan.all_cases[0].values, "data": {"checksum": "0" * 64}}
     with pytest.raises(RunError, match="other images than were planned with"):
-        leakage_job.trained(values, folder / "nowhere", dict(job.where))
+        Leakage.train(values, Context(folder / "nowhere", None, plan.where()))
 
 
 def test_every_radius_goes_with_its_norm(folder: Path) -> None:
@@ -168,9 +164,9 @@ def test_every_radius_goes_with_its_norm(folder: Path) -> None:
     assert balls_of(options_in(folder, **given)) == [("linf", 0.1), ("l2", 1.5)]
     assert balls_of(options_in(folder, norm=["l2"], radius=[0.5, 1])) == [("l2", 0.5), ("l2", 1.0)]
     assert balls_of(options_in(folder, norm=["linf", "l2"])) == [("linf", 0.1), ("l2", 1.0)]
-    plan = planned(options_in(folder, objective=["natural", "ig-norm"], position=["top"], **given))
+    plan = Leakage(options_in(folder, objective=["natural", "ig-norm"], position=["top"], **given))
     assert plan.titles == [NATURAL, "IG-NORM (linf 0.1)", "IG-NORM (l2 1.5)"]
-    robust = [arm.settings.robust for arm in plan.arms]
+    robust = [arm.settings.robust for arm in plan.conditions]
     assert [(one.norm, one.radius) for one in robust if one is not None] == [("linf", 0.1), ("l2", 1.5)]
     refused: list[tuple[dict[str, Any], str]] = [
         ({"norm": ["linf", "l2"], "radius": [0.1]}, "one norm, or one for each"),
@@ -180,7 +176,7 @@ def test_every_radius_goes_with_its_norm(folder: Path) -> None:
     ]
     for wrong, message in refused:
         with pytest.raises(UsageError, match=message):
-            planned(options_in(folder, **wrong))
+            Leakage(options_in(folder, **wrong))
 
 
 def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
@@ -194,23 +190,22 @@ def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
     }
     for name, value in cases.items():
         with pytest.raises(UsageError, match=name):
-            planned(options_in(folder, **{name: value}))
+            Leakage(options_in(folder, **{name: value}))
 
 
 def test_the_page_says_what_was_found_without_loading_anything(folder: Path) -> None:
-    study = read_leakage(folder / "study")
-    page = write_leakage_report(study, gallery=2).read_text()
+    study = Leakage.read(folder / "study")
+    page = Leakage.write_page(study).read_text()
     for text in ("BlockMNIST-Top", ROBUST, "The same digit in the other place", "How sure the models are"):
         assert text in page
     assert "of the top 5% of input-gradient" in page
     assert not [part for part in ("src=", "href=") if f'{part}"http' in page]
     with pytest.raises(RunError, match="does not exist"):
-        read_leakage(folder / "nothing")
+        Leakage.read(folder / "nothing")
 
 
-def test_the_table_for_documents_has_every_level(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    leakage_levels.main([str(folder / "study")])
-    head, _, *lines = capsys.readouterr().out.splitlines()
+def test_the_table_for_documents_has_every_level(folder: Path) -> None:
+    head, _, *lines = compare_levels(LevelsOptions([str(folder / "study")])).splitlines()
     columns = [cell.strip() for cell in head.strip("|").split("|")]
     assert columns[4:] == ["2.5%", "5%", "10%", "15%", "20%", "25%", "30%", "mass"]
     assert len(lines) == 2 * 2
@@ -230,9 +225,8 @@ def test_the_table_for_documents_has_every_level(folder: Path, capsys: pytest.Ca
 
 
 def test_the_figure_for_documents_draws_natural_training_and_one_ball(folder: Path, tmp_path: Path) -> None:
-    study = read_leakage(folder / "study")
-    found = leakage_levels.trainings({"MLP": study})
-    drawn = leakage_levels.figure(found, LEVELS)
+    study = Leakage.read(folder / "study")
+    drawn = draw_levels({"MLP": study}, LevelsOptions([]))
     assert [axes.get_title(loc="left") for axes in drawn.axes] == ["MLP, BlockMNIST", "MLP, BlockMNIST-Top"]
     for axes, position in zip(drawn.axes, ("random", "top"), strict=True):
         for line, title in zip(axes.lines, (NATURAL, ROBUST, None), strict=True):
@@ -247,45 +241,45 @@ def test_the_figure_for_documents_draws_natural_training_and_one_ball(folder: Pa
         ROBUST,
         "its share of the area",
     ]
-    leakage_levels.main([str(folder / "study"), "--out", str(tmp_path / "new" / "null.svg")])
+    assert (
+        main(["leakage-levels", str(folder / "study"), "--figure", str(tmp_path / "new" / "null.svg")]) == 0
+    )
     assert "study, BlockMNIST-Top" in (tmp_path / "new" / "null.svg").read_text()  # the folder's name
 
 
-def test_documents_choose_studies_balls_and_levels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = read_leakage(folder / "study")
-    twice = leakage_levels.trainings({"MLP": study, "CNN": study}, ball="linf 0.1")
-    assert [one.study for one in twice] == ["MLP"] * 4 + ["CNN"] * 4
-    wider = read_leakage(folder / "study")
-    for training in wider.config["models"][ROBUST].values():
-        training["radius"] = 0.2
-    assert {one.title for one in leakage_levels.trainings({"MLP": wider}, ball="linf 0.1")} == {NATURAL}
-    for wrong in ({"ball": "l2 1"}, {"attribution": "random"}):
-        with pytest.raises(UsageError, match=r"linf 0\.1|input-gradient"):
-            leakage_levels.trainings({"MLP": study}, **wrong)
-    folders = [str(folder / "study")] * 2
-    leakage_levels.main([*folders, "--titles", "MLP", "CNN", "--levels", "0.05", "0.2"])
-    head, _, *lines = capsys.readouterr().out.splitlines()
+def test_documents_choose_studies_balls_and_levels(folder: Path) -> None:
+    given: dict[str, Any] = {"folders": [str(folder / "study")] * 2, "titles": ["MLP", "CNN"]}
+    table = compare_levels(LevelsOptions(**given, ball="linf 0.1", levels=[0.05, 0.2]))
+    head, _, *lines = table.splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]][5:] == ["5%", "20%", "mass"]
     assert [line.split("|")[1].strip() for line in lines] == ["MLP"] * 4 + ["CNN"] * 4
-    for arguments in (
-        ["--titles", "MLP", "MLP"],
-        ["--titles", "MLP"],
-        ["--levels", "0.07", "--titles", "a", "b"],
-    ):
-        with pytest.raises(UsageError, match=r"titles|levels"):
-            leakage_levels.main([*folders, *arguments])
+    wider = Leakage.read(folder / "study")
+    for training in wider.config["models"][ROBUST].values():
+        training["radius"] = 0.2
+    drawn = draw_levels({"MLP": wider}, LevelsOptions([], ball="linf 0.1"))
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [NATURAL, "its share of the area"]
+    cases: list[dict[str, Any]] = [
+        {"ball": "l2 1"},
+        {"attribution": "random"},
+        {"titles": ["MLP", "MLP"]},
+        {"titles": ["MLP"]},
+        {"levels": [0.07]},
+    ]
+    for wrong in cases:
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            compare_levels(LevelsOptions(**{**given, **wrong}))
 
 
 def test_one_training_of_each_kind_shows_no_cause(folder: Path) -> None:
-    study = read_leakage(folder / "study")
+    study = Leakage.read(folder / "study")
     for by_position in study.results["models"].values():
         for found in by_position.values():  # as if all had learnt
             found["accuracy"] = {"seeds": {"value": 0.9, "n": 2}, "examples": None}
-    assert all("igits of other instances" in sentence for sentence in headlines(study))
+    assert all("igits of other instances" in sentence for sentence in Leakage.findings(study))
     for found in study.results["leakage"]["input-gradient"].values():
         found["mass"]["seeds"]["n"] = 1
         found["mass"]["examples"] = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 20}
-    for sentence in headlines(study):
+    for sentence in Leakage.findings(study):
         assert "several seeds would show" in sentence
         assert "add " not in sentence.replace("add to it", "")
 
@@ -294,15 +288,15 @@ def test_code_of_the_caller_explains_where_it_is_trusted(folder: Path) -> None:
     name = f"{__name__}:picture"
     options = options_in(folder, attribution=[name], out=str(folder / "own"), objective=["natural"])
     with pytest.raises(UsageError, match="trust_code"):
-        planned(options)
-    result = leakage_run(replace(options, trust_code=True))
-    maps = result["results"]["models"][NATURAL]["random"]["maps"][name]
+        Leakage(options)
+    result = Leakage(replace(options, trust_code=True)).run()
+    maps = result.results["models"][NATURAL]["random"]["maps"][name]
     # The picture is drawn in the digit's block, and in the null block's frame.
     assert 0 < maps["null"]["mass"]["seeds"]["value"] < 1
 
 
 def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:
-    study = read_leakage(folder / "study")
+    study = Leakage.read(folder / "study")
     for found in study.results["models"][ROBUST].values():
         # Of three classes; the other training is left as it was.
         found["accuracy"] = {
@@ -312,7 +306,7 @@ def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:
         found["accuracy"] = {
             kind: {"value": 0.9, "low": 0.8, "high": 1.0, "n": 2} for kind in ("examples", "seeds")
         }
-    natural, robust = headlines(study)
+    natural, robust = Leakage.findings(study)
     warning = (
         "it has hardly learnt anything (accuracy 35.0%, guessing 33.3%), so nothing follows from its maps."
     )
@@ -322,7 +316,7 @@ def test_a_training_that_learnt_nothing_is_called_so(folder: Path) -> None:
     # A mean over trainings hides the one that failed.
     top = study.results["models"][NATURAL]["top"]["accuracy"]
     top["each"] = [{"value": 0.35}, {"value": 0.97}]
-    sentence = headlines(study)[0]
+    sentence = Leakage.findings(study)[0]
     assert "On BlockMNIST-Top it has hardly learnt anything (1 of 2 trainings; accuracy 35.0%" in sentence
     assert "Digits of other instances" not in sentence
 

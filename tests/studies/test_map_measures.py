@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from veridical.studies.map_measures import SINGLE, joined, map_measures, measures_over_seeds
+from veridical.studies.maps import SINGLE, joined, map_measures, measures_over_seeds
 
 
 def test_a_map_by_hand() -> None:

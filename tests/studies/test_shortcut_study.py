@@ -9,17 +9,14 @@ import pytest
 import torch
 
 from veridical.data.shortcut import shortcut_variants
-from veridical.jobs import Store
+from veridical.jobs import InProcess, Store
 from veridical.runtime.data_config import ShortcutOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.runtime.study_config import ShortcutStudyOptions
-from veridical.studies import shortcut_job
-from veridical.studies.shortcut import shortcut_run
-from veridical.studies.shortcut_job import ARRAYS, TRAINED, follows
-from veridical.studies.shortcut_plan import chance_rate, planned
-from veridical.studies.shortcut_report import read_shortcut, write_shortcut_report
-from veridical.studies.shortcut_words import headlines, map_rows, reliance_rows
+from veridical.studies import shortcut
+from veridical.studies.shortcut import Shortcut, chance_rate, follows
+from veridical.studies.study import ARRAYS, Work
 from veridical.training.run import load
 
 NATURAL, CONTROL = "Natural training", "Natural training, patch tells nothing"
@@ -63,7 +60,7 @@ def study_options(noise: Path, out: Path, **changes: Any) -> ShortcutStudyOption
 @pytest.fixture(scope="module")
 def studied(noise: Path) -> ShortcutStudyOptions:
     options = study_options(noise, noise.parent / "study")
-    shortcut_run(options)
+    Shortcut(options).run()
     return options
 
 
@@ -84,13 +81,14 @@ def test_what_only_the_patch_tells_is_lost_with_it(studied: ShortcutStudyOptions
 
 
 def test_the_numbers_are_those_of_the_models(studied: ShortcutStudyOptions) -> None:
-    plan, store = planned(studied), Store(Path(studied.out) / "jobs")
-    arm = plan.arms[NATURAL]
+    plan = Shortcut(studied)
+    work = Work(plan, Store(Path(studied.out) / "jobs"), InProcess(), None)
+    arm = plan.conditions[NATURAL]
     variants = shortcut_variants(ShortcutOptions(**dict(arm.shortcut)))
     results = read_json(Path(studied.out) / "result.json")["results"]["arms"][NATURAL]
     accuracy, mass = [], []
-    for seed in plan.seeds:
-        model = load(store.folder(plan.job(arm, seed)) / TRAINED).model
+    for case in [case for case in plan.all_cases if case.group == NATURAL]:
+        model = load(work.folder(case) / "run").model
         inputs, target = variants["agreeing"].test.batch(slice(None))
         inputs.requires_grad_()
         logits = model(inputs)
@@ -126,15 +124,15 @@ def test_a_patch_that_tells_nothing_agrees_by_chance() -> None:
 def test_the_same_options_find_it_finished_and_others_are_refused(studied: ShortcutStudyOptions) -> None:
     before = read_json(Path(studied.out) / "result.json")
     states: list[tuple[int, int]] = []
-    again = shortcut_run(studied, lambda _what, state: states.append((state.reused, state.total)))
+    again = Shortcut(studied).run(lambda _what, state: states.append((state.reused, state.total)))
     assert set(states) == {(4, 4)}
-    assert (again["results"], again["config"]) == (before["results"], before["config"])
+    assert (again.results, again.config) == (before["results"], before["config"])
     with pytest.raises(UsageError, match="belongs to another run"):
-        shortcut_run(replace(studied, size=3))
+        Shortcut(replace(studied, size=3)).run()
     # More seeds in another folder find the trainings that they share.
     more = replace(studied, out=f"{studied.out}-more", seeds=1, store=f"{studied.out}/jobs")
     states.clear()
-    shortcut_run(more, lambda _what, state: states.append((state.reused, state.total)))
+    Shortcut(more).run(lambda _what, state: states.append((state.reused, state.total)))
     assert states[0] == (2, 2)
 
 
@@ -145,13 +143,13 @@ def test_a_killed_training_is_continued(noise: Path, tmp_path: Path, monkeypatch
         raise MemoryError("a mole ate it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shortcut_job, "map_measures", eaten)
+        patch.setattr(shortcut, "map_measures", eaten)
         with pytest.raises(RunError, match="a mole ate it"):
-            shortcut_run(options)
-    (weights,) = (tmp_path / "out" / "jobs").glob(f"*/*/{TRAINED}/model.safetensors")
+            Shortcut(options).run()
+    (weights,) = (tmp_path / "out" / "jobs").glob("*/*/run/model.safetensors")
     before = weights.stat().st_mtime_ns
     assert not list((tmp_path / "out" / "jobs").glob(f"*/*/{ARRAYS}"))
-    shortcut_run(options)
+    Shortcut(options).run()
     assert weights.stat().st_mtime_ns == before  # the finished training was loaded, not repeated
 
 
@@ -171,7 +169,7 @@ def test_options_that_do_not_fit_are_refused(
     noise: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        planned(study_options(noise, tmp_path, **changes))
+        Shortcut(study_options(noise, tmp_path, **changes))
 
 
 def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_path: Path) -> None:
@@ -179,7 +177,7 @@ def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_pat
     options = study_options(
         noise, tmp_path, objective=objectives, radius=[0.1, 0.2], beta=0.5, rate=[0.9, 1.0]
     )
-    arms = planned(options).arms
+    arms = Shortcut(options).conditions
     assert len(arms) == 3 * (1 + 3 * 2)
     robust = arms["IG-SUM-NORM (linf 0.2), agrees 90%"].settings.robust
     assert robust is not None
@@ -190,14 +188,14 @@ def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_pat
 
 
 def test_the_page_shows_what_was_found(studied: ShortcutStudyOptions) -> None:
-    study = read_shortcut(studied.out)
-    page = write_shortcut_report(study).read_text(encoding="utf-8")
-    for line in headlines(study):
+    study = Shortcut.read(studied.out)
+    page = Shortcut.write_page(study).read_text(encoding="utf-8")
+    for line in Shortcut.findings(study):
         assert line.replace("'", "&#39;") in page
-    for row in [*reliance_rows(study), *map_rows(study, "input-gradient")]:
+    for row in [row for table in Shortcut.tables(study).values() for row in table.drawn()[1]]:
         for cell in row:  # the interval stands below its value
             assert all(part in page for part in cell.removesuffix(")").split(" ("))
     assert page.count("<svg") == 2  # the curves over k, and the gallery
     assert "predicts" in page
     with pytest.raises(RunError, match=r"result\.json does not exist"):
-        read_shortcut(Path(studied.out).parent)
+        Shortcut.read(Path(studied.out).parent)

@@ -32,6 +32,9 @@ COMMANDS: Mapping[str, Command] = {
     "leakage": Command(
         "veridical.cli.leakage", "measure what explanations mark in a block that tells nothing"
     ),
+    "leakage-levels": Command(
+        "veridical.cli.leakage_levels", "tabulate finished leakage studies at every level"
+    ),
     "shortcut": Command("veridical.cli.shortcut", "measure how far models rely on a planted shortcut"),
     "alignment": Command("veridical.cli.alignment", "measure how much of the maps lies where people look"),
     "theory": Command("veridical.cli.theory", "check the papers' theorems where the truth is known"),

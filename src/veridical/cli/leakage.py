@@ -19,20 +19,8 @@ __all__ = ["Options", "run"]
 
 
 def run(options: Options) -> int:
-    """Train and measure, or continue; write results and page, print what came out. Errors are raised."""
-    from veridical.cli.terminal import print_table, say, stage_jobs
-    from veridical.report import Table
-    from veridical.studies.leakage import leakage_run
-    from veridical.studies.leakage_report import write_leakage_report
-    from veridical.studies.leakage_tables import brief, read_leakage
-    from veridical.studies.leakage_words import headlines
+    """Train and measure, or continue; print what came out. Errors are raised."""
+    from veridical.cli.studies import run_study
+    from veridical.studies.leakage import Leakage
 
-    with stage_jobs(shown=options.progress) as progress:
-        leakage_run(options, progress)
-    study = read_leakage(options.out)
-    for name in study.config["attributions"]:
-        print_table(Table(*brief(study, name)), name)
-    for line in headlines(study):
-        say(line)
-    say(f"report: {write_leakage_report(study, options.gallery)}")
-    return 0
+    return run_study(Leakage, options)

@@ -18,20 +18,8 @@ __all__ = ["Options", "run"]
 
 
 def run(options: Options) -> int:
-    """Train and measure, or continue; write the results and the page, print what came out."""
-    from veridical.cli.terminal import print_table, say, stage_jobs
-    from veridical.report import Table
-    from veridical.studies.shortcut import shortcut_run
-    from veridical.studies.shortcut_report import read_shortcut, write_shortcut_report
-    from veridical.studies.shortcut_words import MAPS, RELIANCE, headlines, map_rows, reliance_rows
+    """Train and measure, or continue; print what came out. Errors are raised."""
+    from veridical.cli.studies import run_study
+    from veridical.studies.shortcut import Shortcut
 
-    with stage_jobs(shown=options.progress) as progress:
-        shortcut_run(options, progress)
-    study = read_shortcut(options.out)
-    print_table(Table(RELIANCE, reliance_rows(study)), "accuracy, and what is lost without the patch")
-    for name in study.config["attributions"]:
-        print_table(Table(MAPS, map_rows(study, name)), f"{name}, with the patch as in training")
-    for line in headlines(study):
-        say(line)
-    say(f"report: {write_shortcut_report(study)}")
-    return 0
+    return run_study(Shortcut, options)

@@ -22,11 +22,9 @@ from veridical.runtime.record import record
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import ARRAYS
 from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
-from veridical.studies.map_measures import joined, measures_over_seeds
+from veridical.studies.frame import ProgressCallback, Study, begun
+from veridical.studies.maps import first_of_each_class, joined, measures_over_seeds, regions_of
 from veridical.studies.over_seeds import paired_difference, two_intervals
-from veridical.studies.regions import regions_of
-from veridical.studies.shown_examples import first_of_each_class
-from veridical.studies.study import ProgressCallback, Study, begun
 from veridical.training.run import load
 
 KIND = "alignment"

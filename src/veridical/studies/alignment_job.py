@@ -16,8 +16,7 @@ from veridical.metrics.views import saliency
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic
-from veridical.studies.map_measures import joined, map_measures
-from veridical.studies.regions import regions_of
+from veridical.studies.maps import joined, map_measures, regions_of
 from veridical.training.run import load, weights_digest
 
 MEASURE = "veridical.studies.alignment_job:measure"

@@ -18,7 +18,7 @@ from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import MEASURE
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import distinct_titles
-from veridical.studies.regions import region_record
+from veridical.studies.maps import region_record
 from veridical.training.run import read_settings, weights_digest
 from veridical.training.settings import Settings
 

@@ -18,7 +18,7 @@ from veridical.runtime.files import write_atomic
 from veridical.studies.alignment import KIND
 from veridical.studies.alignment_words import COLUMNS, headlines, rows
 from veridical.studies.finished import Finished, read_finished
-from veridical.studies.map_figures import channels_last, image_and_maps, topk_figure
+from veridical.studies.maps import channels_last, draw_topk, image_and_maps
 
 REPORT = "report.html"
 
@@ -73,7 +73,7 @@ def _curves_panel(study: Finished) -> Panel:
     levels = study.config["levels"]
     figures = [
         Illustration(
-            topk_figure(
+            draw_topk(
                 {title: model["maps"][name]["topk"] for title, model in study.results["models"].items()},
                 levels,
                 (study.results["area"]["value"], "share of the area"),

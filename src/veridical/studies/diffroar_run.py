@@ -21,7 +21,7 @@ from veridical.runtime.files import Arrays, pack_arrays, write_atomic, write_jso
 from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
-from veridical.studies.shown_examples import first_of_each_class
+from veridical.studies.maps import first_of_each_class
 from veridical.training.run import read_settings
 
 

@@ -1,73 +1,1005 @@
-"""Feature leakage on BlockMNIST into a folder: trainings and measurements as jobs, result.json, pictures."""
+"""Feature leakage on BlockMNIST: how much explanations mark in a block that tells nothing, and why.
+
+Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021, sections 5, 6.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from veridical.jobs import Job
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from veridical.attacks.ball import ball
+from veridical.attacks.prediction import pgd
+from veridical.attribution.classifier import parameter_like, predict
+from veridical.attribution.maps import dataset_maps
+from veridical.attribution.method import Attribution
+from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
+from veridical.data.dataset import Split
+from veridical.data.masked import MaskedDataset
+from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
+from veridical.faithfulness.randomisation import predicted as predictions
+from veridical.faithfulness.sources import source_by_name
+from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
+from veridical.metrics.leakage import cosine_within, discriminative_pixels, left_behind
+from veridical.metrics.localisation import LEVELS, mass_share
+from veridical.report.curves import shares_grid
+from veridical.report.formats import Interval, level_text, main_interval, percent
+from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
+from veridical.report.table import Column, Table, write_cell
+from veridical.runtime.checking import Checked
+from veridical.runtime.config import NormName, ObjectiveName
+from veridical.runtime.data_config import PositionName
+from veridical.runtime.errors import argument_error
+from veridical.runtime.files import Arrays, as_path
+from veridical.runtime.seeds import stream
 from veridical.runtime.study_config import LeakageOptions
-from veridical.studies.leakage_job import ARRAYS
-from veridical.studies.leakage_plan import LeakagePlan, planned
-from veridical.studies.leakage_results import Measured, pictures_of, results_of
-from veridical.studies.study import ProgressCallback, Study, begun
+from veridical.studies.attacked import training_title
+from veridical.studies.maps import (
+    channels_last,
+    first_of_each_class,
+    image_and_maps,
+    make_topk_curve,
+    map_measures,
+    measures_over_seeds,
+    scaled_saliency,
+)
+from veridical.studies.over_seeds import over_runs, two_intervals
+from veridical.studies.study import (
+    Case,
+    Context,
+    Study,
+    StudyResult,
+    Work,
+    check_data,
+    check_different,
+    table_of,
+)
+from veridical.studies.training import predict_cost, study_settings, training_fields, undertrained
+from veridical.training.loop import train
+from veridical.training.penalties import check_supported
+from veridical.training.run import load
+from veridical.training.settings import Settings
 
-KIND = "leakage"
+TITLES: Mapping[str, str] = {
+    "random": "BlockMNIST",
+    "top": "BlockMNIST-Top",
+    "bottom": "BlockMNIST-Bottom",
+}
+"""The data sets by where the digit stands."""
+
+RUN = "run"
+SURE = 0.999
+"""A prediction of at least this probability counts as saturated."""
+
+ATTACK_STEPS = 20
+_ROWS = 500
+
+PICTURES = 12
+"""Test images whose maps are kept for the page, the first ones of each class."""
+
+DISCRIMINATIVE = 0.25
+"""Share of a block's pixels that count as those which tell the classes apart."""
+
+LOOKED_AT = 5000
+"""Training images by which these pixels are found."""
+
+INK = 0.5
+"""A digit's own pixels are those of at least this share of its greatest grey level."""
+
+PAIRED = ("left_at_ink", "left_in_block", "same_digit", "same_class", "other_class")
+"""What the pairs measure; see `_compare_pairs`."""
+
+APART = (("of_the_digit", "same_digit", "same_class"), ("of_the_class", "same_class", "other_class"))
+"""Differences of cosines: what is of the very digit that is elsewhere, and what of its class alone."""
+
+HEADLINE_LEVEL = 0.05
+SHOWN = (0.05, 0.1, 0.2)
+"""Levels that stand in sentences and in the table; the curves have all."""
+
+TOLD = (
+    "weight",
+    "beta",
+    "beta_from",
+    "radius_warm_up",
+    "inner_steps",
+    "inner_score",
+    "nodes",
+    "steps",
+    "batch_size",
+    "learning_rate",
+)
+"""What the page says of each training."""
+
+CAPTION = (
+    "Values with their 95% intervals, over seeds where there are several, else over images. AUC: of "
+    "|attribution| as a sign of the null block; 0.5 says nothing, 0 puts the digit's block first."
+)
+PAIR_COLUMNS = (
+    Column("others/mass", "null share through other instances, points", "points"),
+    Column("left_at_ink", "left at the digit's pixels", "share"),
+    Column("left_in_block", "left in the block", "share"),
+    Column("same_digit", "cosine, same digit", "number"),
+    Column("same_class", "cosine, same class", "number"),
+    Column("other_class", "cosine, other class", "number"),
+    Column("telling", "null mass at discriminative pixels", "share"),
+)
+SURE_COLUMNS = (
+    Column("loss", "test loss", "number"),
+    Column("margin", "margin, logits", "number"),
+    Column("sure", "sure", "share"),
+    Column("signal_level", "attribution, digit's block", "number"),
+    Column("null_level", "attribution, null block", "number"),
+)
+
+PAIRS = [
+    (
+        "Null share through other instances: the share of |attribution| in the null block on BlockMNIST "
+        "minus that on BlockMNIST-Top, of the same digits with the same null content, in percentage points. "
+        "The two trainings differ in whether other instances have their digit in that block; in nothing else "
+        "but what follows from it, as that each place sees fewer digits. It takes several seeds: which block "
+        "is null differs, too, and initial weights alone mark one more than the other."
+    ),
+    (
+        "Left: |attribution| in the block that the digit moves to, before it stands there, as a share of the "
+        "sum before and after; over the digit's own pixels, and over the whole block. 0% if the block is "
+        "marked only with the digit in it, 50% if it is marked as strongly without."
+    ),
+    (
+        "Cosine: of the signed maps in that block before and after the move; beside it the cosines with the "
+        "maps of another image of the same class, and of one of another class, their digits there too. What "
+        "the first has more than the second is a picture of the very digit that is elsewhere; what the "
+        "second has more than the third is of its class alone, as the map of a linear model, one for all "
+        "images."
+    ),
+    (
+        "Null mass at discriminative pixels: of the |attribution| in the null block, the share on the "
+        "quarter of a block's pixels that tells the classes apart where a digit stands; 25% is chance."
+    ),
+]
+
+SURE_TEXT = [
+    (
+        "A model that is sure of everything has hardly any loss left, and training in a ball then hardly "
+        "asks for less attribution in the null block. Margin: by how much the predicted logit is above the "
+        "next. Sure: predictions of at least 99.9%. Attribution: mean size of a coordinate in either block; "
+        "in logits per input unit for the input gradient."
+    )
+]
+
+MEANING = [
+    (
+        "Null share: of the k% of coordinates with the greatest |attribution|, the share that lies in the "
+        "null block (Shah, Jain, Netrapalli, NeurIPS 2021). Equal values, such as exact zeros, are ordered "
+        "at random for each image, so that zeros say nothing; how many there are is in the table. Null mass: "
+        "the share of the sum of |attribution|. Strongest in null: how often the greatest value lies there."
+    ),
+    (
+        "Accuracy is that on all test images; under attack, that on the first of them after 20 steps of "
+        "projected gradient descent in each ball. Explained is the class that the model predicts."
+    ),
+]
+
+Ball = tuple[NormName, float]
+_ROBUST = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
+_BLOCKS = ("source", "classes", "null", "layout", "contrast", "noise", "train_examples", "test_examples")
 
 
-def leakage_run(options: LeakageOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
-    """Train and measure as `options` say, write result.json and examples.npz to `out`, return the former.
+@dataclass(frozen=True)
+class Condition:
+    """One kind of training on one data set; settings are those of its first seed."""
 
-    Everything is kept as it comes: interrupted at any moment, the same options continue, and commands that
-    share a store share trainings. Raises UsageError for options that do not fit, and RunError, when all
-    others are finished, with the reasons and logs of what failed.
+    position: PositionName
+    title: str
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Training and data, as a row of a table is named."""
+        return f"{self.title}, {TITLES[self.position]}"
+
+
+class Leakage(Study[LeakageOptions]):
+    """How much of an explanation lies where nothing tells, and whether other instances put it there.
+
+    Every objective is trained at every radius, with the digit in a random block (BlockMNIST) and always on
+    top (BlockMNIST-Top), several times.
     """
-    plan = planned(options)
-    with begun(options, KIND, plan.describe(), progress) as study:
-        work = _Work(plan, study)
-        study.run("training", work.trainings.values())
-        study.run("explaining", [*work.tests.values(), *work.explanations.values()])
-    measured = work.read()
-    timing = {"seconds_of_a_training": work.seconds_of_a_training()}
-    return study.finish(results_of(plan, measured), pictures_of(plan, measured), timing=timing)
 
+    name = "leakage"
+    summary = "measure what explanations mark in a block that tells nothing"
+    title = "Do explanations mark what is in the image, or what is in others?"
+    question = "feature leakage"
+    Options = LeakageOptions
 
-class _Work:
-    """The jobs of a plan by (arm, seed), and of explanations by (arm, seed, attribution)."""
-
-    def __init__(self, plan: LeakagePlan, study: Study) -> None:
-        self.plan, self.study = plan, study
-        runs = [(number, seed) for number in range(len(plan.arms)) for seed in plan.seeds]
-        self.trainings = {(n, seed): plan.training(plan.arms[n], seed) for n, seed in runs}
-        self.tests: dict[Any, Job] = {}
-        self.explanations: dict[Any, Job] = {}
-        for (number, seed), training in self.trainings.items():
-            arm, folder = plan.arms[number], study.store.folder(training)
-            self.tests[number, seed] = plan.test(arm, training, folder)
-            for name in plan.options.attribution:
-                job = plan.explanation(arm, training, folder, name)
-                self.explanations[number, seed, name] = job
-
-    def read(self) -> Measured:
-        """What the jobs found."""
-        plan, names, result = self.plan, self.plan.options.attribution, self.study.result
-        arms = range(len(plan.arms))
-        return Measured(
-            {n: [result(self.trainings[n, seed]) for seed in plan.seeds] for n in arms},
-            {n: [result(self.tests[n, seed]) for seed in plan.seeds] for n in arms},
-            {
-                (n, name): [
-                    self.study.arrays(self.explanations[n, seed, name], ARRAYS) for seed in plan.seeds
-                ]
-                for n in arms
-                for name in names
-            },
+    def prepare(self) -> None:
+        """Make the data, and fill every gap of the options."""
+        options = self.options
+        for name in ("position", "objective", "attribution"):
+            check_different(name, getattr(options, name))
+        check_supported(options.objective, {name: getattr(options, name) for name in _ROBUST})
+        self.balls = balls_of(options)
+        for norm, radius in self.balls:
+            ball(norm, radius)  # refuses radii that cannot be
+        self.methods = {
+            name: describe_attribution(
+                attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+            )
+            for name in options.attribution
+        }
+        self.blocks = {at: self._blocks(at) for at in options.position}
+        self.data = {at: _blocks_data(_key(self.blocks[at]), options.data_root) for at in options.position}
+        self.conditions = [
+            Condition(position, training_title(settings.to_dict()), settings)
+            for position in options.position
+            for objective in options.objective
+            for around in ([None] if objective == "natural" else self.balls)
+            for settings in [self._settings(objective, around, position)]
+        ]
+        self.titles = list(dict.fromkeys(one.title for one in self.conditions))
+        self.seeds = range(options.seed, options.seed + options.seeds)
+        images = len(next(iter(self.data.values())).test)
+        self.explained, self.attacked = (
+            images if wanted is None else min(wanted, images)
+            for wanted in (options.explained, options.attacked)
         )
 
-    def seconds_of_a_training(self) -> dict[str, float]:
-        """Of every kind of training, the mean over data and seeds."""
-        by_title: dict[str, list[float]] = {}
-        for (number, _), job in self.trainings.items():
-            seconds = float(self.study.result(job)["training_seconds"])
-            by_title.setdefault(self.plan.arms[number].title, []).append(seconds)
-        return {title: round(fmean(seconds), 3) for title, seconds in by_title.items()}
+    def _blocks(self, position: PositionName) -> dict[str, Any]:
+        given = {name: getattr(self.options, name) for name in _BLOCKS}
+        given["source"] = source_by_name(self.options.source, self.options.data_root, {})["data"]
+        return asdict(BlockOptions(position=position, seed=0, **given))
+
+    def _settings(self, objective: ObjectiveName, around: Ball | None, position: PositionName) -> Settings:
+        robust: dict[str, Any] = {}
+        if around is not None:
+            robust = {name: getattr(self.options, name) for name in _ROBUST}
+            robust |= {"norm": around[0], "radius": around[1]}
+        return study_settings(self.options, objective, robust, self.data[position])
+
+    def config(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; neither paths nor the machine."""
+        models: dict[str, dict[str, Any]] = {}
+        for one in self.conditions:
+            fields = training_fields(one.settings)
+            models.setdefault(one.title, {})[one.position] = {"model": dict(one.settings.model), **fields}
+        return {
+            "data": {position: data.describe() for position, data in self.data.items()},
+            "models": models,
+            "seeds": list(self.seeds),
+            "balls": [list(one) for one in self.balls],
+            "attributions": self.methods,
+            "explained": self.explained,
+            "attacked": self.attacked,
+            "levels": list(LEVELS),
+            "ties": "random",
+            "seed": self.options.seed,
+        }
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        return super().where() | source_by_name(self.options.source, self.options.data_root, {})
+
+    def cases(self) -> Iterable[Case]:
+        """For each condition and seed a training, the attack on its predictions, and its maps."""
+        seed = self.options.seed
+        for number, one in enumerate(self.conditions):
+            data = {
+                "blocks": self.blocks[one.position],
+                "data": {"checksum": self.data[one.position].checksum},
+            }
+            for trained in self.seeds:
+                training = Case(
+                    {**data, "training": training_fields(one.settings), "seed": trained},
+                    group=str(number),
+                    seed=trained,
+                    step="train",
+                    stage="training",
+                    label=f"{one.name}, seed {trained}",
+                    cost=predict_cost(one.settings),
+                )
+                yield training
+                attack = {"balls": [list(around) for around in self.balls], "attacked": self.attacked}
+                yield replace(
+                    training,
+                    values={**data, **attack, "seed": seed},
+                    step="attack",
+                    after=training,
+                    stage="explaining",
+                    label=f"{training.label}, attacked",
+                    cost=5.0 * len(self.balls),
+                )
+                for name, method in self.methods.items():
+                    values = {**data, "attribution": {"name": name, **method}, "seed": seed}
+                    values |= {"explained": self.explained, "levels": list(LEVELS)}
+                    # Where the digit never moves in training, an image with a moved one is none that the
+                    # model knows.
+                    values["pairs"] = list(PAIRED) if one.position == "random" else []
+                    yield replace(
+                        training,
+                        values=values,
+                        step="explain",
+                        after=training,
+                        stage="explaining",
+                        label=f"{training.label}, {name}",
+                        cost=5.0,
+                    )
+
+    @staticmethod
+    def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Train one classifier on blocks. Killed at any moment, it continues from its checkpoint."""
+        run = train(
+            data=_load_blocks(values, context),
+            out=str(context.folder / RUN),
+            seed=values["seed"],
+            device=context.device,
+            progress=False,
+            **values["training"],
+        )
+        timing = run.result["timing"]
+        return {
+            "accuracy": run.result["results"]["natural_accuracy"],
+            "training_seconds": timing["training_seconds"],
+            "examples_per_second": timing["examples_per_second"],
+        }
+
+    @staticmethod
+    def attack(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """A run's accuracy under attack, and how sure it is of what it sees, each with its interval.
+
+        under_attack by ball; margin: the predicted logit above the next; sure: share of predictions of at
+        least probability SURE; loss: mean cross-entropy of the test images.
+        """
+        data, model = _load_blocks(values, context), _load_model(context)
+        count = values["attacked"]
+        under_attack = {}
+        for norm, radius in values["balls"]:
+            hits = 0
+            for first in range(0, count, _ROWS):
+                inputs, target = _batch(model, data, first, count)
+                generator = stream(values["seed"], "leakage attack", first)
+                moved = pgd(
+                    model, inputs, target, ball(norm, radius), steps=ATTACK_STEPS, generator=generator
+                )
+                hits += int((predict(model, moved).argmax(1) == target).sum())
+            under_attack[ball_name(norm, radius)] = proportion_interval(hits, count)
+        images = len(data.test)
+        parts = [_batch(model, data, first, images)[0] for first in range(0, images, _ROWS)]
+        logits = torch.cat([predict(model, part).cpu() for part in parts]).double()
+        greatest = logits.topk(2, dim=1).values
+        sure = int((logits.softmax(1).amax(1) >= SURE).sum())
+        loss = nn.functional.cross_entropy(logits, data.test.labels, reduction="none")
+        return {
+            "under_attack": under_attack,
+            "margin": mean_interval(greatest[:, 0] - greatest[:, 1]),
+            "sure": proportion_interval(sure, len(logits)),
+            "loss": mean_interval(loss),
+        }
+
+    @staticmethod
+    def explain(values: Mapping[str, Any], context: Context) -> Arrays:
+        """Explain the first test images and measure where the maps lie: see `measure_leakage`."""
+        data, model = _load_blocks(values, context), _load_model(context)
+        moved = None
+        if values["pairs"]:
+            few = replace(
+                BlockOptions(**values["blocks"]), train_examples=1, test_examples=values["explained"]
+            )
+            moved = counterfactual(few, context.data_root)
+        name = values["attribution"]["name"]
+        method = attribution_by_name(name, seed=values["seed"], trust_code=context.trust_code)
+        return measure_leakage(
+            model,
+            data,
+            moved,
+            method,
+            count=values["explained"],
+            levels=values["levels"],
+            seed=values["seed"],
+            batch=context.batch,
+        )
+
+    def _by_step(self, step: str, number: int) -> list[Case]:
+        """The cases of one step of the condition of that number, in the order of the seeds."""
+        return [case for case in self.all_cases if case.step == step and case.group == str(number)]
+
+    def _maps(self, work: Work, number: int) -> dict[str, list[Arrays]]:
+        """What was measured of the maps of a condition: by attribution, for each seed."""
+        maps: dict[str, list[Arrays]] = {name: [] for name in self.methods}
+        for case in self._by_step("explain", number):
+            maps[case.values["attribution"]["name"]].append(work.arrays(case))
+        return maps
+
+    def results(self, work: Work) -> dict[str, Any]:
+        """The results by title of the training and position of the digit, and what other instances add."""
+        models: dict[str, dict[str, Any]] = {title: {} for title in self.titles}
+        arrays: dict[tuple[str, str, str], list[Arrays]] = {}
+        for number, one in enumerate(self.conditions):
+            trained = [work.plain(case) for case in self._by_step("train", number)]
+            attacked = [work.plain(case) for case in self._by_step("attack", number)]
+            maps = self._maps(work, number)
+            models[one.title][one.position] = {
+                "seeds": list(self.seeds),
+                "accuracy": over_runs([run["accuracy"] for run in trained], SHARE),
+                "under_attack": {
+                    around: over_runs([run["under_attack"][around] for run in attacked], SHARE)
+                    for around in attacked[0]["under_attack"]
+                },
+                "sure": over_runs([run["sure"] for run in attacked], SHARE),
+                **{name: over_runs([run[name] for run in attacked]) for name in ("margin", "loss")},
+                "maps": {name: _measures(runs) for name, runs in maps.items()},
+            }
+            arrays |= {(name, one.title, one.position): runs for name, runs in maps.items()}
+        # The same digits with the same null content and the same seeds: what BlockMNIST has more than
+        # BlockMNIST-Top is there since other instances have their digit in that block.
+        leakage: dict[str, Any] = {}
+        for name in self.methods:
+            for title in self.titles:
+                pair = [arrays.get((name, title, position)) for position in ("random", "top")]
+                if pair[0] and pair[1]:
+                    leakage.setdefault(name, {})[title] = _differences(pair[0], pair[1])
+        return {
+            "explained": self.explained,
+            "attacked": self.attacked,
+            "ties": "random",
+            "models": models,
+            "leakage": leakage,
+        }
+
+    def timing(self, work: Work) -> dict[str, Any]:
+        """Of every kind of training the mean seconds, over data and seeds."""
+        seconds: dict[str, list[float]] = {}
+        for number, one in enumerate(self.conditions):
+            times = [float(work.plain(case)["training_seconds"]) for case in self._by_step("train", number)]
+            seconds.setdefault(one.title, []).extend(times)
+        return {"seconds_of_a_training": {title: round(fmean(times), 3) for title, times in seconds.items()}}
+
+    def pictures(self, work: Work) -> Arrays:
+        """Of every data set the first images of each class, and the maps of the first seed's models.
+
+        By position: label and index (p,), image uint8 (p, C, H, W), signal bool (p, H, W); by position,
+        attribution and number of the title: saliency float16 (p, H, W), null_share at all levels and correct.
+        """
+        arrays: Arrays = {"classes": np.asarray(next(iter(self.data.values())).classes, dtype=np.str_)}
+        for number, one in enumerate(self.conditions):
+            for name, runs in self._maps(work, number).items():
+                first, shown = runs[0], slice(self.options.gallery)
+                index = first["index"][shown]
+                arrays[f"{one.position}/index"] = index
+                for part in ("label", "image", "signal"):
+                    arrays[f"{one.position}/{part}"] = first[f"picture/{part}"][shown]
+                place = f"{one.position}/{name}/{self.titles.index(one.title)}"
+                arrays[f"{place}/saliency"] = first["picture/saliency"][shown]
+                arrays[f"{place}/null_share"] = first["null/topk"][index]
+                arrays[f"{place}/correct"] = first["correct"][index]
+        return arrays
+
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """For each attribution the null block's shares, pairs with the digit moved; how sure models are."""
+        levels, first = result.config["levels"], _first_model(result)
+        # Attacked are fewer images than the accuracy beside it is of.
+        few = f"first {result.results['attacked']:,} attacked"
+        columns = [
+            Column("accuracy", "accuracy", "share"),
+            *(Column(f"under_attack/{one}", f"{few}, {one}", "share") for one in first["under_attack"]),
+            *(
+                Column(f"null/topk/{levels.index(level)}", f"null share, top {level_text(level)}", "share")
+                for level in SHOWN
+                if level in levels
+            ),
+            Column("null/mass", "null mass", "share"),
+            Column("null/pointing", "strongest in null", "share"),
+            Column("null/auc", "AUC"),
+            Column("null/zero", "exact zeros", "share"),
+        ]
+        tables = {}
+        for name in result.config["attributions"]:
+            rows = _rows(result, name)
+            tables[f"In numbers: {name}"] = table_of("training, data", columns, rows, caption=CAPTION)
+            moved = {
+                title: row | {"others": result.results["leakage"].get(name, {}).get(title)}
+                for (title, _), row in zip(_conditions(result), rows.values(), strict=True)
+                if "left_at_ink" in row
+            }
+            if moved:
+                pairs = table_of("training", PAIR_COLUMNS, moved)
+                tables[f"The same digit in the other place: {name}"] = pairs
+        sure = _rows(result, next(iter(result.config["attributions"])))
+        return tables | {"How sure the models are": table_of("training, data", SURE_COLUMNS, sure)}
+
+    @classmethod
+    def lead(cls, result: StudyResult) -> str:
+        """What the images are, and what is asked."""
+        return (
+            "Each image is a block that shows a digit and one that tells nothing, the null block. How much "
+            f"of the explanations of {result.results['explained']:,} test images lies there, and why?"
+        )
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """A sentence for each attribution and training, from the intervals alone."""
+        levels = result.config["levels"]
+        level = HEADLINE_LEVEL if HEADLINE_LEVEL in levels else levels[0]
+        sentences = []
+        for name in result.config["attributions"]:
+            for title, by_position in result.results["models"].items():
+                shares, warnings = [], ""
+                for position, model in by_position.items():
+                    share = model["maps"][name]["null"]["topk"][levels.index(level)]
+                    shares.append(f"{write_cell(share, 'share')} on {TITLES[position]}")
+                    warning = undertrained(model["accuracy"], result.config["data"][position]["num_classes"])
+                    warnings += f" On {TITLES[position]} it {warning}." if warning else ""
+                sentence = f"{title}: of the top {level_text(level)} of {name}, {' and '.join(shares)} "
+                sentence += "lie in the null block."
+                leakage = result.results["leakage"].get(name, {}).get(title)
+                # Maps of a model that has not learnt mean nothing.
+                added = "" if leakage is None or warnings else _added_by_others(leakage["mass"])
+                sentences.append(sentence + added + warnings)
+        return sentences
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """For each attribution curves, tables and images; how sure the models are; what is measured."""
+        tables, panels = cls.tables(result), []
+        for name in result.config["attributions"]:
+            panels.append(_curves_panel(result, name))
+            for title, text in (
+                (f"In numbers: {name}", []),
+                (f"The same digit in the other place: {name}", PAIRS),
+            ):
+                if title in tables:
+                    panels.append(Panel(title, text, table=tables.pop(title)))
+            if len(result.arrays[f"{next(iter(result.config['data']))}/label"]):
+                panels.append(_gallery_panel(result, name))
+        panels += [Panel(title, SURE_TEXT, table=table) for title, table in tables.items()]
+        return [*panels, Panel("What is measured", MEANING)]
+
+    @classmethod
+    def facts(cls, result: StudyResult) -> dict[str, Any]:
+        """How it was measured, as names and values."""
+        config = result.config
+        data = next(iter(config["data"].values()))
+        made = data["options"]
+        facts: dict[str, Any] = {
+            "Images": f"{made['source']}, {data['num_classes']} classes, {data['train']:,} for training and "
+            f"{data['test']:,} for testing; null block: {made['null']}, noise {made['noise']:g}",
+            "Explained": f"the first {config['explained']:,} test images",
+            "Attacked": f"the first {config['attacked']:,} test images",
+            "Seeds": ", ".join(map(str, config["seeds"])),
+            "Ties": f"{config['ties']}, by seed {config['seed']}",
+        }
+        for title, by_position in config["models"].items():
+            fields = next(iter(by_position.values()))
+            facts[title] = {"model": fields["model"]} | {
+                key: fields[key] for key in TOLD if fields.get(key) is not None
+            }
+        return facts | dict(config["attributions"])
+
+
+def balls_of(options: LeakageOptions) -> list[Ball]:
+    """The balls that robust models are trained and all are attacked in: each radius with its norm."""
+    norms, radii = list(options.norm), options.radius
+    if radii is None:
+        radii = [0.1 if norm == "linf" else 1.0 for norm in norms]
+    if len(norms) == 1:
+        norms *= len(radii)
+    if len(norms) != len(radii) or not radii:
+        expected = f"one norm, or one for each of the {len(radii)} radii"
+        raise argument_error("norm", options.norm, expected, "For example --norm linf l2 --radius 0.1 1.0.")
+    if len(set(zip(norms, radii, strict=True))) < len(radii):
+        raise argument_error("radius", radii, "different radii for each norm")
+    return list(zip(norms, (float(radius) for radius in radii), strict=True))
+
+
+def ball_name(norm: str, radius: float) -> str:
+    """A ball as people name it: linf 0.1."""
+    return f"{norm} {radius:.4g}"
+
+
+def _key(blocks: Mapping[str, Any]) -> str:
+    return json.dumps(dict(blocks), sort_keys=True)
+
+
+@lru_cache(maxsize=2)
+def _blocks_data(blocks: str, root: str | None) -> MaskedDataset:
+    """The data set of `BlockOptions` as JSON; a process keeps two, as BlockMNIST and BlockMNIST-Top."""
+    return block_mnist(BlockOptions(**json.loads(blocks)), root)
+
+
+def _load_blocks(values: Mapping[str, Any], context: Context) -> MaskedDataset:
+    """The data set of a step, made once per process; a RunError if it is not the planned one."""
+    data = _blocks_data(_key(values["blocks"]), context.data_root)
+    check_data(data, values["data"]["checksum"])
+    return data
+
+
+def _load_model(context: Context) -> nn.Module:
+    assert context.after is not None
+    return load(context.after / RUN, device=context.device).model
+
+
+def _batch(model: nn.Module, data: MaskedDataset, first: int, count: int) -> tuple[Tensor, Tensor]:
+    device = next(model.parameters()).device
+    return data.test.batch(range(first, min(first + _ROWS, count)), parameter_like(model).dtype, device)
+
+
+def measure_leakage(
+    model: nn.Module,
+    data: MaskedDataset,
+    moved: MaskedDataset | None,
+    method: Attribution,
+    *,
+    count: int,
+    levels: Sequence[float],
+    seed: int,
+    batch: int,
+) -> Arrays:
+    """Measure a method's maps of the first `count` test images; arrays (n, ...) by name.
+
+    null/MEASURE: `map_measures` with all null blocks as the region. telling: share of the null blocks' mass
+    on the pixels that tell the classes apart where a digit stands (`discriminative_pixels`), tiled over the
+    blocks, and telling_area, their share of the null blocks' area. level/signal and level/null: mean
+    |attribution| per coordinate in either. pair/MEASURE with `moved`, the same images with the digit moved:
+    see `_compare_pairs`. correct (n,), and for the page index (p,), picture/image uint8, picture/signal bool,
+    and picture/saliency float16, each map divided by its maximum.
+    """
+    split = data.test.subset(range(count))
+    classes = predictions(model, split)
+
+    def explain(shown: Split) -> Tensor:
+        return dataset_maps(model, shown, method, target=classes, batch_size=batch, seed=seed).float()
+
+    maps, null = explain(split), ~data.test_mask[:count]
+    measures = map_measures(maps, null, levels=levels, seed=seed, indices=range(count))
+    arrays = {f"null/{name}": array for name, array in measures.items()}
+    arrays["correct"] = (classes == split.labels).numpy()
+    tensors = _discriminative(maps, null, data) | _levels(maps, null)
+    if moved is not None:
+        others = explain(moved.test.subset(range(count)))
+        tensors |= _compare_pairs(maps, others, moved, classes)
+    arrays |= {name: values.cpu().numpy() for name, values in tensors.items()}
+    index = first_of_each_class(split.labels, PICTURES)
+    return arrays | {
+        "index": np.asarray(index, dtype=np.int64),
+        "picture/label": split.labels[index].numpy(),
+        "picture/image": split.images[index].numpy(),
+        "picture/signal": ~null[index].numpy(),
+        "picture/saliency": scaled_saliency(maps[index]),
+    }
+
+
+def _discriminative(maps: Tensor, null: Tensor, data: MaskedDataset) -> dict[str, Tensor]:
+    """How much of the null blocks' mass lies where digits of the training images tell their classes."""
+    few = range(min(LOOKED_AT, len(data.train)))
+    mask = data.train_mask[few.start : few.stop]
+    rows, columns = (int(mask[0].any(dim=axis).sum()) for axis in (1, 0))
+    # One rectangle of each image is marked, and boolean indexing goes row by row.
+    blocks = data.train.images[few.start : few.stop, 0][mask].reshape(len(few), rows, columns)
+    places = discriminative_pixels(blocks.float(), data.train.labels[few.start : few.stop], DISCRIMINATIVE)
+    tiled = places.repeat(maps.shape[2] // rows, maps.shape[3] // columns).expand(len(maps), -1, -1)
+    inside = tiled & null
+    area = inside.flatten(1).sum(dim=1).double() / null.flatten(1).sum(dim=1)
+    return {"telling": mass_share(maps * null[:, None], inside), "telling_area": area}
+
+
+def _levels(maps: Tensor, null: Tensor) -> dict[str, Tensor]:
+    """Mean |attribution| of a coordinate in the signal block and in the null blocks, float64 (n,)."""
+    sizes = maps.double().abs().mean(dim=1)
+    return {
+        f"level/{name}": (sizes * region).sum(dim=(1, 2)) / region.sum(dim=(1, 2))
+        for name, region in (("signal", ~null), ("null", null))
+    }
+
+
+def _compare_pairs(maps: Tensor, others: Tensor, moved: MaskedDataset, classes: Tensor) -> dict[str, Tensor]:
+    """Compare each map in the block B that its digit stands in once it is moved, with the map made then.
+
+    Both maps explain the class that was predicted with the digit in its first place. left_at_ink and
+    left_in_block: `left_behind`, over the digit's own pixels in B (where it would be, or is), and over all of
+    B. same_digit: cosine within B of the map without the digit there and the one with it. same_class and
+    other_class: the cosine with the map of another image, the next one whose digit was moved to B as well and
+    of which the same class, or another one, was explained; NaN if there is none. What same_digit has more
+    than same_class depends on the very digit that is elsewhere. What same_class has more than other_class is
+    the class's own: of a model whose map is one for every image of a class, the linear one, all of it.
+    """
+    count = len(maps)
+    block, images = moved.test_mask[:count], moved.test.images[:count, 0].float()
+    inside = images * block
+    ink = inside >= INK * inside.amax(dim=(1, 2), keepdim=True)
+    ink &= block
+    blocks = moved.place("block", "test")[:count]
+
+    def with_another(same: bool) -> Tensor:
+        partner = _partners(classes, blocks, same=same)
+        cosine = cosine_within(maps, others[partner.clamp(min=0)], block)
+        return cosine.masked_fill(partner < 0, torch.nan)
+
+    return {
+        "pair/left_at_ink": left_behind(maps, others, ink),
+        "pair/left_in_block": left_behind(maps, others, block),
+        "pair/same_digit": cosine_within(maps, others, block),
+        "pair/same_class": with_another(same=True),
+        "pair/other_class": with_another(same=False),
+    }
+
+
+def _partners(classes: Tensor, blocks: Tensor, *, same: bool) -> Tensor:
+    """For each image the next one, in a circle, with the digit in its block; -1 if there is none.
+
+    same: whether it is one of the same class, or of another.
+    """
+    count = len(classes)
+    partner = torch.full((count,), -1, dtype=torch.int64)
+    for step in range(1, count):
+        rows = (partner < 0).nonzero()[:, 0]
+        if not len(rows):
+            break
+        other = (rows + step) % count
+        fits = ((classes[other] == classes[rows]) == same) & (blocks[other] == blocks[rows])
+        partner[rows[fits]] = other[fits]
+    return partner
+
+
+def _measures(runs: Sequence[Arrays]) -> dict[str, Any]:
+    """The intervals of one attribution's maps: of the null blocks, of their content, and of pairs."""
+    null = [
+        {name.removeprefix("null/"): values for name, values in run.items() if name.startswith("null/")}
+        for run in runs
+    ]
+    measures: dict[str, Any] = {"null": measures_over_seeds(null)}
+    names = {"telling": "telling", "telling_area": "telling_area", "level/signal": "signal_level"}
+    names |= {"level/null": "null_level"} | {f"pair/{name}": name for name in PAIRED}
+    for name, shown in names.items():
+        if name in runs[0]:
+            measures[shown] = two_intervals([run[name] for run in runs])
+    for name, nearer, farther in APART:
+        if f"pair/{nearer}" in runs[0]:
+            measures[name] = two_intervals([run[f"pair/{nearer}"] - run[f"pair/{farther}"] for run in runs])
+    return measures
+
+
+def _differences(here: Sequence[Arrays], there: Sequence[Arrays]) -> dict[str, Any]:
+    """The two intervals of one data set's null shares minus another's, paired by image and by seed."""
+
+    def minus(name: str) -> list[NDArray[Any]]:
+        return [one[name] - other[name] for one, other in zip(here, there, strict=True)]
+
+    levels = here[0]["null/topk"].shape[1]
+    return {
+        "mass": two_intervals(minus("null/mass")),
+        "topk": [two_intervals([part[:, at] for part in minus("null/topk")]) for at in range(levels)],
+    }
+
+
+# From a finished study to its page
+
+
+def _conditions(result: StudyResult) -> list[tuple[str, str]]:
+    """(training, position) in the order of the options."""
+    return [(title, at) for title, models in result.results["models"].items() for at in models]
+
+
+def _rows(result: StudyResult, attribution: str) -> dict[str, dict[str, Any]]:
+    """What was measured of each training on each data set, one attribution's maps among it, by name."""
+    models = result.results["models"]
+    return {
+        f"{title}, {TITLES[at]}": {**models[title][at], **models[title][at]["maps"][attribution]}
+        for title, at in _conditions(result)
+    }
+
+
+def _first_model(result: StudyResult) -> Mapping[str, Any]:
+    """The results of the first training on the first data set."""
+    first: Mapping[str, Any] = next(iter(next(iter(result.results["models"].values())).values()))
+    return first
+
+
+def _added_by_others(mass: Mapping[str, Any]) -> str:
+    """What digits of other instances have to do with it, which one training of each kind cannot show."""
+    if mass["seeds"]["n"] < 2:
+        return " Whether digits of other instances add to it, several seeds would show."
+    if Interval.read(mass).sign > 0:
+        return f" Digits of other instances there add {write_cell(mass, 'points')} points to its mass."
+    return " That digits of other instances add to its mass is not shown."
+
+
+def _null_curves(result: StudyResult, attribution: str) -> dict[str, list[Curve]]:
+    """By data set the null shares over k; a training has one colour in all of them."""
+    titles, curves = list(result.results["models"]), dict[str, list[Curve]]()
+    for title, at in _conditions(result):
+        topk = result.results["models"][title][at]["maps"][attribution]["null"]["topk"]
+        # IG-SUM-NORM lies on adversarial training more often than not.
+        dashed = result.config["models"][title][at]["objective"] == "ig-sum-norm"
+        curve = make_topk_curve(
+            title, result.config["levels"], topk, colour=titles.index(title), dashed=dashed
+        )
+        curves.setdefault(at, []).append(curve)
+    return curves
+
+
+def _curves_panel(result: StudyResult, attribution: str) -> Panel:
+    """A chart for each data set, of one scale."""
+    by_position = _null_curves(result, attribution)
+    area = _first_model(result)["maps"][attribution]["null"]["area"]["examples"]["value"]
+    heights = [y for curves in by_position.values() for curve in curves for y in curve.y if y is not None]
+    illustrations = []
+    for position, curves in by_position.items():
+        figure = curves_figure(
+            curves,
+            title=TITLES[position],
+            x_label="k, share of the coordinates",
+            y_label="share of them in the null block",
+            x_percent=True,
+            y_percent=True,
+            # Intervals over few seeds can be many times as wide as the range of a share.
+            y_range=(0.0, min(1.0, 0.1 + max(area, *heights))),
+            level_line=(area, "its share of the area"),
+        )
+        alt = (
+            f"Share of the top coordinates of {attribution} in the null block over k on {TITLES[position]}, "
+            "by training."
+        )
+        illustrations.append(Illustration(figure, "Bands: 95% intervals; two seeds have none.", alt))
+    return Panel(
+        title=f"The null block's share: {attribution}",
+        text=["0% marks the digit alone; the share of the area is what a map without knowledge scores."],
+        illustrations=illustrations,
+    )
+
+
+def _gallery_panel(result: StudyResult, attribution: str) -> Panel:
+    """Images of every data set, and the maps of every training that has seen it."""
+    arrays, titles = result.arrays, list(result.results["models"])
+    levels: Sequence[float] = result.config["levels"]
+    level = 0.1 if 0.1 in levels else levels[0]
+    positions, gallery = list(result.config["data"]), []
+    for place in range(len(arrays[f"{positions[0]}/label"])):
+        for position in positions:
+            label = str(arrays["classes"][arrays[f"{position}/label"][place]])
+            maps, captions = [channels_last(arrays[f"{position}/image"][place])], [""]
+            for number in range(len(titles)):
+                key = f"{position}/{attribution}/{number}"
+                maps.append(arrays[f"{key}/saliency"][place].astype(np.float64))
+                share = arrays[f"{key}/null_share"][place][levels.index(level)]
+                right = "" if arrays[f"{key}/correct"][place] else ", misread"
+                captions.append(f"{percent(float(share), 0)} null{right}")
+            outlines = [arrays[f"{position}/signal"][place]] * len(maps)
+            gallery.append(PictureRow(f"{label}, {TITLES[position]}", maps, captions, outlines))
+    figure = pictures_figure(gallery, ["image", *titles], image_and_maps(len(titles)))
+    alt = f"Images with the digit's block outlined, and maps of {attribution} of each training."
+    text = (
+        "The digit's block is outlined. Below each map stands the share of its top "
+        f"{level_text(level)} of coordinates that lies in the null block. Each map has a "
+        "scale of its own; models are those of the first seed."
+    )
+    return Panel(f"Examples: {attribution}", [text], illustrations=[Illustration(figure, "", alt)])
+
+
+# Several finished studies in one table
+
+
+@dataclass(frozen=True)
+class LevelsOptions(Checked):
+    """Null shares of finished leakage studies at every level, as a Markdown table and a figure.
+
+    Args:
+        folders: Folders that `veridical leakage` wrote.
+        titles: A name for each; None takes those of the folders.
+        attribution: Which explanation; None takes the first one of each study.
+        ball: Robust trainings in this ball alone, for example "linf 0.1"; None takes all.
+        levels: Levels of the table; None takes all.
+        figure: File of the figure (.svg or .png); None draws none.
+    """
+
+    folders: list[str] = field(metadata={"positional": True})
+    titles: list[str] | None = None
+    attribution: str | None = None
+    ball: str | None = None
+    levels: list[float] | None = None
+    figure: str | None = None
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One kind of training on one data set of a study; ball: that it was trained in."""
+
+    study: str
+    title: str
+    position: str
+    ball: str | None
+    model: Mapping[str, Any]
+    null: Mapping[str, Any]
+
+
+def compare_levels(options: LevelsOptions) -> str:
+    """A row for each training: accuracy, that under attack in its own ball, null shares, mass, in Markdown.
+
+    In percent, with half the 95% interval over seeds (over images where there is one seed). Several studies
+    have a column of names. Draws the figure, a chart for each study and data set. Raises UsageError for
+    studies of different levels, and for a ball, an attribution or levels that a study does not have.
+    """
+    titles = options.titles or [Path(folder).name for folder in options.folders]
+    if len(titles) != len(options.folders) or len(set(titles)) < len(titles):
+        expected = f"{len(options.folders)} different names, one for each folder"
+        raise argument_error("titles", titles, expected)
+    read = [Leakage.read(folder) for folder in options.folders]
+    studies = dict(zip(titles, read, strict=True))
+    levels: list[float] = read[0].config["levels"]
+    if any(one.config["levels"] != levels for one in read):
+        raise argument_error("folders", "studies of different levels", "the same levels in all")
+    shown = levels if options.levels is None else options.levels
+    if not set(shown) <= set(levels):
+        raise argument_error("levels", list(shown), f"some of {', '.join(f'{level:g}' for level in levels)}")
+    trainings = [one for name, study in studies.items() for one in _trainings(name, study, options)]
+    heads = ["network"] if len(studies) > 1 else []
+    heads += ["training", "data", "accuracy", "under PGD", *map(level_text, shown), "mass"]
+    rows = []
+    for one in trainings:
+        shares = [one.null["topk"][levels.index(level)] for level in shown]
+        cells = [one.study] if len(studies) > 1 else []
+        attacked = one.model["under_attack"].get(one.ball)
+        cells += [one.title, TITLES[one.position], _half_interval(one.model["accuracy"])]
+        cells += ["" if attacked is None else _half_interval(attacked)]
+        rows.append(cells + [_half_interval(two) for two in (*shares, one.null["mass"])])
+    if options.figure is not None:
+        path = as_path(options.figure, "figure")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_levels(studies, options).savefig(path)
+    return Table(heads, rows).to_markdown()
+
+
+def _trainings(name: str, study: StudyResult, options: LevelsOptions) -> list[_Training]:
+    explanations, balls = list(study.config["attributions"]), list(_first_model(study)["under_attack"])
+    known = {"ball": balls, "attribution": explanations}
+    for what, values in known.items():
+        if getattr(options, what) not in (None, *values):
+            raise argument_error(what, getattr(options, what), f"one that {name} has: {', '.join(values)}")
+    attribution, trainings = options.attribution or explanations[0], []
+    for title, at in _conditions(study):
+        fields, model = study.config["models"][title][at], study.results["models"][title][at]
+        own = ball_name(fields["norm"], fields["radius"]) if "radius" in fields else None
+        if options.ball is None or own in (None, options.ball):
+            trainings.append(_Training(name, title, at, own, model, model["maps"][attribution]["null"]))
+    return trainings
+
+
+def draw_levels(studies: Mapping[str, StudyResult], options: LevelsOptions) -> Figure:
+    """A chart for each study and data set: null shares over k, a curve for each training."""
+    charts: list[tuple[str, list[Curve]]] = []
+    for name, study in studies.items():
+        shown = {(one.title, one.position) for one in _trainings(name, study, options)}
+        attribution = options.attribution or next(iter(study.config["attributions"]))
+        for position, curves in _null_curves(study, attribution).items():
+            kept = [curve for curve in curves if (curve.name, position) in shown]
+            charts.append((f"{name}, {TITLES[position]}", kept))
+    first = next(iter(studies.values()))
+    attribution = options.attribution or next(iter(first.config["attributions"]))
+    area = _first_model(first)["maps"][attribution]["null"]["area"]["examples"]["value"]
+    return shares_grid(
+        charts,
+        columns=max(len(study.config["data"]) for study in studies.values()),
+        x_label="k, share of the coordinates",
+        y_label="share of them in the null block",
+        level_line=(area, "its share of the area"),
+    )
+
+
+def _half_interval(two: Mapping[str, Mapping[str, Any]]) -> str:
+    """A share in percent, with half of its interval, as far as a share can be so far away."""
+    interval = main_interval(two)
+    value, low, high = (interval[end] for end in ("value", "low", "high"))
+    if low is None or high is None:
+        return f"{100 * value:.1f}"
+    # Intervals of counts are not symmetric, and those of few seeds wider than all shares: the wider side that
+    # can be stands for both.
+    return f"{100 * value:.1f} ±{100 * max(min(high, 1.0) - value, value - max(low, 0.0)):.1f}"

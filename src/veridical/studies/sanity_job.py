@@ -25,7 +25,7 @@ from veridical.metrics.views import pictures
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic
-from veridical.studies.shown_examples import first_of_each_class
+from veridical.studies.maps import first_of_each_class
 from veridical.training.run import Run, load, weights_digest
 from veridical.training.task import build_recorded
 

@@ -22,7 +22,7 @@ from veridical.report.table import write_cell
 from veridical.runtime.files import write_atomic
 from veridical.studies.attacked import training_title
 from veridical.studies.finished import Finished, read_finished
-from veridical.studies.map_figures import channels_last, image_and_maps
+from veridical.studies.maps import channels_last, image_and_maps
 from veridical.studies.sanity_run import KIND
 from veridical.studies.sanity_words import (
     MEASURE_WORDS,

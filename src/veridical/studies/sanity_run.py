@@ -9,11 +9,11 @@ import numpy as np
 
 from veridical.runtime.files import Arrays
 from veridical.runtime.study_config import SanityOptions
+from veridical.studies.frame import ProgressCallback, Study, begun
+from veridical.studies.maps import first_of_each_class
 from veridical.studies.sanity_job import TRAINED
 from veridical.studies.sanity_plan import SanityPlan, planned
 from veridical.studies.sanity_result import Compared, States, assembled
-from veridical.studies.shown_examples import first_of_each_class
-from veridical.studies.study import ProgressCallback, Study, begun
 
 KIND = "sanity"
 

@@ -1,121 +1,438 @@
-"""How far models rely on a planted shortcut, into a folder: result.json and examples.npz."""
+"""How far models, and their maps, rely on a planted shortcut: a patch that agrees with the class in training.
+
+Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021, ask the same of
+images whose truth is known.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from veridical.attribution.classifier import parameter_like
+from veridical.attribution.maps import batch_maps
+from veridical.data.masked import MaskedDataset
+from veridical.data.shortcut import ABSENT, shortcut_variants
+from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
+from veridical.faithfulness.randomisation import predicted
+from veridical.faithfulness.sources import source_by_name
 from veridical.metrics.intervals import SHARE
+from veridical.metrics.localisation import LEVELS
+from veridical.report.formats import Interval, main_interval
+from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
+from veridical.report.table import Column, Table, write_points
+from veridical.runtime.data_config import CodeName, ShortcutOptions, ShortcutTestName
 from veridical.runtime.files import Arrays
 from veridical.runtime.study_config import ShortcutStudyOptions
-from veridical.studies.map_measures import SINGLE, measures_over_seeds
+from veridical.studies.attacked import training_title
+from veridical.studies.maps import (
+    SINGLE,
+    channels_last,
+    draw_topk,
+    first_of_each_class,
+    image_and_maps,
+    joined,
+    map_measures,
+    measures_over_seeds,
+    scaled_saliency,
+)
 from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
-from veridical.studies.shortcut_job import ARRAYS, VARIANTS
-from veridical.studies.shortcut_plan import Condition, ShortcutPlan, planned
-from veridical.studies.study import ProgressCallback, begun
+from veridical.studies.study import (
+    Case,
+    Context,
+    Study,
+    StudyResult,
+    Work,
+    check_data,
+    check_different,
+    compare,
+    table_of,
+)
+from veridical.studies.training import predict_cost, study_settings, training_fields
+from veridical.training.loop import train
+from veridical.training.penalties import check_supported
+from veridical.training.settings import Settings
 
-KIND = "shortcut"
+VARIANTS: tuple[ShortcutTestName, ...] = ("agreeing", "moved", "gone")
+"""The test images: the patch as in training, independent of the class, and not there."""
 
 LOST = ("moved", "gone")
 """Variants in which a model that relies on the patch loses accuracy."""
 
-Measured = Mapping[int, Arrays]
-"""What the trainings of one arm measured, by seed."""
+PICTURES = 10
+"""Test images whose maps are kept, the first ones of each class."""
+
+RELIANCE = (
+    *(Column(f"accuracy/{variant}", variant, "share") for variant in VARIANTS),
+    *(Column(f"lost/{variant}", f"lost, {variant}", "points") for variant in LOST),
+    Column("follows", "follows the patch", "share"),
+    Column("adversarial_accuracy", "attacked", "share"),
+)
+MAPS = (
+    Column("agreeing/mass", "mass on the patch", "share"),
+    Column("agreeing/area/examples/value", "its area", "share"),
+    Column("agreeing/excess", "beyond the area", "points"),
+    Column("gone/mass", "where it was, gone", "share"),
+    Column("agreeing/pointing", "strongest value on it", "share"),
+    Column("agreeing/auc", "AUC", "number"),
+    Column("agreeing/zero", "exact zeros", "share"),
+)
+
+RELIANCE_TEXT = (
+    "Accuracy on the same test images with the patch as in training (agreeing), at a place (or with a "
+    "presence) independent of the class (moved), and without it (gone). Lost: agreeing minus the other, in "
+    "percentage points, paired by image. 95% intervals are over seeds where there are several, else over "
+    "images."
+)
+
+Planted = Mapping[ShortcutTestName, MaskedDataset]
+"""One data set with each kind of test images."""
 
 
-def shortcut_run(options: ShortcutStudyOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
-    """Train and measure as `options` say, write result.json and examples.npz into `out`, return the former.
+@dataclass(frozen=True)
+class Condition:
+    """One kind of training: a recipe on images whose patch agrees with the class at a rate.
 
-    Trainings are kept as they come: interrupted at any moment, the same options continue. Raises UsageError
-    for options that do not fit, and RunError, when all others are finished, where a training failed.
+    control: the rate is chance, so that the patch tells nothing. settings: of its first seed. images: the
+    record of the data with the patch gone in testing.
     """
-    plan = planned(options)
-    jobs = {title: {seed: plan.job(arm, seed) for seed in plan.seeds} for title, arm in plan.arms.items()}
-    with begun(options, KIND, plan.describe(), progress) as study:
-        study.run("training", [job for trainings in jobs.values() for job in trainings.values()])
-    measured = {
-        title: {seed: study.arrays(job, ARRAYS) for seed, job in trainings.items()}
-        for title, trainings in jobs.items()
-    }
-    attacked = {
-        title: [study.result(job)["adversarial_accuracy"] for job in trainings.values()]
-        for title, trainings in jobs.items()
-    }
-    return study.finish(_assembled(plan, measured, attacked), _pictures(plan, measured))
+
+    title: str
+    control: bool
+    shortcut: Mapping[str, Any]
+    settings: Settings
+    images: Mapping[str, Any]
 
 
-def _assembled(
-    plan: ShortcutPlan,
-    measured: Mapping[str, Measured],
-    attacked: Mapping[str, Sequence[Any]],
-) -> dict[str, Any]:
-    """The results: every arm's own numbers, and its differences to the arm it is compared with."""
-    arms = {title: _arm(plan, arm, measured[title], attacked[title]) for title, arm in plan.arms.items()}
-    references = {title: _reference(plan, arm) for title, arm in plan.arms.items()}
-    differences = {
-        title: {
-            "reference": reference,
-            **{f"lost_{to}": _compared(measured[title], measured[reference], to) for to in LOST},
-            "mass": {
-                name: paired_difference(
-                    *(
-                        {seed: arrays[f"maps/{name}/agreeing/mass"] for seed, arrays in measured[one].items()}
-                        for one in (title, reference)
+class Shortcut(Study[ShortcutStudyOptions]):
+    """Train on images with a planted shortcut and measure how far models, and their maps, rely on it."""
+
+    name = "shortcut"
+    summary = "measure how far models rely on a planted shortcut"
+    title = "Do models, and their maps, rely on a planted shortcut?"
+    question = "do models rely on a shortcut?"
+    Options = ShortcutStudyOptions
+
+    def prepare(self) -> None:
+        """Make the data, and fill every gap of the options."""
+        options = self.options
+        for name in ("objective", "rate", "attribution"):
+            check_different(name, getattr(options, name))
+        if options.radius is not None:
+            check_different("radius", options.radius)
+        robust = ("weight", "beta", "beta_from", "radius")
+        check_supported(options.objective, {name: getattr(options, name) for name in robust})
+        self.seeds = range(options.seed, options.seed + options.seeds)
+        data = planted(self._shortcut(options.rate[0]), options.data_root)["gone"]
+        self.classes = data.classes
+        images = len(data.test)
+        self.explained = images if options.explained is None else min(options.explained, images)
+        self.explaining = {
+            "attributions": {
+                name: describe_attribution(attribution_by_name(name, seed=options.seed))
+                for name in options.attribution
+            },
+            "explained": self.explained,
+            "levels": list(LEVELS),
+            "map_seed": options.seed,
+        }
+        rates = [(rate, False) for rate in options.rate]
+        rates += [(chance_rate(options.code, data.num_classes), True)] if options.control else []
+        self.conditions = {
+            one.title: one for rate, control in rates for one in self._conditions(rate, control)
+        }
+
+    def _conditions(self, rate: float, control: bool) -> Iterable[Condition]:
+        """Every objective with every radius that it takes, on images of one rate of agreement."""
+        options, shortcut = self.options, self._shortcut(rate)
+        data = planted(shortcut, options.data_root)["gone"]
+        given = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
+        for objective in options.objective:
+            alone = objective == "natural" or options.radius is None
+            for radius in [None] if alone else options.radius or []:
+                settings = study_settings(options, objective, {**given, "radius": radius}, data)
+                title = training_title(settings.to_dict())
+                if control:
+                    title += ", patch tells nothing"
+                elif len(options.rate) > 1:
+                    title += f", agrees {100 * rate:.4g}%"
+                yield Condition(title, control, shortcut, settings, data.describe())
+
+    def _shortcut(self, rate: float) -> dict[str, Any]:
+        names = ("code", "size", "margin", "pattern", "contrast", "train_examples", "test_examples", "seed")
+        source = source_by_name(self.options.data, self.options.data_root, {})["data"]
+        own = {name: getattr(self.options, name) for name in names}
+        return asdict(ShortcutOptions(source=source, rate=rate, test="gone", **own))
+
+    def config(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; neither paths nor the machine."""
+        arms = {
+            title: {
+                "control": one.control,
+                "shortcut": dict(one.shortcut),
+                "data": dict(one.images),
+                "training": training_fields(one.settings),
+            }
+            for title, one in self.conditions.items()
+        }
+        return {"arms": arms, "seeds": list(self.seeds), **self.explaining}
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        return super().where() | source_by_name(self.options.data, self.options.data_root, {})
+
+    def cases(self) -> Iterable[Case]:
+        """A training and its measurement for each condition and seed."""
+        for title, one in self.conditions.items():
+            for seed in self.seeds:
+                values = {
+                    "shortcut": dict(one.shortcut),
+                    "data": {"checksum": one.images["checksum"]},
+                    "training": training_fields(one.settings),
+                    "seed": seed,
+                    **self.explaining,
+                }
+                cost = predict_cost(one.settings)
+                yield Case(values, title, seed, stage="training", label=f"{title}, seed {seed}", cost=cost)
+
+    @staticmethod
+    def measure(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Train, then test and explain with the patch there, elsewhere and gone.
+
+        `label` (N,), `correct/VARIANT` and `predicted/VARIANT` (N,), `follows` (N,), and for the first images
+        the `map_measures` of every attribution as `maps/ATTRIBUTION/VARIANT/MEASURE`. For the page, of the
+        first images of each class, `index` (n,), and of every variant image/ uint8 (n, C, H, W), region/ bool
+        (n, H, W) and, for every attribution, saliency/ATTRIBUTION/ float16 (n, H, W), each map divided by its
+        maximum. Killed at any moment, it continues from its checkpoint.
+        """
+        variants = planted(values["shortcut"], context.data_root)
+        data, seed, levels = variants["gone"], values["map_seed"], values["levels"]
+        check_data(data, values["data"]["checksum"])
+        trained = train(
+            data=data,
+            out=str(context.folder / "run"),
+            seed=values["seed"],
+            device=context.device,
+            progress=False,
+            **values["training"],
+        )
+        arrays: Arrays = {"label": data.test.labels.numpy()}
+        index = first_of_each_class(data.test.labels[: values["explained"]], PICTURES)
+        arrays["index"] = np.asarray(index, dtype=np.int64)
+        for variant, shown in variants.items():
+            regions = mark_patches(variants, variant)
+            arrays[f"predicted/{variant}"] = predicted(trained.model, shown.test).numpy()
+            arrays[f"correct/{variant}"] = arrays[f"predicted/{variant}"] == arrays["label"]
+            arrays[f"image/{variant}"] = shown.test.images[index].numpy()
+            arrays[f"region/{variant}"] = regions[index].numpy()
+            for name in values["attributions"]:
+                parts = []
+                for first in range(0, values["explained"], context.batch):
+                    numbers = range(first, min(first + context.batch, values["explained"]))
+                    maps, masks = (
+                        _maps(trained.model, shown, name, numbers, seed),
+                        regions[numbers.start : numbers.stop],
                     )
-                )
-                for name in plan.options.attribution
+                    parts.append(map_measures(maps, masks, levels=levels, seed=seed, indices=numbers))
+                for measure, whole in joined(parts).items():
+                    arrays[f"maps/{name}/{variant}/{measure}"] = whole
+                pictured = _maps(trained.model, shown, name, index, seed)
+                arrays[f"saliency/{name}/{variant}"] = scaled_saliency(pictured)
+        arrays["follows"] = follows(arrays["predicted/moved"], variants["moved"], values["shortcut"]["code"])
+        results, timing = trained.result["results"], trained.result["timing"]
+        return {"adversarial_accuracy": results["adversarial_accuracy"], "timing": timing, **arrays}
+
+    def results(self, work: Work) -> dict[str, Any]:
+        """Every condition's own numbers, and its differences to the first condition on the same images."""
+        measured: dict[str, dict[int, Arrays]] = {}
+        attacked: dict[str, list[Any]] = {}
+        for case in self.all_cases:
+            measured.setdefault(case.group, {})[case.seed] = work.arrays(case)
+            attacked.setdefault(case.group, []).append(work.plain(case)["adversarial_accuracy"])
+        arms, differences = {}, {}
+        for title, one in self.conditions.items():
+            runs = measured[title]
+            arms[title] = self._condition_results(one, list(runs.values()), attacked[title])
+            reference = next(t for t, other in self.conditions.items() if other.shortcut == one.shortcut)
+            if reference != title:
+                pair = (runs, measured[reference])
+                lost = {f"lost_{to}": _difference(pair, partial(_lost, to=to)) for to in LOST}
+                mass = {
+                    name: _difference(pair, itemgetter(f"maps/{name}/agreeing/mass"))
+                    for name in self.options.attribution
+                }
+                differences[title] = {"reference": reference, **lost, "mass": mass}
+        images = len(next(iter(next(iter(measured.values())).values()))["label"])
+        return {"examples": images, "explained": self.explained, "arms": arms, "differences": differences}
+
+    def _condition_results(
+        self, one: Condition, runs: Sequence[Arrays], attacked: Sequence[Mapping[str, Any] | None]
+    ) -> dict[str, Any]:
+        """A condition's accuracies, what it loses without the patch's help, and where its maps lie."""
+        robust = one.settings.robust
+        # A model without a ball of its own has not been attacked.
+        known = [interval for interval in attacked if interval is not None]
+        return {
+            "objective": one.settings.objective,
+            "norm": None if robust is None else robust.norm,
+            "radius": None if robust is None else robust.radius,
+            "rate": one.shortcut["rate"],
+            "control": one.control,
+            "seeds": list(self.seeds),
+            "accuracy": {
+                variant: two_intervals([run[f"correct/{variant}"] for run in runs], SHARE)
+                for variant in VARIANTS
+            },
+            "adversarial_accuracy": over_runs(known, SHARE) if known else None,
+            "lost": {to: two_intervals([_lost(run, to) for run in runs]) for to in LOST},
+            "follows": two_intervals([run["follows"] for run in runs], SHARE),
+            "maps": {
+                name: {
+                    variant: measures_over_seeds(
+                        [
+                            {
+                                measure: run[f"maps/{name}/{variant}/{measure}"]
+                                for measure in (*SINGLE, "topk")
+                            }
+                            for run in runs
+                        ]
+                    )
+                    for variant in VARIANTS
+                }
+                for name in self.options.attribution
             },
         }
-        for title, reference in references.items()
-        if reference != title
-    }
-    images = len(next(iter(measured[next(iter(measured))].values()))["label"])
-    return {"examples": images, "explained": plan.explained, "arms": arms, "differences": differences}
+
+    def pictures(self, work: Work) -> Arrays:
+        """Images and regions of every condition, and the maps of its first training."""
+        arrays: Arrays = {
+            "arms": np.asarray(list(self.conditions), dtype=np.str_),
+            "classes": np.asarray(self.classes, dtype=np.str_),
+        }
+        for number, title in enumerate(self.conditions):
+            first = work.arrays(next(case for case in self.all_cases if case.group == title))
+            for name, values in first.items():
+                if name == "index" or name.startswith(("image/", "region/", "saliency/")):
+                    arrays[f"{number}/{name}"] = values[: self.options.gallery]
+            index = first["index"][: self.options.gallery]
+            arrays[f"{number}/label"] = first["label"][index]
+            for variant in VARIANTS:
+                arrays[f"{number}/predicted/{variant}"] = first[f"predicted/{variant}"][index]
+        return arrays
+
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """What models rely on, and for each attribution where their maps lie."""
+        arms = result.results["arms"]
+        tables = {"Reliance": table_of("model", RELIANCE, arms)}
+        for name in result.config["attributions"]:
+            maps = {title: arm["maps"][name] for title, arm in arms.items()}
+            tables[f"Maps: {name}"] = table_of("model", MAPS, maps)
+        return tables
+
+    @classmethod
+    def lead(cls, result: StudyResult) -> str:
+        """What was planted, and what is asked."""
+        patch = _patch(result)
+        rates = " or ".join(f"{100 * rate:.4g}%" for rate in _rates(result))
+        return (
+            f"A patch of {patch['size']} x {patch['size']} pixels was planted into the images of "
+            f"{Path(patch['source']).name}. In training its {patch['code']} agrees with the class in {rates} "
+            "of the images. How much accuracy is lost when it moves, or goes?"
+        )
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """A sentence for each kind of training, from the intervals alone."""
+        sentences = []
+        for title, arm in result.results["arms"].items():
+            lost = arm["lost"]["moved"]
+            verb = "loses" if Interval.read(lost).sign > 0 else "is not shown to lose"
+            sentence = f"{title} {verb} accuracy when the patch moves, {write_points(lost)}"
+            difference = result.results["differences"].get(title)
+            if difference is not None:
+                sentence += f"; {compare(difference['lost_moved'], difference['reference'])}"
+            sentences.append(f"{sentence}.")
+        return sentences
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """Reliance, over the rate of agreement too; maps, their strongest values, and images."""
+        tables = cls.tables(result)
+        panels = [Panel("Reliance", [RELIANCE_TEXT], table=tables.pop("Reliance"))]
+        panels += [_rates_panel(result)] if len(_rates(result)) > 1 else []
+        text = (
+            f"Of the first {result.results['explained']:,} test images, explained for the predicted class. A "
+            "map without knowledge puts the share of the area on the patch."
+        )
+        panels += [Panel(title, [text], table=table) for title, table in tables.items()]
+        return [*panels, _curves_panel(result), _gallery_panel(result), _meaning_panel(result)]
+
+    @classmethod
+    def facts(cls, result: StudyResult) -> dict[str, Any]:
+        """How it was measured, as names and values."""
+        config = result.config
+        first, patch = next(iter(config["arms"].values())), _patch(result)
+        training = first["training"]
+        return {
+            "Data": first["data"]["name"],
+            "Images": f"{first['data']['train']:,} for training, {first['data']['test']:,} for testing",
+            "Patch": f"{patch['pattern']}, {patch['size']} pixels wide, contrast {patch['contrast']:g}, "
+            f"{patch['margin']} pixels from the border",
+            "Model": f"{training['model']}, {training['model_options']}",
+            "Training": f"recipe {training['recipe']}, {training['steps']} steps of {training['batch_size']}",
+            "Seeds": ", ".join(map(str, config["seeds"])),
+            "Trainings": str(len(config["arms"]) * len(config["seeds"])),
+            "Attributions": ", ".join(config["attributions"]),
+            "Ties": "random by seed and image",
+        }
 
 
-def _reference(plan: ShortcutPlan, arm: Condition) -> str:
-    """The arm on the same images that comes first."""
-    return next(title for title, other in plan.arms.items() if other.shortcut == arm.shortcut)
+def chance_rate(code: CodeName, classes: int) -> float:
+    """The rate of agreement at which the patch is independent of the class."""
+    return 0.5 if code == "presence" else 1 / classes
 
 
-def _arm(
-    plan: ShortcutPlan, arm: Condition, measured: Measured, attacked: Sequence[Mapping[str, Any] | None]
-) -> dict[str, Any]:
-    """One arm's accuracies, what it loses without the patch's help, and where its maps lie."""
-    robust = arm.settings.robust
-    known = [one for one in attacked if one is not None]
-    return {
-        "objective": arm.settings.objective,
-        "norm": None if robust is None else robust.norm,
-        "radius": None if robust is None else robust.radius,
-        "rate": arm.shortcut["rate"],
-        "control": arm.control,
-        "seeds": list(measured),
-        "accuracy": {
-            variant: two_intervals([arrays[f"correct/{variant}"] for arrays in measured.values()], SHARE)
-            for variant in VARIANTS
-        },
-        "adversarial_accuracy": _attacked(known),
-        "lost": {to: two_intervals([_lost(arrays, to) for arrays in measured.values()]) for to in LOST},
-        "follows": two_intervals([arrays["follows"] for arrays in measured.values()], SHARE),
-        "maps": {
-            name: {
-                variant: measures_over_seeds(
-                    [_measures(arrays, name, variant) for arrays in measured.values()]
-                )
-                for variant in VARIANTS
-            }
-            for name in plan.options.attribution
-        },
-    }
+def planted(options: Mapping[str, Any], root: str | None) -> Planted:
+    """The data set of some `ShortcutOptions` with each kind of test images; a process keeps the last one."""
+    return _planted(json.dumps(dict(options), sort_keys=True), root)
 
 
-def _attacked(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Accuracy under attack with the patch gone, as `over_runs`; None for models that have no ball."""
-    return over_runs(found, SHARE) if found else None
+@lru_cache(maxsize=1)
+def _planted(options: str, root: str | None) -> Planted:
+    return shortcut_variants(ShortcutOptions(**json.loads(options)), root)
+
+
+def follows(predicted: NDArray[np.int64], moved: MaskedDataset, code: CodeName) -> NDArray[np.float64]:
+    """1 where the prediction is what the moved patch stands for, else 0, (N,); NaN where that is the label.
+
+    A place stands for its class, the patch's presence for a class of odd label, its absence for an even one.
+    """
+    place = moved.place("place", "test").numpy()
+    hit = predicted == place if code == "place" else (predicted % 2 == 1) == (place != ABSENT)
+    agrees = moved.place("agrees", "test").numpy() == 1
+    return np.where(agrees, np.nan, hit.astype(np.float64))
+
+
+def mark_patches(variants: Planted, variant: ShortcutTestName) -> Tensor:
+    """Where maps are measured, bool (N, H, W): on the patch, or where it was in agreement if it is gone."""
+    return variants["agreeing" if variant == "gone" else variant].test_mask
+
+
+def _maps(model: nn.Module, data: MaskedDataset, name: str, indices: range | list[int], seed: int) -> Tensor:
+    """Attributions of the predicted class, float32 (n, C, H, W) on the CPU."""
+    device = next(model.parameters()).device
+    inputs, _ = data.test.batch(indices, parameter_like(model).dtype, device)
+    return batch_maps(attribution_by_name(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
 
 
 def _lost(arrays: Arrays, to: str) -> NDArray[np.float64]:
@@ -124,31 +441,132 @@ def _lost(arrays: Arrays, to: str) -> NDArray[np.float64]:
     return lost
 
 
-def _compared(measured: Measured, reference: Measured, to: str) -> dict[str, Any]:
-    return dict(
-        paired_difference(
-            *({seed: _lost(arrays, to) for seed, arrays in one.items()} for one in (measured, reference))
-        )
+def _difference(
+    pair: tuple[Mapping[int, Arrays], Mapping[int, Arrays]], measure: Callable[[Arrays], NDArray[Any]]
+) -> dict[str, Any]:
+    """The two intervals of a measure's difference between two conditions, paired by image and by seed."""
+    first, second = ({seed: measure(run) for seed, run in runs.items()} for runs in pair)
+    return dict(paired_difference(first, second))
+
+
+# From a finished study to its page
+
+
+def _patch(result: StudyResult) -> Mapping[str, Any]:
+    patch: Mapping[str, Any] = next(iter(result.config["arms"].values()))["shortcut"]
+    return patch
+
+
+def _rates(result: StudyResult) -> list[float]:
+    return sorted({arm["rate"] for arm in result.results["arms"].values() if not arm["control"]})
+
+
+def _rates_panel(result: StudyResult) -> Panel:
+    """The loss over the rate of agreement, a curve for each recipe."""
+    kinds: dict[str, list[Any]] = {}
+    for title, arm in result.results["arms"].items():
+        if not arm["control"]:
+            kinds.setdefault(title.rpartition(", agrees")[0], []).append(arm)
+    curves = []
+    for name, arms in kinds.items():
+        ordered = sorted(arms, key=lambda arm: float(arm["rate"]))
+        shown = [main_interval(arm["lost"]["moved"]) for arm in ordered]
+        ends = {end: [one[end] for one in shown] for end in ("value", "low", "high")}
+        curves.append(Curve(name, [arm["rate"] for arm in ordered], ends["value"], ends["low"], ends["high"]))
+    figure = curves_figure(
+        curves,
+        x_label="training images whose patch agrees",
+        y_label="accuracy lost",
+        x_percent=True,
+        y_percent=True,
+        y_bounds=(-1.0, 1.0),
+    )
+    alt = "Accuracy lost when the patch moves, over the rate of agreement, for each kind of training."
+    return Panel(
+        title="The rate of agreement",
+        illustrations=[Illustration(figure, "Accuracy lost when the patch moves.", alt)],
     )
 
 
-def _measures(arrays: Arrays, name: str, variant: str) -> Arrays:
-    return {measure: arrays[f"maps/{name}/{variant}/{measure}"] for measure in (*SINGLE, "topk")}
+def _curves_panel(result: StudyResult) -> Panel:
+    figures = []
+    for name in result.config["attributions"]:
+        arms = result.results["arms"]
+        area = next(iter(arms.values()))["maps"][name]["agreeing"]["area"]["examples"]["value"]
+        figure = draw_topk(
+            {title: arm["maps"][name]["agreeing"]["topk"] for title, arm in arms.items()},
+            result.config["levels"],
+            (area, "share of the area"),
+            title=name,
+        )
+        alt = f"Share of the strongest values of {name} that lie on the patch, over k, for each training."
+        figures.append(Illustration(figure, "Share of the k% strongest values that lie on the patch.", alt))
+    return Panel(title="The strongest values", illustrations=figures)
 
 
-def _pictures(plan: ShortcutPlan, measured: Mapping[str, Measured]) -> Arrays:
-    """What the gallery shows: images and regions of every rate, and the maps of each arm's first training."""
-    found: Arrays = {
-        "arms": np.asarray(list(plan.arms), dtype=np.str_),
-        "classes": np.asarray(plan.classes, dtype=np.str_),
-    }
-    for number, training in enumerate(measured.values()):
-        arrays = training[next(iter(training))]
-        for name, values in arrays.items():
-            if name == "index" or name.startswith(("image/", "region/", "saliency/")):
-                found[f"{number}/{name}"] = values[: plan.options.gallery]
-        index = arrays["index"][: plan.options.gallery]
-        found[f"{number}/label"] = arrays["label"][index]
-        for variant in VARIANTS:
-            found[f"{number}/predicted/{variant}"] = arrays[f"predicted/{variant}"][index]
-    return found
+def _gallery_panel(result: StudyResult) -> Panel:
+    """Each image with the patch agreeing and moved, and the maps of every training's first seed."""
+    arrays, arms = result.arrays, result.arrays["arms"].tolist()
+    # A control has patches of its own at other places: what stands side by side must be the same images.
+    shared = [n for n, title in enumerate(arms) if not result.results["arms"][title]["control"]]
+    same = [
+        n
+        for n in shared
+        if np.array_equal(arrays[f"{n}/image/agreeing"], arrays[f"{shared[0]}/image/agreeing"])
+    ]
+    name = next(iter(result.config["attributions"]))
+    classes = arrays["classes"]
+    gallery = []
+    for place, label in enumerate(arrays[f"{same[0]}/label"].tolist()):
+        for variant in ("agreeing", "moved"):
+            image = channels_last(arrays[f"{same[0]}/image/{variant}"][place])
+            region = arrays[f"{same[0]}/region/{variant}"][place]
+            maps = [arrays[f"{n}/saliency/{name}/{variant}"][place].astype(np.float64) for n in same]
+            named = [str(classes[arrays[f"{n}/predicted/{variant}"][place]]) for n in same]
+            gallery.append(
+                PictureRow(
+                    f"{classes[label]}, patch {variant}",
+                    [image, *maps],
+                    ["", *(f"predicts {word}" for word in named)],
+                    [region if region.any() else None] * (1 + len(maps)),
+                )
+            )
+    if not gallery:
+        return Panel(title="Examples", text=["No images were asked for."])
+    figure = pictures_figure(gallery, ["image", *(arms[n] for n in same)], image_and_maps(len(same)))
+    alt = (
+        f"{len(gallery) // 2} images with the patch outlined, agreeing and moved, and the maps of each model."
+    )
+    return Panel(
+        title="Examples",
+        text=[f"The patch is outlined. Maps by {name} of the first seed's models, and what they predict."],
+        illustrations=[Illustration(figure, "", alt)],
+    )
+
+
+def _meaning_panel(result: StudyResult) -> Panel:
+    meant = {
+        "place": "its place is one that stands for another class than the image's",
+        "presence": "it is there, or missing, against what the image's class has in training",
+    }[_patch(result)["code"]]
+    return Panel(
+        title="What the columns mean",
+        text=[
+            (
+                f"Follows the patch: among the moved images in which {meant}, how many are classified "
+                "as the patch says and not as the image shows. It separates reliance on the patch from "
+                "mere disturbance by it."
+            ),
+            (
+                "Patch tells nothing: the control, trained with a patch whose place (or presence) is "
+                "independent of the class. What it loses when the patch is gone, and what of its maps "
+                "lies on it, is what a patch does by itself; agreeing and moved images are alike to it."
+            ),
+            (
+                "Where it was, gone: the mass at the pixels of the agreeing patch in images without "
+                "it. What is still there is not about this image: the model looks where the patch "
+                "usually is."
+            ),
+            "Attacked: accuracy under the attack of the training's own ball, on images without a patch.",
+        ],
+    )

@@ -1,125 +1,469 @@
-"""The frame of a study: its folder, the jobs that it runs, and the files that it leaves in the end."""
+"""The one mechanism of all studies: a folder's claim, jobs, seeds, results, page and tables.
+
+A study is one class in one file. It says what is done (`cases`, and a static method for each kind of step),
+what comes of it (`results`), and what a page says of it (`columns`, `findings`, `panels`). All else is here.
+
+    class Sparsity(Study):
+        name, title = "sparsity", "How sparse are explanations?"
+        columns = (Column("zeros", "exact zeros", unit="share"),)
+
+        def cases(self):
+            return [Case({"digit": digit}, group=f"digit {digit}") for digit in range(10)]
+
+        @staticmethod
+        def measure(values, context):
+            return {"zeros": ...}  # an array (N,), a value for each example
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from veridical.faithfulness.measuring import check
-from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
+from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs, workers_of
+from veridical.metrics.intervals import SHARE, UNBOUNDED
+from veridical.report.formats import Interval
+from veridical.report.page import Panel, study_page
+from veridical.report.table import Column, Table, explained, write_points
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import Arrays, claim_folder, pack_arrays, write_atomic, write_json
+from veridical.runtime.errors import RunError, UsageError, argument_error
+from veridical.runtime.files import (
+    Arrays,
+    Document,
+    as_path,
+    check_form,
+    claim_folder,
+    pack_arrays,
+    read_arrays,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from veridical.runtime.provenance import environment, result_document
-from veridical.studies.executors import Placement, executor_of
-from veridical.studies.finished import EXAMPLES, RESULT
+from veridical.runtime.record import record
+from veridical.runtime.trusted_import import import_trusted
+from veridical.studies.executors import executor_of
+from veridical.studies.over_seeds import two_intervals
 
-JOBS = "jobs"
-"""The store of a study that names no other."""
+RESULT, EXAMPLES, REPORT = "result.json", "examples.npz", "report.html"
+BOUNDS: Mapping[str, tuple[float, float]] = {"share": SHARE, "points": (-1.0, 1.0)}
+"""Where intervals of a unit end."""
+
+JOBS, ARRAYS = "jobs", "measured.npz"
+"""The store of a study that names no other, and what a job keeps its arrays in."""
 
 ProgressCallback = Callable[[str, Progress], object]
 """(what is done, how far it is)."""
 
+_PLACEMENT = {"out", "store", "data_root", "device", "threads", "workers", "scheduler", "insecure"}
+_PLACEMENT |= {"progress", "gallery", "batch", "trust_code"}
+"""Options on which no number depends."""
 
-class StudyPlacement(Placement, Protocol):
-    """The options that every study has."""
+OptionsT = TypeVar("OptionsT")
+_OWN = "veridical."
+_LIVE: dict[str, type[Study[Any]]] = {}
+"""Studies of this process by name: one that a notebook defines runs in it, though no worker can import it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One step of a study, which runs as a job.
+
+    values: all that its result depends on, as plain values, checksums of data and weights included. group:
+    the row of the table that it belongs to; cases of one group differ in the seed. step: the static method of
+    the study that does it. after: a case of an earlier stage whose folder it reads. stage: what people are
+    told is going on. cost: predicted seconds, for the order. where: paths, which differ between machines.
+    """
+
+    values: Mapping[str, Any]
+    group: str = ""
+    seed: int = 0
+    step: str = "measure"
+    after: Case | None = None
+    stage: str = "measuring"
+    label: str = ""
+    cost: float = 1.0
+    where: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a step runs. folder: its own, kept when it is killed and begins again. after: of `Case.after`."""
+
+    folder: Path
+    after: Path | None
+    where: Mapping[str, str]
 
     @property
-    def out(self) -> str:
-        """Folder of the results."""
-        ...
+    def device(self) -> str:
+        """auto, cpu or cuda[:n]."""
+        return self.where.get("device", "auto")
 
     @property
-    def store(self) -> str | None:
-        """Folder of the jobs; None is one inside `out`."""
-        ...
+    def data_root(self) -> str | None:
+        """Folder of the data."""
+        return self.where.get("data_root")
 
     @property
-    def seed(self) -> int:
-        """Seed of all that is random."""
-        ...
+    def batch(self) -> int:
+        """Images whose attributions are computed at a time."""
+        return int(self.where.get("batch", "100"))
+
+    @property
+    def trust_code(self) -> bool:
+        """Whether module:callable may run."""
+        return self.where.get("trust_code") == "yes"
 
 
-class Study:
-    """Runs jobs one group after the other, gives what they found, and writes the results."""
+def run_step(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
+    """Job: one step of a study. Arrays that it returns are kept in ARRAYS, the rest is the job's result."""
+    study = load_study(values["study"], trust_code=where.get("trust_code") == "yes")
+    after = Path(where["after"]) if "after" in where else None
+    measured = getattr(study, values["step"])(values["case"], Context(folder, after, where))
+    arrays = {name: value for name, value in measured.items() if isinstance(value, np.ndarray)}
+    if arrays:
+        write_atomic(folder / ARRAYS, pack_arrays(arrays))
+    return {name: value for name, value in measured.items() if name not in arrays}
+
+
+def load_study(spec: str, *, trust_code: bool = False) -> type[Study[Any]]:
+    """The study that "package.module:Class" names; one from outside Veridical needs `trust_code`."""
+    if spec in _LIVE:
+        return _LIVE[spec]
+    found = import_trusted(
+        "study", spec, trust_code=trust_code or spec.startswith(_OWN), positional=("options",)
+    )
+    if not (isinstance(found, type) and issubclass(found, Study)):
+        raise argument_error("study", spec, "a class that inherits veridical.studies.study.Study")
+    return found
+
+
+class Work:
+    """The jobs of a running study: does cases one stage after the other, and has what they left."""
 
     def __init__(
-        self,
-        options: StudyPlacement,
-        config: Mapping[str, Any],
-        folder: Path,
-        store: Store,
-        executor: Executor,
-        tell: ProgressCallback | None,
+        self, study: Study[Any], store: Store, executor: Executor, progress: ProgressCallback | None
     ) -> None:
-        self.options, self.config, self.folder, self._executor = options, config, folder, executor
-        self.store = store
-        # Of the workers; results are made after they are gone.
-        self._threads = torch.get_num_threads()
+        self.store, self.executor = store, executor
         self.outcomes: dict[str, Outcome] = {}
-        self._tell = tell or (lambda _what, _progress: None)
+        self._study, self._progress = study, progress or (lambda _what, _state: None)
+        self._jobs: dict[Case, Job] = {}
 
-    def run(self, what: str, jobs: Iterable[Job]) -> None:
-        """Run jobs, told as `what`; a RunError with reasons and logs, when the others are finished."""
-        group = list(jobs)
-        found = run_jobs(group, self.store, self._executor, progress=lambda state: self._tell(what, state))
-        check(found, {job: job for job in group})
-        self.outcomes |= found
+    def run(self, cases: Iterable[Case]) -> None:
+        """Run cases by stage; a RunError with reasons and logs when the others of the stage are finished."""
+        stages: dict[str, list[Job]] = {}
+        for case in cases:
+            stages.setdefault(case.stage, []).append(self._job(case))
+        for what, jobs in stages.items():
+            self.run_jobs(what, jobs)
 
-    def result(self, job: Job) -> Mapping[str, Any]:
-        """What a job that was run returned."""
-        found = self.outcomes[job.id].result
-        assert found is not None
-        return found
+    def run_jobs(self, what: str, jobs: Sequence[Job]) -> None:
+        """Run jobs that a study makes itself, as the stage `what`."""
+        outcomes = run_jobs(jobs, self.store, self.executor, progress=lambda now: self._progress(what, now))
+        check(outcomes, {job: job for job in jobs})
+        self.outcomes |= outcomes
 
-    def arrays(self, job: Job, name: str) -> Arrays:
-        """The arrays of an .npz file that a job left in its folder."""
-        return self.store.arrays(job, name)
+    def plain(self, case: Case) -> Mapping[str, Any]:
+        """The plain values that a finished step returned."""
+        result = self.outcomes[self._job(case).id].result
+        assert result is not None
+        return result
 
-    def finish(
-        self,
-        results: Mapping[str, Any],
-        pictures: Arrays | None = None,
-        *,
-        surroundings: Mapping[str, Any] | None = None,
-        timing: Mapping[str, Any] | None = None,
-        device: str | None = None,
-        dtype: str = "float32",
-    ) -> dict[str, Any]:
-        """Write examples.npz, if there are pictures, and last result.json; return the content of the latter.
+    def arrays(self, case: Case) -> Arrays:
+        """The arrays that a finished step returned."""
+        return self.store.arrays(self._job(case), ARRAYS)
 
-        surroundings, timing: recorded beside the usual. device: None is the one of the options.
-        """
-        files = {} if pictures is None else {EXAMPLES: pack_arrays(pictures)}
-        for name, content in files.items():
-            write_atomic(self.folder / name, content)
-        place = resolve_device(self.options.device if device is None else device)
-        where = environment(place, dtype, self._threads, self.options.seed)
-        where |= {"executor": type(self._executor).__name__, "workers": workers_of(self._executor)}
-        where["store"] = str(self.store.root)
-        seconds = sum(outcome.seconds or 0.0 for outcome in self.outcomes.values())
-        usual = {"jobs": len(self.outcomes), "seconds": round(seconds, 3)}
-        document = result_document(
-            results, self.config, {**where, **(surroundings or {})}, {**usual, **(timing or {})}, files
-        )
-        write_json(self.folder / RESULT, document)
-        return document
+    def folder(self, case: Case) -> Path:
+        """Where a step keeps its files."""
+        return self.store.folder(self._job(case))
+
+    def _job(self, case: Case) -> Job:
+        if case not in self._jobs:
+            values = {"study": self._study.spec, "step": case.step, "case": dict(case.values)}
+            where = {**self._study.where(), **case.where}
+            if case.after is not None:
+                before = self._job(case.after)
+                values["after"] = before.id  # which names what that step depended on
+                where["after"] = str(self.store.folder(before))
+            if not self._study.spec.startswith(_OWN):
+                values["source"] = _source_digest(type(self._study))
+            self._jobs[case] = Job(
+                f"{__name__}:run_step", values, where, label=case.label or case.group, cost=case.cost
+            )
+        return self._jobs[case]
 
 
-@contextmanager
-def begun(
-    options: StudyPlacement, kind: str, config: Mapping[str, Any], tell: ProgressCallback | None = None
-) -> Iterator[Study]:
-    """A study whose folder is claimed for `config`, and whose workers are there in the block; then `finish`.
+@record
+class StudyResult:
+    """What a finished study left in its folder: result.json, and the arrays of examples.npz."""
 
-    kind: the command that the folder belongs to. tell: hears how far a group of jobs is. Interrupted at any
-    moment, the same begins where it ended. Raises UsageError for a folder that is claimed for something else.
+    folder: Path
+    document: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What the numbers depend on."""
+        config: Mapping[str, Any] = self.document["config"]
+        return config
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """What was measured."""
+        results: Mapping[str, Any] = self.document["results"]
+        return results
+
+
+class Study(Generic[OptionsT]):
+    """A question, what is measured to answer it, and the words of the answer.
+
+    name: of the command and of the folder's claim. summary: one line for `veridical --help`. title, question:
+    heading and kind of the page. columns: what a table has for each group, from what `measure` returns.
+    Options: a frozen dataclass with the fields of `Placement`. Methods that describe a result take it as it
+    was read from its folder, so that a page can be drawn again without the options.
     """
-    with executor_of(options) as executor:
-        named = None if options.store is None else Store(options.store)  # refused, it leaves no claim
-        folder = claim_folder(options.out, kind, config)
-        yield Study(options, config, folder, named or Store(folder / JOBS), executor, tell)
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    question: ClassVar[str] = "a study"
+    columns: ClassVar[Sequence[Column]] = ()
+    Options: ClassVar[type[Any]]
+    form: ClassVar[Any] = Document
+    """What result.json must have, as `read_json` takes it."""
+
+    def __init__(self, options: OptionsT) -> None:
+        if not isinstance(options, self.Options):
+            raise argument_error("options", options, f"{self.Options.__qualname__} of {self.spec}")
+        self.options: OptionsT = options
+        self.prepare()
+
+    # What is done
+
+    def prepare(self) -> None:
+        """Load data and fill every gap of the options, before any folder is made; raise UsageError."""
+
+    def config(self) -> dict[str, Any]:
+        """What results depend on, as plain values: neither paths nor the machine. Default: the options."""
+        return {name: getattr(self.options, name) for name in _own_fields(self.Options)}
+
+    def cases(self) -> Iterable[Case]:
+        """The steps, in any order that has a case behind the one that it comes `after`."""
+        raise NotImplementedError
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        options: Any = self.options
+        where = {"device": str(options.device)}
+        for name in ("data_root", "batch"):
+            if getattr(options, name, None) is not None:
+                where[name] = str(getattr(options, name))
+        if getattr(options, "trust_code", False) or not self.spec.startswith(_OWN):
+            where["trust_code"] = "yes"  # who has the class in hand has run its code
+        return where
+
+    def work(self, work: Work) -> None:
+        """Do all that is to be done. Default: every case."""
+        work.run(self.all_cases)
+
+    @cached_property
+    def all_cases(self) -> list[Case]:
+        """The cases, made once."""
+        return list(self.cases())
+
+    def results(self, work: Work) -> dict[str, Any]:
+        """What came out. Default: {"rows": {group: {column: its two intervals}}} of what was measured."""
+        groups: dict[str, list[Arrays]] = {}
+        for case in self.all_cases:
+            if case.step == "measure":
+                groups.setdefault(case.group, []).append(work.arrays(case))
+        return {
+            "rows": {
+                group: {
+                    column.key: two_intervals(
+                        [arrays[column.key] for arrays in runs], BOUNDS.get(column.unit, UNBOUNDED)
+                    )
+                    for column in self.columns
+                }
+                for group, runs in groups.items()
+            }
+        }
+
+    def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - for those that override it
+        """The arrays that the page shows and that are kept beside the result. Default: none."""
+        return {}
+
+    def timing(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - as above
+        """What result.json says of times beside the usual."""
+        return {}
+
+    # What is said about it
+
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """The tables by title, for page, terminal and Markdown. Default: a row for each group."""
+        return {cls.title: table_of("group", cls.columns, result.results["rows"])}
+
+    @classmethod
+    def lead(cls, result: StudyResult) -> str:  # noqa: ARG003 - as above
+        """One paragraph: what was measured, and why. Default: the study's docstring."""
+        return inspect.cleandoc(cls.__doc__ or cls.summary).partition("\n\n")[0]
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:  # noqa: ARG003 - as above
+        """Sentences that the intervals alone allow."""
+        return []
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """The parts of the page. Default: the tables, and what their columns mean."""
+        tables = cls.tables(result)
+        panels = [Panel(title, table=table) for title, table in tables.items()]
+        meanings = [f"{heading}: {text}" for heading, text in explained(tables.values())]
+        return [*panels, Panel("What the columns mean", meanings)] if meanings else panels
+
+    @classmethod
+    def facts(cls, result: StudyResult) -> dict[str, Any]:
+        """How it was measured, as names and values. Default: all that the results depend on."""
+        return dict(result.config)
+
+    # The mechanism
+
+    @property
+    def spec(self) -> str:
+        """The class as workers import it."""
+        return f"{type(self).__module__}:{type(self).__qualname__}"
+
+    def run(self, progress: ProgressCallback | None = None) -> StudyResult:
+        """Do what is not done yet, write result.json, examples.npz and the page to `out`; return the result.
+
+        Steps are kept as they come: interrupted at any moment, the same options continue, and studies that
+        share a store share steps. Raises UsageError for options that do not fit, and for a folder of
+        something else; RunError, when all others are finished, with the reasons and logs of what failed.
+        """
+        options: Any = self.options
+        config = self.config()
+        _LIVE[self.spec] = type(self)
+        with executor_of(options) as executor:
+            if type(self).__module__ == "__main__" and not isinstance(executor, InProcess):
+                what = f"workers import {self.spec} by its name and cannot import __main__"
+                raise UsageError(f"{what}. Put the class into a module, or give workers=1.")
+            store = None if options.store is None else Store(options.store)  # refused, it leaves no claim
+            folder = claim_folder(options.out, self.name, config)
+            work = Work(self, store or Store(folder / JOBS), executor, progress)
+            self.work(work)
+            threads = torch.get_num_threads()
+        # Results are made when the workers are gone: they need the memory.
+        examples = pack_arrays(self.pictures(work))
+        write_atomic(folder / EXAMPLES, examples)
+        seconds = sum(outcome.seconds or 0.0 for outcome in work.outcomes.values())
+        document = result_document(
+            self.results(work),
+            config,
+            {
+                **environment(resolve_device(options.device), "float32", threads, options.seed),
+                "executor": type(executor).__name__,
+                "workers": workers_of(executor),
+                "store": str(work.store.root),
+            },
+            {"jobs": len(work.outcomes), "seconds": round(seconds, 3), **self.timing(work)},
+            {EXAMPLES: examples},
+        )
+        write_json(folder / RESULT, {"study": self.name, **document})
+        result = self.read(folder)
+        self.write_page(result)
+        return result
+
+    @classmethod
+    def read(cls, folder: str | Path) -> StudyResult:
+        """Read what the study left in a folder; a RunError for a folder that is not a finished one of it."""
+        path = as_path(folder)
+        document = read_json(path / RESULT, Document)
+        if document.get("study") != cls.name or EXAMPLES not in document["files"]:
+            raise RunError(
+                f"{path} is not a finished {cls.name}: `veridical {cls.name} --out {path}` makes one."
+            )
+        check_form(document, cls.form, path / RESULT)
+        arrays = read_arrays(path / EXAMPLES, sha256=document["files"][EXAMPLES])
+        return StudyResult(path, document, arrays)
+
+    @classmethod
+    def write_page(cls, result: StudyResult) -> Path:
+        """Draw the page from what lies in the folder, and return its path."""
+        machine = result.document["environment"]
+        version = f"veridical {machine['veridical']}, torch {machine['torch']}"
+        page = study_page(
+            cls.title,
+            [cls.lead(result), *cls.findings(result)],
+            cls.panels(result),
+            {**cls.facts(result), "Version": version},
+            question=cls.question,
+        )
+        target = result.folder / REPORT
+        write_atomic(target, page)
+        return target
+
+
+def _own_fields(options: Any) -> list[str]:
+    """The options that numbers depend on: all but those that every study has."""
+    return [one.name for one in fields(options) if one.name not in _PLACEMENT]
+
+
+def _source_digest(study: type[Study[Any]]) -> str:
+    """SHA-256 of the file of a study from outside: with other code, what it measured is measured again."""
+    try:
+        text = inspect.getsource(inspect.getmodule(study) or study)
+    except (OSError, TypeError):  # defined where no file is, as in a notebook's cell
+        text = json.dumps(study.__qualname__)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_different(name: str, values: Sequence[object]) -> None:
+    """Raise a UsageError for an option of several values that has none, or one twice."""
+    if not values or len(set(values)) < len(values):
+        raise argument_error(name, values, "different values, at least one")
+
+
+def check_data(data: Any, checksum: str) -> None:
+    """Raise a RunError in a step whose machine has other images than the study was planned with."""
+    if data.checksum != checksum:
+        raise RunError(
+            f"{data.source} holds other images than were planned with. Give all machines the same."
+        )
+
+
+def table_of(
+    heading: str, columns: Sequence[Column], entries: Mapping[str, Mapping[str, Any]], caption: str = ""
+) -> Table:
+    """A table with a row for each entry, whose name stands first.
+
+    A column's key is the way to its value in the entry: "maps/mass" is entry["maps"]["mass"], a number in it
+    a place in a list. Where the way ends early there is nothing.
+    """
+    rows = [[name, *(_look_up(entry, column.key) for column in columns)] for name, entry in entries.items()]
+    return Table([heading, *columns], rows, caption)
+
+
+def _look_up(entry: Any, key: str) -> Any:
+    for part in key.split("/"):
+        if entry is None:
+            return None
+        entry = entry[int(part)] if isinstance(entry, list) else entry.get(part)
+    return entry
+
+
+def compare(difference: Mapping[str, Any], reference: str) -> str:
+    """The difference of a share to a reference in words, as its shown interval allows."""
+    words = {1: "more than", -1: "less than", 0: "not shown to differ from"}[Interval.read(difference).sign]
+    return f"{words} {reference}, a difference of {write_points(difference)}"

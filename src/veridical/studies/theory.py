@@ -10,8 +10,8 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import TheoryOptions
 from veridical.studies.block_margin_plan import BlockMarginPlan
 from veridical.studies.block_margin_results import block_margin_results
+from veridical.studies.frame import ProgressCallback, begun
 from veridical.studies.one_layer_plan import OneLayerPlan
-from veridical.studies.study import ProgressCallback, begun
 
 KIND = "theory"
 
