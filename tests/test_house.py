@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import veridical
-from veridical.cli.commands import COMMANDS
 
 PACKAGE = Path(veridical.__file__).parent
 TESTS = Path(__file__).parent
@@ -173,17 +172,6 @@ def test_help_imports_neither_torch_nor_any_other_heavy_package() -> None:
     )
     assert printed.endswith("0 []\n")
     assert "usage: veridical COMMAND" in printed
-
-
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_a_commands_help_does_not_import_torch(command: str) -> None:
-    printed = _python(
-        "import sys\n"
-        "from veridical.cli.main import main\n"
-        f"code = main([{command!r}, '--help'])\n"
-        "print(code, sorted({'torch', 'matplotlib'} & set(sys.modules)))\n"
-    )
-    assert printed.endswith("0 []\n")
 
 
 def test_no_file_is_a_drawer_for_anything() -> None:
