@@ -24,10 +24,10 @@ from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.randomisation import predicted as predictions
 from veridical.faithfulness.sources import source_by_name
 from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
@@ -38,7 +38,7 @@ from veridical.report.formats import Interval, level_text, main_interval, percen
 from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_cell
 from veridical.runtime.checking import Checked
-from veridical.runtime.config import NormName, ObjectiveName
+from veridical.runtime.config import NormName
 from veridical.runtime.data_config import PositionName
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays, as_path
@@ -233,7 +233,7 @@ class Leakage(Study[LeakageOptions]):
             ball(norm, radius)  # refuses radii that cannot be
         self.methods = {
             name: describe_attribution(
-                attribution_by_name(name, seed=options.seed, trust_code=options.trust_code)
+                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
             )
             for name in options.attribution
         }
@@ -259,7 +259,7 @@ class Leakage(Study[LeakageOptions]):
         given["source"] = source_by_name(self.options.source, self.options.data_root, {})["data"]
         return asdict(BlockOptions(position=position, seed=0, **given))
 
-    def _settings(self, objective: ObjectiveName, around: Ball | None, position: PositionName) -> Settings:
+    def _settings(self, objective: str, around: Ball | None, position: PositionName) -> Settings:
         robust: dict[str, Any] = {}
         if around is not None:
             robust = {name: getattr(self.options, name) for name in _ROBUST}
@@ -396,7 +396,7 @@ class Leakage(Study[LeakageOptions]):
             )
             moved = counterfactual(few, context.data_root)
         name = values["attribution"]["name"]
-        method = attribution_by_name(name, seed=values["seed"], trust_code=context.trust_code)
+        method = create_attribution(name, seed=values["seed"], trust_code=context.trust_code)
         return measure_leakage(
             model,
             data,

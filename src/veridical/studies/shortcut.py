@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.maps import batch_maps
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
-from veridical.faithfulness.attributions import attribution_by_name, describe_attribution
 from veridical.faithfulness.randomisation import predicted
 from veridical.faithfulness.sources import source_by_name
 from veridical.metrics.intervals import SHARE
@@ -138,7 +138,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         self.explained = images if options.explained is None else min(options.explained, images)
         self.explaining = {
             "attributions": {
-                name: describe_attribution(attribution_by_name(name, seed=options.seed))
+                name: describe_attribution(create_attribution(name, seed=options.seed))
                 for name in options.attribution
             },
             "explained": self.explained,
@@ -432,7 +432,7 @@ def _maps(model: nn.Module, data: MaskedDataset, name: str, indices: range | lis
     """Attributions of the predicted class, float32 (n, C, H, W) on the CPU."""
     device = next(model.parameters()).device
     inputs, _ = data.test.batch(indices, parameter_like(model).dtype, device)
-    return batch_maps(attribution_by_name(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
+    return batch_maps(create_attribution(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
 
 
 def _lost(arrays: Arrays, to: str) -> NDArray[np.float64]:
