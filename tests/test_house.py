@@ -44,6 +44,7 @@ WITHOUT_TORCH = [
     "runtime.data_config",
     "runtime.registry",
     "runtime.study_config",
+    "attacks.directions",
     "attribution.registry",
     "data.registry",
     "models.registry",

@@ -11,7 +11,6 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import AttackResult, attack, batch_size
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
-from veridical.attacks.judge import IterateSelector, Shortlist
 from veridical.attacks.protocols import Protocol, Restart, protocol
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
@@ -114,40 +113,6 @@ def test_strong_is_never_safer_than_paper_fast(trained: Trained) -> None:
         assert bool((strong.found >= fast.found).all())
         gains.append(fast.kendall_tau - strong.kendall_tau)
     assert float(torch.cat(gains).max()) > 0.01, "the further climbs must find something"
-
-
-def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained) -> None:
-    """The judge may rank later climbs lower although the final map ranks them higher: the first stays in."""
-    model, inputs, target = trained
-    method = IntegratedGradients(nodes=20, rule="right")
-    judge = IterateSelector(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
-    first, second = inputs + 0.02, inputs - 0.02
-    judge.by_tau[-1].offer(first, method(model, first, target), torch.full((9,), 0.5, dtype=torch.float64))
-    judge.seal()
-    judge.by_tau[-1].offer(second, method(model, second, target), torch.full((9,), 0.1, dtype=torch.float64))
-    chosen = judge.choose(lambda x: method(model, x, target), minimise_each=True)
-    for name, value in vars(judge.choose(None, minimise_each=True)).items():
-        if name != "evaluations":
-            assert_close(value, getattr(chosen, name), rtol=1e-4, atol=1e-6)
-    clean = saliency(method(model, inputs, target))
-    for candidate in (first, second):
-        tau = kendall_tau(saliency(method(model, candidate, target)), clean)
-        assert bool((chosen.kendall_tau <= tau).all())
-
-
-def test_shortlist_keeps_the_least_in_order() -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(20, 3, generator=generator, dtype=torch.float64)
-    values[4] = torch.nan
-    values[7, 1] = torch.inf
-    shortlist = Shortlist(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1, 2, 2), 4)
-    for number, row in enumerate(values):
-        iterate = torch.full((3, 1, 2, 2), float(number))
-        shortlist.offer(iterate, -iterate, row)
-    ordered = values.nan_to_num(torch.inf).sort(0)
-    assert_close(shortlist.values, ordered.values[:4])
-    assert torch.equal(shortlist.inputs[:, :, 0, 0, 0].long(), ordered.indices[:4])
-    assert torch.equal(shortlist.maps, -shortlist.inputs)
 
 
 def test_nothing_found_counts_as_unharmed(trained: Trained) -> None:

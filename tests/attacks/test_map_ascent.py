@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
-from veridical.attacks.climbing import MapAscent, check_twin
 from veridical.attacks.directions import Decorrelate, MassCentre, RandomSign, TargetRegion, TopK, top_mask
 from veridical.attacks.protocols import Restart
+from veridical.attacks.surrogate import MapAscent, check_twin
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient
 from veridical.metrics.displacement import mass_centre

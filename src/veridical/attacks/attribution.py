@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Ball, draw, numbered_examples
-from veridical.attacks.climbing import FixedDirection, MapAscent, check_twin
 from veridical.attacks.directions import Direction, RandomSign
-from veridical.attacks.judge import IterateSelector
 from veridical.attacks.protocols import Protocol, protocol_of
+from veridical.attacks.selection import IterateSelector
+from veridical.attacks.surrogate import FixedDirection, MapAscent, check_twin
 from veridical.attribution.classifier import (
     check_attribution,
     check_climbable,
@@ -36,7 +36,7 @@ from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
 Method = Callable[..., Tensor]
-"""(model, inputs, target=None, *, create_graph=False) -> attribution of the inputs' shape."""
+"""An `Attribution`, or a function of its form with fewer names: (model, inputs, target, create_graph)."""
 
 ROWS = 160
 """Most examples times nodes of one batch by default: on a CPU as fast as larger ones, with less memory."""
@@ -184,7 +184,7 @@ class _Batch:
         method = self.method if changed is None else changed(quadrature)
         if isinstance(method, AttributionMethod):
             return partial(method, indices=self.indices)
-        return _Own(method)
+        return partial(_call_own, method)
 
     def map(self, quadrature: Quadrature) -> Callable[[Tensor], Tensor]:
         """The map of the batch's targets as a function of the inputs (N, C, H, W), without a graph."""
@@ -192,20 +192,16 @@ class _Batch:
         return lambda inputs: check_map(method(self.model, inputs, self.target), inputs).detach()
 
 
-@dataclass(frozen=True)
-class _Own:
-    """A caller's own method, called as safely as ours are."""
-
-    method: Method
-
-    def __call__(self, model: nn.Module, inputs: Tensor, target: Tensor, **options: bool) -> Tensor:
-        """Its map, of a copy of the inputs: it may write into them, or call a model that does."""
-        if not options.get("create_graph"):
-            return self.method(model, inputs.clone(), target, **options)
-        with QuickSecondOrder():
-            maps = self.method(model, inputs.clone(), target, **options)
-        check_second_order(check_map(maps, inputs, graph=True))
-        return maps
+def _call_own(
+    method: Method, model: nn.Module, inputs: Tensor, target: Tensor, *, create_graph: bool = False
+) -> Tensor:
+    """The map of a caller's own method, of a copy of the inputs: it, or its model, may write into them."""
+    if not create_graph:
+        return method(model, inputs.clone(), target)
+    with QuickSecondOrder():
+        maps = method(model, inputs.clone(), target, create_graph=True)
+    check_second_order(check_map(maps, inputs, graph=True))
+    return maps
 
 
 def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protocol, seed: int) -> AttackResult:
@@ -214,48 +210,58 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
     check_climbable(logits)
     check_target(batch.target, logits)
     label = logits.argmax(1)
-    shortlist = plan.shortlist if plan.final_nodes else 1
-    judged = batch.map(plan.judge_nodes)
-    judge = IterateSelector(
-        partial(logits_of, batch.model), judged, inputs, label, plan.compared, shortlist, plan.minimise_each
+    selector = IterateSelector(
+        partial(logits_of, batch.model),
+        batch.map(plan.judge_nodes),
+        inputs,
+        label,
+        plan.compared,
+        plan.shortlist if plan.final_nodes else 1,
+        plan.minimise_each,
     )
     generators = [stream(seed, "attack", index) for index in batch.indices]
     nudge = draw(inputs, [stream(seed, "nudge", index) for index in batch.indices], "normal").sign()
     gradients, rewrites = 0, 0
-    for number, climb in enumerate(plan.climbs):
+    for number, restart in enumerate(plan.climbs):
         if number == 1:
             # What the first climb alone would have reported stays in, so that more climbs never look safer.
-            judge.seal()
+            selector.freeze()
         if isinstance(direction, RandomSign):
             score: MapAscent | FixedDirection = FixedDirection(draw(inputs, generators, "normal").sign())
         else:
-            climbed = batch.explain(plan.climb_nodes)
             score = MapAscent(
-                batch.model, climbed, batch.target, label, direction, judge.clean, climb, plan.steps, nudge
+                batch.model,
+                batch.explain(plan.climb_nodes),
+                batch.target,
+                label,
+                direction,
+                selector.clean,
+                restart,
+                plan.steps,
+                nudge,
             )
-            rewrites = max(rewrites, check_twin(batch.model, inputs, batch.target, climb.beta))
-            per_step = gradients_per_map(batch.method, plan.climb_nodes) + (climb.label_weight > 0)
+            rewrites = max(rewrites, check_twin(batch.model, inputs, batch.target, restart.beta))
+            per_step = gradients_per_map(batch.method, plan.climb_nodes) + (restart.label_weight > 0)
             gradients += plan.steps * per_step
         ascend(
             score,
             inputs,
             ball,
             steps=plan.steps,
-            step_size=plan.step_size * climb.step_scale,
-            start=climb.start,
-            keep=judge,
+            step_size=plan.step_size * restart.step_scale,
+            start=restart.start,
+            keep=selector,
             generator=generators,
-            momentum=climb.momentum,
-            decay=climb.decay,
+            momentum=restart.momentum,
+            decay=restart.decay,
         )
     same = final_nodes == plan.judge_nodes or not hasattr(batch.method, "with_quadrature")
-    choice = judge.choose(None if same else batch.map(final_nodes), minimise_each=plan.minimise_each)
-    gradients += judge.evaluations * gradients_per_map(batch.method, plan.judge_nodes)
-    gradients += choice.evaluations * gradients_per_map(batch.method, final_nodes)
-    kept = {f.name: getattr(choice, f.name) for f in fields(choice) if f.name != "evaluations"}
+    outcome, final_maps = selector.choose(None if same else batch.map(final_nodes))
+    gradients += selector.evaluations * gradients_per_map(batch.method, plan.judge_nodes)
+    gradients += final_maps * gradients_per_map(batch.method, final_nodes)
     return AttackResult(
-        **kept,
-        trace=torch.stack(judge.trace, 1),
+        **outcome,
+        trace=torch.stack(selector.trace, 1),
         gradient_evaluations=gradients,
         rewrites=rewrites,
     )

@@ -1,15 +1,23 @@
-"""Where an attribution attack pushes the map: off its top pixels, off its centre, into a region."""
+"""Where an attribution attack pushes the map: off its top pixels, off its centre, into a region; by name.
+
+torch is imported when a map is scored: the command line reads the names without it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
-from veridical.metrics.overlap import topk_mask
 from veridical.runtime.errors import UsageError, check_count
+from veridical.runtime.registry import Registry
+from veridical.runtime.trusted_import import source_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MapScore = Callable[["Tensor"], "Tensor"]
+"""Saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,)."""
 
 
 class Direction(Protocol):
@@ -17,14 +25,6 @@ class Direction(Protocol):
 
     def goal(self, clean: Tensor) -> MapScore:
         """The score to be raised, from clean saliency maps (N, H, W)."""
-        ...
-
-
-class MapScore(Protocol):
-    """saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,)."""
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        """The score of each map, (N,)."""
         ...
 
 
@@ -82,7 +82,7 @@ class TargetRegion:
                 f"the target region {self} does not lie in maps of {height} x {width}; expected "
                 "0 <= top < bottom <= height and 0 <= left < right <= width"
             )
-        region = torch.zeros_like(clean)
+        region = clean.new_zeros(clean.shape)
         region[:, self.top : self.bottom, self.left : self.right] = 1
         return lambda maps: (maps * region).flatten(1).sum(1)
 
@@ -93,13 +93,16 @@ class Decorrelate:
 
     def goal(self, clean: Tensor) -> MapScore:
         """Minus the correlation with the clean ranks."""
+        from torch.nn.functional import normalize
+
         ranks = clean.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).to(clean.dtype)
-        ranks = torch.nn.functional.normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
+        ranks = normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
 
         def score(maps: Tensor) -> Tensor:
+            # 1e-3 of the mean saliency: exact zeros have no logarithm.
             log = (maps.flatten(1) + 1e-3).log()
             centred = log - log.mean(1, keepdim=True)
-            return -(torch.nn.functional.normalize(centred, dim=1) * ranks).sum(1)
+            return -(normalize(centred, dim=1) * ranks).sum(1)
 
         return score
 
@@ -114,8 +117,60 @@ class RandomSign:
         raise UsageError("RandomSign climbs no score; it is handled by the attack itself")
 
 
+@dataclass(frozen=True)
+class _OwnGoal:
+    """A caller's function from clean saliency maps to the score to be raised."""
+
+    function: Callable[[Tensor], MapScore]
+
+    def goal(self, clean: Tensor) -> MapScore:
+        return self.function(clean)
+
+
+@dataclass(frozen=True)
+class DirectionEntry:
+    """One direction: what it does to the map, what makes it, and of k, compared and region what that takes.
+
+    k, compared: pixels pushed down and pixels compared. region: top, bottom, left and right of a box.
+    """
+
+    name: str
+    summary: str
+    factory: Callable[..., Direction]
+    takes: tuple[str, ...] = ()
+
+    def create(self, **available: Any) -> Direction:
+        """The direction, from what it takes of the settings that are there."""
+        return self.factory(**{name: available[name] for name in self.takes})
+
+
+DIRECTIONS = Registry(
+    "attack",
+    "veridical.directions",
+    DirectionEntry,
+    (
+        DirectionEntry("topk", "off its most salient pixels", TopK, ("k", "compared")),
+        DirectionEntry("mass-centre", "away from its centre of mass", MassCentre),
+        DirectionEntry("target", "into a box, --region", lambda region: TargetRegion(*region), ("region",)),
+        DirectionEntry("random", "nowhere: signs drawn at random, a baseline", RandomSign),
+    ),
+    wrap=lambda name, function: DirectionEntry(name, "code of the caller's", lambda: _OwnGoal(function)),
+    positional=("clean",),
+)
+"""By name, or "module:callable": a function from clean saliency maps to the score to be raised."""
+
+
+def describe_direction(direction: Direction) -> dict[str, Any]:
+    """Its settings as plain values; of a caller's own the digest of its source."""
+    if isinstance(direction, _OwnGoal):
+        return {"source": source_digest(direction.function)}
+    return asdict(direction)  # type: ignore[call-overload,no-any-return]
+
+
 def top_mask(maps: Tensor, k: int) -> Tensor:
     """1 on the k greatest values of each map, (N, H, W); ties by stable ascending order, the last k."""
+    from veridical.metrics.overlap import topk_mask
+
     pixels = maps[0].numel() if len(maps) else k
     if not 1 <= k <= pixels:
         raise UsageError(f"k={k}; expected 1 to {pixels}, the number of pixels of a map")
@@ -123,6 +178,9 @@ def top_mask(maps: Tensor, k: int) -> Tensor:
 
 
 def _centre(maps: Tensor) -> Tensor:
+    """Row and column of the centre of mass of each map, (N, 2)."""
+    import torch
+
     height, width = maps.shape[1:]
     mass = maps.flatten(1).sum(1)
     rows = torch.arange(height, dtype=maps.dtype, device=maps.device)

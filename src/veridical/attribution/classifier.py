@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import isfinite
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import UsageError, argument_error, check_count
 from veridical.runtime.guards import default_modes, eval_mode, evaluating, preserved_rng
+from veridical.runtime.trusted_import import check_signature
 
 
 @contextmanager
@@ -173,17 +173,9 @@ def check_attribution(attribution: object, *, create_graph: bool) -> None:
         raise argument_error(
             "attribution", attribution, "a method such as IntegratedGradients(), or a function to maps"
         )
-    if not create_graph:
-        return
-    try:
-        inspect.signature(attribution).bind(None, None, None, create_graph=True)
-    except TypeError as error:
-        raise UsageError(
-            f"the attribution does not take (model, inputs, target, create_graph=True): {error}. An attack "
-            "climbs its map, so it has to give one that keeps its graph to the inputs."
-        ) from None
-    except ValueError:
-        return  # a builtin whose parameters Python cannot tell
+    if create_graph:
+        name = getattr(attribution, "__qualname__", type(attribution).__name__)
+        check_signature("attribution", name, attribution, ("model", "inputs", "target"), ["create_graph"])
 
 
 def check_finite_map(maps: Tensor) -> None:

@@ -1,9 +1,8 @@
-"""Judges the iterates of an attribution attack: which look worst, the trace of all, and the final choice."""
+"""Which iterates of an attribution attack look worst: the trace of all, short lists, and the final choice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,31 +10,22 @@ from torch import Tensor
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.metrics.views import saliency
-from veridical.runtime.record import record
 
 Map = Callable[[Tensor], Tensor]
 """inputs (N, C, H, W) -> attribution (N, C, H, W), for one fixed batch and target."""
 
 
-@dataclass
 class Shortlist:
     """The `size` iterates of least value per example, values (S, N) ascending, and their maps by the judge.
 
     inputs, maps (S, N, ...); those of the origin in places that no iterate took.
     """
 
-    origin: Tensor
-    clean_map: Tensor
-    size: int
-    values: Tensor = field(init=False)
-    inputs: Tensor = field(init=False)
-    maps: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        examples = self.origin.shape[0]
-        self.values = torch.full((self.size, examples), float("inf"), dtype=torch.float64)
+    def __init__(self, origin: Tensor, clean_map: Tensor, size: int) -> None:
+        self.size = size
+        self.values = torch.full((size, origin.shape[0]), torch.inf, dtype=torch.float64)
         self.inputs, self.maps = (
-            first.detach().expand(self.size, *first.shape).clone() for first in (self.origin, self.clean_map)
+            first.detach().expand(size, *first.shape).clone() for first in (origin, clean_map)
         )
 
     def offer(self, inputs: Tensor, maps: Tensor, values: Tensor) -> None:
@@ -43,6 +33,7 @@ class Shortlist:
         better = values < self.values[-1]
         if not bool(better.any()):
             return
+        # The newcomer takes the last place, then all are sorted; stable, so that the earlier of equals leads.
         self.values[-1, better] = values[better]
         self.values, order = self.values.sort(dim=0, stable=True)
         for kept, new in ((self.inputs, inputs), (self.maps, maps)):
@@ -50,20 +41,6 @@ class Shortlist:
             if self.size > 1:
                 index = order.to(kept.device).reshape(*order.shape, *[1] * (kept.ndim - 2))
                 kept.copy_(kept.gather(0, index.expand_as(kept)))
-
-
-@record
-class Choice:
-    """What `IterateSelector.choose` settled on: the fields of `AttackResult`; evaluations are final maps."""
-
-    inputs: Tensor
-    clean_map: Tensor
-    perturbed_map: Tensor
-    kendall_tau: Tensor
-    spearman: Tensor
-    topk_intersection: Tensor
-    found: Tensor
-    evaluations: int
 
 
 class IterateSelector:
@@ -107,21 +84,21 @@ class IterateSelector:
         """Kendall's tau (N,) float64 of the iterate's map with the original's; +inf where inadmissible."""
         with torch.no_grad():
             admissible = (self.logits(inputs).argmax(1) == self.label).cpu()
-        found = self.attribute(inputs)
-        maps = saliency(found)
+        attribution = self.attribute(inputs)
+        maps = saliency(attribution)
         self.evaluations += 1
         tau = kendall_tau(maps, self.clean).cpu()
         self.trace.append(torch.where(admissible, tau, torch.nan))
         value = torch.where(admissible & ~tau.isnan(), tau, torch.inf)
-        self.by_tau[-1].offer(inputs, found, value)
+        self.by_tau[-1].offer(inputs, attribution, value)
         if self.by_intersection is not None:
             overlap = topk_intersection(maps, self.clean, self.k).cpu().double()
             # Among equal overlaps the one of lower tau, without changing the order of different overlaps.
             worth = torch.where(value.isinf(), torch.inf, overlap + 1e-9 * value)
-            self.by_intersection.offer(inputs, found, worth)
+            self.by_intersection.offer(inputs, attribution, worth)
         return value.to(inputs.device)
 
-    def seal(self) -> None:
+    def freeze(self) -> None:
         """Close the shortlist by tau and begin another, so that what follows cannot displace its iterates.
 
         The judging map is cheaper than the final one: an iterate that it ranks lower may be worse in truth.
@@ -131,16 +108,19 @@ class IterateSelector:
     def _shortlist(self) -> Shortlist:
         return Shortlist(self.origin, self.clean_map, self.size)
 
-    def choose(self, final: Map | None, *, minimise_each: bool) -> Choice:
-        """IterateSelector all shortlisted iterates by the final map and pick the least: the attack's outcome.
+    def choose(self, final: Map | None) -> tuple[dict[str, Tensor], int]:
+        """The attack's outcome, from all shortlisted iterates: fields of `AttackResult`, and final maps made.
 
-        final: None where it is the judging map, so that every map is there already.
+        final: the map that they are judged by; None where it is the judging map, so that every map is there
+        already. tau and intersection are each the least of their own iterates if each was minimised, else
+        those of the iterate of least tau.
         """
         clean_map = self.clean_map if final is None else final(self.origin)
         clean = saliency(clean_map)
         tau = torch.full(self.label.shape, torch.inf, dtype=torch.float64)
         overlap, rank = tau.clone(), tau.clone()
         kept, kept_map = self.origin.clone(), clean_map.clone()
+        each = self.by_intersection is not None
         lists = [*self.by_tau, *([] if self.by_intersection is None else [self.by_intersection])]
         for shortlist in lists:
             judged = zip(shortlist.inputs, shortlist.maps, shortlist.values, strict=True)
@@ -151,9 +131,9 @@ class IterateSelector:
                 new_overlap = topk_intersection(new, clean, self.k).cpu().double()
                 usable = worth.isfinite() & ~new_tau.isnan()
                 better = usable & (new_tau < tau)
-                rank = torch.where(usable & (new_rank < rank) if minimise_each else better, new_rank, rank)
+                rank = torch.where(usable & (new_rank < rank) if each else better, new_rank, rank)
                 overlap = torch.where(
-                    usable & (new_overlap < overlap) if minimise_each else better, new_overlap, overlap
+                    usable & (new_overlap < overlap) if each else better, new_overlap, overlap
                 )
                 tau = torch.where(better, new_tau, tau)
                 mask = better.to(kept.device)
@@ -162,13 +142,13 @@ class IterateSelector:
         found = tau < 1
         unharmed = ~found.to(kept.device)
         kept[unharmed], kept_map[unharmed] = self.origin[unharmed], clean_map[unharmed]
-        return Choice(
-            inputs=kept,
-            clean_map=clean_map,
-            perturbed_map=kept_map,
-            kendall_tau=torch.where(found, tau, 1.0),
-            spearman=torch.where(found, rank, 1.0),
-            topk_intersection=torch.where(found, overlap, 1.0),
-            found=found,
-            evaluations=0 if final is None else 1 + sum(shortlist.size for shortlist in lists),
-        )
+        outcome = {
+            "inputs": kept,
+            "clean_map": clean_map,
+            "perturbed_map": kept_map,
+            "kendall_tau": torch.where(found, tau, 1.0),
+            "spearman": torch.where(found, rank, 1.0),
+            "topk_intersection": torch.where(found, overlap, 1.0),
+            "found": found,
+        }
+        return outcome, 0 if final is None else 1 + sum(shortlist.size for shortlist in lists)
