@@ -26,10 +26,8 @@ from veridical.runtime.errors import (
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.record import record
 from veridical.runtime.registry import load_factory
-from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ObjectiveEntry
+from veridical.training.penalties import OBJECTIVES, AttributionPenalty
 from veridical.training.settings import RobustSettings
-
-_Bounds = tuple[float, float] | None
 
 
 @record
@@ -290,7 +288,7 @@ def build_objective(
     robust: RobustSettings | None,
     *,
     progress: float = 1.0,
-    bounds: _Bounds = (0.0, 1.0),
+    bounds: tuple[float, float] | None = (0.0, 1.0),
     trust_code: bool = False,
 ) -> Objective:
     """The objective of that name at a point of the training (progress from 0 to 1), for inputs in `bounds`.
@@ -299,30 +297,16 @@ def build_objective(
     inner step with it, is smaller in proportion; nothing else depends on the progress.
     """
     entry = OBJECTIVES.get(name, trust_code=trust_code)
-    if entry.options and robust is None:
+    if entry.build is not None:
+        objective: Objective = load_factory(entry.build)(robust, progress, bounds)
+        return objective
+    if entry.penalty is None:
+        return Natural()
+    if robust is None:
         raise argument_error("robust", robust, f"the settings of the objective {name}")
-    objective: Objective = load_factory(entry.build)(entry, robust, progress, bounds)
-    return objective
-
-
-def evaluation_ball(robust: RobustSettings) -> Ball:
-    """The ball in which a run's predictions are attacked while it is validated."""
-    return ball(robust.norm, robust.radius)
-
-
-def build_natural(
-    entry: ObjectiveEntry, robust: RobustSettings | None, progress: float, bounds: _Bounds
-) -> Natural:
-    """The registry's factory of the natural objective; nothing decides about it."""
-    del entry, robust, progress, bounds
-    return Natural()
-
-
-def build_robust_attribution(
-    entry: ObjectiveEntry, robust: RobustSettings, progress: float, bounds: _Bounds
-) -> RobustAttribution:
-    """The registry's factory of an entry's penalty with the settings of a run."""
-    assert entry.penalty is not None
+    penalty = entry.penalty(robust, progress)
+    if entry.at_the_image:
+        return _at_the_image(penalty, robust)
     assert robust.inner_steps is not None
     assert robust.inner_step_size is not None
     assert robust.inner_start is not None
@@ -336,7 +320,7 @@ def build_robust_attribution(
         quadrature=Quadrature(rule, robust.inner_nodes or 1),
     )
     return RobustAttribution(
-        entry.penalty(robust, progress),
+        penalty,
         ball(robust.norm, grown * robust.ball_radius, bounds),
         weight=robust.weight,
         quadrature=Quadrature(rule, robust.nodes or 1),
@@ -344,24 +328,25 @@ def build_robust_attribution(
     )
 
 
-def build_input_gradient(
-    entry: ObjectiveEntry, robust: RobustSettings, progress: float, bounds: _Bounds
-) -> RobustAttribution:
-    """The registry's factory of l(x) + weight * ||grad l(x)||_q^q, the case of one node at x.
+def evaluation_ball(robust: RobustSettings) -> Ball:
+    """The ball in which a run's predictions are attacked while it is validated."""
+    return ball(robust.norm, robust.radius)
 
-    With it max ||d * grad l||_1 over the ball is radius * ||grad l||_q, attained at d = radius * (the dual
+
+def _at_the_image(penalty: AttributionPenalty, robust: RobustSettings) -> RobustAttribution:
+    """l(x) + weight * ||grad l(x)||_q^q, for a penalty of power q: the case of one node, which lies at x.
+
+    There max ||d * grad l||_1 over the ball is radius * ||grad l||_q, attained at d = radius * (the dual
     direction of the gradient), where the start already lies. No image is shown there: the ball has no bounds.
     """
-    del bounds
-    assert entry.penalty is not None
     if not robust.ball_radius > 0:
         raise argument_error("radius", robust.ball_radius, "a positive number")
-    penalty, at_the_image = entry.penalty(robust, progress), Quadrature("left", 1)
+    node = Quadrature("left", 1)
     return RobustAttribution(
         penalty,
         ball(robust.norm, robust.ball_radius, None),
         # The radius cancels, so that the weight is lambda' itself.
         weight=robust.weight / robust.ball_radius**penalty.power,
-        quadrature=at_the_image,
-        inner=Inner(steps=0, start="gradient", quadrature=at_the_image),
+        quadrature=node,
+        inner=Inner(steps=0, start="gradient", quadrature=node),
     )

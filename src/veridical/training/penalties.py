@@ -96,37 +96,35 @@ def l1_power(q: float) -> AttributionPenalty:
 
 @dataclass(frozen=True)
 class ObjectiveEntry:
-    """One objective by name: how it is built, and what commands, recipes and docs have to know of it.
+    """One objective by name: what it is made of, and what commands, recipes and docs have to know of it.
 
     Parameters
     ----------
     name, summary
         What the option --objective takes, and one line for help and docs.
     penalty
-        (settings, progress of the training from 0 to 1) -> the penalty of Robust Attribution.
+        (settings, progress of the training from 0 to 1) -> the penalty; None: there is none.
     options
         Fields of `ObjectiveOptions` that it takes, beside the norm; others are refused.
-    build
-        (entry, settings, progress, bounds) -> `Objective`, or "module:function"; the settings are None for an
-        objective without options.
     needs_second_order
         Whether its gradient in the weights differentiates a gradient in the inputs.
+    at_the_image
+        Whether the attribution has one node, at the image itself, so that the inner maximum is known.
     cost
         Time of a step, as a multiple of a natural one's, roughly: it orders the jobs of a study.
+    build
+        For an objective of another kind, in place of the penalty: (settings, progress, bounds of the inputs)
+        -> `Objective`, or "module:function". The settings are None for an objective without options.
     """
 
     name: str
     summary: str
     penalty: Callable[[RobustSettings, float], AttributionPenalty] | None = None
     options: tuple[str, ...] = ()
-    build: str | Callable[..., Any] = "veridical.training.objectives:build_robust_attribution"
     needs_second_order: bool = False
+    at_the_image: bool = False
     cost: float = 3.5
-
-    @property
-    def has_ball(self) -> bool:
-        """Whether its runs have a ball, in which their predictions are attacked when they are validated."""
-        return "radius" in self.options
+    build: str | Callable[..., Any] | None = None
 
 
 def _ig_sum_norm(robust: RobustSettings, progress: float) -> AttributionPenalty:
@@ -134,8 +132,9 @@ def _ig_sum_norm(robust: RobustSettings, progress: float) -> AttributionPenalty:
     return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
 
 
-def _of_trusted_code(name: str, function: Callable[..., Any]) -> ObjectiveEntry:
-    return ObjectiveEntry(name, "code of one's own", build=lambda *_: function)
+def _input_gradient(robust: RobustSettings, progress: float) -> AttributionPenalty:
+    del progress
+    return l1_power({"linf": 1.0, "l2": 2.0}[robust.norm])  # q of 1/p + 1/q = 1
 
 
 _BALL = ("weight", "radius", "training_radius")
@@ -147,12 +146,7 @@ OBJECTIVES = Registry(
     "veridical.objectives",
     ObjectiveEntry,
     [
-        ObjectiveEntry(
-            "natural",
-            "the loss l(x) alone",
-            build="veridical.training.objectives:build_natural",
-            cost=1.0,
-        ),
+        ObjectiveEntry("natural", "the loss l(x) alone", cost=1.0),
         ObjectiveEntry(
             "adversarial",
             "l(x) and the change of the loss; with weight 1 adversarial training, max l(x')",
@@ -161,11 +155,11 @@ OBJECTIVES = Registry(
         ),
         ObjectiveEntry(
             "input-gradient",
-            "l(x) and the gradient of the loss in x: its L1 norm (linf) or its squared L2 norm (l2)",
-            lambda robust, _: l1_power({"linf": 1.0, "l2": 2.0}[robust.norm]),  # q of 1/p + 1/q = 1
+            "l(x) and the gradient of the loss at x, its L1 norm (linf) or squared L2 norm (l2)",
+            _input_gradient,
             _BALL,
-            build="veridical.training.objectives:build_input_gradient",
             needs_second_order=True,
+            at_the_image=True,
             cost=3.0,
         ),
         ObjectiveEntry(
@@ -191,7 +185,7 @@ OBJECTIVES = Registry(
             (*_BALL, *_ASCENT),
         ),
     ],
-    wrap=_of_trusted_code,
+    wrap=lambda name, function: ObjectiveEntry(name, "the caller's own", build=lambda *_: function),
     positional=("model", "inputs", "target", "generator"),
 )
 

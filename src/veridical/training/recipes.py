@@ -8,7 +8,7 @@ overrules all. Free of torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from veridical.data.registry import DATASETS
@@ -22,122 +22,66 @@ _Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Rule:
-    """_Values for some data sets (rows of the paper's table; empty: all) and some objectives (empty: all)."""
+    """Values for some data sets (rows of the paper's table; empty: all) and some objectives (empty: all)."""
 
-    data: tuple[str, ...] = ()
-    objectives: tuple[str, ...] = ()
-    values: _Values = field(default_factory=dict)
+    data: tuple[str, ...]
+    objectives: tuple[str, ...]
+    values: _Values
 
     def fits(self, data: str, objective: str) -> bool:
         return (not self.data or data in self.data) and (not self.objectives or objective in self.objectives)
+
+
+def _rule(data: tuple[str, ...] = (), objectives: tuple[str, ...] = (), /, **values: Any) -> _Rule:
+    return _Rule(data, objectives, values)
 
 
 _IMAGES_28 = ("mnist", "mnist-5k", "fashion-mnist")
 _RESNETS = ("gtsrb", "flowers17")
 
 # Chen et al. (2019) and their code. Penalties that they did not train get weights of the same meaning.
-_PAPER: tuple[_Rule, ...] = (
-    _Rule(
-        values={
-            "augment": "none",
-            "balance": "none",
-            "weight": 1.0,
-            "training_radius": None,
-            "radius_warm_up": None,
-            "beta": 0.1,
-            "beta_from": 0.0,
-            "inner_start": "random",
-            "inner_score": "size",
-            "inner_nodes": 10,
-            "nodes": 50,
-            "rule": "right",
-            "averaging": 0.0,
-            "warm_up": 0.0,
-            "reduction": "sum",
-        }
-    ),
-    _Rule(
-        _IMAGES_28,
-        values={
-            "model": "cnn",
-            "optimiser": "adam",
-            "schedule": "constant",
-            "learning_rate": 1e-4,
-            "weight_decay": 0.0,
-            "batch_size": 50,
-            "steps": 100_000,
-            "validation": 5000,
-            "train_examples": 55_000,
-        },
-    ),
-    _Rule(_IMAGES_28, ("natural",), {"steps": 25_000}),
-    _Rule((), ("input-gradient",), {"weight": None}),
-    _Rule(("mnist", "mnist-5k"), values={"radius": 0.3, "inner_steps": 40, "inner_step_size": 0.01}),
-    _Rule(("fashion-mnist",), values={"radius": 0.1, "inner_steps": 20, "inner_step_size": 0.01}),
-    _Rule(
-        _RESNETS,
-        values={
-            "model": "rar-resnet",
-            "radius": 8 / 255,
-            "inner_steps": 7,
-            "inner_step_size": 2 / 255,
-            "inner_nodes": 5,
-            "optimiser": "sgd",
-            "schedule": "steps",
-            "learning_rate": 1e-2,
-            "weight_decay": 2e-4,
-            "steps": 70_001,
-        },
-    ),
+_PAPER = (
+    _rule(augment="none", balance="none", averaging=0.0, warm_up=0.0, reduction="sum"),
+    _rule(weight=1.0, training_radius=None, radius_warm_up=None, beta=0.1, beta_from=0.0),
+    _rule(inner_start="random", inner_score="size", inner_nodes=10, nodes=50, rule="right"),
+    _rule((), ("input-gradient",), weight=None),
+    _rule(_IMAGES_28, model="cnn", optimiser="adam", schedule="constant", learning_rate=1e-4),
+    _rule(_IMAGES_28, weight_decay=0.0, batch_size=50, steps=100_000, validation=5000, train_examples=55_000),
+    _rule(_IMAGES_28, ("natural",), steps=25_000),
+    _rule(("mnist", "mnist-5k"), radius=0.3, inner_steps=40, inner_step_size=0.01),
+    _rule(("fashion-mnist",), radius=0.1, inner_steps=20, inner_step_size=0.01),
+    _rule(_RESNETS, radius=8 / 255, inner_steps=7, inner_step_size=2 / 255, inner_nodes=5),
+    _rule(_RESNETS, model="rar-resnet", optimiser="sgd", schedule="steps", steps=70_001),
+    _rule(_RESNETS, learning_rate=1e-2, weight_decay=2e-4),
     # Their data: every class filled up with warped copies of its images, to one number.
-    _Rule(_RESNETS, values={"augment": "warp", "balance": "classes"}),
+    _rule(_RESNETS, augment="warp", balance="classes"),
     # There their code takes the mean where there is no attribution term, and the sum with one.
-    _Rule(_RESNETS, ("natural", "adversarial"), {"reduction": "mean"}),
-    _Rule(("gtsrb",), values={"batch_size": 64, "beta": 1.0}),
-    _Rule(("flowers17",), values={"batch_size": 16, "train_examples": 1224}),
-    _Rule(("flowers17",), ("ig-norm",), {"weight": 0.1}),
-    _Rule(("flowers17",), ("ig-norm", "ig-sum-norm"), {"learning_rate": 1e-3}),
+    _rule(_RESNETS, ("natural", "adversarial"), reduction="mean"),
+    _rule(("gtsrb",), batch_size=64, beta=1.0),
+    _rule(("flowers17",), batch_size=16, train_examples=1224),
+    _rule(("flowers17",), ("ig-norm",), weight=0.1),
+    _rule(("flowers17",), ("ig-norm", "ig-sum-norm"), learning_rate=1e-3),
 )
 
 # Veridical's own. A radius or weight not named here is the paper's. inner_step_share: of the ball's
 # radius in training.
-_FAST: tuple[_Rule, ...] = (
-    _Rule(
-        values={
-            "augment": "none",
-            "balance": "none",
-            "beta_from": 0.0,
-            "training_radius": None,
-            "radius_warm_up": None,
-            "inner_steps": 2,
-            "inner_step_share": 0.7,
-            "inner_start": "random",
-            "inner_score": "loss",
-            "inner_nodes": 1,
-            "nodes": 1,
-            "rule": "midpoint",
-            "optimiser": "adam",
-            "schedule": "one-cycle",
-            "learning_rate": 1e-3,
-            "weight_decay": 0.0,
-            "batch_size": 100,
-            "epochs": 7.0,
-            "averaging": 0.999,
-            "warm_up": 0.15,
-            "reduction": "mean",
-        }
-    ),
+_FAST = (
+    _rule(augment="none", balance="none", training_radius=None, radius_warm_up=None, beta_from=0.0),
+    _rule(inner_steps=2, inner_step_share=0.7, inner_start="random", inner_score="loss"),
+    _rule(inner_nodes=1, nodes=1, rule="midpoint"),
+    _rule(optimiser="adam", schedule="one-cycle", warm_up=0.15, learning_rate=1e-3, weight_decay=0.0),
+    _rule(batch_size=100, epochs=7.0, averaging=0.999, reduction="mean"),
     # The paper's initial weights are large, and small rates leave them where they are.
-    _Rule(_IMAGES_28, values={"learning_rate": 3e-3}),
-    _Rule(("mnist", "fashion-mnist"), values={"epochs": 8.0}),
-    _Rule(("mnist", "fashion-mnist"), ("natural",), {"epochs": 7.0}),
+    _rule(_IMAGES_28, learning_rate=3e-3),
+    _rule(("mnist", "fashion-mnist"), epochs=8.0),
+    _rule(("mnist", "fashion-mnist"), ("natural",), epochs=7.0),
     # A step with the L1 term takes twice the time of one without.
-    _Rule(("mnist", "fashion-mnist"), ("ig-norm",), {"epochs": 5.0}),
-    _Rule((), ("ig-sum-norm",), {"beta_from": 0.75}),
-    _Rule(("mnist-5k",), ("ig-sum-norm",), {"beta": 0.3, "beta_from": 0.6}),
-    _Rule(("mnist-5k",), values={"epochs": 15.0, "batch_size": 50, "averaging": 0.99}),
-    _Rule(("gtsrb",), values={"epochs": 15.0}),
-    _Rule(("flowers17",), values={"epochs": 40.0, "batch_size": 32, "averaging": 0.99}),
+    _rule(("mnist", "fashion-mnist"), ("ig-norm",), epochs=5.0),
+    _rule((), ("ig-sum-norm",), beta_from=0.75),
+    _rule(("mnist-5k",), ("ig-sum-norm",), beta=0.3, beta_from=0.6),
+    _rule(("mnist-5k",), epochs=15.0, batch_size=50, averaging=0.99),
+    _rule(("gtsrb",), epochs=15.0),
+    _rule(("flowers17",), epochs=40.0, batch_size=32, averaging=0.99),
 )
 
 
@@ -254,17 +198,16 @@ def _paper_row(data: str, shape: tuple[int, int, int]) -> str:
 
 def _recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
     """All values of a recipe for one row of the table and one objective."""
-    merged: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for rule in _PAPER:
-        # Veridical's table is a departure from the paper's in these and keeps it in the rest.
         if rule.fits(row, objective):
+            # Veridical's recipe keeps of the paper's how large the ball and the penalty are.
             kept = ("weight", "beta", "radius") if recipe == "fast" else tuple(rule.values)
-            merged.update({key: value for key, value in rule.values.items() if key in kept})
-    if recipe == "fast":
-        for rule in _FAST:
-            if rule.fits(row, objective):
-                merged.update(rule.values)
-    return merged
+            result |= {name: value for name, value in rule.values.items() if name in kept}
+    for rule in _FAST if recipe == "fast" else ():
+        if rule.fits(row, objective):
+            result |= rule.values
+    return result
 
 
 _IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")

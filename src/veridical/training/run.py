@@ -45,6 +45,7 @@ from veridical.training.checkpoint import (
     weights,
 )
 from veridical.training.log import read_log
+from veridical.training.penalties import OBJECTIVES
 from veridical.training.recipes import list_deviations
 from veridical.training.settings import Records, Settings
 from veridical.training.task import OWN, Task, build_recorded, split_data
@@ -131,8 +132,8 @@ def load(
     """Read a finished run.
 
     model: the architecture, for a run that was trained with a module of the caller's own; it is copied, and
-    the copy gets the weights. trust_code: allow a network that is a
-    module:callable. Raises RunError for a folder that is no run, is unfinished or does not fit.
+    the copy gets the weights. trust_code: allow a network that is a module:callable. Raises RunError for a
+    folder that is no run, is unfinished or does not fit.
     """
     path = as_path(folder, "run")
     if not isinstance(model, nn.Module | None):
@@ -295,7 +296,7 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     record["training_radius"] = robust.ball_radius
     if robust.radius_warm_up:
         record["radius_warm_up"] = robust.radius_warm_up
-    if robust.inner_steps is None:
+    if OBJECTIVES.get(settings.objective).at_the_image:
         return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
     record |= {name: getattr(robust, name) for name in names}
     if robust.inner_score is None:
