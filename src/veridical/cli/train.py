@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from veridical.runtime.config import TrainOptions as Options
+from veridical.training.penalties import OBJECTIVES
 
 __all__ = ["SHARED", "Options", "run"]
+
+__doc__ = "\n".join(  # the head of --help lists what the registry has
+    [f"{__doc__}", "objectives:", *(f"  {entry.name:<16}{entry.summary}" for entry in OBJECTIVES.entries())]
+)
 
 SHARED = True
 """Several processes can do this command together."""

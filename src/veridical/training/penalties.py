@@ -101,7 +101,7 @@ class ObjectiveEntry:
     Parameters
     ----------
     name, summary
-        What the option --objective takes, and one line for help and docs.
+        What the option --objective takes, and what is minimised, in one line for help and docs.
     penalty
         (settings, progress of the training from 0 to 1) -> the penalty; None: there is none.
     options
@@ -146,16 +146,16 @@ OBJECTIVES = Registry(
     "veridical.objectives",
     ObjectiveEntry,
     [
-        ObjectiveEntry("natural", "the loss l(x) alone", cost=1.0),
+        ObjectiveEntry("natural", "l(x)", cost=1.0),
         ObjectiveEntry(
             "adversarial",
-            "l(x) and the change of the loss; with weight 1 adversarial training, max l(x')",
+            "max l(x') (Madry et al. 2018): the size is the sum, with weight 1",
             lambda *_: signed_sum(),
             (*_BALL, *_ASCENT),
         ),
         ObjectiveEntry(
             "input-gradient",
-            "l(x) and the gradient of the loss at x, its L1 norm (linf) or squared L2 norm (l2)",
+            "l(x) + weight' * (dual norm of the gradient)^q: the L1 norm to the power q, one node at x",
             _input_gradient,
             _BALL,
             needs_second_order=True,
@@ -164,7 +164,7 @@ OBJECTIVES = Registry(
         ),
         ObjectiveEntry(
             "ig-norm",
-            "l(x) and the L1 norm of the attribution (IG-NORM)",
+            "l(x) + weight * max of the L1 norm",
             lambda *_: l1_norm(),
             (*_BALL, *_ASCENT, *_MAPS),
             needs_second_order=True,
@@ -172,7 +172,7 @@ OBJECTIVES = Registry(
         ),
         ObjectiveEntry(
             "ig-sum-norm",
-            "adversarial training and beta times the L1 norm of the attribution (IG-SUM-NORM)",
+            "max { l(x') + beta * L1 norm }: the size is the sum + beta * L1 norm, with weight 1",
             _ig_sum_norm,
             (*_BALL, "beta", "beta_from", *_ASCENT, *_MAPS),
             needs_second_order=True,
@@ -180,7 +180,7 @@ OBJECTIVES = Registry(
         ),
         ObjectiveEntry(
             "loss-change",
-            "l(x) and the absolute change of the loss",
+            "l(x) + weight * max of abs(l(x') - l(x)): the absolute sum",
             lambda *_: absolute_sum(),
             (*_BALL, *_ASCENT),
         ),
