@@ -26,7 +26,7 @@ from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import protocol
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.models import build, cnn
-from veridical.runtime.config import TrainOptions
+from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import build_objective
 from veridical.training.recipes import resolve
 

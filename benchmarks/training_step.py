@@ -21,7 +21,7 @@ from dataclasses import replace
 import torch
 
 from veridical.models.registry import build
-from veridical.runtime.config import TrainOptions
+from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import Objective, RobustAttribution, build_objective
 from veridical.training.recipes import resolve
 

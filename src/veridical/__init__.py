@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from veridical.faithfulness.diffroar import diffroar
     from veridical.faithfulness.result import DiffRoarResult
     from veridical.models import Normalized, build
-    from veridical.runtime.config import TrainOptions
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
+    from veridical.runtime.options import TrainOptions
     from veridical.training.loop import train
     from veridical.training.run import Run
 
@@ -111,7 +111,7 @@ _HOMES = {
     "DiffRoarResult": "faithfulness.result",
     "Normalized": "models",
     "build": "models",
-    "TrainOptions": "runtime.config",
+    "TrainOptions": "runtime.options",
     "DataError": "runtime.errors",
     "RunError": "runtime.errors",
     "UsageError": "runtime.errors",

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from veridical.cli.options import POSITIONAL, parse_options
+from veridical.cli.options import parse_options
+from veridical.runtime.checking import POSITIONAL
 from veridical.runtime.errors import UsageError
 
 

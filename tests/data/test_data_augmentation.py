@@ -9,8 +9,8 @@ from torch import Tensor
 
 from veridical.data import DATASETS
 from veridical.data.augmentation import Augmentation, balanced_order
-from veridical.runtime.config import AugmentName
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import AugmentName
 
 KINDS: list[AugmentName] = [kind for kind in get_args(AugmentName) if kind != "none"]
 SIZE = 33

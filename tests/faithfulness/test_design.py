@@ -9,8 +9,8 @@ from veridical.faithfulness.design import Design, Retraining
 from veridical.faithfulness.diffroar import diffroar
 from veridical.faithfulness.recipe import OVERRIDES
 from veridical.faithfulness.unmasking import Kept
-from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import UsageError
+from veridical.runtime.study_config import DiffRoarOptions
 
 
 def test_every_curve_level_end_and_repeat_is_trained_once() -> None:

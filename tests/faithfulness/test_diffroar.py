@@ -22,9 +22,9 @@ from veridical.faithfulness.result import DiffRoarResult
 from veridical.faithfulness.verdict import judge
 from veridical.jobs import InProcess, ProcessPool, Progress
 from veridical.models import build
-from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.guards import thread_count
+from veridical.runtime.study_config import DiffRoarOptions
 from veridical.training.loop import train
 
 # 0.0625 of 64 pixels are four: as many as hold the class in `marked_data`.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from veridical.faithfulness.ranking import Ranking, rank
-from veridical.runtime.config import OrderName, PerName
 from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.options import OrderName, PerName
 
 
 def maps(examples: int = 6, channels: int = 3, seed: int = 0) -> torch.Tensor:

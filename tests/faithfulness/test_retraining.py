@@ -16,8 +16,8 @@ from veridical.faithfulness.ranking import Ranking, rank
 from veridical.faithfulness.recipe import architecture, fresh_model, recipe_source, training_fields
 from veridical.faithfulness.retraining import ACCURACY, RUN, retrain
 from veridical.faithfulness.sources import load_source, source_by_name, source_of_arrays
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.training.loop import train
 from veridical.training.recipes import resolve
 from veridical.training.settings import Settings

@@ -20,8 +20,8 @@ from veridical.faithfulness.unmasking import (
     unmask,
     unmasked_dataset,
 )
-from veridical.runtime.config import FillName, ModeName
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import FillName, ModeName
 
 BLACK = ConstantFill((0.0,) * 3)
 

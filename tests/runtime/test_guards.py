@@ -117,7 +117,7 @@ def test_thread_count_is_restored_and_checked() -> None:
         raise BrokenError
     assert torch.get_num_threads() == before
     with (
-        pytest.raises(UsageError, match="threads: expected a number from 1 to"),
+        pytest.raises(UsageError, match="threads: expected an integer from 1 to"),
         thread_count(0),
     ):
         pass

@@ -8,11 +8,11 @@ import torch
 
 from veridical.cli.main import main
 from veridical.jobs import ProcessPool
-from veridical.runtime.config import AttackOptions, DiffRoarOptions
+from veridical.runtime.checking import MOST_PROCESSES
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
-from veridical.runtime.process_group import ALONE, MOST, ProcessGroup, joined, launched
-from veridical.runtime.study_config import SanityOptions
+from veridical.runtime.process_group import ALONE, ProcessGroup, joined, launched
+from veridical.runtime.study_config import AttackOptions, DiffRoarOptions, SanityOptions
 
 
 def _started(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:
@@ -62,11 +62,11 @@ def test_threads_and_processes_are_bounded_wherever_they_are_taken(number: Any) 
         "per_gpu": lambda: ProcessPool(per_gpu=number),
     }
     for name, take in places.items():
-        with pytest.raises(UsageError, match=f"^{name}: expected a number from 1 to"):
+        with pytest.raises(UsageError, match=f"^{name}: expected an integer from 1 to"):
             take()
     for kind in (AttackOptions, DiffRoarOptions, SanityOptions):
         for name in ("threads", "workers"):
-            with pytest.raises(UsageError, match=f"^{name}: expected a(n integer| number) from 1 to {MOST}"):
+            with pytest.raises(UsageError, match=f"^{name}: expected an integer from 1 to {MOST_PROCESSES}"):
                 kind(run="run", out="out", **{name: number})
 
 

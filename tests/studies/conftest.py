@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from veridical.runtime.config import AttackOptions
+from veridical.runtime.study_config import AttackOptions
 from veridical.studies.attack_run import attack_run
 from veridical.training.loop import train
 

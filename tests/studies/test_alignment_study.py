@@ -11,9 +11,9 @@ import torch
 from veridical.data import load
 from veridical.data.masked import load_masked, save_masked
 from veridical.data.shortcut import shortcut
-from veridical.runtime.data_config import ShortcutOptions
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import read_json
+from veridical.runtime.options import ShortcutOptions
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies import alignment_plan
 from veridical.studies.alignment import alignment_run

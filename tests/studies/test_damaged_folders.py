@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from veridical.cli.main import main
-from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import claim_folder, digest, pack_arrays
+from veridical.runtime.study_config import DiffRoarOptions
 from veridical.studies.attack_report import write_attack_report
 from veridical.studies.attacked import named, read_attack
 from veridical.studies.diffroar_report import read_measured, write_measured_report

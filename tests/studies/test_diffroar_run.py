@@ -12,9 +12,9 @@ from veridical.cli.main import main
 from veridical.faithfulness import forecast, retraining
 from veridical.faithfulness.diffroar import diffroar
 from veridical.jobs import InProcess, ProcessPool, Progress, workers_of
-from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
+from veridical.runtime.study_config import DiffRoarOptions
 from veridical.studies.diffroar_run import diffroar_run, predict
 from veridical.studies.executors import executor_of
 

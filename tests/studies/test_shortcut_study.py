@@ -10,9 +10,9 @@ import torch
 
 from veridical.data.shortcut import shortcut_variants
 from veridical.jobs import InProcess, Store
-from veridical.runtime.data_config import ShortcutOptions
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
+from veridical.runtime.options import ShortcutOptions
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies import shortcut
 from veridical.studies.shortcut import Shortcut, chance_rate, follows

@@ -25,8 +25,8 @@ from veridical.attacks.ball import Linf, Noise
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import SmoothGrad
 from veridical.data import Dataset, Split
-from veridical.runtime.config import AttackOptions
 from veridical.runtime.process_group import ProcessGroup, joined
+from veridical.runtime.study_config import AttackOptions
 from veridical.studies.attack_run import attack_run
 from veridical.training import loop
 from veridical.training.distributed import Share

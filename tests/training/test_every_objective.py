@@ -13,8 +13,8 @@ import veridical
 from veridical.attacks.ball import Noise
 from veridical.cli.main import main
 from veridical.data import Dataset
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import (
     Natural,
     Objective,

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from veridical.attacks.ball import Linf, Noise
 from veridical.data import Dataset
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.training.checkpoint import pack
 from veridical.training.log import read_log
 from veridical.training.loop import train

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from veridical.attacks.ascent import value_and_gradient
 from veridical.attacks.ball import Linf
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.config import ScoreName
+from veridical.runtime.options import ScoreName
 from veridical.training.objectives import Inner, Natural, RobustAttribution
 from veridical.training.penalties import (
     AttributionPenalty,

@@ -11,8 +11,8 @@ import torch
 
 import veridical
 from veridical.data import Dataset, Split
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.training.log import read_log
 from veridical.training.objectives import RobustAttribution, build_objective, evaluation_ball
 from veridical.training.recipes import resolve

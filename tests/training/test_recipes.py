@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.training.recipes import list_deviations, resolve
 from veridical.training.settings import Settings
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from veridical.attacks.ball import Linf
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import RobustAttribution, build_objective, evaluation_ball
 from veridical.training.recipes import resolve
 from veridical.training.settings import RobustSettings

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from veridical.attacks.ball import Ball, Noise
 from veridical.attribution.path import check_scalar
-from veridical.runtime.errors import UsageError, check_count, check_positive, unknown_name_error
+from veridical.runtime.checking import check_count, check_positive
+from veridical.runtime.errors import UsageError, unknown_name_error
 from veridical.runtime.lengths import power_of_two
 from veridical.runtime.record import record
 

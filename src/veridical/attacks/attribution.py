@@ -29,7 +29,7 @@ from veridical.attribution.classifier import (
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder, check_second_order
-from veridical.runtime.checking import checked
+from veridical.runtime.checking import Count, Seed, checked
 from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
@@ -92,9 +92,9 @@ def attack(
     attack: Direction,
     ball: Ball,
     protocol: str | Protocol = "paper-fast",
-    seed: int = 0,
+    seed: Seed = 0,
     indices: Sequence[int] | Tensor | None = None,
-    rows: int | None = None,
+    rows: Count | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> AttackResult:
     """Change the attribution of `target` within `ball`, the predicted label kept; lower tau is a success.

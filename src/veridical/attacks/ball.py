@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from veridical.attribution.classifier import check_indices, check_inputs
-from veridical.runtime.checking import Checked
+from veridical.runtime.checking import Checked, Length, Pixel
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.lengths import NARROW, length, power_of_two, widened
 
@@ -40,8 +40,8 @@ class Ball(Checked, ABC):
         Least and greatest valid value, or None for no bounds (theorems are stated without them).
     """
 
-    radius: float
-    bounds: tuple[float, float] | None = (0.0, 1.0)
+    radius: Length
+    bounds: tuple[Pixel, Pixel] | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

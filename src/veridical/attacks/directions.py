@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from veridical.runtime.errors import UsageError, check_count
+from veridical.runtime.checking import check_count
+from veridical.runtime.errors import UsageError
 from veridical.runtime.registry import Registry
 from veridical.runtime.trusted_import import source_digest
 

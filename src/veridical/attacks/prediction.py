@@ -12,7 +12,7 @@ from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Ball, Noise, NoiseRows, numbered_examples
 from veridical.attribution.classifier import all_finite, examining, out_of_inference
 from veridical.attribution.method import TargetScalar
-from veridical.runtime.checking import checked
+from veridical.runtime.checking import Count, Repeats, Seed, StepSize, checked
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream
 
@@ -24,12 +24,12 @@ def pgd(
     target: Tensor,
     ball: Ball,
     *,
-    steps: int = 20,
-    step_size: float | None = None,
+    steps: Count = 20,
+    step_size: StepSize | None = None,
     start: Literal["origin", "random"] = "random",
-    restarts: int = 1,
+    restarts: Repeats = 1,
     keep: Literal["last", "best"] = "last",
-    seed: int = 0,
+    seed: Seed = 0,
     indices: Sequence[int] | Tensor | None = None,
     generator: Noise | None = None,
 ) -> Tensor:

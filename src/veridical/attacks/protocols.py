@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from veridical.attacks.directions import TopK
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.checking import Checked, limited
-from veridical.runtime.errors import (
-    UsageError,
-    argument_error,
-    check_count,
-    check_positive,
-    unknown_name_error,
-)
+from veridical.runtime.checking import Checked, Count, Factor, Limit, StepSize, check_count, check_positive
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+
+Sharpness = Annotated[float, Limit(0, 1e6, above=True)]
+"""Of a softplus."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,13 @@ class Restart(Checked):
     """
 
     start: Literal["origin", "random"] = "origin"
-    beta: float | None = field(default=1.0, metadata=limited(0, 1e6, above=True))
-    beta_end: float | None = field(default=None, metadata=limited(0, 1e6, above=True))
-    momentum: float = field(default=0.0, metadata=limited(0, 1e6))
+    beta: Sharpness | None = 1.0
+    beta_end: Sharpness | None = None
+    momentum: Factor = 0.0
     decay: Literal["constant", "linear"] = "constant"
     goal: Literal["attack", "decorrelate"] = "attack"
-    label_weight: float = field(default=0.0, metadata=limited(0, 1e6))
-    step_scale: float = field(default=1.0, metadata=limited(0, 1e4, above=True))
+    label_weight: Factor = 0.0
+    step_scale: StepSize = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,13 @@ class Protocol(Checked):
     """
 
     name: str
-    steps: int = 100
-    step_size: float = 0.01
-    k: int | None = None
+    steps: Count = 100
+    step_size: StepSize = 0.01
+    k: Count | None = None
     climb_nodes: Quadrature = Quadrature("right", 100)
     judge_nodes: Quadrature = Quadrature("right", 100)
     final_nodes: Quadrature | None = None
-    shortlist: int = field(default=1, metadata=limited(1, 10**9))
+    shortlist: Count = 1
     climbs: tuple[Restart, ...] = (Restart(),)
     minimise_each: bool = False
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from veridical.data.dataset import Split
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.registry import compare_maps, measures
 from veridical.metrics.views import saliency
-from veridical.runtime.checking import checked
+from veridical.runtime.checking import Count, Length, Limit, Pictures, Pixel, Seed, Steps, StepSize, checked
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.record import record
@@ -124,24 +124,24 @@ def measure_robustness(
     model: nn.Module,
     split: Split,
     *,
-    radius: float,
-    curve: Sequence[float] = (),
+    radius: Length,
+    curve: Sequence[Length] = (),
     norm: Literal["linf", "l2"] = "linf",
-    bounds: tuple[float, float] | None = (0.0, 1.0),
+    bounds: tuple[Pixel, Pixel] | None = (0.0, 1.0),
     protocol: str | Protocol = "paper-fast",
-    k: int | None = None,
-    steps: int | None = None,
-    step_size: float | None = None,
+    k: Count | None = None,
+    steps: Count | None = None,
+    step_size: StepSize | None = None,
     attribution: Method | None = None,
     attack: Direction | None = None,
-    pgd_steps: int = 20,
-    pgd_step_size: float | None = None,
-    window: int = 1,
-    examples: int | None = None,
-    pictures: int = 0,
-    seed: int = 0,
-    rows: int | None = None,
-    share: tuple[int, int] = (0, 1),
+    pgd_steps: Annotated[int, Limit(1, 10**5)] = 20,
+    pgd_step_size: StepSize | None = None,
+    window: Steps = 1,
+    examples: Count | None = None,
+    pictures: Pictures = 0,
+    seed: Seed = 0,
+    rows: Count | None = None,
+    share: tuple[Steps, Steps] = (0, 1),
     parts: PartStore | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> RobustnessResult:

@@ -16,7 +16,8 @@ from veridical.attacks.protocols import Restart
 from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.second_order import QuickSecondOrder
 from veridical.metrics.views import normalised_to_area, saliency
-from veridical.runtime.errors import UsageError, check_positive
+from veridical.runtime.checking import check_positive
+from veridical.runtime.errors import UsageError
 from veridical.runtime.lengths import power_of_two
 
 

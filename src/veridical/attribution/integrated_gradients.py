@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,13 @@ from veridical.attribution.method import (
 from veridical.attribution.path import Scalar, path_attribution, rows_of
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import check_second_order
+from veridical.runtime.checking import Count, Limit, Pixel, Size
 from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 
 _FIRST_NODES = 16
 
-Baseline = float | Tensor | Callable[[Tensor], Tensor] | None
+Baseline = Pixel | Tensor | Callable[[Tensor], Tensor] | None
 """Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example,
 (N, C, H, W); a function gets the inputs."""
 
@@ -65,14 +66,14 @@ class IntegratedGradients(AttributionMethod):
     Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017, sections 3 and 5.
     """
 
-    nodes: int | Literal["auto"] = "auto"
+    nodes: Size | Literal["auto"] = "auto"
     rule: str = "gauss-legendre"
     baseline: Baseline = None
     output: Output | OutputFunction = "logit"
     layer: nn.Module | str | None = None
-    tolerance: float = 0.01
-    max_nodes: int = 256
-    rows: int | None = None
+    tolerance: Annotated[float, Limit(0, 1e6, above=True)] = 0.01
+    max_nodes: Size = 256
+    rows: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,8 @@ from veridical.attribution.classifier import (
     parameter_like,
 )
 from veridical.attribution.method import Attribution, AttributionMethod
-from veridical.runtime.errors import argument_error, check_count
+from veridical.runtime.checking import check_count
+from veridical.runtime.errors import argument_error
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 

@@ -25,7 +25,7 @@ from veridical.attribution.classifier import (
 )
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.second_order import check_second_order
-from veridical.runtime.checking import Checked, taken
+from veridical.runtime.checking import Checked, check_value
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.record import record
 
@@ -256,7 +256,7 @@ def prepare_request(
 ) -> Iterator[AttributionRequest]:
     """Check the arguments, guard the model while the block lasts, and hand out the resolved request."""
     check_inputs(inputs)
-    create_graph = taken("create_graph", create_graph, bool)
+    create_graph = check_value("create_graph", create_graph, bool)
     with examining(model, weights=create_graph):
         inputs = out_of_inference(inputs)
         yield AttributionRequest(

@@ -1,13 +1,13 @@
 """Attribution methods without a path: input gradient, gradient x input, SmoothGrad, and random maps."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from veridical.attribution.method import AttributionMethod, AttributionRequest, Output, OutputFunction
 from veridical.attribution.path import input_gradient, rows_of
-from veridical.runtime.checking import limited
+from veridical.runtime.checking import Count, Factor, Seed, Width
 from veridical.runtime.seeds import per_example_normal
 
 
@@ -54,11 +54,11 @@ class SmoothGrad(AttributionMethod):
     InputGradient.
     """
 
-    samples: int = 32
-    noise: float = field(default=0.15, metadata=limited(0, 1e6))
-    seed: int = 0
+    samples: Width = 32
+    noise: Factor = 0.15
+    seed: Seed = 0
     output: Output | OutputFunction = "logit"
-    rows: int | None = None
+    rows: Count | None = None
 
     def _maps(self, request: AttributionRequest) -> Tensor:
         return request.by_parts(self._mean, self.rows)
@@ -88,7 +88,7 @@ class RandomAttribution(AttributionMethod):
     without a graph.
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def _maps(self, request: AttributionRequest) -> Tensor:
         return _draw(request, self.seed, "random attribution")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from veridical.runtime.checking import LIMITS, taken
+from veridical.runtime.checking import Size, check_value
 from veridical.runtime.errors import UsageError, unknown_name_error
 
 _Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -64,12 +64,12 @@ class Quadrature:
     """
 
     rule: str = "gauss-legendre"
-    nodes: int = 32
+    nodes: Size = 32
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise unknown_name_error("quadrature rule", self.rule, RULES)
-        object.__setattr__(self, "nodes", taken("nodes", self.nodes, int, LIMITS["nodes"]))
+        object.__setattr__(self, "nodes", check_value("nodes", self.nodes, Size))
         RULES[self.rule](self.nodes)
 
     def points(

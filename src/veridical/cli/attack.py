@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veridical.runtime.config import AttackOptions as Options
+from veridical.runtime.study_config import AttackOptions as Options
 
 __all__ = ["SHARED", "Options", "run"]
 

@@ -11,25 +11,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from veridical.runtime.checking import Checked
+from veridical.runtime.checking import FilePath, Pictures
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import Gallery
 
 
-@dataclass(frozen=True)
-class Options(Checked):
+@dataclass(frozen=True, kw_only=True)
+class Options(Gallery):
     """Finished attacks, and where the page goes.
 
     Args:
         attacks: Folders that `veridical attack` wrote, in the order of the page.
         out: Folder of result.json and report.html.
         titles: A name for each of them; None takes their objectives, and their folders where those are equal.
-        gallery: Examples shown in the report.
     """
 
-    attacks: list[str]
-    out: str
+    attacks: list[FilePath]
+    out: FilePath
     titles: list[str] | None = None
-    gallery: int = 8
+    gallery: Pictures = 8
 
 
 def run(options: Options) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veridical.runtime.checking import Checked
+from veridical.runtime.checking import FilePath
 from veridical.runtime.errors import visible
+from veridical.runtime.options import DataRoot
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,13 +18,11 @@ if TYPE_CHECKING:
     from veridical.data import Availability
 
 
-@dataclass(frozen=True)
-class Options(Checked):
+@dataclass(frozen=True, kw_only=True)
+class Options(DataRoot):
     """Options of `veridical data`."""
 
-    data_root: str | None = None
-    """Folder of data sets; without it the variable VERIDICAL_DATA, else ~/.cache/veridical."""
-    out: str | None = None
+    out: FilePath | None = None
     """Folder for result.json."""
 
 

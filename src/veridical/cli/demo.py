@@ -10,7 +10,7 @@ page to open.
 
 from __future__ import annotations
 
-from veridical.runtime.config import DemoOptions as Options
+from veridical.runtime.study_config import DemoOptions as Options
 
 __all__ = ["Options", "run"]
 

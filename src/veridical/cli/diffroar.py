@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veridical.runtime.config import DiffRoarOptions as Options
+from veridical.runtime.study_config import DiffRoarOptions as Options
 
 __all__ = ["Options", "run"]
 

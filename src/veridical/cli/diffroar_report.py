@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veridical.runtime.checking import Checked
+from veridical.runtime.checking import POSITIONAL, Checked, FilePath
 from veridical.runtime.errors import argument_error
 
 
@@ -26,8 +26,8 @@ class Options(Checked):
         titles: A name for each of them; None takes attribution and model, as far as they differ.
     """
 
-    folders: list[str] = field(metadata={"positional": True})
-    out: str
+    folders: list[FilePath] = field(metadata=POSITIONAL)
+    out: FilePath
     titles: list[str] | None = None
 
 

@@ -12,7 +12,7 @@ says how it was made, DIR/report.html shows it.
 
 from __future__ import annotations
 
-from veridical.runtime.data_config import ShortcutFileOptions as Options
+from veridical.runtime.study_config import ShortcutFileOptions as Options
 
 __all__ = ["Options", "run"]
 

@@ -20,18 +20,14 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
-from veridical.runtime.checking import Limit, rules, taken
+from veridical.runtime.checking import as_path, check_value, option_hints
 from veridical.runtime.errors import UsageError, argument_error, nearest, unknown_name_error
-from veridical.runtime.files import as_path
 
 OptionsT = TypeVar("OptionsT")
 
 _PRINT_CONFIG = "--print_config"
 _MOST_BYTES, _DEEPEST = 100_000, 20
 """Of a file of options in YAML, and of the lists and mappings in each other there."""
-
-POSITIONAL = {"positional": True}
-"""Metadata of a dataclass's field: `folders: list[str] = field(metadata=POSITIONAL)`."""
 
 
 def parse_options(
@@ -44,6 +40,7 @@ def parse_options(
     """
     parser = build_parser(options, prog=prog, description=description)
     hints = dict(_flags(options))
+    kind: Any = options
     try:
         line = _normalised(argv, hints, _positional(options))
         _check_yaml(line, list(get_type_hints(options)))
@@ -51,8 +48,7 @@ def parse_options(
     except yaml.YAMLError as error:
         raise UsageError(f"config: {' '.join(str(error).split())}") from error
     except argparse.ArgumentError as error:
-        kind: Any = options
-        raise UsageError(_readable(error, hints, _limits(kind))) from error
+        raise UsageError(_readable(error, hints, option_hints(kind))) from error
     return options(**{name: parsed[name] for name in get_type_hints(options)})
 
 
@@ -236,12 +232,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _limits(options: Any) -> dict[str, Limit]:
-    """The limits of each flag that takes numbers."""
-    return {f"--{name.replace('_', '-')}": limit for name, (_, limit) in rules(options).items() if limit}
-
-
-def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limits: Mapping[str, Limit]) -> str:
+def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limited: Mapping[str, Any]) -> str:
     """Make one line of jsonargparse's message, in this project's words and without its internal keys."""
     line = " ".join(str(error).split())
     key = re.match(r'Parser key "([\w.]+)"', line)
@@ -249,9 +240,10 @@ def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limits: M
     flag = "--" + key[1].replace("_", "-") if key else ""
     if flag in hints and given:
         try:
-            taken(flag, given[1].strip(" '\""), _element_type(hints[flag]) or hints[flag], limits.get(flag))
-        except UsageError as told:
-            return str(told)
+            hint = limited.get(flag[2:].replace("-", "_"), hints[flag])
+            check_value(flag, given[1].strip(" '\""), _element_type(hint) or hint)
+        except UsageError as reason:
+            return str(reason)
         kind = "values of the kind that --help shows, without control characters"
         return str(argument_error(flag, given[1].strip(), kind))
     line = re.sub(r'Parser key "([\w.]+)"', flag, line)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veridical.runtime.config import TrainOptions as Options
+from veridical.runtime.options import TrainOptions as Options
 from veridical.training.penalties import OBJECTIVES
 
 __all__ = ["SHARED", "Options", "run"]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from veridical.runtime.config import AugmentName
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import AugmentName
 
 ANGLE = 15.0
 """Greatest rotation, in degrees, to either side."""

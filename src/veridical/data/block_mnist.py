@@ -20,8 +20,8 @@ from veridical.data.block_null import null_blocks
 from veridical.data.dataset import Split
 from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
-from veridical.runtime.data_config import BlockOptions
 from veridical.runtime.errors import DataError, argument_error
+from veridical.runtime.options import BlockOptions
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 

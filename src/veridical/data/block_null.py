@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from veridical.data.masked import PartName
-from veridical.runtime.data_config import BlockOptions
+from veridical.runtime.options import BlockOptions
 from veridical.runtime.seeds import per_example_uniform
 
 _MARGIN, _LINE = 1 / 7, 1 / 14

@@ -19,9 +19,8 @@ from veridical.data.folders import read_folder
 from veridical.data.npz import read_npz
 from veridical.data.places import Place, data_root, places
 from veridical.data.registry import DATASETS, DatasetEntry
-from veridical.runtime.checking import checked
+from veridical.runtime.checking import Seed, Size, as_path, checked
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error
-from veridical.runtime.files import as_path
 
 
 @checked()
@@ -31,8 +30,8 @@ def load(
     *,
     download: bool = False,
     equalise: bool = False,
-    size: int | None = None,
-    split_seed: int = 0,
+    size: Size | None = None,
+    split_seed: Seed = 0,
 ) -> Dataset:
     """Load a data set into memory: uint8 images (N, C, H, W) and int64 labels, checked in full.
 

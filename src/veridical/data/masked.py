@@ -17,8 +17,9 @@ from veridical.data.arrays import corrupt_file_error
 from veridical.data.dataset import Dataset, Split
 from veridical.data.lookup import load
 from veridical.data.npz import read_members
+from veridical.runtime.checking import as_path
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error
-from veridical.runtime.files import as_path, atomic, to_plain
+from veridical.runtime.files import atomic, to_plain
 from veridical.runtime.record import record
 
 PartName = Literal["train", "test"]

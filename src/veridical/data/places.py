@@ -22,7 +22,7 @@ from veridical.data.originals import (
     read_svhn,
 )
 from veridical.data.registry import DATASETS, DatasetEntry
-from veridical.runtime.files import as_path
+from veridical.runtime.checking import as_path
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 

@@ -17,8 +17,8 @@ from veridical.data.arrays import Arrays
 from veridical.data.dataset import Dataset
 from veridical.data.lookup import assembled, load
 from veridical.data.masked import MaskedDataset, PartName
-from veridical.runtime.data_config import ShortcutOptions, ShortcutTestName
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import ShortcutOptions, ShortcutTestName
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_uniform
 

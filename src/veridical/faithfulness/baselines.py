@@ -14,8 +14,8 @@ from veridical.data import Dataset
 from veridical.faithfulness.instances import ranking_from
 from veridical.faithfulness.ranking import Part, Ranking, rank
 from veridical.faithfulness.sources import load_source
-from veridical.runtime.config import PerName
 from veridical.runtime.files import read_json, write_sealed
+from veridical.runtime.options import PerName
 from veridical.training.loop import train
 from veridical.training.run import Run
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from veridical.faithfulness.unmasking import ENDS, End, Kept, Shown, kept_at
-from veridical.runtime.checking import Checked
-from veridical.runtime.config import (
+from veridical.runtime.checking import Checked, Level, Repeats, Seed, Share, needs
+from veridical.runtime.errors import argument_error
+from veridical.runtime.options import (
     BaselineName,
     FillName,
     ModeName,
@@ -16,7 +17,6 @@ from veridical.runtime.config import (
     TargetName,
     TiesName,
 )
-from veridical.runtime.errors import argument_error
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
@@ -37,21 +37,21 @@ class Retraining(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Design(Checked):
-    """What is measured; the fields are those of `veridical.runtime.config.DiffRoarOptions`."""
+    """What is measured; the fields are those of `veridical.runtime.study_config.DiffRoarOptions`."""
 
-    levels: tuple[float, ...] = LEVELS
-    repeats: int = 5
+    levels: tuple[Level, ...] = LEVELS
+    repeats: Repeats = 5
     mode: ModeName = "keep"
     roar: bool = False
-    fill: FillName | float = "mean"
+    fill: FillName | Share = "mean"
     order: OrderName = "absolute"
     per: PerName = "value"
     ties: TiesName = "random"
     target: TargetName = "predicted"
     baselines: tuple[BaselineName, ...] = BASELINES
     control: bool = True
-    control_repeats: int = 1
-    seed: int = 0
+    control_repeats: Repeats = field(default=1, metadata=needs("control"))
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,10 +15,9 @@ from veridical.faithfulness.measurement import Judged, Measurement, prepare
 from veridical.faithfulness.measuring import ProgressCallback, measure
 from veridical.faithfulness.recipe import OVERRIDES
 from veridical.faithfulness.result import DiffRoarResult
-from veridical.runtime.checking import checked
-from veridical.runtime.config import (
+from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, as_path, checked
+from veridical.runtime.options import (
     BaselineName,
-    DiffRoarOptions,
     FillName,
     ModeName,
     OrderName,
@@ -28,7 +27,7 @@ from veridical.runtime.config import (
     TargetName,
     TiesName,
 )
-from veridical.runtime.files import as_path
+from veridical.runtime.study_config import DiffRoarOptions
 from veridical.training.run import Run
 
 
@@ -39,19 +38,19 @@ def diffroar(
     *,
     out: str | os.PathLike[str],
     attribution: str | os.PathLike[str] | Attribution = "input-gradient",
-    levels: Sequence[float] = LEVELS,
-    repeats: int = 5,
+    levels: Sequence[Level] = LEVELS,
+    repeats: Repeats = 5,
     mode: ModeName = "keep",
     roar: bool = False,
-    fill: FillName | float = "mean",
+    fill: FillName | Share = "mean",
     order: OrderName = "absolute",
     per: PerName = "value",
     ties: TiesName = "random",
     target: TargetName = "predicted",
     baselines: Sequence[BaselineName] = BASELINES,
     control: bool = True,
-    control_repeats: int = 1,
-    retrain_model: str | Run | None = None,
+    control_repeats: Repeats = 1,
+    retrain_model: FilePath | Run | None = None,
     retrain_model_options: Mapping[str, Any] | None = None,
     retrain_objective: RetrainObjectiveName = "natural",
     store: str | os.PathLike[str] | None = None,
@@ -59,9 +58,9 @@ def diffroar(
     data_root: str | os.PathLike[str] | None = None,
     trust_code: bool = False,
     device: str = "auto",
-    batch: int = 200,
+    batch: Width = 200,
     stacked: StackedName = "never",
-    seed: int = 0,
+    seed: Seed = 0,
     progress: ProgressCallback | None = None,
     **overrides: Any,
 ) -> DiffRoarResult:
@@ -91,7 +90,7 @@ def diffroar(
         Options of the retraining in place of the recipe's: epochs, steps, learning_rate, batch_size and the
         others of `OptimiserOptions`, train_examples, bf16.
 
-    The other parameters are fields of `veridical.runtime.config.DiffRoarOptions` and explained there.
+    The other parameters are fields of `veridical.runtime.study_config.DiffRoarOptions` and explained there.
     Raises UsageError for what does not fit together or an `out` of another measurement, and RunError, after
     all others were tried, if retrainings failed; what is finished stays.
     Source: Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021.

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from veridical.data import Split
 from veridical.faithfulness.imputation import impute
-from veridical.runtime.config import FillName
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import FillName
 from veridical.runtime.seeds import per_example_normal
 
 ROWS = 4096

@@ -21,8 +21,8 @@ from veridical.faithfulness.stacked_batches import stackable
 from veridical.faithfulness.timing import extrapolated, seconds_of, worker_seconds
 from veridical.faithfulness.unmasking import Shown, first_images
 from veridical.jobs import InProcess, workers_of
-from veridical.runtime.config import StackedName
 from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.options import StackedName
 from veridical.training.run import Run
 
 SECONDS = 2.0

@@ -12,10 +12,10 @@ from veridical.faithfulness.retraining import ACCURACY
 from veridical.faithfulness.stacked import STACKED
 from veridical.faithfulness.stacked_batches import stackable
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
-from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import write_sealed
+from veridical.runtime.options import StackedName
 
 MEMBERS = {"cpu": 8, "cuda": 128}
 """Retrainings of one stack, at most. On a CPU more of them only leave its caches."""

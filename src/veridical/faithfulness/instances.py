@@ -20,8 +20,8 @@ from veridical.data.arrays import corrupt_file_error
 from veridical.faithfulness.ranking import Part, Ranking, Ranks, importances, rank
 from veridical.faithfulness.stored import headers, read_array
 from veridical.faithfulness.unmasking import first_images
-from veridical.runtime.config import OrderName, PerName, TargetName, TiesName
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import OrderName, PerName, TargetName, TiesName
 
 ProgressCallback = Callable[[int, int], object]
 """(images done, images in total)."""

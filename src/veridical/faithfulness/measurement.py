@@ -23,10 +23,10 @@ from veridical.faithfulness.fills import Fill, resolve_fill
 from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
 from veridical.faithfulness.sources import source_by_name, source_of_arrays
 from veridical.faithfulness.unmasking import first_images
-from veridical.runtime.config import RetrainObjectiveName
+from veridical.runtime.checking import as_path
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import as_path
+from veridical.runtime.options import RetrainObjectiveName
 from veridical.runtime.record import record
 from veridical.training.checkpoint import pack, weights
 from veridical.training.run import Run, read_settings

@@ -21,10 +21,10 @@ from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.result import Accuracies, DiffRoarResult, Point, notes, verdicts
 from veridical.faithfulness.retraining import RETRAIN
 from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
-from veridical.runtime.config import StackedName
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import claim_folder
+from veridical.runtime.options import StackedName
 
 KIND, RANKINGS, JOBS = "diffroar", "rankings", "jobs"
 """The claim of a folder of results, and what lies in it."""

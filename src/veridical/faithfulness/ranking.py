@@ -17,9 +17,9 @@ from torch import Tensor
 
 from veridical.faithfulness.stored import read_array, write_arrays
 from veridical.metrics.descending import descending
-from veridical.runtime.config import OrderName, PerName, TiesName
 from veridical.runtime.errors import DataError, RunError, UsageError, argument_error, unknown_name_error
 from veridical.runtime.files import AGAIN
+from veridical.runtime.options import OrderName, PerName, TiesName
 from veridical.runtime.record import record
 
 Part = Literal["train", "test"]

@@ -15,13 +15,8 @@ from torch import nn
 
 from veridical.data import Dataset
 from veridical.models import build, model_config
-from veridical.runtime.config import (
-    ObjectiveOptions,
-    OptimiserOptions,
-    RetrainObjectiveName,
-    TrainOptions,
-)
 from veridical.runtime.errors import UsageError, unknown_name_error
+from veridical.runtime.options import ObjectiveOptions, OptimiserOptions, RetrainObjectiveName, TrainOptions
 from veridical.training.penalties import OBJECTIVES
 from veridical.training.recipes import resolve
 from veridical.training.settings import Settings

@@ -14,8 +14,8 @@ import numpy as np
 from veridical.data import DATASETS, Dataset, load
 from veridical.data.places import data_root
 from veridical.faithfulness.stored import write_arrays
+from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.files import as_path
 
 CACHED = 2
 """Data sets that a process keeps in memory."""

@@ -19,10 +19,10 @@ from veridical.faithfulness.retraining import ACCURACY, unmasked_of
 from veridical.faithfulness.stacked_batches import Batches
 from veridical.faithfulness.stacked_mlp import StackedMLP
 from veridical.models.networks import MLP
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import read_json, write_sealed
+from veridical.runtime.options import TrainOptions
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import Learner, load_newest, save_checkpoint
 from veridical.training.optimisation import (

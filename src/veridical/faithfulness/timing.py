@@ -15,8 +15,8 @@ from veridical.faithfulness.retraining import trained, unmasked_as
 from veridical.faithfulness.sources import load_source
 from veridical.faithfulness.stacked import Stack
 from veridical.faithfulness.unmasking import first_images
-from veridical.runtime.config import PerName
 from veridical.runtime.devices import resolve_device
+from veridical.runtime.options import PerName
 from veridical.training.run import Run, measure_accuracies
 
 WARM_UP, LEAST, MOST = 3, 5, 400

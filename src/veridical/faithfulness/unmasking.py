@@ -16,8 +16,8 @@ from torch import Tensor
 from veridical.data import Dataset, Split
 from veridical.faithfulness.fills import Fill
 from veridical.faithfulness.ranking import Part, Ranking, Ranks
-from veridical.runtime.config import ModeName
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import ModeName
 from veridical.runtime.record import record
 
 End = Literal["top", "bottom"]

@@ -28,8 +28,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import veridical
 from veridical.jobs.execution import own_the_process
+from veridical.runtime.checking import Processes, check_value
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.process_group import check_count
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -298,8 +298,8 @@ def worker_environments(
     gpus: None leaves GPUs alone; "all", or numbers among the visible ones, give each worker one card and each
     card up to `per_gpu` workers.
     """
-    check_count("per_gpu", per_gpu)
-    check_count("workers", workers)
+    check_value("per_gpu", per_gpu, Processes | None)
+    check_value("workers", workers, Processes | None)
     base = process_environment(threads)
     if gpus is None:
         return [dict(base) for _ in range(workers or max(1, usable_cores() // threads))]
@@ -323,7 +323,7 @@ def process_environment(threads: int) -> dict[str, str]:
 
     Python would put the folder that a process is started in before its own library, and run a json.py there.
     """
-    check_count("threads", threads)
+    check_value("threads", threads, Processes | None)
     return dict.fromkeys(_THREADS, str(threads)) | {"PYTHONSAFEPATH": "1"}
 
 

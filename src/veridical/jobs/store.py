@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from veridical.jobs.job import Job
+from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.files import as_path, create_json, read_arrays, read_json, sweep
+from veridical.runtime.files import create_json, read_arrays, read_json, sweep
 
 MARK = "store.json"
 JOB, LOG, RESULT = "job.json", "log.txt", "result.json"

@@ -9,7 +9,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from veridical.runtime.errors import argument_error, check_count
+from veridical.runtime.checking import check_count
+from veridical.runtime.errors import argument_error
 
 LEVEL = 0.95
 """Confidence of every interval."""

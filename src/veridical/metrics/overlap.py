@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from veridical.metrics.maps import as_images, as_maps, blank_undefined, flat_pair
 from veridical.metrics.ordering import count_flags, top_flags
-from veridical.runtime.errors import argument_error, check_count
+from veridical.runtime.checking import check_count
+from veridical.runtime.errors import argument_error
 
 TieOrder = Literal["stable-last", "expected"]
 """What happens to equal values at the edge of the top k; see `topk_intersection`."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from veridical.runtime.errors import argument_error, check_count, check_positive
+from veridical.runtime.checking import check_count, check_positive
+from veridical.runtime.errors import argument_error
 from veridical.runtime.lengths import length
 from veridical.runtime.seeds import per_example_uniform
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from veridical.runtime.checking import checked
+from veridical.runtime.checking import Limit, checked
 from veridical.runtime.errors import argument_error, unknown_name_error
 from veridical.runtime.registry import Registry, load_factory
 from veridical.runtime.trusted_import import check_signature, source_digest
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # What a factory is called with, beside its options.
 _FORM = ("shape", "num_classes", "seed")
 # Greatest of all numbers here: far from where float32 ends.
+Extent = Annotated[int, Limit(1, 10**5)]
+"""Of an image in channels, rows or columns, or a number of classes."""
 _GREATEST = 1e6
 
 
@@ -168,7 +170,7 @@ def build(
 
 @checked()
 def model_config(
-    name: str, *, shape: Sequence[int], num_classes: int, trust_code: bool = False, **options: Any
+    name: str, *, shape: Sequence[Extent], num_classes: Extent, trust_code: bool = False, **options: Any
 ) -> dict[str, Any]:
     """What `build` would build, as plain values for a run's record: name, shape, num_classes, all options.
 

@@ -14,7 +14,8 @@ from veridical.report.formats import NOT_MEASURED, Interval, flatten_settings, r
 from veridical.report.measures import MEASURES, Measure, measure_named
 from veridical.report.rendering import render
 from veridical.report.verdict import verdict
-from veridical.runtime.files import as_path, write_atomic
+from veridical.runtime.checking import as_path
+from veridical.runtime.files import write_atomic
 
 _ALWAYS = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
 

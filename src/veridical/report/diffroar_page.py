@@ -20,7 +20,8 @@ from veridical.report.formats import (
     setting_text,
 )
 from veridical.report.rendering import render
-from veridical.runtime.files import as_path, write_atomic
+from veridical.runtime.checking import as_path
+from veridical.runtime.files import write_atomic
 
 # Beyond this many pixels a side, an image is drawn smooth.
 _LARGE = 64

@@ -1,23 +1,36 @@
-"""The one check of every option's value, by its field's annotation and by LIMITS; free of torch.
+"""What a value may be, written down as its annotation and checked in one place; free of torch.
 
-Classes of options inherit `Checked`, and functions are decorated by `checked`: an option is refused in the
-same words from a command line, a file or Python, before any work and before a folder is made.
+Options (`Checked`), arguments of functions (`checked`) and the content of our own files (`check_structure`)
+are refused in the same words, options before any work and before a folder is made. Limits of a number stand
+in its annotation: `examples: Count | None = None`, or `Annotated[int, Limit(2, 16)]`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import numbers
 import os
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
-from functools import cache, wraps
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from functools import cache, partial, wraps
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from veridical.runtime.errors import UsageError, argument_error, nearest
-from veridical.runtime.files import as_path
-from veridical.runtime.process_group import MOST
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -36,7 +49,7 @@ class Limit(NamedTuple):
         over = value > self.low if self.above else value >= self.low
         return over and (value < self.high if self.below else value <= self.high)
 
-    def words(self) -> str:
+    def __str__(self) -> str:
         """The limits as what follows "a number"."""
         if self.low == -(2**63):
             return " of 64 bits"
@@ -47,63 +60,40 @@ class Limit(NamedTuple):
         return f" {least} {low} and {most} {high}"
 
 
-_SHARE, _COUNT, _FACTOR = Limit(0, 1), Limit(1, 10**9), Limit(0, 1e6)
-_LENGTH = Limit(0, 1e4)
-_POSITIVE = Limit(0, 1e4, above=True)
+MOST_PROCESSES = max(64, 4 * (os.cpu_count() or 1))
+"""Threads of a process, or processes: more than this machine can be meant to run are refused."""
 
-LIMITS: Mapping[str, Limit] = {
-    **dict.fromkeys(("weight", "beta", "learning_rate", "weight_decay", "deviation"), _FACTOR),
-    **dict.fromkeys(("radius", "training_radius", "inner_step_size"), _LENGTH),
-    **dict.fromkeys(("step_size", "pgd_step_size"), _POSITIVE),
-    **dict.fromkeys(("radius_warm_up", "beta_from", "rate", "fill", "position", "noise"), _SHARE),
-    **dict.fromkeys(("averaging", "warm_up"), Limit(0, 1, below=True)),
-    **dict.fromkeys(("contrast", "null_contrast"), Limit(0, 1, above=True)),
-    **dict.fromkeys(("train_examples", "test_examples", "examples", "explained", "attacked", "k"), _COUNT),
-    **dict.fromkeys(("repeats", "control_repeats", "seeds", "restarts"), Limit(1, 1000)),
-    **dict.fromkeys(("threads", "workers"), Limit(1, MOST)),
-    **dict.fromkeys(("width", "sweep_width", "batch", "batch_size"), Limit(1, 10**6)),
-    **dict.fromkeys(("size", "tile", "blocks", "block_size", "nodes", "inner_nodes"), Limit(1, 10**4)),
-    **dict.fromkeys(("margin", "region", "inner_steps", "window", "share"), Limit(0, 10**4)),
-    "levels": Limit(0, 1, above=True, below=True),
-    "epochs": Limit(0, 1e5, above=True),
-    "steps": _COUNT,
-    "pgd_steps": Limit(1, 10**5),
-    "validation": Limit(0, 10**9),
-    "layout": Limit(2, 16),
-    "moved": Limit(0, 10**4),
-    **dict.fromkeys(("gallery", "pictures"), Limit(0, 1000)),
-    "shape": Limit(1, 10**5),
-    "num_classes": Limit(1, 10**5),
-    **dict.fromkeys(("bounds", "baseline"), Limit(-1e6, 1e6)),
-    "rows": _COUNT,
-    "samples": Limit(1, 10**6),
-    "max_nodes": Limit(1, 10**4),
-    "tolerance": Limit(0, 1e6, above=True),
-    "checkpoint_seconds": Limit(0, 1e9),
-    **dict.fromkeys(("seed", "split_seed"), Limit(-(2**63), 2**63 - 1)),
-}
-"""The possible values of a number by the option's name, which means the same in every command.
+Seed = Annotated[int, Limit(-(2**63), 2**63 - 1)]
+Count = Annotated[int, Limit(1, 10**9)]
+Repeats = Annotated[int, Limit(1, 1000)]
+Processes = Annotated[int, Limit(1, MOST_PROCESSES)]
+Width = Annotated[int, Limit(1, 10**6)]
+Size = Annotated[int, Limit(1, 10**4)]
+Steps = Annotated[int, Limit(0, 10**4)]
+Pictures = Annotated[int, Limit(0, 1000)]
+Pixel = Annotated[float, Limit(-1e6, 1e6)]
+Factor = Annotated[float, Limit(0, 1e6)]
+StepSize = Annotated[float, Limit(0, 1e4, above=True)]
+Share = Annotated[float, Limit(0, 1)]
+Decay = Annotated[float, Limit(0, 1, below=True)]
+Contrast = Annotated[float, Limit(0, 1, above=True)]
+Level = Annotated[float, Limit(0, 1, above=True, below=True)]
+Length = Annotated[float, Limit(0, 1e4)]
+_OF_IMAGES = "around images"
+Radius = Annotated[float, Limit(0, 1e4), _OF_IMAGES]
+"""Of a ball around an image: beside the norm linf, more than 1 is refused too."""
 
-Where one command differs its field says so: `field(default=8, metadata=limited(0, 1000))`.
-"""
+_IS_PATH = "a path"
+FilePath = Annotated[str, _IS_PATH]
+"""A text that is, or may be, the name of a file or folder, in which ~ is the user's own."""
 
-NEEDS: Sequence[tuple[str, str, tuple[Any, ...]]] = (
-    ("insecure", "scheduler", ()),
-    ("control_repeats", "control", ()),
-    ("retrain_model_options", "retrain_model", ()),
-    ("region", "attack", ("target",)),
-    ("tile", "null", ("scramble",)),
-)
-"""Options that have an effect only where another has one of these values, or (none named) any at all."""
-
-PATHS = {"out", "run", "store", "data", "source", "data_root", "initial_run", "attacks", "folders"}
-PATHS |= {"retrain_model", "attribution"}
-"""Options that are, or may be, the name of a file or folder, in which ~ is the user's own."""
+POSITIONAL = {"positional": True}
+"""Metadata of an option of several values, those without a flag on a command line."""
 
 
-def limited(low: float, high: float, *, above: bool = False, below: bool = False) -> dict[str, Limit]:
-    """Metadata of a field whose limits are its own."""
-    return {"limit": Limit(low, high, above, below)}
+def needs(option: str, *values: Any) -> dict[str, Any]:
+    """Metadata of an option that has an effect only where another has one of `values`, or any at all."""
+    return {"needs": (option, values)}
 
 
 class Checked:
@@ -115,24 +105,21 @@ class Checked:
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
-        for name, (hint, limit) in rules(kind).items():
-            object.__setattr__(self, name, taken(name, getattr(self, name), hint, limit))
+        for name, hint in option_hints(kind).items():
+            object.__setattr__(self, name, check_value(name, getattr(self, name), hint))
         _check_radii(self)
         _check_needs(self)
 
 
 @cache
-def rules(options: Any) -> Mapping[str, tuple[Any, Limit | None]]:
-    """What each field of a class of options takes: its resolved annotation, and the limits of its numbers."""
-    hints = get_type_hints(options)
-    return {
-        field.name: (hints[field.name], field.metadata.get("limit", LIMITS.get(field.name)))
-        for field in fields(options)
-    }
+def option_hints(options: Any) -> Mapping[str, Any]:
+    """What each field of a class of options takes: its resolved annotation, limits included."""
+    hints = get_type_hints(options, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(options)}
 
 
 def checked(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Decorate a function so that its arguments are taken as options are; not those that it checks itself.
+    """Decorate a function so that its arguments are checked as options are; not those that it checks itself.
 
     Nor those that may be tensors or modules, of which more has to be said than their type.
     """
@@ -145,15 +132,15 @@ def checked(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
         @cache
         def hints() -> dict[str, Any]:
-            found = get_type_hints(function)
-            return {name: found[name] for name in plain if "torch" not in str(found[name])}
+            resolved = get_type_hints(function, include_extras=True)
+            return {name: resolved[name] for name in plain if "torch" not in str(resolved[name])}
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             given = signature.bind(*args, **kwargs)
             for name, value in given.arguments.items():
                 if name in hints():
-                    given.arguments[name] = taken(name, value, hints()[name], LIMITS.get(name))
+                    given.arguments[name] = check_value(name, value, hints()[name])
             return function(*given.args, **given.kwargs)
 
         return call
@@ -161,128 +148,251 @@ def checked(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
     return decorate
 
 
-def taken(name: str, value: Any, hint: Any, limit: Limit | None = None) -> Any:
+def check_value(name: str, value: Any, hint: Any) -> Any:
     """The value as the annotation has it; a UsageError where it cannot be."""
-    for one in _members(hint):
-        found = _fitted(name, value, one, limit)
-        if found is not _MISFIT:
-            return found
-    near = nearest(
-        value, [known for one in _members(hint) if get_origin(one) is Literal for known in get_args(one)]
-    )
-    raise argument_error(name, value, wanted(hint, limit), f"Did you mean {near}?" if near else "")
+    return _fit(name, value, hint, plain=False)
 
 
-def wanted(hint: Any, limit: Limit | None = None) -> str:
-    """The values that an annotation allows, as what follows "expected"."""
-    return " or ".join(_words(one, limit) for one in _members(hint, bare=True))
+def check_structure(value: object, form: Any) -> None:
+    """Raise a UsageError that names the field, as in "config.seed", unless plain values fit an annotation.
+
+    form: as for options, and beside that a TypedDict (further keys are left alone) or a dataclass (its fields
+    by name, no others). Only that is checked.
+    """
+    _fit("", value, form, plain=True)
+
+
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """The path with a leading ~ or ~user resolved; a UsageError for a user unknown here."""
+    if not isinstance(path, str | os.PathLike):
+        raise argument_error(name, path, "the path of a file or folder")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        hint = "Write ./ in front if the name itself begins with ~."
+        raise argument_error(name, os.fspath(path), "~ or ~USER of this machine", hint) from None
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raise a UsageError unless the value is an integer of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise argument_error(name, value, f"an integer of at least {least}")
+
+
+def check_positive(name: str, value: object, expected: str = "a finite number above 0") -> None:
+    """Raise a UsageError unless the value is a finite number above 0."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 < float(value) < float("inf"):
+        raise argument_error(name, value, expected)
 
 
 _MISFIT = object()
+_UNIONS = (Union, types.UnionType)
+_NONE = type(None)
 _LONGEST = 4096
-_WORDS = {str: "a text", bool: "true or false", type(None): "null"}
+_WORDS: Mapping[Any, str] = {
+    str: "a text",
+    bool: "true or false",
+    _NONE: "null",
+    list: "a list",
+    dict: "a mapping",
+    Callable: "a function",
+}
+_hints = cache(partial(get_type_hints, include_extras=True))
 
 
-def _members(hint: Any, *, bare: bool = False) -> tuple[Any, ...]:
-    """The alternatives of a union; bare: without None, which only says that an option may be left out."""
-    found = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return tuple(one for one in found if one is not type(None)) if bare else found
+def _fit(place: str, value: Any, hint: Any, *, plain: bool) -> Any:
+    """The value as the annotation has it; a UsageError that names the place where it does not fit.
+
+    plain: it was read from a file. Texts may be any then, dataclasses are mappings, and an error does not
+    show a list or mapping, which may be the whole file.
+    """
+    result = _convert(place, value, hint, plain)
+    if result is not _MISFIT:
+        return result
+    if plain and (value is None or isinstance(value, list | dict)):
+        raise UsageError(f"{place or 'content'}: expected {_words(hint)}, but got {_WORDS[type(value)]}.")
+    names = [name for one in _members(hint) if get_origin(one) is Literal for name in get_args(one)]
+    near = nearest(value, names)
+    meant = f"Did you mean {near}?" if near else ""
+    raise argument_error(place or "content", value, _words(hint), meant)
 
 
-def _words(hint: Any, limit: Limit | None) -> str:
-    origin = get_origin(hint)
-    if hint in (int, float):
-        return ("an integer" if hint is int else "a number") + (limit.words() if limit else "")
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    if origin in (list, tuple, Sequence):
-        return f"a list of values, each {wanted(get_args(hint)[0], limit)}"
-    if origin is not None:
-        return "a function" if origin is Callable else "a mapping of names to values"
-    return _WORDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
+def _convert(place: str, value: Any, hint: Any, plain: bool, marks: Sequence[Any] = ()) -> Any:
+    """The value as the annotation has it, or _MISFIT; a UsageError where it fits but for one of its parts.
 
-
-def _fitted(name: str, value: Any, hint: Any, limit: Limit | None) -> Any:
-    """The value as one alternative has it, or _MISFIT; a UsageError for a text that no option can be."""
-    origin = get_origin(hint)
-    if hint in (int, float):
-        return _number(value, hint, limit)
-    if hint is str or origin is os.PathLike:
-        return _text(name, value)
-    if origin is Literal:
-        return value if isinstance(value, str) and value in get_args(hint) else _MISFIT
-    if origin in (list, tuple, Sequence):
-        value = value.tolist() if hasattr(value, "tolist") else value  # an array or a tensor
-        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-            return _MISFIT
-        members = [taken(name, one, get_args(hint)[0], limit) for one in value]
-        return members if origin is list else tuple(members)
-    if origin in (dict, Mapping):
-        return _mapping(name, value, get_args(hint))
-    if origin is Callable:
+    marks: what `Annotated` says of this annotation.
+    """
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind is Annotated or kind is NotRequired:
+        return _convert(place, value, arguments[0], plain, arguments[1:])
+    if kind in _UNIONS:
+        return _any_of(place, value, arguments, plain)
+    if kind in (int, float):
+        return _number(value, kind, marks)
+    if (kind is str and not plain) or kind is os.PathLike:
+        return _text(place, value, is_path=_IS_PATH in marks)
+    if kind is Literal:
+        return value if any(_is_same(value, one) for one in arguments) else _MISFIT
+    if kind in (list, tuple, Sequence):
+        return _sequence(place, value, kind, arguments[0] if arguments else Any, plain)
+    if kind in (dict, Mapping):
+        return _mapping(place, value, arguments[-1] if arguments else Any, plain)
+    if is_typeddict(kind) or (plain and dataclasses.is_dataclass(kind)):
+        return _record(place, value, kind)
+    if kind is Callable:
         return value if callable(value) and not isinstance(value, type) else _MISFIT
-    return value if hint is Any or isinstance(value, hint) else _MISFIT
+    return value if kind in (Any, object) or isinstance(value, kind or _NONE) else _MISFIT
 
 
-def _number(value: Any, kind: type, limit: Limit | None) -> Any:
+def _any_of(place: str, value: Any, members: Sequence[Any], plain: bool) -> Any:
+    """The value as the first alternative that takes it; else the fault of the part that kept one from it."""
+    fault = None
+    for hint in members:
+        try:
+            result = _convert(place, value, hint, plain)
+        except UsageError as error:
+            fault = fault or error
+            continue
+        if result is not _MISFIT:
+            return result
+    if fault:
+        raise fault
+    return _MISFIT
+
+
+def _is_same(value: Any, one: Any) -> bool:
+    """Whether two plain values are equal and of one kind: true is not 1."""
+    return isinstance(value, type(one)) and isinstance(value, bool) is isinstance(one, bool) and value == one
+
+
+def _number(value: Any, kind: type, marks: Sequence[Any]) -> Any:
     wide: Any = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, wide) or (limit and not limit.holds(value)):
+    if isinstance(value, bool) or not isinstance(value, wide):
+        return _MISFIT
+    if isinstance(value, int) and abs(value) > 2**64:  # of more, nothing could be made
+        return _MISFIT
+    if not all(mark.holds(value) for mark in marks if isinstance(mark, Limit)):
         return _MISFIT
     # An integer stays one where a number is expected: records of it are compared as they are.
     builtin = type(value).__module__ == "builtins"
     return value if builtin else kind(value)
 
 
-def _text(name: str, value: Any) -> Any:
+def _text(place: str, value: Any, *, is_path: bool) -> Any:
     if not isinstance(value, str | os.PathLike):
         return _MISFIT
     text = os.fspath(value)
-    if not isinstance(text, str) or not text or "\0" in text or len(text) > _LONGEST or not _encodable(text):
+    short = isinstance(text, str) and 0 < len(text) <= _LONGEST
+    if not short or "\0" in text or not _is_encodable(text):
         expected = f"a text in UTF-8, not empty, without NUL and of at most {_LONGEST:,} characters"
-        raise argument_error(name, value, expected)
-    return str(as_path(text, name)) if name in PATHS and text.startswith("~") else text
+        raise argument_error(place, value, expected)
+    return str(as_path(text, place)) if is_path and text.startswith("~") else text
 
 
-def _encodable(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         return bool(text.encode())
     except UnicodeEncodeError:  # lone surrogates: bytes of a command line that are not UTF-8
         return False
 
 
-def _mapping(name: str, value: Any, arguments: tuple[Any, ...]) -> Any:
+def _sequence(place: str, value: Any, kind: Any, inner: Any, plain: bool) -> Any:
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array or a tensor
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        return _MISFIT
+    members = [_fit(f"{place}[{index}]", one, inner, plain=plain) for index, one in enumerate(value)]
+    return members if kind is list else tuple(members)
+
+
+def _mapping(place: str, value: Any, inner: Any, plain: bool) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return _MISFIT
-    if arguments[-1] is Any:
+    if inner is Any:
         return value
-    return {key: taken(f"{name}.{key}", one, arguments[-1]) for key, one in value.items()}
+    return {key: _fit(_below(place, key), one, inner, plain=plain) for key, one in value.items()}
+
+
+def _record(place: str, value: Any, form: Any) -> Any:
+    """A mapping whose keys are those of a TypedDict or the fields of a dataclass."""
+    if not isinstance(value, Mapping):
+        return _MISFIT
+    hints = _hints(form)
+    if is_typeddict(form):
+        # Not from __required_keys__, which misses what `from __future__ import annotations` leaves as text.
+        required = {key for key, inner in hints.items() if get_origin(inner) is not NotRequired}
+    else:
+        required = {one.name for one in dataclasses.fields(form) if _default(one) is dataclasses.MISSING}
+        for key in value:
+            if key not in hints:
+                raise UsageError(f"{_below(place, key)}: not known here.")
+    for key, inner in hints.items():
+        if key in value:
+            _fit(_below(place, key), value[key], inner, plain=True)
+        elif key in required:
+            raise UsageError(f"{_below(place, key)}: missing.")
+    return value
+
+
+def _below(place: str, key: object) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union but for None, which only says that a value may be left out."""
+    members = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+    return tuple(one for one in members if one is not _NONE) or (_NONE,)
+
+
+def _words(hint: Any) -> str:
+    """The values that an annotation allows, as what follows "expected"."""
+    return " or ".join(_words_of(one, ()) for one in _members(hint))
+
+
+def _words_of(hint: Any, marks: Sequence[Any]) -> str:
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    if kind is Annotated or kind is NotRequired:
+        return _words_of(arguments[0], arguments[1:])
+    if kind in (int, float):
+        limits = [str(mark) for mark in marks if isinstance(mark, Limit)]
+        return "".join(["an integer" if kind is int else "a number", *limits])
+    if kind is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if kind in (list, tuple, Sequence) and arguments:
+        return f"a list of values, each {_words(arguments[0])}"
+    if kind in (dict, Mapping) and arguments:
+        return "a mapping of names to values"
+    return "a mapping" if is_typeddict(kind) else _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
 def _check_needs(options: Any) -> None:
     """Refuse what was given and has no effect beside the other options."""
-    known = {field.name: field for field in fields(options)}
-    for name, other, values in NEEDS:
-        if name not in known or other not in known or getattr(options, name) == _default(known[name]):
+    for field in dataclasses.fields(options):
+        other, values = field.metadata.get("needs", ("", ()))
+        if not hasattr(options, other) or getattr(options, field.name) == _default(field):
             continue
-        found = getattr(options, other)
-        chosen = found if isinstance(found, list | tuple) else [found]
-        if not any(one in values if values else one for one in chosen):
+        given = getattr(options, other)
+        given = given if isinstance(given, list | tuple) else [given]
+        if not any(one in values if values else one for one in given):
             needed = f"{other} {' or '.join(values)}" if values else other
-            raise UsageError(f"{name} has an effect only with {needed}. Leave {name} out.")
+            raise UsageError(f"{field.name} has an effect only with {needed}. Leave {field.name} out.")
 
 
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _check_radii(options: Any) -> None:
     """Refuse balls of linf that are wider than all images, whose values are from 0 to 1."""
-    norms = getattr(options, "norm", None)
-    kind: Any = type(options)
-    if norms not in ("linf", ["linf"]):
+    if getattr(options, "norm", None) not in ("linf", ["linf"]):
         return
-    for name in ("radius", "training_radius"):
-        found = getattr(options, name, None)
-        for radius in found if isinstance(found, list) else [found]:
-            if radius is not None and radius > 1 and rules(kind)[name][1] is LIMITS[name]:
+    kind: Any = type(options)
+    for name, hint in option_hints(kind).items():
+        given = getattr(options, name) if _is_marked(hint, _OF_IMAGES) else None
+        for radius in given if isinstance(given, list) else [given]:
+            if radius is not None and radius > 1:
                 raise UsageError(f"{name}: {radius} in linf is wider than the images, which are in [0, 1].")
+
+
+def _is_marked(hint: Any, mark: str) -> bool:
+    own = getattr(hint, "__metadata__", ())
+    return mark in own or any(_is_marked(one, mark) for one in get_args(hint))

@@ -3,7 +3,6 @@
 import difflib
 import unicodedata
 from collections.abc import Iterable
-from numbers import Integral, Real
 
 
 class VeridicalError(Exception):
@@ -76,18 +75,6 @@ def unknown_name_error(
     near = nearest(given, names)
     meant = f"Did you mean {near}? " if near else ""
     return argument_error(name, given, f"one of {', '.join(names)}{more}", (meant + hint).rstrip())
-
-
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """Raise a UsageError unless the value is an integer of at least `least`."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise argument_error(name, value, f"an integer of at least {least}")
-
-
-def check_positive(name: str, value: object, expected: str = "a finite number above 0") -> None:
-    """Raise a UsageError unless the value is a finite number above 0."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < float("inf"):
-        raise argument_error(name, value, expected)
 
 
 def _shown(given: object) -> str:

@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeAlias, TypedDict, TypeVar, overload
 
+from veridical.runtime.checking import as_path, check_structure
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.forms import misfit
 
 CLAIM = "claim.json"
 AGAIN = "Delete it and repeat the command that wrote it."
@@ -59,17 +59,6 @@ class Document(Frame):
 
 _ABSENT = object()
 _MOST_TOLD = 6
-
-
-def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
-    """The path with a leading ~ or ~user resolved; a UsageError for a user unknown here."""
-    if not isinstance(path, str | os.PathLike):
-        raise argument_error(name, path, "the path of a file or folder")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        hint = "Write ./ in front if the name itself begins with ~."
-        raise argument_error(name, os.fspath(path), "~ or ~USER of this machine", hint) from None
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -255,9 +244,9 @@ def read_json(
 ) -> Any:
     """The content of a JSON file of our own, after its structure was checked.
 
-    form: an annotation as `misfit` takes it: a mapping, unless something else is said; best a TypedDict of
-    the keys that the caller reads. Whatever is wrong (missing, unreadable, too large, not UTF-8, not JSON,
-    NaN, nested too deeply, without a key, a value of another type) is a RunError that names file and field.
+    form: an annotation as `check_structure` takes it, best a TypedDict of the keys that the caller reads.
+    Whatever is wrong (missing, unreadable, too large, not UTF-8, not JSON, NaN, nested too deeply, without a
+    key, a value of another type) is a RunError that names file and field.
     hint: as in `read_bytes`. sealed: it is of `write_sealed`; whatever was changed since is damage too. None:
     if it has a seal, as what older versions wrote has not.
     """
@@ -271,10 +260,11 @@ def read_json(
 
 
 def check_form(value: object, form: Any, source: object, hint: str = AGAIN) -> None:
-    """Raise a RunError that names `source` and the field, unless the plain value fits the form (`misfit`)."""
-    fault = misfit(value, form)
-    if fault is not None:
-        _damaged(source, fault.removesuffix("."), hint)
+    """Raise a RunError that names `source` and the field, unless the plain value fits (`check_structure`)."""
+    try:
+        check_structure(value, form)
+    except UsageError as error:
+        _damaged(source, str(error).removesuffix("."), hint)
 
 
 def _seal(plain: object) -> str:

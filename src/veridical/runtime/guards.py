@@ -12,8 +12,8 @@ import torch
 from numpy.random import mtrand
 from torch import Tensor, nn
 
+from veridical.runtime.checking import Processes, check_value
 from veridical.runtime.errors import UsageError
-from veridical.runtime.process_group import check_count
 
 
 def private_copy(model: nn.Module) -> nn.Module:
@@ -138,7 +138,7 @@ def _numpy_words() -> bytes | None:
 @contextmanager
 def thread_count(count: int) -> Iterator[None]:
     """Let torch use `count` threads inside one operation, then as many as before."""
-    check_count("threads", count)
+    check_value("threads", count, Processes)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count)

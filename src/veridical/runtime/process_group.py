@@ -20,19 +20,6 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the others, as while process 0 validates; one that ends is noticed at once."""
 
 
-MOST = max(64, 4 * (os.cpu_count() or 1))
-"""Threads of a process, or processes: more than this machine can be meant to run are refused."""
-
-
-def check_count(name: str, number: int | None) -> None:
-    """Raise a UsageError for a number of threads or processes that this machine cannot be meant to run.
-
-    None is the number that is taken where none is given.
-    """
-    if number is not None and not (isinstance(number, int) and 1 <= number <= MOST):
-        raise argument_error(name, number, f"a number from 1 to {MOST}")
-
-
 _MOST_LAUNCHED = 2**20
 
 

@@ -1,148 +1,220 @@
-"""Options of the studies as plain values; free of torch, as those of training and attack in `config`."""
+"""Options of commands that have not been made studies of one file yet; free of torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from veridical.runtime.checking import Checked, limited
-from veridical.runtime.config import ModelOption, NormName, OptimiserOptions, RecipeName
-from veridical.runtime.data_config import (
+from veridical.runtime.checking import (
+    POSITIONAL,
+    Contrast,
+    Count,
+    Factor,
+    FilePath,
+    Length,
+    Level,
+    Limit,
+    Processes,
+    Repeats,
+    Share,
+    Size,
+    Steps,
+    Width,
+    needs,
+)
+from veridical.runtime.options import (
+    AttackChoice,
+    AttributionChoice,
+    BaselineName,
+    BlockOptions,
+    Blocks,
     ClassesName,
-    CodeName,
+    DataChoice,
+    DataRoot,
+    FillName,
+    Gallery,
     LayoutName,
+    Machine,
+    ModelOption,
+    ModeName,
+    NormName,
     NullName,
-    PatternName,
+    OptimiserOptions,
+    OrderName,
+    PatchOptions,
+    PerName,
+    Placement,
     PositionName,
+    RetrainObjectiveName,
+    ShortcutOptions,
+    StackedName,
+    TargetName,
+    TiesName,
+    TrainingGrid,
 )
 
 SanityTestName = Literal["cascading", "independent", "labels", "data"]
 AlignedName = Literal["input-gradient", "input-gradient-loss", "smoothgrad"]
 TheoryName = Literal["one-layer", "block-margin"]
+AtLeastTwo = Annotated[int, Limit(2, 10**9)]
+Shown = Annotated[int, Limit(1, 1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignmentOptions(Checked):
+class AttackOptions(AttackChoice, Gallery, DataChoice, Machine):
+    """Attack the predictions and the explanations of a trained run and measure what holds.
+
+    Args:
+        run: Folder of a run that `veridical train` made.
+        out: Folder of the results.
+        examples: The first so many test images; None takes all.
+        split: Images that are attacked: the test set, or the run's validation images (for choosing settings).
+        seed: Seed of random starts.
+        threads: Torch threads of each process; None is one for several, and leaves torch's choice to one.
+        workers: Processes; None is one for each core, fewer for few images, and one on CUDA.
+    """
+
+    run: FilePath
+    out: FilePath
+    examples: Count | None = 1000
+    gallery: Annotated[int, Limit(0, 1000)] = 8
+    split: Literal["test", "validation"] = "test"
+    threads: Processes | None = None
+    workers: Processes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffRoarOptions(OptimiserOptions, Gallery, DataChoice, Placement):
+    """Measure whether an attribution ranks the coordinates that carry the information, by retraining.
+
+    Options of the retraining that are None are those of the run (of the recipe "fast" without a run).
+
+    Args:
+        run: Folder of the run whose attributions are judged.
+        store: Folder of finished retrainings, which several commands may share; None is one inside `out`.
+        attribution: input-gradient, input-gradient-loss, gradient-x-input, integrated-gradients, smoothgrad,
+            random, captum:CLASS, module:callable, or an .npz file of attribution_train and attribution_test.
+        target: Class that is explained, the predicted one or the label (masks then know the label).
+        levels: Shares of the coordinates that are kept (or removed).
+        repeats: Retrainings, with seeds of their own, for every level and end.
+        mode: Whether the coordinates of an end are kept (DiffROAR, KAR) or removed (ROAR).
+        roar: Also retrain with the top coordinates removed at every level.
+        fill: What stands for what is not shown; the training mean per channel, black, a number, or linear
+            (noisy linear imputation).
+        order: Ranking by the absolute, the signed or the squared attribution.
+        per: Rank single values, or pixels over their channels.
+        ties: Order of equal values, random by seed or by their place.
+        baselines: Orders that are measured beside the attribution.
+        control: Train on the masks alone, which tells how much their shape says about the class.
+        control_repeats: Retrainings of the control for every level and end.
+        retrain_model: Architecture to retrain, by name, run folder or module:callable; None is the run's.
+        retrain_model_options: Options of an architecture by name, for example {"width": 8}.
+        retrain_objective: Objective of the retraining, natural or the run's own.
+        train_examples: Use only so many training images; None uses as many as the run.
+        bf16: Retrain with bfloat16 products and convolutions, on CPUs that have them.
+        stacked: Train several retrainings in one program, never, or (auto) where that can be done: natural
+            ones of an mlp with a constant fill.
+        batch: Images whose attributions are computed at a time.
+        dry_run: Only predict how many retrainings there are and how long they take.
+        trust_code: Allow module:callable, which runs foreign code.
+        seed: Seed of ties, random orders and retrainings.
+    """
+
+    run: FilePath
+    attribution: FilePath = "input-gradient"
+    target: TargetName = "predicted"
+    levels: list[Level] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+    repeats: Repeats = 5
+    mode: ModeName = "keep"
+    roar: bool = False
+    fill: FillName | Share = "mean"
+    order: OrderName = "absolute"
+    per: PerName = "value"
+    ties: TiesName = "random"
+    baselines: list[BaselineName] = field(default_factory=lambda: ["random", "input-agnostic"])
+    control: bool = True
+    control_repeats: Repeats = field(default=1, metadata=needs("control"))
+    retrain_model: FilePath | None = None
+    retrain_model_options: dict[str, ModelOption] = field(
+        default_factory=dict, metadata=needs("retrain_model")
+    )
+    retrain_objective: RetrainObjectiveName = "natural"
+    train_examples: Count | None = None
+    bf16: bool = False
+    stacked: StackedName = "never"
+    batch: Width = 200
+    gallery: Shown = 6
+    dry_run: bool = False
+    trust_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(DataChoice, Machine):
+    """Train a natural and a robust model, attack the explanations of both, and show them side by side.
+
+    Args:
+        out: Folder of everything; None is runs/demo, or runs/demo-short. The same command continues in it.
+        data: Name of a data set, an .npz file or a folder of class folders.
+        short: Less training, fewer images and steps, for a quick look.
+        seed: Seed of weights, batches and noise.
+        progress: Show progress bars.
+    """
+
+    out: FilePath | None = None
+    data: FilePath = "mnist-5k"
+    short: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(AttributionChoice, Gallery, DataChoice, Placement):
     """Measure how much of a run's maps lies where people look: in the sign's box, on the garment.
 
     Args:
         run: Folders of trained runs; those that differ in the seed alone are shown as one model.
-        out: Folder of the results; the same command continues in it.
         data: Data set with known regions: gtsrb (boxes), fashion-mnist (foreground) or an .npz file with
             masks; None takes the first run's.
         attribution: Explanations by name; on gtsrb and fashion-mnist input-gradient, input-gradient-loss and
             smoothgrad, since those that multiply by the image are zero on a black ground by construction.
         examples: The first so many test images; None takes all.
         titles: A name for each model; None takes the objectives'.
-        batch: Images whose attributions are computed at a time.
-        gallery: Images shown in the report.
-        store: Folder of finished measurements, which several commands may share; None is one inside `out`.
-        trust_code: Allow module:callable, which runs foreign code.
-        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: Seed of ties and of the noise of smoothgrad.
-        device: auto, cpu or cuda[:n].
-        threads: Torch threads of each process; None is one for several processes.
-        workers: Processes; None is one for each core.
-        progress: Show a progress bar.
     """
 
-    run: list[str]
-    out: str
-    data: str | None = None
+    run: list[FilePath]
     attribution: list[str] = field(default_factory=lambda: ["input-gradient", "smoothgrad"])
-    examples: int | None = 1000
+    examples: Count | None = 1000
     titles: list[str] | None = None
-    batch: int = 100
-    gallery: int = 6
-    store: str | None = None
-    trust_code: bool = False
-    data_root: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    workers: int | None = None
-    progress: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShortcutStudyOptions(OptimiserOptions):
+class ShortcutStudyOptions(TrainingGrid, PatchOptions, Gallery, DataChoice, Placement):
     """Train on images with a planted shortcut and measure how far models, and their maps, rely on it.
 
     Args:
-        out: Folder of the results; the same command continues in it.
         data: Data set that the patch is planted in: fashion-mnist, mnist, mnist-5k or an .npz file.
-        model: Architecture by name.
-        model_options: Options of the architecture, for example {"width": 512}.
-        objective: What is minimised; each is trained.
-        recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
         norm: Norm of the ball of the robust objectives.
-        radius: Radii of the ball, each of which is trained; None takes the recipe's.
-        weight: Weight of the attribution's size in the robust objectives; None takes the recipe's.
-        beta: Coefficient of the L1 norm in ig-sum-norm; None takes the recipe's.
-        beta_from: Share of the training after which that L1 term is switched on; None takes the recipe's.
         code: What of the patch agrees with the class, its place or its presence.
         rate: Probabilities that a training image's patch agrees with its class, each of which is trained.
         control: Also train with a patch that tells nothing, which shows what a mere patch does.
-        size: Side of the patch in pixels.
-        margin: Pixels between patch and border.
-        pattern: Black and white "checks" of one pixel, or "solid" white.
-        contrast: Share of the patch in its pixels, above 0 and at most 1.
-        seeds: Trainings of each kind.
-        train_examples: Number of training images; None takes all.
-        test_examples: Number of test images; None takes all.
-        explained: Test images whose maps are measured; None takes all.
         attribution: Explanations by name.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report, at most 10.
-        store: Folder of finished trainings, which several commands may share; None is one inside `out`.
-        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: First seed of the trainings, and the seed of the patches.
-        device: auto, cpu or cuda[:n].
-        threads: Torch threads of each process; None is one for several processes.
-        workers: Processes; None is one for each core.
-        progress: Show a progress bar.
     """
 
-    out: str
-    data: str = "fashion-mnist"
-    model: str = "cnn"
-    model_options: dict[str, ModelOption] = field(default_factory=dict)
-    objective: list[str] = field(default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"])
-    recipe: RecipeName = "fast"
+    data: FilePath = "fashion-mnist"
     norm: NormName = "linf"
-    radius: list[float] | None = None
-    weight: float | None = None
-    beta: float | None = None
-    beta_from: float | None = None
-    code: CodeName = "place"
-    rate: list[float] = field(default_factory=lambda: [0.95])
+    rate: list[Share] = field(default_factory=lambda: [0.95])
     control: bool = True
-    size: int = 4
-    margin: int = 0
-    pattern: PatternName = "checks"
-    contrast: float = 1.0
-    seeds: int = 3
-    train_examples: int | None = None
-    test_examples: int | None = None
-    explained: int | None = field(default=1000, metadata=limited(2, 10**9))
     attribution: list[AlignedName] = field(default_factory=lambda: ["input-gradient"])
-    batch: int = 100
-    gallery: int = 6
-    store: str | None = None
-    data_root: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    workers: int | None = None
-    progress: bool = True
+    batch: Width = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeakageOptions(OptimiserOptions):
+class LeakageOptions(TrainingGrid, AttributionChoice, Gallery, DataRoot, Placement):
     """Train on BlockMNIST and measure how much of the explanations lies in the block that tells nothing.
 
     Args:
-        out: Folder of the results; the same command continues in it.
         data: The kind of images; only block-mnist so far.
         source: Data set of the signal blocks: mnist, mnist-5k, fashion-mnist or an .npz file of grey images.
         classes: "ten" takes all classes of the source, "two" its first two.
@@ -152,84 +224,37 @@ class LeakageOptions(OptimiserOptions):
         layout: vertical, horizontal, or k for k x k blocks.
         contrast: Factor of the grey levels, above 0 and at most 1.
         noise: Standard deviation of the noise added to every pixel, in input units.
-        model: Architecture by name.
-        model_options: Options of the architecture, for example {"width": 512}.
-        objective: What is minimised; each is trained.
-        recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
         norm: Norm of the balls; one for all radii, or one for each.
         radius: Radii of the balls, each of which is trained; None takes 0.1 for linf and 1.0 for l2.
-        weight: Weight of the attribution's size in the robust objectives; None takes the recipe's.
-        beta: Coefficient of the L1 norm in ig-sum-norm; None takes the recipe's.
-        beta_from: Share of the training after which that L1 term is switched on; None takes the recipe's.
         inner_steps: Steps of the inner ascent; None takes the recipe's.
         radius_warm_up: Share of the training in which the ball grows from nothing to its radius.
-        seeds: Trainings of each kind.
-        train_examples: Number of training images; None takes all.
-        test_examples: Number of test images; None takes all.
-        explained: Test images whose maps are measured; None takes all.
         attacked: Test images whose predictions are attacked; None takes all.
-        attribution: Explanations by name: input-gradient, input-gradient-loss, gradient-x-input,
-            integrated-gradients, smoothgrad, random, captum:CLASS, module:callable.
-        batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report, at most 12.
-        store: Folder of finished trainings, which several commands may share; None is one inside `out`.
-        trust_code: Allow module:callable, which runs foreign code.
-        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: First seed of the trainings, and the seed of ties and attacks.
-        device: auto, cpu or cuda[:n].
-        threads: Torch threads of each process; None is one for several processes.
-        workers: Processes; None is one for each core.
-        progress: Show a progress bar.
     """
 
-    out: str
     data: Literal["block-mnist"] = "block-mnist"
-    source: str = "mnist-5k"
+    source: FilePath = "mnist-5k"
     classes: ClassesName = "ten"
     position: list[PositionName] = field(default_factory=lambda: ["random", "top"])
     null: NullName = "square"
-    layout: LayoutName | int = "vertical"
-    contrast: float = 1.0
-    noise: float = 0.0
+    layout: LayoutName | Blocks = "vertical"
+    contrast: Contrast = 1.0
+    noise: Share = 0.0
     model: str = "mlp"
-    model_options: dict[str, ModelOption] = field(default_factory=dict)
-    objective: list[str] = field(default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"])
-    recipe: RecipeName = "fast"
     norm: list[NormName] = field(default_factory=lambda: ["linf"])
-    radius: list[float] | None = None
-    weight: float | None = None
-    beta: float | None = None
-    beta_from: float | None = None
-    inner_steps: int | None = None
-    radius_warm_up: float | None = None
-    seeds: int = 3
-    train_examples: int | None = None
-    test_examples: int | None = None
-    explained: int | None = field(default=1000, metadata=limited(2, 10**9))
-    attacked: int | None = 500
-    attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
-    batch: int = 100
-    gallery: int = 6
-    store: str | None = None
-    trust_code: bool = False
-    data_root: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    workers: int | None = None
-    progress: bool = True
+    inner_steps: Steps | None = None
+    radius_warm_up: Share | None = None
+    attacked: Count | None = 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class SanityOptions(Checked):
+class SanityOptions(AttributionChoice, Gallery, DataChoice, Placement):
     """Check whether a run's maps care what the network has learnt (Adebayo et al., 2018).
 
     Args:
         run: Folder of the run whose attributions are checked.
-        out: Folder of the results; the same command continues in it.
         data: Name of the data set; None takes the run's.
-        attribution: Explanations by name: input-gradient, input-gradient-loss, gradient-x-input,
-            integrated-gradients, smoothgrad, random, captum:CLASS, module:callable.
         tests: What is randomised: the weights from the logits down (cascading), one layer at a time
             (independent), the labels of a new training (labels), the images of one (data).
         target: Class that is explained, by every network the same: the run's prediction or the label.
@@ -238,45 +263,24 @@ class SanityOptions(Checked):
         train_examples: Training images of each new training; None takes all.
         epochs: Length of each new training; it has to learn random labels by heart.
         learning_rate: Greatest learning rate of the new trainings; None is the run's.
-        batch: Images whose attributions are computed at a time.
-        gallery: Images shown in the report.
-        store: Folder of finished jobs, which several commands may share; None is one inside `out`.
-        trust_code: Allow module:callable, which runs foreign code.
-        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: Seed of fresh weights, permutations, noise and new trainings.
-        device: auto, cpu or cuda[:n].
-        threads: Torch threads of each process; None is one for several processes.
-        workers: Processes; None is one for each core.
-        progress: Show a progress bar.
     """
 
-    run: str
-    out: str
-    data: str | None = None
-    attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
+    run: FilePath
     tests: list[SanityTestName] = field(
         default_factory=lambda: ["cascading", "independent", "labels", "data"]
     )
-    target: Literal["predicted", "label"] = "predicted"
-    examples: int = field(default=200, metadata=limited(2, 10**9))
-    repeats: int = 5
-    train_examples: int | None = field(default=1000, metadata=limited(2, 10**9))
-    epochs: float = 60.0
-    learning_rate: float | None = None
-    batch: int = 100
-    gallery: int = 4
-    store: str | None = None
-    trust_code: bool = False
-    data_root: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    workers: int | None = None
-    progress: bool = True
+    target: TargetName = "predicted"
+    examples: AtLeastTwo = 200
+    repeats: Repeats = 5
+    train_examples: AtLeastTwo | None = 1000
+    epochs: Annotated[float, Limit(0, 1e5, above=True)] = 60.0
+    learning_rate: Factor | None = None
+    gallery: Annotated[int, Limit(0, 1000)] = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TheoryOptions(Checked):
+class TheoryOptions(DataRoot, Placement):
     """Check the theorems of both papers where the truth is known.
 
     Options that are None take the experiment's own; of several values the first is the main one.
@@ -284,7 +288,6 @@ class TheoryOptions(Checked):
     Args:
         experiment: one-layer (three trainings of a linear model that are one) or block-margin (what the
             gradients of max-margin and robust networks mark).
-        out: Folder of the results; the same command continues in it.
         blocks: Blocks of an input; the first half of them is task-relevant.
         block_size: Numbers in a block.
         noise: Lengths eta of the noise on every block. None: 0.3 in one-layer, else 0, 0.01, 0.05 and 0.1.
@@ -303,40 +306,51 @@ class TheoryOptions(Checked):
             one-layer, else 100.
         test_examples: Test examples; block-margin alone. None: 1000.
         seeds: Trainings of each kind.
-        store: Folder of finished trainings, which several commands may share; None is one inside `out`.
-        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
         seed: First seed of weights and examples.
-        threads: Torch threads of each process; None is one for several processes.
-        workers: Processes; None is one for each core.
-        progress: Show a progress bar.
+        device: cpu; these networks are too small for anything else.
     """
 
-    experiment: list[TheoryName] = field(metadata={"positional": True})
-    out: str
-    blocks: int = 10
-    block_size: int = 1
-    noise: list[float] | None = field(default=None, metadata=limited(0, 1e4))
-    width: list[int] | None = None
-    sweep_width: int | None = None
+    experiment: list[TheoryName] = field(metadata=POSITIONAL)
+    device: Literal["cpu"] = "cpu"
+    blocks: Size = 10
+    block_size: Size = 1
+    noise: list[Length] | None = None
+    width: list[Width] | None = None
+    sweep_width: Width | None = None
     norm: NormName = "linf"
-    radius: list[float] | None = field(default=None, metadata=limited(0, 1e4, above=True))
-    weight: list[float] | None = None
-    deviation: float | None = None
-    steps: int | None = None
-    learning_rate: float | None = field(default=None, metadata=limited(0, 1e6, above=True))
-    inner_steps: int | None = field(default=None, metadata=limited(1, 10**4))
-    data: str | None = None
-    train_examples: int | None = None
-    test_examples: int | None = None
-    seeds: int = 5
-    store: str | None = None
-    data_root: str | None = None
-    seed: int = 0
-    threads: int | None = None
-    workers: int | None = None
-    progress: bool = True
+    radius: list[Annotated[float, Limit(0, 1e4, above=True)]] | None = None
+    weight: list[Factor] | None = None
+    deviation: Factor | None = None
+    steps: Count | None = None
+    learning_rate: Annotated[float, Limit(0, 1e6, above=True)] | None = None
+    inner_steps: Size | None = None
+    data: FilePath | None = None
+    train_examples: Count | None = None
+    test_examples: Count | None = None
+    seeds: Repeats = 5
 
-    @property
-    def device(self) -> str:
-        """Where it runs: these networks are too small for anything but the CPU."""
-        return "cpu"
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFileOptions(BlockOptions, Gallery, DataRoot):
+    """A BlockMNIST data set, and where it is written.
+
+    Args:
+        out: Folder of data.npz, result.json and report.html; the same command finds it finished.
+        moved: Write the counterfactuals instead: the signal changes places with the block this many further.
+    """
+
+    out: FilePath
+    moved: Steps = 0
+    gallery: Shown = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortcutFileOptions(ShortcutOptions, Gallery, DataRoot):
+    """A data set with a planted shortcut, and where it is written.
+
+    Args:
+        out: Folder of data.npz, result.json and report.html; the same command finds it finished.
+    """
+
+    out: FilePath
+    gallery: Shown = 12

@@ -15,12 +15,12 @@ import torch
 from veridical.attacks.parts import PartStore
 from veridical.attacks.robustness import RobustnessResult, batch_length, examples_kept
 from veridical.data import Dataset
-from veridical.runtime.config import AttackOptions
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import Arrays, claim_folder, pack_arrays, read_json, write_atomic, write_json
 from veridical.runtime.guards import thread_count
-from veridical.runtime.process_group import ALONE, ProcessGroup, check_count
+from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.provenance import environment, result_document
+from veridical.runtime.study_config import AttackOptions
 from veridical.studies.attack_task import AttackTask, assign
 from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.processes import run_side_by_side
@@ -111,8 +111,6 @@ def _examine_share(options: AttackOptions, worker: int, workers: int) -> None:
 def _workers(task: AttackTask) -> int:
     """How many processes: as many as asked for, else one per core with four batches or more for each."""
     batches = _batches(task)
-    check_count("workers", task.options.workers)
-    check_count("threads", task.options.threads)
     if task.options.workers is not None:
         return min(task.options.workers, batches)
     if task.device.type != "cpu":

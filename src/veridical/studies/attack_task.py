@@ -16,9 +16,9 @@ from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import InputGradient
 from veridical.data import Dataset, Split, load
-from veridical.runtime.config import AttackOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import UsageError, argument_error
+from veridical.runtime.study_config import AttackOptions
 from veridical.training.run import MODEL, Run
 from veridical.training.run import load as load_run
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from veridical.data.block_world import BlockWorld
 from veridical.jobs import Job
-from veridical.runtime.config import NormName
+from veridical.runtime.options import NormName
 from veridical.runtime.study_config import TheoryOptions
 from veridical.studies.mean_field_job import MEAN_FIELD_JOB
 from veridical.studies.theory_choices import chosen, seeds_of

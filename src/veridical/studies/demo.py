@@ -13,11 +13,12 @@ from veridical.attacks.protocols import EvaluationSettings, evaluation_settings
 from veridical.attacks.robustness import examples_kept
 from veridical.data import load
 from veridical.report.formats import Interval
-from veridical.runtime.config import AttackOptions, DemoOptions, TrainOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import CLAIM, claim_folder, write_json
+from veridical.runtime.options import TrainOptions
 from veridical.runtime.provenance import result_document
 from veridical.runtime.record import record
+from veridical.runtime.study_config import AttackOptions, DemoOptions
 from veridical.studies.attack_report import REPORT, write_attack_report
 from veridical.studies.attack_run import PARTS, attack_run
 from veridical.studies.attacked import TITLES, Attacked, read_attack

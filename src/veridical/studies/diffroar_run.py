@@ -15,10 +15,10 @@ from veridical.faithfulness.measuring import RANKINGS, ProgressCallback, measure
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ENDS, unmask
 from veridical.jobs import workers_of
-from veridical.runtime.config import DiffRoarOptions
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic, write_json
 from veridical.runtime.provenance import environment, result_document
+from veridical.runtime.study_config import DiffRoarOptions
 from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
 from veridical.studies.maps import first_of_each_class
@@ -34,7 +34,7 @@ def diffroar_run(options: DiffRoarOptions, progress: ProgressCallback | None = N
     """
     measurement = measurement_of(options)
     folder = Path(options.out)
-    with executor_of(options, scheduler=options.scheduler, insecure=options.insecure) as executor:
+    with executor_of(options) as executor:
         result = measure(
             measurement,
             folder,
@@ -61,7 +61,7 @@ def diffroar_run(options: DiffRoarOptions, progress: ProgressCallback | None = N
 def predict(options: DiffRoarOptions) -> Forecast:
     """How many retrainings `diffroar_run` would make, and how long they would take; nothing is written."""
     measurement = measurement_of(options)
-    with executor_of(options, scheduler=options.scheduler, insecure=options.insecure) as executor:
+    with executor_of(options) as executor:
         return forecast(measurement, executor, batch=options.batch, stacked=options.stacked)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 
@@ -14,44 +13,21 @@ from veridical.jobs.cluster import Dask
 from veridical.jobs.pool import visible_cards
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.guards import thread_count
-from veridical.runtime.process_group import check_count
-
-
-class Placement(Protocol):
-    """The options of a command that say where its jobs run."""
-
-    @property
-    def device(self) -> str:
-        """auto, cpu or cuda[:n]."""
-        ...
-
-    @property
-    def threads(self) -> int | None:
-        """Torch threads of each process."""
-        ...
-
-    @property
-    def workers(self) -> int | None:
-        """Processes."""
-        ...
+from veridical.runtime.options import Placement
 
 
 @contextmanager
-def executor_of(
-    options: Placement, *, scheduler: str | None = None, insecure: bool = False
-) -> Iterator[Executor]:
+def executor_of(options: Placement) -> Iterator[Executor]:
     """Where the options say that jobs run; in the block torch has as many threads as a worker has.
 
     A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
     """
-    check_count("threads", options.threads)
-    check_count("workers", options.workers)
     # A cluster's devices are other machines'.
-    device = None if scheduler is not None else resolve_device(options.device)
+    device = None if options.scheduler is not None else resolve_device(options.device)
     pinned = device is not None and options.device in ("auto", "cuda") and device.type == "cuda"
     executor: Executor
-    if scheduler is not None:
-        executor = Dask(scheduler, insecure=insecure)
+    if options.scheduler is not None:
+        executor = Dask(options.scheduler, insecure=options.insecure)
     elif options.workers == 1:
         executor = InProcess()
     elif pinned:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
+from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.files import AGAIN, Document, as_path, check_form, read_arrays, read_json
+from veridical.runtime.files import AGAIN, Document, check_form, read_arrays, read_json
 from veridical.runtime.record import record
 
 RESULT, EXAMPLES = "result.json", "examples.npz"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -14,8 +14,9 @@ from veridical.faithfulness.measuring import check
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import Arrays, claim_folder, pack_arrays, write_atomic, write_json
+from veridical.runtime.options import Placement
 from veridical.runtime.provenance import environment, result_document
-from veridical.studies.executors import Placement, executor_of
+from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
 
 JOBS = "jobs"
@@ -25,31 +26,12 @@ ProgressCallback = Callable[[str, Progress], object]
 """(what is done, how far it is)."""
 
 
-class StudyPlacement(Placement, Protocol):
-    """The options that every study has."""
-
-    @property
-    def out(self) -> str:
-        """Folder of the results."""
-        ...
-
-    @property
-    def store(self) -> str | None:
-        """Folder of the jobs; None is one inside `out`."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of all that is random."""
-        ...
-
-
 class Study:
     """Runs jobs one group after the other, gives what they found, and writes the results."""
 
     def __init__(
         self,
-        options: StudyPlacement,
+        options: Placement,
         config: Mapping[str, Any],
         folder: Path,
         store: Store,
@@ -112,7 +94,7 @@ class Study:
 
 @contextmanager
 def begun(
-    options: StudyPlacement, kind: str, config: Mapping[str, Any], tell: ProgressCallback | None = None
+    options: Placement, kind: str, config: Mapping[str, Any], tell: ProgressCallback | None = None
 ) -> Iterator[Study]:
     """A study whose folder is claimed for `config`, and whose workers are there in the block; then `finish`.
 

@@ -30,8 +30,8 @@ from veridical.metrics.localisation import LEVELS
 from veridical.report.formats import Interval, main_interval
 from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_points
-from veridical.runtime.data_config import CodeName, ShortcutOptions, ShortcutTestName
 from veridical.runtime.files import Arrays
+from veridical.runtime.options import CodeName, ShortcutOptions, ShortcutTestName
 from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies.attacked import training_title
 from veridical.studies.maps import (

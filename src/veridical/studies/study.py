@@ -36,12 +36,12 @@ from veridical.metrics.intervals import SHARE, UNBOUNDED
 from veridical.report.formats import Interval
 from veridical.report.page import Panel, study_page
 from veridical.report.table import Column, Table, explained, write_points
+from veridical.runtime.checking import as_path
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
     Arrays,
     Document,
-    as_path,
     check_form,
     claim_folder,
     pack_arrays,

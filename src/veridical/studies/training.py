@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from veridical.data import Dataset
 from veridical.report.formats import main_interval, percent
-from veridical.runtime.config import ModelOption, OptimiserOptions, RecipeName, TrainOptions
+from veridical.runtime.options import ModelOption, OptimiserOptions, RecipeName, TrainOptions
 from veridical.training.penalties import OBJECTIVES, supported_options
 from veridical.training.settings import Settings
 from veridical.training.task import resolve_options

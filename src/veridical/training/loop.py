@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.data import Dataset, Split
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import claim_folder, write_json
 from veridical.runtime.guards import default_modes, preserved_rng, thread_count
+from veridical.runtime.options import TrainOptions
 from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, save_checkpoint, weights

@@ -15,15 +15,10 @@ from veridical.attribution.classifier import logits_of
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import input_gradient, path_attribution, points_on_path, weighted_sum
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.config import ScoreName, StartName
-from veridical.runtime.errors import (
-    UsageError,
-    argument_error,
-    check_count,
-    check_positive,
-    unknown_name_error,
-)
+from veridical.runtime.checking import check_count, check_positive
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
+from veridical.runtime.options import ScoreName, StartName
 from veridical.runtime.record import record
 from veridical.runtime.registry import load_factory
 from veridical.training.penalties import OBJECTIVES, AttributionPenalty

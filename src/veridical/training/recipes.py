@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from veridical.data.registry import DATASETS
-from veridical.runtime.config import AugmentName, ObjectiveOptions, OptimiserOptions, TrainOptions
 from veridical.runtime.errors import UsageError, argument_error
+from veridical.runtime.options import AugmentName, ObjectiveOptions, OptimiserOptions, TrainOptions
 from veridical.training.penalties import OBJECTIVES
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 

@@ -18,13 +18,12 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.metrics.intervals import Interval, proportion_interval
-from veridical.runtime.checking import checked
+from veridical.runtime.checking import as_path, checked
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
     CLAIM,
     Frame,
-    as_path,
     check_form,
     read_checked,
     read_claim,

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from veridical.runtime.checking import Checked
-from veridical.runtime.config import (
+from veridical.runtime.checking import (
+    Checked,
+    Count,
+    Decay,
+    Factor,
+    Length,
+    Limit,
+    Radius,
+    Seed,
+    Share,
+    Size,
+    Steps,
+    Width,
+)
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import check_form
+from veridical.runtime.options import (
     AugmentName,
     BalanceName,
     NormName,
@@ -17,31 +32,29 @@ from veridical.runtime.config import (
     ScoreName,
     StartName,
 )
-from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import check_form
 
 
 @dataclass(frozen=True)
 class RobustSettings(Checked):
     """The robust part of an objective; None stands for what the objective does not use.
 
-    The fields are those of `veridical.runtime.config.ObjectiveOptions`.
+    The fields are those of `veridical.runtime.options.ObjectiveOptions`.
     """
 
-    weight: float
+    weight: Factor
     norm: NormName
-    radius: float
-    beta: float | None = None
-    beta_from: float | None = None
-    inner_steps: int | None = None
-    inner_step_size: float | None = None
+    radius: Radius
+    beta: Factor | None = None
+    beta_from: Share | None = None
+    inner_steps: Steps | None = None
+    inner_step_size: Length | None = None
     inner_start: StartName | None = None
     inner_score: ScoreName | None = None
-    inner_nodes: int | None = None
-    nodes: int | None = None
+    inner_nodes: Size | None = None
+    nodes: Size | None = None
     rule: RuleName | None = None
-    training_radius: float | None = None
-    radius_warm_up: float | None = None
+    training_radius: Radius | None = None
+    radius_warm_up: Share | None = None
 
     @property
     def ball_radius(self) -> float:
@@ -51,19 +64,19 @@ class RobustSettings(Checked):
 
 @dataclass(frozen=True)
 class OptimiserSettings(Checked):
-    """How the weights move; the fields are those of `veridical.runtime.config.OptimiserOptions`.
+    """How the weights move; the fields are those of `veridical.runtime.options.OptimiserOptions`.
 
     steps: in total. reduction: how the losses of a batch become one number.
     """
 
     optimiser: OptimiserName
     schedule: ScheduleName
-    learning_rate: float
-    weight_decay: float
-    batch_size: int
-    steps: int
-    averaging: float
-    warm_up: float
+    learning_rate: Factor
+    weight_decay: Factor
+    batch_size: Width
+    steps: Count
+    averaging: Decay
+    warm_up: Decay
     reduction: Literal["mean", "sum"]
 
 
@@ -82,9 +95,9 @@ class Settings(Checked):
     recipe: str
     robust: RobustSettings | None
     optimise: OptimiserSettings
-    validation: int
-    train_examples: int
-    seed: int
+    validation: Annotated[int, Limit(0, 10**9)]
+    train_examples: Count
+    seed: Seed
     bf16: bool
     augment: AugmentName = "none"
     balance: BalanceName = "none"

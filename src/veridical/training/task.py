@@ -18,10 +18,10 @@ from veridical.data import DATASETS, Dataset, Split, load
 from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.data.splits import held_out
 from veridical.models import build, model_config
-from veridical.runtime.config import TrainOptions
 from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.guards import private_copy
+from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
 from veridical.training.checkpoint import check_tensors, copy_weights, pack, weights
 from veridical.training.objectives import Objective, RobustAttribution, build_objective, evaluation_ball

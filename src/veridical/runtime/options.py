@@ -1,0 +1,410 @@
+"""Groups of options that commands share, each documented once; free of torch, so that parsing is quick.
+
+A command's options inherit the groups that they need, and state a field anew where it differs.
+Types such as `Share` and `FilePath` carry the limits that `runtime.checking` holds a field to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from veridical.runtime.checking import (
+    Checked,
+    Contrast,
+    Count,
+    Decay,
+    Factor,
+    FilePath,
+    Length,
+    Limit,
+    Pictures,
+    Processes,
+    Radius,
+    Repeats,
+    Seed,
+    Share,
+    Size,
+    Steps,
+    StepSize,
+    Width,
+    needs,
+)
+
+RecipeName = Literal["fast", "paper"]
+NormName = Literal["linf", "l2"]
+StartName = Literal["random", "origin", "gradient", "warm"]
+ScoreName = Literal["size", "loss"]
+AugmentName = Literal["none", "shift-rotate", "shift-rotate-flip", "warp"]
+BalanceName = Literal["none", "classes"]
+OptimiserName = Literal["adam", "sgd"]
+ScheduleName = Literal["one-cycle", "steps", "constant"]
+ModelOption = int | float | str | list[float]
+RuleName = Literal["right", "left", "midpoint", "trapezoid", "gauss-legendre"]
+ProtocolName = Literal["paper", "paper-fast", "strong"]
+AttributionName = Literal["integrated-gradients", "input-gradient"]
+OrderName = Literal["absolute", "signed", "squared"]
+PerName = Literal["value", "pixel"]
+TiesName = Literal["random", "stable"]
+StackedName = Literal["auto", "never"]
+ModeName = Literal["keep", "remove"]
+FillName = Literal["mean", "black", "linear"]
+BaselineName = Literal["random", "input-agnostic"]
+TargetName = Literal["predicted", "label"]
+RetrainObjectiveName = Literal["natural", "same"]
+ClassesName = Literal["ten", "two"]
+NullName = Literal["square", "filled", "noise", "scramble"]
+PositionName = Literal["random", "top", "bottom"]
+LayoutName = Literal["vertical", "horizontal"]
+Blocks = Annotated[int, Limit(2, 16)]
+CodeName = Literal["place", "presence"]
+ShortcutTestName = Literal["agreeing", "moved", "gone"]
+PatternName = Literal["checks", "solid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Checked):
+    """Where one process computes, and from which seed.
+
+    Args:
+        seed: Seed of all that is random.
+        device: auto, cpu or cuda[:n].
+        progress: Show a progress bar.
+    """
+
+    seed: Seed = 0
+    device: str = "auto"
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement(Machine):
+    """Where results and jobs lie, and what runs the jobs.
+
+    Args:
+        out: Folder of the results; the same command continues in it.
+        store: Folder of finished jobs, which several commands may share; None is one inside `out`.
+        threads: Torch threads of each process; None is one for several processes.
+        workers: Processes; None is one for each core.
+        scheduler: Address of a Dask scheduler; None uses processes of this machine.
+        insecure: Allow a remote scheduler without TLS.
+    """
+
+    out: FilePath
+    store: FilePath | None = None
+    threads: Processes | None = None
+    workers: Processes | None = None
+    scheduler: str | None = None
+    insecure: bool = field(default=False, metadata=needs("scheduler"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRoot(Checked):
+    """Where data sets are looked up.
+
+    Args:
+        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
+    """
+
+    data_root: FilePath | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice(DataRoot):
+    """Which images.
+
+    Args:
+        data: Name of a data set, an .npz file or a folder of class folders; None takes the run's.
+    """
+
+    data: FilePath | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery(Checked):
+    """What a report shows.
+
+    Args:
+        gallery: Images shown in the report.
+    """
+
+    gallery: Pictures = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionChoice(Checked):
+    """Which explanations, and how they are computed.
+
+    Args:
+        attribution: Explanations by name: input-gradient, input-gradient-loss, gradient-x-input,
+            integrated-gradients, smoothgrad, random, captum:CLASS, module:callable.
+        batch: Images whose attributions are computed at a time.
+        trust_code: Allow module:callable, which runs foreign code.
+    """
+
+    attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
+    batch: Width = 100
+    trust_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions(Checked):
+    """The objective l(x) + weight * max over x' of size(IG(x, x')) and how its inner maximum is sought.
+
+    A field that is None takes the recipe's value for the data set; results record what was used.
+
+    Args:
+        weight: lambda, the weight of the attribution's size; for input-gradient the penalty's own weight.
+        beta: Coefficient of the L1 norm in ig-sum-norm.
+        norm: Norm of the ball around each input.
+        radius: Radius of the ball, in input units (images are in [0, 1]); the run is evaluated at it.
+        training_radius: Radius of the ball in training, where it differs.
+        radius_warm_up: Share of the training in which that ball grows from nothing to its radius.
+        inner_steps: Steps of the inner ascent.
+        inner_step_size: Length of an inner step, in input units.
+        inner_start: Where the inner ascent starts; "warm" is where it ended for the image an epoch before.
+        inner_score: What the inner ascent climbs; "size" is the objective itself, "loss" the loss alone.
+        inner_nodes: Quadrature nodes of the attribution inside the ascent.
+        nodes: Quadrature nodes of the attribution in the outer step.
+        rule: Quadrature rule of both.
+        beta_from: Share of the training after which the L1 term of ig-sum-norm is switched on.
+    """
+
+    weight: Factor | None = None
+    beta: Factor | None = None
+    norm: NormName = "linf"
+    radius: Radius | None = None
+    training_radius: Radius | None = None
+    radius_warm_up: Share | None = None
+    inner_steps: Steps | None = None
+    inner_step_size: Length | None = None
+    inner_start: StartName | None = None
+    inner_score: ScoreName | None = None
+    inner_nodes: Size | None = None
+    nodes: Size | None = None
+    rule: RuleName | None = None
+    beta_from: Share | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserOptions(Checked):
+    """How the weights move; None takes the recipe's.
+
+    Args:
+        optimiser: Adam (decoupled weight decay) or SGD with momentum 0.9; None takes the recipe's.
+        schedule: One cycle (linear warm-up, cosine to zero), the paper's steps, or constant; None takes the
+            recipe's.
+        learning_rate: Greatest learning rate; None takes the recipe's.
+        weight_decay: Decoupled for adam, L2 for sgd; None takes the recipe's.
+        batch_size: Examples per step; None takes the recipe's.
+        epochs: Passes through the training images; a fraction is allowed. None takes the recipe's.
+        steps: Steps in total, instead of epochs.
+        averaging: Decay of the exponential average of the weights; 0 keeps the last weights, None takes the
+            recipe's.
+        warm_up: Share of the steps in which the one-cycle rate rises; None takes the recipe's.
+    """
+
+    optimiser: OptimiserName | None = None
+    schedule: ScheduleName | None = None
+    learning_rate: Factor | None = None
+    weight_decay: Factor | None = None
+    batch_size: Width | None = None
+    epochs: Annotated[float, Limit(0, 1e5, above=True)] | None = None
+    steps: Count | None = None
+    averaging: Decay | None = None
+    warm_up: Decay | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(OptimiserOptions, ObjectiveOptions, DataChoice, Machine):
+    """Train one classifier and keep it in a run folder.
+
+    Args:
+        out: Folder of the run; the same command continues a run that was interrupted.
+        data: Name of a data set, an .npz file or a folder of class folders.
+        model: Architecture by name.
+        model_options: Options of the architecture, for example {"width": 8}.
+        objective: What is minimised, by name or as module:callable (with trust_code).
+        recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
+        equalise: Equalise the histogram of every channel (GTSRB in the paper).
+        augment: Change training images at random in every step, by shifts, rotations and brightness
+            ("shift-rotate"), mirroring too where the class allows it, or as the RAR authors ("warp").
+        balance: Take every class equally often in an epoch.
+        initial_run: Folder of a finished run whose weights this training begins with, instead of fresh ones.
+        validation: Training images held out for validation; 0 holds none out.
+        train_examples: Use only so many of the remaining training images; None uses all.
+        download: Let torchvision download the data into the root.
+        seed: Seed of weights, batches, noise and split.
+        threads: Torch threads; None leaves torch's choice.
+        bf16: Train with bfloat16 products and convolutions, on CPUs that have them; metrics stay float32.
+        checkpoint_seconds: Least seconds between checkpoints inside an epoch; each epoch ends with one.
+        trust_code: Allow module:callable, which runs foreign code.
+        tensorboard: Also write TensorBoard events (extra "tensorboard").
+    """
+
+    out: FilePath
+    data: FilePath = "mnist-5k"
+    model: str = "cnn"
+    model_options: dict[str, ModelOption] = field(default_factory=dict)
+    objective: str = "ig-sum-norm"
+    recipe: RecipeName = "fast"
+    equalise: bool = False
+    augment: AugmentName | None = None
+    balance: BalanceName | None = None
+    initial_run: FilePath | None = None
+    validation: Annotated[int, Limit(0, 10**9)] | None = None
+    train_examples: Count | None = None
+    download: bool = False
+    threads: Processes | None = None
+    bf16: bool = False
+    checkpoint_seconds: Annotated[float, Limit(0, 1e9)] = 60.0
+    trust_code: bool = False
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingGrid(OptimiserOptions):
+    """What a study trains: every objective at every radius, several times.
+
+    Args:
+        model: Architecture by name.
+        model_options: Options of the architecture, for example {"width": 512}.
+        objective: What is minimised; each is trained.
+        recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
+        radius: Radii of the ball, each of which is trained; None takes the recipe's.
+        weight: Weight of the attribution's size in the robust objectives; None takes the recipe's.
+        beta: Coefficient of the L1 norm in ig-sum-norm; None takes the recipe's.
+        beta_from: Share of the training after which that L1 term is switched on; None takes the recipe's.
+        seeds: Trainings of each kind.
+        train_examples: Number of training images; None takes all.
+        test_examples: Number of test images; None takes all.
+        explained: Test images whose maps are measured; None takes all.
+    """
+
+    model: str = "cnn"
+    model_options: dict[str, ModelOption] = field(default_factory=dict)
+    objective: list[str] = field(default_factory=lambda: ["natural", "adversarial", "ig-norm", "ig-sum-norm"])
+    recipe: RecipeName = "fast"
+    radius: list[Radius] | None = None
+    weight: Factor | None = None
+    beta: Factor | None = None
+    beta_from: Share | None = None
+    seeds: Repeats = 3
+    train_examples: Count | None = None
+    test_examples: Count | None = None
+    explained: Annotated[int, Limit(2, 10**9)] | None = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackChoice(Checked):
+    """The ball, and how predictions and explanations are attacked in it.
+
+    What is None is the paper's for the data set.
+
+    Args:
+        protocol: "paper" (the RAR authors' evaluation), "paper-fast" or "strong".
+        attribution: Explanation that is attacked.
+        attack: Direction of the attribution attack.
+        radius: Radii of the ball, in input units; None takes the run's (or the paper's for the data set).
+        norm: Norm of the ball.
+        k: Pixels attacked and compared; None takes the paper's for the data set.
+        steps: Iterations of the attribution attack; None takes the paper's for the data set.
+        step_size: Length of an iteration, in input units; None takes the paper's for the data set.
+        region: Rows and columns (top, bottom, left, right) of the region for the "target" attack.
+        pgd_steps: Steps of the attack on predictions; None takes the paper's for the data set.
+        pgd_step_size: Step length of the attack on predictions; None takes the paper's for the data set.
+    """
+
+    protocol: ProtocolName = "paper-fast"
+    attribution: AttributionName = "integrated-gradients"
+    attack: Literal["topk", "mass-centre", "target", "random"] = "topk"
+    radius: list[Radius] | None = None
+    norm: NormName = "linf"
+    k: Count | None = None
+    steps: Annotated[int, Limit(1, 10**5)] | None = None
+    step_size: StepSize | None = None
+    region: list[Steps] | None = field(default=None, metadata=needs("attack", "target"))
+    pgd_steps: Annotated[int, Limit(1, 10**5)] | None = None
+    pgd_step_size: StepSize | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSizes(Checked):
+    """How many images a generated data set has.
+
+    Args:
+        train_examples: Number of training images; None takes all.
+        test_examples: Number of test images; None takes all.
+    """
+
+    train_examples: Count | None = None
+    test_examples: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(SplitSizes):
+    """What a BlockMNIST data set is: one signal block and null blocks in each image.
+
+    Args:
+        source: Data set of grey images, by name or .npz file; its images are the signal blocks.
+        classes: "ten" takes all classes of the source, "two" its first two (digits 0 and 1).
+        null: Content of a null block: a square's outline, a filled square, a square of noise, or the shuffled
+            pixels of an image of the source.
+        position: Where the signal stands: "random", "top" (the first block), "bottom" (the last), or the
+            probability that it is the first block.
+        layout: "vertical" (one above the other), "horizontal" (side by side), or k for k x k blocks.
+        contrast: Factor of the signal block's grey levels, above 0 and at most 1.
+        null_contrast: The same for null blocks; None takes that of the signal.
+        noise: Standard deviation of the Gaussian noise added to every pixel, in input units (0 to 1).
+        tile: Side in pixels of the squares that null "scramble" shuffles; 1 shuffles pixels.
+        seed: Seed of positions, contents and noise.
+    """
+
+    source: FilePath = "mnist-5k"
+    classes: ClassesName = "ten"
+    null: NullName = "square"
+    position: PositionName | Share = "random"
+    layout: LayoutName | Blocks = "vertical"
+    contrast: Contrast = 1.0
+    null_contrast: Contrast | None = None
+    noise: Share = 0.0
+    tile: Size = field(default=1, metadata=needs("null", "scramble"))
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchOptions(Checked):
+    """A patch that is planted in images.
+
+    Args:
+        code: What of the patch agrees with the class: its "place" (one for each class, along the border), or
+            its "presence" (classes of odd label have it).
+        size: Side of the patch in pixels.
+        margin: Pixels between patch and border.
+        pattern: Black and white "checks" of one pixel, seen on any ground, or "solid" white.
+        contrast: Share of the patch in its pixels, above 0 and at most 1; the image keeps the rest.
+    """
+
+    code: CodeName = "place"
+    size: Size = 4
+    margin: Steps = 0
+    pattern: PatternName = "checks"
+    contrast: Contrast = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortcutOptions(PatchOptions, SplitSizes):
+    """A patch planted in images, which agrees with the class in training and need not in testing.
+
+    Args:
+        source: Data set that the patch is planted in, by name or .npz file.
+        rate: Probability that a training image's patch agrees with its class.
+        test: Test images: "agreeing" at the same rate, "moved" (place or presence independent of the class),
+            or "gone" (no patch).
+        seed: Seed of what is drawn for each image.
+    """
+
+    source: FilePath = "fashion-mnist"
+    rate: Share = 0.95
+    test: ShortcutTestName = "moved"
+    seed: Seed = 0
