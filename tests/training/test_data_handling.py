@@ -73,7 +73,7 @@ def test_a_mirrored_sign_is_trained_under_its_own_name(tmp_path: Path, stripes: 
     signs = replace(
         stripes,
         name="gtsrb",
-        classes=DATASETS["gtsrb"].classes,
+        classes=DATASETS.get("gtsrb").classes,
         train=replace(stripes.train, labels=labels),
         test=replace(stripes.test, labels=torch.full_like(stripes.test.labels, stop)),
     )

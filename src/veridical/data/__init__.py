@@ -5,14 +5,14 @@ Importing this package does not import torch: the table of names is available to
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from veridical.data.registry import DATASETS, DatasetEntry
 
 if TYPE_CHECKING:
-    from veridical.data.availability import Availability, available
-    from veridical.data.dataset import Dataset, Split, split_validation
-    from veridical.data.lookup import load
+    from veridical.data.dataset import Dataset, Split, load, split_validation
+    from veridical.data.lookup import Availability, available
 
 __all__ = [
     "DATASETS",
@@ -25,19 +25,9 @@ __all__ = [
     "split_validation",
 ]
 
-_HOMES = {
-    "Availability": "availability",
-    "available": "availability",
-    "Dataset": "dataset",
-    "Split": "dataset",
-    "split_validation": "dataset",
-    "load": "lookup",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = "lookup" if name.lower().startswith("avail") else "dataset"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -17,8 +17,7 @@ import torch
 
 from veridical.data.arrays import Arrays
 from veridical.data.block_null import null_blocks
-from veridical.data.dataset import Split
-from veridical.data.lookup import assembled, load
+from veridical.data.dataset import Split, build_dataset, load
 from veridical.data.masked import MaskedDataset, PartName
 from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.options import BlockOptions
@@ -107,7 +106,7 @@ def _generated(options: BlockOptions, root: str | os.PathLike[str] | None, moved
         "block": (torch.from_numpy(blocks[0]), torch.from_numpy(blocks[1])),
         "example": (train, test),
     }
-    data = assembled(name, arrays, source.source)
+    data = build_dataset(name, arrays, source.source)
     return MaskedDataset.of(data, torch.from_numpy(masks[0]), torch.from_numpy(masks[1]), places)
 
 

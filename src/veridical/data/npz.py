@@ -10,41 +10,30 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error
+from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error, decoding
 
 _MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
 _MAX_NAME_BYTES = 2**24
 # zipfile also raises RuntimeError for an encrypted member, its subclass NotImplementedError for an unknown
 # compression, and ValueError and struct.error for damaged tables.
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_BROKEN = (*_DAMAGE, EOFError, OSError, RuntimeError, ValueError)
 
 
-@dataclass(frozen=True)
-class _Header:
+class _Header(NamedTuple):
+    """What the header of one array says; size is that of the content in bytes."""
+
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of the content after the header; an exact int however large the header claims it to be."""
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+    size: int
 
 
 def read_npz(path: Path) -> Arrays:
@@ -80,26 +69,23 @@ def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray
     Pickles are refused and sizes are limited as in `read_npz`. Raises DataError, naming file and member.
     """
     with _opened(path) as archive:
-        found = [name.removesuffix(".npy") for name in archive.namelist() if name.startswith(prefixes)]
-        for name in found:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.startswith(prefixes)]
+        for name in names:
             with _member(path, archive, name) as (_, header):
                 if header.size > MAX_BYTES:
-                    given = f"shape {header.shape} of {header.dtype}"
-                    raise corrupt_file_error(
-                        f"{path}, {name}", given, f"at most {MAX_BYTES // 2**30} GiB in one array"
-                    )
-        return {name: _content(path, archive, name) for name in found}
+                    found = f"shape {header.shape} of {header.dtype}"
+                    most = f"at most {MAX_BYTES // 2**30} GiB in one array"
+                    raise corrupt_file_error(f"{path}, {name}", found, most)
+        return {name: _content(path, archive, name) for name in names}
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except _BROKEN as error:
-        raise corrupt_file_error(
-            path, f"a damaged or truncated file ({error})", "a readable .npz file", "Make or copy it again."
-        ) from error
+    with (
+        decoding(path, "a readable .npz file", *_BROKEN, hint="Make or copy it again."),
+        zipfile.ZipFile(path) as archive,
+    ):
+        yield archive
 
 
 @contextmanager
@@ -109,24 +95,22 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[I
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
         present = ", ".join(member.removesuffix(".npy") for member in archive.namelist()) or "nothing"
-        raise corrupt_file_error(
-            path, f"no {name} (the file holds {present})", "x_train, y_train, x_test and y_test"
-        ) from None
+        found = f"no {name} (the file holds {present})"
+        raise corrupt_file_error(path, found, "x_train, y_train, x_test and y_test") from None
+    where = f"{path}, {name}"
     with archive.open(info) as stream:
-        header, length = _header(f"{path}, {name}", stream)
+        header, length = _read_header(where, stream)
         if header.dtype.hasobject:
-            raise corrupt_file_error(
-                f"{path}, {name}", "an array of Python objects", "plain numbers", "Pickles are never loaded."
-            )
+            hint = "Pickles are never loaded."
+            raise corrupt_file_error(where, "an array of Python objects", "plain numbers", hint)
         if length + header.size != info.file_size:
             found = f"{info.file_size - length} bytes of content"
-            raise corrupt_file_error(
-                f"{path}, {name}", found, f"{header.size} for shape {header.shape} of {header.dtype}"
-            )
+            expected = f"{header.size} for shape {header.shape} of {header.dtype}"
+            raise corrupt_file_error(where, found, expected)
         yield stream, header
 
 
-def _header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
+def _read_header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
     """Parse the `.npy` header (numpy.lib.format) and return it with its length in bytes."""
     start = stream.read(12)
     try:
@@ -142,10 +126,10 @@ def _header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
         read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(text)
     except (ValueError, SyntaxError, tokenize.TokenError) as error:  # all of them from numpy's parser
-        raise corrupt_file_error(
-            where, f"an unreadable header ({error})", "an array as numpy.savez writes it"
-        ) from error
-    return _Header(shape, dtype, fortran), length
+        found = f"an unreadable header ({error})"
+        raise corrupt_file_error(where, found, "an array as numpy.savez writes it") from error
+    # Python's integers are exact, however large the header claims the array to be.
+    return _Header(shape, dtype, fortran, prod(map(int, shape)) * dtype.itemsize), length
 
 
 def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
@@ -156,9 +140,8 @@ def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any
             # In small pieces: of an LZMA member zipfile unpacks all it has read, however much that becomes.
             piece = stream.read(min(header.size - filled, 2**17))
             if not piece:
-                raise corrupt_file_error(
-                    f"{path}, {name}", f"{filled} bytes of content", f"{header.size}; the file is truncated"
-                )
+                expected = f"{header.size}; the file is truncated"
+                raise corrupt_file_error(f"{path}, {name}", f"{filled} bytes of content", expected)
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
         stream.read(1)  # zipfile compares the checksum only when the end is reached

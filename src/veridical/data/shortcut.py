@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from veridical.data.arrays import Arrays
-from veridical.data.dataset import Dataset
-from veridical.data.lookup import assembled, load
+from veridical.data.dataset import Dataset, build_dataset, load
 from veridical.data.masked import MaskedDataset, PartName
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ShortcutOptions, ShortcutTestName
@@ -100,7 +99,7 @@ def _planted(options: ShortcutOptions, source: Dataset, train: _Half) -> MaskedD
     }
     halves = [(half.images.permute(0, 2, 3, 1).numpy(), half.labels.numpy()) for half in (train, test)]
     arrays = Arrays(*halves[0], *halves[1], source.classes, recorded)
-    data = assembled(f"shortcut-{Path(source.name).stem}", arrays, source.source)
+    data = build_dataset(f"shortcut-{Path(source.name).stem}", arrays, source.source)
     places = {name: (train.places[name], test.places[name]) for name in train.places}
     return MaskedDataset.of(data, train.mask, test.mask, places)
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from veridical.data import Dataset, Split
-from veridical.data.arrays import Arrays
-from veridical.data.lookup import assembled
-from veridical.data.splits import hashed_order
+from veridical.data.arrays import Arrays, hashed_order
+from veridical.data.dataset import build_dataset
 from veridical.runtime.errors import argument_error
 from veridical.runtime.seeds import per_example_normal, stream
 
@@ -60,4 +59,4 @@ def _changed(data: Dataset, train: Split, options: dict[str, object]) -> Dataset
         data.classes,
         {**data.options, **options},
     )
-    return assembled(data.name, arrays, data.source)
+    return build_dataset(data.name, arrays, data.source)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from veridical.data import DATASETS, Dataset, load
-from veridical.data.places import data_root
+from veridical.data.lookup import data_root
 from veridical.faithfulness.stored import write_arrays
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, argument_error

@@ -111,8 +111,12 @@ class Registry(Generic[Entry]):
                 argument, name, trust_code=trust_code, positional=self._positional, named=self._named
             )
             return self._wrap(name, function)
+        raise self.unknown_error(name, argument)
+
+    def unknown_error(self, name: object, argument: str = "") -> UsageError:
+        """Build (not raise) the error for a name that is none of these."""
         more = self._more + (" or package.module:callable" if self._wrap is not None else "")
-        raise unknown_name_error(argument, name, self, self._hint, more=more)
+        return unknown_name_error(argument or self.kind, name, self, self._hint, more=more)
 
     @cached_property
     def _plugins(self) -> dict[str, list[EntryPoint]]:

