@@ -131,7 +131,7 @@ def _augment(options: TrainOptions, values: _Values, data: _Values) -> AugmentNa
     """How images are changed; a UsageError for mirroring where no class is known to allow it."""
     if options.augment == "shift-rotate-flip":
         known = data["name"] in DATASETS
-        mirrored = DATASETS[data["name"]].mirrored(data["num_classes"]) if known else ()
+        mirrored = DATASETS.get(data["name"]).mirrored(data["num_classes"]) if known else ()
         if all(label is None for label in mirrored):
             raise UsageError(
                 f"augment=shift-rotate-flip: no class of {data['name']} is known to have mirror images that "

@@ -257,5 +257,5 @@ def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, cli
 def _augmentation(settings: Settings, data: Dataset) -> Augmentation | None:
     if settings.augment == "none":
         return None
-    mirrored = DATASETS[data.name].mirrored(data.num_classes) if data.name in DATASETS else ()
+    mirrored = DATASETS.get(data.name).mirrored(data.num_classes) if data.name in DATASETS else ()
     return Augmentation(settings.augment, mirrored)
