@@ -21,12 +21,11 @@ from typing import Any
 import torch
 
 from veridical.data import Dataset, Split
-from veridical.faithfulness.baselines import random_ranking
+from veridical.faithfulness.baselines import rank_randomly
 from veridical.faithfulness.fills import ConstantFill
-from veridical.faithfulness.recipe import architecture, training_fields
-from veridical.faithfulness.retraining import trained
+from veridical.faithfulness.retraining import resolve_architecture, resolve_training, train_fresh
 from veridical.faithfulness.stacked import Stack
-from veridical.faithfulness.unmasking import ENDS, kept_at, unmasked_dataset
+from veridical.faithfulness.unmasking import ENDS, resolve_kept, unmask_dataset
 
 LEVELS = (0.05, 0.1, 0.2, 0.5)
 
@@ -46,9 +45,9 @@ def images(train: int) -> Dataset:
 
 def members(data: Dataset, count: int, steps: int, batch: int) -> tuple[list[dict[str, Any]], list[Dataset]]:
     """Values and views of so many retrainings, in the order of a measurement's stacks: by seed."""
-    ranking, fill = random_ranking(data), ConstantFill((0.29,))
-    record = architecture("mlp", {}, data, None, trust_code=False)
-    training = training_fields(data, record, None, "natural", {"steps": steps, "batch_size": batch})
+    ranking, fill = rank_randomly(data), ConstantFill((0.29,))
+    record = resolve_architecture("mlp", {}, data, None, trust_code=False)
+    training = resolve_training(data, record, None, "natural", {"steps": steps, "batch_size": batch})
     places = [(level, end) for level in LEVELS for end in ENDS]
     values, views = [], []
     for number in range(count):
@@ -56,7 +55,7 @@ def members(data: Dataset, count: int, steps: int, batch: int) -> tuple[list[dic
         level, end = places[place]
         shared = {"data": {"checksum": data.checksum}, "model": record, "training": training}
         values.append({**shared, "seed": seed})
-        views.append(unmasked_dataset(data, ranking, kept_at(level, 784, end), fill))
+        views.append(unmask_dataset(data, ranking, resolve_kept(level, 784, end), fill))
     return values, views
 
 
@@ -67,7 +66,7 @@ def step_alone(values: dict[str, Any], view: Dataset, steps: int) -> float:
         chosen = {**values, "training": {**values["training"], "steps": count}}
         with TemporaryDirectory() as folder:
             begun = time.process_time()
-            trained(chosen, view, Path(folder) / "run", {"device": "cpu"})
+            train_fresh(chosen, view, Path(folder) / "run", {"device": "cpu"})
             spent.append(time.process_time() - begun)
     return (spent[1] - spent[0]) / (steps - 1)
 

@@ -26,10 +26,9 @@ import numpy as np
 import torch
 
 from veridical import train
-from veridical.faithfulness.design import Design
-from veridical.faithfulness.grouping import train_stacks
-from veridical.faithfulness.measurement import Measurement, prepare
-from veridical.faithfulness.measuring import JOBS, check, make_rankings, planned
+from veridical.faithfulness.diffroar import JOBS, check_outcomes, make_rankings, plan_jobs
+from veridical.faithfulness.diffroar_plan import Design, Measurement, plan_diffroar
+from veridical.faithfulness.stacked import train_stacks
 from veridical.jobs import InProcess, ProcessPool, Store, run_jobs
 from veridical.jobs.cluster import SETTINGS, Dask, cluster_environment
 
@@ -58,20 +57,20 @@ def measurement_of(folder: Path, jobs: int, train_images: int, epochs: float, se
         out=str(folder / "run"),
     )
     design = Design(levels=(0.1,), repeats=jobs // 2, baselines=(), control=False, seed=seed)
-    return prepare(run, None, attribution="random", design=design, overrides={"epochs": epochs})
+    return plan_diffroar(run, None, attribution="random", design=design, overrides={"epochs": epochs})
 
 
 def seconds(measurement: Measurement, folder: Path, executor: Executor, stacked: bool) -> tuple[float, int]:
     """How long all retrainings take with this executor, and the bytes sent per job."""
     store = Store(folder / JOBS)
     rankings = make_rankings(measurement, folder, store, InProcess(), 200, lambda *_: None)
-    jobs = planned(measurement, rankings, folder, store, executor)
+    jobs = plan_jobs(measurement, rankings, folder, store, executor)
     begun = time.perf_counter()
     if stacked:
         train_stacks(jobs.values(), store, executor, device="cpu")
     outcomes = run_jobs(jobs.values(), store, executor)
     spent = time.perf_counter() - begun
-    check(outcomes, jobs)
+    check_outcomes(outcomes, jobs)
     return spent, max(outcome.sent_bytes for outcome in outcomes.values())
 
 

@@ -33,8 +33,7 @@ from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.maps import batch_maps, dataset_maps
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.data import Split
-from veridical.faithfulness.layers import stages_of
-from veridical.faithfulness.randomisation import model_randomisation
+from veridical.faithfulness.randomisation import find_stages, model_randomisation
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
@@ -93,7 +92,7 @@ MAPS: dict[str, Call] = {
     "own method": lambda m, x, y: batch_maps(gradient, m, x, y, range(len(x)), 0),
     "Captum": CaptumAttribution(captum.attr.Saliency),
     "completeness": lambda m, x, y: axioms.completeness(IntegratedGradients(4), m, x, y),
-    "stages": lambda m, x, _: len(stages_of(m, x)),
+    "stages": lambda m, x, _: len(find_stages(m, x)),
 }
 
 

@@ -102,7 +102,7 @@ def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
 def test_a_failed_retraining_is_exit_code_1_with_its_log(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = retraining.unmasked_of
+    whole = retraining.load_unmasked
 
     def failing(values: object, where: object) -> object:
         assert isinstance(values, dict)
@@ -110,7 +110,7 @@ def test_a_failed_retraining_is_exit_code_1_with_its_log(
             raise MemoryError("a squirrel ate it")
         return whole(values, where)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(retraining, "unmasked_of", failing)
+    monkeypatch.setattr(retraining, "load_unmasked", failing)
     assert main(command(run, tmp_path / "out", "--baselines", "[]", "--no-progress")) == 1
     told = capsys.readouterr().err
     assert "1 of 8 jobs failed" in told

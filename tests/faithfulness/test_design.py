@@ -5,9 +5,9 @@ from dataclasses import fields
 
 import pytest
 
-from veridical.faithfulness.design import Design, Retraining
 from veridical.faithfulness.diffroar import diffroar
-from veridical.faithfulness.recipe import OVERRIDES
+from veridical.faithfulness.diffroar_plan import Design, Retraining
+from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import Kept
 from veridical.runtime.errors import UsageError
 from veridical.runtime.study_config import DiffRoarOptions

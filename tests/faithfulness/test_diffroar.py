@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from veridical.data import Dataset, Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness import forecast
-from veridical.faithfulness.diffroar import diffroar, measurement_of
-from veridical.faithfulness.measuring import measure
-from veridical.faithfulness.result import DiffRoarResult
-from veridical.faithfulness.verdict import judge
+from veridical.faithfulness.diffroar import diffroar, measure, plan_from_options
+from veridical.faithfulness.result import DiffRoarResult, judge
 from veridical.jobs import InProcess, ProcessPool, Progress
 from veridical.models import build
 from veridical.runtime.errors import RunError, UsageError
@@ -458,7 +456,7 @@ def test_options_of_the_command_mean_the_same(
         device="cpu",
         steps=10,
     )
-    measurement = measurement_of(options)
+    measurement = plan_from_options(options)
     by_options = measure(measurement, tmp_path / "by-options", executor=executor)
     by_name = diffroar(
         run,

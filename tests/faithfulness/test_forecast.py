@@ -14,16 +14,14 @@ from torch import nn
 
 from veridical.data import Dataset
 from veridical.faithfulness import forecast as module
-from veridical.faithfulness import timing
-from veridical.faithfulness.design import Design
-from veridical.faithfulness.forecast import Forecast, forecast, retraining_seconds
-from veridical.faithfulness.measurement import Measurement, placed, prepare
+from veridical.faithfulness.diffroar_plan import Design, Measurement, place_data, plan_diffroar
+from veridical.faithfulness.forecast import Forecast, forecast, predict_retraining
 from veridical.jobs import ProcessPool, WorkerLost
 from veridical.runtime.errors import RunError
 
 
 def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement:
-    return prepare(
+    return plan_diffroar(
         network,
         data,
         attribution="input-gradient",
@@ -53,7 +51,7 @@ def test_a_forecast_counts_what_the_design_has_and_leaves_no_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(timing, "TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
+    monkeypatch.setattr(module, "TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
     state = torch.get_rng_state()
     planned = measurement(network, marked_data)
     found = forecast(planned, batch=50)
@@ -87,11 +85,11 @@ def test_a_longer_training_is_predicted_in_proportion(
         clock[0] += 0.0001 * len(split)
 
     clock = [0.0]
-    monkeypatch.setattr(timing, "trained", trained)
-    monkeypatch.setattr(timing, "accuracies", accuracies)
-    monkeypatch.setattr("veridical.faithfulness.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(module, "train_fresh", trained)
+    monkeypatch.setattr(module, "measure_accuracies", accuracies)
+    monkeypatch.setattr("veridical.faithfulness.forecast.time.perf_counter", lambda: clock[0])
     planned = measurement(network, marked_data, control=False)
-    found = retraining_seconds(planned)
+    found = predict_retraining(planned)
     # 40 steps, 400 test images, and what a start takes beside them (0.05 s, of which testing was a part);
     # 40 steps are two epochs of 20, so there is one checkpoint more.
     rest = 0.05 - 0.0001 * 400
@@ -108,10 +106,10 @@ def test_imputation_is_timed_for_itself(
         asked.extend(values["shown"] for values in members)
         return 1.0
 
-    monkeypatch.setattr(module, "seconds_of", seconds)
-    retraining_seconds(measurement(network, marked_data))
+    monkeypatch.setattr(module, "time_retraining", seconds)
+    predict_retraining(measurement(network, marked_data))
     assert asked == ["images"]
-    retraining_seconds(measurement(network, marked_data, fill="linear"))
+    predict_retraining(measurement(network, marked_data, fill="linear"))
     assert asked == ["images", "images", "masks"]
 
 
@@ -137,14 +135,14 @@ class Workers(Executor):
 
 
 def on_disk(network: nn.Module, data: Dataset, folder: Path, **design: Any) -> Measurement:
-    return placed(measurement(network, data, **design), folder)
+    return place_data(measurement(network, data, **design), folder)
 
 
 def test_all_workers_are_timed_at_once_and_count_the_same(
     network: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     executor = Workers()
-    found = retraining_seconds(on_disk(network, marked_data, tmp_path), executor)
+    found = predict_retraining(on_disk(network, marked_data, tmp_path), executor)
     assert executor.calls == 3
     assert found == {"images": 2.0, "masks": 2.0}
 
@@ -152,9 +150,9 @@ def test_all_workers_are_timed_at_once_and_count_the_same(
 def test_images_in_memory_alone_are_timed_here(
     network: nn.Module, marked_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "seconds_of", lambda *_: 5.0)
+    monkeypatch.setattr(module, "time_retraining", lambda *_: 5.0)
     executor = Workers()
-    found = retraining_seconds(measurement(network, marked_data), executor)
+    found = predict_retraining(measurement(network, marked_data), executor)
     assert (executor.calls, found) == (0, {"images": 5.0, "masks": 5.0})
 
 
@@ -165,7 +163,7 @@ def test_a_worker_that_cannot_time_is_told_and_leaves_no_call(
     executor = Workers(loss)
     kind = type(loss).__name__
     with pytest.raises(RunError, match=rf"no worker could time a retraining: {kind}: killed\. Repeat"):
-        retraining_seconds(on_disk(network, marked_data, tmp_path), executor)
+        predict_retraining(on_disk(network, marked_data, tmp_path), executor)
     assert executor.given[0].cancelled()
 
 
@@ -177,11 +175,11 @@ def test_no_more_workers_are_timed_than_there_are_stacks(
     for workers, times in ((3, 3), (8, 8)):
         executor = Workers()
         executor.workers = workers
-        retraining_seconds(planned, executor)
+        predict_retraining(planned, executor)
         assert executor.calls == times
     executor = Workers()
     executor.workers = 5
-    retraining_seconds(planned, executor, "auto")
+    predict_retraining(planned, executor, "auto")
     assert executor.calls == 4
 
 
@@ -199,7 +197,7 @@ def test_processes_time_what_they_will_run(
         raise AssertionError("timed in the process that asks")
 
     monkeypatch.setattr(module, "SECONDS", 0.0)
-    monkeypatch.setattr(module, "seconds_of", here)
+    monkeypatch.setattr(module, "unmask_as_planned", here)
     planned = on_disk(network, marked_data, tmp_path)
     with ProcessPool(2) as pool:
         found = forecast(planned, pool, batch=50, stacked=stacked)

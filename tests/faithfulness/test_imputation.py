@@ -7,8 +7,7 @@ from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from veridical.faithfulness.fills import LinearFill
-from veridical.faithfulness.imputation import impute
+from veridical.faithfulness.fills import LinearFill, impute
 
 
 def solved(image: Tensor, kept: Tensor) -> Tensor:

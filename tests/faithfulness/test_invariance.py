@@ -6,11 +6,11 @@ from torch import Tensor
 
 from veridical.faithfulness.invariance import (
     InvarianceVerdict,
+    combine_verdicts,
+    draws_interval,
+    is_nearer,
     judge_remaining,
-    over_draws_and_examples,
-    overall,
-    remaining,
-    tells_apart,
+    remaining_similarity,
 )
 from veridical.metrics.intervals import Interval, mean_interval
 from veridical.runtime.errors import UsageError
@@ -29,7 +29,7 @@ def values(draws: int) -> Tensor:
 
 def test_the_interval_joins_examples_and_draws() -> None:
     drawn = values(4) + torch.arange(4)[:, None]
-    found = over_draws_and_examples(drawn)
+    found = draws_interval(drawn)
     examples, draws = mean_interval(drawn.mean(0)), mean_interval(drawn.mean(1))
     assert found["high"] is not None
     assert found["low"] is not None
@@ -37,27 +37,27 @@ def test_the_interval_joins_examples_and_draws() -> None:
     assert found["value"] == pytest.approx(float(drawn.mean()))
     assert (found["high"] - found["low"]) / 2 == pytest.approx((halves[0] ** 2 + halves[1] ** 2) ** 0.5)
     assert found["n"] == 30
-    assert over_draws_and_examples(values(1)) == mean_interval(values(1)[0])
+    assert draws_interval(values(1)) == mean_interval(values(1)[0])
 
 
 def test_undefined_comparisons_are_left_out() -> None:
     drawn = values(2)
     drawn[0, 3] = torch.nan
     drawn[:, 7] = torch.nan
-    found = over_draws_and_examples(drawn)
+    found = draws_interval(drawn)
     assert found["n"] == 29
     assert found["low"] is not None
     with pytest.raises(UsageError, match="draws, N"):
-        over_draws_and_examples(drawn[0])
+        draws_interval(drawn[0])
 
 
 def test_what_remains_is_one_for_the_same_map_and_zero_for_an_unrelated_one() -> None:
     level = 0.2 + 0.1 * values(1)[0]
-    same, other = remaining(torch.ones(3, 30), level), remaining(level.expand(3, 30), level)
+    same, other = (remaining_similarity(one, level) for one in (torch.ones(3, 30), level.expand(3, 30)))
     assert same["value"] == pytest.approx(1.0)
     assert other["value"] == pytest.approx(0.0)
     # Maps that do not depend on the image say nothing.
-    assert remaining(torch.ones(3, 30), torch.ones(30))["value"] is None
+    assert remaining_similarity(torch.ones(3, 30), torch.ones(30))["value"] is None
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,15 @@ def test_verdicts_need_a_whole_interval(found: list[Interval], verdict: str) -> 
 def test_one_measure_is_enough_to_fail_and_all_that_tell_must_pass(
     verdicts: tuple[InvarianceVerdict, ...], telling: tuple[bool, ...], expected: str
 ) -> None:
-    assert overall(dict(zip("ab", verdicts, strict=True)), dict(zip("ab", telling, strict=True))) == expected
+    by_name, can_tell = dict(zip("ab", verdicts, strict=True)), dict(zip("ab", telling, strict=True))
+    assert combine_verdicts(by_name, can_tell) == expected
 
 
 def test_a_control_tells_only_where_it_is_clearly_nearer() -> None:
     randomised = values(1)[0]
-    assert tells_apart(randomised + 0.1, randomised)
-    assert not tells_apart(randomised, randomised)
-    assert not tells_apart(values(2)[1], randomised)
+    assert is_nearer(randomised + 0.1, randomised)
+    assert not is_nearer(randomised, randomised)
+    assert not is_nearer(values(2)[1], randomised)
 
 
 def test_no_state_has_no_verdict() -> None:

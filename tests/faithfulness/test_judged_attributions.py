@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.data import Dataset
-from veridical.faithfulness.instances import rank_dataset, rank_maps
-from veridical.faithfulness.ranking import rank
+from veridical.faithfulness.ranking import rank_coordinates, rank_dataset, rank_maps
 from veridical.runtime.errors import DataError
 
 
@@ -47,7 +46,7 @@ def test_a_data_set_is_ranked_by_the_gradient_of_the_logit(
     )
     for split, found in ((few.train, ranking.train), (few.test, ranking.test)):
         inputs, labels = split.batch(slice(None), torch.float64)
-        expected = rank(gradient(network, inputs, labels if target == "label" else None))
+        expected = rank_coordinates(gradient(network, inputs, labels if target == "label" else None))
         assert np.array_equal(found, expected.numpy())
     assert told == [(0, 35), (8, 35), (16, 35), (24, 35), (25, 35), (33, 35), (35, 35)]
     assert ranking.record["weights"] == "abc"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.faithfulness.layers import Stage, overwrite, reset_copy, stages_of
+from veridical.faithfulness.randomisation import Stage, copy_reset, find_stages, overwrite_stages
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import private_copy
@@ -39,7 +39,7 @@ class Uncalled(nn.Module):
 
 
 def names(model: nn.Module, shape: tuple[int, ...] = (1, 2, 2)) -> list[tuple[str, ...]]:
-    return [stage.layers for stage in stages_of(model, torch.zeros(1, *shape))]
+    return [stage.layers for stage in find_stages(model, torch.zeros(1, *shape))]
 
 
 def test_the_order_is_that_of_the_calls_and_scales_belong_to_the_layer_before() -> None:
@@ -47,7 +47,7 @@ def test_the_order_is_that_of_the_calls_and_scales_belong_to_the_layer_before() 
     assert names(Uncalled()) == [("third",), ("second",), ("first",)]
     before = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
     assert names(before) == [("2", "1")]
-    assert stages_of(Backwards(), torch.zeros(1, 4))[1] == Stage("first", ("first", "norm"))
+    assert find_stages(Backwards(), torch.zeros(1, 4))[1] == Stage("first", ("first", "norm"))
 
 
 def test_the_registrys_networks_are_taken_apart_from_the_logits_down() -> None:
@@ -66,17 +66,17 @@ def test_the_registrys_networks_are_taken_apart_from_the_logits_down() -> None:
 
 def test_looking_leaves_the_network_as_it_was() -> None:
     model = Backwards().train()
-    stages_of(model, torch.zeros(1, 4))
+    find_stages(model, torch.zeros(1, 4))
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
     with pytest.raises(UsageError, match="with parameters"):
-        stages_of(nn.Flatten(), torch.zeros(1, 4))
+        find_stages(nn.Flatten(), torch.zeros(1, 4))
 
 
 def test_a_reset_copy_is_fresh_and_comes_from_the_seed_alone() -> None:
     model = Backwards()
     rng = torch.get_rng_state()
-    one, same, other = reset_copy(model, 1), reset_copy(model, 1), reset_copy(model, 2)
+    one, same, other = copy_reset(model, 1), copy_reset(model, 1), copy_reset(model, 2)
     assert torch.equal(torch.get_rng_state(), rng)
     for name, weights in one.state_dict().items():
         assert torch.equal(weights, same.state_dict()[name])
@@ -92,23 +92,23 @@ def test_a_layer_that_cannot_be_reset_is_named() -> None:
             self.scale = nn.Parameter(torch.ones(4))
 
     with pytest.raises(UsageError, match=r"layer '0' \(Scale\).*Give fresh="):
-        reset_copy(nn.Sequential(Scale()), 0)
+        copy_reset(nn.Sequential(Scale()), 0)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_a_reset_that_leaves_weights_as_they_are_is_refused() -> None:
     model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 2)))
     with pytest.raises(UsageError, match=r"layer '0' \(Linear\) does not reset .*weight_g.*Give fresh="):
-        reset_copy(model, 0)
+        copy_reset(model, 0)
 
 
 def test_only_the_chosen_stages_change() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model(torch.rand(8, 4))  # moves the running statistics
-    fresh = reset_copy(model, 3)
+    fresh = copy_reset(model, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     changed = private_copy(model)
-    overwrite(changed, fresh, [Stage("0", ("0", "1"))])
+    overwrite_stages(changed, fresh, [Stage("0", ("0", "1"))])
     for name, value in changed.state_dict().items():
         source = before if name.startswith("2.") else fresh.state_dict()
         assert_close(value, source[name])
@@ -119,6 +119,6 @@ def test_only_the_chosen_stages_change() -> None:
 def test_a_fresh_network_of_another_architecture_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     with pytest.raises(UsageError, match=r"fresh: .*\(2, 4\).*\(3, 4\)"):
-        overwrite(model, nn.Sequential(nn.Linear(4, 3)), [Stage("0", ("0",))])
+        overwrite_stages(model, nn.Sequential(nn.Linear(4, 3)), [Stage("0", ("0",))])
     with pytest.raises(UsageError, match=r"fresh: .*same architecture"):
-        overwrite(model, nn.Linear(4, 2), [Stage("0", ("0",))])
+        overwrite_stages(model, nn.Linear(4, 2), [Stage("0", ("0",))])

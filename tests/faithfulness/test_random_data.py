@@ -7,7 +7,7 @@ import torch
 from veridical.data import Dataset
 from veridical.data.arrays import Arrays
 from veridical.data.dataset import build_dataset
-from veridical.faithfulness.random_data import noise_images, permuted_labels, shortened
+from veridical.faithfulness.randomisation import permute_labels, replace_by_noise, shorten_training
 from veridical.runtime.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def data() -> Dataset:
 
 
 def test_permuted_labels_are_the_same_labels_of_other_images(data: Dataset) -> None:
-    found = permuted_labels(data, 1)
+    found = permute_labels(data, 1)
     assert torch.equal(found.train.images, data.train.images)
     assert torch.equal(found.train.labels.bincount(), data.train.labels.bincount())
     # One in four is right by chance.
@@ -30,7 +30,7 @@ def test_permuted_labels_are_the_same_labels_of_other_images(data: Dataset) -> N
 
 
 def test_noise_has_the_channels_distribution_and_nothing_of_the_class(data: Dataset) -> None:
-    found = noise_images(data, 1)
+    found = replace_by_noise(data, 1)
     assert torch.equal(found.train.labels, data.train.labels)
     assert torch.equal(found.test.images, data.test.images)
     true, noise = data.train.images.double(), found.train.images.double()
@@ -46,19 +46,19 @@ def test_noise_has_the_channels_distribution_and_nothing_of_the_class(data: Data
 
 
 def test_noise_comes_from_the_seed_alone(data: Dataset) -> None:
-    part = shortened(data, 100, 0)
-    assert torch.equal(noise_images(part, 3).train.images, noise_images(part, 3).train.images)
-    assert not torch.equal(noise_images(part, 3).train.images, noise_images(part, 4).train.images)
+    part = shorten_training(data, 100, 0)
+    assert torch.equal(replace_by_noise(part, 3).train.images, replace_by_noise(part, 3).train.images)
+    assert not torch.equal(replace_by_noise(part, 3).train.images, replace_by_noise(part, 4).train.images)
 
 
 def test_a_part_is_chosen_across_classes_and_has_a_checksum_of_its_own(data: Dataset) -> None:
-    part = shortened(data, 80, 5)
+    part = shorten_training(data, 80, 5)
     assert len(part.train) == 80
     assert min(part.train.labels.bincount().tolist()) > 8  # the first 80 of the file are one class
     assert part.classes == data.classes
-    versions = [data, part, shortened(data, 80, 6), permuted_labels(part, 5), noise_images(part, 5)]
+    versions = [data, part, shorten_training(data, 80, 6), permute_labels(part, 5), replace_by_noise(part, 5)]
     assert len({one.checksum for one in versions}) == len(versions)
-    assert permuted_labels(part, 5).checksum == permuted_labels(part, 5).checksum
-    assert permuted_labels(part, 5).options["permuted_labels"] == 5
+    assert permute_labels(part, 5).checksum == permute_labels(part, 5).checksum
+    assert permute_labels(part, 5).options["permuted_labels"] == 5
     with pytest.raises(UsageError, match="from 1 to 400"):
-        shortened(data, 401, 0)
+        shorten_training(data, 401, 0)

@@ -9,10 +9,21 @@ from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.registry import create_attribution
 from veridical.data import Split
-from veridical.faithfulness.invariance import judge_remaining, overall, remaining
-from veridical.faithfulness.layers import overwrite, reset_copy, stages_of
-from veridical.faithfulness.randomisation import fresh_seed, model_randomisation, predicted
-from veridical.faithfulness.similarity import partners, unrelated
+from veridical.faithfulness.invariance import (
+    combine_verdicts,
+    compare_unrelated,
+    judge_remaining,
+    pick_partners,
+    remaining_similarity,
+)
+from veridical.faithfulness.randomisation import (
+    copy_reset,
+    find_stages,
+    fresh_seed,
+    model_randomisation,
+    overwrite_stages,
+    predict_classes,
+)
 from veridical.metrics.intervals import Interval
 from veridical.metrics.registry import compare_maps, measures
 from veridical.runtime.errors import UsageError
@@ -72,7 +83,7 @@ def examples() -> Split:
 
 def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, examples: Split) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    target = predicted(network, examples)
+    target = predict_classes(network, examples)
     assert float((target == examples.labels).double().mean()) > 0.9
     found = list(model_randomisation(network, examples, InputGradient(), seed=3))
     assert [(state.stage.name, state.randomised) for state in found] == [
@@ -81,11 +92,11 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
         ("2", 3),
         ("0", 4),
     ]
-    fresh = reset_copy(network, 3)
+    fresh = copy_reset(network, 3)
     # Of the classes that the trained network predicts, at every step.
     last = dataset_maps(fresh, examples, InputGradient(), target=target)
     assert torch.equal(found[-1].maps, last)
-    assert torch.equal(found[-1].predicted, predicted(fresh, examples))
+    assert torch.equal(found[-1].predicted, predict_classes(fresh, examples))
     trained = dataset_maps(network, examples, InputGradient(), target=target)
     for name, values in compare_maps(trained, last, "sanity").items():
         assert torch.equal(found[-1].similarity[name], values)
@@ -96,10 +107,10 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
 def test_independent_leaves_the_other_layers_trained(network: nn.Module, examples: Split) -> None:
     found = list(model_randomisation(network, examples, InputGradient(), order="independent", seed=3))
     assert [state.randomised for state in found] == [1, 1, 1, 1]
-    fresh, target = reset_copy(network, 3), predicted(network, examples)
-    stages = stages_of(network, examples.batch(range(1))[0])
+    fresh, target = copy_reset(network, 3), predict_classes(network, examples)
+    stages = find_stages(network, examples.batch(range(1))[0])
     middle = private_copy(network)
-    overwrite(middle, fresh, stages[1:2])
+    overwrite_stages(middle, fresh, stages[1:2])
     assert_close(found[1].maps, dataset_maps(middle, examples, InputGradient(), target=target))
 
 
@@ -108,7 +119,7 @@ def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Modu
 
     def fresh(seed: int) -> nn.Module:
         seeds.append(seed)
-        return reset_copy(network, seed)
+        return copy_reset(network, seed)
 
     options = {"fresh": fresh, "target": examples.labels, "seed": 4, "batch_size": 17}
     steps: list[tuple[int, int]] = []
@@ -124,7 +135,7 @@ def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Modu
     assert seeds == [fresh_seed(4)]
     assert seeds[0] > 1000
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    last = dataset_maps(reset_copy(network, seeds[0]), examples, InputGradient(), target=examples.labels)
+    last = dataset_maps(copy_reset(network, seeds[0]), examples, InputGradient(), target=examples.labels)
     assert_close(found[-1].maps, last)
 
 
@@ -145,12 +156,15 @@ def test_a_map_of_the_image_alone_does_not_change(network: nn.Module, examples: 
 
 def remains(network: nn.Module, examples: Split, name: str) -> dict[str, list[Interval]]:
     """By measure what remains with all layers random but the lowest, and with all random, over some draws."""
-    method, target = create_attribution(name), predicted(network, examples)
+    method, target = create_attribution(name), predict_classes(network, examples)
     draws = [list(model_randomisation(network, examples, method, seed=draw)) for draw in range(DRAWS)]
-    level = unrelated(dataset_maps(network, examples, method, target=target), target, 0)["other image"]
+    maps = dataset_maps(network, examples, method, target=target)
+    level = compare_unrelated(maps, target, 0)["other image"]
     return {
         measure: [
-            remaining(torch.stack([draw[place].similarity[measure] for draw in draws]), level[measure])
+            remaining_similarity(
+                torch.stack([draw[place].similarity[measure] for draw in draws]), level[measure]
+            )
             for place in (-2, -1)
         ]
         for measure in measures("sanity")
@@ -164,7 +178,7 @@ def test_gradients_fall_to_unrelated_maps_and_guided_backpropagation_is_caught(
     for name in ("input-gradient", "captum:GuidedBackprop"):
         found = remains(network, examples, name)
         judged = {measure: judge_remaining(states) for measure, states in found.items()}
-        verdicts[name] = overall(judged, dict.fromkeys(measures("sanity"), True))
+        verdicts[name] = combine_verdicts(judged, dict.fromkeys(measures("sanity"), True))
         most[name] = max(states[0]["value"] or 0.0 for states in found.values())
     assert verdicts == {"input-gradient": "passes", "captum:GuidedBackprop": "nearly invariant"}, most
     assert most["input-gradient"] < 0.15
@@ -183,20 +197,20 @@ def test_what_it_refuses(network: nn.Module, examples: Split) -> None:
 def test_unrelated_maps_are_those_of_other_images_of_another_class(counts: tuple[int, ...]) -> None:
     target = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     target = target[torch.randperm(len(target), generator=torch.Generator().manual_seed(2))]
-    result = partners(target, 4)
+    result = pick_partners(target, 4)
     assert sorted(result.tolist()) == list(range(len(target)))
     assert bool((result != torch.arange(len(target))).all())
     if 2 * max(counts) <= sum(counts):
         assert bool((target[result] != target).all())
-    assert torch.equal(result, partners(target, 4))
+    assert torch.equal(result, pick_partners(target, 4))
 
 
 def test_unrelated_maps_are_near_zero_for_noise_and_not_where_images_share_structure() -> None:
     generator = torch.Generator().manual_seed(1)
     shared = torch.randn(1, 3, 12, 12, generator=generator).abs() * 4
     own = torch.randn(40, 3, 12, 12, generator=generator) + shared
-    result = unrelated(own, torch.arange(40) % 4, seed=0)
+    result = compare_unrelated(own, torch.arange(40) % 4, seed=0)
     assert abs(float(result["noise"]["spearman_signed"].mean())) < 0.05
     assert float(result["other image"]["spearman_signed"].mean()) > 0.5
     with pytest.raises(UsageError, match="at least 2"):
-        unrelated(own[:1], torch.zeros(1, dtype=torch.int64), seed=0)
+        compare_unrelated(own[:1], torch.zeros(1, dtype=torch.int64), seed=0)

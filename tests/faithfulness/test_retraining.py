@@ -11,11 +11,18 @@ import torch
 from torch import nn
 
 from veridical.data import Dataset, Split
-from veridical.faithfulness.baselines import linear_importances, linear_options
-from veridical.faithfulness.ranking import Ranking, rank
-from veridical.faithfulness.recipe import architecture, fresh_model, recipe_source, training_fields
-from veridical.faithfulness.retraining import ACCURACY, RUN, retrain
-from veridical.faithfulness.sources import load_source, source_by_name, source_of_arrays
+from veridical.faithfulness.baselines import linear_options, measure_linear_importances
+from veridical.faithfulness.ranking import Ranking, rank_coordinates
+from veridical.faithfulness.retraining import (
+    ACCURACY,
+    RUN,
+    build_fresh_model,
+    hash_recipe,
+    resolve_architecture,
+    resolve_training,
+    retrain,
+)
+from veridical.faithfulness.sources import describe_source, load_source, write_source
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.options import TrainOptions
 from veridical.training.loop import train
@@ -32,7 +39,7 @@ def telling(data: Dataset, seed: int = 3) -> Ranking:
     for split in (data.train, data.test):
         attribution = torch.rand(split.images.shape, generator=generator)
         attribution[:, :, 2:4, 5:7] += 0.5
-        ranks.append(rank(attribution).numpy())
+        ranks.append(rank_coordinates(attribution).numpy())
     return Ranking(ranks[0], ranks[1], data.shape)
 
 
@@ -40,7 +47,7 @@ def telling(data: Dataset, seed: int = 3) -> Ranking:
 def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
     """A job's paths, with the toy data and a ranking in files."""
     telling(marked_data).save(tmp_path / "ranking.npz")
-    found = source_of_arrays(marked_data, tmp_path / "data.npz")
+    found = write_source(marked_data, tmp_path / "data.npz")
     return {**found, "ranking": str(tmp_path / "ranking.npz"), "device": "cpu"}
 
 
@@ -50,7 +57,7 @@ def values(marked_data: Dataset, where: dict[str, str]) -> dict[str, Any]:
     from veridical.data import load
 
     data = load(where["data"])
-    record = architecture("mlp", {"width": 16}, data, None, trust_code=False)
+    record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
     return {
         "data": {"checksum": data.checksum},
         "ranking": {"checksum": telling(marked_data).checksum},
@@ -58,7 +65,7 @@ def values(marked_data: Dataset, where: dict[str, str]) -> dict[str, Any]:
         "shown": "images",
         "fill": {"kind": "constant", "values": [0.0]},
         "model": record,
-        "training": training_fields(data, record, None, "natural", SHORT),
+        "training": resolve_training(data, record, None, "natural", SHORT),
         "seed": 7,
     }
 
@@ -140,7 +147,7 @@ def test_a_ranking_or_data_set_that_changed_is_noticed(
 
 
 def test_a_data_set_in_memory_comes_back_from_its_file(marked_data: Dataset, tmp_path: Path) -> None:
-    where = source_of_arrays(marked_data, tmp_path / "data.npz")
+    where = write_source(marked_data, tmp_path / "data.npz")
     from veridical.data import load
 
     loaded = load_source(where, load(where["data"]).checksum)
@@ -151,7 +158,7 @@ def test_a_data_set_in_memory_comes_back_from_its_file(marked_data: Dataset, tmp
     assert load_source(where, loaded.checksum) is loaded
     two = Split(marked_data.train.images.repeat(1, 2, 1, 1), marked_data.train.labels)
     with pytest.raises(UsageError, match="1 or 3 channels"):
-        source_of_arrays(dataclasses.replace(marked_data, train=two), tmp_path / "two.npz")
+        write_source(dataclasses.replace(marked_data, train=two), tmp_path / "two.npz")
 
 
 def test_sources_by_name_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,18 +166,18 @@ def test_sources_by_name_are_found_from_anywhere(tmp_path: Path, monkeypatch: py
     monkeypatch.delenv("VERIDICAL_DATA", raising=False)
     (tmp_path / "mnist").mkdir()
     (tmp_path / "own").mkdir()
-    assert source_by_name("mnist", None, {}) == {"data": "mnist"}
-    assert source_by_name("own", "here", {"size": 8, "test_fraction": 0.2}) == {
+    assert describe_source("mnist", None, {}) == {"data": "mnist"}
+    assert describe_source("own", "here", {"size": 8, "test_fraction": 0.2}) == {
         "data": str(tmp_path / "own"),
         "data_root": str(tmp_path / "here"),
         "data_options": '{"size": 8}',
     }
     monkeypatch.setenv("VERIDICAL_DATA", str(tmp_path / "there"))
-    assert source_by_name("mnist", None, {})["data_root"] == str(tmp_path / "there")
+    assert describe_source("mnist", None, {})["data_root"] == str(tmp_path / "there")
 
 
 def settings_of(data: Dataset, **options: Any) -> Settings:
-    record = architecture("mlp", {"width": 16}, data, None, trust_code=False)
+    record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
     return resolve(
         TrainOptions(out=".", **options), data=data.describe(), model=record, train_size=len(data.train)
     )
@@ -190,7 +197,7 @@ def test_the_recipe_is_the_runs(marked_data: Dataset) -> None:
         augment="shift-rotate",
         validation=100,
     )
-    natural = training_fields(marked_data, run.model, run, "natural", {})
+    natural = resolve_training(marked_data, run.model, run, "natural", {})
     assert natural["objective"] == "natural"
     assert "radius" not in natural
     assert natural["optimiser"] == "sgd"
@@ -198,7 +205,7 @@ def test_the_recipe_is_the_runs(marked_data: Dataset) -> None:
     # The run held 100 of 600 images out; a retraining has all of them, for as many epochs.
     assert (natural["validation"], natural["train_examples"]) == (0, 600)
     assert natural["steps"] == 90
-    same = training_fields(marked_data, run.model, run, "same", {})
+    same = resolve_training(marked_data, run.model, run, "same", {})
     assert (same["objective"], same["radius"], same["beta"]) == ("ig-sum-norm", 0.1, 0.4)
     # Both are complete: resolving them again changes nothing, and the sum over a batch comes from the recipe.
     for fields, robust in ((natural, None), (same, run.robust)):
@@ -209,17 +216,17 @@ def test_the_recipe_is_the_runs(marked_data: Dataset) -> None:
 
 def test_overrides_replace_the_recipe(marked_data: Dataset) -> None:
     run = settings_of(marked_data, epochs=3.0, batch_size=20, train_examples=200, validation=0)
-    plain = training_fields(marked_data, run.model, run, "natural", {"learning_rate": None})
+    plain = resolve_training(marked_data, run.model, run, "natural", {"learning_rate": None})
     assert (plain["train_examples"], plain["steps"]) == (200, 30)
     given = {"steps": 7, "batch_size": 10, "train_examples": 50, "averaging": 0.0}
-    changed = training_fields(marked_data, run.model, run, "natural", given)
+    changed = resolve_training(marked_data, run.model, run, "natural", given)
     assert {name: changed[name] for name in given} == given
-    half = training_fields(marked_data, run.model, run, "natural", {"epochs": 1.5})
+    half = resolve_training(marked_data, run.model, run, "natural", {"epochs": 1.5})
     assert half["steps"] == 15
     with pytest.raises(UsageError, match="Did you mean epochs"):
-        training_fields(marked_data, run.model, run, "natural", {"epoch": 1})
+        resolve_training(marked_data, run.model, run, "natural", {"epoch": 1})
     with pytest.raises(UsageError, match="no run was given"):
-        training_fields(marked_data, run.model, None, "same", {})
+        resolve_training(marked_data, run.model, None, "same", {})
 
 
 FACTORY = """
@@ -241,33 +248,33 @@ def test_architectures_by_name_and_by_code(
     (tmp_path / "own_architectures.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
     run = settings_of(marked_data)
-    assert architecture(None, {}, marked_data, run, trust_code=False) == run.model
+    assert resolve_architecture(None, {}, marked_data, run, trust_code=False) == run.model
     name = "own_architectures:linear"
     with pytest.raises(UsageError, match="--trust-code"):
-        architecture(name, {}, marked_data, run, trust_code=False)
-    record = architecture(name, {}, marked_data, run, trust_code=True)
+        resolve_architecture(name, {}, marked_data, run, trust_code=False)
+    record = resolve_architecture(name, {}, marked_data, run, trust_code=True)
     assert len(record["source"]) == 64
     with pytest.raises(UsageError, match="--trust-code"):
-        fresh_model(record, 3, trust_code=False)
-    model = fresh_model(record, 3, trust_code=True)
+        build_fresh_model(record, 3, trust_code=False)
+    model = build_fresh_model(record, 3, trust_code=True)
     assert isinstance(model, nn.Module)
     assert float(next(model.parameters())[0, 0].detach()) == pytest.approx(0.003)
-    assert fresh_model(run.model, 3, trust_code=True) is None
+    assert build_fresh_model(run.model, 3, trust_code=True) is None
     with pytest.raises(UsageError, match=r"an nn\.Module from"):
-        fresh_model({**record, "name": "own_architectures:text"}, 3, trust_code=True)
+        build_fresh_model({**record, "name": "own_architectures:text"}, 3, trust_code=True)
     own = dataclasses.replace(run, model={**run.model, "name": "own"})
     for settings in (None, own):
         with pytest.raises(UsageError, match="retrain_model: a retraining starts from a fresh model"):
-            architecture(None, {}, marked_data, settings, trust_code=True)
+            resolve_architecture(None, {}, marked_data, settings, trust_code=True)
 
 
 def test_the_recipes_source_is_its_code_without_comments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from veridical.faithfulness import recipe
+    from veridical.faithfulness import retraining
 
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(recipe, "SOURCES", ("some_recipe",))
+    monkeypatch.setattr(retraining, "SOURCES", ("some_recipe",))
     path, digests = tmp_path / "some_recipe.py", []
     for text in (
         '"""What it does."""\ndef f():\n    """How."""\n    return 1  # why\n',
@@ -275,9 +282,9 @@ def test_the_recipes_source_is_its_code_without_comments(
         "def f():\n    return 2\n",
     ):
         path.write_text(text)
-        recipe_source.cache_clear()
-        digests.append(recipe_source())
-    recipe_source.cache_clear()
+        hash_recipe.cache_clear()
+        digests.append(hash_recipe())
+    hash_recipe.cache_clear()
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -287,9 +294,9 @@ def test_the_linear_model_finds_the_marked_pixels(
     from veridical.data import load
 
     values = {"data": {"checksum": load(where["data"]).checksum}, "options": linear_options(marked_data)}
-    found = linear_importances(values, tmp_path / "job", where)
+    found = measure_linear_importances(values, tmp_path / "job", where)
     weight = np.asarray(found["importances"]).reshape(8, 8)
     largest = set(weight.ravel().argsort()[-4:].tolist())
     assert largest == {2 * 8 + 5, 2 * 8 + 6, 3 * 8 + 5, 3 * 8 + 6}
     assert found["accuracy"] > 0.8
-    assert linear_importances(values, tmp_path / "job", {}) == found
+    assert measure_linear_importances(values, tmp_path / "job", {}) == found

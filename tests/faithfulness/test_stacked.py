@@ -12,17 +12,21 @@ from torch import Tensor, nn
 
 from veridical.cli.main import main
 from veridical.data import Dataset, load
-from veridical.faithfulness import forecast, grouping, stacked
+from veridical.faithfulness import forecast, stacked
 from veridical.faithfulness.diffroar import diffroar
-from veridical.faithfulness.grouping import stacks, train_stacks
-from veridical.faithfulness.ranking import Ranking, rank
-from veridical.faithfulness.recipe import architecture, training_fields
+from veridical.faithfulness.ranking import Ranking, rank_coordinates
 from veridical.faithfulness.result import DiffRoarResult
-from veridical.faithfulness.retraining import ACCURACY, RETRAIN, trained, unmasked_of
-from veridical.faithfulness.sources import source_of_arrays
-from veridical.faithfulness.stacked import Stack, retrain_stacked
-from veridical.faithfulness.stacked_batches import stackable
-from veridical.faithfulness.stacked_mlp import StackedMLP
+from veridical.faithfulness.retraining import (
+    ACCURACY,
+    RETRAIN,
+    load_unmasked,
+    resolve_architecture,
+    resolve_training,
+    train_fresh,
+)
+from veridical.faithfulness.sources import write_source
+from veridical.faithfulness.stacked import Stack, group_jobs, retrain_stacked, train_stacks
+from veridical.faithfulness.stacked_mlp import StackedMLP, is_stackable
 from veridical.jobs import InProcess, Job, Store
 from veridical.models import build
 from veridical.models.networks import MLP
@@ -41,9 +45,9 @@ def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
     ]
     for map_ in maps:
         map_[:, :, 2:4, 5:7] += 0.5
-    each = Ranking(rank(maps[0]).numpy(), rank(maps[1]).numpy(), marked_data.shape)
-    one = Ranking(rank(maps[0][:1]).numpy(), rank(maps[1][:1]).numpy(), marked_data.shape)
-    found = {**source_of_arrays(marked_data, tmp_path / "data.npz"), "device": "cpu"}
+    train, test = (rank_coordinates(part).numpy() for part in maps)
+    each, one = Ranking(train, test, marked_data.shape), Ranking(train[:1], test[:1], marked_data.shape)
+    found = {**write_source(marked_data, tmp_path / "data.npz"), "device": "cpu"}
     for name, ranking in (("each", each), ("one", one)):
         ranking.save(tmp_path / f"{name}.npz")
         found[f"ranking:{ranking.checksum}"] = str(tmp_path / f"{name}.npz")
@@ -54,13 +58,13 @@ def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
 def members(where: dict[str, str]) -> list[dict[str, Any]]:
     """Two seeds, two levels, both ends, two rankings, and masks alone."""
     data = load(where["data"])
-    record = architecture("mlp", {"width": 16}, data, None, trust_code=False)
+    record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
     each, one = (name.removeprefix("ranking:") for name in where if name.startswith("ranking:"))
     black = {"kind": "constant", "values": [0.3]}
     shared = {
         "data": {"checksum": data.checksum},
         "model": record,
-        "training": training_fields(data, record, None, "natural", {**RECIPE, "weight_decay": 0.01}),
+        "training": resolve_training(data, record, None, "natural", {**RECIPE, "weight_decay": 0.01}),
         "recipe_source": "",
     }
     return [
@@ -101,8 +105,8 @@ def test_a_stack_gives_what_its_members_give_one_by_one(
 ) -> None:
     for one in members:
         one["training"] = {**one["training"], "averaging": averaging}
-    paths = [{**where, "ranking": stacked.ranking_in(where, one)} for one in members]
-    views = [unmasked_of(one, path) for one, path in zip(members, paths, strict=True)]
+    paths = [{**where, "ranking": stacked._ranking_path(where, one)} for one in members]
+    views = [load_unmasked(one, path) for one, path in zip(members, paths, strict=True)]
     stack = Stack(members, views, torch.device("cpu"))
     while stack.step < 30:
         stack.advance()
@@ -111,7 +115,7 @@ def test_a_stack_gives_what_its_members_give_one_by_one(
     rows = next(delivered.parameters()).detach()
     results = stack.results()
     for number, (one, view) in enumerate(zip(members, views, strict=True)):
-        run = trained(one, view, tmp_path / str(number), where)
+        run = train_fresh(one, view, tmp_path / str(number), where)
         alone = nn.utils.parameters_to_vector(run.model.parameters()).detach()
         start = nn.utils.parameters_to_vector(
             build("mlp", shape=(1, 8, 8), num_classes=2, seed=one["seed"], width=16).parameters()
@@ -215,7 +219,7 @@ def test_a_member_that_is_lost_leaves_the_others_alone(
 def test_a_member_whose_last_step_ends_outside_the_numbers_is_lost(
     members: list[dict[str, Any]], where: dict[str, str]
 ) -> None:
-    views = [unmasked_of(one, {**where, "ranking": stacked.ranking_in(where, one)}) for one in members]
+    views = [load_unmasked(one, {**where, "ranking": stacked._ranking_path(where, one)}) for one in members]
     stack = Stack(members, views, torch.device("cpu"))
     average = stack.learner.average
     for model in [stack.model] + ([] if average is None else [average.module]):
@@ -237,7 +241,7 @@ def test_slopes_whose_squares_overflow_are_finite() -> None:
 
 def jobs_of(members: list[dict[str, Any]], where: dict[str, str]) -> list[Job]:
     return [
-        Job(RETRAIN, one, {**where, "ranking": stacked.ranking_in(where, one)}, label=str(number))
+        Job(RETRAIN, one, {**where, "ranking": stacked._ranking_path(where, one)}, label=str(number))
         for number, one in enumerate(members)
     ]
 
@@ -265,20 +269,20 @@ def test_stacks_hold_what_is_alike_and_unfinished(
     other = {**members[0], "training": {**members[0]["training"], "steps": 31}}
     linear = {**members[0], "fill": {"kind": "linear"}}
     jobs = jobs_of([*members, other, linear], where)
-    assert not stackable(linear)
-    assert not stackable({**members[0], "training": {**other["training"], "objective": "adversarial"}})
+    assert not is_stackable(linear)
+    assert not is_stackable({**members[0], "training": {**other["training"], "objective": "adversarial"}})
 
     def numbers(workers: int) -> list[list[str]]:
-        found = stacks(jobs, store, workers=workers, device="cpu")
+        found = group_jobs(jobs, store, workers=workers, device="cpu")
         return [sorted(member.label for member in chunk) for _, chunk in found]
 
     assert numbers(1) == [["0", "1", "2", "3", "4"]]
     # Two workers: three and two, those of a seed together.
     assert numbers(2) == [["0", "1", "3"], ["2", "4"]]
-    monkeypatch.setattr(grouping, "MEMBERS", {"cpu": 2})
+    monkeypatch.setattr(stacked, "MEMBERS", {"cpu": 2})
     assert [len(chunk) for chunk in numbers(1)] == [2, 2]
-    monkeypatch.setattr(grouping, "MEMBERS", {"cpu": 8})
-    monkeypatch.setattr(grouping, "MEMORY", 3 * grouping.member_bytes(members[0]))
+    monkeypatch.setattr(stacked, "MEMBERS", {"cpu": 8})
+    monkeypatch.setattr(stacked, "MEMORY", 3 * stacked.member_bytes(members[0]))
     assert [len(chunk) for chunk in numbers(1)] == [3, 2]
     folder = store.folder(jobs[1])
     folder.mkdir(parents=True)
@@ -290,7 +294,7 @@ def test_a_stack_of_different_recipes_is_refused(
     members: list[dict[str, Any]], where: dict[str, str]
 ) -> None:
     members[1] = {**members[1], "training": {**members[1]["training"], "steps": 31}}
-    views = [unmasked_of(one, {**where, "ranking": stacked.ranking_in(where, one)}) for one in members]
+    views = [load_unmasked(one, {**where, "ranking": stacked._ranking_path(where, one)}) for one in members]
     with pytest.raises(RunError, match="one data set, architecture and recipe"):
         Stack(members, views, torch.device("cpu"))
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from veridical.data import Dataset, Split
-from veridical.faithfulness.baselines import random_ranking
-from veridical.faithfulness.fills import ConstantFill, LinearFill, channel_means, fill_from, resolve_fill
-from veridical.faithfulness.ranking import Ranking, rank
+from veridical.faithfulness.baselines import rank_randomly
+from veridical.faithfulness.fills import ConstantFill, LinearFill, channel_means, resolve_fill, restore_fill
+from veridical.faithfulness.ranking import Ranking, rank_coordinates
 from veridical.faithfulness.unmasking import (
     End,
     Kept,
     MaskSplit,
     UnmaskedSplit,
-    kept_at,
     mask,
+    resolve_kept,
     unmask,
-    unmasked_dataset,
+    unmask_dataset,
 )
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import FillName, ModeName
@@ -44,15 +44,15 @@ def images() -> Dataset:
     [(0.05, 784, 39), (0.5, 64, 32), (0.1, 3072, 307), (0.001, 64, 1), (1.0, 64, 64), (0.5, 5, 3)],
 )
 def test_a_level_is_a_rounded_share(level: float, coordinates: int, count: int) -> None:
-    assert kept_at(level, coordinates) == Kept("top", count)
-    assert kept_at(level, coordinates, "bottom") == Kept("bottom", count)
-    assert kept_at(level, coordinates, "top", "remove") == Kept("bottom", coordinates - count)
+    assert resolve_kept(level, coordinates) == Kept("top", count)
+    assert resolve_kept(level, coordinates, "bottom") == Kept("bottom", count)
+    assert resolve_kept(level, coordinates, "top", "remove") == Kept("bottom", coordinates - count)
 
 
 @pytest.mark.parametrize("level", [0.0, -0.1, 1.01, float("nan")])
 def test_levels_are_shares(level: float) -> None:
     with pytest.raises(UsageError, match="level"):
-        kept_at(level, 64)
+        resolve_kept(level, 64)
 
 
 @pytest.mark.parametrize("mode", ["keep", "remove"])
@@ -61,15 +61,15 @@ def test_levels_are_shares(level: float) -> None:
 def test_every_row_of_a_mask_has_exactly_the_count(end: End, mode: ModeName, coordinates: int) -> None:
     """By channel and pixel, or by pixel for all channels; equal values take places of their own."""
     attribution = torch.randint(0, 3, (7, coordinates), generator=torch.Generator().manual_seed(2))
-    ranks = rank(attribution.double().reshape(7, -1, 4, 5))
+    ranks = rank_coordinates(attribution.double().reshape(7, -1, 4, 5))
     for level in (0.01, 0.05, 0.1, 0.35, 0.5, 0.95, 1.0):
-        kept = kept_at(level, coordinates, end, mode)
-        share = kept_at(level, coordinates).count
+        kept = resolve_kept(level, coordinates, end, mode)
+        share = resolve_kept(level, coordinates).count
         stays = mask(ranks, kept, (3, 4, 5)).flatten(1)
         assert stays.sum(1).tolist() == [share if mode == "keep" else coordinates - share] * 7
         # The other end, and the other mode, have just what is left.
         if mode == "keep":
-            removed = mask(ranks, kept_at(level, coordinates, end, "remove"), (3, 4, 5)).flatten(1)
+            removed = mask(ranks, resolve_kept(level, coordinates, end, "remove"), (3, 4, 5)).flatten(1)
             assert torch.equal(removed, ~stays)
 
 
@@ -79,7 +79,7 @@ def test_unmasked_is_what_a_loop_gives() -> None:
     attribution = torch.randn(4, 3, 4, 5, generator=generator)
     before = inputs.clone()
     fill = ConstantFill((0.1, 0.2, 0.3))
-    found = unmask(inputs, rank(attribution), 0.2, "top", fill=fill)
+    found = unmask(inputs, rank_coordinates(attribution), 0.2, "top", fill=fill)
     for image, importance, result in zip(inputs, attribution.abs(), found, strict=True):
         order = importance.flatten().argsort(descending=True)[:12].tolist()
         for place in range(60):
@@ -89,8 +89,8 @@ def test_unmasked_is_what_a_loop_gives() -> None:
 
 
 def test_top_and_bottom_share_nothing_and_removing_is_keeping_the_rest() -> None:
-    ranks = rank(torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(2)))
-    top, bottom = (mask(ranks, kept_at(0.25, 16, end), (1, 4, 4)) for end in ("top", "bottom"))
+    ranks = rank_coordinates(torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(2)))
+    top, bottom = (mask(ranks, resolve_kept(0.25, 16, end), (1, 4, 4)) for end in ("top", "bottom"))
     assert not bool((top & bottom).any())
     assert top.flatten(1).sum(1).tolist() == [4, 4, 4]
     inputs = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(3))
@@ -101,7 +101,7 @@ def test_top_and_bottom_share_nothing_and_removing_is_keeping_the_rest() -> None
 
 
 def test_a_ranked_pixel_is_shown_in_all_channels() -> None:
-    ranks = rank(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4)), per="pixel")
+    ranks = rank_coordinates(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4)), per="pixel")
     stays = mask(ranks, Kept("top", 5), (3, 4, 5))
     assert stays.shape == (2, 1, 4, 5)
     inputs = torch.rand(2, 3, 4, 5) + 0.1
@@ -110,9 +110,9 @@ def test_a_ranked_pixel_is_shown_in_all_channels() -> None:
 
 
 def test_a_split_cuts_masks_with_its_batches(images: Dataset) -> None:
-    ranking = random_ranking(images, seed=1)
+    ranking = rank_randomly(images, seed=1)
     fill = resolve_fill("mean", images.train)
-    data = unmasked_dataset(images, ranking, Kept("bottom", 20), fill)
+    data = unmask_dataset(images, ranking, Kept("bottom", 20), fill)
     inputs, _ = images.train.batch(range(11))
     whole = unmask(inputs, torch.from_numpy(ranking.train), 1 / 3, "bottom", fill=fill)
     chosen = [7, 2, 2, 10]
@@ -129,8 +129,8 @@ def test_a_split_cuts_masks_with_its_batches(images: Dataset) -> None:
 
 
 def test_masks_alone_hold_no_image(images: Dataset) -> None:
-    ranking = random_ranking(images, per="pixel", seed=1)
-    data = unmasked_dataset(images, ranking, Kept("top", 5), BLACK, shown="masks")
+    ranking = rank_randomly(images, per="pixel", seed=1)
+    data = unmask_dataset(images, ranking, Kept("top", 5), BLACK, shown="masks")
     assert isinstance(data.test, MaskSplit)
     found, target = data.test.batch(range(5))
     assert found.shape == (5, 3, 4, 5)
@@ -138,7 +138,7 @@ def test_masks_alone_hold_no_image(images: Dataset) -> None:
     assert found.sum(dim=(1, 2, 3)).tolist() == [15.0] * 5
     assert torch.equal(target, images.test.labels)
     blank = Split(torch.zeros_like(images.test.images), images.test.labels)
-    other = unmasked_dataset(
+    other = unmask_dataset(
         dataclasses.replace(images, test=blank), ranking, Kept("top", 5), BLACK, shown="masks"
     )
     assert torch.equal(other.test.batch(range(5))[0], found)
@@ -146,44 +146,42 @@ def test_masks_alone_hold_no_image(images: Dataset) -> None:
 
 
 def test_one_order_for_all_needs_one_row(images: Dataset) -> None:
-    row = rank(torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(5))).numpy()
+    row = rank_coordinates(torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(5))).numpy()
     one, many = (
         Ranking(np.repeat(row, train, 0), np.repeat(row, test, 0), images.shape)
         for train, test in ((1, 1), (11, 5))
     )
-    found = [
-        unmasked_dataset(images, r, Kept("top", 20), BLACK).train.batch(range(11))[0] for r in (one, many)
-    ]
+    found = [unmask_dataset(images, r, Kept("top", 20), BLACK).train.batch(range(11))[0] for r in (one, many)]
     assert torch.equal(*found)
 
 
 def test_the_checksum_names_everything_that_shapes_the_numbers(images: Dataset) -> None:
-    ranking, other = random_ranking(images, seed=1), random_ranking(images, seed=2)
+    ranking, other = rank_randomly(images, seed=1), rank_randomly(images, seed=2)
     another = dataclasses.replace(images, checksum="d" * 64)
     sets = [
-        unmasked_dataset(images, ranking, Kept("top", 20), BLACK),
-        unmasked_dataset(images, ranking, Kept("top", 21), BLACK),
-        unmasked_dataset(images, ranking, Kept("bottom", 20), BLACK),
-        unmasked_dataset(images, ranking, Kept("top", 20), ConstantFill((0.5,) * 3)),
-        unmasked_dataset(images, ranking, Kept("top", 20), LinearFill((0.0,) * 3)),
-        unmasked_dataset(images, ranking, Kept("top", 20), BLACK, shown="masks"),
-        unmasked_dataset(images, other, Kept("top", 20), BLACK),
-        unmasked_dataset(another, ranking, Kept("top", 20), BLACK),
+        unmask_dataset(images, ranking, Kept("top", 20), BLACK),
+        unmask_dataset(images, ranking, Kept("top", 21), BLACK),
+        unmask_dataset(images, ranking, Kept("bottom", 20), BLACK),
+        unmask_dataset(images, ranking, Kept("top", 20), ConstantFill((0.5,) * 3)),
+        unmask_dataset(images, ranking, Kept("top", 20), LinearFill((0.0,) * 3)),
+        unmask_dataset(images, ranking, Kept("top", 20), BLACK, shown="masks"),
+        unmask_dataset(images, other, Kept("top", 20), BLACK),
+        unmask_dataset(another, ranking, Kept("top", 20), BLACK),
     ]
     assert len({data.checksum for data in sets}) == len(sets)
-    again = unmasked_dataset(images, random_ranking(images, seed=1), Kept("top", 20), BLACK)
+    again = unmask_dataset(images, rank_randomly(images, seed=1), Kept("top", 20), BLACK)
     assert again.checksum == sets[0].checksum
     assert again.name == "colours"
     assert again.options["size"] == 4
 
 
 def test_a_ranking_of_other_images_is_refused(images: Dataset) -> None:
-    ranking = random_ranking(images)
+    ranking = rank_randomly(images)
     fewer = dataclasses.replace(images, train=images.train.subset(range(9)))
     with pytest.raises(UsageError, match="ranks of 9 train images"):
-        unmasked_dataset(fewer, ranking, Kept("top", 20), BLACK)
+        unmask_dataset(fewer, ranking, Kept("top", 20), BLACK)
     with pytest.raises(UsageError, match="1 to 60 coordinates"):
-        unmasked_dataset(images, ranking, Kept("top", 61), BLACK)
+        unmask_dataset(images, ranking, Kept("top", 61), BLACK)
 
 
 def test_fills_by_name(images: Dataset) -> None:
@@ -199,7 +197,7 @@ def test_fills_by_name(images: Dataset) -> None:
     linear = resolve_fill("linear", images.train, seed=4)
     assert linear == LinearFill(channel_means(images.train), seed=4)
     for fill in (BLACK, linear):
-        assert fill_from(fill.describe()) == fill
+        assert restore_fill(fill.describe()) == fill
     with pytest.raises(UsageError, match="fill"):
         resolve_fill("white", images.train)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="3 values"):
@@ -207,5 +205,5 @@ def test_fills_by_name(images: Dataset) -> None:
 
 
 def test_unmasked_splits_keep_their_kind(images: Dataset) -> None:
-    data = unmasked_dataset(images, random_ranking(images), Kept("top", 3), BLACK)
+    data = unmask_dataset(images, rank_randomly(images), Kept("top", 3), BLACK)
     assert type(data.train.subset([0])) is UnmaskedSplit

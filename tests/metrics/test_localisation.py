@@ -7,7 +7,7 @@ import torch
 from scipy.stats import mannwhitneyu
 from torch import Tensor
 
-from veridical.faithfulness.unmasking import kept_at
+from veridical.faithfulness.unmasking import resolve_kept
 from veridical.metrics import (
     area_share,
     auc,
@@ -46,7 +46,7 @@ def expanded(mask: Tensor, maps: Tensor) -> Tensor:
 def test_top_share_is_a_count_over_the_sorted_coordinates(level: float) -> None:
     maps, mask = maps_and_masks()
     region = expanded(mask, maps)
-    count = kept_at(level, 70).count
+    count = resolve_kept(level, 70).count
     for row, share in enumerate(topk_share(maps, mask, level).tolist()):
         first = sorted(range(70), key=lambda place: -abs(float(maps[row].flatten()[place])))[:count]
         assert share == sum(bool(region[row, place]) for place in first) / count

@@ -24,7 +24,7 @@ from veridical import (
 from veridical.cli.commands import COMMANDS
 from veridical.cli.main import main
 from veridical.cli.options import parse_options
-from veridical.faithfulness.design import Design
+from veridical.faithfulness.diffroar_plan import Design
 from veridical.runtime.checking import Checked, Limit, option_hints
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import BlockOptions, ShortcutOptions, TrainOptions

@@ -132,7 +132,7 @@ def test_a_failing_retraining_is_told_and_the_others_are_kept(
     options = diffroar_options(
         place, out=str(tmp_path / "out"), store=None, levels=[0.5], baselines=[], control=False
     )
-    trained = retraining.trained
+    trained = retraining.train_fresh
 
     def failing(values: Any, *rest: Any) -> Any:
         if values["kept"]["end"] == "top" and values["seed"] == 1:
@@ -141,7 +141,7 @@ def test_a_failing_retraining_is_told_and_the_others_are_kept(
         return trained(values, *rest)
 
     # Costs are predicted with another name for the same function.
-    monkeypatch.setattr(retraining, "trained", failing)
+    monkeypatch.setattr(retraining, "train_fresh", failing)
     with pytest.raises(RunError) as caught:
         diffroar_run(options)
     message = str(caught.value)
@@ -149,7 +149,7 @@ def test_a_failing_retraining_is_told_and_the_others_are_kept(
     assert "top 32 of 64, seed 1" in message
     assert "eels" in message
     assert not (tmp_path / "out" / "result.json").exists()
-    monkeypatch.setattr(retraining, "trained", trained)
+    monkeypatch.setattr(retraining, "train_fresh", trained)
     document = diffroar_run(options)
     assert (document["timing"]["retrainings"], document["timing"]["reused"]) == (4, 3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from veridical.data import Dataset
-from veridical.faithfulness.recipe import training_fields
+from veridical.faithfulness.retraining import resolve_training
 from veridical.runtime.errors import RunError, UsageError
 from veridical.training.checkpoint import weights
 from veridical.training.loop import train
@@ -68,7 +68,7 @@ def test_epochs_add_up_and_are_those_of_a_retraining(tmp_path: Path, stripes: Da
     third = trained(tmp_path / "c", stripes, initial_run=str(second.folder), objective="natural", epochs=1.0)
     assert third.settings.initial is not None
     assert third.settings.initial["epochs"] == 3.0
-    fields = training_fields(stripes, third.settings.model, third.settings, "natural", {})
+    fields = resolve_training(stripes, third.settings.model, third.settings, "natural", {})
     assert fields["steps"] == 4 * (240 // 20)
     assert "initial_run" not in fields
 

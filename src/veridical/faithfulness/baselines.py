@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from veridical.data import Dataset
-from veridical.faithfulness.instances import ranking_from
-from veridical.faithfulness.ranking import Part, Ranking, rank
+from veridical.faithfulness.ranking import Part, Ranking, rank_coordinates, rank_parts
 from veridical.faithfulness.sources import load_source
 from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.options import PerName
 from veridical.training.loop import train
 from veridical.training.run import Run
 
-LINEAR = "veridical.faithfulness.baselines:linear_importances"
+LINEAR = "veridical.faithfulness.baselines:measure_linear_importances"
 """The job that trains the linear model."""
 
 EPOCHS = 5.0
@@ -43,7 +42,7 @@ class Linear(nn.Module):
         return nn.functional.linear(inputs.flatten(1), self.weight, self.bias)
 
 
-def random_ranking(data: Dataset, *, per: PerName = "value", seed: int = 0) -> Ranking:
+def rank_randomly(data: Dataset, *, per: PerName = "value", seed: int = 0) -> Ranking:
     """An order of its own, at random, for every instance: what a ranking without any information gets."""
     record = {"attribution": {"method": "random order"}}
     plane = (1 if per == "pixel" else data.shape[0], *data.shape[1:])
@@ -52,7 +51,7 @@ def random_ranking(data: Dataset, *, per: PerName = "value", seed: int = 0) -> R
         return torch.zeros(len(numbers), *plane)
 
     # Everything is tied, so the order is that of the ties, which have a stream of their own for this purpose.
-    return ranking_from(
+    return rank_parts(
         nothing,
         data,
         record,
@@ -65,7 +64,7 @@ def random_ranking(data: Dataset, *, per: PerName = "value", seed: int = 0) -> R
     )
 
 
-def linear_importances(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
+def measure_linear_importances(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
     """Job: train a linear model on the data and return the sum over classes of its absolute weights.
 
     values: {"data": {"checksum"}, "options": `linear_options`}. where: see `sources`. The result holds
@@ -107,12 +106,12 @@ def train_linear(data: Dataset, out: Path, options: Mapping[str, Any], device: s
     return train(model=model, data=data, out=str(out), device=device, progress=False, **options)
 
 
-def input_agnostic_ranking(
+def rank_by_linear_model(
     data: Dataset, result: Mapping[str, Any], *, per: PerName = "value", seed: int = 0
 ) -> Ranking:
-    """One order for all instances from what `linear_importances` returned; ties at random by seed."""
+    """One order for all instances from what `measure_linear_importances` returned; ties at random by seed."""
     weight = torch.tensor(result["importances"], dtype=torch.float64).reshape(1, *data.shape)
-    order = rank(weight, per=per, ties="random", seed=seed, purpose="input-agnostic order").numpy()
+    order = rank_coordinates(weight, per=per, seed=seed, purpose="input-agnostic order").numpy()
     record = {
         "attribution": {"method": "weights of a linear model", "accuracy": result["accuracy"]},
         "order": "absolute",

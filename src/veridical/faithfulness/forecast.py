@@ -1,29 +1,132 @@
-"""What a measurement will cost, from a few steps of the real training on this machine."""
+"""What a measurement will cost, from a few steps of real retrainings on this machine, extrapolated."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from veridical.data import Dataset
-from veridical.faithfulness.baselines import linear_options, random_ranking, train_linear
-from veridical.faithfulness.design import Retraining
-from veridical.faithfulness.grouping import stack_size
-from veridical.faithfulness.instances import rank_dataset
-from veridical.faithfulness.measurement import Measurement
-from veridical.faithfulness.stacked_batches import stackable
-from veridical.faithfulness.timing import extrapolated, seconds_of, worker_seconds
-from veridical.faithfulness.unmasking import Shown, first_images
+from veridical.faithfulness.baselines import linear_options, rank_randomly, train_linear
+from veridical.faithfulness.diffroar_plan import Measurement, Retraining
+from veridical.faithfulness.ranking import rank_dataset
+from veridical.faithfulness.retraining import train_fresh, unmask_as_planned
+from veridical.faithfulness.sources import load_source, take_first
+from veridical.faithfulness.stacked import Stack, stack_size
+from veridical.faithfulness.stacked_mlp import is_stackable
+from veridical.faithfulness.unmasking import Shown
 from veridical.jobs import InProcess, workers_of
+from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.options import StackedName
-from veridical.training.run import Run
+from veridical.runtime.options import PerName, StackedName
+from veridical.training.run import Run, measure_accuracies
+
+WARM_UP, LEAST, MOST = 3, 5, 400
+"""Steps: not counted, and counted at least and at most."""
+
+TESTED = 500
+"""Test images whose evaluation is timed."""
+
+Values = Mapping[str, Any]
+"""What `Measurement.values` makes of a retraining; which ranking it names does not matter here."""
+
+
+def time_retraining(
+    members: Sequence[Values], data: Dataset | None, where: Mapping[str, str], per: PerName, seconds: float
+) -> float:
+    """Predicted seconds of one retraining; of several members, of each one's share of their stack.
+
+    Steps are timed for about `seconds`, after a few that are not counted. No files are left. data: None in a
+    process of its own, which loads them first; that is not counted.
+    """
+    data = load_source(where, members[0]["data"]["checksum"]) if data is None else data
+    if len(members) == 1:
+        return _time_alone(members[0], data, where, per, seconds)
+    return _time_together(members, data, where, per, seconds)
+
+
+def _extrapolate(
+    start: Callable[[Dataset, Path, int], Run],
+    data: Dataset,
+    steps: int,
+    batch_size: int,
+    device: str,
+    seconds: float,
+) -> float:
+    """Seconds of a whole training, from one that is a little longer than its warm-up.
+
+    start: trains on the given images, into the folder, for so many steps.
+    """
+    with TemporaryDirectory() as folder:
+        warm = start(take_first(data, WARM_UP * batch_size, TESTED), Path(folder) / "warm", WARM_UP)
+        guess = max(_training_seconds(warm) / WARM_UP, 1e-6)
+        counted = min(max(LEAST, round(seconds / guess)), MOST, max(steps, WARM_UP))
+        part = take_first(data, counted * batch_size, TESTED)
+        begun = time.perf_counter()
+        run = start(part, Path(folder) / "timed", counted)
+        wall = time.perf_counter() - begun
+        begun = time.perf_counter()
+        measure_accuracies(run.model, part.test, None, seed=0, device=resolve_device(device))
+        tested = time.perf_counter() - begun
+    training = _training_seconds(run)
+    rest = max(0.0, wall - training - tested)
+    epochs = math.ceil(steps / max(1, len(data.train) // batch_size))
+    # The rest is a start, a checkpoint and an end; every further epoch has a checkpoint too.
+    whole = steps * training / counted + len(data.test) * tested / len(part.test)
+    return whole + rest * (1 + (epochs - 1) / 2)
+
+
+def _time_alone(
+    values: Values, data: Dataset, where: Mapping[str, str], per: PerName, seconds: float
+) -> float:
+    training = values["training"]
+
+    def start(part: Dataset, out: Path, steps: int) -> Run:
+        # Which order does not matter for the time, so the rankings need not be there.
+        unmasked = unmask_as_planned(values, part, rank_randomly(part, per=per))
+        settings = {**training, "steps": steps, "train_examples": len(part.train)}
+        return train_fresh({**values, "training": settings}, unmasked, out, where)
+
+    return _extrapolate(start, data, training["steps"], training["batch_size"], where["device"], seconds)
+
+
+def _time_together(
+    members: Sequence[Values], data: Dataset, where: Mapping[str, str], per: PerName, seconds: float
+) -> float:
+    """Seconds of one member of a stack: its share of the start, of the steps, and of the test."""
+    training = members[0]["training"]
+    part = take_first(data, WARM_UP * training["batch_size"], TESTED)
+    ranking = rank_randomly(part, per=per)
+    settings = {**training, "train_examples": len(part.train)}
+    begun = time.perf_counter()
+    stack = Stack(
+        [{**values, "training": settings} for values in members],
+        [unmask_as_planned(values, part, ranking) for values in members],
+        resolve_device(where["device"]),
+    )
+    starting = time.perf_counter() - begun
+    stack.advance()
+    begun, counted = time.perf_counter(), 0
+    while counted < LEAST or (time.perf_counter() - begun < seconds and counted < MOST):
+        stack.advance()
+        counted += 1
+    steps = training["steps"] * (time.perf_counter() - begun) / counted
+    begun = time.perf_counter()
+    stack.correct()
+    testing = len(data.test) * (time.perf_counter() - begun) / len(part.test)
+    return float(starting + steps + testing) / len(members)
+
+
+def _training_seconds(run: Run) -> float:
+    seconds: float = run.result["timing"]["training_seconds"]
+    return seconds
+
 
 SECONDS = 2.0
 """How long steps are timed, about, after a few that are not counted."""
@@ -90,12 +193,12 @@ def forecast(
     counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
     workers = workers_of(executor)
     starting = measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0)
-    each = retraining_seconds(measurement, executor, stacked)
-    ranking = ranking_seconds(measurement, batch)
+    each = predict_retraining(measurement, executor, stacked)
+    ranking = _predict_ranking(measurement, batch)
     return Forecast(counts, each, ranking, starting, workers)
 
 
-def retraining_seconds(
+def predict_retraining(
     measurement: Measurement, executor: Executor | None = None, stacked: StackedName = "never"
 ) -> dict[Shown, float]:
     """Predicted seconds of one retraining by what it is shown; of one in a stack, its share.
@@ -104,7 +207,7 @@ def retraining_seconds(
     Images that are in memory alone, which workers cannot load, are timed here. Raises RunError where a worker
     is lost or cannot train.
     """
-    together = _together(measurement, workers_of(executor)) if stacked == "auto" else 1
+    together = _members_of_stacks(measurement, workers_of(executor)) if stacked == "auto" else 1
     if together > 1:
         share = _timed(measurement, measurement.retrainings[:together], executor)
         return {"images": share, "masks": share} if measurement.design.control else {"images": share}
@@ -117,11 +220,11 @@ def retraining_seconds(
     return found
 
 
-def ranking_seconds(measurement: Measurement, batch: int) -> float:
+def _predict_ranking(measurement: Measurement, batch: int) -> float:
     """Predicted seconds of all rankings: the attribution's and the baselines'."""
     data, design = measurement.ranked, measurement.design
     images = len(data.train) + len(data.test)
-    part = first_images(data, batch, 1)
+    part = take_first(data, batch, 1)
     share = images / (len(part.train) + len(part.test))
     seconds = 0.0
     attribution = measurement.attribution
@@ -133,7 +236,7 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
         seconds += share * (time.perf_counter() - begun)
     if isinstance(attribution, Path) or "random" in design.baselines:
         begun = time.perf_counter()
-        random_ranking(part, per=design.per)
+        rank_randomly(part, per=design.per)
         seconds += share * (time.perf_counter() - begun)
     if "input-agnostic" in design.baselines:
         data = measurement.data
@@ -146,7 +249,7 @@ def ranking_seconds(measurement: Measurement, batch: int) -> float:
             )
 
         batch_size, device = options["batch_size"], measurement.device_name
-        seconds += extrapolated(start, data, steps, batch_size, device, SECONDS)
+        seconds += _extrapolate(start, data, steps, batch_size, device, SECONDS)
     return seconds
 
 
@@ -161,12 +264,12 @@ def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Ex
     values = [measurement.values(one, {}) for one in members]
     per, where = measurement.design.per, dict(measurement.where)
     if executor is None or isinstance(executor, InProcess) or "data" not in where:
-        return seconds_of(values, measurement.data, where, per, SECONDS)
+        return time_retraining(values, measurement.data, where, per, SECONDS)
     jobs = math.ceil(len(measurement.retrainings) / len(members))
     calls: list[Future[float]] = []
     try:
         times = range(min(workers_of(executor), jobs))
-        calls.extend(executor.submit(worker_seconds, values, where, per, SECONDS) for _ in times)
+        calls.extend(executor.submit(time_retraining, values, None, where, per, SECONDS) for _ in times)
         return fmean(call.result() for call in calls)
     except UsageError:
         raise
@@ -178,10 +281,10 @@ def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Ex
             call.cancel()
 
 
-def _together(measurement: Measurement, workers: int) -> int:
+def _members_of_stacks(measurement: Measurement, workers: int) -> int:
     """Members of the stacks; 1 if images are not retrained in stacks."""
     retrainings = measurement.retrainings
     values = measurement.values(retrainings[0], {})
-    if not stackable(values):
+    if not is_stackable(values):
         return 1
     return stack_size(values, len(retrainings), workers, measurement.device_name)

@@ -1,4 +1,4 @@
-"""Whether maps care what a network has learnt: passes, nearly invariant or undecided."""
+"""Whether maps care what a network has learnt: what unrelated maps share, what remains, and the verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,42 @@ import torch
 from torch import Tensor
 
 from veridical.metrics.intervals import Interval, mean_interval
+from veridical.metrics.registry import compare_maps
 from veridical.runtime.errors import argument_error
+from veridical.runtime.seeds import per_example_normal, stream
+
+
+def compare_unrelated(maps: Tensor, target: Tensor, seed: int) -> dict[str, dict[str, Tensor]]:
+    """Similarities that say nothing about a network, by name of the other map: "other image" and "noise".
+
+    other image: the map (N, C, H, W) of another image by the same network, of another class as far as the
+    explained classes (N,) allow it. noise: independent normal values. Raises UsageError for fewer than 2
+    maps.
+    """
+    noise = per_example_normal(
+        maps.shape[1:], seed, "unrelated map", range(len(maps)), dtype=maps.dtype, device=maps.device
+    )
+    others = maps[pick_partners(target, seed).to(maps.device)]
+    return {
+        "other image": compare_maps(maps, others, "sanity"),
+        "noise": compare_maps(maps, noise, "sanity"),
+    }
+
+
+def pick_partners(target: Tensor, seed: int) -> Tensor:
+    """Another example for each (N,): each is taken once, none itself, of another class where that can be."""
+    count = len(target)
+    if count < 2:
+        raise argument_error("target", target, "at least 2 examples")
+    shuffled = torch.randperm(count, generator=stream(seed, "unrelated images"))
+    order = shuffled[target.cpu()[shuffled].argsort(stable=True)]
+    # Sorted by class and moved on by the largest class's size, nobody meets the own class, if that is
+    # at most half.
+    largest = int(target.cpu().bincount().max())
+    result = torch.empty_like(order)
+    result[order] = order.roll(-max(1, min(largest, count // 2)))
+    return result
+
 
 InvarianceVerdict = Literal["passes", "nearly invariant", "undecided"]
 
@@ -22,7 +57,7 @@ LEARNT_BY_HEART = 0.95
 """Training accuracy that a network must reach on randomised data for the comparison to say something."""
 
 
-def over_draws_and_examples(values: Tensor) -> Interval:
+def draws_interval(values: Tensor) -> Interval:
     """The mean of values (draws, N) with a 95% interval for both things that vary; NaN is left out.
 
     Half its length is the root of the sum of squares of two: Student's t over the examples' means over draws,
@@ -43,7 +78,7 @@ def over_draws_and_examples(values: Tensor) -> Interval:
     return {"value": centre, "low": centre - half, "high": centre + half, "n": over_examples["n"]}
 
 
-def remaining(similarity: Tensor, unrelated: Tensor, identical: float = 1.0) -> Interval:
+def remaining_similarity(similarity: Tensor, unrelated: Tensor, identical: float = 1.0) -> Interval:
     """How much of a map is left, from similarity to the changed maps (draws, N) and to unrelated ones (N,).
 
     (similarity - unrelated) / (identical - mean unrelated), with `identical` the measure's value for equal
@@ -54,7 +89,7 @@ def remaining(similarity: Tensor, unrelated: Tensor, identical: float = 1.0) -> 
     if not abs(gap) > 0:
         # Unrelated maps are the same map: nothing can be told from similarity.
         return {"value": None, "low": None, "high": None, "n": 0}
-    return over_draws_and_examples((similarity - unrelated) / gap)
+    return draws_interval((similarity - unrelated) / gap)
 
 
 def judge_remaining(found: Sequence[Interval]) -> InvarianceVerdict:
@@ -74,7 +109,9 @@ def judge_remaining(found: Sequence[Interval]) -> InvarianceVerdict:
     return "undecided"
 
 
-def overall(verdicts: Mapping[str, InvarianceVerdict], telling: Mapping[str, bool]) -> InvarianceVerdict:
+def combine_verdicts(
+    verdicts: Mapping[str, InvarianceVerdict], telling: Mapping[str, bool]
+) -> InvarianceVerdict:
     """One verdict from those of the measures: nearly invariant by any, or passes by all that can tell.
 
     telling: whether a measure could have come out otherwise. What is the same by one measure is the same to
@@ -86,7 +123,7 @@ def overall(verdicts: Mapping[str, InvarianceVerdict], telling: Mapping[str, boo
     return "passes" if chosen and all(verdict == "passes" for verdict in chosen) else "undecided"
 
 
-def tells_apart(control: Tensor, randomised: Tensor, alike: str = "higher") -> bool:
+def is_nearer(control: Tensor, randomised: Tensor, alike: str = "higher") -> bool:
     """Whether maps come nearer to the judged ones after training on the true data (N,) than on randomised.
 
     Without that a low similarity after training on randomised data shows nothing: trainings differ anyway.
@@ -97,6 +134,6 @@ def tells_apart(control: Tensor, randomised: Tensor, alike: str = "higher") -> b
     return interval["low"] is not None and interval["low"] > 0
 
 
-def undefined_count(similarity: Tensor) -> int:
+def count_undefined(similarity: Tensor) -> int:
     """How many of the comparisons (draws, N) have no value, such as rank correlations with a constant map."""
     return int(torch.isnan(similarity).sum())

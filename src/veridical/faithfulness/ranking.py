@@ -1,10 +1,10 @@
-"""From attributions to ranks: which coordinate of an instance comes first, kept once for a whole data set."""
+"""From attributions to ranks, for one batch or a whole data set: which coordinate of an image comes first."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from veridical.faithfulness.stored import read_array, write_arrays
+from veridical.attribution.classifier import parameter_like
+from veridical.attribution.maps import batch_maps
+from veridical.attribution.method import Attribution
+from veridical.attribution.registry import describe_attribution
+from veridical.data import Dataset, Split
+from veridical.data.arrays import corrupt_file_error
+from veridical.faithfulness.sources import read_array, read_headers, take_first, write_arrays
 from veridical.metrics.descending import descending
 from veridical.runtime.errors import DataError, RunError, UsageError, argument_error, unknown_name_error
 from veridical.runtime.files import AGAIN
-from veridical.runtime.options import OrderName, PerName, TiesName
+from veridical.runtime.options import OrderName, PerName, TargetName, TiesName
 from veridical.runtime.record import record
 
 Part = Literal["train", "test"]
@@ -104,7 +110,7 @@ class Ranking:
         return found
 
 
-def rank(
+def rank_coordinates(
     attribution: Tensor,
     *,
     order: OrderName = "absolute",
@@ -132,7 +138,7 @@ def rank(
 
 
 def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerName = "value") -> Tensor:
-    """What `rank` sorts by: (N, C, H, W) to (N, D); squares and sums over channels in float64."""
+    """What `rank_coordinates` sorts by: (N, C, H, W) to (N, D); squares and sums over channels in float64."""
     if attribution.ndim != 4 or not attribution.is_floating_point():
         raise argument_error("attribution", attribution, "floating-point attributions (N, C, H, W)")
     finite = attribution.isfinite().flatten(1).all(1)
@@ -154,3 +160,145 @@ def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerN
     if per == "pixel":
         values = values.sum(dim=1)
     return values.flatten(1)
+
+
+ProgressCallback = Callable[[int, int], object]
+"""(images done, images in total)."""
+
+Maps = Callable[[Part, range], Tensor]
+"""Attributions (n, C, H, W) of a stretch of one part's images."""
+
+
+def rank_dataset(
+    model: nn.Module,
+    data: Dataset,
+    attribution: Attribution,
+    *,
+    order: OrderName = "absolute",
+    per: PerName = "value",
+    ties: TiesName = "random",
+    target: TargetName = "predicted",
+    seed: int = 0,
+    batch: int = 200,
+    record: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Rank the coordinates of every training and test image by an attribution of the model's output.
+
+    target: explain the predicted class, or the label; the latter's masks know the label, in testing too.
+    order, per, ties, seed: see `rank_coordinates`. batch: images at a time, which changes nothing beyond
+    rounding. The record holds the attribution, these choices, what `record` adds, and the share of
+    importances that are exactly zero, whose order is the ties'.
+    """
+    if target not in ("predicted", "label"):
+        raise argument_error("target", target, "predicted or label")
+    dtype = parameter_like(model).dtype
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def maps(part: Part, numbers: range) -> Tensor:
+        split = _split(data, part)
+        inputs, labels = split.batch(numbers, dtype, device)
+        return batch_maps(attribution, model, inputs, labels if target == "label" else None, numbers, seed)
+
+    made = {"attribution": describe_attribution(attribution), "target": target, **(record or {})}
+    return rank_parts(
+        maps, data, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress
+    )
+
+
+def rank_maps(
+    path: Path,
+    data: Dataset,
+    *,
+    order: OrderName = "absolute",
+    per: PerName = "value",
+    ties: TiesName = "random",
+    seed: int = 0,
+    batch: int = 1000,
+    train: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Rank by attributions in an .npz file: attribution_train and attribution_test, floating (N, C, H, W).
+
+    (N, H, W) will do for images of one channel, or with per="pixel". train: rank only so many training
+    images; the file has all. Raises DataError for a file that does not fit the data set.
+    """
+    arrays: dict[Part, np.ndarray[Any, Any]] = {}
+    shapes = read_headers(path)
+    for part in ("train", "test"):
+        name = f"attribution_{part}"
+        # Without the member read_array says what is there.
+        ndim = len(shapes[name].shape) if name in shapes and len(shapes[name].shape) == 3 else 4
+        arrays[part] = array = read_array(path, name, kinds="f", ndim=ndim)
+        channels = 1 if per == "pixel" and ndim == 3 else data.shape[0]
+        wanted = (len(_split(data, part)), channels, *data.shape[1:])
+        if (
+            array.size != np.prod(wanted, dtype=object)
+            or array.shape[-2:] != wanted[-2:]
+            or len(array) != wanted[0]
+        ):
+            raise corrupt_file_error(
+                f"{path}, {name}", f"shape {array.shape}", f"{wanted}, for the {part} images of {data.name}"
+            )
+
+    def maps(part: Part, numbers: range) -> Tensor:
+        chosen = np.array(arrays[part][numbers.start : numbers.stop])
+        whole = torch.from_numpy(chosen.astype(chosen.dtype.newbyteorder("="), copy=False))
+        return whole[:, None] if whole.ndim == 3 else whole
+
+    made = {"attribution": {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    used = data if train is None else take_first(data, train)
+    return rank_parts(
+        maps, used, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress
+    )
+
+
+def rank_parts(
+    maps: Maps,
+    data: Dataset,
+    record: Mapping[str, Any],
+    *,
+    order: OrderName,
+    per: PerName,
+    ties: TiesName,
+    seed: int,
+    batch: int,
+    purpose: str = "ties",
+    progress: ProgressCallback | None = None,
+) -> Ranking:
+    """Rank what `maps` gives, stretch by stretch, and record how, and the share of exact zeros."""
+    if batch < 1:
+        raise argument_error("batch", batch, "a number of at least 1")
+    total, done, zeros, values = len(data.train) + len(data.test), 0, 0, 0
+    tell = progress or (lambda _done, _total: None)
+    tell(0, total)
+    ranked: dict[Part, Any] = {}
+    for part in ("train", "test"):
+        rows: list[Ranks] = []
+        count = len(_split(data, part))
+        for first in range(0, count, batch):
+            numbers = range(first, min(first + batch, count))
+            found = maps(part, numbers)
+            importance = importances(found, order=order, per=per)
+            zeros, values = zeros + int((importance == 0).sum()), values + importance.numel()
+            chosen = rank_coordinates(
+                found,
+                order=order,
+                per=per,
+                ties=ties,
+                seed=seed,
+                indices=numbers,
+                purpose=f"{purpose} of {part}",
+            )
+            rows.append(chosen.numpy())
+            done += len(numbers)
+            tell(done, total)
+        ranked[part] = np.concatenate(rows, dtype=rows[0].dtype)
+    choices = {"order": order, "per": per, "ties": ties, "seed": seed, "data": data.checksum}
+    return Ranking(
+        ranked["train"], ranked["test"], data.shape, {**record, **choices, "zero_share": zeros / values}
+    )
+
+
+def _split(data: Dataset, part: Part) -> Split:
+    return data.train if part == "train" else data.test

@@ -1,22 +1,179 @@
-"""One retraining as a job: a fresh model on unmasked images, and its accuracy on unmasked test images."""
+"""One retraining as a job: its recipe made explicit, a fresh model, and its accuracy on unmasked images."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import fields
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from torch import nn
 
 from veridical.data import Dataset
-from veridical.faithfulness.fills import ConstantFill, fill_from
+from veridical.faithfulness.fills import ConstantFill, restore_fill
 from veridical.faithfulness.ranking import Ranking
-from veridical.faithfulness.recipe import fresh_model
-from veridical.faithfulness.sources import load_source
-from veridical.faithfulness.unmasking import Kept, first_images, unmasked_dataset
-from veridical.runtime.errors import RunError
+from veridical.faithfulness.sources import load_source, take_first
+from veridical.faithfulness.unmasking import Kept, unmask_dataset
+from veridical.models import build, model_config
+from veridical.runtime.errors import RunError, UsageError, unknown_name_error
 from veridical.runtime.files import read_json, write_sealed
+from veridical.runtime.options import ObjectiveOptions, OptimiserOptions, RetrainObjectiveName, TrainOptions
 from veridical.training.loop import train
+from veridical.training.penalties import OBJECTIVES
+from veridical.training.recipes import resolve
 from veridical.training.run import MODEL, Run
+from veridical.training.settings import Settings
+from veridical.training.task import OWN
+
+SOURCES = (
+    "veridical.training.loop",
+    "veridical.training.objectives",
+    "veridical.training.penalties",
+    "veridical.training.optimisation",
+    "veridical.faithfulness.unmasking",
+    "veridical.faithfulness.fills",
+    "veridical.faithfulness.retraining",
+)
+"""Modules whose code, and not only whose settings, decides what a retraining gives."""
+
+OVERRIDES = (*OptimiserOptions.__dataclass_fields__, "train_examples", "bf16")
+"""Options of the recipe that a caller may set."""
+
+
+def resolve_training(
+    data: Dataset,
+    model: Mapping[str, Any],
+    run: Settings | None,
+    objective: RetrainObjectiveName,
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The fields of `TrainOptions` with which every retraining is called, explicit, as plain values.
+
+    They are those of the run (of the recipe "fast" without one) for the same number of epochs, with the
+    natural objective or the run's own, and nothing held out: the images that the run held out for validation
+    are trained on. overrides: options of `OVERRIDES` in their place. model: the record of the architecture.
+    """
+    for name in overrides:
+        if name not in OVERRIDES:
+            raise unknown_name_error("option", name, OVERRIDES, "See veridical.diffroar.")
+    if objective not in get_args(RetrainObjectiveName):
+        raise unknown_name_error("retrain_objective", objective, get_args(RetrainObjectiveName))
+    if objective == "same" and run is None:
+        raise UsageError("retrain_objective=same is the run's objective, and no run was given.")
+    chosen = {"recipe": "fast"} if run is None else _of_run(run, data, objective)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if "steps" in given and "epochs" not in given:
+        chosen.pop("epochs", None)
+    chosen = {"objective": "natural", **chosen, **given, "validation": 0}
+    options = TrainOptions(out=".", **chosen)
+    settings = resolve(options, data=data.describe(), model=model, train_size=len(data.train))
+    explicit = {name: value for name, value in chosen.items() if name != "epochs"}
+    explicit |= {name: getattr(settings, name) for name in _decided_elsewhere()}
+    for name in OptimiserOptions.__dataclass_fields__:
+        if name != "epochs":
+            explicit[name] = getattr(settings.optimise, name)
+    return {**explicit, "train_examples": settings.train_examples}
+
+
+def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
+    """The options that would train the run's recipe again, from the seed on."""
+    if objective == "same" and run.objective not in OBJECTIVES:
+        raise UsageError(
+            f"retrain_objective=same: the run's objective {run.objective} has no name to call it by."
+        )
+    optimise = (name for name in OptimiserOptions.__dataclass_fields__ if name not in ("epochs", "steps"))
+    chosen: dict[str, Any] = {name: getattr(run.optimise, name) for name in optimise}
+    # A retraining begins with fresh weights: it trains as long as the run and the run it began with together.
+    before = run.initial["epochs"] if run.initial else 0.0
+    chosen |= {"recipe": run.recipe, "epochs": run.epochs + before}
+    chosen |= {name: getattr(run, name) for name in _decided_elsewhere()}
+    limited = run.train_examples + run.validation < int(run.data["train"])
+    if limited:
+        chosen["train_examples"] = min(run.train_examples, len(data.train))
+    if objective == "same":
+        chosen["objective"] = run.objective
+        for name in ObjectiveOptions.__dataclass_fields__:
+            value = getattr(run.robust, name, None)
+            if value is not None:
+                chosen[name] = value
+    return chosen
+
+
+def _decided_elsewhere() -> list[str]:
+    """What else decides a run's weights and is an option of the same name, such as augmentation."""
+    own = {"data", "model", "objective", "recipe", "seed", "validation", "train_examples"}
+    options = {field.name for field in fields(TrainOptions)} - own
+    return [field.name for field in fields(Settings) if field.name in options]
+
+
+def resolve_architecture(
+    model: str | None,
+    options: Mapping[str, Any],
+    data: Dataset,
+    run: Settings | None,
+    *,
+    trust_code: bool,
+) -> dict[str, Any]:
+    """The record of what is retrained: a named architecture, a "module:callable", or (None) the run's own."""
+    if model is None:
+        record = None if run is None else dict(run.model)
+        if record is None or record["name"] == OWN:
+            raise UsageError(
+                "retrain_model: a retraining starts from a fresh model, which a module cannot give. Name an "
+                'architecture, or "module:callable" of shape, num_classes and seed, with trust_code.'
+            )
+        if options:
+            raise UsageError("retrain_model_options go with the name of an architecture, retrain_model.")
+        return model_config(
+            record["name"], shape=data.shape, num_classes=data.num_classes, **record["options"]
+        )
+    return model_config(
+        model, shape=data.shape, num_classes=data.num_classes, trust_code=trust_code, **options
+    )
+
+
+def build_fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn.Module | None:
+    """A new module from a record that names foreign code; None for one that `train` builds by its name."""
+    if ":" not in record["name"]:
+        return None
+    return build(
+        record["name"],
+        shape=record["shape"],
+        num_classes=record["num_classes"],
+        seed=seed,
+        trust_code=trust_code,
+        **record["options"],
+    )
+
+
+@cache
+def hash_recipe() -> str:
+    """SHA-256 of the code of `SOURCES`, as its syntax trees without docstrings: comments do not count."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        spec = find_spec(name)
+        assert spec is not None
+        assert spec.origin is not None
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+        digest.update(f"{name}:{ast.dump(tree)}".encode())
+    return digest.hexdigest()
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
 
 RETRAIN = "veridical.faithfulness.retraining:retrain"
 
@@ -34,7 +191,7 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     if (folder / ACCURACY).exists():
         kept: dict[str, Any] = read_json(folder / ACCURACY, sealed=True)
         return kept
-    run = trained(values, unmasked_of(values, where), folder / RUN, where)
+    run = train_fresh(values, load_unmasked(values, where), folder / RUN, where)
     found, timing = run.result["results"]["natural_accuracy"], run.result["timing"]
     result = {
         "accuracy": found["value"],
@@ -49,29 +206,29 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     return result
 
 
-def unmasked_of(values: Mapping[str, Any], where: Mapping[str, str]) -> Dataset:
+def load_unmasked(values: Mapping[str, Any], where: Mapping[str, str]) -> Dataset:
     """The unmasked data set that a job's values describe."""
     data = load_source(where, values["data"]["checksum"])
-    return unmasked_as(values, data, _ranking(where["ranking"], values["ranking"]["checksum"]))
+    return unmask_as_planned(values, data, _ranking(where["ranking"], values["ranking"]["checksum"]))
 
 
-def unmasked_as(values: Mapping[str, Any], data: Dataset, ranking: Ranking) -> Dataset:
+def unmask_as_planned(values: Mapping[str, Any], data: Dataset, ranking: Ranking) -> Dataset:
     """`data` unmasked by `ranking` as a job's values say, whichever images and order those name.
 
     Where only the first training images are ranked, these are all there are.
     """
     if len(ranking.train) > 1:
-        data = first_images(data, len(ranking.train))
+        data = take_first(data, len(ranking.train))
     # Masks are shown as they are: nothing is filled in.
-    fill = ConstantFill((0.0,) * data.shape[0]) if values["fill"] is None else fill_from(values["fill"])
+    fill = ConstantFill((0.0,) * data.shape[0]) if values["fill"] is None else restore_fill(values["fill"])
     kept = Kept(values["kept"]["end"], values["kept"]["count"])
-    return unmasked_dataset(data, ranking, kept, fill, shown=values["shown"])
+    return unmask_dataset(data, ranking, kept, fill, shown=values["shown"])
 
 
-def trained(values: Mapping[str, Any], data: Dataset, out: Path, where: Mapping[str, str]) -> Run:
+def train_fresh(values: Mapping[str, Any], data: Dataset, out: Path, where: Mapping[str, str]) -> Run:
     """Train the architecture and recipe of a job's values, from its seed, on `data`."""
     model, seed = values["model"], values["seed"]
-    own = fresh_model(model, seed, trust_code=where.get("trust_code") == "yes")
+    own = build_fresh_model(model, seed, trust_code=where.get("trust_code") == "yes")
     return train(
         model=model["name"] if own is None else own,
         model_options=model["options"] if own is None else {},

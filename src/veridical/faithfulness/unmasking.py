@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +37,7 @@ class Kept:
     count: int
 
 
-def kept_at(level: float, coordinates: int, end: End = "top", mode: ModeName = "keep") -> Kept:
+def resolve_kept(level: float, coordinates: int, end: End = "top", mode: ModeName = "keep") -> Kept:
     """What stays of D coordinates when the share `level` at one end is kept, or removed.
 
     The count is level * D rounded to the nearest, halves up, and at least 1. Level 1 is everything.
@@ -89,7 +89,7 @@ def unmask(
         raise argument_error("inputs", inputs, "floating-point inputs (n, C, H, W)")
     if ranks.ndim != 2 or ranks.is_floating_point() or len(ranks) != len(inputs):
         raise argument_error("ranks", ranks, f"integers ({len(inputs)}, D), one row for each input")
-    stays = mask(ranks.to(inputs.device), kept_at(level, ranks.shape[1], end, mode), inputs.shape[1:])
+    stays = mask(ranks.to(inputs.device), resolve_kept(level, ranks.shape[1], end, mode), inputs.shape[1:])
     numbers = torch.arange(len(inputs)) if indices is None else torch.as_tensor(indices).cpu()
     return fill(inputs, stays, numbers, "test")
 
@@ -148,18 +148,7 @@ class MaskSplit(UnmaskedSplit):
         return whole, self.labels[chosen].to(device)
 
 
-def first_images(data: Dataset, train: int, test: int | None = None) -> Dataset:
-    """The data set with its first so many images of each part, which are not copied; None is all of them."""
-    return replace(data, train=_first(data.train, train), test=_first(data.test, test))
-
-
-def _first(split: Split, count: int | None) -> Split:
-    if count is None or count >= len(split):
-        return split
-    return Split(split.images[:count], split.labels[:count])
-
-
-def unmasked_dataset(
+def unmask_dataset(
     data: Dataset, ranking: Ranking, kept: Kept, fill: Fill, *, shown: Shown = "images"
 ) -> Dataset:
     """The data set with every instance unmasked; nothing is computed before a batch is cut.

@@ -10,7 +10,7 @@ from typing import Any
 from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution, names_on_black
 from veridical.data import Dataset, load
-from veridical.faithfulness.sources import source_by_name
+from veridical.faithfulness.sources import describe_source
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
@@ -121,7 +121,7 @@ def planned(options: AlignmentOptions) -> AlignmentPlan:
     if examples < 2:
         raise argument_error("examples", options.examples, "at least 2 images")
     root = None if options.data_root is None else str(options.data_root)
-    where = source_by_name(name, root, data.options)
+    where = describe_source(name, root, data.options)
     return AlignmentPlan(options, data, _grouped(members, options.titles), examples, where)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from veridical.faithfulness.result import verdicts
+from veridical.faithfulness.result import judge_levels
 from veridical.report import DiffRoarSection, UnmaskedItem, write_diffroar_report
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import AGAIN, Frame
@@ -146,7 +146,7 @@ def read_measured(folder: str | Path) -> Measured:
         raise RunError(f"{source} is damaged: its curves have other levels than {EXAMPLES}. {AGAIN}")
     try:
         # Judged again: verdicts of before masks and baselines counted must not stand beside those of now.
-        judged = verdicts(told["curve"], told["baselines"], told["control"], mode, told["examples"])
+        judged = judge_levels(told["curve"], told["baselines"], told["control"], mode, told["examples"])
     except ValueError as error:
         raise RunError(f"{source} is damaged: {error} {AGAIN}") from error
     results = {**told, "verdicts": [dict(point) for point in judged]}

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from veridical.faithfulness.diffroar import measurement_of
+from veridical.faithfulness.diffroar import (
+    RANKINGS,
+    ProgressCallback,
+    measure,
+    plan_from_options,
+    ranking_path,
+)
+from veridical.faithfulness.diffroar_plan import Measurement
 from veridical.faithfulness.forecast import Forecast, forecast
-from veridical.faithfulness.measurement import Measurement
-from veridical.faithfulness.measuring import RANKINGS, ProgressCallback, measure, ranking_path
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ENDS, unmask
 from veridical.jobs import workers_of
@@ -32,7 +37,7 @@ def diffroar_run(options: DiffRoarOptions, progress: ProgressCallback | None = N
     many processes retrain, and where, changes nothing beyond rounding. Raises UsageError for options that do
     not fit, and RunError, when all others are finished, with the reasons and logs of retrainings that failed.
     """
-    measurement = measurement_of(options)
+    measurement = plan_from_options(options)
     folder = Path(options.out)
     with executor_of(options) as executor:
         result = measure(
@@ -60,7 +65,7 @@ def diffroar_run(options: DiffRoarOptions, progress: ProgressCallback | None = N
 
 def predict(options: DiffRoarOptions) -> Forecast:
     """How many retrainings `diffroar_run` would make, and how long they would take; nothing is written."""
-    measurement = measurement_of(options)
+    measurement = plan_from_options(options)
     with executor_of(options) as executor:
         return forecast(measurement, executor, batch=options.batch, stacked=options.stacked)
 

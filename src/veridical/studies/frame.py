@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from veridical.faithfulness.measuring import check
+from veridical.faithfulness.diffroar import check_outcomes
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import Arrays, claim_folder, pack_arrays, write_atomic, write_json
@@ -49,7 +49,7 @@ class Study:
         """Run jobs, told as `what`; a RunError with reasons and logs, when the others are finished."""
         group = list(jobs)
         found = run_jobs(group, self.store, self._executor, progress=lambda state: self._tell(what, state))
-        check(found, {job: job for job in group})
+        check_outcomes(found, {job: job for job in group})
         self.outcomes |= found
 
     def result(self, job: Job) -> Mapping[str, Any]:

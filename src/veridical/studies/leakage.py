@@ -28,8 +28,8 @@ from veridical.attribution.registry import create_attribution, describe_attribut
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.randomisation import predicted as predictions
-from veridical.faithfulness.sources import source_by_name
+from veridical.faithfulness.randomisation import predict_classes as predictions
+from veridical.faithfulness.sources import describe_source
 from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
 from veridical.metrics.leakage import cosine_within, discriminative_pixels, left_behind
 from veridical.metrics.localisation import LEVELS, mass_share
@@ -255,7 +255,7 @@ class Leakage(Study[LeakageOptions]):
 
     def _blocks(self, position: PositionName) -> dict[str, Any]:
         given = {name: getattr(self.options, name) for name in _BLOCKS}
-        given["source"] = source_by_name(self.options.source, self.options.data_root, {})["data"]
+        given["source"] = describe_source(self.options.source, self.options.data_root, {})["data"]
         return asdict(BlockOptions(position=position, seed=0, **given))
 
     def _settings(self, objective: str, around: Ball | None, position: PositionName) -> Settings:
@@ -286,7 +286,7 @@ class Leakage(Study[LeakageOptions]):
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
-        return super().where() | source_by_name(self.options.source, self.options.data_root, {})
+        return super().where() | describe_source(self.options.source, self.options.data_root, {})
 
     def cases(self) -> Iterable[Case]:
         """For each condition and seed a training, the attack on its predictions, and its maps."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from veridical.data import load
 from veridical.data.block_world import BlockWorld
-from veridical.faithfulness.sources import source_by_name
+from veridical.faithfulness.sources import describe_source
 from veridical.jobs import Job
 from veridical.runtime.errors import argument_error
 from veridical.runtime.study_config import TheoryOptions
@@ -65,7 +65,7 @@ class OneLayerPlan:
             _refuse_blocks(options)
             images = load(options.data, options.data_root)
             data = {"name": images.name, "checksum": images.checksum}
-            where = source_by_name(options.data, options.data_root, images.options)
+            where = describe_source(options.data, options.data_root, images.options)
         seeds = seeds_of(options)
         plan = cls(options.blocks, options.block_size, seeds=seeds, data=data, where=where, **values)
         BlockWorld(plan.blocks, plan.block_size, plan.noise[0])  # refuses blocks that cannot be

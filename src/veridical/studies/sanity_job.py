@@ -14,10 +14,15 @@ from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
-from veridical.faithfulness.random_data import noise_images, permuted_labels, shortened
-from veridical.faithfulness.randomisation import model_randomisation, predicted
-from veridical.faithfulness.retraining import trained
-from veridical.faithfulness.similarity import unrelated
+from veridical.faithfulness.invariance import compare_unrelated
+from veridical.faithfulness.randomisation import (
+    model_randomisation,
+    permute_labels,
+    predict_classes,
+    replace_by_noise,
+    shorten_training,
+)
+from veridical.faithfulness.retraining import train_fresh
 from veridical.faithfulness.sources import load_source
 from veridical.metrics.intervals import proportion_interval
 from veridical.metrics.registry import compare_maps, measures
@@ -38,8 +43,8 @@ TRAINED, ARRAYS = "run", "compared.npz"
 
 def randomised_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
     """The training data of one kind: "true", with permuted "labels", or with noise for "data"."""
-    part = shortened(data, examples, seed)
-    change = {"labels": permuted_labels, "data": noise_images}.get(kind)
+    part = shorten_training(data, examples, seed)
+    change = {"labels": permute_labels, "data": replace_by_noise}.get(kind)
     return part if change is None else change(part, seed)
 
 
@@ -51,8 +56,8 @@ def train_on_random(values: dict[str, Any], folder: Path, where: dict[str, str])
     """
     true = load_source(where, values["data"]["checksum"])
     data = randomised_data(true, values["kind"], values["examples"], values["random_seed"])
-    run = trained(values, data, folder / TRAINED, where)
-    right = predicted(run.model, data.train) == data.train.labels
+    run = train_fresh(values, data, folder / TRAINED, where)
+    right = predict_classes(run.model, data.train) == data.train.labels
     return {
         "training_accuracy": proportion_interval(int(right.sum()), len(right)),
         "test_accuracy": run.result["results"]["natural_accuracy"],
@@ -78,7 +83,7 @@ def explain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
     method = create_attribution(
         values["attribution"], seed=values["seed"], trust_code=where.get("trust_code") == "yes"
     )
-    seen = predicted(run.model, split)
+    seen = predict_classes(run.model, split)
     target = seen if values["target"] == "predicted" else split.labels
     asked = _Asked(run, split, method, target, values["seed"], int(where.get("batch", "100")))
     shown = first_of_each_class(split.labels, values["gallery"])
@@ -132,13 +137,13 @@ class _Asked:
             ]
         maps = self._maps(model)
         if against["kind"] == "unrelated":
-            seen = predicted(model, self.split, self.batch)
-            found = unrelated(maps, self.target, self.seed)
+            seen = predict_classes(model, self.split, self.batch)
+            found = compare_unrelated(maps, self.target, self.seed)
             return [_State(name, similarity, seen, maps, shown) for name, similarity in found.items()]
         device = next(model.parameters()).device
         other = load(where["trained"], device=device).model
         others = self._maps(other)
-        seen = predicted(other, self.split, self.batch)
+        seen = predict_classes(other, self.split, self.batch)
         return [_State("trained", compare_maps(maps, others, "sanity"), seen, others, shown)]
 
     def _fresh(self, seed: int) -> torch.nn.Module:

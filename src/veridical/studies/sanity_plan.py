@@ -11,8 +11,8 @@ from veridical.attribution.registry import create_attribution, describe_attribut
 from veridical.data import Dataset, load
 from veridical.faithfulness.invariance import INVARIANT_ABOVE, LEARNT_BY_HEART, PASSES_BELOW
 from veridical.faithfulness.randomisation import fresh_seed
-from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
-from veridical.faithfulness.sources import source_by_name
+from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
+from veridical.faithfulness.sources import describe_source
 from veridical.jobs import Job
 from veridical.metrics.registry import measures, ssim_window
 from veridical.metrics.views import TOP_QUANTILE
@@ -67,7 +67,7 @@ class SanityPlan:
             "random_seed": self.options.seed,
             "model": dict(self.model),
             "training": dict(self.training),
-            "recipe_source": recipe_source(),
+            "recipe_source": hash_recipe(),
             # Not the run's: with its initial weights a new training would resemble it for that alone.
             "seed": fresh_seed(self.options.seed),
         }
@@ -154,7 +154,7 @@ def planned(options: SanityOptions) -> SanityPlan:
     wanted = count if options.train_examples is None else min(options.train_examples, count)
     model, training = None, None
     if any(name in options.tests for name in ("labels", "data")):
-        model = architecture(None, {}, data, settings, trust_code=False)
+        model = resolve_architecture(None, {}, data, settings, trust_code=False)
         training = _training(options, settings, data, model, wanted)
     return SanityPlan(
         options=options,
@@ -165,7 +165,7 @@ def planned(options: SanityOptions) -> SanityPlan:
         train_examples=wanted,
         model=model,
         training=training,
-        where=source_by_name(data.name, options.data_root, data.options),
+        where=describe_source(data.name, options.data_root, data.options),
     )
 
 
@@ -204,4 +204,4 @@ def _training(
         "batch_size": min(settings.optimise.batch_size, examples),
         "train_examples": examples,
     }
-    return training_fields(part, model, settings, "natural", overrides)
+    return resolve_training(part, model, settings, "natural", overrides)

@@ -11,12 +11,12 @@ from torch import Tensor
 from veridical.faithfulness.invariance import (
     LEARNT_BY_HEART,
     InvarianceVerdict,
+    combine_verdicts,
+    count_undefined,
+    draws_interval,
+    is_nearer,
     judge_remaining,
-    over_draws_and_examples,
-    overall,
-    remaining,
-    tells_apart,
-    undefined_count,
+    remaining_similarity,
 )
 from veridical.jobs import Job, Store
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
@@ -66,19 +66,19 @@ class Compared:
         agrees = torch.stack([draw.agrees[place] for draw in draws])
         return {
             "agreement": _share(agrees),
-            "similarity": {m: over_draws_and_examples(values) for m, values in similarity.items()},
+            "similarity": {m: draws_interval(values) for m, values in similarity.items()},
             "remaining": {
-                m: remaining(values, self.reference(m), MEASURES[m].identical)
+                m: remaining_similarity(values, self.reference(m), MEASURES[m].identical)
                 for m, values in similarity.items()
             },
-            "undefined": {m: undefined_count(values) for m, values in similarity.items()},
+            "undefined": {m: count_undefined(values) for m, values in similarity.items()},
         }
 
 
 def _share(agrees: Tensor) -> Interval:
     if len(agrees) == 1:
         return proportion_interval(int(agrees.sum()), agrees.shape[1])
-    return over_draws_and_examples(agrees.double())
+    return draws_interval(agrees.double())
 
 
 def assembled(
@@ -131,14 +131,14 @@ def _by_weights(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The verdict of the cascade: with all stages fresh but the lowest one, and with that too."""
     decisive = states[-2:]
     verdicts = {m: judge_remaining([state["remaining"][m] for state in decisive]) for m in MEASURES}
-    return {"measures": verdicts, "verdict": overall(verdicts, dict.fromkeys(MEASURES, True))}
+    return {"measures": verdicts, "verdict": combine_verdicts(verdicts, dict.fromkeys(MEASURES, True))}
 
 
 def _by_training(compared: Compared, kind: str, state: Mapping[str, Any], learnt: bool) -> dict[str, Any]:
     """The verdict of a training on randomised data, where the control shows that it can tell."""
     telling = {
         m: learnt
-        and tells_apart(
+        and is_nearer(
             compared.trained[CONTROL].similarity[m][0], compared.trained[kind].similarity[m][0], measure.alike
         )
         for m, measure in MEASURES.items()
@@ -147,7 +147,7 @@ def _by_training(compared: Compared, kind: str, state: Mapping[str, Any], learnt
     for measure in MEASURES:
         judged = judge_remaining([state["remaining"][measure]])
         verdicts[measure] = "undecided" if judged == "passes" and not telling[measure] else judged
-    return {"measures": verdicts, "telling": telling, "verdict": overall(verdicts, telling)}
+    return {"measures": verdicts, "telling": telling, "verdict": combine_verdicts(verdicts, telling)}
 
 
 def _notes(results: Mapping[str, Any], learnt: Mapping[str, bool]) -> list[str]:

@@ -23,8 +23,8 @@ from veridical.attribution.maps import batch_maps
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
-from veridical.faithfulness.randomisation import predicted
-from veridical.faithfulness.sources import source_by_name
+from veridical.faithfulness.randomisation import predict_classes
+from veridical.faithfulness.sources import describe_source
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.localisation import LEVELS
 from veridical.report.formats import Interval, main_interval
@@ -169,7 +169,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
 
     def _shortcut(self, rate: float) -> dict[str, Any]:
         names = ("code", "size", "margin", "pattern", "contrast", "train_examples", "test_examples", "seed")
-        source = source_by_name(self.options.data, self.options.data_root, {})["data"]
+        source = describe_source(self.options.data, self.options.data_root, {})["data"]
         own = {name: getattr(self.options, name) for name in names}
         return asdict(ShortcutOptions(source=source, rate=rate, test="gone", **own))
 
@@ -188,7 +188,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
-        return super().where() | source_by_name(self.options.data, self.options.data_root, {})
+        return super().where() | describe_source(self.options.data, self.options.data_root, {})
 
     def cases(self) -> Iterable[Case]:
         """A training and its measurement for each condition and seed."""
@@ -230,7 +230,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         arrays["index"] = np.asarray(index, dtype=np.int64)
         for variant, shown in variants.items():
             regions = mark_patches(variants, variant)
-            arrays[f"predicted/{variant}"] = predicted(trained.model, shown.test).numpy()
+            arrays[f"predicted/{variant}"] = predict_classes(trained.model, shown.test).numpy()
             arrays[f"correct/{variant}"] = arrays[f"predicted/{variant}"] == arrays["label"]
             arrays[f"image/{variant}"] = shown.test.images[index].numpy()
             arrays[f"region/{variant}"] = regions[index].numpy()

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
-from veridical.faithfulness.measuring import check
+from veridical.faithfulness.diffroar import check_outcomes
 from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.metrics.intervals import SHARE, UNBOUNDED
 from veridical.report.formats import Interval
@@ -171,7 +171,7 @@ class Work:
     def run_jobs(self, what: str, jobs: Sequence[Job]) -> None:
         """Run jobs that a study makes itself, as the stage `what`."""
         outcomes = run_jobs(jobs, self.store, self.executor, progress=lambda now: self._progress(what, now))
-        check(outcomes, {job: job for job in jobs})
+        check_outcomes(outcomes, {job: job for job in jobs})
         self.outcomes |= outcomes
 
     def plain(self, case: Case) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""All that a DiffROAR measurement needs, resolved: model, images, attribution, architecture, recipe, jobs."""
+"""What a DiffROAR measurement takes, resolved before anything is computed: retrainings, images, recipe."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -18,20 +18,116 @@ from veridical.attribution.classifier import check_attribution
 from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset, load
-from veridical.faithfulness.design import Design, Retraining
 from veridical.faithfulness.fills import Fill, resolve_fill
-from veridical.faithfulness.recipe import architecture, recipe_source, training_fields
-from veridical.faithfulness.sources import source_by_name, source_of_arrays
-from veridical.faithfulness.unmasking import first_images
-from veridical.runtime.checking import as_path
+from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
+from veridical.faithfulness.sources import describe_source, take_first, write_source
+from veridical.faithfulness.unmasking import ENDS, End, Kept, Shown, resolve_kept
+from veridical.runtime.checking import Checked, Level, Repeats, Seed, Share, as_path, needs
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.options import RetrainObjectiveName
+from veridical.runtime.options import (
+    BaselineName,
+    FillName,
+    ModeName,
+    OrderName,
+    PerName,
+    RetrainObjectiveName,
+    TargetName,
+    TiesName,
+)
 from veridical.runtime.record import record
 from veridical.training.checkpoint import pack, weights
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
 from veridical.training.settings import Settings
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
+SEEDS_APART = 1000
+"""Seeds of two measurements, s and s + 1, give their repeats seeds that are this far apart."""
+
+RankingName = Literal["judged", "random", "input-agnostic"]
+
+
+class Retraining(NamedTuple):
+    """One model to train anew: on which unmasked instances, and from which seed."""
+
+    ranking: RankingName
+    shown: Shown
+    kept: Kept
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design(Checked):
+    """What is measured; the fields are those of `veridical.runtime.study_config.DiffRoarOptions`."""
+
+    levels: tuple[Level, ...] = LEVELS
+    repeats: Repeats = 5
+    mode: ModeName = "keep"
+    roar: bool = False
+    fill: FillName | Share = "mean"
+    order: OrderName = "absolute"
+    per: PerName = "value"
+    ties: TiesName = "random"
+    target: TargetName = "predicted"
+    baselines: tuple[BaselineName, ...] = BASELINES
+    control: bool = True
+    control_repeats: Repeats = field(default=1, metadata=needs("control"))
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.levels:
+            raise argument_error("levels", self.levels, "shares of the coordinates, one or more")
+        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
+        object.__setattr__(self, "baselines", tuple(dict.fromkeys(self.baselines)))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for a record."""
+        plain = asdict(self)
+        return plain | {"levels": list(self.levels), "baselines": list(self.baselines)}
+
+    def at(
+        self, ranking: RankingName, shown: Shown, level: float, end: End, coordinates: int
+    ) -> list[Retraining]:
+        """The repeats at one level and end of a ranking; the control has its own number of them."""
+        return self.repeated(ranking, shown, resolve_kept(level, coordinates, end, self.mode))
+
+    def repeated(self, ranking: RankingName, shown: Shown, kept: Kept) -> list[Retraining]:
+        """The repeats on what is kept, in the order of their seeds."""
+        repeats = self.repeats if shown == "images" else self.control_repeats
+        first = self.seed * SEEDS_APART
+        return [Retraining(ranking, shown, kept, first + repeat) for repeat in range(repeats)]
+
+    def curves(self) -> list[tuple[RankingName, Shown]]:
+        """What has a point at every level and end: the attribution, the baselines, the control."""
+        found: list[tuple[RankingName, Shown]] = [("judged", "images")]
+        found += [(baseline, "images") for baseline in self.baselines]
+        return [*found, ("judged", "masks")] if self.control else found
+
+    def check(self, coordinates: int) -> None:
+        """Refuse levels of which two mean the same number of coordinates, or one means all of them."""
+        counts = [resolve_kept(level, coordinates).count for level in self.levels]
+        if len(set(counts)) < len(counts) or counts[-1] >= coordinates:
+            expected = f"levels that differ in the number of coordinates out of {coordinates}, fewer than all"
+            raise argument_error("levels", f"{list(self.levels)}, which are {counts}", expected)
+
+    def retrainings(self, coordinates: int) -> list[Retraining]:
+        """All of them, each once, by curve and level."""
+        self.check(coordinates)
+        found = [
+            retraining
+            for ranking, shown in self.curves()
+            for level in self.levels
+            for end in ENDS
+            for retraining in self.at(ranking, shown, level, end, coordinates)
+        ]
+        if self.roar:
+            for level in self.levels:
+                found += self.repeated("judged", "images", resolve_kept(level, coordinates, "top", "remove"))
+        return list(dict.fromkeys(found))
+
 
 Judged = Run | nn.Module | str | os.PathLike[str]
 """What explains: a run, its folder, or a module from images in [0, 1] to logits."""
@@ -75,7 +171,7 @@ class Measurement:
     @cached_property
     def ranked(self) -> Dataset:
         """The images that are ranked: all test images, and those that the retrainings train on."""
-        return first_images(self.data, self.training["train_examples"])
+        return take_first(self.data, self.training["train_examples"])
 
     @property
     def device_name(self) -> str:
@@ -94,7 +190,7 @@ class Measurement:
         return {
             "weights": self.weights,
             "data": self.data.describe(),
-            "attribution": maps_record(attribution)
+            "attribution": describe_maps(attribution)
             if isinstance(attribution, Path)
             else describe_attribution(attribution),
             "measured": self.design.describe(),
@@ -113,7 +209,7 @@ class Measurement:
             "fill": self.fill.describe() if retraining.shown == "images" else None,
             "model": dict(self.architecture),
             "training": dict(self.training),
-            "recipe_source": recipe_source(),
+            "recipe_source": hash_recipe(),
             "seed": retraining.seed,
         }
 
@@ -123,7 +219,7 @@ class Measurement:
         return f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
 
 
-def prepare(
+def plan_diffroar(
     judged: Judged,
     data: Dataset | str | None,
     *,
@@ -155,7 +251,7 @@ def prepare(
     loading = time.perf_counter() - begun
     recipe = _settings(retrain_model) or (run.settings if run is not None else None)
     named = retrain_model if isinstance(retrain_model, str) and _settings(retrain_model) is None else None
-    record = architecture(named, retrain_model_options or {}, images, recipe, trust_code=trust_code)
+    record = resolve_architecture(named, retrain_model_options or {}, images, recipe, trust_code=trust_code)
     where |= {"device": device} | ({"trust_code": "yes"} if trust_code else {})
     found = Measurement(
         model=model,
@@ -165,7 +261,7 @@ def prepare(
         design=design,
         fill=resolve_fill(design.fill, images.train, design.seed),
         architecture=record,
-        training=training_fields(images, record, recipe, retrain_objective, overrides),
+        training=resolve_training(images, record, recipe, retrain_objective, overrides),
         where=where,
         loading_seconds=loading,
     )
@@ -173,7 +269,7 @@ def prepare(
     return found
 
 
-def placed(measurement: Measurement, folder: Path) -> Measurement:
+def place_data(measurement: Measurement, folder: Path) -> Measurement:
     """The measurement with its images where jobs find them: a data set in memory is written to the folder.
 
     Raises RunError if the folder holds other images under that name.
@@ -181,7 +277,7 @@ def placed(measurement: Measurement, folder: Path) -> Measurement:
     if "data" in measurement.where:
         return measurement
     data = measurement.data
-    where = source_of_arrays(data, folder / ARRAYS)
+    where = write_source(data, folder / ARRAYS)
     stored = load(where["data"])
     for here, there in ((data.train, stored.train), (data.test, stored.test)):
         if not (torch.equal(here.images, there.images) and torch.equal(here.labels, there.labels)):
@@ -191,7 +287,7 @@ def placed(measurement: Measurement, folder: Path) -> Measurement:
     return replace(measurement, data=whole, where={**measurement.where, **where})
 
 
-def maps_record(path: Path) -> dict[str, Any]:
+def describe_maps(path: Path) -> dict[str, Any]:
     """Maps from a file as plain values: they are what their bytes are."""
     return {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
@@ -228,7 +324,7 @@ def _images(
     data: Dataset | str | None,
     root: str | os.PathLike[str] | None,
 ) -> tuple[Dataset, dict[str, str]]:
-    """The images, and how jobs find them; of a data set in memory `placed` tells them."""
+    """The images, and how jobs find them; of a data set in memory `place_data` tells them."""
     folder = None if root is None else os.fspath(root)
     if isinstance(data, Dataset):
         return data, {}
@@ -251,4 +347,4 @@ def _images(
                 f"the run was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
                 f"{images.name} has images {here[0]} of {here[1]} classes."
             )
-    return images, source_by_name(images.name, folder, images.options)
+    return images, describe_source(images.name, folder, images.options)
