@@ -14,7 +14,6 @@ from veridical.runtime.errors import RunError, UsageError
 from veridical.training.checkpoint import weights
 from veridical.training.loop import train
 from veridical.training.run import Run
-from veridical.training.task import InitialWeights
 
 QUICK: dict[str, Any] = {
     "model": "mlp",
@@ -101,5 +100,3 @@ def test_validation_images_that_the_weights_have_seen_are_refused(
         with pytest.raises(UsageError, match="images that the weights have seen"):
             trained(tmp_path / "seen", stripes, **begun, **changed)
     assert trained(tmp_path / "all", stripes, **begun, validation=0, seed=1, epochs=0.5).settings.seed == 1
-    beginning = InitialWeights(natural.folder, natural.settings, weights(natural.model))
-    beginning.check_split(natural.settings)

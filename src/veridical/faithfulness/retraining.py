@@ -25,9 +25,8 @@ from veridical.runtime.options import ObjectiveOptions, OptimiserOptions, Retrai
 from veridical.training.loop import train
 from veridical.training.penalties import OBJECTIVES
 from veridical.training.recipes import resolve
-from veridical.training.run import MODEL, Run
+from veridical.training.run import MODEL, OWN, Run
 from veridical.training.settings import Settings
-from veridical.training.task import OWN
 
 SOURCES = (
     "veridical.training.loop",

@@ -34,9 +34,8 @@ from veridical.training.optimisation import (
     set_learning_rate,
 )
 from veridical.training.recipes import resolve
-from veridical.training.run import ROWS
+from veridical.training.run import ROWS, build_recorded
 from veridical.training.settings import Settings
-from veridical.training.task import build_recorded
 
 STACKED = "veridical.faithfulness.stacked:retrain_stacked"
 CHECKPOINTS = "checkpoints"

@@ -31,8 +31,7 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic
 from veridical.studies.maps import first_of_each_class
-from veridical.training.run import Run, load, weights_digest
-from veridical.training.task import build_recorded
+from veridical.training.run import Run, build_recorded, load, weights_digest
 
 TRAIN = "veridical.studies.sanity_job:train_on_random"
 EXPLAIN = "veridical.studies.sanity_job:explain"

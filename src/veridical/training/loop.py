@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,13 +17,21 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.data import Dataset, Split
-from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.files import claim_folder, write_json
+from veridical.runtime.errors import RunError, argument_error, unknown_name_error
+from veridical.runtime.files import claim_folder, write_atomic, write_json
 from veridical.runtime.guards import default_modes, preserved_rng, thread_count
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.process_group import ALONE, ProcessGroup
+from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.seeds import seed_global, stream
-from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, save_checkpoint, weights
+from veridical.training.checkpoint import (
+    Learner,
+    list_checkpoints,
+    load_newest,
+    pack,
+    save_checkpoint,
+    weights,
+)
 from veridical.training.distributed import Share, check_parallel
 from veridical.training.log import Display, Log, event_writer
 from veridical.training.objectives import Objective, ObjectiveValue
@@ -33,19 +43,14 @@ from veridical.training.optimisation import (
     make_optimiser,
     set_learning_rate,
 )
-from veridical.training.run import (
-    CHECKPOINTS,
-    KIND,
-    RESULT,
-    Run,
-    clear,
-    finish,
-    load,
-    lock_folder,
-    measure_accuracies,
-)
-from veridical.training.task import InitialWeights, Task, gather_options, prepare_task
+from veridical.training.penalties import OBJECTIVES
+from veridical.training.recipes import list_deviations
+from veridical.training.run import ATTACK_STEPS, KIND, MODEL, RESULT, Run, load, measure_accuracies
+from veridical.training.settings import Settings
+from veridical.training.task import Task, prepare_task
 from veridical.training.warm_start import WarmStarts
+
+_CHECKPOINTS = "checkpoints"
 
 LOG_EVERY = 50
 """Steps that one line of the log sums up; the last line of an epoch may cover fewer."""
@@ -87,7 +92,7 @@ def train(
     own_objective = _own("objective", objective, Callable, what)
     named = {"model": model, "data": data, "objective": objective}
     by_name = {name: value for name, value in named.items() if isinstance(value, str | os.PathLike)}
-    chosen = gather_options(options, by_name | fields)
+    chosen = _gather_options(options, by_name | fields)
     device = group.device(chosen.device)
     if chosen.tensorboard:
         event_writer()
@@ -103,13 +108,28 @@ def train(
             folder = claim_folder(chosen.out, KIND, task.settings.to_dict())
         with group.guarded():
             if group.first:
-                held.enter_context(lock_folder(folder))
+                held.enter_context(_lock_folder(folder))
         if group.told((folder / RESULT).exists()):
             if group.first:
-                clear(folder)
+                _clear(folder)
         else:
             _Session(chosen, task, folder, device, group).run()
     return load(folder, model=own_model, device=device, trust_code=chosen.trust_code)
+
+
+def _gather_options(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
+    """Options from keyword arguments, or the given ones with some replaced; UsageError for unknown names."""
+    if options is not None and not isinstance(options, TrainOptions):
+        raise argument_error("options", options, "TrainOptions", "Model and data are given by name: data=...")
+    known = list(TrainOptions.__dataclass_fields__)
+    for name in given:
+        if name not in known:
+            raise unknown_name_error("option", name, known, "See veridical.TrainOptions.")
+    if options is not None:
+        return replace(options, **given)
+    if "out" not in given:
+        raise argument_error("out", None, "the folder of the run")
+    return TrainOptions(**given)
 
 
 def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
@@ -126,12 +146,34 @@ def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
     return given
 
 
-def _initial_weights(options: TrainOptions, model: nn.Module | None) -> InitialWeights | None:
-    """The weights of a finished run, None where none is named. model: its architecture, if a caller's own."""
+def _initial_weights(options: TrainOptions, model: nn.Module | None) -> Run | None:
+    """The run whose weights are begun with, if one is named. model: its architecture, if a caller's own."""
     if options.initial_run is None:
         return None
-    run = load(options.initial_run, model=model, trust_code=options.trust_code)
-    return InitialWeights(run.folder, run.settings, weights(run.model))
+    return load(options.initial_run, model=model, trust_code=options.trust_code)
+
+
+@contextmanager
+def _lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second process, where the system has file locks; a kill releases it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process is training in it. Wait for it or stop it.") from None
+        yield
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a finished run needs no more, in a folder that is held; a kill may have left it."""
+    shutil.rmtree(folder / _CHECKPOINTS, ignore_errors=True)
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 class _Session:
@@ -158,7 +200,7 @@ class _Session:
         self.learner = Learner(model, make_optimiser(model, optimise), average, kept)
         self.dtype = parameter_like(model).dtype
         with group.in_turn():  # process 0 clears damaged checkpoints away
-            progress = load_newest(folder / CHECKPOINTS, self.learner, self.config) or {}
+            progress = load_newest(folder / _CHECKPOINTS, self.learner, self.config) or {}
         self.step: int = progress.get("step", 0)
         self.share.check_step(self.step, folder)
         self.seconds: float = progress.get("seconds", 0.0)
@@ -181,8 +223,44 @@ class _Session:
             self._steps(log, display)
         with arithmetic(self.device), self.group.guarded():
             if self.group.first:
-                processes = self.group.size
-                finish(self.folder, self.task, self.delivered, self.device, self._timing(), processes)
+                self._finish()
+
+    def _finish(self) -> None:
+        """Write the delivered weights and, last, result.json with what they achieve; drop the checkpoints."""
+        settings, task, ball = self.settings, self.task, self.task.ball
+        content = pack(weights(self.delivered))
+        write_atomic(self.folder / MODEL, content)
+        results = {
+            **self._accuracies(task.data.test),
+            # Explanations are attacked by `veridical attack`; training leaves its two measures open.
+            "topk_intersection": None,
+            "kendall_tau": None,
+            "examples": len(task.data.test),
+            "adversarial_attack": None
+            if ball is None
+            else {
+                "norm": type(ball).__name__.lower(),
+                "radius": ball.radius,
+                "steps": ATTACK_STEPS,
+                "step_size": 2.5 * ball.radius / ATTACK_STEPS,
+                "start": "random",
+            },
+            "validation": None if task.validation is None else self._accuracies(task.validation),
+            "objective": _objective_record(settings),
+            "deviations": list_deviations(settings),
+        }
+        surroundings = environment(self.device, torch.float32, seed=settings.seed) | {
+            "processes": self.group.size,
+            "layout": str(task.layout).removeprefix("torch."),
+        }
+        files = {MODEL: content}
+        document = result_document(results, settings.to_dict(), surroundings, self._timing(), files)
+        write_json(self.folder / RESULT, document)
+        _clear(self.folder)
+
+    def _accuracies(self, split: Split) -> dict[str, Any]:
+        seed = self.settings.seed
+        return measure_accuracies(self.delivered, split, self.task.ball, seed=seed, device=self.device)
 
     @property
     def delivered(self) -> nn.Module:
@@ -211,7 +289,7 @@ class _Session:
             if ended or time.monotonic() - saved >= self.options.checkpoint_seconds:
                 log.sync()
                 progress = {"seconds": self.seconds, "sums": self.sums, "summed": self.summed}
-                save_checkpoint(self.folder / CHECKPOINTS, self.step, self.learner, self.config, progress)
+                save_checkpoint(self.folder / _CHECKPOINTS, self.step, self.learner, self.config, progress)
                 saved = time.monotonic()
 
     def _one_step(self) -> float:
@@ -275,10 +353,9 @@ class _Session:
 
     def _log_epoch(self, log: Log, held: Split) -> str:
         """Measure the weights that would be delivered now; return a line for the terminal."""
-        seed, ball = self.settings.seed, self.task.ball
         with arithmetic(self.device):
-            found = measure_accuracies(self.delivered, held, ball, seed=seed, device=self.device)
-        values = {f"validation_{name}": interval["value"] for name, interval in found.items() if interval}
+            accuracies = self._accuracies(held)
+        values = {f"validation_{name}": one["value"] for name, one in accuracies.items() if one}
         log.write(self.step, {"kind": "epoch", "epoch": self._epoch, **values, **self._timing()})
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
         return f"epoch {self._epoch:g}: {shown}"
@@ -303,7 +380,7 @@ class _Session:
         """Build (not raise) the error and write stopped.json; images by number in the training split."""
         images, blamed, report = batch.tolist(), batch[bad].tolist(), self.folder / "stopped.json"
         # The newest is from before the step, whose weights were not moved.
-        checkpoint = next(iter(list_checkpoints(self.folder / CHECKPOINTS)), None)
+        checkpoint = next(iter(list_checkpoints(self.folder / _CHECKPOINTS)), None)
         record = {"step": self.step, "not_finite": what, "images": blamed, "batch": images}
         write_json(report, record | {"checkpoint": checkpoint})
         listed = ", ".join(map(str, images[:16])) + (", ..." if len(images) > 16 else "")
@@ -312,3 +389,23 @@ class _Session:
             f"was the training images {listed} (all are in {report}). The last good checkpoint is "
             f"{checkpoint or 'none'}. Lower the learning rate or the radius, in a new folder."
         )
+
+
+def _objective_record(settings: Settings) -> dict[str, Any]:
+    """What the inner maximum and the outer step really were, beside the objective's name."""
+    robust = settings.robust
+    if robust is None:
+        return {"name": settings.objective}
+    names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
+    record: dict[str, Any] = {"name": settings.objective}
+    record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
+    record["training_radius"] = robust.ball_radius
+    if robust.radius_warm_up:
+        record["radius_warm_up"] = robust.radius_warm_up
+    if OBJECTIVES.get(settings.objective).at_the_image:
+        return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
+    record |= {name: getattr(robust, name) for name in names}
+    if robust.inner_score is None:
+        # The signed sum is the change of the loss: to climb it is to climb the loss.
+        record["inner_score"] = "loss" if settings.objective == "adversarial" else "size"
+    return record

@@ -1,59 +1,41 @@
-"""The folder of a trained model: how it is measured, completed and read again."""
+"""A trained model: how its folder is read again, and how good the model is."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from veridical.attacks.ball import Ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
+from veridical.data.arrays import held_out
 from veridical.metrics.intervals import Interval, proportion_interval
+from veridical.models import build
 from veridical.runtime.checking import as_path, checked
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import (
-    CLAIM,
-    Frame,
-    check_form,
-    read_checked,
-    read_claim,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from veridical.runtime.files import CLAIM, Frame, check_form, read_checked, read_claim, read_json
 from veridical.runtime.guards import private_copy
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
-from veridical.training.checkpoint import (
-    check_tensors,
-    copy_weights,
-    nonfinite_weights,
-    pack,
-    unpack,
-    weights,
-)
+from veridical.training.checkpoint import check_tensors, copy_weights, nonfinite_weights, unpack, weights
 from veridical.training.log import read_log
-from veridical.training.penalties import OBJECTIVES
-from veridical.training.recipes import list_deviations
 from veridical.training.settings import Records, Settings
-from veridical.training.task import OWN, Task, build_recorded, split_data
 
-MODEL, RESULT, CHECKPOINTS = "model.safetensors", "result.json", "checkpoints"
+MODEL, RESULT = "model.safetensors", "result.json"
 KIND = "train"
+OWN = "own"
+"""Name in the settings of a model that a caller brought."""
 _ANEW = "Train the run again in a new folder."
 
-_ATTACKED, _STEPS = 200, 10
+ATTACKED, ATTACK_STEPS = 200, 10
 """Images whose predictions are attacked in validation, the first of the split, and the attack's steps."""
 
 ROWS = 500
@@ -77,7 +59,7 @@ class _Timing(TypedDict):
     examples_per_second: float
 
 
-class Result(Frame):
+class _Result(Frame):
     """A training's result.json, as far as it is read again."""
 
     config: dict[str, Any]
@@ -138,7 +120,7 @@ def load(
     if not isinstance(model, nn.Module | None):
         raise argument_error("model", model, "a torch.nn.Module of the run's architecture, or None")
     settings = read_settings(path)
-    result = read_result(path)
+    result = _read_result(path)
     network = _architecture(path, settings, model, trust_code).to(resolve_device(str(device)))
     network = network.to(memory_format=fast_layout(network))
     source, own = path / MODEL, weights(network)
@@ -151,21 +133,21 @@ def load(
     return Run(path, network.eval(), settings, history, result)
 
 
-def read_result(folder: Path) -> Result:
+def _read_result(folder: Path) -> _Result:
     """The result.json of a finished run; a RunError where there is none."""
     if not (folder / RESULT).exists():
         raise RunError(f"{folder} is not finished. Repeat the command that began it.")
-    return read_json(folder / RESULT, Result, hint=_ANEW)
+    return read_json(folder / RESULT, _Result, hint=_ANEW)
 
 
 def weights_digest(folder: Path) -> str:
     """The digest of a finished run's weights, after they were compared with it."""
-    result = read_result(folder)
+    result = _read_result(folder)
     _read_weights(folder, result)
     return result["files"][MODEL]
 
 
-def _read_weights(folder: Path, result: Result) -> bytes:
+def _read_weights(folder: Path, result: _Result) -> bytes:
     return read_checked(folder / MODEL, result["files"].get(MODEL, ""), _ANEW)
 
 
@@ -186,53 +168,20 @@ def read_settings(folder: Path) -> Settings:
     return Settings.from_dict(claim["config"], folder / CLAIM)
 
 
-def finish(
-    folder: Path,
-    task: Task,
-    model: nn.Module,
-    device: torch.device,
-    timing: Mapping[str, Any],
-    processes: int = 1,
-) -> None:
-    """Measure the delivered weights, write model.safetensors and result.json, and drop the checkpoints.
-
-    processes: how many shared the last session's batches.
-    """
-    settings, ball = task.settings, task.ball
-    content = pack(weights(model))
-    write_atomic(folder / MODEL, content)
-    accuracies = {
-        name: None
-        if split is None
-        else measure_accuracies(model, split, ball, seed=settings.seed, device=device)
-        for name, split in (("test", task.data.test), ("validation", task.validation))
-    }
-    assert accuracies["test"] is not None
-    results = {
-        **accuracies["test"],
-        # Explanations are attacked by `veridical attack`; training leaves its two measures open.
-        "topk_intersection": None,
-        "kendall_tau": None,
-        "examples": len(task.data.test),
-        "adversarial_attack": _attack_record(ball),
-        "validation": accuracies["validation"],
-        "objective": _objective_record(settings),
-        "deviations": list_deviations(settings),
-    }
-    surroundings = environment(device, torch.float32, seed=settings.seed) | {
-        "processes": processes,
-        "layout": str(task.layout).removeprefix("torch."),
-    }
-    document = result_document(results, settings.to_dict(), surroundings, timing, {MODEL: content})
-    write_json(folder / RESULT, document)
-    clear(folder)
+def split_data(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
+    """The training images of a run, its validation images (None if none), and the former's old numbers."""
+    kept, held = list(range(len(split))), None
+    if settings.validation:
+        kept, out = held_out(len(split), settings.validation, settings.seed, "validation")
+        held = split.subset(out)
+    indices = torch.tensor(kept[: settings.train_examples], dtype=torch.int64)
+    return split.subset(indices), held, indices
 
 
-def clear(folder: Path) -> None:
-    """Remove what a finished run needs no more, in a folder that is held; a kill may have left it."""
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+def build_recorded(record: Mapping[str, Any], seed: int, *, trust_code: bool = False) -> nn.Module:
+    """Build the network that a record describes, with the initial weights of a seed."""
+    sizes = {"shape": record["shape"], "num_classes": record["num_classes"]}
+    return build(record["name"], seed=seed, trust_code=trust_code, **sizes, **record["options"])
 
 
 def measure_accuracies(
@@ -251,57 +200,13 @@ def measure_accuracies(
         correct += int((predict(model, inputs).argmax(1) == target).sum())
     result = {"natural_accuracy": proportion_interval(correct, len(split)), "adversarial_accuracy": None}
     if ball is not None:
-        attacked, held = min(_ATTACKED, len(split)), 0
+        attacked, held = min(ATTACKED, len(split)), 0
         if attacked:
             inputs, target = split.batch(range(attacked), dtype, device)
-            moved = pgd(model, inputs, target, ball, steps=_STEPS, generator=stream(seed, "validation"))
+            moved = pgd(model, inputs, target, ball, steps=ATTACK_STEPS, generator=stream(seed, "validation"))
             held = int((predict(model, moved).argmax(1) == target).sum())
         result["adversarial_accuracy"] = proportion_interval(held, attacked)
     return result
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second process, where the system has file locks; a kill releases it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another process is training in it. Wait for it or stop it.") from None
-        yield
-
-
-def _attack_record(ball: Ball | None) -> dict[str, Any] | None:
-    """Plain values that say how `measure_accuracies` attacks."""
-    if ball is None:
-        return None
-    norm, size = type(ball).__name__.lower(), 2.5 * ball.radius / _STEPS
-    return {"norm": norm, "radius": ball.radius, "steps": _STEPS, "step_size": size, "start": "random"}
-
-
-def _objective_record(settings: Settings) -> dict[str, Any]:
-    """What the inner maximum and the outer step really were, beside the objective's name."""
-    robust = settings.robust
-    if robust is None:
-        return {"name": settings.objective}
-    names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
-    record: dict[str, Any] = {"name": settings.objective}
-    record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
-    record["training_radius"] = robust.ball_radius
-    if robust.radius_warm_up:
-        record["radius_warm_up"] = robust.radius_warm_up
-    if OBJECTIVES.get(settings.objective).at_the_image:
-        return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
-    record |= {name: getattr(robust, name) for name in names}
-    if robust.inner_score is None:
-        # The signed sum is the change of the loss: to climb it is to climb the loss.
-        record["inner_score"] = "loss" if settings.objective == "adversarial" else "size"
-    return record
 
 
 def _architecture(folder: Path, settings: Settings, model: nn.Module | None, trust_code: bool) -> nn.Module:

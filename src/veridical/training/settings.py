@@ -11,13 +11,9 @@ from veridical.runtime.checking import (
     Count,
     Decay,
     Factor,
-    Length,
     Limit,
     Radius,
     Seed,
-    Share,
-    Size,
-    Steps,
     Width,
 )
 from veridical.runtime.errors import RunError, UsageError
@@ -25,36 +21,18 @@ from veridical.runtime.files import check_form
 from veridical.runtime.options import (
     AugmentName,
     BalanceName,
-    NormName,
+    ObjectiveOptions,
     OptimiserName,
-    RuleName,
     ScheduleName,
-    ScoreName,
-    StartName,
 )
 
 
-@dataclass(frozen=True)
-class RobustSettings(Checked):
-    """The robust part of an objective; None stands for what the objective does not use.
-
-    The fields are those of `veridical.runtime.options.ObjectiveOptions`.
-    """
+@dataclass(frozen=True, kw_only=True)
+class RobustSettings(ObjectiveOptions):
+    """The options of an objective, resolved; None stands for what the objective does not use."""
 
     weight: Factor
-    norm: NormName
     radius: Radius
-    beta: Factor | None = None
-    beta_from: Share | None = None
-    inner_steps: Steps | None = None
-    inner_step_size: Length | None = None
-    inner_start: StartName | None = None
-    inner_score: ScoreName | None = None
-    inner_nodes: Size | None = None
-    nodes: Size | None = None
-    rule: RuleName | None = None
-    training_radius: Radius | None = None
-    radius_warm_up: Share | None = None
 
     @property
     def ball_radius(self) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
@@ -15,11 +14,10 @@ from torch.nn.parameter import is_lazy
 from veridical.attacks.ball import Ball
 from veridical.attribution.classifier import check_climbable, parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split, load
-from veridical.data.arrays import held_out
 from veridical.data.augmentation import Augmentation, balanced_order
-from veridical.models import build, model_config
+from veridical.models import model_config
 from veridical.runtime.devices import fast_layout
-from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
@@ -27,50 +25,9 @@ from veridical.training.checkpoint import check_tensors, copy_weights, pack, wei
 from veridical.training.objectives import Objective, RobustAttribution, build_objective, evaluation_ball
 from veridical.training.optimisation import arithmetic
 from veridical.training.recipes import resolve
+from veridical.training.run import OWN, Run, build_recorded, split_data
 from veridical.training.settings import Settings
 from veridical.training.warm_start import starts_warm
-
-OWN = "own"
-"""Name in the settings of a model that a caller brought."""
-
-
-@record
-class InitialWeights:
-    """The delivered weights of a finished run, with which another training begins instead of fresh ones.
-
-    folder: where the run lies, for messages. settings: what it was trained with. state: its weights by name.
-    """
-
-    folder: Path
-    settings: Settings
-    state: Mapping[str, Tensor]
-
-    def copy_into(self, model: nn.Module) -> None:
-        """Give `model` these weights, in place. Raises RunError, which says what differs."""
-        own = weights(model)
-        check_tensors(self.folder, self.state, own)
-        copy_weights(own, self.state)
-
-    def check_split(self, settings: Settings) -> None:
-        """Raise a UsageError if images that the new training holds out were trained on in the run."""
-        same_data = self.settings.data["checksum"] == settings.data["checksum"]
-        same_split = (self.settings.validation, self.settings.seed) == (settings.validation, settings.seed)
-        if settings.validation and same_data and not same_split:
-            raise UsageError(
-                f"initial_run: {self.folder} held out {self.settings.validation} images by seed "
-                f"{self.settings.seed}, this training would hold out {settings.validation} by seed "
-                f"{settings.seed}, and validate on images that the weights have seen. Give the run's own "
-                "seed and validation, or validation=0."
-            )
-
-    def describe(self) -> dict[str, Any]:
-        """What decides the weights, as plain values; `epochs` counts those of the run's own beginning too."""
-        before = self.settings.initial
-        return {
-            "weights": hashlib.sha256(pack(self.state)).hexdigest(),
-            "objective": self.settings.objective,
-            "epochs": self.settings.epochs + (before["epochs"] if before else 0.0),
-        }
 
 
 @record
@@ -109,27 +66,29 @@ def prepare_task(
     model: nn.Module | None = None,
     data: Dataset | None = None,
     objective: Objective | None = None,
-    initial: InitialWeights | None = None,
+    initial: Run | None = None,
 ) -> Task:
     """Load, build and resolve what `options` names, and take what is given in place of a name.
 
-    initial: the weights to begin with in place of the model's own.
+    initial: a finished run whose weights the model begins with in place of its own.
     """
     if data is None:
         data = load(options.data, options.data_root, download=options.download, equalise=options.equalise)
     elif options.equalise or options.download:
         raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
-    own = None if objective is None else _describe_objective(objective)
+    described = None if objective is None else _describe_objective(objective)
     if model is None:
-        settings = resolve_options(options, data, objective=own)
+        settings = resolve_options(options, data, objective=described)
         module = build_recorded(settings.model, options.seed, trust_code=options.trust_code)
     else:
         module = _copy_model(options, model)
-        settings = resolve_options(options, data, model=_describe_model(model, data), objective=own)
+        settings = resolve_options(options, data, model=_describe_model(model, data), objective=described)
     if initial is not None:
-        initial.check_split(settings)
-        initial.copy_into(module)
-        settings = replace(settings, initial=initial.describe())
+        _check_split(initial, settings)
+        own = weights(module)
+        check_tensors(initial.folder, weights(initial.model), own)
+        copy_weights(own, weights(initial.model))
+        settings = replace(settings, initial=_describe_weights(initial))
     layout = fast_layout(module)
     module = module.to(device).to(memory_format=layout)
 
@@ -176,35 +135,27 @@ def resolve_options(
     return resolve(options, data=data.describe(), model=model, train_size=size, objective=objective)
 
 
-def split_data(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
-    """The training images of a run, its validation images (None if none), and the former's old numbers."""
-    kept, held = list(range(len(split))), None
-    if settings.validation:
-        kept, out = held_out(len(split), settings.validation, settings.seed, "validation")
-        held = split.subset(out)
-    indices = torch.tensor(kept[: settings.train_examples], dtype=torch.int64)
-    return split.subset(indices), held, indices
+def _check_split(initial: Run, settings: Settings) -> None:
+    """Raise a UsageError if images that the new training holds out were trained on in the initial run."""
+    before = initial.settings
+    same_data = before.data["checksum"] == settings.data["checksum"]
+    same_split = (before.validation, before.seed) == (settings.validation, settings.seed)
+    if settings.validation and same_data and not same_split:
+        raise UsageError(
+            f"initial_run: {initial.folder} held out {before.validation} images by seed {before.seed}, this "
+            f"training would hold out {settings.validation} by seed {settings.seed}, and validate on images "
+            "that the weights have seen. Give the run's own seed and validation, or validation=0."
+        )
 
 
-def gather_options(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
-    """Options from keyword arguments, or the given ones with some replaced; UsageError for unknown names."""
-    if options is not None and not isinstance(options, TrainOptions):
-        raise argument_error("options", options, "TrainOptions", "Model and data are given by name: data=...")
-    known = [field.name for field in fields(TrainOptions)]
-    for name in given:
-        if name not in known:
-            raise unknown_name_error("option", name, known, "See veridical.TrainOptions.")
-    if options is not None:
-        return replace(options, **given)
-    if "out" not in given:
-        raise argument_error("out", None, "the folder of the run")
-    return TrainOptions(**given)
-
-
-def build_recorded(record: Mapping[str, Any], seed: int, *, trust_code: bool = False) -> nn.Module:
-    """Build the network that a record describes, with the initial weights of a seed."""
-    sizes = {"shape": record["shape"], "num_classes": record["num_classes"]}
-    return build(record["name"], seed=seed, trust_code=trust_code, **sizes, **record["options"])
+def _describe_weights(initial: Run) -> dict[str, Any]:
+    """What decides the initial weights, as plain values; the epochs are all that led to them."""
+    settings, before = initial.settings, initial.settings.initial
+    return {
+        "weights": hashlib.sha256(pack(weights(initial.model))).hexdigest(),
+        "objective": settings.objective,
+        "epochs": settings.epochs + (before["epochs"] if before else 0.0),
+    }
 
 
 def _describe_objective(objective: Objective) -> str:
