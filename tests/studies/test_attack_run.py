@@ -135,6 +135,11 @@ def test_directions_methods_and_norms(place: Path, tmp_path: Path) -> None:
     gradient = attacked("gradient", attack="random", attribution="input-gradient")
     assert gradient["config"]["attribution"]["method"] == "InputGradient"
     assert gradient["results"]["kendall_tau"]["value"] < 1
+    smooth = attacked("smooth", attribution="smoothgrad", seed=3, steps=1)
+    assert (smooth["config"]["attribution"]["seed"], smooth["results"]["kendall_tau"]["n"] > 0) == (3, True)
+    with pytest.raises(UsageError, match=r"attribution: expected one of input-gradient.*--attack random"):
+        attacked("noise", attribution="random")
+    assert attacked("noise", attribution="random", attack="random")["results"]["kendall_tau"]["value"] == 1
     sphere = attacked("sphere", norm="l2", radius=[0.5])
     assert sphere["config"]["evaluation"]["step_size"] == 0.05
     held = attacked("held", split="validation")

@@ -130,9 +130,9 @@ class _OwnGoal:
 
 @dataclass(frozen=True)
 class DirectionEntry:
-    """One direction: what it does to the map, what makes it, and of k, compared and region what that takes.
+    """One direction: where it pushes the map (summary), what makes it, and what that takes of the settings.
 
-    k, compared: pixels pushed down and pixels compared. region: top, bottom, left and right of a box.
+    takes: of k, compared (pixels pushed down, and compared) and region (top, bottom, left, right of a box).
     """
 
     name: str
@@ -150,10 +150,10 @@ DIRECTIONS = Registry(
     "veridical.directions",
     DirectionEntry,
     (
-        DirectionEntry("topk", "off its most salient pixels", TopK, ("k", "compared")),
-        DirectionEntry("mass-centre", "away from its centre of mass", MassCentre),
-        DirectionEntry("target", "into a box, --region", lambda region: TargetRegion(*region), ("region",)),
-        DirectionEntry("random", "nowhere: signs drawn at random, a baseline", RandomSign),
+        DirectionEntry("topk", "away from the most salient pixels", TopK, ("k", "compared")),
+        DirectionEntry("mass-centre", "away from the centre of mass", MassCentre),
+        DirectionEntry("target", "into a region", lambda region: TargetRegion(*region), ("region",)),
+        DirectionEntry("random", "random signs, as a comparison", RandomSign),
     ),
     wrap=lambda name, function: DirectionEntry(name, "code of the caller's", lambda: _OwnGoal(function)),
     positional=("clean",),

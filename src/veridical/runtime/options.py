@@ -42,7 +42,6 @@ ScheduleName = Literal["one-cycle", "steps", "constant"]
 ModelOption = int | float | str | list[float]
 RuleName = Literal["right", "left", "midpoint", "trapezoid", "gauss-legendre"]
 ProtocolName = Literal["paper", "paper-fast", "strong"]
-AttributionName = Literal["integrated-gradients", "input-gradient"]
 OrderName = Literal["absolute", "signed", "squared"]
 PerName = Literal["value", "pixel"]
 TiesName = Literal["random", "stable"]
@@ -303,8 +302,11 @@ class AttackChoice(Checked):
 
     Args:
         protocol: "paper" (the RAR authors' evaluation), "paper-fast" or "strong".
-        attribution: Explanation that is attacked.
-        attack: Direction of the attribution attack.
+        attribution: Explanation that is attacked, by name: input-gradient, input-gradient-loss,
+            gradient-x-input, integrated-gradients, smoothgrad, or module:callable.
+        attack: Where the explanation is pushed: topk (off its most salient pixels), mass-centre (away from
+            its centre of mass), target (into --region), random (nowhere: a baseline, for any attribution), or
+            module:callable.
         radius: Radii of the ball, in input units; None takes the run's (or the paper's for the data set).
         norm: Norm of the ball.
         k: Pixels attacked and compared; None takes the paper's for the data set.
@@ -313,11 +315,12 @@ class AttackChoice(Checked):
         region: Rows and columns (top, bottom, left, right) of the region for the "target" attack.
         pgd_steps: Steps of the attack on predictions; None takes the paper's for the data set.
         pgd_step_size: Step length of the attack on predictions; None takes the paper's for the data set.
+        trust_code: Allow module:callable, which runs foreign code.
     """
 
     protocol: ProtocolName = "paper-fast"
-    attribution: AttributionName = "integrated-gradients"
-    attack: Literal["topk", "mass-centre", "target", "random"] = "topk"
+    attribution: str = "integrated-gradients"
+    attack: str = "topk"
     radius: list[Radius] | None = None
     norm: NormName = "linf"
     k: Count | None = None
@@ -326,6 +329,7 @@ class AttackChoice(Checked):
     region: list[Steps] | None = field(default=None, metadata=needs("attack", "target"))
     pgd_steps: Annotated[int, Limit(1, 10**5)] | None = None
     pgd_step_size: StepSize | None = None
+    trust_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

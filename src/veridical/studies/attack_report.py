@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from veridical.attacks.directions import DIRECTIONS
 from veridical.attacks.protocols import PAPER_SETTINGS
 from veridical.report import GalleryItem, ModelSection, Protocol, write_report
 from veridical.report.measures import MEASURES
@@ -15,12 +16,6 @@ from veridical.studies.attacked import Attacked, check_comparable, training_log
 from veridical.studies.published import CITATION, published, recalled
 
 REPORT = "report.html"
-DIRECTIONS: Mapping[str, str] = {
-    "topk": "away from the most salient pixels",
-    "mass-centre": "away from the centre of mass",
-    "target": "into a region",
-    "random": "random signs, as a comparison",
-}
 
 
 def write_attack_report(
@@ -136,11 +131,12 @@ def _protocol(attacks: Mapping[str, Attacked]) -> Protocol:
     final = plan["final_nodes"] or plan["judge_nodes"]
     method = config["attribution"]["method"]
     path = method == "IntegratedGradients"
+    direction = config["attack"]["direction"]
     details: dict[str, object] = {
         "Images": f"the first {config['examples']:,} {data['split']} images of {data['name']}",
         "Explanation": f"{method}, {final['nodes']} {final['rule']} nodes from black" if path else method,
         "Protocol": plan["name"],
-        "Direction": DIRECTIONS[config["attack"]["direction"]],
+        "Direction": DIRECTIONS.get(direction).summary if direction in DIRECTIONS else direction,
         "Pixels attacked / compared": f"{config['attack'].get('k', 'all')} / {plan['k']}",
         "Climbs of the attack on explanations": len(plan["climbs"]),
         "Steps of each": f"{plan['steps']} of {plan['step_size']:.4g}",

@@ -8,24 +8,19 @@ from typing import Any
 
 import torch
 
-from veridical.attacks.directions import Direction, MassCentre, RandomSign, TargetRegion, TopK, top_mask
+from veridical.attacks.directions import DIRECTIONS, Direction, RandomSign, describe_direction, top_mask
 from veridical.attacks.parts import PartStore
 from veridical.attacks.protocols import EvaluationSettings, Protocol, evaluation_settings, protocol
 from veridical.attacks.robustness import RobustnessResult, measure_robustness
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.method import AttributionMethod
-from veridical.attribution.methods import InputGradient
+from veridical.attribution.method import Attribution
+from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
 from veridical.data import Dataset, Split, load
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import AttackOptions
 from veridical.training.run import MODEL, Run
 from veridical.training.run import load as load_run
-
-METHODS: dict[str, AttributionMethod] = {
-    "integrated-gradients": IntegratedGradients(),
-    "input-gradient": InputGradient(),
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class AttackTask:
     images: int
     settings: EvaluationSettings
     radii: tuple[float, ...]
-    method: AttributionMethod
+    method: Attribution
     direction: Direction
     protocol: Protocol
 
@@ -79,7 +74,9 @@ class AttackTask:
         """All that the numbers depend on, as plain values; neither paths nor the machine."""
         options = self.options
         # What is compared is the protocol's k.
-        direction = {name: value for name, value in asdict(self.direction).items() if name != "compared"}  # type: ignore[call-overload]
+        direction = {
+            name: value for name, value in describe_direction(self.direction).items() if name != "compared"
+        }
         return {
             "run": {"weights": self.run.result["files"][MODEL], **self.run.settings.to_dict()},
             "data": self.data.describe() | {"split": options.split, "images": len(self.split)},
@@ -88,7 +85,7 @@ class AttackTask:
             "radii": list(self.radii),
             "evaluation": asdict(self.settings),
             "protocol": asdict(self.protocol),
-            "attribution": self.method.describe(),
+            "attribution": describe_attribution(self.method),
             "attack": {"direction": options.attack, **direction},
             "pictures": self.pictures,
             "seed": options.seed,
@@ -155,19 +152,28 @@ def assign(options: AttackOptions) -> AttackTask:
         images=len(split) if options.examples is None else min(options.examples, len(split)),
         settings=settings,
         radii=radii or (settings.radius,),
-        method=METHODS[options.attribution],
+        method=_method(options, direction),
         direction=direction,
         protocol=replace(plan, name=options.protocol),
     )
 
 
 def _direction(options: AttackOptions, settings: EvaluationSettings) -> Direction:
-    if (options.region is None) == (options.attack == "target"):
+    entry = DIRECTIONS.get(options.attack, trust_code=options.trust_code)
+    if (options.region is None) == ("region" in entry.takes):
         raise argument_error("region", options.region, "rows and columns with --attack target, and only then")
-    if options.region is not None:
-        if len(options.region) != 4:
-            raise argument_error("region", options.region, "four numbers: top, bottom, left, right")
-        return TargetRegion(*options.region)
-    if options.attack == "topk":
-        return TopK(settings.attacked_k, compared=settings.k)
-    return MassCentre() if options.attack == "mass-centre" else RandomSign()
+    if options.region is not None and len(options.region) != 4:
+        raise argument_error("region", options.region, "four numbers: top, bottom, left, right")
+    return entry.create(k=settings.attacked_k, compared=settings.k, region=options.region)
+
+
+def _method(options: AttackOptions, direction: Direction) -> Attribution:
+    """The attribution by name; a UsageError for one that cannot be climbed, unless nothing is climbed."""
+    entry = find_attribution(options.attribution, trust_code=options.trust_code)
+    if entry.is_differentiable is False and not isinstance(direction, RandomSign):
+        known = ", ".join(e.name for e in ATTRIBUTIONS.entries() if e.is_differentiable)
+        hint = "Its map cannot be differentiated: attack it with --attack random."
+        raise argument_error("attribution", options.attribution, f"one of {known}", hint)
+    method = entry.create(options.seed)
+    # The protocol's nodes take the place of the method's own, which a record should not name.
+    return method.with_nodes("auto") if isinstance(method, IntegratedGradients) else method

@@ -53,7 +53,7 @@ class _Method(TypedDict):
 
 
 class _Direction(TypedDict):
-    direction: Literal["topk", "mass-centre", "target", "random"]
+    direction: str
     k: NotRequired[int]
 
 
