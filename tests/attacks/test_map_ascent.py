@@ -1,6 +1,8 @@
 """What an attribution attack climbs: scores and their gradients, stalls, the check of the twin."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
-from veridical.attacks.directions import Decorrelate, MassCentre, RandomSign, TargetRegion, TopK, top_mask
+from veridical.attacks.directions import (
+    DIRECTIONS,
+    Decorrelate,
+    MassCentre,
+    RandomSign,
+    TargetRegion,
+    TopK,
+    describe_direction,
+    top_mask,
+)
 from veridical.attacks.protocols import Restart
 from veridical.attacks.surrogate import MapAscent, check_twin
 from veridical.attribution.integrated_gradients import IntegratedGradients
@@ -22,7 +33,11 @@ from veridical.runtime.guards import evaluating
 
 from .conftest import stripes
 
-DIRECTIONS = [TopK(9), MassCentre(), TargetRegion(0, 4, 2, 8), Decorrelate()]
+SETTINGS: dict[str, Any] = {"k": 9, "compared": 9, "region": [0, 4, 2, 8]}
+CLIMBED = [
+    *(entry.create(**SETTINGS) for entry in DIRECTIONS.entries() if entry.name != "random"),
+    Decorrelate(),
+]
 METHODS = [IntegratedGradients(nodes=4, rule="right"), InputGradient()]
 
 
@@ -38,7 +53,7 @@ def directional(score: Callable[[Tensor], Tensor], inputs: Tensor, along: Tensor
     return (score(inputs + h * along) - score(inputs - h * along)) / (2 * h)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("direction", CLIMBED, ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
 def test_gradient_agrees_with_finite_differences(smooth: nn.Module, method: Any, direction: Any) -> None:
     inputs, target = stripes(4, 3)
@@ -186,3 +201,32 @@ def test_the_check_of_the_twin_differentiates_attention_twice() -> None:
     for beta in (None, 1.0):
         with pytest.warns(UserWarning, match="math kernel"):
             assert check_twin(Attention(), inputs, target, beta) == 0
+
+
+OWN = """
+def darken(clean):
+    return lambda maps: -(maps * clean).flatten(1).sum(1)
+"""
+
+
+def test_a_direction_of_the_callers_is_climbed_as_its_own(
+    smooth: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_directions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="--trust-code"):
+        DIRECTIONS.get("own_directions:darken")
+    direction = DIRECTIONS.get("own_directions:darken", trust_code=True).create(**SETTINGS)
+    inputs, target = stripes(4, 3)
+    clean = normalised_to_area(saliency(InputGradient()(smooth, inputs, target)))
+    score = ascent(smooth, InputGradient(), direction, inputs, target, beta=None)
+    assert_close(score.value_and_gradient(inputs)[0], -clean.square().sum((1, 2)))
+    assert len(describe_direction(direction)["source"]) == 64
+    assert describe_direction(TopK(3)) == {"k": 3, "compared": None}
+
+
+def test_the_docs_list_every_direction() -> None:
+    page = Path(__file__).parents[2] / "docs" / "robust-attribution.md"
+    listed = dict(re.findall(r"^\| `([a-z-]+)` \| ([^|]*) \|$", page.read_text(), re.MULTILINE))
+    for entry in DIRECTIONS.entries():
+        assert listed[entry.name] == entry.summary

@@ -24,10 +24,10 @@ from veridical.attribution.methods import GradientTimesInput, InputGradient, Ran
 from veridical.attribution.registry import (
     ATTRIBUTIONS,
     AttributionEntry,
+    check_on_black,
     create_attribution,
     describe_attribution,
     find_attribution,
-    names_on_black,
 )
 from veridical.runtime.errors import UsageError
 
@@ -269,7 +269,11 @@ def test_names_are_methods(name: str, method: AttributionMethod) -> None:
 
 
 def test_names_for_black_grounds_follow_from_the_facts() -> None:
-    assert names_on_black() == ("input-gradient", "input-gradient-loss", "smoothgrad")
+    for name in ("input-gradient", "input-gradient-loss", "smoothgrad"):
+        check_on_black(name)
+    for name in ("gradient-x-input", "integrated-gradients", "random", "captum:Saliency"):
+        with pytest.raises(UsageError, match="zero on a black ground"):
+            check_on_black(name)
 
 
 def test_captums_saliency_is_the_absolute_input_gradient() -> None:

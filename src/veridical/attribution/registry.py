@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from veridical.runtime.errors import UsageError, argument_error
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.registry import Registry, load_factory
 from veridical.runtime.trusted_import import source_digest
 
@@ -121,10 +121,15 @@ def create_attribution(name: str, *, seed: int = 0, trust_code: bool = False) ->
     return find_attribution(name, trust_code=trust_code).create(seed)
 
 
-def names_on_black() -> tuple[str, ...]:
-    """Names of those that can point at a black pixel: that explain, and do not multiply by the input."""
+def check_on_black(name: str) -> None:
+    """Raise a UsageError for a name whose maps are zero, or may be, on black pixels, or explain nothing."""
     entries = ATTRIBUTIONS.entries()
-    return tuple(e.name for e in entries if e.explains is not None and e.multiplies_by_input is False)
+    known = [e.name for e in entries if e.explains is not None and e.multiplies_by_input is False]
+    if name not in known:
+        hint = (
+            "Others multiply by the image, or are not known to do without: they are zero on a black ground."
+        )
+        raise unknown_name_error("attribution", name, known, hint, more=" on these images")
 
 
 def describe_attribution(attribution: Attribution) -> dict[str, Any]:

@@ -54,7 +54,6 @@ from veridical.runtime.options import (
 )
 
 SanityTestName = Literal["cascading", "independent", "labels", "data"]
-AlignedName = Literal["input-gradient", "input-gradient-loss", "smoothgrad"]
 TheoryName = Literal["one-layer", "block-margin"]
 AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 Shown = Annotated[int, Limit(1, 1000)]
@@ -196,7 +195,8 @@ class ShortcutStudyOptions(TrainingGrid, PatchOptions, Gallery, DataChoice, Plac
         code: What of the patch agrees with the class, its place or its presence.
         rate: Probabilities that a training image's patch agrees with its class, each of which is trained.
         control: Also train with a patch that tells nothing, which shows what a mere patch does.
-        attribution: Explanations by name.
+        attribution: Explanations by name: input-gradient, input-gradient-loss or smoothgrad, since those that
+            multiply by the image are zero on a black ground.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report, at most 10.
         seed: First seed of the trainings, and the seed of the patches.
@@ -206,7 +206,7 @@ class ShortcutStudyOptions(TrainingGrid, PatchOptions, Gallery, DataChoice, Plac
     norm: NormName = "linf"
     rate: list[Share] = field(default_factory=lambda: [0.95])
     control: bool = True
-    attribution: list[AlignedName] = field(default_factory=lambda: ["input-gradient"])
+    attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
     batch: Width = 100
 
 

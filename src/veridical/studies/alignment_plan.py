@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from veridical.attribution.method import Attribution
-from veridical.attribution.registry import create_attribution, describe_attribution, names_on_black
+from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
 from veridical.data import Dataset, load
 from veridical.faithfulness.sources import describe_source
 from veridical.jobs import Job
 from veridical.metrics.localisation import LEVELS
-from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import AlignmentOptions
 from veridical.studies.alignment_job import MEASURE
 from veridical.studies.attacked import training_title
@@ -173,8 +173,5 @@ def _check_attribution(name: str, options: AlignmentOptions, kind: str) -> None:
     """Raise for a name that is none, or that says nothing about where on a black ground a model looks."""
     if kind == "mask":
         _method(options, name)
-    elif name not in (on_black := names_on_black()):
-        hint = (
-            "Others multiply by the image, or are not known to do without: they are zero on a black ground."
-        )
-        raise unknown_name_error("attribution", name, on_black, hint, more=" on these images")
+    else:
+        check_on_black(name)

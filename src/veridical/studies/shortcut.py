@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.maps import batch_maps
-from veridical.attribution.registry import create_attribution, describe_attribution
+from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.randomisation import predict_classes
@@ -125,6 +125,8 @@ class Shortcut(Study[ShortcutStudyOptions]):
     def prepare(self) -> None:
         """Make the data, and fill every gap of the options."""
         options = self.options
+        for name in options.attribution:
+            check_on_black(name)
         for name in ("objective", "rate", "attribution"):
             check_different(name, getattr(options, name))
         if options.radius is not None:
