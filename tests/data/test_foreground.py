@@ -12,7 +12,7 @@ import torch
 
 from veridical.data import Dataset, load
 from veridical.data.array_files import DEBIAN_FASHION
-from veridical.data.foreground import THRESHOLD, box_masks, garment_masks, sign_boxes, with_foreground
+from veridical.data.masked import THRESHOLD, box_masks, garment_masks, sign_boxes, with_foreground
 from veridical.runtime.errors import DataError, UsageError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -37,20 +37,10 @@ class BlockExamples:
 class BlockWorld:
     """x = [x_1 ... x_d]: x_j = y u* + eta g_j for one j of the first d/2 blocks, x_i = eta g_i elsewhere.
 
-    Parameters
-    ----------
-    blocks
-        d, even. The first d/2 blocks are task-relevant; the others are noise.
-    block_size
-        Numbers in a block.
-    noise
-        eta, at least 0. The g_i are uniform on the unit ball.
-    direction
-        u*, `block_size` numbers; None is the vector of unit length with equal entries.
-    seed
-        Seed of the examples.
-
-    y is uniform on +-1 and j on the first d/2 blocks. Source: Shah, Jain, Netrapalli (2021), section 5.
+    y is uniform on +-1 and j on the first d/2 blocks, which are task-relevant; the others are noise. The g_i
+    are uniform on the unit ball. blocks: d, even. block_size: numbers in a block. noise: eta, at least 0.
+    direction: u*, `block_size` numbers; None is the vector of unit length with equal entries.
+    Source: Shah, Jain, Netrapalli (2021), section 5.
     """
 
     blocks: int = 10
@@ -93,7 +83,7 @@ class BlockWorld:
         """The d examples without noise, each block with y = +1, then each with y = -1."""
         block = torch.arange(self.relevant).repeat(2)
         target = torch.arange(2).flip(0).repeat_interleave(self.relevant)
-        return self._placed(torch.zeros(self.blocks, self.blocks, self.block_size).double(), target, block)
+        return self._place(torch.zeros(self.blocks, self.blocks, self.block_size).double(), target, block)
 
     def corners(self) -> BlockExamples:
         """The d examples of the support that a sum over the relevant blocks tells apart least.
@@ -104,39 +94,31 @@ class BlockWorld:
         against = -clean.sign[:, None, None] * self.signal / self.signal.norm()
         noise = torch.zeros(self.blocks, self.blocks, self.block_size, dtype=torch.float64)
         noise[:, : self.relevant] = self.noise * against
-        return self._placed(noise, clean.target, clean.block)
+        return self._place(noise, clean.target, clean.block)
 
     def examples(self, count: int, part: str = "train") -> BlockExamples:
         """`count` draws; example i depends, but for rounding, on (seed, part, i) alone, not on `count`."""
         numbers = range(count)
-        chosen = per_example_uniform(
-            (2,), self.seed, f"blocks, {part}, label and place", numbers, torch.float64
-        )
-        target = (chosen[:, 0] < 0.5).long()
-        block = (chosen[:, 1] * self.relevant).long().clamp_max(self.relevant - 1)
+        purpose = f"blocks, {part}, label and place"
+        draws = per_example_uniform((2,), self.seed, purpose, numbers, torch.float64)
+        target = (draws[:, 0] < 0.5).long()
+        block = (draws[:, 1] * self.relevant).long().clamp_max(self.relevant - 1)
         shape = (self.blocks, self.block_size)
         if not self.noise:
-            return self._placed(torch.zeros(count, *shape, dtype=torch.float64), target, block)
+            return self._place(torch.zeros(count, *shape, dtype=torch.float64), target, block)
         normal = per_example_normal(shape, self.seed, f"blocks, {part}, directions", numbers, torch.float64)
-        share = per_example_uniform(
-            (self.blocks, 1), self.seed, f"blocks, {part}, lengths", numbers, torch.float64
-        )
+        purpose = f"blocks, {part}, lengths"
+        share = per_example_uniform((self.blocks, 1), self.seed, purpose, numbers, torch.float64)
         # Uniform in the ball: a uniform direction, and a length with density proportional to r^(size - 1).
         noise = normal / normal.norm(dim=2, keepdim=True) * share ** (1 / self.block_size)
-        return self._placed(self.noise * noise, target, block)
+        return self._place(self.noise * noise, target, block)
 
     def describe(self) -> dict[str, Any]:
         """Plain values from which `BlockWorld` is made again."""
         direction = None if self.direction is None else list(self.direction)
-        return {
-            "blocks": self.blocks,
-            "block_size": self.block_size,
-            "noise": self.noise,
-            "direction": direction,
-            "seed": self.seed,
-        }
+        return asdict(self) | {"direction": direction}
 
-    def _placed(self, noise: Tensor, target: Tensor, block: Tensor) -> BlockExamples:
+    def _place(self, noise: Tensor, target: Tensor, block: Tensor) -> BlockExamples:
         """Add y u* to one block of noise (N, blocks, block_size), which is changed, and flatten it."""
         sign = target.double() * 2 - 1
         noise[torch.arange(len(block)), block] += sign[:, None] * self.signal

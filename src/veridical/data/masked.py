@@ -1,4 +1,4 @@
-"""Data sets with known truth: which pixels of every image carry its label."""
+"""Data sets with known truth: which pixels of every image carry its label, or where its object is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,11 @@ from veridical.runtime.record import record
 
 PartName = Literal["train", "test"]
 _PARTS: tuple[PartName, PartName] = ("train", "test")
+_BOXES = ("box_train", "box_test")
+
+THRESHOLD = 16
+"""Grey level above which a pixel of Fashion-MNIST belongs to the garment. The ground is 0, but for faint
+traces of the images' reduction to 28 x 28 pixels."""
 
 
 @record(kw_only=True)
@@ -77,6 +83,12 @@ class MaskedDataset(Dataset):
         return self.places[name][_PARTS.index(part)]
 
 
+def check_limit(part: PartName, limit: int | None, available: int) -> None:
+    """Raise a UsageError for a number of examples that is not None and that the source does not have."""
+    if limit is not None and not 1 <= limit <= available:
+        raise argument_error(f"{part}_examples", limit, f"an integer from 1 to {available}, or None")
+
+
 def save_masked(path: str | os.PathLike[str], data: MaskedDataset) -> None:
     """Write the data set as an .npz file that `veridical.data.load` reads and `load_masked` reads in full.
 
@@ -110,14 +122,12 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
     data = load(as_path(path).absolute())
     where = data.source
     members = read_members(Path(where), ("mask_", "place_", "made"))
-    missing = [f"mask_{part}" for part in _PARTS if f"mask_{part}" not in members]
+    masks = [f"mask_{part}" for part in _PARTS]
+    missing = [name for name in masks if name not in members]
     if missing:
-        raise corrupt_file_error(
-            where,
-            f"no {' and no '.join(missing)}",
-            "a file with masks, as `veridical make-block-mnist` writes it",
-        )
-    for name in (f"mask_{part}" for part in _PARTS):
+        expected = "a file with masks, as `veridical make-block-mnist` writes it"
+        raise corrupt_file_error(where, f"no {' and no '.join(missing)}", expected)
+    for name in masks:
         if members[name].dtype != np.bool_:
             raise corrupt_file_error(where, f"{name} of dtype {members[name].dtype}", "masks of dtype bool")
     tensors = {name: torch.from_numpy(array) for name, array in members.items() if array.dtype.kind in "bi"}
@@ -130,3 +140,91 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise DataError(f"{where}: masks, places or `made` do not fit the images ({error}).") from error
     return replace(masked, **changes)
+
+
+def with_foreground(data: Dataset, threshold: int = THRESHOLD) -> MaskedDataset:
+    """The data set with masks of the object: `garment_masks` or `sign_boxes`, whichever it has.
+
+    A `MaskedDataset` is returned as it is. Raises DataError for a data set of which no foreground is known.
+    """
+    if isinstance(data, MaskedDataset):
+        return data
+    if data.name == "fashion-mnist":
+        train, test = (garment_masks(split.images, threshold) for split in (data.train, data.test))
+        return MaskedDataset.of(data, train, test)
+    if data.name == "gtsrb":
+        return sign_boxes(data)
+    raise DataError(
+        f"{data.name}: no foreground is known. It is for fashion-mnist (the garment), gtsrb (the sign's box) "
+        "and .npz files with masks. Name one of these with data (--data)."
+    )
+
+
+def garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
+    """Pixels brighter than `threshold`, and whatever they enclose: uint8 (N, 1, H, W) -> bool (N, H, W).
+
+    Dark parts of a garment, and holes such as that under a bag's handle, count as garment when no way over
+    dark pixels leads from them to the border (by the four neighbours).
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 1:
+        raise argument_error("images", images, "a uint8 tensor of shape (N, 1, H, W)")
+    if not 0 <= threshold < 255:
+        raise argument_error("threshold", threshold, "a grey level from 0 to 254")
+    from scipy.ndimage import binary_fill_holes
+
+    bright = images[:, 0].numpy() > threshold
+    # Within the plane of each image alone: no connection along the first axis.
+    neighbours = np.zeros((3, 3, 3), dtype=np.bool_)
+    neighbours[1] = [[False, True, False], [True, True, True], [False, True, False]]
+    return torch.from_numpy(binary_fill_holes(bright, neighbours))
+
+
+def sign_boxes(data: Dataset) -> MaskedDataset:
+    """GTSRB with masks of the signs' bounding boxes, from the .npz file that the data set was loaded from.
+
+    Its members box_train and box_test are integers (N, 6): width and height of the original image, then x1,
+    y1, x2, y2 of the box in it, both ends inside (the official tables). Raises DataError for a data set from
+    elsewhere, and for boxes that are missing or do not fit.
+    """
+    path = Path(data.source)
+    if path.suffix != ".npz" or not path.is_file():
+        hint = "Boxes are read from a gtsrb.npz with the members box_train and box_test."
+        raise corrupt_file_error(path, "no boxes", "GTSRB as an .npz file", hint)
+    members = read_members(path, _BOXES)
+    masks = []
+    for name, split in zip(_BOXES, (data.train, data.test), strict=True):
+        if name not in members:
+            hint = "Its rows are width, height, x1, y1, x2, y2 of each image, from the official tables."
+            raise corrupt_file_error(path, f"no {name}", f"a member {name}", hint)
+        boxes = members[name]
+        if boxes.dtype.kind not in "iu" or boxes.shape != (len(split), 6):
+            found = f"shape {boxes.shape} of {boxes.dtype}"
+            raise corrupt_file_error(f"{path}, {name}", found, f"integers of shape ({len(split)}, 6)")
+        masks.append(box_masks(boxes, data.shape[1], data.shape[2], f"{path}, {name}"))
+    return MaskedDataset.of(data, masks[0], masks[1])
+
+
+def box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: object = "boxes") -> Tensor:
+    """Boxes of original images as masks of the resized ones: integers (N, 6) -> bool (N, height, width).
+
+    A pixel is in the box if its centre is. Raises DataError, naming `where`, for a box outside its image.
+    """
+    full_width, full_height, left, top, right, bottom = boxes.astype(np.int64).T
+    fits = (left >= 0) & (left <= right) & (right < full_width)
+    fits &= (top >= 0) & (top <= bottom) & (bottom < full_height)
+    if not fits.all():
+        row = int(np.flatnonzero(~fits)[0])
+        found = f"the row {boxes[row].tolist()} at image {row}"
+        raise corrupt_file_error(where, found, "a box inside its image")
+    across = _centres_between(left, right, full_width, width)
+    down = _centres_between(top, bottom, full_height, height)
+    return torch.from_numpy(down[:, :, None] & across[:, None, :])
+
+
+def _centres_between(
+    first: npt.NDArray[np.int64], last: npt.NDArray[np.int64], full: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.bool_]:
+    """Which of `count` pixels have their centre between the first and last of `full` pixels, (N, count)."""
+    # Twice the centre, (2 i + 1) * full / count, so that all numbers are integers.
+    centres = (2 * np.arange(count) + 1) * full[:, None]
+    return (centres >= 2 * count * first[:, None]) & (centres < 2 * count * (last[:, None] + 1))

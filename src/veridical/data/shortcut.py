@@ -15,7 +15,7 @@ from torch import Tensor
 
 from veridical.data.arrays import Arrays
 from veridical.data.dataset import Dataset, build_dataset, load
-from veridical.data.masked import MaskedDataset, PartName
+from veridical.data.masked import MaskedDataset, PartName, check_limit
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ShortcutOptions, ShortcutTestName
 from veridical.runtime.record import record
@@ -35,8 +35,8 @@ def shortcut(options: ShortcutOptions, root: str | os.PathLike[str] | None = Non
     the number in the source's part. What is drawn depends on (seed, training or testing, example) alone, and
     fewer examples are the first ones of more. Raises UsageError for options that do not apply.
     """
-    source = _source(options, root)
-    return _planted(options, source, _half(options, source, "train"))
+    source = load(options.source, root)
+    return _generate(options, source, _plant(options, source, "train"))
 
 
 def shortcut_variants(
@@ -46,10 +46,10 @@ def shortcut_variants(
 
     Training images are the same in all, and the i-th test images differ in the patch alone.
     """
-    source = _source(options, root)
-    train = _half(options, source, "train")
+    source = load(options.source, root)
+    train = _plant(options, source, "train")
     names: tuple[ShortcutTestName, ...] = get_args(ShortcutTestName)
-    return {name: _planted(replace(options, test=name), source, train) for name in names}
+    return {name: _generate(replace(options, test=name), source, train) for name in names}
 
 
 def patch_places(options: ShortcutOptions, height: int, width: int, count: int) -> npt.NDArray[np.int64]:
@@ -67,12 +67,13 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     side = [(row, last_column) for row in range(low, last_row)]
     bottom = [(last_row, column) for column in range(last_column, low, -1)]
     ring = top + side + bottom + [(row, low) for row in range(last_row, low, -1)]
-    chosen = np.array([ring[round(number * len(ring) / count) % len(ring)] for number in range(count)])
-    gaps = np.abs(chosen[:, None] - chosen[None]).max(axis=2)
+    corners = np.array([ring[round(number * len(ring) / count) % len(ring)] for number in range(count)])
+    # Two squares overlap where both distances of their corners are below their side.
+    gaps = np.abs(corners[:, None] - corners[None]).max(axis=2)
     if count > 1 and int(gaps[~np.eye(count, dtype=np.bool_)].min()) < options.size:
         hint = "Take a smaller one, or the code presence, which needs one place."
         raise argument_error("size", options.size, f"a patch that has {count} places along the border", hint)
-    return chosen
+    return corners
 
 
 @record
@@ -85,40 +86,35 @@ class _Half:
     places: Mapping[str, Tensor]
 
 
-def _source(options: ShortcutOptions, root: str | os.PathLike[str] | None) -> Dataset:
-    return load(options.source, root)
-
-
-def _planted(options: ShortcutOptions, source: Dataset, train: _Half) -> MaskedDataset:
-    test = _half(options, source, "test")
-    recorded = {
+def _generate(options: ShortcutOptions, source: Dataset, train: _Half) -> MaskedDataset:
+    test = _plant(options, source, "test")
+    made_of = {
         "generator": "shortcut",
         "version": 1,
         **asdict(options),
         "source_checksum": source.checksum,
     }
     halves = [(half.images.permute(0, 2, 3, 1).numpy(), half.labels.numpy()) for half in (train, test)]
-    arrays = Arrays(*halves[0], *halves[1], source.classes, recorded)
+    arrays = Arrays(*halves[0], *halves[1], source.classes, made_of)
     data = build_dataset(f"shortcut-{Path(source.name).stem}", arrays, source.source)
     places = {name: (train.places[name], test.places[name]) for name in train.places}
     return MaskedDataset.of(data, train.mask, test.mask, places)
 
 
-def _half(options: ShortcutOptions, source: Dataset, part: PartName) -> _Half:
-    split, limit = (
-        (source.train, options.train_examples) if part == "train" else (source.test, options.test_examples)
-    )
-    if limit is not None and not 1 <= limit <= len(split):
-        raise argument_error(f"{part}_examples", limit, f"an integer from 1 to {len(split)}, or None")
-    chosen = split.subset(slice(limit))
-    variant: ShortcutTestName = "agreeing" if part == "train" else options.test
-    place, agrees = _drawn(options, chosen.labels, part, variant, source.num_classes)
-    images, mask = _patched(options, chosen.images, place, source.num_classes)
-    example = torch.arange(len(chosen))
-    return _Half(images, chosen.labels, mask, {"place": place, "agrees": agrees, "example": example})
+def _plant(options: ShortcutOptions, source: Dataset, part: PartName) -> _Half:
+    is_train = part == "train"
+    split = source.train if is_train else source.test
+    limit = options.train_examples if is_train else options.test_examples
+    check_limit(part, limit, len(split))
+    used = split.subset(slice(limit))
+    variant: ShortcutTestName = "agreeing" if is_train else options.test
+    place, agrees = _draw_places(options, used.labels, part, variant, source.num_classes)
+    images, mask = _paint(options, used.images, place, source.num_classes)
+    example = torch.arange(len(used))
+    return _Half(images, used.labels, mask, {"place": place, "agrees": agrees, "example": example})
 
 
-def _drawn(
+def _draw_places(
     options: ShortcutOptions, labels: Tensor, part: PartName, variant: ShortcutTestName, classes: int
 ) -> tuple[Tensor, Tensor]:
     """Number of each patch's place, and 1 where it agrees with the class: both int64 (N,)."""
@@ -142,7 +138,7 @@ def _drawn(
     return place, (place == expected).long()
 
 
-def _patched(options: ShortcutOptions, images: Tensor, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def _paint(options: ShortcutOptions, images: Tensor, place: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Images with the patch at these places, and masks of its pixels."""
     height, width = images.shape[2:]
     count = classes if options.code == "place" else 1

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from veridical.data import DATASETS, Dataset
-from veridical.data.foreground import THRESHOLD, with_foreground
-from veridical.data.masked import MaskedDataset, load_masked
+from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.localisation import (
     LEVELS,
