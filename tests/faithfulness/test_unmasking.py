@@ -8,7 +8,7 @@ import torch
 
 from veridical.data import Dataset, Split
 from veridical.faithfulness.baselines import rank_randomly
-from veridical.faithfulness.fills import ConstantFill, LinearFill, channel_means, resolve_fill, restore_fill
+from veridical.faithfulness.fills import ConstantFill, LinearFill, resolve_fill
 from veridical.faithfulness.ranking import Ranking, rank_coordinates
 from veridical.faithfulness.unmasking import (
     End,
@@ -21,7 +21,7 @@ from veridical.faithfulness.unmasking import (
     unmask_dataset,
 )
 from veridical.runtime.errors import UsageError
-from veridical.runtime.options import FillName, ModeName
+from veridical.runtime.options import ModeName
 
 BLACK = ConstantFill((0.0,) * 3)
 
@@ -182,26 +182,6 @@ def test_a_ranking_of_other_images_is_refused(images: Dataset) -> None:
         unmask_dataset(fewer, ranking, Kept("top", 20), BLACK)
     with pytest.raises(UsageError, match="1 to 60 coordinates"):
         unmask_dataset(images, ranking, Kept("top", 61), BLACK)
-
-
-def test_fills_by_name(images: Dataset) -> None:
-    means = images.train.images.double().mean(dim=(0, 2, 3)) / 255
-    assert channel_means(images.train) == pytest.approx(means.tolist(), abs=1e-12)
-    given: list[tuple[FillName | float, ConstantFill]] = [
-        ("mean", ConstantFill(channel_means(images.train))),
-        ("black", BLACK),
-        (0.25, ConstantFill((0.25,) * 3)),
-    ]
-    for name, expected in given:
-        assert resolve_fill(name, images.train) == expected
-    linear = resolve_fill("linear", images.train, seed=4)
-    assert linear == LinearFill(channel_means(images.train), seed=4)
-    for fill in (BLACK, linear):
-        assert restore_fill(fill.describe()) == fill
-    with pytest.raises(UsageError, match="fill"):
-        resolve_fill("white", images.train)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="3 values"):
-        unmask(torch.rand(1, 1, 4, 5), torch.arange(20)[None], 0.5, fill=BLACK)
 
 
 def test_unmasked_splits_keep_their_kind(images: Dataset) -> None:

@@ -37,7 +37,6 @@ from veridical.runtime.errors import RunError
 from veridical.runtime.files import claim_folder
 from veridical.runtime.options import (
     BaselineName,
-    FillName,
     ModeName,
     OrderName,
     PerName,
@@ -292,7 +291,7 @@ def diffroar(
     repeats: Repeats = 5,
     mode: ModeName = "keep",
     roar: bool = False,
-    fill: FillName | Share = "mean",
+    fill: Share | str = "mean",
     order: OrderName = "absolute",
     per: PerName = "value",
     ties: TiesName = "random",

@@ -27,7 +27,6 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.options import (
     BaselineName,
-    FillName,
     ModeName,
     OrderName,
     PerName,
@@ -66,7 +65,7 @@ class Design(Checked):
     repeats: Repeats = 5
     mode: ModeName = "keep"
     roar: bool = False
-    fill: FillName | Share = "mean"
+    fill: Share | str = "mean"
     order: OrderName = "absolute"
     per: PerName = "value"
     ties: TiesName = "random"
@@ -259,7 +258,7 @@ def plan_diffroar(
         data=images,
         attribution=method,
         design=design,
-        fill=resolve_fill(design.fill, images.train, design.seed),
+        fill=resolve_fill(design.fill, images.train, design.seed, trust_code=trust_code),
         architecture=record,
         training=resolve_training(images, record, recipe, retrain_objective, overrides),
         where=where,

@@ -1,23 +1,39 @@
-"""What stands in the places that are not shown: a constant per channel, or noisy linear imputation."""
+"""What stands in the places that are not shown: constants, noisy linear imputation, and a registry of fills.
+
+A fill is called as (inputs, kept, numbers, part) -> filled inputs: inputs (n, C, H, W) floating in [0, 1],
+kept bool (n, C or 1, H, W), True where a value stays, numbers (n,) those of the examples in their part,
+"train" or "test", by which noise is keyed. It returns a new tensor of the inputs' shape and dtype.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
 from veridical.data import Split
-from veridical.runtime.errors import argument_error
-from veridical.runtime.options import FillName
+from veridical.runtime.errors import RunError, argument_error
+from veridical.runtime.registry import Registry
 from veridical.runtime.seeds import per_example_normal
+from veridical.runtime.trusted_import import source_digest
 
-ROWS = 4096
+_IMAGES_AT_ONCE = 4096
 """Images whose bytes are summed up at a time for the mean."""
+
+
+class Fill(Protocol):
+    """A callable as above that says in plain values what it is; its "kind" names who can restore it."""
+
+    def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:
+        """Fill in what is not kept."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which `restore_fill` makes the same fill."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +43,12 @@ class ConstantFill:
     values: tuple[float, ...]
 
     def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:  # noqa: ARG002
-        """Inputs (n, C, H, W) where `kept` is True, the constants elsewhere; a new tensor."""
-        return torch.where(kept, inputs, _per_channel(self.values, inputs))
+        """Fill in what is not kept."""
+        channels = len(self.values)
+        if channels != inputs.shape[1]:
+            expected = f"(n, {channels}, H, W), as the fill has {channels} values"
+            raise argument_error("inputs", inputs, expected)
+        return torch.where(kept, inputs, inputs.new_tensor(self.values).reshape(-1, 1, 1))
 
     def describe(self) -> dict[str, Any]:
         """Plain values from which `restore_fill` makes the same fill."""
@@ -49,7 +69,7 @@ class LinearFill:
     seed: int = 0
 
     def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:
-        """Inputs (n, C, H, W) where `kept` is True, imputed elsewhere; a new tensor."""
+        """Fill in what is not kept."""
         filled = impute(inputs, kept, inputs.new_tensor(self.fallback))
         noise = per_example_normal(
             inputs.shape[1:], self.seed, f"imputation of {part}", numbers, inputs.dtype, inputs.device
@@ -66,51 +86,112 @@ class LinearFill:
         }
 
 
-Fill = ConstantFill | LinearFill
+@dataclass(frozen=True)
+class _OwnFill:
+    """Trusted code of the caller's, "package.module:callable", called as every fill; what is kept stays."""
+
+    name: str
+    function: Callable[..., Tensor]
+
+    def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:
+        """Fill in what is not kept."""
+        filled = self.function(inputs.clone(), kept, numbers, part)
+        if not isinstance(filled, Tensor) or filled.shape != inputs.shape:
+            raise argument_error("fill", filled, f"a tensor {tuple(inputs.shape)} from {self.name}")
+        return torch.where(kept, inputs, filled.to(inputs.dtype))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values from which `restore_fill` makes the same fill."""
+        return {"kind": self.name, "source": source_digest(self.function)}
 
 
-def resolve_fill(fill: FillName | float, train: Split, seed: int = 0) -> Fill:
-    """The fill by its name: "mean" (of the training images, per channel), "black", "linear", or a number."""
-    channels = train.images.shape[1]
-    if fill == "mean":
-        return ConstantFill(channel_means(train))
-    if fill == "black":
-        return ConstantFill((0.0,) * channels)
-    if fill == "linear":
-        return LinearFill(channel_means(train), seed=seed)
-    if isinstance(fill, str | bool) or not isfinite(fill):
-        raise argument_error("fill", fill, "mean, black, linear or a number (images are in [0, 1])")
-    return ConstantFill((float(fill),) * channels)
+@dataclass(frozen=True)
+class FillEntry:
+    """A fill by name.
+
+    create: (training images, seed) -> the fill. constant: it puts in one number per channel, so that natural
+    retrainings of an mlp can be stacked. restore: from what the fill's `describe` gave to the same fill, in
+    another process; the "kind" there is the entry's name.
+    """
+
+    name: str
+    summary: str
+    create: Callable[[Split, int], Fill]
+    constant: bool = False
+    restore: Callable[[Mapping[str, Any]], Fill] | None = None
 
 
-def restore_fill(record: Mapping[str, Any]) -> Fill:
-    """The fill that `describe` described."""
-    if record.get("kind") == "constant":
+FILLS = Registry(
+    "fill",
+    "veridical.fills",
+    FillEntry,
+    [
+        FillEntry(
+            "mean",
+            "the training images' mean of each channel",
+            lambda train, _seed: ConstantFill(channel_means(train)),
+            constant=True,
+        ),
+        FillEntry(
+            "black",
+            "zero",
+            lambda train, _seed: ConstantFill((0.0,) * train.images.shape[1]),
+            constant=True,
+        ),
+        FillEntry(
+            "linear",
+            "noisy linear imputation (ROAD): the weighted mean of the neighbours, plus a little noise",
+            lambda train, seed: LinearFill(channel_means(train), seed=seed),
+            restore=lambda record: LinearFill(
+                tuple(map(float, record["fallback"])), float(record["noise"]), int(record["seed"])
+            ),
+        ),
+    ],
+    wrap=lambda name, function: FillEntry(
+        name,
+        "code of one's own",
+        lambda _train, _seed: _OwnFill(name, function),
+        restore=lambda _record: _OwnFill(name, function),
+    ),
+    positional=("inputs", "kept", "numbers", "part"),
+    more=" or a number (images are in [0, 1])",
+)
+"""Fills by name. A number is a fill too: that constant in every channel."""
+
+
+def resolve_fill(fill: str | float, train: Split, seed: int = 0, *, trust_code: bool = False) -> Fill:
+    """The fill by its name in FILLS, "package.module:callable" with trust_code, or of one number."""
+    if isinstance(fill, str):
+        return FILLS.get(fill, trust_code=trust_code).create(train, seed)
+    if isinstance(fill, bool) or not isfinite(fill):
+        raise argument_error("fill", fill, f"{', '.join(FILLS)} or a number (images are in [0, 1])")
+    return ConstantFill((float(fill),) * train.images.shape[1])
+
+
+def restore_fill(record: Mapping[str, Any], *, trust_code: bool = False) -> Fill:
+    """The fill that `describe` described; a RunError where code of one's own has changed since."""
+    kind = record.get("kind")
+    if kind == "constant":
         return ConstantFill(tuple(float(value) for value in record["values"]))
-    if record.get("kind") == "linear":
-        fallback = tuple(float(value) for value in record["fallback"])
-        return LinearFill(fallback, float(record["noise"]), int(record["seed"]))
-    raise argument_error("fill", dict(record), 'a record with kind "constant" or "linear"')
+    entry = FILLS.get(str(kind), trust_code=trust_code)
+    if entry.restore is None:
+        raise argument_error("fill", dict(record), "a record of a fill that can be restored")
+    fill = entry.restore(record)
+    if fill.describe() != dict(record):
+        raise RunError(f"fill {kind} is not the one that was planned with: its source differs.")
+    return fill
 
 
 def channel_means(split: Split) -> tuple[float, ...]:
     """The mean of each channel over all images and places, in [0, 1]; exact sums of the bytes."""
     sums = torch.zeros(split.images.shape[1], dtype=torch.int64)
-    for rows in split.images.split(ROWS):
+    for rows in split.images.split(_IMAGES_AT_ONCE):
         sums += rows.sum(dim=(0, 2, 3), dtype=torch.int64)
     values = len(split) * split.images[0, 0].numel()
     return tuple(total / (255 * values) for total in sums.tolist())
 
 
-def _per_channel(values: tuple[float, ...], inputs: Tensor) -> Tensor:
-    if len(values) != inputs.shape[1]:
-        raise argument_error(
-            "inputs", inputs, f"(n, {len(values)}, H, W), as the fill has {len(values)} values"
-        )
-    return inputs.new_tensor(values).reshape(-1, 1, 1)
-
-
-TOLERANCE = 1e-5
+_TOLERANCE = 1e-5
 """A plane is solved when its residual is this share of its right side; errors are then below a grey level."""
 
 _SIDE, _CORNER = 1 / 6, 1 / 12
@@ -158,7 +239,7 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
     residual = right - (degree * found - neighbours(found)) * unknown
     direction = residual.clone()
     size = _dot(residual, residual)
-    target = TOLERANCE**2 * torch.maximum(size, _dot(right, right))
+    target = _TOLERANCE**2 * torch.maximum(size, _dot(right, right))
     solvable = known.flatten(1).any(1)[:, None, None, None]
     # Conjugate gradients need as many steps as there are unknowns at most; in practice a few image widths.
     for _ in range(values[0].numel() if len(values) else 0):

@@ -89,7 +89,7 @@ def _time_alone(
 
     def start(part: Dataset, out: Path, steps: int) -> Run:
         # Which order does not matter for the time, so the rankings need not be there.
-        unmasked = unmask_as_planned(values, part, rank_randomly(part, per=per))
+        unmasked = unmask_as_planned(values, part, rank_randomly(part, per=per), where)
         settings = {**training, "steps": steps, "train_examples": len(part.train)}
         return train_fresh({**values, "training": settings}, unmasked, out, where)
 
@@ -107,7 +107,7 @@ def _time_together(
     begun = time.perf_counter()
     stack = Stack(
         [{**values, "training": settings} for values in members],
-        [unmask_as_planned(values, part, ranking) for values in members],
+        [unmask_as_planned(values, part, ranking, where) for values in members],
         resolve_device(where["device"]),
     )
     starting = time.perf_counter() - begun

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from torch import nn
 
 from veridical.data import Dataset
-from veridical.faithfulness.fills import ConstantFill, restore_fill
+from veridical.faithfulness.fills import ConstantFill, Fill, restore_fill
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.sources import load_source, take_first
 from veridical.faithfulness.unmasking import Kept, unmask_dataset
@@ -208,18 +208,21 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
 def load_unmasked(values: Mapping[str, Any], where: Mapping[str, str]) -> Dataset:
     """The unmasked data set that a job's values describe."""
     data = load_source(where, values["data"]["checksum"])
-    return unmask_as_planned(values, data, _ranking(where["ranking"], values["ranking"]["checksum"]))
+    return unmask_as_planned(values, data, _ranking(where["ranking"], values["ranking"]["checksum"]), where)
 
 
-def unmask_as_planned(values: Mapping[str, Any], data: Dataset, ranking: Ranking) -> Dataset:
+def unmask_as_planned(
+    values: Mapping[str, Any], data: Dataset, ranking: Ranking, where: Mapping[str, str]
+) -> Dataset:
     """`data` unmasked by `ranking` as a job's values say, whichever images and order those name.
 
     Where only the first training images are ranked, these are all there are.
     """
     if len(ranking.train) > 1:
         data = take_first(data, len(ranking.train))
-    # Masks are shown as they are: nothing is filled in.
-    fill = ConstantFill((0.0,) * data.shape[0]) if values["fill"] is None else restore_fill(values["fill"])
+    fill: Fill = ConstantFill((0.0,) * data.shape[0])
+    if values["fill"] is not None:  # masks are shown as they are: nothing is filled in
+        fill = restore_fill(values["fill"], trust_code=where.get("trust_code") == "yes")
     kept = Kept(values["kept"]["end"], values["kept"]["count"])
     return unmask_dataset(data, ranking, kept, fill, shown=values["shown"])
 

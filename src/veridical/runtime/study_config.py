@@ -31,7 +31,6 @@ from veridical.runtime.options import (
     ClassesName,
     DataChoice,
     DataRoot,
-    FillName,
     Gallery,
     LayoutName,
     Machine,
@@ -98,8 +97,8 @@ class DiffRoarOptions(OptimiserOptions, Gallery, DataChoice, Placement):
         repeats: Retrainings, with seeds of their own, for every level and end.
         mode: Whether the coordinates of an end are kept (DiffROAR, KAR) or removed (ROAR).
         roar: Also retrain with the top coordinates removed at every level.
-        fill: What stands for what is not shown; the training mean per channel, black, a number, or linear
-            (noisy linear imputation).
+        fill: What stands for what is not shown; the training mean per channel, black, a number, linear
+            (noisy linear imputation), or module:callable.
         order: Ranking by the absolute, the signed or the squared attribution.
         per: Rank single values, or pixels over their channels.
         ties: Order of equal values, random by seed or by their place.
@@ -126,7 +125,7 @@ class DiffRoarOptions(OptimiserOptions, Gallery, DataChoice, Placement):
     repeats: Repeats = 5
     mode: ModeName = "keep"
     roar: bool = False
-    fill: FillName | Share = "mean"
+    fill: Share | str = "mean"
     order: OrderName = "absolute"
     per: PerName = "value"
     ties: TiesName = "random"
