@@ -1,5 +1,8 @@
 """The command line itself, with a table of small commands in place of the real ones."""
 
+import dataclasses
+import inspect
+import json
 import os
 import subprocess
 import sys
@@ -13,11 +16,6 @@ from veridical.cli.commands import COMMANDS, Command
 from veridical.cli.main import main
 
 FRY = '''
-"""Fry an egg.
-
-    veridical fry --out plate
-"""
-
 from dataclasses import dataclass, field
 
 from veridical.runtime.errors import RunError, UsageError
@@ -33,7 +31,7 @@ class Pan:
 
 
 @dataclass(frozen=True)
-class Options:
+class FryOptions:
     """How to fry."""
 
     out: str
@@ -45,7 +43,12 @@ class Options:
     pan: Pan = field(default_factory=Pan)
 
 
-def run(options):
+def fry(options: FryOptions) -> int:
+    """Fry an egg.
+
+    examples:
+        veridical fry --out plate
+    """
     if options.out == "bad-usage":
         raise UsageError("out: expected a plate, but got 'bad-usage'. Name a plate.")
     if options.out == "failure":
@@ -68,7 +71,10 @@ def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Com
     (tmp_path / "boil_command.py").write_text("raise AssertionError('boil was imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "fry_command", raising=False)
-    return {"fry": Command("fry_command", "fry an egg"), "boil": Command("boil_command", "boil an egg")}
+    return {
+        "fry": Command("fry_command:fry", "fry an egg"),
+        "boil": Command("boil_command:boil", "boil an egg"),
+    }
 
 
 def test_help_lists_every_command_and_imports_none(
@@ -91,7 +97,9 @@ def test_only_the_command_that_runs_is_imported(
     kitchen: Mapping[str, Command], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fry", "--out", "plate"], kitchen) == 0
-    expected = "Options(out='plate', max_heat=0.5, minutes=(3.0,), spices=(), short=False, pan=Pan(width=20.0"
+    expected = (
+        "FryOptions(out='plate', max_heat=0.5, minutes=(3.0,), spices=(), short=False, pan=Pan(width=20.0"
+    )
     assert expected in capsys.readouterr().out
 
 
@@ -165,7 +173,7 @@ def test_a_commands_help_shows_flags_and_explanations(
     assert main(["fry", "--help"], kitchen) == 0
     out = capsys.readouterr().out
     assert "usage: veridical fry" in out
-    assert "    veridical fry --out plate" in out  # the module's docstring, line by line
+    assert "    veridical fry --out plate" in out  # the function's docstring, line by line
     assert "Where the egg goes." in out
     assert "Diameter in cm." in out
     assert "--max-heat" in out
@@ -191,13 +199,74 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_every_command_of_the_table_has_a_module_beside_main() -> None:
-    folder = Path(veridical.__file__).parent / "cli"
-    for name, command in COMMANDS.items():
-        module = name.replace("-", "_")
-        assert command.module == f"veridical.cli.{module}"
-        assert (folder / f"{module}.py").is_file()
-    not_commands = {"__init__", "main", "commands", "options", "shown"}
-    assert {path.stem for path in folder.glob("*.py")} - not_commands == {
-        name.replace("-", "_") for name in COMMANDS
-    }
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "run"])
+def test_every_command_loads_with_options_and_a_description(name: str) -> None:
+    command = COMMANDS[name]
+    assert dataclasses.is_dataclass(command.options())
+    assert inspect.getdoc(command.load())
+
+
+OWN_STUDY = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from veridical.report.table import Column
+from veridical.runtime.options import Placement
+from veridical.studies.study import Case, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class EggOptions(Placement):
+    yolks: int = 2
+
+
+class Eggs(Study[EggOptions]):
+    '''How many yolks do eggs have? Counted by hand.'''
+
+    name, title = "eggs", "How many yolks?"
+    columns = (Column("yolks", "yolks", meaning="yolks of an egg"),)
+    Options = EggOptions
+
+    def cases(self):
+        return [Case({"yolks": self.options.yolks}, group="brown eggs")]
+
+    @staticmethod
+    def measure(values, context):
+        return {"yolks": np.full(5, float(values["yolks"]))}
+"""
+
+
+def test_a_study_of_ones_own_runs_with_its_own_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_eggs.py").write_text(OWN_STUDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    line = ["run", "own_eggs:Eggs", "--yolks", "3", "--workers", "1", "--out", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert "--trust-code" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*line, "--no-progress", "--trust-code"]) == 0
+    assert "brown eggs" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["config"] == {"seed": 0, "yolks": 3}
+    assert main(["run", "own_eggs:Eggs", "--trust-code", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "usage: veridical run own_eggs:Eggs --out OUT" in printed
+    assert "--yolks" in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ([], "veridical run module:Study --trust-code [options]"),
+        (["--trust-code"], "veridical run module:Study --trust-code [options]"),
+        (["json:JSONDecoder", "--trust-code"], "json:JSONDecoder"),
+        (["no_such_module_here:Study", "--trust-code"], "cannot be imported here"),
+        (["leakage", "--trust-code"], "module:"),
+    ],
+)
+def test_what_is_no_study_is_bad_usage(
+    line: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *line]) == 2
+    assert told in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from veridical.cli.data import Options, run
+from veridical.cli.data import ListOptions, list_data
 from veridical.cli.main import main
 from veridical.data import DATASETS
 from veridical.runtime.errors import UsageError
@@ -48,8 +48,8 @@ def test_the_table_tells_names_sizes_and_places(filled: Path, capsys: pytest.Cap
 @pytest.mark.usefixtures("wide")
 def test_the_result_is_written_and_the_folder_is_claimed(filled: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = Options(data_root=str(filled), out=str(out))
-    assert run(options) == 0
+    options = ListOptions(data_root=str(filled), out=str(out))
+    assert list_data(options) == 0
     document = json.loads((out / "result.json").read_text())
     assert document["schema"] == 1
     assert document["config"] == {"data_root": str(filled)}
@@ -58,20 +58,20 @@ def test_the_result_is_written_and_the_folder_is_claimed(filled: Path, tmp_path:
     assert document["results"]["imagenette"]["found"] is False
     assert document["environment"]["python"]
     assert document["timing"]["seconds"] >= 0
-    assert run(options) == 0
+    assert list_data(options) == 0
     with pytest.raises(UsageError, match="data_root"):
-        run(Options(data_root=str(tmp_path), out=str(out)))
+        list_data(ListOptions(data_root=str(tmp_path), out=str(out)))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").touch()
     with pytest.raises(UsageError):
-        run(Options(out=str(tmp_path / "other")))
+        list_data(ListOptions(out=str(tmp_path / "other")))
 
 
 def test_names_are_whole_in_80_columns(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert run(Options(data_root=str(root))) == 0
+    assert list_data(ListOptions(data_root=str(root))) == 0
     out = capsys.readouterr().out
     assert all(any(line.split()[:1] == [name] for line in out.splitlines()) for name in DATASETS)
     assert max(map(len, out.splitlines())) <= 80

@@ -1,7 +1,6 @@
 """Two processes that share every batch: the run of one process, its numbers, its files and its errors."""
 
 import contextlib
-import importlib
 import json
 import os
 import shlex
@@ -207,9 +206,8 @@ def test_the_documented_commands_are_understood() -> None:
     assert [given.training_script_args[0] for given in found] == ["train", "attack"]
     for given in found:
         name, *argv = given.training_script_args
-        module = importlib.import_module(COMMANDS[name].module)
-        assert module.SHARED
-        parse_options(module.Options, argv, prog=name)
+        assert COMMANDS[name].is_shared
+        parse_options(COMMANDS[name].options(), argv, prog=name)
 
 
 def test_torchrun_starts_the_command(place: Path, tmp_path: Path) -> None:

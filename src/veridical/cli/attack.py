@@ -17,10 +17,7 @@ from pathlib import Path
 
 from veridical.runtime.study_config import AttackOptions as Options
 
-__all__ = ["SHARED", "Options", "run"]
-
-SHARED = True
-"""Several processes can do this command together."""
+__all__ = ["Options", "run"]
 
 
 def run(options: Options) -> int:

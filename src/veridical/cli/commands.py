@@ -2,25 +2,46 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, get_type_hints
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: the module that runs it, and what it does in one line.
+    """One command: what does it, in one line what that is, and whether torchrun may start it several times.
 
-    The module holds `Options`, a frozen dataclass whose fields become the command's options, and
-    `run(options) -> int`, which returns the exit code. It imports torch only inside functions, so that
-    `veridical COMMAND --help` answers at once as well. `SHARED = True` in it says that several processes can
-    do the command together, as torchrun starts them.
+    target: "module:Class" of a study, whose `Options` and docstring become options and help; or
+    "module:function" of one that takes `options`, which are annotated, and returns the exit code; or a module
+    with `Options` and `run`.
     """
 
-    module: str
+    target: str
     summary: str
+    is_shared: bool = False
+
+    def load(self) -> Any:
+        """Import the study, the function or the module."""
+        module, colon, name = self.target.partition(":")
+        loaded = import_module(module)
+        return getattr(loaded, name) if colon else loaded
+
+    def options(self) -> Any:
+        """The dataclass of its options."""
+        return options_of(self.load())
+
+
+def options_of(target: Any) -> Any:
+    """The dataclass of the options of what a command loads."""
+    return target.Options if hasattr(target, "Options") else get_type_hints(target)["options"]
 
 
 COMMANDS: Mapping[str, Command] = {
-    "train": Command("veridical.cli.train", "train a classifier, plainly or so that explanations hold still"),
-    "attack": Command("veridical.cli.attack", "attack the explanations of a trained run, measure what holds"),
+    "train": Command(
+        "veridical.cli.train:train", "train a classifier, plainly or so that explanations hold still", True
+    ),
+    "attack": Command(
+        "veridical.cli.attack", "attack the explanations of a trained run, measure what holds", True
+    ),
     "compare": Command("veridical.cli.compare", "put finished attacks side by side on one page"),
     "diffroar": Command(
         "veridical.cli.diffroar", "measure by retraining whether an attribution marks what tells"
@@ -30,18 +51,23 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "sanity": Command("veridical.cli.sanity", "check whether explanations care what a network has learnt"),
     "leakage": Command(
-        "veridical.cli.leakage", "measure what explanations mark in a block that tells nothing"
+        "veridical.studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"
     ),
     "leakage-levels": Command(
         "veridical.cli.leakage_levels", "tabulate finished leakage studies at every level"
     ),
-    "shortcut": Command("veridical.cli.shortcut", "measure how far models rely on a planted shortcut"),
+    "shortcut": Command(
+        "veridical.studies.shortcut:Shortcut", "measure how far models rely on a planted shortcut"
+    ),
     "alignment": Command("veridical.cli.alignment", "measure how much of the maps lies where people look"),
     "theory": Command("veridical.cli.theory", "check the papers' theorems where the truth is known"),
     "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
-    "make-block-mnist": Command(
-        "veridical.cli.make_block_mnist", "write images of blocks of which one carries the label"
+    "run": Command(
+        "veridical.cli.studies:own_study", "run a study of your own, module:Study (needs --trust-code)"
     ),
-    "make-shortcut": Command("veridical.cli.make_shortcut", "write images with a planted shortcut"),
-    "data": Command("veridical.cli.data", "list the data sets: which are available, and where they lie"),
+    "make-block-mnist": Command(
+        "veridical.cli.data:make_block_mnist", "write images of blocks of which one carries the label"
+    ),
+    "make-shortcut": Command("veridical.cli.data:make_shortcut", "write images with a planted shortcut"),
+    "data": Command("veridical.cli.data:list_data", "list the data sets: which are available, and where"),
 }

@@ -1,7 +1,4 @@
-"""List the data sets that Veridical knows: which are available, and where each was found.
-
-Other .npz files in the root are listed too. Only headers are read and nothing is downloaded.
-"""
+"""Commands about data sets: list those that are known, and write generated ones."""
 
 import time
 from dataclasses import dataclass
@@ -11,6 +8,7 @@ from typing import TYPE_CHECKING
 from veridical.runtime.checking import FilePath
 from veridical.runtime.errors import visible
 from veridical.runtime.options import DataRoot
+from veridical.runtime.study_config import BlockFileOptions, ShortcutFileOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,15 +17,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataRoot):
+class ListOptions(DataRoot):
     """Options of `veridical data`."""
 
     out: FilePath | None = None
     """Folder for result.json."""
 
 
-def run(options: Options) -> int:
-    """Print the table, with `out` write DIR/result.json too; finding nothing is no failure."""
+def list_data(options: ListOptions) -> int:
+    """List the data sets that Veridical knows: which are available, and where each was found.
+
+    Other .npz files in the root are listed too. Only headers are read and nothing is downloaded.
+    """
     from rich.text import Text
 
     from veridical.cli.terminal import say, terminal
@@ -100,7 +101,7 @@ def _where(row: "Availability", root: Path) -> str:
     )
 
 
-def _claimed(options: Options) -> Path | None:
+def _claimed(options: ListOptions) -> Path | None:
     if options.out is None:
         return None
     from veridical.runtime.files import claim_folder
@@ -108,7 +109,7 @@ def _claimed(options: Options) -> Path | None:
     return claim_folder(options.out, "data", {"data_root": options.data_root})
 
 
-def _write(folder: Path, options: Options, rows: "list[Availability]", seconds: float) -> None:
+def _write(folder: Path, options: ListOptions, rows: "list[Availability]", seconds: float) -> None:
     from veridical.runtime.files import write_json
     from veridical.runtime.provenance import environment, result_document
 
@@ -116,3 +117,43 @@ def _write(folder: Path, options: Options, rows: "list[Availability]", seconds: 
     config = {"data_root": options.data_root}
     document = result_document(results, config, environment("cpu", "uint8"), {"seconds": seconds})
     write_json(folder / "result.json", document)
+
+
+def make_block_mnist(options: BlockFileOptions) -> int:
+    """Write a BlockMNIST data set: in each image one block carries the label, the others never do.
+
+    examples:
+      veridical make-block-mnist --out data/block-mnist
+      veridical make-block-mnist --source mnist --classes two --null scramble --out data/blocks
+      veridical make-block-mnist --layout 3 --null noise --position 0.5 --noise 0.05 --out data/grid
+      veridical train --data data/block-mnist/data.npz --model mlp --objective natural --out runs/blocks
+
+    DIR/data.npz is a data set for every command, with the masks of the signal blocks beside the images;
+    DIR/result.json says how it was made, DIR/report.html shows it.
+    """
+    from veridical.cli.terminal import say
+    from veridical.studies.generated_data import write_block_mnist
+
+    for line in write_block_mnist(options).lines():
+        say(line)
+    return 0
+
+
+def make_shortcut(options: ShortcutFileOptions) -> int:
+    """Write a data set with a planted shortcut: a patch that agrees with the class in training.
+
+    examples:
+      veridical make-shortcut --out data/shortcut
+      veridical make-shortcut --source mnist-5k --rate 0.8 --test agreeing --out data/agreeing
+      veridical make-shortcut --source mnist-5k --code presence --test gone --out data/gone
+
+    In the test images the patch agrees as often as in training, is moved independently of the class, or is
+    gone. DIR/data.npz is a data set for every command, with the masks of the patches beside the images;
+    DIR/result.json says how it was made, DIR/report.html shows it.
+    """
+    from veridical.cli.terminal import say
+    from veridical.studies.generated_data import write_shortcut
+
+    for line in write_shortcut(options).lines():
+        say(line)
+    return 0

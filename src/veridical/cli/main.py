@@ -1,13 +1,14 @@
 """`veridical COMMAND [options]`: find the command, parse its options, run it, turn errors into exit codes."""
 
-import importlib
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from veridical._version import __version__
-from veridical.cli.commands import COMMANDS, Command
+from veridical.cli.commands import COMMANDS, Command, options_of
 from veridical.runtime.errors import UsageError, VeridicalError, unknown_name_error, visible
 from veridical.runtime.process_group import launched
 
@@ -43,8 +44,8 @@ def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = CO
         return _report(name, str(error), FAILURE)
 
 
-def _run(name: str, arguments: Sequence[str], commands: Mapping[str, Command]) -> int:
-    """Import the command's module, and nothing of any other command, and run it."""
+def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> int:
+    """Import what does the command, and nothing of any other command, and run it."""
     if name in ("-h", "--help", "--version"):
         print(f"veridical {__version__}" if name == "--version" else _overview(commands))
         return OK
@@ -52,12 +53,21 @@ def _run(name: str, arguments: Sequence[str], commands: Mapping[str, Command]) -
         raise unknown_name_error("command", name, commands, "See `veridical --help`.")
     from veridical.cli.options import parse_options
 
-    module = importlib.import_module(commands[name].module)
-    if launched() > 1 and not getattr(module, "SHARED", False):
+    command = commands[name]
+    if launched() > 1 and not command.is_shared:
         raise UsageError(f"{launched()} processes cannot share this command. Start it without torchrun.")
-    description = module.__doc__ or commands[name].summary
-    options = parse_options(module.Options, arguments, prog=f"veridical {name}", description=description)
-    return int(module.run(options))
+    target: Any = command.load()
+    prog = f"veridical {name}"
+    if name == "run":  # the options are those of the study that is named first
+        prog += f" {arguments[0] if arguments else ''}"
+        target, arguments = target(arguments)
+    description = inspect.getdoc(target) or command.summary
+    options = parse_options(options_of(target), arguments, prog=prog, description=description)
+    if isinstance(target, type):
+        from veridical.cli.studies import run_study
+
+        return run_study(target, options)
+    return int(getattr(target, "run", target)(options))
 
 
 def _overview(commands: Mapping[str, Command]) -> str:

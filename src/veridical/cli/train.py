@@ -1,41 +1,33 @@
-"""Train a classifier, plainly or so that its explanations hold still, and keep it in a run folder.
-
-examples:
-  veridical train --data fashion-mnist --model cnn --objective ig-sum-norm --out runs/igsum
-  veridical train --data mnist-5k --objective natural --out runs/natural
-
-An interrupted run is continued by the same command. Several processes share every batch under torchrun:
-`torchrun --standalone --nproc-per-node 2 -m veridical train ...`.
-"""
+"""`veridical train`: a classifier into a run folder."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
-from veridical.runtime.options import TrainOptions as Options
+from veridical.runtime.options import TrainOptions
 from veridical.training.penalties import OBJECTIVES
 
-__all__ = ["SHARED", "Options", "run"]
 
-__doc__ = "\n".join(  # the head of --help lists what the registry has
-    [f"{__doc__}", "objectives:", *(f"  {entry.name:<16}{entry.summary}" for entry in OBJECTIVES.entries())]
-)
+def train(options: TrainOptions) -> int:
+    """Train a classifier, plainly or so that its explanations hold still, and keep it in a run folder.
 
-SHARED = True
-"""Several processes can do this command together."""
+    examples:
+      veridical train --data fashion-mnist --model cnn --objective ig-sum-norm --out runs/igsum
+      veridical train --data mnist-5k --objective natural --out runs/natural
 
-
-def run(options: Options) -> int:
-    """Train, or continue, or find it finished; print what came out. Errors are raised."""
+    An interrupted run is continued by the same command. Several processes share every batch under torchrun:
+    `torchrun --standalone --nproc-per-node 2 -m veridical train ...`.
+    """
     finished = (Path(options.out) / "result.json").exists()
 
     from veridical.cli.terminal import say
     from veridical.runtime.process_group import joined
-    from veridical.training.loop import train
+    from veridical.training import loop
 
     with joined(options.device) as group:
-        trained = train(options, group=group)
+        trained = loop.train(options, group=group)
     if not group.first:
         return 0
     results, timing = trained.result["results"], trained.result["timing"]
@@ -58,3 +50,14 @@ def _shown(interval: dict[str, Any]) -> str:
         return "undefined"
     low, high = 100 * interval["low"], 100 * interval["high"]
     return f"{100 * interval['value']:.2f}%, 95% interval {low:.2f} to {high:.2f}, n = {interval['n']}"
+
+
+# The head of --help lists what the registry has.
+train.__doc__ = "\n".join(
+    [
+        f"{inspect.getdoc(train)}",
+        "",
+        "objectives:",
+        *(f"  {one.name:<16}{one.summary}" for one in OBJECTIVES.entries()),
+    ]
+)

@@ -209,10 +209,17 @@ class Condition:
 
 
 class Leakage(Study[LeakageOptions]):
-    """How much of an explanation lies where nothing tells, and whether other instances put it there.
+    r"""How much of an explanation lies where nothing tells, and whether other instances put it there.
+
+    examples:
+      veridical leakage --data block-mnist --source mnist --model mlp --model-options.width 512 \
+          --objective natural adversarial ig-sum-norm --radius 0.1 0.2 --seeds 5 --out runs/leakage
+      veridical leakage --model cnn --classes two --norm linf l2 --radius 0.1 1.0 --out runs/two
 
     Every objective is trained at every radius, with the digit in a random block (BlockMNIST) and always on
-    top (BlockMNIST-Top), several times.
+    top (BlockMNIST-Top), --seeds times. Trainings are jobs: an interrupted study is continued by the same
+    command, and studies that share a --store share trainings. DIR/report.html shows what came out,
+    DIR/result.json has the numbers.
     """
 
     name = "leakage"
