@@ -17,7 +17,7 @@ from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
 from veridical.attribution.quadrature import Quadrature
 from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersection
-from veridical.metrics.views import saliency
+from veridical.metrics.maps import saliency
 from veridical.runtime.errors import UsageError
 
 Trained = tuple[nn.Module, Tensor, Tensor]

@@ -27,7 +27,7 @@ from veridical.metrics import (
     proportion_interval,
     windowed_topk_intersection,
 )
-from veridical.metrics.views import saliency
+from veridical.metrics.maps import saliency
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream

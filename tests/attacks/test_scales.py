@@ -16,8 +16,8 @@ from veridical.attacks.robustness import ignores_scale
 from veridical.attribution.methods import InputGradient
 from veridical.data import Split
 from veridical.metrics import cosine_within, max_sensitivity
-from veridical.metrics.block_roles import block_magnitudes
-from veridical.metrics.displacement import mass_centre
+from veridical.metrics.localisation import block_magnitudes
+from veridical.metrics.spatial import mass_centre
 from veridical.runtime.lengths import length
 from veridical.training.warm_start import _packed
 

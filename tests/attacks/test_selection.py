@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from veridical.attacks.selection import IterateSelector, Shortlist
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.metrics import kendall_tau
-from veridical.metrics.views import saliency
+from veridical.metrics.maps import saliency
 
 Trained = tuple[nn.Module, Tensor, Tensor]
 

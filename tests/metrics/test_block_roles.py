@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from veridical.metrics.block_roles import block_magnitudes, by_role
+from veridical.metrics.localisation import block_magnitudes, by_role
 from veridical.runtime.errors import UsageError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from veridical.metrics import cosine_within, left_behind
-from veridical.metrics.leakage import discriminative_pixels
+from veridical.metrics.localisation import discriminative_pixels
 from veridical.runtime.errors import UsageError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from veridical.metrics.views import normalised_to_area, pictures, saliency
+from veridical.metrics.maps import normalised_to_area, pictures, saliency
 from veridical.runtime.errors import UsageError
 
 

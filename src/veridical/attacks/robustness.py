@@ -24,8 +24,8 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.maps import saliency
 from veridical.metrics.registry import compare_maps, measures
-from veridical.metrics.views import saliency
 from veridical.runtime.checking import Count, Length, Limit, Pictures, Pixel, Seed, Steps, StepSize, checked
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays

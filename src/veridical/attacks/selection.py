@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from veridical.metrics.maps import saliency
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
-from veridical.metrics.views import saliency
 
 Map = Callable[[Tensor], Tensor]
 """inputs (N, C, H, W) -> attribution (N, C, H, W), for one fixed batch and target."""

@@ -15,7 +15,7 @@ from veridical.attacks.directions import Decorrelate, Direction
 from veridical.attacks.protocols import Restart
 from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.second_order import QuickSecondOrder
-from veridical.metrics.views import normalised_to_area, saliency
+from veridical.metrics.maps import normalised_to_area, saliency
 from veridical.runtime.checking import check_positive
 from veridical.runtime.errors import UsageError
 from veridical.runtime.lengths import power_of_two

@@ -22,7 +22,7 @@ from veridical.attribution.registry import describe_attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error
 from veridical.faithfulness.sources import read_array, read_headers, take_first, write_arrays
-from veridical.metrics.descending import descending
+from veridical.metrics.ordering import descending
 from veridical.runtime.errors import DataError, RunError, UsageError, argument_error, unknown_name_error
 from veridical.runtime.files import AGAIN
 from veridical.runtime.options import OrderName, PerName, TargetName, TiesName

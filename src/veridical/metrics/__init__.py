@@ -1,11 +1,11 @@
 """Metrics: two batches of maps, or maps and masks, in; one number per example out; the caller reduces."""
 
-from veridical.metrics.displacement import mass_centre, mass_centre_shift
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
-from veridical.metrics.leakage import cosine_within, left_behind
 from veridical.metrics.localisation import (
     area_share,
     auc,
+    cosine_within,
+    left_behind,
     mass_share,
     pointing_game,
     topk_curve,
@@ -15,7 +15,7 @@ from veridical.metrics.localisation import (
 from veridical.metrics.overlap import topk_intersection, topk_mask, windowed_topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.metrics.sensitivity import max_sensitivity
-from veridical.metrics.ssim import ssim
+from veridical.metrics.spatial import mass_centre, mass_centre_shift, ssim
 
 __all__ = [
     "Interval",

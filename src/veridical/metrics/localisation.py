@@ -1,8 +1,13 @@
-"""How much of an explanation lies in a known region: its top coordinates, its mass, its peak, its order.
+"""How much of a map lies in a known region: its top coordinates, its mass, its peak, its order.
 
 A region is a boolean mask of each example, of the map's shape (N, ...), or (N, H, W) for maps (N, C, H, W),
 where it holds for all channels. It may be what carries the label, or what does not (`~mask`): the share of
-the top coordinates in the null block is `topk_share(maps, ~signal, level)`. All measure |attribution|.
+the top coordinates in the null block is `topk_share(maps, ~signal, level)`. All but `cosine_within` measure
+|attribution|.
+
+Feature leakage (an explanation marks places that tell the class in other images, and not in this one) is
+measured on the maps of a pair of images that differ in one thing: a digit stands in the region in one of them,
+`moved`, and elsewhere in the other, `attribution`.
 """
 
 from __future__ import annotations
@@ -14,10 +19,12 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from veridical.metrics.descending import Ties, descending
-from veridical.metrics.maps import as_maps, blank_undefined
+from veridical.metrics.maps import as_maps, blank_undefined, flat_pair
+from veridical.metrics.ordering import Ties, descending
 from veridical.metrics.rank import centred_ranks
 from veridical.runtime.errors import argument_error
+from veridical.runtime.lengths import length, power_of_two
+from veridical.runtime.record import record
 
 LEVELS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 """Shares of the coordinates at which Shah et al. (2021) look."""
@@ -172,3 +179,115 @@ def _count(level: float, coordinates: int) -> int:
     if not isinstance(level, Real) or not 0 < level <= 1:
         raise argument_error("level", level, "a share of the coordinates, in (0, 1]")
     return max(1, math.floor(level * coordinates + 0.5))
+
+
+def left_behind(attribution: Tensor, moved: Tensor, region: Tensor) -> Tensor:
+    """How much a region is marked without its digit, beside how much it is with it; lower is less leakage.
+
+    sum |attribution| / (sum |attribution| + sum |moved|), both over the region: 0 if the region is marked
+    only where the digit stands in it, 0.5 if it is marked as strongly without it, more if more strongly.
+
+    Parameters
+    ----------
+    attribution
+        Maps (N, ...) of the images whose digit is elsewhere, float32 or float64.
+    moved
+        Maps of the same images with the digit in the region, of the same class's output.
+    region
+        bool, of the maps' shape, or (N, H, W) for maps (N, C, H, W).
+
+    Returns
+    -------
+    Tensor
+        float64 (N,); NaN where neither map marks the region, and where one is not finite.
+    """
+    without, given = flat_pair(attribution, moved)
+    inside = flat_region(attribution, region, "region")
+    sums = [(values.double().abs() * inside).sum(dim=1) for values in (without, given)]
+    return blank_undefined(sums[0] / (sums[0] + sums[1]), without, given)
+
+
+def cosine_within(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
+    """Cosine of the angle between two signed maps within a region, in [-1, 1]; higher is more alike.
+
+    Arguments as for `left_behind`. float64 (N,); NaN where a map is zero in the region or is not finite.
+    """
+    first, second = flat_pair(a, b)
+    inside = flat_region(a, region, "region")
+    x, y = first.double() * inside, second.double() * inside
+    x, y = x / power_of_two(x), y / power_of_two(y)
+    product = (x * y).sum(dim=1)
+    cosine = product / (x.square().sum(dim=1) * y.square().sum(dim=1)).sqrt()
+    return blank_undefined(cosine.clamp(-1.0, 1.0), first, second)
+
+
+def discriminative_pixels(images: Tensor, labels: Tensor, share: float = 0.25) -> Tensor:
+    """Mark the pixels that tell the classes apart most, by the variance of their class means.
+
+    images (N, H, W), floating, labels int64 (N,). The round(share * H * W) pixels of the greatest variance of
+    the mean over each class, classes counting alike; equal ones in the order of their place. bool (H, W).
+    """
+    if images.ndim != 3 or not images.is_floating_point() or not len(images):
+        raise argument_error("images", images, "floating-point images (N, H, W), at least one")
+    if labels.shape != images.shape[:1]:
+        raise argument_error("labels", labels, f"{len(images)} integers, one for each image")
+    if not 0 < share <= 1:
+        raise argument_error("share", share, "a share of the pixels, in (0, 1]")
+    means = torch.stack([images[labels == label].double().mean(dim=0) for label in labels.unique()])
+    variance = means.var(dim=0, correction=0).flatten()
+    marked = torch.zeros(len(variance), dtype=torch.bool, device=images.device)
+    marked[variance.argsort(descending=True, stable=True)[: max(1, round(share * len(variance)))]] = True
+    return marked.reshape(images.shape[1:])
+
+
+@record
+class RoleMagnitudes:
+    """Magnitudes per example, (N,) each, at least 0.
+
+    Attributes
+    ----------
+    signal
+        On the block that carries this example's label.
+    other
+        Mean over the other task-relevant blocks; NaN where there is none.
+    noise
+        Mean over the blocks that never carry a label; NaN where there is none.
+    evenness
+        Least over greatest magnitude on the task-relevant blocks, from 0 to 1; NaN where all are 0.
+    """
+
+    signal: Tensor
+    other: Tensor
+    noise: Tensor
+    evenness: Tensor
+
+
+def block_magnitudes(attribution: Tensor, blocks: int) -> Tensor:
+    """Euclidean length of the map on each of `blocks` equal stretches of an example, (N, blocks)."""
+    flat = attribution.flatten(1)
+    if blocks < 1 or flat.shape[1] % blocks:
+        raise argument_error("blocks", blocks, f"a number of equal blocks in {flat.shape[1]} values")
+    return length(flat.unflatten(1, (blocks, -1)))
+
+
+def by_role(magnitudes: Tensor, block: Tensor, relevant: int) -> RoleMagnitudes:
+    """Magnitudes (N, blocks) by what the blocks are to each example; higher is more marked.
+
+    block: int64 (N,), the block that carries each label, below `relevant`. The first `relevant` blocks can
+    carry a label. Source: Shah, Jain, Netrapalli (2021), section 5.
+    """
+    if not 1 <= relevant <= magnitudes.shape[1]:
+        raise argument_error("relevant", relevant, f"a number of blocks from 1 to {magnitudes.shape[1]}")
+    if block.shape != magnitudes.shape[:1] or bool(((block < 0) | (block >= relevant)).any()):
+        raise argument_error("block", block, f"one number from 0 to {relevant - 1} per example")
+    could = magnitudes[:, :relevant]
+    signal = could.gather(1, block[:, None])[:, 0]
+    own = torch.zeros_like(could, dtype=torch.bool).scatter_(1, block[:, None], True)
+    # Left out rather than subtracted: a difference of large numbers would round what is near 0.
+    other = could.masked_fill(own, 0.0).sum(1) / (relevant - 1) if relevant > 1 else signal * float("nan")
+    return RoleMagnitudes(
+        signal=signal,
+        other=other,
+        noise=magnitudes[:, relevant:].mean(1),
+        evenness=could.amin(1) / could.amax(1),
+    )

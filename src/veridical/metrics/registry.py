@@ -20,12 +20,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from veridical.metrics.displacement import mass_centre_shift
 from veridical.metrics.intervals import SHARE
+from veridical.metrics.maps import VIEWS, View
 from veridical.metrics.overlap import topk_intersection, windowed_topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
-from veridical.metrics.ssim import GAUSSIAN, ssim
-from veridical.metrics.views import VIEWS, View
+from veridical.metrics.spatial import GAUSSIAN, mass_centre_shift, ssim
 from veridical.runtime.errors import argument_error
 from veridical.runtime.registry import Registry
 

@@ -15,7 +15,7 @@ from veridical.attribution.registry import create_attribution
 from veridical.jobs import Job
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import area_share, mass_share
-from veridical.metrics.views import saliency
+from veridical.metrics.maps import saliency
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.files import Arrays
 from veridical.runtime.record import record

@@ -12,7 +12,7 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import batch_maps
 from veridical.attribution.registry import create_attribution
 from veridical.faithfulness.sources import load_source
-from veridical.metrics.views import saliency
+from veridical.metrics.maps import saliency
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic

@@ -31,8 +31,13 @@ from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predict_classes as predictions
 from veridical.faithfulness.sources import describe_source
 from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
-from veridical.metrics.leakage import cosine_within, discriminative_pixels, left_behind
-from veridical.metrics.localisation import LEVELS, mass_share
+from veridical.metrics.localisation import (
+    LEVELS,
+    cosine_within,
+    discriminative_pixels,
+    left_behind,
+    mass_share,
+)
 from veridical.report.curves import shares_grid
 from veridical.report.formats import Interval, level_text, main_interval, percent
 from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure

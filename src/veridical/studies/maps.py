@@ -25,7 +25,7 @@ from veridical.metrics.localisation import (
     topk_curve,
     zero_share,
 )
-from veridical.metrics.views import saliency
+from veridical.metrics.maps import saliency
 from veridical.report.formats import main_interval
 from veridical.report.page import Curve, curves_figure
 from veridical.report.picture_rows import Colours

@@ -14,7 +14,7 @@ from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import predict
 from veridical.attribution.path import input_gradient
 from veridical.data.block_world import BlockExamples, BlockWorld
-from veridical.metrics.block_roles import block_magnitudes, by_role
+from veridical.metrics.localisation import block_magnitudes, by_role
 from veridical.models.mean_field import LinearScore, MeanFieldMLP
 from veridical.runtime.errors import RunError
 from veridical.runtime.seeds import stream

@@ -25,8 +25,8 @@ from veridical.faithfulness.randomisation import (
 from veridical.faithfulness.retraining import train_fresh
 from veridical.faithfulness.sources import load_source
 from veridical.metrics.intervals import proportion_interval
+from veridical.metrics.maps import pictures
 from veridical.metrics.registry import compare_maps, measures
-from veridical.metrics.views import pictures
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays, pack_arrays, write_atomic

@@ -14,8 +14,8 @@ from veridical.faithfulness.randomisation import fresh_seed
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
 from veridical.faithfulness.sources import describe_source
 from veridical.jobs import Job
+from veridical.metrics.maps import TOP_QUANTILE
 from veridical.metrics.registry import measures, ssim_window
-from veridical.metrics.views import TOP_QUANTILE
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.study_config import SanityOptions
 from veridical.studies.sanity_job import EXPLAIN, TRAIN, randomised_data

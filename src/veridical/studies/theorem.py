@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from veridical.data.block_world import BlockWorld
-from veridical.metrics.block_roles import block_magnitudes
+from veridical.metrics.localisation import block_magnitudes
 from veridical.models.mean_field import (
     MOST_ENUMERATED,
     MaxMargin,
