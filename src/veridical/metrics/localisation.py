@@ -6,8 +6,8 @@ the top coordinates in the null block is `topk_share(maps, ~signal, level)`. All
 |attribution|.
 
 Feature leakage (an explanation marks places that tell the class in other images, and not in this one) is
-measured on the maps of a pair of images that differ in one thing: a digit stands in the region in one of them,
-`moved`, and elsewhere in the other, `attribution`.
+measured on the maps of a pair of images that differ in one thing: a digit stands in the region in one of
+them, `moved`, and elsewhere in the other, `attribution`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What of an attribution is compared, and what the metrics accept: batches of maps, checked in one place.
 
-Maps are float32 or float64 and never changed. The 16-bit types are refused although float32 holds them exactly:
-rounding to them has already made ties (bfloat16 keeps 8 significant bits, float16 turns small gradients into
-zeros), so a rank statistic would measure the number format. Whoever wants that writes `.float()`.
+Maps are float32 or float64 and never changed. The 16-bit types are refused although float32 holds them
+exactly: rounding to them has already made ties (bfloat16 keeps 8 significant bits, float16 turns small
+gradients into zeros), so a rank statistic would measure the number format (`.float()` keeps them).
 
 A map that has a NaN or an infinity makes its example's result NaN: such a map says nothing, least of all that
 it is like another or lies in a region. Other examples are not touched.

@@ -1,8 +1,8 @@
 """Order statistics of many rows at once: descending order with a rule for ties, exact ranks and inversions.
 
 numpy, not torch, where it counts: its sort of short rows uses the processor's vector instructions and takes
-about 3 ns a value, ten times less than torch's, and ranks are built from such sorts. A plain argsort is avoided
-because it costs as much as torch's; sorting values with their position in the low bits gives the same order.
+about 3 ns a value, ten times less than torch's, and ranks are built from such sorts. A plain argsort is
+avoided as it costs as much as torch's; values with their position in the low bits sort in the same order.
 """
 
 from __future__ import annotations
