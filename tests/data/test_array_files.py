@@ -1,8 +1,9 @@
-"""CIFAR-10's batches and SVHN's MATLAB files."""
+"""MNIST's IDX files, CIFAR-10's batches and SVHN's MATLAB files."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import pickle
 import struct
@@ -16,11 +17,19 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veridical.data import DATASETS, load
-from veridical.data.array_files import CIFAR_BINARY, CIFAR_PICKLED, read_pickled_batch
+from veridical.data import DATASETS, array_files, load
+from veridical.data.array_files import (
+    CIFAR_BINARY,
+    CIFAR_PICKLED,
+    IDX_STEMS,
+    idx_shapes,
+    read_idx,
+    read_pickled_batch,
+)
 from veridical.runtime.errors import DataError
 
 Draw = Callable[..., Any]
+Batches = list[tuple[np.ndarray, np.ndarray]]
 COUNT = 20
 
 
@@ -54,11 +63,11 @@ def batch(images: np.ndarray, labels: np.ndarray, *, data: bytes | None = None, 
 
 
 @pytest.fixture
-def batches(draw: Draw) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(draw: Draw) -> Batches:
     return [draw(COUNT, 32, 32, 3, seed=seed) for seed in range(6)]
 
 
-def write_pickled(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+def write_pickled(root: Path, batches: Batches) -> Path:
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     for name, (images, labels) in zip(CIFAR_PICKLED, batches, strict=True):
@@ -66,7 +75,7 @@ def write_pickled(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> P
     return folder
 
 
-def write_binary(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+def write_binary(root: Path, batches: Batches) -> Path:
     folder = root / "cifar-10-batches-bin"
     folder.mkdir()
     for name, (images, labels) in zip(CIFAR_BINARY, batches, strict=True):
@@ -76,7 +85,7 @@ def write_binary(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> Pa
 
 
 def test_the_tests_write_what_python_itself_would_unpickle(
-    batches: list[tuple[np.ndarray, np.ndarray]],
+    batches: Batches,
 ) -> None:
     images, labels = batches[0]
     read = pickle.loads(batch(images, labels), encoding="bytes")
@@ -87,8 +96,8 @@ def test_the_tests_write_what_python_itself_would_unpickle(
 @pytest.mark.parametrize("write", [write_pickled, write_binary])
 def test_cifar_s_batches_in_both_forms(
     root: Path,
-    batches: list[tuple[np.ndarray, np.ndarray]],
-    write: Callable[[Path, list[tuple[np.ndarray, np.ndarray]]], Path],
+    batches: Batches,
+    write: Callable[[Path, Batches], Path],
 ) -> None:
     folder = write(root, batches)
     data = load("cifar10", root)
@@ -102,9 +111,7 @@ def test_cifar_s_batches_in_both_forms(
     assert data.test.labels.tolist() == batches[5][1].tolist()
 
 
-def test_an_array_in_fortran_order_is_the_same(
-    tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
+def test_an_array_in_fortran_order_is_the_same(tmp_path: Path, batches: Batches) -> None:
     images, labels = batches[0]
     planes = images.transpose(0, 3, 1, 2).reshape(COUNT, -1)
     fortran = array(*planes.shape, planes.tobytes(order="F"), fortran=True)
@@ -112,9 +119,7 @@ def test_an_array_in_fortran_order_is_the_same(
     np.testing.assert_array_equal(read_pickled_batch(tmp_path / "batch")[0], planes)
 
 
-def test_a_pickle_that_would_run_code_runs_none(
-    root: Path, batches: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
+def test_a_pickle_that_would_run_code_runs_none(root: Path, batches: Batches) -> None:
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (root / "sprung",)
@@ -132,7 +137,7 @@ def test_a_pickle_that_would_run_code_runs_none(
     assert not (root / "sprung").exists()
 
 
-def test_what_is_no_batch_is_named(tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_what_is_no_batch_is_named(tmp_path: Path, batches: Batches) -> None:
     images, labels = batches[0]
     whole = COUNT * 3072
     cases = {
@@ -160,9 +165,7 @@ def test_what_is_no_batch_is_named(tmp_path: Path, batches: list[tuple[np.ndarra
         assert str(path) in str(caught.value)
 
 
-def test_a_binary_batch_of_another_length_or_label(
-    root: Path, batches: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
+def test_a_binary_batch_of_another_length_or_label(root: Path, batches: Batches) -> None:
     folder = write_binary(root, batches)
     whole = (folder / CIFAR_BINARY[2]).read_bytes()
     (folder / CIFAR_BINARY[2]).write_bytes(whole[:-1])
@@ -179,7 +182,7 @@ def test_a_binary_batch_of_another_length_or_label(
 
 
 def test_enormous_files_are_not_read(
-    tmp_path: Path, batches: list[tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("veridical.data.array_files._MAX_BATCH_BYTES", 1000)
     (tmp_path / "batch").write_bytes(batch(*batches[0]))
@@ -266,7 +269,7 @@ def test_half_of_svhn_is_incomplete(root: Path, draw: Draw) -> None:
         load("svhn", root)
 
 
-def test_a_pipe_is_no_file(root: Path, batches: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def test_a_pipe_is_no_file(root: Path, batches: Batches) -> None:
     folder = write_pickled(root, batches)
     (folder / CIFAR_PICKLED[0]).unlink()
     os.mkfifo(folder / CIFAR_PICKLED[0])
@@ -274,3 +277,121 @@ def test_a_pipe_is_no_file(root: Path, batches: list[tuple[np.ndarray, np.ndarra
         load("cifar10", root)
     with pytest.raises(DataError, match="no regular file"):
         read_pickled_batch(folder / CIFAR_PICKLED[0])
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_set(folder: Path, arrays: list[np.ndarray], *, suffix: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, array in zip(IDX_STEMS, arrays, strict=True):
+        content = idx(array)
+        (folder / (stem + suffix)).write_bytes(gzip.compress(content) if suffix else content)
+    return folder
+
+
+@pytest.fixture
+def arrays(draw: Draw) -> list[np.ndarray]:
+    return [*draw(20, 28, 28), *draw(10, 28, 28, seed=1)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST/raw"), ("fashion-mnist", "FashionMNIST/raw")])
+def test_torchvision_s_layout_is_read(
+    root: Path, arrays: list[np.ndarray], name: str, folder: str, suffix: str
+) -> None:
+    write_set(root / folder, arrays, suffix=suffix)
+    data = load(name, root)
+    assert data.shape == (1, 28, 28)
+    assert data.source == str(root / folder)
+    assert data.num_classes == 10
+    for number, split in enumerate((data.train, data.test)):
+        np.testing.assert_array_equal(split.images[:, 0].numpy(), arrays[2 * number])
+        np.testing.assert_array_equal(split.labels.numpy(), arrays[2 * number + 1])
+    # Plain and compressed files may be mixed; none may be missing.
+    (root / folder / f"{IDX_STEMS[0]}{suffix}").unlink()
+    with pytest.raises(DataError, match=r"raw: incomplete, without train-images-idx3-ubyte\[\.gz\]"):
+        load(name, root)
+    (root / folder / IDX_STEMS[0]).write_bytes(idx(arrays[0]))
+    assert load(name, root).checksum == data.checksum
+
+
+def test_debian_s_files_come_after_the_root_s(root: Path, arrays: list[np.ndarray]) -> None:
+    write_set(array_files.DEBIAN_FASHION, arrays, suffix=".gz")
+    assert load("fashion-mnist", root).source == str(array_files.DEBIAN_FASHION)
+    write_set(root / "FashionMNIST" / "raw", [array[:10] for array in arrays])
+    data = load("fashion-mnist", root)
+    assert data.source == str(root / "FashionMNIST" / "raw")
+    assert len(data.train) == 10
+
+
+def test_shapes_come_from_the_headers_alone(tmp_path: Path, arrays: list[np.ndarray]) -> None:
+    folder = write_set(tmp_path, arrays)
+    for stem in IDX_STEMS:
+        (folder / stem).write_bytes((folder / stem).read_bytes()[:16])
+    assert idx_shapes(folder) == ((20, 28, 28), (10, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"magic \(nothing\)"),
+        (b"\0\0\x08", "magic 000008"),
+        (idx(np.zeros(3, "u1")), "expected an IDX file of bytes with 3 dimension.*magic 00000801"),
+        (b"\0\0\x0d\x03" + bytes(12), "magic 00000d03"),
+        (b"\0\0\x08\x03" + bytes(7), "the end of the file within its header"),
+        (b"\0\0\x08\x03" + bytes(12), "at least one image"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2, 2, 2) + bytes(7), r"7 bytes of content.*truncated"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2, 2, 2) + bytes(9), "more bytes of content"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**12, 2**12), "at most 8 GiB"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_wrong_idx_file_is_named(tmp_path: Path, content: bytes, message: str, suffix: str) -> None:
+    path = tmp_path / f"images{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_idx(path, 3)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [5, 40, -9, -1])
+def test_a_truncated_gzip_file_is_named(tmp_path: Path, arrays: list[np.ndarray], cut: int) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(idx(arrays[0]))[:cut])
+    with pytest.raises(DataError, match=r"images\.gz: .*damaged or truncated"):
+        read_idx(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: [a[0], a[1] + 1, a[2], a[3]], "label 10 at train image 9 and 1 more"),
+        (lambda a: [a[0], a[1], a[2], a[1]], "10 test images and 20 test labels"),
+        (
+            lambda a: [a[0][:, :27], a[1], a[2][:, :27], a[3]],
+            r"mnist's.*\(1, 28, 28\), but found images of \(1, 27, 28\)",
+        ),
+    ],
+)
+def test_files_of_another_set_are_refused(
+    root: Path, arrays: list[np.ndarray], change: Callable[..., Any], message: str
+) -> None:
+    write_set(root / "MNIST" / "raw", change(arrays))
+    with pytest.raises(DataError, match=message):
+        load("mnist", root)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), compressed=st.booleans())
+def test_any_damaged_idx_file_is_a_data_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, compressed: bool
+) -> None:
+    content = idx(np.arange(36, dtype=np.uint8).reshape(4, 3, 3))
+    damaged = bytearray(gzip.compress(content, mtime=0) if compressed else content)
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / ("damaged.gz" if compressed else "damaged")
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    with contextlib.suppress(DataError):
+        assert read_idx(path, 3).size == 36
