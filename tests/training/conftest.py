@@ -1,10 +1,16 @@
 """Tiny networks and data of the training tests."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
+from veridical.training.loop import train
+from veridical.training.run import Run
 
 
 def parameters_from(seed: int, model: nn.Module, scale: float) -> nn.Module:
@@ -52,3 +58,18 @@ def stripes() -> Dataset:
         return Split((images * 255).round().to(torch.uint8), labels)
 
     return Dataset("stripes", split(240), split(60), ("rows", "columns", "diagonals"), "f" * 64, "made here")
+
+
+@pytest.fixture
+def trained(tmp_path: Path, stripes: Dataset) -> Callable[..., Run]:
+    """A small network trained on the stripes, called with the name of its folder and options of `train`."""
+
+    def call(name: str, **given: Any) -> Run:
+        quick = {"model": "mlp", "model_options": {"width": 16}, "objective": "natural", "progress": False}
+        length: dict[str, Any] = {"validation": 40, "batch_size": 20} | (
+            {} if "steps" in given else {"epochs": 3.0}
+        )
+        own: dict[str, Any] = {} if isinstance(given.get("model", "mlp"), str) else {"model_options": {}}
+        return train(**{"data": stripes, "out": tmp_path / name, **quick, **length, **own, **given})
+
+    return call

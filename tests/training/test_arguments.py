@@ -38,6 +38,10 @@ TENSORS = TensorDataset(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int6
         ({"epochs": "3"}, "epochs: expected a number"),
         ({"steps": 2.5}, "steps: expected an integer"),
         ({"lr": 0.1}, "Did you mean learning_rate"),
+        ({"epocs": 3}, "Did you mean epochs"),
+        ({"out": None}, "out"),
+        ({"device": "gpu"}, "device"),
+        ({"model_options": {"depth": 3}}, "depth"),
         ({"model": "cmn"}, "Did you mean cnn"),
         ({"data": "mnist5k"}, "Did you mean mnist-5k"),
         ({"objective": "igsum"}, "Did you mean ig-sum-norm"),
@@ -45,11 +49,18 @@ TENSORS = TensorDataset(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int6
     ],
 )
 def test_what_train_cannot_take_is_refused_by_name(tmp_path: Path, given: dict[str, Any], words: str) -> None:
-    options: dict[str, Any] = {"data": "mnist-5k", "epochs": 1.0} | given
+    options: dict[str, Any] = {"data": "mnist-5k", "epochs": 1.0, "out": tmp_path / "run"} | given
+    options = {name: value for name, value in options.items() if name != "out" or value is not None}
     with pytest.raises(UsageError, match=words):
-        veridical.train(out=tmp_path / "run", progress=False, **options)
+        veridical.train(progress=False, **options)
     with pytest.raises(UsageError, match="options: expected TrainOptions"):
         veridical.train("mnist-5k", out=tmp_path / "run")  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_loading_are_for_data_by_name(tmp_path: Path, stripes: veridical.Dataset) -> None:
+    with pytest.raises(UsageError, match="equalise"):
+        veridical.train(data=stripes, equalise=True, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -10,19 +10,22 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 import veridical
-from veridical.attacks.ball import Noise
+from veridical.attacks.ball import L2, Linf, Noise
+from veridical.attribution.quadrature import Quadrature
 from veridical.cli.main import main
 from veridical.data import Dataset
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import (
+    Inner,
     Natural,
     Objective,
     ObjectiveValue,
     RobustAttribution,
     build_objective,
+    evaluation_ball,
 )
-from veridical.training.penalties import OBJECTIVES, ObjectiveEntry
+from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ObjectiveEntry
 from veridical.training.recipes import resolve
 from veridical.training.settings import RobustSettings
 
@@ -147,6 +150,71 @@ def test_an_entry_has_what_commands_and_recipes_read(entry: ObjectiveEntry) -> N
     assert "|" not in entry.summary  # a cell of the table in the docs
     assert entry.cost > 0
     assert set(entry.options) <= set(TrainOptions.__dataclass_fields__)
+
+
+ASCENDING = [entry for entry in ENTRIES if "radius_warm_up" in entry.options]
+every_ascent = pytest.mark.parametrize("entry", ASCENDING, ids=lambda entry: entry.name)
+
+
+@every_ascent
+def test_every_setting_reaches_its_place(entry: ObjectiveEntry) -> None:
+    """Numbers that are all different, so that none can stand for another."""
+    robust = RobustSettings(
+        weight=0.7, norm="l2", radius=0.3, training_radius=0.9, beta=0.4, inner_steps=3, inner_step_size=0.11,
+        inner_start="origin", inner_score="loss", inner_nodes=5, nodes=8, rule="right",
+    )  # fmt: skip
+    penalties = {
+        "adversarial": AttributionPenalty(sum_weight=1.0),
+        "ig-norm": AttributionPenalty(l1=1.0),
+        "ig-sum-norm": AttributionPenalty(sum_weight=1.0, l1=0.4),
+        "loss-change": AttributionPenalty(absolute_sum=1.0),
+    }
+    inner = Inner(3, 0.11, "origin", "loss", Quadrature("right", 5))
+    expected = RobustAttribution(
+        penalties[entry.name], L2(0.9), weight=0.7, quadrature=Quadrature("right", 8), inner=inner
+    )
+    assert build_objective(entry.name, robust) == expected
+
+
+@every_ascent
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)])
+def test_ball_and_step_grow_in_proportion_and_evaluation_has_its_own(
+    entry: ObjectiveEntry, progress: float, share: float
+) -> None:
+    robust = settings_of(entry, radius=0.2, training_radius=0.3, radius_warm_up=0.4)
+    assert robust is not None
+    then = build_objective(entry.name, robust, progress=progress)
+    assert isinstance(then, RobustAttribution)
+    assert isinstance(then.ball, Linf)
+    assert then.ball.radius == pytest.approx(0.3 * share)
+    # The recipe's step is a share of the ball that is climbed in.
+    assert then.inner.step_size == pytest.approx(0.7 * 0.3 * share)
+    assert evaluation_ball(robust).radius == 0.2
+
+
+@every_ascent
+@pytest.mark.parametrize("given", [{}, {"radius_warm_up": 0.0}])
+def test_without_options_of_its_own_the_ball_is_that_of_evaluation(
+    entry: ObjectiveEntry, given: dict[str, float]
+) -> None:
+    robust = settings_of(entry, radius=0.2, **given)
+    assert robust is not None
+    assert (robust.training_radius, robust.radius_warm_up) == (None, None)
+    first = build_objective(entry.name, robust, progress=0)
+    assert isinstance(first, RobustAttribution)
+    assert first.ball.radius == 0.2
+
+
+def test_the_l1_term_is_switched_on_at_its_share_of_the_training() -> None:
+    robust = settings_of(OBJECTIVES.get("ig-sum-norm"), beta=0.4, beta_from=0.5)
+    built = [build_objective("ig-sum-norm", robust, progress=progress) for progress in (0.0, 0.49, 0.5, 1.0)]
+    assert [one.size.l1 for one in built if isinstance(one, RobustAttribution)] == [0, 0, 0.4, 0.4]
+
+
+def test_the_penalty_s_weight_is_that_of_the_wider_ball() -> None:
+    wider = settings_of(OBJECTIVES.get("input-gradient"), radius=0.1, training_radius=0.25)
+    assert wider is not None
+    assert wider.weight == 0.25
 
 
 def test_docs_and_help_list_the_registry(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +14,33 @@ from veridical.data import Dataset
 from veridical.faithfulness.retraining import resolve_training
 from veridical.runtime.errors import RunError, UsageError
 from veridical.training.checkpoint import weights
-from veridical.training.loop import train
 from veridical.training.run import Run
 
-QUICK: dict[str, Any] = {
-    "model": "mlp",
-    "model_options": {"width": 16},
-    "progress": False,
-    "validation": 40,
-    "batch_size": 20,
-    "epochs": 2.0,
-    "averaging": 0.0,
-}
-
-
-def trained(out: Path, data: Dataset, **given: Any) -> Run:
-    return train(**{**QUICK, "data": data, "out": str(out), **given})
+Trained = Callable[..., Run]
 
 
 @pytest.fixture
-def natural(tmp_path: Path, stripes: Dataset) -> Run:
-    return trained(tmp_path / "natural", stripes, objective="natural", learning_rate=1e-2)
+def short(trained: Trained) -> Trained:
+    return partial(trained, epochs=2.0, averaging=0.0)
 
 
-def test_weights_that_do_not_move_are_the_run_s(tmp_path: Path, stripes: Dataset, natural: Run) -> None:
+@pytest.fixture
+def natural(short: Trained) -> Run:
+    return short("natural", objective="natural", learning_rate=1e-2)
+
+
+def test_weights_that_do_not_move_are_the_run_s(short: Trained, natural: Run) -> None:
     still = {"objective": "natural", "learning_rate": 0.0, "weight_decay": 0.0}
-    again = trained(tmp_path / "again", stripes, initial_run=str(natural.folder), **still)
-    fresh = trained(tmp_path / "fresh", stripes, **still)
+    again = short("again", initial_run=str(natural.folder), **still)
+    fresh = short("fresh", **still)
     begun, own, new = (weights(run.model) for run in (natural, again, fresh))
     assert all(torch.equal(begun[name], own[name]) for name in begun)
     assert not all(torch.equal(begun[name], new[name]) for name in begun)
 
 
-def test_the_training_goes_on_from_there_and_says_so(tmp_path: Path, stripes: Dataset, natural: Run) -> None:
+def test_the_training_goes_on_from_there_and_says_so(short: Trained, natural: Run) -> None:
     given = {"objective": "adversarial", "radius": 0.05, "learning_rate": 1e-3}
-    robust = trained(tmp_path / "robust", stripes, initial_run=str(natural.folder), **given)
+    robust = short("robust", initial_run=str(natural.folder), **given)
     before, after = weights(natural.model), weights(robust.model)
     moved = max(float((after[name] - before[name]).abs().max()) for name in before)
     # Adam moves a weight by about the learning rate in each of the 20 steps.
@@ -60,11 +54,9 @@ def test_the_training_goes_on_from_there_and_says_so(tmp_path: Path, stripes: Da
     ]
 
 
-def test_epochs_add_up_and_are_those_of_a_retraining(tmp_path: Path, stripes: Dataset, natural: Run) -> None:
-    second = trained(
-        tmp_path / "b", stripes, initial_run=str(natural.folder), objective="natural", epochs=1.0
-    )
-    third = trained(tmp_path / "c", stripes, initial_run=str(second.folder), objective="natural", epochs=1.0)
+def test_epochs_add_up_and_are_those_of_a_retraining(stripes: Dataset, short: Trained, natural: Run) -> None:
+    second = short("b", initial_run=str(natural.folder), objective="natural", epochs=1.0)
+    third = short("c", initial_run=str(second.folder), objective="natural", epochs=1.0)
     assert third.settings.initial is not None
     assert third.settings.initial["epochs"] == 3.0
     fields = resolve_training(stripes, third.settings.model, third.settings, "natural", {})
@@ -73,30 +65,28 @@ def test_epochs_add_up_and_are_those_of_a_retraining(tmp_path: Path, stripes: Da
 
 
 def test_the_content_of_the_weights_counts_not_their_folder(
-    tmp_path: Path, stripes: Dataset, natural: Run
+    tmp_path: Path, short: Trained, natural: Run
 ) -> None:
     given: dict[str, Any] = {"objective": "natural", "initial_run": str(natural.folder)}
-    first = trained(tmp_path / "run", stripes, **given)
+    first = short("run", **given)
     natural.folder.rename(tmp_path / "moved")
     given["initial_run"] = str(tmp_path / "moved")
-    assert trained(tmp_path / "run", stripes, **given).settings == first.settings
-    other = trained(tmp_path / "other", stripes, objective="natural", learning_rate=1e-3)
+    assert short("run", **given).settings == first.settings
+    other = short("other", objective="natural", learning_rate=1e-3)
     with pytest.raises(UsageError, match=r"initial\.weights"):
-        trained(tmp_path / "run", stripes, objective="natural", initial_run=str(other.folder))
+        short("run", objective="natural", initial_run=str(other.folder))
 
 
-def test_another_network_is_refused(tmp_path: Path, stripes: Dataset, natural: Run) -> None:
+def test_another_network_is_refused(tmp_path: Path, short: Trained, natural: Run) -> None:
     with pytest.raises(RunError, match="holds the weights of another model"):
-        trained(tmp_path / "wide", stripes, initial_run=str(natural.folder), model_options={"width": 24})
+        short("wide", initial_run=str(natural.folder), model_options={"width": 24})
     with pytest.raises(RunError, match="is not the folder of a run"):
-        trained(tmp_path / "none", stripes, initial_run=str(tmp_path / "nothing"))
+        short("none", initial_run=str(tmp_path / "nothing"))
 
 
-def test_validation_images_that_the_weights_have_seen_are_refused(
-    tmp_path: Path, stripes: Dataset, natural: Run
-) -> None:
+def test_validation_images_that_the_weights_have_seen_are_refused(short: Trained, natural: Run) -> None:
     begun = {"initial_run": str(natural.folder), "objective": "natural"}
     for changed in ({"seed": 1}, {"validation": 20}):
         with pytest.raises(UsageError, match="images that the weights have seen"):
-            trained(tmp_path / "seen", stripes, **begun, **changed)
-    assert trained(tmp_path / "all", stripes, **begun, validation=0, seed=1, epochs=0.5).settings.seed == 1
+            short("seen", **begun, **changed)
+    assert short("all", **begun, validation=0, seed=1, epochs=0.5).settings.seed == 1

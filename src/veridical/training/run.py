@@ -82,11 +82,17 @@ class Run:
     history: tuple[Mapping[str, Any], ...]
     result: Mapping[str, Any]
 
-    def data(self, root: str | os.PathLike[str] | None = None, *, download: bool = False) -> Dataset:
+    def data(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        download: bool = False,
+        trust_code: bool = False,
+    ) -> Dataset:
         """Load the data set of the run again; a RunError if its images are not those it was trained on."""
         recorded = self.settings.data
         equalise = bool(recorded["options"].get("equalise", False))
-        data = load_data(recorded["name"], root, download=download, equalise=equalise)
+        data = load_data(recorded["name"], root, download=download, equalise=equalise, trust_code=trust_code)
         if data.checksum != recorded["checksum"]:
             raise RunError(
                 f"the data {recorded['name']} from {data.source} are not those of {self.folder}: their "

@@ -73,7 +73,13 @@ def prepare_task(
     initial: a finished run whose weights the model begins with in place of its own.
     """
     if data is None:
-        data = load(options.data, options.data_root, download=options.download, equalise=options.equalise)
+        data = load(
+            options.data,
+            options.data_root,
+            download=options.download,
+            equalise=options.equalise,
+            trust_code=options.trust_code,
+        )
     elif options.equalise or options.download:
         raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
     described = None if objective is None else _describe_objective(objective)
