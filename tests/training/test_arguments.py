@@ -15,6 +15,7 @@ from veridical.attacks.ball import ball
 from veridical.attacks.protocols import protocol
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.registry import create_attribution
+from veridical.data import Dataset
 from veridical.data.lookup import data_root
 from veridical.jobs.store import Store
 from veridical.runtime.errors import UsageError, nearest, unknown_name_error
@@ -58,7 +59,7 @@ def test_what_train_cannot_take_is_refused_by_name(tmp_path: Path, given: dict[s
     assert not (tmp_path / "run").exists()
 
 
-def test_options_of_loading_are_for_data_by_name(tmp_path: Path, stripes: veridical.Dataset) -> None:
+def test_options_of_loading_are_for_data_by_name(tmp_path: Path, stripes: Dataset) -> None:
     with pytest.raises(UsageError, match="equalise"):
         veridical.train(data=stripes, equalise=True, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
