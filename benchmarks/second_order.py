@@ -16,7 +16,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks.surrogate import smooth_twin
+from veridical.attacks.surrogate import SoftplusTwin
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import input_gradients
 from veridical.models.registry import build
@@ -43,7 +43,7 @@ def second_order(model: nn.Module, inputs: Tensor, target: Tensor, direction: Te
     """Gradient in the inputs of <direction, input gradient of the target's logit>, on the twin."""
     point = inputs.clone().requires_grad_(True)
     scalar = TargetScalar(model, target)
-    with smooth_twin(1.0):
+    with SoftplusTwin(1.0):
         if quick:
             gradient = input_gradients(scalar, point, create_graph=True)
         else:

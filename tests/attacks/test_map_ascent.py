@@ -64,7 +64,7 @@ def test_gradient_agrees_with_finite_differences(smooth: nn.Module, method: Any,
         maps = method(smooth, points, target).abs().sum(1)
         maps = maps * 64 / maps.sum((1, 2), keepdim=True)
         clean = normalised_to_area(saliency(method(smooth, inputs, target)))
-        scores: Tensor = direction.goal(clean)(maps)
+        scores: Tensor = direction(clean)(maps)
         return scores
 
     moved = inputs + 0.02 * torch.randn(
@@ -145,19 +145,19 @@ def test_goals_measure_what_they_say() -> None:
     generator = torch.Generator().manual_seed(0)
     clean = normalised_to_area(torch.rand(3, 5, 7, generator=generator, dtype=torch.float64))
     maps = normalised_to_area(torch.rand(3, 5, 7, generator=generator, dtype=torch.float64))
-    box = TargetRegion(1, 3, 2, 6).goal(clean)(maps)
+    box = TargetRegion(1, 3, 2, 6)(clean)(maps)
     assert_close(box, maps[:, 1:3, 2:6].sum((1, 2)))
     shift = (mass_centre(maps) - mass_centre(clean) + 1e-3).square().sum(1)
-    assert_close(MassCentre().goal(clean)(maps), shift)
+    assert_close(MassCentre()(clean)(maps), shift)
     log, ranks = (maps.flatten(1) + 1e-3).log().numpy(), clean.flatten(1).argsort(1).argsort(1).numpy()
     correlations = [pearsonr(*pair).statistic for pair in zip(log, ranks, strict=True)]
-    assert_close(Decorrelate().goal(clean)(maps), -torch.tensor(correlations, dtype=torch.float64))
+    assert_close(Decorrelate()(clean)(maps), -torch.tensor(correlations, dtype=torch.float64))
     flipped = clean.amax((1, 2), keepdim=True) - clean
-    assert bool((Decorrelate().goal(clean)(flipped) > Decorrelate().goal(clean)(clean)).all())
+    assert bool((Decorrelate()(clean)(flipped) > Decorrelate()(clean)(clean)).all())
     with pytest.raises(UsageError, match="does not lie in maps of 5 x 7"):
-        TargetRegion(0, 6, 0, 7).goal(clean)
+        TargetRegion(0, 6, 0, 7)(clean)
     with pytest.raises(UsageError, match="climbs no score"):
-        RandomSign().goal(clean)
+        RandomSign()(clean)
 
 
 class Absolute(nn.Module):

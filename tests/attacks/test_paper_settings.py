@@ -7,7 +7,7 @@ import torch
 
 from veridical.attacks.ascent import ascend
 from veridical.attacks.ball import Linf
-from veridical.attacks.protocols import PAPER_SETTINGS, evaluation_settings, paper_settings
+from veridical.attacks.protocols import PAPER_SETTINGS, evaluation_settings
 from veridical.runtime.errors import UsageError
 
 
@@ -40,13 +40,13 @@ def test_the_table_is_the_published_one() -> None:
     ],
 )
 def test_other_data_get_the_row_of_like_images(data: str, shape: tuple[int, int, int], row: str) -> None:
-    assert paper_settings(data, shape) == PAPER_SETTINGS[row]
+    assert evaluation_settings(data, shape) == PAPER_SETTINGS[row]
 
 
 def test_small_maps_get_fewer_pixels() -> None:
-    assert paper_settings("letters", (1, 8, 8)).k == 8
-    assert paper_settings("letters", (1, 14, 14)).k == 24
-    assert paper_settings("letters", (1, 15, 15)).k == 100
+    assert evaluation_settings("letters", (1, 8, 8)).k == 8
+    assert evaluation_settings("letters", (1, 14, 14)).k == 24
+    assert evaluation_settings("letters", (1, 15, 15)).k == 100
 
 
 def test_steps_follow_the_radius_and_what_is_given_is_used() -> None:

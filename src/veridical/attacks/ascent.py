@@ -93,6 +93,7 @@ def ascend(
     if step_size != 0:
         check_positive("step_size", step_size, "a finite length of at least 0, in input units")
     starts = _starts(start, restarts, generator)
+    # The one climb that needs no value, as the inner maximum of training.
     if keep == "last" and len(starts) == 1:
         inputs, _ = _climb(
             score, origin.detach(), ball, starts[0], steps, step_size, keep, generator, momentum, decay
@@ -106,6 +107,7 @@ def ascend(
         )
         if keep == "last":
             worth = -_value(score, inputs).to(worth.dtype)
+        # Restarts compete per example; the first of equals stays.
         better = worth < value
         kept = torch.where(better.reshape(-1, *[1] * (origin.ndim - 1)), inputs, kept)
         value = torch.where(better, worth, value)
@@ -134,10 +136,12 @@ def _climb(
         if keep == "best":
             best, worth = _keep_least(inputs, -value.to(worth.dtype), best, worth, shape)
         if momentum:
+            # By a power of two first, which is exact: the mean of tiny gradients would be 0.
             gradient = gradient / power_of_two(gradient.flatten(1)).reshape(shape)
             scale = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
             velocity = momentum * velocity + gradient / scale.reshape(shape)
             gradient = velocity
+        # The last step is still step_size / steps long.
         size = step_size * (1 - k / steps) if decay == "linear" else step_size
         inputs = ball.project(inputs + size * ball.step(gradient), origin)
         if callable(keep):
@@ -163,6 +167,7 @@ def value_and_gradient(score: Score | GradientScore, inputs: Tensor) -> tuple[Te
         return score.value_and_gradient(inputs)
     with torch.enable_grad():
         point = inputs.detach().requires_grad_(True)
+        # Outside the caller's graph: neither weights nor inputs get a gradient.
         value = score(point)
         check_scalar(value, point)
         (gradient,) = torch.autograd.grad(value.sum(), point)
@@ -179,6 +184,7 @@ def _value(score: Score | GradientScore, inputs: Tensor) -> Tensor:
 def _starts(start: Start | Sequence[Start], restarts: int, generator: Noise | None) -> tuple[Start, ...]:
     check_count("restarts", restarts)
     if isinstance(start, str | Tensor):
+        # From one origin every climb would be the same.
         rest: Start = "random" if isinstance(start, str) else start
         starts: tuple[Start, ...] = (start, *[rest] * (restarts - 1))
     else:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
-from veridical.attacks.ball import Ball, draw, numbered_examples
+from veridical.attacks.ball import Ball, check_examples, draw
 from veridical.attacks.directions import Direction, RandomSign
-from veridical.attacks.protocols import Protocol, protocol_of
+from veridical.attacks.protocols import Protocol
+from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attacks.selection import IterateSelector
-from veridical.attacks.surrogate import FixedDirection, MapAscent, check_twin
+from veridical.attacks.surrogate import MapAscent, check_twin
 from veridical.attribution.classifier import (
     check_attribution,
     check_climbable,
@@ -109,7 +110,8 @@ def attack(
         The map that is attacked and judged. Where it has `with_quadrature` (Integrated Gradients) the
         protocol's nodes replace its own.
     attack
-        A direction: TopK, MassCentre, TargetRegion, RandomSign.
+        A direction: TopK, MassCentre, TargetRegion, RandomSign, or a function from the clean saliency maps
+        (N, H, W) to the score to be raised, itself a function of such maps that gives (N,).
     ball
         Threat model.
     protocol
@@ -125,15 +127,15 @@ def attack(
         Called with the number of examples finished after each batch.
     """
     check_attribution(attribution, create_graph=not isinstance(attack, RandomSign))
-    numbers = numbered_examples(inputs, target, ball, indices)
+    numbers = check_examples(inputs, target, ball, indices)
     if inputs.ndim != 4:
         raise argument_error("inputs", inputs, "images (N, C, H, W)")
-    if isinstance(attack, type) or not callable(getattr(attack, "goal", None)):
+    if isinstance(attack, type) or not callable(attack):
         directions = (
             "a direction: TopK(k), MassCentre(), TargetRegion(top, bottom, left, right), RandomSign()"
         )
         raise argument_error("attack", attack, directions)
-    plan = protocol_of(protocol).towards(attack)
+    plan = protocol_by_name(protocol).towards(attack)
     if rows is None:
         rows = rows_at_once(inputs, ROWS, _KEPT)
     at_once = batch_size(attribution, plan, rows)
@@ -198,10 +200,21 @@ def _call_own(
     """The map of a caller's own method, of a copy of the inputs: it, or its model, may write into them."""
     if not create_graph:
         return method(model, inputs.clone(), target)
+    # What ours do by themselves: without it a second derivative may be slow, or missing.
     with QuickSecondOrder():
         maps = method(model, inputs.clone(), target, create_graph=True)
     check_second_order(check_map(maps, inputs, graph=True))
     return maps
+
+
+@record
+class _FixedDirection:
+    """A score whose gradient is the same everywhere: the random-sign baseline."""
+
+    direction: Tensor
+
+    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return inputs.new_zeros(inputs.shape[0]), self.direction
 
 
 def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protocol, seed: int) -> AttackResult:
@@ -219,6 +232,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
         plan.shortlist if plan.final_nodes else 1,
         plan.minimise_each,
     )
+    # A stream for each example, by its number in the data set: batches change nothing.
     generators = [stream(seed, "attack", index) for index in batch.indices]
     nudge = draw(inputs, [stream(seed, "nudge", index) for index in batch.indices], "normal").sign()
     gradients, rewrites = 0, 0
@@ -227,7 +241,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
             # What the first climb alone would have reported stays in, so that more climbs never look safer.
             selector.freeze()
         if isinstance(direction, RandomSign):
-            score: MapAscent | FixedDirection = FixedDirection(draw(inputs, generators, "normal").sign())
+            score: MapAscent | _FixedDirection = _FixedDirection(draw(inputs, generators, "normal").sign())
         else:
             score = MapAscent(
                 batch.model,
@@ -241,6 +255,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
                 nudge,
             )
             rewrites = max(rewrites, check_twin(batch.model, inputs, batch.target, restart.beta))
+            # The pull back to the label takes one gradient more.
             per_step = gradients_per_map(batch.method, plan.climb_nodes) + (restart.label_weight > 0)
             gradients += plan.steps * per_step
         ascend(
@@ -255,6 +270,7 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
             momentum=restart.momentum,
             decay=restart.decay,
         )
+    # Maps that the judge made already are not made again.
     same = final_nodes == plan.judge_nodes or not hasattr(batch.method, "with_quadrature")
     outcome, final_maps = selector.choose(None if same else batch.map(final_nodes))
     gradients += selector.evaluations * gradients_per_map(batch.method, plan.judge_nodes)

@@ -50,6 +50,7 @@ class Ball(Checked, ABC):
 
     def project(self, inputs: Tensor, origin: Tensor) -> Tensor:
         """The admissible point next to `inputs` (exactly for Linf); (N, ...) like `origin`."""
+        # In float32 at least: in bfloat16 the sum of origin and radius lies outside.
         start = widened(origin)
         return _rounded(self._clip(self._project(widened(inputs) - start, start)), origin)
 
@@ -102,6 +103,7 @@ class L2(Ball):
     def step(self, gradient: Tensor) -> Tensor:
         """The gradient over its Euclidean length."""
         flat = widened(gradient).flatten(1)
+        # Squares of gradients of 1e-25 would be 0.
         scaled = flat / power_of_two(flat)
         one = scaled / _safe(torch.linalg.vector_norm(scaled, dim=1, keepdim=True))
         return one.reshape(gradient.shape).to(gradient.dtype)
@@ -115,6 +117,7 @@ class L2(Ball):
         return origin + offset * torch.where(far > self.radius, self.radius / _safe(far), 1.0)
 
     def _uniform(self, origin: Tensor, generator: Noise) -> Tensor:
+        # A normal draw points in any direction with equal probability.
         direction = self.step(widened(draw(origin, generator, "normal")))
         one = origin.flatten(1)[:, :1]
         share = _safe(widened(draw(one, generator, "uniform")))
@@ -123,10 +126,10 @@ class L2(Ball):
         return direction * (self.radius * scale).reshape(-1, *[1] * (origin.ndim - 1))
 
 
-def numbered_examples(
+def check_examples(
     inputs: Tensor, target: Tensor, ball: Ball, indices: Sequence[int] | Tensor | None
 ) -> list[int]:
-    """Refuse what cannot be attacked in the ball; return the examples' numbers in their data set."""
+    """Raise a UsageError for what cannot be attacked in the ball; the examples' numbers in their data set."""
     if not isinstance(ball, Ball):
         raise argument_error("ball", ball, "a ball, such as Linf(0.1) or L2(1.0)")
     check_inputs(inputs)
@@ -165,6 +168,7 @@ def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
         noise = sample(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
     elif isinstance(generator, NoiseRows):
         source, shape = generator.generator, (generator.count, *like.shape[1:])
+        # The whole batch is drawn, so that processes together draw what one would.
         noise = sample(shape, generator=source, dtype=like.dtype, device=source.device)[generator.rows]
         if len(noise) != len(like):
             raise UsageError(f"noise for {len(noise)} examples was asked for {len(like)}")
@@ -184,6 +188,7 @@ def _rounded(inputs: Tensor, origin: Tensor) -> Tensor:
     """The inputs in the origin's dtype; of 16-bit numbers the nearest that is no farther from the origin."""
     if origin.dtype not in NARROW:
         return inputs
+    # Rounding may step over the edge: one number back towards the origin is inside.
     near = inputs.to(origin.dtype)
     start = origin.float()
     outside = (near.float() - start).abs() > (inputs - start).abs()

@@ -6,8 +6,8 @@ torch is imported when a map is scored: the command line reads the names without
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.checking import check_count
 from veridical.runtime.errors import UsageError
@@ -21,12 +21,8 @@ MapScore = Callable[["Tensor"], "Tensor"]
 """Saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,)."""
 
 
-class Direction(Protocol):
-    """A goal of an attribution attack: a differentiable score of saliency maps, fixed by the clean ones."""
-
-    def goal(self, clean: Tensor) -> MapScore:
-        """The score to be raised, from clean saliency maps (N, H, W)."""
-        ...
+Direction = Callable[["Tensor"], MapScore]
+"""A goal of an attribution attack: from clean saliency maps (N, H, W) to a differentiable score of others."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class TopK:
         if self.compared is not None:
             check_count("compared", self.compared)
 
-    def goal(self, clean: Tensor) -> MapScore:
+    def __call__(self, clean: Tensor) -> MapScore:
         """Minus the saliency on the clean maps' top k pixels."""
         mask = top_mask(clean, self.k)
         return lambda maps: -(maps * mask).flatten(1).sum(1)
@@ -55,7 +51,7 @@ class TopK:
 class MassCentre:
     """Move the centre of mass of the saliency away from where it was (Ghorbani et al. 2019)."""
 
-    def goal(self, clean: Tensor) -> MapScore:
+    def __call__(self, clean: Tensor) -> MapScore:
         """Squared distance of the centre of mass from the clean one."""
         origin = _centre(clean).detach()
         # The plain distance has no gradient where it is zero, which is where the attack starts.
@@ -75,7 +71,7 @@ class TargetRegion:
         for name in ("top", "bottom", "left", "right"):
             check_count(name, getattr(self, name), least=0)
 
-    def goal(self, clean: Tensor) -> MapScore:
+    def __call__(self, clean: Tensor) -> MapScore:
         """The saliency inside the region."""
         height, width = clean.shape[1:]
         if not (0 <= self.top < self.bottom <= height and 0 <= self.left < self.right <= width):
@@ -92,10 +88,11 @@ class TargetRegion:
 class Decorrelate:
     """Lower the correlation of the log saliency with the ranks of the clean map, a smooth tau."""
 
-    def goal(self, clean: Tensor) -> MapScore:
+    def __call__(self, clean: Tensor) -> MapScore:
         """Minus the correlation with the clean ranks."""
         from torch.nn.functional import normalize
 
+        # Ranks of the clean map, centred and of length 1: a correlation is then one product.
         ranks = clean.flatten(1).argsort(dim=1, stable=True).argsort(dim=1).to(clean.dtype)
         ranks = normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
 
@@ -112,20 +109,10 @@ class Decorrelate:
 class RandomSign:
     """No goal: every pixel moves at full step in a random direction, Ghorbani et al.'s baseline."""
 
-    def goal(self, clean: Tensor) -> MapScore:
+    def __call__(self, clean: Tensor) -> MapScore:
         """Raise a UsageError: nothing is climbed."""
         del clean
         raise UsageError("RandomSign climbs no score; it is handled by the attack itself")
-
-
-@dataclass(frozen=True)
-class _OwnGoal:
-    """A caller's function from clean saliency maps to the score to be raised."""
-
-    function: Callable[[Tensor], MapScore]
-
-    def goal(self, clean: Tensor) -> MapScore:
-        return self.function(clean)
 
 
 @dataclass(frozen=True)
@@ -155,23 +142,24 @@ DIRECTIONS = Registry(
         DirectionEntry("target", "into a region", lambda region: TargetRegion(*region), ("region",)),
         DirectionEntry("random", "random signs, as a comparison", RandomSign),
     ),
-    wrap=lambda name, function: DirectionEntry(name, "code of the caller's", lambda: _OwnGoal(function)),
+    wrap=lambda name, function: DirectionEntry(name, "code of the caller's", lambda: function),
     positional=("clean",),
 )
-"""By name, or "module:callable": a function from clean saliency maps to the score to be raised."""
+"""By name, or "module:callable": a function of the form of `Direction`."""
 
 
 def describe_direction(direction: Direction) -> dict[str, Any]:
     """Its settings as plain values; of a caller's own the digest of its source."""
-    if isinstance(direction, _OwnGoal):
-        return {"source": source_digest(direction.function)}
-    return asdict(direction)  # type: ignore[call-overload,no-any-return]
+    if not is_dataclass(direction) or isinstance(direction, type):
+        return {"source": source_digest(direction)}
+    return asdict(direction)
 
 
 def top_mask(maps: Tensor, k: int) -> Tensor:
     """1 on the k greatest values of each map, (N, H, W); ties by stable ascending order, the last k."""
     from veridical.metrics.overlap import topk_mask
 
+    # An empty batch has no map that could bound k.
     pixels = maps[0].numel() if len(maps) else k
     if not 1 <= k <= pixels:
         raise UsageError(f"k={k}; expected 1 to {pixels}, the number of pixels of a map")

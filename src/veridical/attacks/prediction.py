@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import ascend
-from veridical.attacks.ball import Ball, Noise, NoiseRows, numbered_examples
+from veridical.attacks.ball import Ball, Noise, NoiseRows, check_examples
 from veridical.attribution.classifier import all_finite, examining, out_of_inference
 from veridical.attribution.method import TargetScalar
 from veridical.runtime.checking import Count, Repeats, Seed, StepSize, checked
@@ -41,7 +41,8 @@ def pgd(
     from 0, or from `generator`. Raises UsageError for inputs outside the ball's bounds and for arguments that
     do not fit.
     """
-    numbers = numbered_examples(inputs, target, ball, indices)
+    numbers = check_examples(inputs, target, ball, indices)
+    # Together 2.5 radii: from any start the far side of the ball can be reached.
     size = 2.5 * ball.radius / steps if step_size is None else step_size
     if not numbers:
         return inputs.detach()
@@ -63,6 +64,7 @@ def pgd(
             generator=generator,
             restarts=restarts,
         )
+    # A NaN in the gradient spreads through every later step.
     if not all_finite(found.inputs):
         raise UsageError(
             "the loss has a gradient that is NaN; look for an infinite derivative (sqrt or log at 0)"

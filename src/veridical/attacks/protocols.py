@@ -96,6 +96,7 @@ class Protocol(Checked):
         """This protocol with the k of the direction that is attacked; a UsageError where they contradict."""
         if not isinstance(direction, TopK):
             return self
+        # What is compared is what is attacked, unless the direction says otherwise.
         k = direction.k if direction.compared is None else direction.compared
         if self.k not in (None, k):
             raise UsageError(
@@ -139,20 +140,15 @@ STRONG = Protocol(
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)}
 
 
-def protocol(name: str, **changes: object) -> Protocol:
-    """The protocol of that name, with those fields replaced that are given and not None."""
-    if not isinstance(name, str) or name not in PROTOCOLS:
+def protocol(name: str | Protocol, **changes: object) -> Protocol:
+    """The protocol of that name, or that one, with those fields replaced that are given and not None."""
+    if not isinstance(name, str | Protocol) or (isinstance(name, str) and name not in PROTOCOLS):
         raise unknown_name_error("protocol", name, PROTOCOLS)
     known = [field.name for field in fields(Protocol)]
     if unknown := next((key for key in changes if key not in known), None):
         raise unknown_name_error("field of a protocol", unknown, known)
     given = {key: value for key, value in changes.items() if value is not None}
-    return replace(PROTOCOLS[name], **given)  # type: ignore[arg-type]
-
-
-def protocol_of(given: str | Protocol) -> Protocol:
-    """The protocol, which may be named."""
-    return given if isinstance(given, Protocol) else protocol(given)
+    return replace(PROTOCOLS[name] if isinstance(name, str) else name, **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -178,16 +174,6 @@ class EvaluationSettings:
         for name in ("step_size", "pgd_step_size"):
             check_positive(name, getattr(self, name))
 
-    def at(self, radius: float) -> EvaluationSettings:
-        """The settings for another radius: both step sizes in proportion to it (radius 0 keeps them)."""
-        share = radius / self.radius if radius > 0 else 1.0
-        return replace(
-            self,
-            radius=radius,
-            step_size=self.step_size * share,
-            pgd_step_size=self.pgd_step_size * share,
-        )
-
 
 # Chen et al. (2019), their code: "k attacked / k evaluated", "alpha x iterations", "inner PGD". On GTSRB and
 # Flower steps of one grey level from an image of whole grey levels stay on whole grey levels, so the
@@ -202,7 +188,7 @@ PAPER_SETTINGS: Final[Mapping[str, EvaluationSettings]] = MappingProxyType(
 )
 
 
-def paper_settings(data: str, shape: Sequence[int]) -> EvaluationSettings:
+def _paper_settings(data: str, shape: Sequence[int]) -> EvaluationSettings:
     """The row of a data set, or of like images for one that the paper does not have; shape is (C, H, W).
 
     mnist-5k is a part of MNIST. Other grey images get Fashion-MNIST's row, colour images of up to 64 rows
@@ -239,15 +225,19 @@ def evaluation_settings(
     Step sizes follow the radius in proportion. In an L2 ball, which the paper does not have, a radius must be
     given, and the steps are a tenth of it (2.5 radius / steps in the attack on predictions).
     """
-    row = paper_settings(data, shape)
+    row = _paper_settings(data, shape)
     if norm == "l2" and radius is None:
         raise UsageError("norm l2 has no radius in the paper: give one (--radius), in Euclidean length")
     if radius is not None:
         if not 0 <= radius < float("inf"):
             raise argument_error("radius", radius, "a finite number of at least 0, in input units")
-        row = row.at(radius)
+        share = radius / row.radius if radius > 0 else 1.0
+        row = replace(
+            row, radius=radius, step_size=row.step_size * share, pgd_step_size=row.pgd_step_size * share
+        )
     given = {"k": k, "attacked_k": k, "steps": steps, "pgd_steps": pgd_steps}
     row = replace(row, **{name: value for name, value in given.items() if value is not None})
+    # The paper has no such steps: a tenth of the radius, and PGD's usual 2.5 radii in all.
     if norm == "l2":
         length = row.radius or 1.0
         row = replace(row, step_size=length / 10, pgd_step_size=2.5 * length / row.pgd_steps)

@@ -18,7 +18,7 @@ from veridical.attacks.ball import Ball, ball
 from veridical.attacks.directions import Direction, TopK
 from veridical.attacks.parts import PartStore
 from veridical.attacks.prediction import pgd
-from veridical.attacks.protocols import Protocol, protocol_of
+from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
@@ -379,9 +379,7 @@ def _plan(
     if isinstance(protocol, str):
         length = (radius / 10 if radius > 0 else 1.0) if step_size is None else step_size
         return protocol_by_name(protocol, k=k, steps=steps, step_size=length)
-    given = {"k": k, "steps": steps, "step_size": step_size}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(protocol_of(protocol), **changes)
+    return protocol_by_name(protocol, k=k, steps=steps, step_size=step_size)
 
 
 def _collect(

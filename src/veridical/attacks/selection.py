@@ -31,6 +31,7 @@ class Shortlist:
     def offer(self, inputs: Tensor, maps: Tensor, values: Tensor) -> None:
         """Take in one iterate (N, ...) with its maps and values (N,); NaN and +inf are never kept."""
         better = values < self.values[-1]
+        # Most iterates late in a climb are no better, and copying is dear.
         if not bool(better.any()):
             return
         # The newcomer takes the last place, then all are sorted; stable, so that the earlier of equals leads.
@@ -120,8 +121,10 @@ class IterateSelector:
         tau = torch.full(self.label.shape, torch.inf, dtype=torch.float64)
         overlap, rank = tau.clone(), tau.clone()
         kept, kept_map = self.origin.clone(), clean_map.clone()
+        # Each number may come from another iterate where each was minimised.
         each = self.by_intersection is not None
         lists = [*self.by_tau, *([] if self.by_intersection is None else [self.by_intersection])]
+        # The final map decides among all that were kept, whichever list they are in.
         for shortlist in lists:
             judged = zip(shortlist.inputs, shortlist.maps, shortlist.values, strict=True)
             for candidate, known, worth in judged:

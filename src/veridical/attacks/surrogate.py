@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ class SoftplusTwin(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        # Everything that torch calls comes by here; most of it goes straight on.
         form = _FORMS.get(func)
         if form is None:
             return func(*args, **kwargs)
@@ -64,16 +65,6 @@ class SoftplusTwin(TorchFunctionMode):
         self.rewrites += 1
         # Code may go on with the tensor that it changed in place instead of the returned one.
         return inputs.copy_(smooth) if in_place else smooth
-
-
-@contextmanager
-def smooth_twin(beta: float | None) -> Iterator[SoftplusTwin | None]:
-    """Run the block on the softplus twin; None leaves the network as it is."""
-    if beta is None:
-        yield None
-        return
-    with SoftplusTwin(beta) as twin:
-        yield twin
 
 
 class MapAscent:
@@ -100,9 +91,8 @@ class MapAscent:
         nudge: Tensor,
     ) -> None:
         self.model, self.attribute, self.target, self.label = model, attribute, target, label
-        self.goal = (Decorrelate() if restart.goal == "decorrelate" else direction).goal(
-            normalised_to_area(clean)
-        )
+        goal = Decorrelate() if restart.goal == "decorrelate" else direction
+        self.score = goal(normalised_to_area(clean))
         self.restart, self.steps, self.nudge = restart, steps, nudge
         self.step = 0
 
@@ -110,9 +100,11 @@ class MapAscent:
         """The score (N,) and its gradient (N, C, H, W) at the next step's sharpness of the twin."""
         with torch.enable_grad():
             point = inputs.detach().requires_grad_(True)
-            with smooth_twin(self._beta()):
+            beta = self._beta()
+            # The twin is what the attribution sees of the model while it makes this map.
+            with nullcontext() if beta is None else SoftplusTwin(beta):
                 attribution = self.attribute(self.model, point, self.target, create_graph=True)
-            value = self.goal(normalised_to_area(saliency(attribution)))
+            value = self.score(normalised_to_area(saliency(attribution)))
             check_map(attribution, point, graph=True)
             (gradient,) = torch.autograd.grad(value.sum(), point)
         self.step += 1
@@ -127,6 +119,7 @@ class MapAscent:
     def _beta(self) -> float | None:
         begin, end = self.restart.beta, self.restart.beta_end
         if begin is None or end is None or self.steps < 2:
+            # A constant sharpness, or nothing to grow over.
             return begin
         return float(begin * (end / begin) ** (min(self.step, self.steps - 1) / (self.steps - 1)))
 
@@ -136,6 +129,7 @@ class MapAscent:
             point = inputs.detach().requires_grad_(True)
             logits = logits_of(self.model, point)
             own = logits.gather(1, self.label[:, None])[:, 0]
+            # The strongest of the other classes.
             others = logits.scatter(1, self.label[:, None], -torch.inf).amax(1)
             (margin_gradient,) = torch.autograd.grad((own - others).sum(), point)
         # In the logits' own scale, for the squares behind a spread of 1e-25 would be 0.
@@ -154,17 +148,6 @@ class MapAscent:
         return pull.reshape(inputs.shape)
 
 
-class FixedDirection:
-    """A score whose gradient is the same everywhere: the random-sign baseline."""
-
-    def __init__(self, direction: Tensor) -> None:
-        self.direction = direction
-
-    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Zeros (N,) and the direction (N, ...)."""
-        return inputs.new_zeros(inputs.shape[0]), self.direction
-
-
 def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | None) -> int:
     """How many calls the twin rewrites in one forward pass; none in a piecewise-linear model is an error."""
     if inputs.shape[0] == 0:
@@ -180,6 +163,7 @@ def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | N
             with QuickSecondOrder(), SoftplusTwin(beta) as twin:
                 logit = logits_of(model, point)[0, label[0]]
             rewrites = twin.rewrites
+        # A softplus curves: nothing more to ask.
         if rewrites:
             return rewrites
         (gradient,) = torch.autograd.grad(logit, point, create_graph=True)
@@ -218,6 +202,7 @@ def _prelu(beta: float, inputs: Tensor, weight: Tensor) -> Tensor:
 
 
 def _hardtanh(beta: float, inputs: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    # Softplus up at the one end minus softplus up at the other.
     rise = F.softplus(inputs - min_val, beta=beta) - F.softplus(inputs - max_val, beta=beta)
     return rise + min_val if min_val else rise
 
@@ -248,6 +233,7 @@ def _clamp(beta: float, inputs: Tensor, *ends: Any, **named: Any) -> Tensor | No
     return F.softplus(inputs, beta=beta) if float(low) == 0 else None
 
 
+# Where the flag `inplace` stands among positional arguments.
 _INPLACE_POSITION = {
     F.relu: 1,
     F.relu6: 1,
@@ -257,6 +243,7 @@ _INPLACE_POSITION = {
     F.hardswish: 1,
     F.threshold: 3,
 }
+# These always write into their argument.
 _OVERWRITING: dict[Any, Callable[..., Tensor | None]] = {
     F.leaky_relu_: _leaky,
     F.hardtanh_: _hardtanh,

@@ -62,6 +62,7 @@ def sensitivity_a(
     start = _baseline(inputs, baseline)
     place = _positions("variable", variable, inputs)[:, None]
     values = inputs.flatten(1).gather(1, place)
+    # The baseline with that one variable of the inputs in it.
     changed = start.flatten(1).scatter(1, place, values).reshape(inputs.shape)
     change = _outputs(model, changed, target, output) - _outputs(model, start, target, output)
     received = _maps(attribute, model, changed, target).gather(1, place)[:, 0]
@@ -84,6 +85,7 @@ def sensitivity_b(
             f"a bool tensor of one example's shape {tuple(inputs.shape[1:])}, some of it true",
         )
     unused = unused.to(inputs.device)
+    # Noise in the unused variables alone: the outputs must not notice.
     probe = torch.where(unused, inputs + _noise(inputs), inputs)
     _require_equal("unused", _logits(model, inputs), _logits(model, probe), "variables that change no output")
     return _maps(attribute, model, inputs, target)[:, unused.flatten()].abs().amax(dim=1)
@@ -143,6 +145,7 @@ def symmetry(
         raise argument_error(
             "inputs", inputs, f"equal values at positions {pair[0]} and {pair[1]} of each example"
         )
+    # At noisy inputs, where the two values differ, or any network would pass.
     probe = (inputs + _noise(inputs)).flatten(1)
     swapped = probe.scatter(1, first, probe.gather(1, second)).scatter(1, second, probe.gather(1, first))
     _require_equal(
@@ -188,6 +191,7 @@ def _outputs(model: nn.Module, inputs: Tensor, target: Tensor, output: Output | 
 
 def _require_equal(name: str, one: Tensor, other: Tensor, expected: str) -> None:
     """Raise unless two results agree but for rounding."""
+    # A thousand roundings at the size of the outputs.
     allowed = 1e3 * torch.finfo(one.dtype).eps * (1.0 + float(one.abs().amax()))
     gap = float((one - other).abs().amax()) if one.shape == other.shape else float("inf")
     # Not `gap > allowed`: NaN must not pass.

@@ -20,6 +20,7 @@ _GUIDED = ("GuidedBackprop", "Deconvolution", "GuidedGradCam")
 _HOOKING = (*_GUIDED, "DeepLift", "DeepLiftShap")
 """Classes of captum.attr that change how nn.ReLU modules pass gradients back; the first do nothing else."""
 
+# nn.ReLU calls F.relu, so calls of modules are among these.
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
@@ -75,8 +76,10 @@ class CaptumAttribution(AttributionMethod):
                 "use Veridical's InputGradient, GradientTimesInput, SmoothGrad or IntegratedGradients"
             )
         construction, call = _split(self.captum_class, self.options)
+        # One example tells how many classes there are; Captum would fail inside.
         with torch.no_grad():
             check_target(request.target, logits_of(request.model, request.inputs[:1]))
+        # A class of Captum's can be given a model of our own making.
         if inspect.isclass(self.captum_class) or self.output != "logit":
             model: nn.Module = _Outputs(request.model, self.output)
         else:
@@ -154,6 +157,7 @@ def _check_rectifiers(model: nn.Module, inputs: Tensor, method: str) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+    # What hooks on modules would not see.
     missed = counting.calls - in_modules
     if missed > 0 or (not in_modules and method in _GUIDED):
         found = f" and {missed} times as a function" if missed > 0 else ""

@@ -25,7 +25,7 @@ def examining(model: nn.Module, *, weights: bool = False) -> Iterator[nn.Module]
     inference mode off; what it draws from the global generators is put back. Raises UsageError for what is
     not a module, or was built in inference mode.
     """
-    check_model(model)
+    _check_model(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise UsageError(
             "the model's parameters were made under torch.inference_mode(), so nothing can be "
@@ -50,10 +50,10 @@ def logits_of(model: nn.Module, inputs: Tensor, *, finite: bool = True) -> Tenso
             f"the model's parameters are {own} and the inputs {inputs.dtype}, which it does not take "
             f"({error}). Convert one to the other."
         ) from error
-    return check_logits(logits, inputs, finite=finite)
+    return _check_logits(logits, inputs, finite=finite)
 
 
-def check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tensor:
+def _check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tensor:
     """Give back the logits, or raise a UsageError that says what a model returned in place of (N, K)."""
     rows = inputs.shape[0]
     if not isinstance(logits, Tensor):
@@ -73,6 +73,7 @@ def check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tens
             f"expected floating-point logits ({rows}, K), one row per input.{hint}"
         )
     if finite and not all_finite(logits):
+        # Inputs that are no numbers are the caller's fault, and not the model's.
         whose = "logits" if bool(inputs.isfinite().all()) else "logits, and the inputs it was given,"
         bad = int((~logits.isfinite()).any(1).sum())
         raise UsageError(
@@ -82,7 +83,7 @@ def check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tens
     return logits
 
 
-def check_classes(logits: Tensor) -> Tensor:
+def _check_classes(logits: Tensor) -> Tensor:
     """Give back logits from which a class can be predicted; a UsageError for a single one (N, 1)."""
     if logits.shape[1] == 1:
         raise UsageError(
@@ -92,14 +93,10 @@ def check_classes(logits: Tensor) -> Tensor:
     return logits
 
 
-def check_target(target: Tensor, logits: Tensor) -> None:
-    """Raise a UsageError for classes (N,) that the logits (N, K) do not have."""
-    check_greatest(int(target.max()) if len(target) else 0, logits)
-
-
-def check_greatest(greatest: int, logits: Tensor) -> None:
-    """The same for the greatest of the classes, which a loop looks up once."""
+def check_target(target: Tensor | int, logits: Tensor) -> None:
+    """Raise a UsageError for classes (N,), or the greatest of them, that the logits (N, K) do not have."""
     classes = logits.shape[1]
+    greatest = target if isinstance(target, int) else int(target.max()) if len(target) else 0
     if greatest >= classes:
         expected = f"a class from 0 to {classes - 1}, as the model has {classes} logits"
         raise argument_error("target", greatest, expected)
@@ -107,6 +104,7 @@ def check_greatest(greatest: int, logits: Tensor) -> None:
 
 def check_climbable(logits: Tensor) -> None:
     """Raise a UsageError for probabilities: a saturated softmax cannot be climbed, so all looks robust."""
+    # Of a batch of logits not all rows would look like this.
     values = logits.detach()
     # bf16 sums of many classes err by a few parts in a hundred.
     allowed = 1e-4 if torch.finfo(values.dtype).eps < 1e-6 else 3e-2
@@ -117,7 +115,7 @@ def check_climbable(logits: Tensor) -> None:
         )
 
 
-def check_model(model: object) -> None:
+def _check_model(model: object) -> None:
     """Raise a UsageError for what is not a module."""
     if not isinstance(model, nn.Module):
         raise argument_error("model", model, "an nn.Module from inputs to logits (N, K)")
@@ -191,6 +189,7 @@ def check_finite_map(maps: Tensor) -> None:
 
 def all_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite. Their sum tells it, if it is finite, in a tenth of the time."""
+    # One NaN or infinity makes the sum one; an overflow of finite values is told by the second look.
     return isfinite(float(values.detach().sum())) or bool(values.isfinite().all())
 
 
@@ -215,7 +214,7 @@ def class_logits(model: nn.Module, inputs: Tensor, *, rows: int | None = None) -
     check_count("rows", rows)
     with torch.no_grad():
         parts = [logits_of(model, inputs[first : first + rows]) for first in range(0, len(inputs), rows)]
-    return check_classes(torch.cat(parts))
+    return _check_classes(torch.cat(parts))
 
 
 def out_of_inference(tensor: Tensor) -> Tensor:
@@ -225,5 +224,5 @@ def out_of_inference(tensor: Tensor) -> Tensor:
 
 def parameter_like(model: nn.Module) -> Tensor:
     """A tensor of the dtype and device in which the model computes: its first floating-point parameter."""
-    check_model(model)
+    _check_model(model)
     return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))

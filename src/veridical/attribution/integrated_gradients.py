@@ -176,6 +176,7 @@ class _Path:
         if len(examples) > self.rows and not create_graph:
             return torch.cat([self.maps(some, nodes) for some in examples.split(self.rows)])
         start, end = self.start[examples], self.end[examples]
+        # Without a graph nothing may hang on the caller's tensors.
         if not create_graph:
             start, end = start.detach(), end.detach()
         return path_attribution(
@@ -221,8 +222,10 @@ class _Path:
             if bool(done.any()):
                 settled.append((unsettled[done], maps[done]))
             unsettled, count = unsettled[~done], min(2 * count, max_nodes)
+        # Now that the counts are known, once more with a graph.
         if create_graph:
             settled = [(each, self.maps(each, int(nodes[each[0]]), create_graph=True)) for each, _ in settled]
+        # Examples settled in groups: back to the order in which they came.
         order = torch.cat([examples for examples, _ in settled]).argsort()
         return torch.cat([maps for _, maps in settled])[order], nodes
 

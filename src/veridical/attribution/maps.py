@@ -22,7 +22,7 @@ from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 
 
-class Examples(Protocol):
+class _Examples(Protocol):
     """What a data set's split answers, `veridical.data.Split` above all."""
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class Examples(Protocol):
 
 def dataset_maps(
     model: nn.Module,
-    examples: Examples,
+    examples: _Examples,
     attribution: Attribution,
     *,
     target: Literal["predicted", "label"] | Tensor = "predicted",
@@ -78,8 +78,10 @@ def dataset_maps(
     batches = [
         range(first, min(first + batch_size, len(examples))) for first in range(0, len(examples), batch_size)
     ]
+    # An empty batch tells the shape of the maps without any image being made.
     shape = examples.batch(range(0), like.dtype)[0].shape[1:]
     maps = torch.zeros(len(examples), *shape, dtype=like.dtype)
+    # The batches are the same for any number of processes, and so are the numbers.
     own = batches[group.rank :: group.size]
     done, total = 0, sum(map(len, own))
     with group.guarded():
@@ -95,6 +97,7 @@ def dataset_maps(
             done += len(numbers)
             if progress is not None:
                 progress(done, total)
+    # Every process hands its batches to all others.
     for place, numbers in enumerate(batches):
         group.copy_from(place % group.size, maps[numbers.start : numbers.stop])
     return maps

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import (
     check_climbable,
     check_finite_map,
-    check_greatest,
     check_indices,
     check_inputs,
+    check_target,
     class_logits,
     examining,
     logits_of,
@@ -91,12 +91,13 @@ class TargetScalar:
                 f"the model returned {logits.shape[0]} rows for {examples} targets; "
                 "expected one row per input"
             )
+        # Node by node in blocks of all examples, as `points_on_path` puts them.
         target = self.target
         if logits.shape[0] > examples:
             target = target.repeat(logits.shape[0] // examples)
         if callable(self.output):
             return self.output(logits, target)
-        check_greatest(self._greatest_target, logits)
+        check_target(self._greatest_target, logits)
         if logits.shape[1] == 1 and self.output != "logit":
             raise UsageError(
                 f"output={self.output!r} of a model with one logit (N, 1) is the same everywhere; "
@@ -278,6 +279,7 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
     examples = inputs.shape[0]
     if target is None:
         return class_logits(model, inputs).argmax(dim=1)
+    # Larger integers are no int64, and torch's message would name neither.
     if isinstance(target, Integral) and not isinstance(target, bool) and abs(target) < 2**63:
         target = torch.full((examples,), int(target))
     if not isinstance(target, Tensor) or target.shape != (examples,) or target.dtype.is_floating_point:
@@ -291,6 +293,7 @@ def _resolve_target(model: nn.Module, inputs: Tensor, target: Target) -> Tensor:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
+        # As bytes, since NumPy has no bfloat16.
         content = value.detach().cpu().contiguous()
         digest = sha256(content.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
         return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": digest}

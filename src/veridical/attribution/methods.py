@@ -64,6 +64,7 @@ class SmoothGrad(AttributionMethod):
         return request.by_parts(self._mean, self.rows)
 
     def _mean(self, request: AttributionRequest) -> Tensor:
+        # Sample by sample for all examples, as the scalar repeats its targets.
         scalar = request.scalar(self.output)
         at_once = max(1, rows_of(request.inputs, self.rows) // request.inputs.shape[0])
         total = torch.zeros_like(request.inputs)
@@ -76,6 +77,7 @@ class SmoothGrad(AttributionMethod):
                 + request.inputs
             )
             gradients = input_gradient(scalar, noisy.flatten(0, 1), create_graph=request.create_graph)
+            # One after another, so that memory does not grow with the number of samples.
             total = total + gradients.reshape(noisy.shape).sum(dim=0)
         return total / self.samples
 

@@ -76,6 +76,7 @@ def path_attribution(
         return torch.zeros_like(end)
     # Several nodes in one batch where the scalar allows it: as many as `rows` holds.
     at_once = max(1, rows // max(examples, 1)) if getattr(scalar, "many_nodes", False) else 1
+    # The path is straight: d x / d t is the same at every node and comes out of the sum, except at a layer.
     total: Tensor | None = None
     for first in range(0, quadrature.nodes, at_once):
         part = slice(first, first + at_once)
@@ -98,6 +99,7 @@ def rows_of(inputs: Tensor, rows: int | None) -> int:
 
 def points_on_path(start: Tensor, difference: Tensor, positions: Tensor) -> Tensor:
     """Points start + t * difference for every t (M,), node by node: (M * N, ...) from (N, ...)."""
+    # Node by node, so that the targets of N examples repeat in blocks.
     t = positions.reshape(-1, *[1] * difference.ndim)
     return (start + t * difference).flatten(0, 1)
 
@@ -116,10 +118,12 @@ def input_gradient(scalar: Scalar, inputs: Tensor, *, create_graph: bool = False
     scalar that is not one differentiable number per example.
     """
     with torch.enable_grad():
+        # A leaf of its own, unless derivatives go on into the inputs that were given.
         points = inputs if create_graph and inputs.requires_grad else inputs.detach().requires_grad_()
         with QuickSecondOrder() if create_graph else nullcontext():
             values = scalar(points)
         check_scalar(values, points)
+        # Examples do not depend on each other: the gradient of the sum holds the gradient of each.
         with inputs_only():
             (gradients,) = torch.autograd.grad(values.sum(), points, create_graph=create_graph)
     return gradients
@@ -154,6 +158,7 @@ def _conductance(
                 )
         check_scalar(values, points)
         (gradients,) = torch.autograd.grad(values.sum(), hidden, create_graph=create_graph)
+        # No tangent means no way from the inputs to the layer.
         speed = forward_ad.unpack_dual(hidden).tangent
         if speed is None:
             raise UsageError(f"the output of {type(layer).__name__} does not depend on the inputs")
@@ -170,6 +175,7 @@ def _with_output_of(
     copied: what follows the layer gets a copy of its output.
     """
     captured: list[Tensor] = []
+    # PyTorch counts the changes in place of a tensor.
     versions: list[int] = []
 
     def capture(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:

@@ -31,11 +31,13 @@ def _trapezoid(nodes: int) -> tuple[np.ndarray, np.ndarray]:
     if nodes < 2:
         raise UsageError(f"the trapezoid rule got nodes={nodes}; it needs at least 2 (both ends of the path)")
     weights = np.full(nodes, 1.0 / (nodes - 1))
+    # Both ends lie on one interval each, all others on two.
     weights[[0, -1]] /= 2
     return np.linspace(0.0, 1.0, nodes), weights
 
 
 def _gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    # NumPy has the rule for [-1, 1], which is twice as long as [0, 1].
     points, weights = np.polynomial.legendre.leggauss(nodes)
     return (points + 1) / 2, weights / 2
 

@@ -123,6 +123,7 @@ def create_attribution(name: str, *, seed: int = 0, trust_code: bool = False) ->
 
 def check_on_black(name: str) -> None:
     """Raise a UsageError for a name whose maps are zero, or may be, on black pixels, or explain nothing."""
+    # Facts that are not known do not count as given.
     entries = ATTRIBUTIONS.entries()
     known = [e.name for e in entries if e.explains is not None and e.multiplies_by_input is False]
     if name not in known:

@@ -77,6 +77,7 @@ def check_second_order(attribution: Tensor) -> None:
     names = _operations(attribution)
     if names.isdisjoint(_DEAD_ENDS):
         return
+    # The name of the node is all that autograd tells about what the model called.
     fused = sorted(name.partition("Backward")[0] for name in names if "Attention" in name)
     raise UsageError(
         "the attribution cannot be differentiated: an operation of the model has no second derivative"
@@ -89,6 +90,7 @@ def check_second_order(attribution: Tensor) -> None:
 
 def _operations(tensor: Tensor) -> set[str]:
     """Names of all nodes of the graph that made the tensor."""
+    # Without recursion: graphs of many nodes are deeper than Python's stack.
     pending, seen = [tensor.grad_fn], set[Node]()
     while pending:
         node = pending.pop()
@@ -107,6 +109,7 @@ def _conv2d(
     dilation: int | _Pair = 1,
     groups: int = 1,
 ) -> Tensor:
+    # What is rare here is left to PyTorch, and so is all where nothing will be differentiated.
     if isinstance(padding, str) or inputs.ndim != 4 or not torch.is_grad_enabled():
         return torch.conv2d(inputs, weight, bias, stride, padding, dilation, groups)
     result: Tensor = _Convolution.apply(
@@ -156,6 +159,7 @@ class _Convolution(torch.autograd.Function):
             input_gradient = F.conv_transpose2d(
                 grad, weight, None, stride, padding, tuple(extra), groups, dilation
             )
+        # PyTorch's own kernels for weights and bias; the gradient of the inputs is there already.
         if not _Convolution.inputs_only and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             _, weight_gradient, bias_gradient = torch.ops.aten.convolution_backward(
                 grad,

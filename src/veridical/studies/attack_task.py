@@ -142,7 +142,7 @@ def assign(options: AttackOptions) -> AttackTask:
     black = torch.zeros(1, *data.shape[1:])
     top_mask(black, settings.k)
     if not isinstance(direction, RandomSign):
-        direction.goal(black)
+        direction(black)
     return AttackTask(
         options=options,
         device=device,

@@ -81,8 +81,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
     scale = SHORT if options.short else FULL
     folder = Path(options.out or ("runs/demo-short" if options.short else "runs/demo"))
     data = load(options.data, options.data_root)
-    settings = evaluation_settings(data.name, data.shape)
-    settings = settings.at(RADIUS.get(data.name, settings.radius))
+    settings = evaluation_settings(data.name, data.shape, radius=RADIUS.get(data.name))
     settings = replace(settings, steps=scale.steps, step_size=scale.share_of_radius * settings.radius)
     config = {
         "data": data.describe(),
