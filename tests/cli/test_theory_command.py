@@ -104,7 +104,7 @@ def test_noise_beyond_the_proof_and_larger_blocks_are_trained_all_the_same(
         (["one-layer", "--noise", "0.1", "0.2"], "noise: expected one number"),
         (["one-layer", "--deviation", "0"], "deviation: expected a number above 0"),
         (["block-margin", "--steps", "0"], "steps: expected an integer from 1"),
-        (["block-margin", "--noise", "-1"], "noise: expected a number from 0"),
+        (["block-margin", "--noise", "-1"], "noise[0]: expected a number from 0"),
         (["block-margin", "--radius", "[]"], "radius: expected one or more numbers"),
         (["block-margin", "--blocks", "7"], "blocks: expected an even number"),
         (["block-margin", "--seeds", "0"], "seeds: expected an integer from 1"),

@@ -218,7 +218,7 @@ def test_what_can_be_taken_is_taken() -> None:
         ({"out": "a\udcffb"}, "out: expected a text"),
         ({"out": "~nobody-of-this-name/x"}, "out: expected ~ or ~USER"),
         ({"radius": 1.5}, "radius: 1.5 in linf is wider"),
-        ({"objective": "ig-sum"}, "Did you mean ig-sum-norm"),
+        ({"schedule": "onecycle"}, "Did you mean one-cycle"),
         ({"model_options": {"width": None}}, "model_options.width"),
     ],
 )

@@ -80,7 +80,12 @@ def test_json_of_wrong_structure(tmp_path: Path, change: dict[str, Any], field: 
 @pytest.mark.parametrize("place", ["missing", "folder", "pipe", "loop", "huge"])
 @pytest.mark.parametrize(
     "read",
-    [files.read_json, files.read_bytes, files.read_arrays, lambda path: files.read_checked(path, "0" * 64)],
+    [
+        files.read_json,
+        files.read_bytes,
+        files.read_arrays,
+        lambda path: files.read_bytes(path, sha256="0" * 64),
+    ],
 )
 def test_what_is_no_readable_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], place: str
@@ -166,9 +171,9 @@ def test_arrays_that_are_not_what_was_written(tmp_path: Path, damage: str) -> No
 def test_a_file_of_another_digest(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     files.write_atomic(path, b"abc")
-    assert files.read_checked(path, files.digest(b"abc")) == b"abc"
+    assert files.read_bytes(path, sha256=files.digest(b"abc")) == b"abc"
     with pytest.raises(RunError, match=r"weights is damaged: .*SHA-256"):
-        files.read_checked(path, files.digest(b"abd"))
+        files.read_bytes(path, sha256=files.digest(b"abd"))
 
 
 @pytest.mark.parametrize("change", [{"steps": 4}, {"names": []}, {"seal": "0" * 64}, {"further": None}])

@@ -79,7 +79,7 @@ class Store:
         # Most looks are at jobs that have no result, so the file is asked for before it is read.
         if not path.exists():
             return None
-        return {**read_json(path, Record, sealed=None)}
+        return {**read_json(path, Record, sealed=True)}
 
     def result(self, job: Job | str) -> dict[str, Any] | None:
         """Return what the job's function returned, or None when it is not done."""

@@ -26,6 +26,8 @@ AGAIN = "Delete it and repeat the command that wrote it."
 MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
 """Bytes at most of a JSON file, and of all arrays in an .npz file together."""
 _DEEPEST = 64
+_MOST_DIFFERENCES = 6
+_ABSENT = object()
 _SEAL = "seal"
 F = TypeVar("F")
 if TYPE_CHECKING:
@@ -57,27 +59,20 @@ class Document(Frame):
     config: dict[str, Any]
 
 
-_ABSENT = object()
-_MOST_TOLD = 6
-
-
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) so that `path` holds the old content or all of the new, even after a kill.
-
-    The folder must exist. The bytes reach the disk before the name does, and the name before this returns.
-    """
-    content = data.encode() if isinstance(data, str) else data
+    """Write `data` (text as UTF-8) as `atomic` does; the folder must exist."""
     with atomic(Path(path)) as file:
-        file.write(content)
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
 def atomic(target: Path, *, once: bool = False, flush: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that becomes `target` when the block ends, and vanishes if it raises.
 
-    once: only where there is no `target` yet, of all processes and machines; else a FileExistsError. flush:
-    False leaves it to the system when the bytes reach the disk: a power cut may lose them. What the disk
-    refuses is a RunError that names `target` and the reason.
+    So `target` holds the old content or all of the new, even after a kill. once: only where there is no
+    `target` yet, of all processes and machines; else a FileExistsError. flush: the bytes reach the disk
+    before the name does, and the name before this returns; False leaves that to the system, and a power cut
+    may lose them. What the disk refuses is a RunError that names `target` and the reason.
     """
     # The temporary file lies in the same folder, since a rename is atomic only within one file system. Its
     # name starts with a dot: what a killed process leaves behind is not taken for a file of the run. It also
@@ -191,10 +186,13 @@ def _as_json(obj: object) -> bytes:
     return (json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_bytes(path: str | os.PathLike[str], most: int | None = None, hint: str = AGAIN) -> bytes:
-    """All of a file; a RunError, which names it, if it is missing, no file, unreadable or above `most` bytes.
+def read_bytes(
+    path: str | os.PathLike[str], most: int | None = None, hint: str = AGAIN, *, sha256: str | None = None
+) -> bytes:
+    """All of a file; a RunError, which names it, for one that is not as it was written.
 
-    hint: a sentence that says what to do about it.
+    That is missing, no file, unreadable, above `most` bytes, or not of the digest that some record keeps of
+    it. hint: a sentence that says what to do about it.
     """
     source = as_path(path)
     try:
@@ -203,26 +201,21 @@ def read_bytes(path: str | os.PathLike[str], most: int | None = None, hint: str 
             _damaged(source, "it is not a file", hint)
         if most is not None and status.st_size > most:
             _damaged(source, f"it has {status.st_size:,} bytes, and at most {most:,} make sense", hint)
-        return source.read_bytes()
+        content = source.read_bytes()
     except FileNotFoundError:
         raise RunError(
             f"{source} does not exist. Check the folder, or run the command that writes it."
         ) from None
     except OSError as error:
         raise RunError(f"{source} cannot be read: {error.strerror}. Check its permissions.") from error
+    if sha256 is not None and digest(content) != sha256:
+        _damaged(source, "its content is not what was written (SHA-256 differs)", hint)
+    return content
 
 
 def digest(content: bytes) -> str:
     """SHA-256 in hexadecimal digits, as records keep it."""
     return hashlib.sha256(content).hexdigest()
-
-
-def read_checked(path: str | os.PathLike[str], sha256: str, hint: str = AGAIN) -> bytes:
-    """All of a file that some record keeps the digest of; a RunError as in `read_bytes`, or if it differs."""
-    content = read_bytes(path, hint=hint)
-    if digest(content) != sha256:
-        _damaged(path, "its content is not what was written (SHA-256 differs)", hint)
-    return content
 
 
 def write_sealed(path: str | os.PathLike[str], record: Mapping[str, object]) -> None:
@@ -231,29 +224,28 @@ def write_sealed(path: str | os.PathLike[str], record: Mapping[str, object]) -> 
     write_json(path, {**plain, _SEAL: _seal(plain)})
 
 
+def _seal(plain: object) -> str:
+    return digest(json.dumps(plain, sort_keys=True).encode())
+
+
+@overload
+def read_json(path: str | os.PathLike[str], *, hint: str = AGAIN, sealed: bool = False) -> dict[str, Any]: ...
 @overload
 def read_json(
-    path: str | os.PathLike[str], *, hint: str = AGAIN, sealed: bool | None = False
-) -> dict[str, Any]: ...
-@overload
-def read_json(
-    path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN, sealed: bool | None = False
+    path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN, sealed: bool = False
 ) -> F: ...
 def read_json(
-    path: str | os.PathLike[str], form: Any = dict, *, hint: str = AGAIN, sealed: bool | None = False
+    path: str | os.PathLike[str], form: Any = dict, *, hint: str = AGAIN, sealed: bool = False
 ) -> Any:
     """The content of a JSON file of our own, after its structure was checked.
 
     form: an annotation as `check_structure` takes it, best a TypedDict of the keys that the caller reads.
+    sealed: it is of `write_sealed`; whatever was changed since is damage too. hint: as in `read_bytes`.
     Whatever is wrong (missing, unreadable, too large, not UTF-8, not JSON, NaN, nested too deeply, without a
     key, a value of another type) is a RunError that names file and field.
-    hint: as in `read_bytes`. sealed: it is of `write_sealed`; whatever was changed since is damage too. None:
-    if it has a seal, as what older versions wrote has not.
     """
     source = as_path(path)
     value = _parsed(read_bytes(source, MOST_TEXT, hint), form, source, hint)
-    if sealed is None:
-        sealed = _SEAL in value
     if sealed and value.pop(_SEAL, None) != _seal(value):
         _damaged(source, "it is not what was written (its seal differs)", hint)
     return value
@@ -265,10 +257,6 @@ def check_form(value: object, form: Any, source: object, hint: str = AGAIN) -> N
         check_structure(value, form)
     except UsageError as error:
         _damaged(source, str(error).removesuffix("."), hint)
-
-
-def _seal(plain: object) -> str:
-    return digest(json.dumps(plain, sort_keys=True).encode())
 
 
 def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN) -> list[F]:
@@ -319,7 +307,7 @@ def read_arrays(
     a RunError that names file and array; hint as in `read_bytes`.
     """
     source = as_path(path)
-    content = read_bytes(source, MOST_ARRAYS, hint) if sha256 is None else read_checked(source, sha256, hint)
+    content = read_bytes(source, MOST_ARRAYS, hint, sha256=sha256)
     try:
         # From memory: numpy and zipfile leave a damaged file open.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -347,10 +335,10 @@ def _array(content: bytes) -> Any:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
-    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError(f"{len(content)} bytes do not hold {shape} of {dtype}")
     if dtype.hasobject:
         raise ValueError("an array of Python objects")
+    if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+        raise ValueError(f"{len(content)} bytes do not hold {shape} of {dtype}")
     array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     if dtype.kind == "U":
         array.tolist()  # numpy looks at its characters only now
@@ -360,12 +348,15 @@ def _array(content: bytes) -> Any:
 def _fits(array: Any, form: str, lengths: dict[str, int]) -> bool:
     """Whether kind and shape are as said; new axes get their length."""
     kinds, *axes = form.split()
-    exact = "*" not in axes
-    axes = [axis for axis in axes if axis != "*"]
-    if array.dtype.kind not in kinds or array.ndim < len(axes) or (exact and array.ndim != len(axes)):
+    named = [axis for axis in axes if axis != "*"]
+    if (
+        array.dtype.kind not in kinds
+        or array.ndim < len(named)
+        or (named == axes and array.ndim > len(named))
+    ):
         return False
     return all(
-        lengths.setdefault(axis, length) == length for axis, length in zip(axes, array.shape, strict=False)
+        lengths.setdefault(axis, length) == length for axis, length in zip(named, array.shape, strict=False)
     )
 
 
@@ -450,14 +441,22 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {error.strerror}.") from error
     claim = {"kind": kind, "config": to_plain(dict(config), "config")}
-    place = folder / CLAIM
-    if not place.exists():
+    if not (folder / CLAIM).exists():
         _refuse_foreign_files(folder)
-        create_json(place, claim)
+        create_json(folder / CLAIM, claim)
     # Another process may have been first: what counts is what the file says.
     existing = read_claim(folder)
-    if existing != claim:
-        _refuse_other_claim(folder, existing, claim)
+    if existing["kind"] != kind:
+        raise UsageError(
+            f"{folder} belongs to another command: `veridical {existing['kind']}` made it, and this is "
+            f"`veridical {kind}`. Name another folder."
+        )
+    if existing["config"] != claim["config"]:
+        differences = "; ".join(_list_differences(existing["config"], claim["config"]))
+        raise UsageError(
+            f"{folder} belongs to another run: {differences}. "
+            "Name another folder, or repeat the same options."
+        )
     sweep(folder)
     return folder
 
@@ -479,47 +478,33 @@ def _refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def _refuse_other_claim(folder: Path, existing: Claim, claim: Mapping[str, object]) -> None:
-    """Raise: another command's folder, or the options in which the run in it and the one asked for differ."""
-    if existing["kind"] != claim["kind"]:
-        raise UsageError(
-            f"{folder} belongs to another command: `veridical {existing['kind']}` made it, and this is "
-            f"`veridical {claim['kind']}`. Name another folder."
-        )
-    raise UsageError(
-        f"{folder} belongs to another run: {'; '.join(_different(existing, claim))}. "
-        "Name another folder, or repeat the same options."
-    )
-
-
-def _different(existing: object, claim: Mapping[str, object]) -> list[str]:
-    """What differs in words: an option once, of however many trainings it is part, and not without end."""
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for place, before, now in _differences(existing, claim):
-        found.setdefault((place.rpartition(".")[2], _told(before), _told(now)), []).append(place)
-    told = [
-        f"{option if len(places) > 1 else places[0]} is {before} there, {now} here"
-        + (f" (in {len(places)} places)" if len(places) > 1 else "")
-        for (option, before, now), places in found.items()
+def _list_differences(before: object, now: object) -> list[str]:
+    """What differs, in words: an option once, of however many trainings it is part, and not without end."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for place, old, new in _walk_differences(before, now):
+        places.setdefault((place.rpartition(".")[2], _brief(old), _brief(new)), []).append(place)
+    lines = [
+        f"{where[0]} is {old} there, {new} here"
+        if len(where) == 1
+        else f"{option} is {old} there, {new} here (in {len(where)} places)"
+        for (option, old, new), where in places.items()
     ]
-    return told[:_MOST_TOLD] + (
-        [f"{len(told) - _MOST_TOLD} more differences"] if len(told) > _MOST_TOLD else []
-    )
+    more = len(lines) - _MOST_DIFFERENCES
+    return [*lines[:_MOST_DIFFERENCES], *([f"{more} more differences"] if more > 0 else [])]
 
 
-def _differences(before: object, now: object, place: str = "") -> Iterator[tuple[str, object, object]]:
+def _walk_differences(before: object, now: object, place: str = "") -> Iterator[tuple[str, object, object]]:
     """Walk two JSON values and yield (dotted place, before, now) wherever they differ."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in [*before, *(key for key in now if key not in before)]:
-            # The options are what a user typed, so they are named without the claim's own "config." in front.
-            inner = key if place in ("", "config") else f"{place}.{key}"
-            yield from _differences(before.get(key, _ABSENT), now.get(key, _ABSENT), inner)
+        for key in {**before, **now}:
+            inner = f"{place}.{key}" if place else key
+            yield from _walk_differences(before.get(key, _ABSENT), now.get(key, _ABSENT), inner)
     elif before != now:
-        yield place or "the claim", before, now
+        yield place, before, now
 
 
-def _told(value: object) -> str:
+def _brief(value: object) -> str:
     if value is _ABSENT:
         return "absent"
-    # A whole training, say, which would drown what else differs.
+    # A whole training, say, would drown what else differs.
     return "given" if isinstance(value, Mapping) else json.dumps(value)

@@ -912,12 +912,12 @@ class LevelsOptions(Checked):
         figure: File of the figure (.svg or .png); None draws none.
     """
 
-    folders: list[str] = field(metadata={"positional": True})
+    folders: list[FilePath] = field(metadata=POSITIONAL)
     titles: list[str] | None = None
     attribution: str | None = None
     ball: str | None = None
-    levels: list[float] | None = None
-    figure: str | None = None
+    levels: list[Share] | None = None
+    figure: FilePath | None = None
 
 
 @dataclass(frozen=True)

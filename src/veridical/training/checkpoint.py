@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import digest, read_checked, read_json, to_plain, write_atomic, write_sealed
+from veridical.runtime.files import digest, read_bytes, read_json, to_plain, write_atomic, write_sealed
 from veridical.runtime.record import record
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
@@ -192,7 +192,7 @@ def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Te
     """The record, the weights and the optimiser's state of one checkpoint; a RunError if it is damaged."""
     record = read_json(path / _RECORD, _Record, hint="", sealed=True)
     digests = {name: record["sha256"].get(name, "") for name in (_WEIGHTS, _OPTIMISER)}
-    contents = {name: read_checked(path / name, digest, hint="") for name, digest in digests.items()}
+    contents = {name: read_bytes(path / name, hint="", sha256=digest) for name, digest in digests.items()}
     if path.name != _name(record["step"]):
         raise RunError(f"{path} is damaged: it is of step {record['step']}.")
     try:

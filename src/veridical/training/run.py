@@ -21,7 +21,7 @@ from veridical.models import build
 from veridical.runtime.checking import as_path, checked
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import CLAIM, Frame, check_form, read_checked, read_claim, read_json
+from veridical.runtime.files import CLAIM, Frame, check_form, read_bytes, read_claim, read_json
 from veridical.runtime.guards import private_copy
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
@@ -154,7 +154,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def _read_weights(folder: Path, result: _Result) -> bytes:
-    return read_checked(folder / MODEL, result["files"].get(MODEL, ""), _ANEW)
+    return read_bytes(folder / MODEL, hint=_ANEW, sha256=result["files"].get(MODEL, ""))
 
 
 def read_settings(folder: Path) -> Settings:
