@@ -42,7 +42,7 @@ from veridical.report.curves import shares_grid
 from veridical.report.formats import Interval, level_text, main_interval, percent
 from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_cell
-from veridical.runtime.checking import Checked, as_path
+from veridical.runtime.checking import POSITIONAL, Checked, FilePath, Share, as_path
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import NormName, PositionName
