@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypedDict
 
 from veridical.runtime.checking import (
@@ -31,8 +31,8 @@ from veridical.runtime.options import (
 class RobustSettings(ObjectiveOptions):
     """The options of an objective, resolved; None stands for what the objective does not use."""
 
-    weight: Factor
-    radius: Radius
+    weight: Factor = field()
+    radius: Radius = field()
 
     @property
     def ball_radius(self) -> float:
