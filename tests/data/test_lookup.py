@@ -27,6 +27,7 @@ from veridical.runtime.errors import DataError, UsageError
 
 Draw = Callable[..., Any]
 # The real files, where a machine has them: a folder of NAME.npz files.
+DOCS = Path(__file__).parents[2] / "docs" / "data-and-models.md"
 REAL = os.environ.get("VERIDICAL_DATA", "")
 
 
@@ -135,59 +136,46 @@ def test_a_name_wins_over_a_folder_of_that_name(
     assert load("./mnist").classes == ("a", "b")
 
 
-OWN = """
-import numpy as np
-from veridical.data.arrays import Arrays
-from veridical.data.registry import DatasetEntry, folder_place
-def squares(root):
-    images = np.arange(8 * 25, dtype=np.uint8).reshape(8, 5, 5)
-    return Arrays(images, np.arange(8) % 2, images[:2], np.arange(2), ("even", "odd"))
-def nothing(root):
-    return None
-def places(root, size):
-    return [folder_place(root / "squares", ["a.bin"], lambda: squares(root))]
-ENTRY = DatasetEntry("squares", "Squares", (1, 5, 5), (8, 2), ("even", "odd"), places)
-"""
-
-
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_sets.py").write_text(OWN)
+    """The module of the docs, on Python's path."""
+    code = DOCS.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    (tmp_path / "my_things.py").write_text(code + "\n\ndef nothing(root):\n    return None\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own_sets", raising=False)
+    monkeypatch.delitem(sys.modules, "my_things", raising=False)
 
 
 @pytest.mark.usefixtures("own")
 def test_a_callable_of_ones_own_is_loaded_where_code_is_trusted(root: Path) -> None:
     with pytest.raises(UsageError, match=r"data: .*--trust-code"):
-        load("own_sets:squares", root)
-    data = load("own_sets:squares", root, trust_code=True)
-    assert (data.shape, data.classes, data.source) == ((1, 5, 5), ("even", "odd"), "own_sets:squares")
-    with pytest.raises(UsageError, match="size: expected None for own_sets:squares"):
-        load("own_sets:squares", root, trust_code=True, size=9)
-    with pytest.raises(UsageError, match="Arrays from own_sets:nothing"):
-        load("own_sets:nothing", root, trust_code=True)
+        load("my_things:stripes", root)
+    data = load("my_things:stripes", root, trust_code=True)
+    assert (data.shape, data.classes, data.source) == ((1, 6, 6), ("upright", "level"), "my_things:stripes")
+    with pytest.raises(UsageError, match="size: expected None for my_things:stripes"):
+        load("my_things:stripes", root, trust_code=True, size=9)
+    with pytest.raises(UsageError, match="Arrays from my_things:nothing"):
+        load("my_things:nothing", root, trust_code=True)
 
 
 @pytest.mark.usefixtures("own")
 def test_a_package_s_data_set_is_found_by_its_name(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    information = tmp_path / "own_sets-1.0.dist-info"
+    information = tmp_path / "my_things-1.0.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: own-sets\nVersion: 1.0\n")
-    points = "[veridical.datasets]\nsquares = own_sets:ENTRY\nbroken = own_sets:ABSENT\n"
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: my-things\nVersion: 1.0\n")
+    points = "[veridical.datasets]\nstripes = my_things:DATA\nbroken = my_things:ABSENT\n"
     (information / "entry_points.txt").write_text(points)
     monkeypatch.delitem(DATASETS.__dict__, "_plugins", raising=False)  # read anew
     try:
-        with pytest.raises(DataError, match=r"No data for 'squares'(.|\n)*2\. .*squares: not there"):
-            load("squares", root)
-        (root / "squares").mkdir()
-        (root / "squares" / "a.bin").touch()
-        assert load("squares", root).classes == ("even", "odd")
-        with pytest.warns(UserWarning, match="broken of the installed package own-sets"):
+        with pytest.raises(DataError, match=r"No data for 'stripes'(.|\n)*2\. .*stripes: not there"):
+            load("stripes", root)
+        (root / "stripes").mkdir()
+        (root / "stripes" / "images.bin").touch()
+        assert load("stripes", root).classes == ("upright", "level")
+        with pytest.warns(UserWarning, match="broken of the installed package my-things"):
             assert available(root)[-1].found
-        with pytest.raises(UsageError, match="broken of the installed package own-sets cannot be loaded"):
+        with pytest.raises(UsageError, match="broken of the installed package my-things cannot be loaded"):
             load("broken", root)
     finally:
         del DATASETS.__dict__["_plugins"]
@@ -350,10 +338,15 @@ def test_the_names_and_the_list_need_no_torch(root: Path) -> None:
     assert result.stdout.strip() == "False"
 
 
-def test_the_registry_s_entries_are_whole() -> None:
-    counts = {"gtsrb": 43, "flowers17": 17}
+def test_the_docs_list_every_data_set_with_its_facts() -> None:
+    rows = []
     for entry in DATASETS.entries():
-        assert len(entry.classes) == len(set(entry.classes)) == counts.get(entry.name, 10)
+        assert len(set(entry.classes)) == len(entry.classes)
+        size = "x".join(map(str, entry.shape)) + " or other sizes" * entry.free_size
+        counts = f"{entry.sizes[0]:,}, {entry.sizes[1]:,} | {len(entry.classes)}"
+        fetched = "yes" if entry.download else "no"
+        rows.append(f"| `{entry.name}` | {entry.title} | {size} | {counts} | {fetched} |")
+    assert "\n".join(rows) in DOCS.read_text(encoding="utf-8")
 
 
 def test_results_describe_the_data_by_plain_values(root: Path, digits: dict[str, Any]) -> None:

@@ -89,6 +89,17 @@ def test_a_number_in_place_of_a_name_is_recorded_as_one_number() -> None:
         assert (recorded, type(recorded)) == (kept, type(kept))
 
 
+def test_the_docs_list_every_network_with_its_options() -> None:
+    page = Path(__file__).parents[2] / "docs" / "data-and-models.md"
+    rows = []
+    for entry in map(MODELS.get, ("cnn", "rar-resnet", "mlp", "resnet18")):
+        options = (entry.options or {}).items()
+        told = "; ".join(f"`{name}` ({option.default}): {option.meaning}" for name, option in options)
+        sizes = "any" if entry.divisor == 1 else f"multiples of {entry.divisor}"
+        rows.append(f"| `{entry.name}` | {entry.summary} | {sizes} | {told} |")
+    assert "\n".join(rows) in page.read_text(encoding="utf-8")
+
+
 NETS = """
 from torch import nn
 def linear(shape, num_classes, seed, *, bias=True):
