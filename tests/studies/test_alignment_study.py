@@ -14,12 +14,8 @@ from veridical.data.shortcut import shortcut
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.runtime.options import ShortcutOptions
-from veridical.runtime.study_config import AlignmentOptions
-from veridical.studies import alignment_plan
-from veridical.studies.alignment import alignment_run
-from veridical.studies.alignment_plan import planned
-from veridical.studies.alignment_report import read_alignment, write_alignment_report
-from veridical.studies.alignment_words import headlines, rows
+from veridical.studies import alignment
+from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.maps import region_record, regions_of
 from veridical.training.loop import train
 from veridical.training.run import load as load_run
@@ -73,8 +69,8 @@ def study_options(folder: Path, out: Path, **changes: Any) -> AlignmentOptions:
 def studied(trained: Path) -> AlignmentOptions:
     options = study_options(trained, trained / "study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignment_plan, "STRETCH", 10)  # three jobs for each run and attribution
-        alignment_run(options)
+        patch.setattr(alignment, "STRETCH", 10)  # three jobs for each run and attribution
+        Alignment(options).run()
     return options
 
 
@@ -122,7 +118,7 @@ def test_neither_the_batch_nor_the_stretch_changes_a_result(
 ) -> None:
     before = read_json(Path(studied.out) / "result.json")["results"]["models"]
     options = replace(studied, out=str(tmp_path / "out"), batch=24)
-    again = alignment_run(options)["results"]["models"]
+    again = Alignment(options).run().results["models"]
     for title, model in before.items():
         for name, maps in model["maps"].items():
             for measure in ("mass", "auc", "beyond_one_map"):
@@ -133,24 +129,24 @@ def test_neither_the_batch_nor_the_stretch_changes_a_result(
 def test_the_same_options_continue_and_others_are_refused(
     studied: AlignmentOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alignment_plan, "STRETCH", 10)
+    monkeypatch.setattr(alignment, "STRETCH", 10)
     reused: list[tuple[int, int]] = []
-    alignment_run(studied, lambda _what, state: reused.append((state.reused, state.total)))
+    Alignment(studied).run(lambda _what, state: reused.append((state.reused, state.total)))
     assert set(reused) == {(18, 18)}
     with pytest.raises(UsageError, match="belongs to another run"):
-        alignment_run(replace(studied, examples=20))
+        Alignment(replace(studied, examples=20)).run()
 
 
 def test_runs_of_one_recipe_are_one_model_and_no_run_counts_twice(trained: Path, tmp_path: Path) -> None:
-    plan = planned(study_options(trained, tmp_path))
+    plan = Alignment(study_options(trained, tmp_path))
     assert {title: len(members) for title, members in plan.models.items()} == {
         "Natural training": 2,
         "Adversarial training (linf 0.1)": 1,
     }
-    named = planned(study_options(trained, tmp_path, titles=["plain", "robust"]))
+    named = Alignment(study_options(trained, tmp_path, titles=["plain", "robust"]))
     assert list(named.models) == ["plain", "robust"]
     with pytest.raises(UsageError, match="different runs"):
-        planned(study_options(trained, tmp_path, run=[str(trained / "natural-0")] * 2))
+        Alignment(study_options(trained, tmp_path, run=[str(trained / "natural-0")] * 2))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +155,7 @@ def test_runs_of_one_recipe_are_one_model_and_no_run_counts_twice(trained: Path,
         ({"run": []}, UsageError, "at least one folder"),
         ({"titles": ["one"]}, UsageError, "2 names"),
         ({"titles": ["one", "one"]}, UsageError, "different name"),
-        ({"attribution": ["smoothgrad", "smoothgrad"]}, UsageError, "different names"),
+        ({"attribution": ["smoothgrad", "smoothgrad"]}, UsageError, "different values"),
         ({"examples": 1}, UsageError, "at least 2"),
         ({"batch": 0}, UsageError, "batch"),
         ({"gallery": -1}, UsageError, "gallery"),
@@ -172,41 +168,41 @@ def test_what_does_not_fit_is_refused(
     trained: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        planned(study_options(trained, tmp_path, **changes))
+        Alignment(study_options(trained, tmp_path, **changes))
 
 
 def test_data_of_another_kind_or_without_regions_is_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="masks"):
-        alignment_run(study_options(trained, tmp_path / "out", data=str(trained / "noise.npz")))
+        Alignment(study_options(trained, tmp_path / "out", data=str(trained / "noise.npz"))).run()
     arrays: dict[str, Any] = {
         f"x_{part}": np.full((6, 4, 4), 99, dtype=np.uint8) for part in ("train", "test")
     }
     arrays |= {f"y_{part}": np.arange(6) % 3 for part in ("train", "test")}
     np.savez(tmp_path / "small.npz", **arrays)
-    with pytest.raises(UsageError, match="Compare runs of one data set"):
-        planned(study_options(trained, tmp_path / "out", data=str(tmp_path / "small.npz")))
+    with pytest.raises(UsageError, match="of 3 classes"):
+        Alignment(study_options(trained, tmp_path / "out", data=str(tmp_path / "small.npz")))
 
 
 def test_every_attribution_is_measured_on_masks(trained: Path, tmp_path: Path) -> None:
     names = ["gradient-x-input", "random"]
-    result = alignment_run(study_options(trained, tmp_path / "out", attribution=names))
-    measured = result["results"]["models"]["Adversarial training (linf 0.1)"]["maps"]
+    result = Alignment(study_options(trained, tmp_path / "out", attribution=names)).run()
+    measured = result.results["models"]["Adversarial training (linf 0.1)"]["maps"]
     assert set(measured) == set(names)
     assert (
         measured["gradient-x-input"]["mass"]["examples"]["value"]
         > measured["random"]["mass"]["examples"]["value"]
     )
-    assert result["config"]["region"]["words"] == "the planted patch"
+    assert result.config["region"]["words"] == "the planted patch"
 
 
 def test_a_model_that_knows_nothing_is_called_so(studied: AlignmentOptions) -> None:
-    study = read_alignment(studied.out)
-    assert not any("hardly learnt" in sentence for sentence in headlines(study))
+    study = Alignment.read(studied.out)
+    assert not any("hardly learnt" in sentence for sentence in Alignment.findings(study))
     for model in study.results["models"].values():
         model["accuracy"] = {
             kind: {"value": 0.3, "low": 0.2, "high": 0.4, "n": 2} for kind in ("examples", "seeds")
         }
-    for sentence in headlines(study):
+    for sentence in Alignment.findings(study):
         assert "hardly learnt anything (accuracy 30.0%, guessing 33.3%)" in sentence
 
 
@@ -227,24 +223,23 @@ def test_regions_of_signs_and_garments(
     record = region_record(signs)
     assert (record["kind"], record["words"]) == ("box", "the sign's bounding box")
     # On a black ground, what multiplies by the image is zero whatever the model does.
-    monkeypatch.setattr(alignment_plan, "region_record", lambda _: record)
+    monkeypatch.setattr(alignment, "region_record", lambda _: record)
     with pytest.raises(UsageError, match="black ground"):
-        planned(study_options(trained, tmp_path / "out", attribution=["gradient-x-input"]))
+        Alignment(study_options(trained, tmp_path / "out", attribution=["gradient-x-input"]))
 
 
 def test_the_page_shows_what_was_found(studied: AlignmentOptions) -> None:
-    study = read_alignment(studied.out)
-    page = write_alignment_report(study).read_text(encoding="utf-8")
-    for line in headlines(study):
+    study = Alignment.read(studied.out)
+    page = Alignment.write_page(study).read_text(encoding="utf-8")
+    for line in Alignment.findings(study):
         assert line.replace("'", "&#39;") in page
-    for name in studied.attribution:
-        for row in rows(study, name):
-            for cell in row:  # the interval stands below its value
-                assert all(part in page for part in cell.removesuffix(")").split(" ("))
+    for row in [row for table in Alignment.tables(study).values() for row in table.drawn()[1]]:
+        for cell in row:  # the interval stands below its value
+            assert all(part in page for part in cell.removesuffix(")").split(" ("))
     assert page.count("<svg") == 3  # two curves and the gallery
     assert "% inside" in page
     with pytest.raises(RunError, match=r"result\.json does not exist"):
-        read_alignment(Path(studied.out).parent)
+        Alignment.read(Path(studied.out).parent)
 
 
 def test_a_data_set_without_regions_says_so() -> None:

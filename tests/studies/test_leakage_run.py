@@ -15,9 +15,15 @@ from veridical.cli.main import main
 from veridical.jobs import Progress
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.study_config import LeakageOptions
 from veridical.studies import leakage
-from veridical.studies.leakage import Leakage, LevelsOptions, balls_of, compare_levels, draw_levels
+from veridical.studies.leakage import (
+    Leakage,
+    LeakageOptions,
+    LevelsOptions,
+    balls_of,
+    compare_levels,
+    draw_levels,
+)
 from veridical.studies.study import Context
 
 

@@ -13,9 +13,8 @@ from veridical.jobs import InProcess, Store
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.runtime.options import ShortcutOptions
-from veridical.runtime.study_config import ShortcutStudyOptions
 from veridical.studies import shortcut
-from veridical.studies.shortcut import Shortcut, chance_rate, follows
+from veridical.studies.shortcut import Shortcut, ShortcutStudyOptions, chance_rate, follows
 from veridical.studies.study import ARRAYS, Work
 from veridical.training.run import load
 

@@ -11,8 +11,8 @@ class Command:
     """One command: what does it, in one line what that is, and whether torchrun may start it several times.
 
     target: "module:Class" of a study, whose `Options` and docstring become options and help; or
-    "module:function" of one that takes `options`, which are annotated, and returns the exit code; or a module
-    with `Options` and `run`.
+    "module:function" of one that takes `options`, which are annotated, and returns the exit code or what is
+    to be printed; or a module with `Options` and `run`.
     """
 
     target: str
@@ -54,12 +54,14 @@ COMMANDS: Mapping[str, Command] = {
         "veridical.studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"
     ),
     "leakage-levels": Command(
-        "veridical.cli.leakage_levels", "tabulate finished leakage studies at every level"
+        "veridical.studies.leakage:compare_levels", "tabulate finished leakage studies at every level"
     ),
     "shortcut": Command(
         "veridical.studies.shortcut:Shortcut", "measure how far models rely on a planted shortcut"
     ),
-    "alignment": Command("veridical.cli.alignment", "measure how much of the maps lies where people look"),
+    "alignment": Command(
+        "veridical.studies.alignment:Alignment", "measure how much of the maps lies where people look"
+    ),
     "theory": Command("veridical.cli.theory", "check the papers' theorems where the truth is known"),
     "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
     "run": Command(

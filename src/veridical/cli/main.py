@@ -67,7 +67,13 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
         from veridical.cli.studies import run_study
 
         return run_study(target, options)
-    return int(getattr(target, "run", target)(options))
+    result: int | str = getattr(target, "run", target)(options)
+    if isinstance(result, str):
+        from veridical.cli.terminal import say
+
+        say(result)
+        return OK
+    return result
 
 
 def _overview(commands: Mapping[str, Command]) -> str:

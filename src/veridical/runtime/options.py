@@ -119,6 +119,27 @@ class DataChoice(DataRoot):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SubjectChoice(DataChoice):
+    """What is examined: a run of `veridical train`, or an architecture and its weights, and the images.
+
+    Args:
+        run: Folder of a trained run.
+        model: Instead of a run, an architecture by name or as module:callable (with trust_code).
+        weights: File of that model's weights, safetensors or a state_dict of torch.save.
+        model_options: Options of the architecture, for example {"width": 8}.
+        equalise: Equalise the histogram of every channel; None does as the run.
+        trust_code: Allow module:callable, which runs foreign code.
+    """
+
+    run: FilePath | None = None
+    model: str | None = None
+    weights: FilePath | None = field(default=None, metadata=needs("model"))
+    model_options: dict[str, ModelOption] = field(default_factory=dict, metadata=needs("model"))
+    equalise: bool | None = None
+    trust_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gallery(Checked):
     """What a report shows.
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from veridical.runtime.checking import (
     POSITIONAL,
-    Contrast,
     Count,
     Factor,
     FilePath,
@@ -27,29 +26,22 @@ from veridical.runtime.options import (
     AttributionChoice,
     BaselineName,
     BlockOptions,
-    Blocks,
-    ClassesName,
     DataChoice,
     DataRoot,
     Gallery,
-    LayoutName,
     Machine,
     ModelOption,
     ModeName,
     NormName,
-    NullName,
     OptimiserOptions,
     OrderName,
-    PatchOptions,
     PerName,
     Placement,
-    PositionName,
     RetrainObjectiveName,
     ShortcutOptions,
     StackedName,
     TargetName,
     TiesName,
-    TrainingGrid,
 )
 
 SanityTestName = Literal["cascading", "independent", "labels", "data"]
@@ -161,90 +153,6 @@ class DemoOptions(DataChoice, Machine):
     out: FilePath | None = None
     data: FilePath = "mnist-5k"
     short: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignmentOptions(AttributionChoice, Gallery, DataChoice, Placement):
-    """Measure how much of a run's maps lies where people look: in the sign's box, on the garment.
-
-    Args:
-        run: Folders of trained runs; those that differ in the seed alone are shown as one model.
-        data: Data set with known regions: gtsrb (boxes), fashion-mnist (foreground) or an .npz file with
-            masks; None takes the first run's.
-        attribution: Explanations by name; on gtsrb and fashion-mnist input-gradient, input-gradient-loss and
-            smoothgrad, since those that multiply by the image are zero on a black ground by construction.
-        examples: The first so many test images; None takes all.
-        titles: A name for each model; None takes the objectives'.
-        seed: Seed of ties and of the noise of smoothgrad.
-    """
-
-    run: list[FilePath]
-    attribution: list[str] = field(default_factory=lambda: ["input-gradient", "smoothgrad"])
-    examples: Count | None = 1000
-    titles: list[str] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShortcutStudyOptions(TrainingGrid, PatchOptions, Gallery, DataChoice, Placement):
-    """Train on images with a planted shortcut and measure how far models, and their maps, rely on it.
-
-    Args:
-        data: Data set that the patch is planted in: fashion-mnist, mnist, mnist-5k or an .npz file.
-        norm: Norm of the ball of the robust objectives.
-        code: What of the patch agrees with the class, its place or its presence.
-        rate: Probabilities that a training image's patch agrees with its class, each of which is trained.
-        control: Also train with a patch that tells nothing, which shows what a mere patch does.
-        attribution: Explanations by name: input-gradient, input-gradient-loss or smoothgrad, since those that
-            multiply by the image are zero on a black ground.
-        batch: Images whose attributions are computed at a time.
-        gallery: Images shown in the report, at most 10.
-        seed: First seed of the trainings, and the seed of the patches.
-    """
-
-    data: FilePath = "fashion-mnist"
-    norm: NormName = "linf"
-    rate: list[Share] = field(default_factory=lambda: [0.95])
-    control: bool = True
-    attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
-    batch: Width = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeakageOptions(TrainingGrid, AttributionChoice, Gallery, DataRoot, Placement):
-    """Train on BlockMNIST and measure how much of the explanations lies in the block that tells nothing.
-
-    Args:
-        data: The kind of images; only block-mnist so far.
-        source: Data set of the signal blocks: mnist, mnist-5k, fashion-mnist or an .npz file of grey images.
-        classes: "ten" takes all classes of the source, "two" its first two.
-        position: Where the digit stands, each of which is trained on: random is BlockMNIST, top is
-            BlockMNIST-Top. Pairs with the digit moved are measured for random.
-        null: Content of the null block.
-        layout: vertical, horizontal, or k for k x k blocks.
-        contrast: Factor of the grey levels, above 0 and at most 1.
-        noise: Standard deviation of the noise added to every pixel, in input units.
-        norm: Norm of the balls; one for all radii, or one for each.
-        radius: Radii of the balls, each of which is trained; None takes 0.1 for linf and 1.0 for l2.
-        inner_steps: Steps of the inner ascent; None takes the recipe's.
-        radius_warm_up: Share of the training in which the ball grows from nothing to its radius.
-        attacked: Test images whose predictions are attacked; None takes all.
-        gallery: Images shown in the report, at most 12.
-        seed: First seed of the trainings, and the seed of ties and attacks.
-    """
-
-    data: Literal["block-mnist"] = "block-mnist"
-    source: FilePath = "mnist-5k"
-    classes: ClassesName = "ten"
-    position: list[PositionName] = field(default_factory=lambda: ["random", "top"])
-    null: NullName = "square"
-    layout: LayoutName | Blocks = "vertical"
-    contrast: Contrast = 1.0
-    noise: Share = 0.0
-    model: str = "mlp"
-    norm: list[NormName] = field(default_factory=lambda: ["linf"])
-    inner_steps: Steps | None = None
-    radius_warm_up: Share | None = None
-    attacked: Count | None = 500
 
 
 @dataclass(frozen=True, kw_only=True)

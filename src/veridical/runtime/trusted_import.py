@@ -34,12 +34,17 @@ def import_named(argument: str, name: str, expected: str) -> Any:
 
 
 def import_trusted(
-    argument: str, spec: str, *, trust_code: bool, positional: Sequence[str] = (), named: Sequence[str] = ()
+    argument: str,
+    spec: str,
+    *,
+    trust_code: bool,
+    positional: Sequence[str] | None = (),
+    named: Sequence[str] = (),
 ) -> Callable[..., Any]:
     """Import the callable "package.module:name", given for `argument`, if its code is trusted.
 
-    positional, named: the arguments that it has to take. Raises UsageError where the code is not trusted,
-    cannot be imported, or is no callable of that form.
+    positional, named: the arguments that it has to take; None for positional are any. Raises UsageError where
+    the code is not trusted, cannot be imported, or is no callable of that form.
     """
     module, colon, attribute = spec.partition(":")
     if not (module and colon and attribute):
@@ -49,7 +54,8 @@ def import_trusted(
     function = import_named(argument, spec, f"a name that {module} has")
     if not callable(function):
         raise argument_error(argument, spec, f"a callable; it is a {type(function).__name__}")
-    check_signature(argument, spec, function, positional, named)
+    if positional is not None:
+        check_signature(argument, spec, function, positional, named)
     return function  # type: ignore[no-any-return]
 
 

@@ -1,153 +1,496 @@
-"""How much of the maps of runs lies inside known regions, into a folder: result.json and examples.npz."""
+"""How much of a model's maps lies where people look: inside a sign's box, on a garment, in a file's masks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from veridical.attribution.classifier import parameter_like
+from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import batch_maps
-from veridical.attribution.registry import create_attribution
-from veridical.jobs import Job
+from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
+from veridical.faithfulness.sources import describe_source, load_source
 from veridical.metrics.intervals import SHARE, mean_interval
-from veridical.metrics.localisation import area_share, mass_share
+from veridical.metrics.localisation import LEVELS, area_share, mass_share
 from veridical.metrics.maps import saliency
+from veridical.report.formats import percent
+from veridical.report.page import Illustration, Panel, PictureRow, pictures_figure
+from veridical.report.table import Column, Table, write_cell
+from veridical.runtime.checking import Count, FilePath
 from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.files import Arrays
-from veridical.runtime.record import record
-from veridical.runtime.study_config import AlignmentOptions
-from veridical.studies.alignment_job import ARRAYS
-from veridical.studies.alignment_plan import AlignmentPlan, Member, planned
-from veridical.studies.frame import ProgressCallback, Study, begun
-from veridical.studies.maps import first_of_each_class, joined, measures_over_seeds, regions_of
+from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice
+from veridical.studies.attacked import training_title
+from veridical.studies.finished import distinct_titles
+from veridical.studies.maps import (
+    channels_last,
+    draw_topk,
+    first_of_each_class,
+    image_and_maps,
+    joined,
+    map_measures,
+    measures_over_seeds,
+    region_record,
+    regions_of,
+)
 from veridical.studies.over_seeds import paired_difference, two_intervals
-from veridical.training.run import load
+from veridical.studies.study import (
+    Case,
+    Context,
+    Study,
+    StudyResult,
+    Work,
+    check_different,
+    compare,
+    list_settings,
+    table_of,
+)
+from veridical.studies.training import undertrained
+from veridical.training.subject import Subject, load_model, load_subject
 
-KIND = "alignment"
+STRETCH = 500
+"""Test images of one job."""
+
+COLUMNS = (
+    Column("accuracy", "accuracy", "share"),
+    Column("mass", "mass inside", "share"),
+    Column("area/examples/value", "its area", "share"),
+    Column("excess", "beyond the area", "points"),
+    Column("beyond_one_map", "beyond one map", "points"),
+    Column("pointing", "strongest value inside", "share"),
+    Column("auc", "AUC", "number"),
+    Column("zero", "exact zeros", "share"),
+)
 
 
-def alignment_run(options: AlignmentOptions, progress: ProgressCallback | None = None) -> dict[str, Any]:
-    """Measure as `options` say, write result.json and examples.npz into their `out`, return the former.
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
+    """Measure how much of a model's maps lies where people look: in the sign's box, on the garment.
 
-    Stretches of images are kept as they come: interrupted at any moment, the same options continue. Raises
-    UsageError for runs and data that do not fit together, RunError where a measurement failed.
+    Args:
+        run: Folders of trained runs; those that differ in the seed alone are shown as one model.
+        data: Data set with known regions: gtsrb (boxes), fashion-mnist (foreground) or an .npz file with
+            masks; None takes the first run's.
+        attribution: Explanations by name; on gtsrb and fashion-mnist input-gradient, input-gradient-loss and
+            smoothgrad, since those that multiply by the image are zero on a black ground by construction.
+        examples: The first so many test images; None takes all.
+        titles: A name for each model; None takes the objectives'.
+        seed: Seed of ties and of the noise of smoothgrad.
     """
-    plan = planned(options)
-    jobs = {
-        (title, number, name): plan.jobs(member, name)
-        for title, members in plan.models.items()
-        for number, member in enumerate(members)
-        for name in options.attribution
-    }
-    runs = {title: [str(one.folder) for one in members] for title, members in plan.models.items()}
-    with begun(options, KIND, plan.describe(), progress) as study:
-        study.run("explaining", [job for stretches in jobs.values() for job in stretches])
-    measured = {key: _Maps.read(study, stretches) for key, stretches in jobs.items()}
-    return study.finish(_assembled(plan, measured), _pictures(plan), surroundings={"runs": runs})
+
+    run: list[FilePath] | None = None  # type: ignore[assignment]  # several, where others examine one
+    attribution: list[str] = field(default_factory=lambda: ["input-gradient", "smoothgrad"])
+    examples: Count | None = 1000
+    titles: list[str] | None = None
 
 
-@record
-class _Maps:
-    """The measures of one run by one attribution: arrays (N, ...) by name, and the run's mean map (H, W)."""
+class Alignment(Study[AlignmentOptions]):
+    """How much of a model's maps lies where people look: on the sign, on the garment, on what tells.
 
-    arrays: Arrays
-    average: NDArray[np.float64]
+    examples:
+      veridical alignment --run runs/natural runs/robust --data fashion-mnist --out runs/alignment
+      veridical alignment --run runs/signs --data gtsrb --attribution smoothgrad --out runs/boxes
+      veridical alignment --model cnn --weights cnn.pt --data fashion-mnist --out runs/mine
+
+    On gtsrb it is the sign's bounding box, on fashion-mnist the garment, and on an .npz file with masks what
+    they mark. The region's share of the area stands beside every share. Runs that differ in the seed alone
+    are one model. An interrupted measurement is continued by the same command. DIR/report.html shows what
+    came out, DIR/result.json has the numbers.
+    """
+
+    name = "alignment"
+    summary = "measure how much of the maps lies where people look"
+    question = "do explanations lie where people look?"
+    Options = AlignmentOptions
+
+    def prepare(self) -> None:
+        """Load the subjects and their images, and group runs of one recipe."""
+        options = self.options
+        check_different("attribution", options.attribution)
+        if options.run == []:
+            raise argument_error("run", options.run, "at least one folder of a run")
+        subjects: list[Subject] = []
+        own = {name: getattr(options, name) for name in SubjectChoice.__dataclass_fields__}
+        folders: list[str | None] = [None] if options.run is None else [*options.run]
+        for folder in folders:
+            one = SubjectChoice(**{**own, "run": folder})
+            if subjects and one.data is None:  # all on the images of the first
+                one = replace(one, data=subjects[0].data.name)
+            subjects.append(load_subject(one, device=options.device))
+            _check_same_images(folder, subjects)
+        self.data = subjects[0].data
+        self.region = region_record(self.data)
+        self.methods = {name: self._describe(name) for name in options.attribution}
+        self.models = _group(subjects, options)
+        images = len(self.data.test)
+        self.examples = images if options.examples is None else min(options.examples, images)
+        if self.examples < 2:
+            raise argument_error("examples", options.examples, "at least 2 images")
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        """An attribution as plain values; one that says nothing on a black ground is refused there."""
+        if self.region["kind"] != "mask":
+            check_on_black(name)
+        options = self.options
+        method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
+        return describe_attribution(method)
+
+    def config(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; neither paths nor the machine."""
+        return {
+            "models": {title: [one.describe() for one in members] for title, members in self.models.items()},
+            "data": self.data.describe() | {"split": "test", "images": len(self.data.test)},
+            "region": self.region,
+            "examples": self.examples,
+            "attributions": self.methods,
+            "levels": list(LEVELS),
+            "seed": self.options.seed,
+        }
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        return super().where() | describe_source(self.data.name, self.options.data_root, self.data.options)
+
+    def cases(self) -> Iterable[Case]:
+        """Each model by each attribution, a case for each stretch of images."""
+        data = {"checksum": self.data.checksum, "region": self.region}
+        for title, members in self.models.items():
+            for number, subject in enumerate(members):
+                for name, method in self.methods.items():
+                    for first in range(0, self.examples, STRETCH):
+                        last = min(first + STRETCH, self.examples)
+                        yield Case(
+                            {
+                                "weights": subject.digest,
+                                "data": data,
+                                "attribution": name,
+                                "method": method,
+                                "first": first,
+                                "last": last,
+                                "levels": list(LEVELS),
+                                "seed": self.options.seed,
+                            },
+                            group=title,
+                            seed=number,
+                            stage="explaining",
+                            label=f"{title}, {name}, images {first} to {last - 1}",
+                            cost=float(last - first),
+                            where=subject.source,
+                        )
+
+    @staticmethod
+    def measure(values: Mapping[str, Any], context: Context) -> Arrays:
+        """Explain some test images by one attribution of one model and compare the maps with the regions.
+
+        The measures of `map_measures`, predicted int64 (n,), correct bool (n,), and `average`, float64
+        (H, W), the sum of the maps after each was divided by its own sum.
+        """
+        device, seed = resolve_device(context.device), values["seed"]
+        model = load_model(context.where, values["weights"], trust_code=context.trust_code)
+        data = load_source(context.where, values["data"]["checksum"])
+        regions = regions_of(data)
+        method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
+        parts: list[Arrays] = []
+        average = np.zeros(regions.shape[1:], dtype=np.float64)
+        for start in range(values["first"], values["last"], context.batch):
+            numbers = range(start, min(start + context.batch, values["last"]))
+            inputs, target = data.test.batch(numbers, parameter_like(model).dtype, device)
+            predicted = predict(model, inputs).argmax(1)
+            maps = batch_maps(method, model, inputs, predicted, numbers, seed).cpu().float()
+            masks = regions[numbers.start : numbers.stop]
+            part = map_measures(maps, masks, levels=values["levels"], seed=seed, indices=numbers)
+            parts.append(
+                part | {"predicted": predicted.cpu().numpy(), "correct": (predicted == target).cpu().numpy()}
+            )
+            whole = saliency(maps.double())
+            total = whole.sum(dim=(1, 2), keepdim=True)
+            # A map of zeros stays one.
+            average += (whole / torch.where(total == 0, torch.ones_like(total), total)).sum(0).numpy()
+        return joined(parts) | {"average": average}
+
+    def results(self, work: Work) -> dict[str, Any]:
+        """Every model's measures by attribution, and how they differ from the first model's."""
+        regions = regions_of(self.data)[: self.examples]
+        models: dict[str, Any] = {}
+        inside: dict[tuple[str, str], dict[int, NDArray[Any]]] = {}
+        for title, members in self.models.items():
+            maps: dict[str, Any] = {}
+            correct: list[NDArray[Any]] = []
+            for name in self.methods:
+                runs, usual = [], []
+                for number in range(len(members)):
+                    parts = [work.arrays(case) for case in self._cases_of(title, number, name)]
+                    # A map that only knows where signs and garments usually are: what one map for all images
+                    # would reach.
+                    one_map = np.sum([part.pop("average") for part in parts], axis=0)
+                    usual.append(mass_share(torch.from_numpy(one_map).expand(regions.shape), regions).numpy())
+                    runs.append(joined(parts))
+                maps[name] = _measures(runs, usual)
+                inside[title, name] = {
+                    _seed(one): run["mass"] for one, run in zip(members, runs, strict=True)
+                }
+                correct = correct or [run["correct"] for run in runs]
+            models[title] = {
+                "seeds": [_seed(one) for one in members],
+                "accuracy": two_intervals(correct, SHARE),
+                "maps": maps,
+            }
+        first, *others = self.models
+        return {
+            "examples": self.examples,
+            "area": mean_interval(area_share(regions), bounds=SHARE),
+            "models": models,
+            "reference": first,
+            "differences": {
+                title: {
+                    name: paired_difference(inside[title, name], inside[first, name]) for name in self.methods
+                }
+                for title in others
+            },
+        }
+
+    def _cases_of(self, title: str, number: int, attribution: str) -> list[Case]:
+        return [
+            case
+            for case in self.all_cases
+            if (case.group, case.seed, case.values["attribution"]) == (title, number, attribution)
+        ]
+
+    def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - drawn from the models themselves
+        """The first images of each class and the maps of each model's first run.
+
+        index and label (n,), image uint8 (n, C, H, W), region bool (n, H, W), saliency float32 (models,
+        attributions, n, H, W), and the names of models, attributions and classes.
+        """
+        split, options = self.data.test, self.options
+        index = first_of_each_class(split.labels[: self.examples], options.gallery)
+        device = resolve_device(options.device)
+        rows = []
+        for first, *_ in self.models.values():
+            inputs, _ = split.batch(index, parameter_like(first.model).dtype, device)
+            methods = [
+                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
+                for name in self.methods
+            ]
+            maps = [
+                saliency(batch_maps(method, first.model, inputs, None, index, options.seed))
+                for method in methods
+            ]
+            rows.append(torch.stack(maps).cpu().float().numpy())
+        return {
+            "index": np.asarray(index, dtype=np.int64),
+            "label": split.labels[index].numpy(),
+            "image": split.images[index].numpy(),
+            "region": regions_of(self.data)[index].numpy(),
+            "saliency": np.stack(rows),
+            "models": np.asarray(list(self.models), dtype=np.str_),
+            "attributions": np.asarray(options.attribution, dtype=np.str_),
+            "classes": np.asarray(self.data.classes, dtype=np.str_),
+        }
 
     @classmethod
-    def read(cls, study: Study, stretches: Sequence[Job]) -> _Maps:
-        """Of all stretches of images together."""
-        parts = [study.arrays(job, ARRAYS) for job in stretches]
-        averages = [part.pop("average") for part in parts]
-        return cls(joined(parts), np.sum(averages, axis=0))
+    def heading(cls, result: StudyResult) -> str:
+        """The title of the page."""
+        return f"Do maps lie on {result.config['region']['words']}?"
 
-
-def _assembled(plan: AlignmentPlan, measured: Mapping[tuple[str, int, str], _Maps]) -> dict[str, Any]:
-    """The results from the measures by (model, number of the run, attribution)."""
-    regions = regions_of(plan.data)[: plan.examples]
-    names = plan.options.attribution
-    models: dict[str, Any] = {}
-    inside: dict[tuple[str, str], dict[int, NDArray[np.float64]]] = {}
-    for title, members in plan.models.items():
-        maps: dict[str, Any] = {}
-        for name in names:
-            runs = [measured[title, number, name] for number in range(len(members))]
-            maps[name] = _measures(runs, regions)
-            inside[title, name] = {
-                one.settings.seed: run.arrays["mass"] for one, run in zip(members, runs, strict=True)
-            }
-        right = [measured[title, number, names[0]].arrays["correct"] for number in range(len(members))]
-        models[title] = {
-            "seeds": [one.settings.seed for one in members],
-            "accuracy": two_intervals(right, SHARE),
-            "maps": maps,
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """For each attribution what lies inside, a row for each model."""
+        models = result.results["models"].items()
+        return {
+            f"Inside and outside: {name}": table_of(
+                "model", COLUMNS, {title: {**one, **one["maps"][name]} for title, one in models}
+            )
+            for name in result.config["attributions"]
         }
-    first, *others = plan.models
-    return {
-        "examples": plan.examples,
-        "area": mean_interval(area_share(regions), bounds=SHARE),
-        "models": models,
-        "reference": first,
-        "differences": {
-            title: {name: paired_difference(inside[title, name], inside[first, name]) for name in names}
-            for title in others
-        },
-    }
+
+    @classmethod
+    def lead(cls, result: StudyResult) -> str:
+        """What was measured."""
+        area = percent(result.results["area"]["value"], 1)
+        return (
+            f"How much of the explanations of {result.results['examples']:,} test images of "
+            f"{_data_name(result)} lies inside {result.config['region']['words']}, which covers {area} of an "
+            "image on average."
+        )
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """One sentence for each model and attribution, from the intervals alone."""
+        results, sentences = result.results, []
+        for title, model in results["models"].items():
+            warning = undertrained(model["accuracy"], result.config["data"]["num_classes"])
+            for name, maps in model["maps"].items():
+                sentence = (
+                    f"{title}, {name}: {write_cell(maps['mass'], 'share')} of the map lies inside, "
+                    f"{compare(maps['excess'], 'its area')}"
+                )
+                difference = results["differences"].get(title, {}).get(name)
+                if difference is not None:
+                    sentence += f"; {compare(difference, results['reference'])}"
+                sentences.append(f"{sentence}." + (f" The model {warning}." if warning else ""))
+        return sentences
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """Tables, the strongest values over k, images with their regions, and what the columns mean."""
+        area = percent(result.results["area"]["value"], 1)
+        text = (
+            f"A map without knowledge puts {area} inside, the share of the area. Values stand with their 95% "
+            "intervals, over seeds where a model was trained several times, else over images."
+        )
+        panels = [Panel(title, [text], table=table) for title, table in cls.tables(result).items()]
+        return [*panels, _curves_panel(result), _gallery_panel(result), _meaning_panel(result)]
+
+    @classmethod
+    def facts(cls, result: StudyResult) -> dict[str, Any]:
+        """How it was measured, as names and values."""
+        config = result.config
+        facts = {
+            "Images": f"the first {config['examples']:,} test images of {_data_name(result)}",
+            "Region": config["region"]["words"],
+            "Seed": str(config["seed"]),
+        }
+        if "threshold" in config["region"]:
+            facts["Garment"] = f"grey levels above {config['region']['threshold']}, and what they enclose"
+        for title, model in result.results["models"].items():
+            facts[title] = f"seeds {', '.join(map(str, model['seeds']))}"
+        return facts | {name: list_settings(one) for name, one in config["attributions"].items()}
 
 
-def _measures(runs: Sequence[_Maps], regions: torch.Tensor) -> dict[str, Any]:
-    """Every measure of one model's maps, with its two intervals; `topk` has one for each level."""
-    found = measures_over_seeds([run.arrays for run in runs])
-    # A map that only knows where signs and garments usually are: what one map for all images would reach.
-    usual = [_inside(run.average, regions) for run in runs]
-    masses = [run.arrays["mass"] for run in runs]
-    right = [run.arrays["correct"] for run in runs]
-    found["one_map"] = two_intervals(usual)
-    found["beyond_one_map"] = two_intervals([mass - one for mass, one in zip(masses, usual, strict=True)])
-    found["mass_where_correct"] = two_intervals(
-        [np.where(hit, mass, np.nan) for mass, hit in zip(masses, right, strict=True)]
+def _check_same_images(folder: str | None, subjects: Sequence[Subject]) -> None:
+    """Raise unless the last subject takes the images of the first, prepared in the same way."""
+    first, last = subjects[0].data, subjects[-1].data
+    here, there = (
+        [list(data.shape), data.num_classes, bool(data.options.get("equalise", False))]
+        for data in (first, last)
     )
-    return found
+    if here != there:
+        raise UsageError(
+            f"{folder}: images {there[0]} of {there[1]} classes, equalise={there[2]}; {first.name} before it "
+            f"has images {here[0]} of {here[1]} classes, equalise={here[2]}. Compare runs of one data set, "
+            "prepared in one way."
+        )
 
 
-def _inside(one_map: NDArray[np.float64], regions: torch.Tensor) -> NDArray[np.float64]:
-    """The share of one map's mass in each of the regions, (N,)."""
-    every = torch.from_numpy(one_map).expand(regions.shape)
-    return mass_share(every, regions).numpy()
+def _group(subjects: Sequence[Subject], options: AlignmentOptions) -> dict[str, list[Subject]]:
+    """The subjects by title; runs of which only the seed differs are one model."""
+    groups: list[list[Subject]] = []
+    for one in subjects:
+        recipe = {key: value for key, value in one.facts.items() if key != "seed"}
+        like = next(
+            (g for g in groups if {k: v for k, v in g[0].facts.items() if k != "seed"} == recipe), None
+        )
+        if like is None:
+            groups.append([one])
+        elif any(one.digest == other.digest for other in like):
+            raise argument_error("run", one.title, "different runs", "Two of them have the same weights.")
+        else:
+            like.append(one)
+    defaults = [
+        group[0].title if group[0].run is None else training_title(group[0].run.settings.to_dict())
+        for group in groups
+    ]
+    places = [Path(group[0].title) for group in groups]
+    chosen = distinct_titles(options.titles, defaults, places, "model")
+    return dict(zip(chosen, groups, strict=True))
 
 
-def _pictures(plan: AlignmentPlan) -> Arrays:
-    """What the gallery shows: the first images of each class and the maps of each model's first run.
-
-    index and label (n,), image uint8 (n, C, H, W), region bool (n, H, W), saliency float32 (models,
-    attributions, n, H, W), and the names of models, attributions and classes.
-    """
-    split, options = plan.data.test, plan.options
-    index = first_of_each_class(split.labels[: plan.examples], options.gallery)
-    regions = regions_of(plan.data)[index]
-    rows = [_saliencies(members[0], plan, index) for members in plan.models.values()]
-    return {
-        "index": np.asarray(index, dtype=np.int64),
-        "label": split.labels[index].numpy(),
-        "image": split.images[index].numpy(),
-        "region": regions.numpy(),
-        "saliency": np.stack(rows),
-        "models": np.asarray(list(plan.models), dtype=np.str_),
-        "attributions": np.asarray(options.attribution, dtype=np.str_),
-        "classes": np.asarray(plan.data.classes, dtype=np.str_),
-    }
+def _seed(subject: Subject) -> int:
+    return 0 if subject.run is None else subject.run.settings.seed
 
 
-def _saliencies(member: Member, plan: AlignmentPlan, index: Sequence[int]) -> NDArray[np.float32]:
-    """One run's maps of some test images by every attribution, float32 (attributions, n, H, W)."""
-    device = resolve_device(plan.options.device)
-    model = load(member.folder, device=device).model
-    inputs, _ = plan.data.test.batch(index, parameter_like(model).dtype, device)
-    found = []
-    for name in plan.options.attribution:
-        method = create_attribution(name, seed=plan.options.seed, trust_code=plan.options.trust_code)
-        found.append(saliency(batch_maps(method, model, inputs, None, index, plan.options.seed)))
-    return torch.stack(found).cpu().float().numpy()
+def _measures(runs: Sequence[Arrays], usual: Sequence[NDArray[Any]]) -> dict[str, Any]:
+    """Every measure of one model's maps with its two intervals; usual: of one map for all images, by run."""
+    measures = measures_over_seeds(runs)
+    measures["one_map"] = two_intervals(usual)
+    measures["beyond_one_map"] = two_intervals(
+        [run["mass"] - one for run, one in zip(runs, usual, strict=True)]
+    )
+    measures["mass_where_correct"] = two_intervals(
+        [np.where(run["correct"], run["mass"], np.nan) for run in runs]
+    )
+    return measures
+
+
+# From a finished study to its page
+
+
+def _data_name(result: StudyResult) -> str:
+    return Path(result.config["data"]["name"]).name
+
+
+def _curves_panel(result: StudyResult) -> Panel:
+    levels = result.config["levels"]
+    figures = [
+        Illustration(
+            draw_topk(
+                {title: model["maps"][name]["topk"] for title, model in result.results["models"].items()},
+                levels,
+                (result.results["area"]["value"], "share of the area"),
+                title=name,
+            ),
+            caption=f"{name}: share of the k% strongest values that lie inside.",
+            alt=f"Share of the strongest values of {name} that lie inside, over k, for each model.",
+        )
+        for name in result.config["attributions"]
+    ]
+    return Panel(title="The strongest values", illustrations=figures)
+
+
+def _gallery_panel(result: StudyResult) -> Panel:
+    arrays = result.arrays
+    models, names = arrays["models"].tolist(), arrays["attributions"].tolist()
+    titles = ["image", *(f"{model}, {name}" for model in models for name in names)]
+    gallery = []
+    for place, label in enumerate(arrays["label"].tolist()):
+        image, region = channels_last(arrays["image"][place]), arrays["region"][place]
+        maps = [arrays["saliency"][m, a, place] for m in range(len(models)) for a in range(len(names))]
+        captions = ["", *(_inside(one, region) for one in maps)]
+        outlines = [region] * (1 + len(maps))
+        gallery.append(PictureRow(str(arrays["classes"][label]), [image, *maps], captions, outlines))
+    text = ["The region is outlined; below each map stands the share of it that lies inside."]
+    if not gallery:
+        return Panel(title="Examples", text=["No images were asked for."])
+    figure = pictures_figure(gallery, titles, image_and_maps(len(titles) - 1))
+    alt = f"{len(gallery)} images with their regions outlined, and the maps of {len(models)} models."
+    return Panel(title="Examples", text=text, illustrations=[Illustration(figure, "", alt)])
+
+
+def _inside(saliency: Any, region: Any) -> str:
+    total = float(saliency.sum())
+    return "a map of zeros" if total == 0 else f"{percent(float(saliency[region].sum()) / total, 0)} inside"
+
+
+def _meaning_panel(result: StudyResult) -> Panel:
+    words = result.config["region"]["words"]
+    return Panel(
+        title="What the columns mean",
+        text=[
+            (
+                f"Mass inside: the share of the sum of |attribution| that lies inside {words}. Beyond "
+                "the area: that minus the region's share of the image, in percentage points; a map "
+                "that looks at nothing has 0."
+            ),
+            (
+                "Beyond one map: the same mass minus that of the model's mean map over all images, put "
+                "on every image. Objects stand mostly in the middle, so a map that is the same for all "
+                "images can lie inside without looking at any; only what is above it follows the image."
+            ),
+            (
+                "Strongest value inside: the pointing game, how often the greatest |attribution| lies "
+                "inside. AUC: the chance that a value inside is greater than one outside; 0.5 says "
+                "nothing."
+            ),
+            (
+                "A high share is no proof that a model is right for the right reasons, and a low one "
+                "no proof of the reverse: what surrounds an object can tell its class, too."
+            ),
+        ],
+    )

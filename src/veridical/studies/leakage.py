@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution
-from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
+from veridical.data.block_mnist import block_mnist, counterfactual
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predict_classes as predictions
@@ -42,12 +42,24 @@ from veridical.report.curves import shares_grid
 from veridical.report.formats import Interval, level_text, main_interval, percent
 from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_cell
-from veridical.runtime.checking import POSITIONAL, Checked, FilePath, Share, as_path
+from veridical.runtime.checking import POSITIONAL, Checked, Contrast, Count, FilePath, Share, Steps, as_path
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
-from veridical.runtime.options import NormName, PositionName
+from veridical.runtime.options import (
+    AttributionChoice,
+    BlockOptions,
+    Blocks,
+    ClassesName,
+    DataRoot,
+    Gallery,
+    LayoutName,
+    NormName,
+    NullName,
+    Placement,
+    PositionName,
+    TrainingGrid,
+)
 from veridical.runtime.seeds import stream
-from veridical.runtime.study_config import LeakageOptions
 from veridical.studies.attacked import training_title
 from veridical.studies.maps import (
     channels_last,
@@ -67,6 +79,7 @@ from veridical.studies.study import (
     Work,
     check_data,
     check_different,
+    list_settings,
     table_of,
 )
 from veridical.studies.training import predict_cost, study_settings, training_fields, undertrained
@@ -197,6 +210,44 @@ MEANING = [
 Ball = tuple[NormName, float]
 _ROBUST = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
 _BLOCKS = ("source", "classes", "null", "layout", "contrast", "noise", "train_examples", "test_examples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakageOptions(TrainingGrid, AttributionChoice, Gallery, DataRoot, Placement):
+    """Train on BlockMNIST and measure how much of the explanations lies in the block that tells nothing.
+
+    Args:
+        data: The kind of images; only block-mnist so far.
+        source: Data set of the signal blocks: mnist, mnist-5k, fashion-mnist or an .npz file of grey images.
+        classes: "ten" takes all classes of the source, "two" its first two.
+        position: Where the digit stands, each of which is trained on: random is BlockMNIST, top is
+            BlockMNIST-Top. Pairs with the digit moved are measured for random.
+        null: Content of the null block.
+        layout: vertical, horizontal, or k for k x k blocks.
+        contrast: Factor of the grey levels, above 0 and at most 1.
+        noise: Standard deviation of the noise added to every pixel, in input units.
+        norm: Norm of the balls; one for all radii, or one for each.
+        radius: Radii of the balls, each of which is trained; None takes 0.1 for linf and 1.0 for l2.
+        inner_steps: Steps of the inner ascent; None takes the recipe's.
+        radius_warm_up: Share of the training in which the ball grows from nothing to its radius.
+        attacked: Test images whose predictions are attacked; None takes all.
+        gallery: Images shown in the report, at most 12.
+        seed: First seed of the trainings, and the seed of ties and attacks.
+    """
+
+    data: Literal["block-mnist"] = "block-mnist"
+    source: FilePath = "mnist-5k"
+    classes: ClassesName = "ten"
+    position: list[PositionName] = field(default_factory=lambda: ["random", "top"])
+    null: NullName = "square"
+    layout: LayoutName | Blocks = "vertical"
+    contrast: Contrast = 1.0
+    noise: Share = 0.0
+    model: str = "mlp"
+    norm: list[NormName] = field(default_factory=lambda: ["linf"])
+    inner_steps: Steps | None = None
+    radius_warm_up: Share | None = None
+    attacked: Count | None = 500
 
 
 @dataclass(frozen=True)
@@ -510,7 +561,7 @@ class Leakage(Study[LeakageOptions]):
             ),
             Column("null/mass", "null mass", "share"),
             Column("null/pointing", "strongest in null", "share"),
-            Column("null/auc", "AUC"),
+            Column("null/auc", "AUC", "number"),
             Column("null/zero", "exact zeros", "share"),
         ]
         tables = {}
@@ -591,10 +642,9 @@ class Leakage(Study[LeakageOptions]):
         }
         for title, by_position in config["models"].items():
             fields = next(iter(by_position.values()))
-            facts[title] = {"model": fields["model"]} | {
-                key: fields[key] for key in TOLD if fields.get(key) is not None
-            }
-        return facts | dict(config["attributions"])
+            settings = {key: fields[key] for key in TOLD if fields.get(key) is not None}
+            facts[title] = f"{fields['model']}, {list_settings(settings)}"
+        return facts | {name: list_settings(one) for name, one in config["attributions"].items()}
 
 
 def balls_of(options: LeakageOptions) -> list[Ball]:
@@ -933,8 +983,12 @@ class _Training:
 
 
 def compare_levels(options: LevelsOptions) -> str:
-    """A row for each training: accuracy, that under attack in its own ball, null shares, mass, in Markdown.
+    """Null shares of finished leakage studies at every level, as a Markdown table and a figure.
 
+    examples:
+      veridical leakage-levels runs/leakage-mlp runs/leakage-cnn --figure leakage.svg
+
+    A row for each training: accuracy, that under attack in its own ball, null shares and mass.
     In percent, with half the 95% interval over seeds (over images where there is one seed). Several studies
     have a column of names. Draws the figure, a chart for each study and data set. Raises UsageError for
     studies of different levels, and for a ball, an attribution or levels that a study does not have.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -30,9 +30,19 @@ from veridical.metrics.localisation import LEVELS
 from veridical.report.formats import Interval, main_interval
 from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_points
+from veridical.runtime.checking import FilePath, Share, Width
 from veridical.runtime.files import Arrays
-from veridical.runtime.options import CodeName, ShortcutOptions, ShortcutTestName
-from veridical.runtime.study_config import ShortcutStudyOptions
+from veridical.runtime.options import (
+    CodeName,
+    DataChoice,
+    Gallery,
+    NormName,
+    PatchOptions,
+    Placement,
+    ShortcutOptions,
+    ShortcutTestName,
+    TrainingGrid,
+)
 from veridical.studies.attacked import training_title
 from veridical.studies.maps import (
     SINGLE,
@@ -96,6 +106,31 @@ RELIANCE_TEXT = (
 
 Planted = Mapping[ShortcutTestName, MaskedDataset]
 """One data set with each kind of test images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortcutStudyOptions(TrainingGrid, PatchOptions, Gallery, DataChoice, Placement):
+    """Train on images with a planted shortcut and measure how far models, and their maps, rely on it.
+
+    Args:
+        data: Data set that the patch is planted in: fashion-mnist, mnist, mnist-5k or an .npz file.
+        norm: Norm of the ball of the robust objectives.
+        code: What of the patch agrees with the class, its place or its presence.
+        rate: Probabilities that a training image's patch agrees with its class, each of which is trained.
+        control: Also train with a patch that tells nothing, which shows what a mere patch does.
+        attribution: Explanations by name: input-gradient, input-gradient-loss or smoothgrad, since those that
+            multiply by the image are zero on a black ground.
+        batch: Images whose attributions are computed at a time.
+        gallery: Images shown in the report, at most 10.
+        seed: First seed of the trainings, and the seed of the patches.
+    """
+
+    data: FilePath = "fashion-mnist"
+    norm: NormName = "linf"
+    rate: list[Share] = field(default_factory=lambda: [0.95])
+    control: bool = True
+    attribution: list[str] = field(default_factory=lambda: ["input-gradient"])
+    batch: Width = 100
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ from veridical.runtime.files import (
     write_atomic,
     write_json,
 )
+from veridical.runtime.options import DataRoot, Gallery, Placement
 from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.record import record
 from veridical.runtime.trusted_import import import_trusted
@@ -66,8 +67,8 @@ JOBS, ARRAYS = "jobs", "measured.npz"
 ProgressCallback = Callable[[str, Progress], object]
 """(what is done, how far it is)."""
 
-_PLACEMENT = {"out", "store", "data_root", "device", "threads", "workers", "scheduler", "insecure"}
-_PLACEMENT |= {"progress", "gallery", "batch", "trust_code"}
+_PLACEMENT = {one.name for group in (Placement, DataRoot, Gallery) for one in fields(group)}
+_PLACEMENT = (_PLACEMENT | {"batch", "trust_code"}) - {"seed"}
 """Options on which no number depends."""
 
 OptionsT = TypeVar("OptionsT")
@@ -316,6 +317,11 @@ class Study(Generic[OptionsT]):
         return {cls.title: table_of("group", cls.columns, result.results["rows"])}
 
     @classmethod
+    def heading(cls, result: StudyResult) -> str:  # noqa: ARG003 - as above
+        """The title of the page. Default: the study's."""
+        return cls.title
+
+    @classmethod
     def lead(cls, result: StudyResult) -> str:  # noqa: ARG003 - as above
         """One paragraph: what was measured, and why. Default: the study's docstring."""
         return inspect.cleandoc(cls.__doc__ or cls.summary).partition("\n\n")[0]
@@ -404,7 +410,7 @@ class Study(Generic[OptionsT]):
         machine = result.document["environment"]
         version = f"veridical {machine['veridical']}, torch {machine['torch']}"
         page = study_page(
-            cls.title,
+            cls.heading(result),
             [cls.lead(result), *cls.findings(result)],
             cls.panels(result),
             {**cls.facts(result), "Version": version},
@@ -467,3 +473,9 @@ def compare(difference: Mapping[str, Any], reference: str) -> str:
     """The difference of a share to a reference in words, as its shown interval allows."""
     words = {1: "more than", -1: "less than", 0: "not shown to differ from"}[Interval.read(difference).sign]
     return f"{words} {reference}, a difference of {write_points(difference)}"
+
+
+def list_settings(settings: Mapping[str, Any]) -> str:
+    """Settings on one line of a page: steps 8, learning_rate 0.003."""
+    written = {key: f"{value:g}" if isinstance(value, float) else value for key, value in settings.items()}
+    return ", ".join(f"{key} {value}" for key, value in written.items())

@@ -1,0 +1,127 @@
+"""What is examined: one model is the same whether a run, its weights or a callable name it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.options import SubjectChoice
+from veridical.training.loop import train
+from veridical.training.subject import load_model, load_subject
+
+
+class Flat(nn.Sequential):
+    """A linear model of a caller's own."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, classes))
+        nn.init.ones_(self.linear.weight)
+
+    @property
+    def linear(self) -> nn.Linear:
+        layer = self[1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+
+def make_flat(num_classes: int, bias: float = 0.0) -> nn.Module:
+    """A factory that asks for the number of classes alone."""
+    model = Flat(num_classes)
+    nn.init.constant_(model.linear.bias, bias)
+    return model
+
+
+def not_a_model() -> str:
+    return "nothing"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images.npz and class folders of the same size, and a run on the former."""
+    place = tmp_path_factory.mktemp("subject")
+    draws = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 60), ("test", 12)):
+        arrays[f"x_{part}"] = draws.integers(0, 256, (count, 8, 8)).astype(np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 3
+    np.savez(place / "images.npz", **arrays)
+    train(
+        out=str(place / "run"),
+        data=str(place / "images.npz"),
+        model="mlp",
+        model_options={"width": 4},
+        objective="natural",
+        epochs=1.0,
+        batch_size=20,
+        progress=False,
+    )
+    return place
+
+
+def choice(**given: Any) -> SubjectChoice:
+    texts: dict[str, Any] = {
+        name: str(value) if isinstance(value, Path) else value for name, value in given.items()
+    }
+    return SubjectChoice(**texts)
+
+
+def test_a_run_and_its_weights_are_one_subject(folder: Path, tmp_path: Path) -> None:
+    run = load_subject(choice(run=folder / "run"))
+    torch.save(run.model.state_dict(), tmp_path / "weights.pt")
+    inputs, _ = run.data.test.batch(range(4))
+    for weights in (folder / "run" / "model.safetensors", tmp_path / "weights.pt"):
+        named = load_subject(
+            choice(model="mlp", model_options={"width": 4}, weights=weights, data=folder / "images.npz")
+        )
+        assert named.digest == run.digest
+        assert named.describe()["weights"] == run.describe()["weights"]
+        assert not named.model.training
+        torch.testing.assert_close(named.model(inputs), run.model(inputs), rtol=0, atol=0)
+        # A job loads the same model again, and refuses another one.
+        torch.testing.assert_close(
+            load_model(named.source, named.digest)(inputs), run.model(inputs), rtol=0, atol=0
+        )
+    with pytest.raises(RunError, match="not those planned with"):
+        load_model(run.source, "0" * 64)
+
+
+def test_a_callable_is_a_subject_where_it_is_trusted(folder: Path) -> None:
+    given = {"model": f"{__name__}:make_flat", "data": folder / "images.npz", "model_options": {"bias": 2.0}}
+    with pytest.raises(UsageError, match="trust_code"):
+        load_subject(choice(**given))
+    subject = load_subject(choice(**given, trust_code=True))
+    assert subject.title == f"{__name__}:make_flat"
+    inputs, _ = subject.data.test.batch(range(2))
+    expected = inputs.flatten(1).sum(1, keepdim=True).expand(-1, 3) + 2
+    torch.testing.assert_close(subject.model(inputs), expected)
+    assert json.dumps(subject.describe())
+    torch.testing.assert_close(load_model(subject.source, subject.digest, trust_code=True)(inputs), expected)
+
+
+def test_what_names_no_subject_is_refused(folder: Path, tmp_path: Path) -> None:
+    data, run = folder / "images.npz", folder / "run"
+    weights = run / "model.safetensors"
+    torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "nested.pt")
+    (tmp_path / "rubbish.pt").write_bytes(b"rubbish")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "a run .* or a model"),
+        ({"run": run, "model": "mlp", "data": data, "weights": weights}, "not both"),
+        ({"model": "mlp", "weights": weights}, "data"),
+        ({"model": "mlp", "data": data}, "a file of weights of mlp"),
+        ({"model": "mpl", "data": data, "weights": weights}, "mlp"),
+        ({"model": "mlp", "data": data, "weights": tmp_path / "none.pt"}, "no such file"),
+        ({"model": "mlp", "data": data, "weights": weights}, "another model"),
+        ({"model": "mlp", "data": data, "weights": tmp_path / "nested.pt"}, "no state_dict of tensors"),
+        ({"model": "mlp", "data": data, "weights": tmp_path / "rubbish.pt"}, "without running code"),
+        ({"model": f"{__name__}:make_flat", "data": data, "model_options": {"depth": 2}}, "depth"),
+        ({"model": f"{__name__}:not_a_model", "data": data}, "nn.Module"),
+        ({"run": run, "data": "mnist-5k"}, "trained on"),
+    ]
+    for given, message in wrong:
+        with pytest.raises((UsageError, RunError), match=message):
+            load_subject(choice(**given, trust_code=True))
