@@ -163,7 +163,8 @@ def test_every_setting_reaches_its_place(entry: ObjectiveEntry) -> None:
         weight=0.7, norm="l2", radius=0.3, training_radius=0.9, beta=0.4, inner_steps=3, inner_step_size=0.11,
         inner_start="origin", inner_score="loss", inner_nodes=5, nodes=8, rule="right",
     )  # fmt: skip
-    penalties = {
+    assert entry.penalty is not None
+    known = {
         "adversarial": AttributionPenalty(sum_weight=1.0),
         "ig-norm": AttributionPenalty(l1=1.0),
         "ig-sum-norm": AttributionPenalty(sum_weight=1.0, l1=0.4),
@@ -171,7 +172,11 @@ def test_every_setting_reaches_its_place(entry: ObjectiveEntry) -> None:
     }
     inner = Inner(3, 0.11, "origin", "loss", Quadrature("right", 5))
     expected = RobustAttribution(
-        penalties[entry.name], L2(0.9), weight=0.7, quadrature=Quadrature("right", 8), inner=inner
+        known.get(entry.name, entry.penalty(robust, 1.0)),
+        L2(0.9),
+        weight=0.7,
+        quadrature=Quadrature("right", 8),
+        inner=inner,
     )
     assert build_objective(entry.name, robust) == expected
 
