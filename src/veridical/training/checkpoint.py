@@ -20,8 +20,8 @@ from veridical.runtime.files import digest, read_bytes, read_json, to_plain, wri
 from veridical.runtime.record import record
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
+# Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged.
 _KEPT = 2
-"""Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged."""
 
 _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoint.json"
 
@@ -102,8 +102,10 @@ def save_checkpoint(
         "progress": dict(progress),
     }
     write_sealed(temporary / _RECORD, record)
+    # A rename cannot replace a folder that holds files.
     if target.exists():
         shutil.rmtree(target)
+    # A rename is atomic: the checkpoint is there as a whole, or not at all.
     os.replace(temporary, target)
     for old in list_checkpoints(folder)[_KEPT:]:
         shutil.rmtree(old)
@@ -132,6 +134,7 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
             )
             shutil.rmtree(path)
             continue
+        # Beyond damage: another configuration or model is the caller's mistake, and nothing is removed.
         _compare(path, record["config"], to_plain(dict(config), "config"))
         own = learner.tensors()
         check_tensors(path, tensors, own)
@@ -184,6 +187,7 @@ def nonfinite_weights(model: nn.Module) -> list[str]:
     """The names of what is learnt and holds NaN or infinities, and of what is constant (a mask) and NaN."""
     learnt = {name for name, value in model.named_parameters() if value.requires_grad}
     learnt |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
+    # A mask of -inf is a constant of the model's own; NaN is sound nowhere.
     bad = {True: lambda value: ~torch.isfinite(value), False: torch.isnan}
     return [name for name, value in weights(model).items() if bool(bad[name in learnt](value).any())]
 
@@ -211,6 +215,7 @@ def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
     shapes = [value.shape for group in own.param_groups for value in group["params"]]
     expected = own.state_dict()["param_groups"]
     same = [group["params"] for group in state["param_groups"]] == [group["params"] for group in expected]
+    # Numbers of a group become those of the next step: a text among them would fail only there.
     for there, here in zip(state["param_groups"], expected, strict=True):
         same &= all(type(there[n]) is type(v) for n, v in here.items() if isinstance(v, float | tuple))
     for number, moments in state["state"].items():

@@ -51,9 +51,8 @@ from veridical.training.task import Task, prepare_task
 from veridical.training.warm_start import WarmStarts
 
 _CHECKPOINTS = "checkpoints"
-
+# Steps that one line of the log sums up; the last line of an epoch may cover fewer.
 LOG_EVERY = 50
-"""Steps that one line of the log sums up; the last line of an epoch may cover fewer."""
 
 
 def train(
@@ -100,12 +99,14 @@ def train(
         check_bf16(device)
     threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
     with threads, preserved_rng(), default_modes(), ExitStack() as held:
+        # Process 0 first: it claims the folder, and the others find it claimed for the same.
         with group.in_turn():
             initial = _initial_weights(chosen, own_model)
             task = prepare_task(chosen, device, own_model, own_data, own_objective, initial)
             check_parallel(task.model, task.settings.optimise.batch_size, group)
             # Claimed last: what is refused leaves no folder behind.
             folder = claim_folder(chosen.out, KIND, task.settings.to_dict())
+        # Held until `train` ends, for all processes by the first.
         with group.guarded():
             if group.first:
                 held.enter_context(_lock_folder(folder))
@@ -199,13 +200,15 @@ class _Session:
         kept = self.starts.tensors() if self.starts else {}
         self.learner = Learner(model, make_optimiser(model, optimise), average, kept)
         self.dtype = parameter_like(model).dtype
-        with group.in_turn():  # process 0 clears damaged checkpoints away
+        # In turn: process 0 clears damaged checkpoints away, so that all read the same one.
+        with group.in_turn():
             progress = load_newest(folder / _CHECKPOINTS, self.learner, self.config) or {}
         self.step: int = progress.get("step", 0)
         self.share.check_step(self.step, folder)
         self.seconds: float = progress.get("seconds", 0.0)
         self.sums: dict[str, float] = progress.get("sums", {})
         self.summed: int = progress.get("summed", 0)
+        # The epoch whose permutation is held, and the permutation.
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def run(self) -> None:
@@ -221,6 +224,7 @@ class _Session:
             if self.step:
                 display.note(f"{self.folder}: continued after step {self.step} of {steps}")
             self._steps(log, display)
+        # The others wait here: a run that cannot be measured or written fails on all processes.
         with arithmetic(self.device), self.group.guarded():
             if self.group.first:
                 self._finish()
@@ -229,6 +233,7 @@ class _Session:
         """Write the delivered weights and, last, result.json with what they achieve; drop the checkpoints."""
         settings, task, ball = self.settings, self.task, self.task.ball
         content = pack(weights(self.delivered))
+        # Weights first, the result last: a folder with a result is complete, whenever a kill comes.
         write_atomic(self.folder / MODEL, content)
         results = {
             **self._accuracies(task.data.test),
@@ -278,6 +283,7 @@ class _Session:
             display.advance(loss, session / (time.monotonic() - started))
             last = self.step == self.settings.optimise.steps
             ended = last or self.step % self.settings.steps_per_epoch == 0
+            # Once an epoch: the weights of all processes must be equal, or they would drift apart unseen.
             if ended:
                 self.share.check_equal(self.learner, self.step)
             if log is None:
@@ -287,6 +293,7 @@ class _Session:
             if ended and self.task.validation is not None:
                 display.note(self._log_epoch(log, self.task.validation))
             if ended or time.monotonic() - saved >= self.options.checkpoint_seconds:
+                # The log first: a checkpoint must not be ahead of the lines that lead to it.
                 log.sync()
                 progress = {"seconds": self.seconds, "sums": self.sums, "summed": self.summed}
                 save_checkpoint(self.folder / _CHECKPOINTS, self.step, self.learner, self.config, progress)
@@ -299,6 +306,7 @@ class _Session:
         own = chosen[self.share.rows]
         inputs, target = self.task.train.batch(own, self.dtype, self.device)
         if self.task.augment is not None:
+            # Drawn for the whole batch by every process, of which each keeps its own rows.
             noise = stream(settings.seed, "augment", self.step)
             rows, count = self.share.rows, len(chosen)
             inputs, target = self.task.augment(inputs, target, noise, rows=rows, count=count)
@@ -311,14 +319,17 @@ class _Session:
             value = self.starts.value(objective, *arguments, own) if self.starts else objective(*arguments)
             learner.optimiser.zero_grad(set_to_none=True)
             self.share.reduced(value.loss, settings.optimise.reduction).backward()
+        # From here on the numbers are the whole batch's, so all processes stop at the same step or none.
         value = self.share.whole(value)
         if not bool(torch.isfinite(value.loss).all()):
             self._stop("the loss", chosen, ~torch.isfinite(value.loss).cpu())
+        # Only now that the step is known to be sound: a run that goes on from before it must not see them.
         if self.starts is not None:
             self.starts.keep(chosen, self.share)
         self.share.add_gradients(learner.model)
         gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
+        # `not <` also holds for NaN. A gradient cannot be traced to single images: all are named.
         if not norm < float("inf"):
             self._stop("the gradient", chosen, torch.ones(len(chosen), dtype=torch.bool))
         set_learning_rate(learner.optimiser, learning_rate(settings.optimise, self.step))

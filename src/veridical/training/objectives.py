@@ -149,6 +149,7 @@ class RobustAttribution:
 
         start: x' (N, ...) to begin with, projected into the ball, in place of `inner.start`.
         """
+        # Eval mode, and no parameter asks for a gradient: the ascent costs passes in the inputs alone.
         with evaluating(model):
             score = self.inner_score(model, inputs, target)
             return ascend(
@@ -164,6 +165,7 @@ class RobustAttribution:
     def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | _PenaltyScore:
         """The function of x' that the inner ascent climbs."""
         loss = TargetScalar(model, target, "loss", finite=False, climbed=True)
+        # Without map or absolute value the penalty is l(x') - l(x), whose slope is that of the loss itself.
         if self.inner.score == "loss" or (not self.size.needs_map and not self.size.absolute_sum):
             return loss
         return _PenaltyScore(loss, inputs, self.size, self.inner.quadrature)
@@ -178,6 +180,7 @@ class RobustAttribution:
             clean, moved = None, loss(perturbed)
             change = torch.zeros_like(moved)
         elif self.size.sum_weight or self.size.absolute_sum:
+            # One pass for both, so that batch normalisation and dropout treat them alike.
             both = logits_of(model, torch.cat([inputs, perturbed]), finite=False)
             clean, moved = loss.of_logits(both).chunk(2)
             change = (moved - clean).detach()
@@ -187,6 +190,7 @@ class RobustAttribution:
         attribution, surrogate, slope = self._attribution_term(model, loss, inputs, perturbed, change)
         total = surrogate.new_zeros(())
         parts: dict[str, Tensor] = {}
+        # l(x) + weight * slope * (l(x') - l(x)), sorted by losses.
         if clean is not None:
             total = total + (1 - self.weight * slope) * clean
             parts["natural_loss"] = clean.detach()
@@ -207,6 +211,7 @@ class RobustAttribution:
             return change, torch.zeros_like(change), slope
         with eval_mode(model), default_modes():
             difference = perturbed - inputs
+            # Small enough: one graph serves the map and its gradient in the weights.
             if inputs.shape[0] * self.quadrature.nodes <= self.rows:
                 attribution = path_attribution(
                     loss, inputs, perturbed, self.quadrature, create_graph=True, rows=self.rows
@@ -216,6 +221,7 @@ class RobustAttribution:
                 surrogate = (direction * attribution).flatten(1).sum(1)
                 attribution = attribution.detach()
             else:
+                # Else the nodes are gone through twice: for the map, then with v = u d in chunks of graphs.
                 attribution = path_attribution(loss, inputs, perturbed, self.quadrature, rows=self.rows)
                 direction, slope = self.size.derivatives(attribution, change)
                 assert direction is not None
@@ -240,6 +246,7 @@ class RobustAttribution:
             return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
 
         total = torch.zeros(inputs.shape[0], dtype=inputs.dtype, device=inputs.device)
+        # checkpoint keeps no chunk's graph; use_reentrant would not allow autograd.grad inside.
         for first in range(0, self.quadrature.nodes, at_once):
             piece = slice(first, first + at_once)
             total = total + checkpoint(part, positions[piece], weights[piece], use_reentrant=False)
@@ -264,6 +271,7 @@ class _PenaltyScore:
     def __call__(self, perturbed: Tensor) -> Tensor:
         """The size at x' (N, ...), (N,); differentiable in x' where a graph is recorded."""
         change = self.loss(perturbed)
+        # The sign of the change matters here; elsewhere l(x) is a constant that no slope sees.
         if self.size.absolute_sum:
             with torch.no_grad():
                 clean = self.loss(self.inputs)
@@ -300,11 +308,13 @@ def build_objective(
     if robust is None:
         raise argument_error("robust", robust, f"the settings of the objective {name}")
     penalty = entry.penalty(robust, progress)
+    # What follows is the one form of all of them: a penalty, a ball, and an ascent in it.
     if entry.at_the_image:
         return _at_the_image(penalty, robust)
     assert robust.inner_steps is not None
     assert robust.inner_step_size is not None
     assert robust.inner_start is not None
+    # The step shrinks with the ball, or it would leave a small ball at once.
     grown = min(1.0, progress / robust.radius_warm_up) if robust.radius_warm_up else 1.0
     rule = robust.rule or "midpoint"
     inner = Inner(

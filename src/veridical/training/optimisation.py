@@ -16,11 +16,11 @@ from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.training.settings import OptimiserSettings
 
+# What each optimiser keeps of a parameter.
 MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
-"""What each optimiser keeps of a parameter."""
 _MOMENTUM = 0.9
+# From which step on which share of the greatest rate holds (Chen et al., 2019, code of GTSRB and Flower).
 _PAPER_STEPS = ((0, 0.1), (500, 1.0), (60_000, 0.1))
-"""From which step on which share of the greatest rate holds (Chen et al., 2019, code of GTSRB and Flower)."""
 
 
 def make_optimiser(model: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
@@ -75,6 +75,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the model's present weights."""
+        # A growing decay: early on the average is nearly the present weights.
         share = 1 - min(self.decay, (self.updates + 1) / (self.updates + 10))
         for mean, parameter in zip(self.module.parameters(), model.parameters(), strict=True):
             if mean.is_floating_point():
@@ -96,6 +97,7 @@ def arithmetic(device: torch.device, *, bf16: bool = False) -> Iterator[None]:
     if bf16:
         check_bf16(device)
     with _oneDNN("bf16" if bf16 else "ieee"):
+        # Autotuned convolutions of cuDNN differ from run to run; a resumed run must not.
         cudnn = torch.backends.cudnn
         before = cudnn.deterministic, cudnn.benchmark
         try:

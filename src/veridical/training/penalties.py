@@ -56,11 +56,13 @@ class AttributionPenalty:
 
     def derivatives(self, attribution: Tensor | None, change: Tensor) -> tuple[Tensor | None, Tensor]:
         """ds/dIG (N, ...) without the sums' share, and ds/dchange (N,), both constants."""
+        # Both derivatives are constants of the step (Danskin): no gradient goes through them.
         slope = self.sum_weight + self.absolute_sum * change.detach().sign()
         if not self.needs_map:
             return None, slope
         assert attribution is not None
         fixed = attribution.detach()
+        # d ||m||^q = q ||m||^(q-1) sign(m), for q = 1 the sign alone.
         direction = self.l1 * fixed.sign()
         if self.power != 1:
             norm = fixed.flatten(1).abs().sum(1)

@@ -102,6 +102,7 @@ def resolve(
     used = () if objective is not None else OBJECTIVES.get(name, trust_code=options.trust_code).options
     values = _recipe_values(options.recipe, _paper_row(data["name"], tuple(data["shape"])), name)
     _refuse_unused(options, used, name)
+    # What was given overrules the recipe.
     for field_name in (*ObjectiveOptions.__dataclass_fields__, *OptimiserOptions.__dataclass_fields__):
         given = getattr(options, field_name)
         if given is not None:
@@ -177,8 +178,10 @@ def _robust(used: tuple[str, ...], values: _Values) -> RobustSettings:
 def _optimise(options: TrainOptions, values: _Values, examples: int) -> OptimiserSettings:
     if options.epochs is not None and options.steps is not None:
         raise UsageError(f"epochs={options.epochs} and steps={options.steps} were both given; give one.")
+    # A batch is never larger than the data; an epoch leaves out what does not fill one.
     batch_size = min(int(values["batch_size"]), examples)
     if options.epochs is not None or "steps" not in values:
+        # Whole steps: 2.5 epochs of 36 batches are 90.
         steps = max(1, round(values["epochs"] * (examples // batch_size)))
     else:
         steps = values["steps"]
@@ -211,8 +214,8 @@ def _recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
 
 
 _IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")
+# Images a class of the authors' training data, originals and warped copies together (their code).
 _COPIES = {"gtsrb": 10_000, "flowers17": 1000}
-"""Images a class of the authors' training data, originals and warped copies together (their code)."""
 _PAPER_WEIGHTS = "truncated normal, deviation 0.1"
 _BFLOAT16 = "bfloat16 products and convolutions in training"
 

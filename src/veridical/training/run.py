@@ -31,15 +31,14 @@ from veridical.training.settings import Records, Settings
 
 MODEL, RESULT = "model.safetensors", "result.json"
 KIND = "train"
+# Name in the settings of a model that a caller brought.
 OWN = "own"
-"""Name in the settings of a model that a caller brought."""
 _ANEW = "Train the run again in a new folder."
 
+# Images whose predictions are attacked in validation, the first of the split, and the attack's steps.
 ATTACKED, ATTACK_STEPS = 200, 10
-"""Images whose predictions are attacked in validation, the first of the split, and the attack's steps."""
-
+# Images that are classified at a time.
 ROWS = 500
-"""Images that are classified at a time."""
 
 
 class _Results(TypedDict):
@@ -128,6 +127,7 @@ def load(
     settings = read_settings(path)
     result = _read_result(path)
     network = _architecture(path, settings, model, trust_code).to(resolve_device(str(device)))
+    # Before the weights are copied in, as in training: the layout then stays, and with it the last bits.
     network = network.to(memory_format=fast_layout(network))
     source, own = path / MODEL, weights(network)
     tensors = unpack(_read_weights(path, result), source, _ANEW)

@@ -89,6 +89,7 @@ def prepare_task(
     else:
         module = _copy_model(options, model)
         settings = resolve_options(options, data, model=_describe_model(model, data), objective=described)
+    # Before the model moves to its device and layout, and before the settings are claimed.
     if initial is not None:
         _check_split(initial, settings)
         own = weights(module)
@@ -104,6 +105,7 @@ def prepare_task(
         name, robust = settings.objective, settings.robust
         return build_objective(name, robust, progress=progress, trust_code=options.trust_code)
 
+    # Built once at both ends: what cannot be built is refused before a folder is claimed.
     first, last = objective_at(0.0), objective_at(1.0)
     if model is not None:
         _check_outputs(module, data, device, climbed=isinstance(last, RobustAttribution))
@@ -190,6 +192,7 @@ def _describe_model(model: nn.Module, data: Dataset) -> dict[str, Any]:
 def _copy_model(options: TrainOptions, model: nn.Module) -> nn.Module:
     if options.model_options:
         raise UsageError("model_options are for networks by name; a module is taken as it is.")
+    # Their digest and the optimiser need shapes.
     lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
     if lazy:
         raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")

@@ -14,6 +14,7 @@ from veridical.training.objectives import Objective, ObjectiveValue, RobustAttri
 from veridical.training.settings import Settings
 
 _LEVELS = 127
+# The scale of an image that was not met yet; 0 is that of one that did not move.
 _UNSEEN = -1.0
 
 
@@ -62,6 +63,7 @@ class WarmStarts:
         assert isinstance(objective, RobustAttribution)
         start = self.start(inputs, objective.ball, generator, images)
         perturbed = objective.maximise(model, inputs, target, generator, start)
+        # Kept by `keep`, when the step is known to be sound.
         self._pending = _packed(perturbed - inputs)
         return objective.at(model, inputs, target, perturbed)
 
@@ -93,5 +95,6 @@ def _packed(offset: Tensor) -> tuple[Tensor, Tensor]:
     """Offsets (n, ...) as int8 of the same shape, and the scale of each, float32 (n,)."""
     exact = offset.detach().float()
     scale = exact.flatten(1).abs().amax(1)
+    # Where nothing moved the offsets are zero, whatever they are divided by.
     unit = torch.where(scale > 0, scale, 1.0).reshape(-1, *[1] * (offset.ndim - 1))
     return (exact / unit * _LEVELS).round().to(torch.int8).cpu(), scale.cpu()
