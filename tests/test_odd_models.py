@@ -31,7 +31,8 @@ from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.maps import batch_maps, dataset_maps
-from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
+from veridical.attribution.registry import ATTRIBUTIONS
 from veridical.data import Split
 from veridical.faithfulness.randomisation import find_stages, model_randomisation
 from veridical.runtime.errors import UsageError
@@ -82,11 +83,8 @@ PREDICTING: dict[str, Call] = {
     "attack without a goal": attacking(InputGradient(), RandomSign()),
 }
 MAPS: dict[str, Call] = {
-    "input gradient": InputGradient(),
+    **{e.name: e.create() for e in ATTRIBUTIONS.entries() if e.explains is not None},
     "gradient x input, graph": lambda m, x, y: GradientTimesInput()(m, x, y, create_graph=True).detach(),
-    "gradient of the loss": InputGradient(output="loss"),
-    "SmoothGrad": SmoothGrad(3),
-    "IG": IntegratedGradients(5),
     "IG, auto": IntegratedGradients(max_nodes=512, tolerance=0.1),
     "IG, diagnostics": lambda m, x, y: IntegratedGradients(4).with_diagnostics(m, x, y).residual,
     "own method": lambda m, x, y: batch_maps(gradient, m, x, y, range(len(x)), 0),
@@ -214,6 +212,14 @@ def _frozen(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False)
 
 
+def _mixed(model: Plain) -> nn.Module:
+    """In train mode, but for one layer; one parameter is frozen."""
+    model.train()
+    model.norm.eval()
+    model.last.bias.requires_grad_(False)
+    return model
+
+
 def _hooked(model: nn.Module) -> nn.Module:
     model.register_forward_hook(lambda *_: None)
     model.get_submodule("conv").register_full_backward_hook(lambda *_: None)
@@ -227,6 +233,7 @@ def _compiled(model: nn.Module) -> nn.Module:
 RIGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "in train mode": (lambda: Plain().train(), Plain),
     "with frozen parameters": (lambda: _frozen(Plain()), Plain),
+    "with modes of its own": (lambda: _mixed(Plain()), Plain),
     "with hooks": (lambda: _hooked(Plain()), Plain),
     "in DataParallel": (lambda: _parallel(Plain()), Plain),
     "compiled": (lambda: _compiled(Plain()), Plain),
@@ -241,6 +248,10 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
         lambda: Plain(lambda logits: logits - logits.logsumexp(1, keepdim=True)),
     ),
 }
+
+
+TRAINED = {"in train mode", "with frozen parameters", "with modes of its own"}
+"""What a step of training looks at, so that its objectives differ."""
 
 
 @dataclass
@@ -340,7 +351,10 @@ def test_a_squeezed_lone_image_is_refused(name: str) -> None:
     model = Plain(torch.squeeze)
     if name == "own method":
         pytest.skip("it calls the model itself")
-    if name in ("SmoothGrad", "IG"):  # which call it with several rows, and so with its outputs in order
+    if name in (
+        "smoothgrad",
+        "integrated-gradients",
+    ):  # which call it with several rows, and so with its outputs in order
         plain = outcome(name, Plain(), images(1), TARGET[:1])
         assert_close(outcome(name, model, images(1), TARGET[:1]), plain)
         return
@@ -348,7 +362,7 @@ def test_a_squeezed_lone_image_is_refused(name: str) -> None:
         outcome(name, model, images(1), TARGET[:1])
 
 
-@pytest.mark.parametrize("name", [*CLIMBING, *PREDICTING, "gradient of the loss"])
+@pytest.mark.parametrize("name", [*CLIMBING, *PREDICTING, "input-gradient-loss"])
 def test_models_of_one_logit_are_refused_where_a_class_is_predicted(name: str) -> None:
     model, inputs, target = Plain(classes=1), images(), torch.zeros(3, dtype=torch.int64)
     with unchanged(model, inputs, target), pytest.raises(UsageError, match="one logit"):
@@ -508,7 +522,9 @@ def _array(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: boo
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("odd", sorted(RIGHT.keys() - {"in train mode", "with frozen parameters"}))
+@pytest.mark.parametrize(
+    "odd", sorted(RIGHT.keys() - {"in train mode", "with frozen parameters", "with modes of its own"})
+)
 def test_objectives_of_odd_models_are_those_of_plain_ones(odd: str, name: str) -> None:
     found = []
     for make in RIGHT[odd]:

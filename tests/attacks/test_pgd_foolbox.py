@@ -108,30 +108,6 @@ def test_default_step_size_is_that_of_madry(trained: Trained) -> None:
     assert torch.equal(by_default, explicit)
 
 
-def test_model_is_attacked_in_eval_mode_and_left_as_it_was(trained: Trained) -> None:
-    model, inputs, target = trained
-    both = nn.Sequential(model, nn.Dropout(0.9))
-    both.train()
-    model.eval()
-    state = torch.get_rng_state()
-    found = pgd(both, inputs, target, Linf(0.1), steps=3, start="origin")
-    assert torch.equal(found, pgd(model, inputs, target, Linf(0.1), steps=3, start="origin"))
-    assert both.training
-    assert both[1].training
-    assert not model.training
-    assert all(p.requires_grad and p.grad is None for p in both.parameters())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(predict(both, inputs), predict(model, inputs))
-
-
-def test_predict_takes_any_batch(trained: Trained) -> None:
-    model, inputs, _ = trained
-    whole = predict(model, inputs)
-    torch.testing.assert_close(predict(model, inputs, rows=2), whole)
-    assert not whole.requires_grad
-    assert predict(model, inputs[:0]).shape == (0, 3)
-
-
 def test_random_starts_come_from_the_seed_and_the_examples_numbers(trained: Trained) -> None:
     model, inputs, target = trained
     state = torch.get_rng_state()

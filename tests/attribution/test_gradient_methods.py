@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.method import AttributionMethod, TargetScalar
+from veridical.attribution.method import TargetScalar
 from veridical.attribution.methods import (
     GradientTimesInput,
     InputGradient,
@@ -102,18 +102,6 @@ def test_smoothgrad_noise_has_the_stated_deviation() -> None:
     inputs = images(1)
     found = SmoothGrad(samples=5_000, noise=0.4, rows=5_000)(Quartic(), inputs, 0)
     assert_close(found, inputs.pow(3) + 3 * 0.4**2 * inputs, rtol=0, atol=0.06)
-
-
-@pytest.mark.parametrize("method", [SmoothGrad(samples=4, noise=0.2, seed=5), RandomAttribution(seed=5)])
-def test_noise_follows_the_example_not_the_batch(method: AttributionMethod) -> None:
-    model, inputs = Quadratic(), images()
-    whole = method(model, inputs, TARGET)
-    alone = [method(model, inputs[i : i + 1], TARGET[i : i + 1], indices=[i]) for i in range(5)]
-    assert_close(torch.cat(alone), whole)
-    order = torch.tensor([3, 0, 4, 1, 2])
-    assert_close(method(model, inputs[order], TARGET[order], indices=order), whole[order])
-    # Without indices the place in the call counts, and so another example gets another noise.
-    assert not torch.allclose(method(model, inputs[1:], TARGET[1:]), whole[1:])
 
 
 def test_seeds_change_random_maps_and_nothing_else_does() -> None:

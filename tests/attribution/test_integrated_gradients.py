@@ -113,24 +113,6 @@ def test_other_outputs_are_complete_too(output: Any) -> None:
     assert bool(result.converged.all())
 
 
-def test_layer_maps_equal_captums_conductance_where_the_layer_is_linear() -> None:
-    """Captum takes differences of the layer along the path, we its derivative: for this one the same."""
-    model, inputs = SmoothNet(), images()
-    theirs = LayerConductance(model, model.first).attribute(
-        inputs, baselines=0.0, target=TARGET, method="riemann_left", n_steps=12
-    )
-    # With n steps Captum uses n + 1 left nodes 0, 1 / (n + 1), ... and drops the last gradient.
-    ours = sum_of_left_nodes(model, inputs, TARGET, nodes=13)
-    assert ours.shape == (4, 4, 6, 6)
-    assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
-
-
-def sum_of_left_nodes(model: SmoothNet, inputs: Tensor, target: Tensor, nodes: int) -> Tensor:
-    """The left rule with `nodes` nodes but for the last one: the left rule of the path that ends there."""
-    end = inputs * (nodes - 1) / nodes
-    return IntegratedGradients(nodes - 1, "left", layer="first")(model, end, target)
-
-
 def test_layer_maps_tend_to_captums_conductance_where_the_layer_is_not_linear() -> None:
     model, inputs = SmoothNet(), images()
     ours = IntegratedGradients(40, layer=model.second)(model, inputs, TARGET)
@@ -239,26 +221,6 @@ def test_an_output_that_is_written_over_by_another_name_is_refused() -> None:
         IntegratedGradients(2, layer="discarded")(Renamed(), images(), TARGET)
 
 
-@pytest.mark.parametrize("nodes", [13, "auto"])
-def test_neither_batches_nor_chunks_change_a_result(nodes: Any) -> None:
-    model, inputs = SmoothNet(), images()
-    whole = IntegratedGradients(nodes).with_diagnostics(model, inputs, TARGET)
-    for rows in (1, 5, 10_000):
-        method = IntegratedGradients(nodes, rows=rows)
-        parts = [method.with_diagnostics(model, inputs[i : i + 1], TARGET[i : i + 1]) for i in range(4)]
-        assert_close(torch.cat([part.attribution for part in parts]), whole.attribution)
-        assert torch.equal(torch.cat([part.nodes for part in parts]), whole.nodes)
-        assert_close(method(model, inputs, TARGET), whole.attribution)
-
-
-def test_chunks_bound_the_rows_of_a_forward_pass() -> None:
-    model, inputs, seen = SmoothNet(), images(3), []
-    model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].shape[0]))
-    IntegratedGradients(100, rows=30)(model, inputs, TARGET[:3])
-    assert max(seen) == 30
-    assert sum(seen) == 300
-
-
 class Steep(nn.Module):
     """tanh of a steep ramp: the first example is almost linear, the others need ever more nodes."""
 
@@ -353,13 +315,6 @@ def test_automatic_nodes_report_the_degenerate_network(rule: str, bound: int) ->
     assert_close(result.residual, -result.change, rtol=1e-9, atol=1e-9)
     with pytest.warns(NotConvergedWarning, match="misses up to 100% of .* standardises each image"):
         method(model, inputs, 1)
-
-
-def test_default_options_do_not_converge_on_the_degenerate_network() -> None:
-    model, inputs = standardised_network(32)
-    result = IntegratedGradients().with_diagnostics(model, inputs[:1], 1)
-    assert result.nodes.tolist() == [256]
-    assert not bool(result.converged)
 
 
 def test_quadrature_nodes_and_baseline_can_be_replaced() -> None:

@@ -1,5 +1,7 @@
 """Outputs that are refused, records of methods, and the Captum-style form of call."""
 
+from typing import Any
+
 import pytest
 import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
@@ -10,6 +12,7 @@ from torch.testing import assert_close
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import all_finite
 from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.method import AttributionMethod
 from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.attribution.registry import ATTRIBUTIONS, create_attribution, describe_attribution
 from veridical.runtime.errors import UsageError
@@ -53,6 +56,26 @@ def test_models_and_outputs_of_the_wrong_form_are_named() -> None:
         InputGradient()(Cut(), images(), 0)
     with pytest.raises(UsageError, match="the scalar returned shape"):
         InputGradient(output=lambda logits, _: logits)(network(), images(), 0)
+
+
+@pytest.mark.parametrize("method", [InputGradient(), IntegratedGradients(), CaptumAttribution(Saliency)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": torch.zeros(3, 1, 4, 4, dtype=torch.uint8)}, "floating-point inputs .* Divide bytes"),
+        ({"inputs": torch.zeros(3)}, "inputs: expected floating-point"),
+        ({"target": torch.tensor([0, 1])}, r"target: expected \(3,\) integers"),
+        ({"target": torch.zeros(3)}, r"target: expected \(3,\) integers"),
+        ({"target": torch.tensor([0, -1, 1])}, "classes of at least 0"),
+        ({"indices": [0, 1]}, "indices: expected 3 integers"),
+        ({"indices": [0.5, 1.0, 2.0]}, "indices: expected 3 integers"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    method: AttributionMethod, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        method(**{"model": network(), "inputs": images(), "target": TARGET, **arguments})
 
 
 def test_bound_methods_answer_captums_call() -> None:
