@@ -7,24 +7,19 @@ from typing import Literal
 import pytest
 
 from veridical.cli.options import parse_options
-from veridical.runtime.checking import POSITIONAL
+from veridical.runtime.checking import POSITIONAL, Checked
 from veridical.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Ball:
-    """Where perturbed inputs may lie."""
+class Options(Checked):
+    """Options of every kind that commands use.
 
-    radius: float = 0.3
-    step_size: float | None = None
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of every kind that commands use."""
+    Args:
+        out: The folder of the results.
+    """
 
     out: str
-    """The folder of the results."""
     data_root: str | None = None
     recipe: Literal["fast", "paper"] = "fast"
     radius: tuple[float, ...] = (0.3,)
@@ -34,10 +29,9 @@ class Options:
     dry_run: bool = False
     average: bool = True
     model_options: dict[str, int | str] = field(default_factory=dict)
-    ball: Ball = field(default_factory=Ball)
-    start_ball: Ball = field(default_factory=lambda: Ball(radius=0.0))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs < 0:
             raise UsageError("epochs: expected a number of at least 0")
 
@@ -72,24 +66,19 @@ def parse(*argv: str) -> Options:
         (["--model-options.width", "8"], replace(DEFAULT, model_options={"width": 8})),
         (["--model_options.my_key=x"], replace(DEFAULT, model_options={"my_key": "x"})),  # the key's own
         (["--model-options", '{"norm": "none"}'], replace(DEFAULT, model_options={"norm": "none"})),
-        (["--ball.step-size", "0.1"], replace(DEFAULT, ball=Ball(step_size=0.1))),
-        (["--start-ball.step-size", "0.2"], replace(DEFAULT, start_ball=Ball(0.0, 0.2))),
-        (["--start_ball.radius=0.2"], replace(DEFAULT, start_ball=Ball(0.2))),
-        (["--ball.step_size=0.1", "--ball.radius", "1"], replace(DEFAULT, ball=Ball(1.0, 0.1))),
     ],
 )
 def test_a_command_line_becomes_the_dataclass(argv: list[str], expected: Options) -> None:
     parsed = parse(*argv)
     assert parsed == expected
     assert type(parsed.radius) is tuple
-    assert type(parsed.ball) is Ball
 
 
 @pytest.mark.parametrize("spelling", ["--print_config", "--print-config"])
 def test_what_print_config_writes_is_read_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spelling: str
 ) -> None:
-    argv = ["--radius", "0.1", "1e-5", "--dry-run", "--some-names", "yes", "1", "--ball.step-size", "1e-3"]
+    argv = ["--radius", "0.1", "1e-5", "--dry-run", "--some-names", "yes", "1"]
     argv += ["--data-root", "/d: #", "--layers", "3"]
     with pytest.raises(SystemExit) as stop:
         parse(*argv, spelling)
@@ -107,7 +96,6 @@ def test_what_print_config_writes_is_read_back(
     [
         ("epoch: 3\n", "epoch"),
         ("epochs: many\n", "epochs"),
-        ("ball:\n  size: 1\n", "size"),
         ("[1, 2", r"options\.yaml: "),
         ("", "config"),
         ("some words", "config"),
@@ -149,7 +137,7 @@ def test_a_value_of_boundless_structure_is_bad_usage(flag: str, value: str) -> N
     [
         (["--recipe", "slow"], "--recipe: expected one of fast, paper, but got 'slow'"),
         (["--epochs", "1.5"], "--epochs"),
-        (["--ball.step-size", "x"], "--ball.step-size"),
+        (["--radius", "x"], "--radius"),
         (["--dry-run", "perhaps"], "--dry-run"),
         (["--no-epochs"], "unrecognized arguments: --no-epochs"),
         (["--no-average=true"], "unrecognized arguments: --no-average"),
@@ -163,7 +151,45 @@ def test_a_value_of_the_wrong_kind_names_its_flag(argv: list[str], told: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_help_prints_the_docstrings_under_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Group(Checked):
+    """What commands share.
+
+    Args:
+        speed: How fast.
+        colour: Which colour.
+    """
+
+    speed: int = 1
+    colour: str = "red"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Group):
+    """A command's own options.
+
+    Args:
+        colour: The colour here.
+    """
+
+    own: int = 2
+    colour: str = "blue"
+
+
+def test_help_shows_what_a_command_inherits_under_the_words_of_its_group(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(Grouped, ["--help"], prog="veridical test")
+    own, shared = capsys.readouterr().out.split("What commands share:")
+    assert "--own" in own
+    assert "The colour here. (type: str, default: blue)" in own
+    assert "How fast. (type: int, default: 1)" in shared
+    assert "--colour" not in shared
+    assert parse_options(Grouped, ["--speed", "3"], prog="veridical test") == Grouped(speed=3)
+
+
+def test_help_prints_what_the_docstring_says_of_each_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse("--help")
     assert stop.value.code == 0
@@ -171,12 +197,11 @@ def test_help_prints_the_docstrings_under_the_fields(capsys: pytest.CaptureFixtu
     assert "The folder of the results. (required, type: str)" in out
     assert "usage: veridical test --out OUT [options]" in out
     assert "--data-root DATA_ROOT" in out
-    assert "--ball.step-size" in out
     assert "_root " not in out
 
 
 @dataclass(frozen=True)
-class Folders:
+class Folders(Checked):
     """Options of a command that takes values without a flag."""
 
     folders: list[str] = field(metadata=POSITIONAL)

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(DataRoot):
-    """Options of `veridical data`."""
+    """Options of `veridical data`.
+
+    Args:
+        out: Folder for result.json.
+    """
 
     out: FilePath | None = None
-    """Folder for result.json."""
 
 
 def list_data(options: ListOptions) -> int:

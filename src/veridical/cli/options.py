@@ -2,23 +2,24 @@
 
 Flags are spelt as people spell them. A field `data_root` is `--data-root` (an underscore is understood too).
 A boolean field is a bare flag, `--short`, or `--no-short`, or `--short=false`. A field that holds several
-values takes them apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. A nested dataclass is
-reached with a dot, `--ball.radius`. In files the names are the fields' own.
+values takes them apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. The keys of a
+mapping are reached with a dot, `--model-options.width 8`. In files the names are the fields' own.
 
 A field of several values with the metadata POSITIONAL takes what stands without a flag: `report A B --out C`.
 """
 
 import argparse
 import contextlib
+import inspect
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from veridical.runtime.checking import as_path, check_value, option_hints
 from veridical.runtime.errors import UsageError, argument_error, nearest, unknown_name_error
@@ -35,26 +36,25 @@ def parse_options(
 ) -> OptionsT:
     """Parse a command line into an instance of the dataclass `options`.
 
-    Help texts come from the class's docstring or from a docstring under each field. Anything that cannot be
-    used is a `UsageError` of one line; `--help` and `--print_config` print and raise `SystemExit(0)`.
+    Help texts come from "Args:" in the docstrings of the class and of those that it inherits. Anything that
+    cannot be used is a `UsageError` of one line; `--help` and `--print_config` print and raise SystemExit(0).
     """
-    parser = build_parser(options, prog=prog, description=description)
-    hints = dict(_flags(options))
     kind: Any = options
+    hints, parser = get_type_hints(options), _build_parser(kind, prog, description)
+    flags = {f"--{name.replace('_', '-')}": hint for name, hint in hints.items()}
     try:
-        line = _normalised(argv, hints, _positional(options))
-        _check_yaml(line, list(get_type_hints(options)))
-        parsed = parser.instantiate(parser.parse_args(line))
+        line = _normalise(argv, flags, _positional(options))
+        _check_yaml(line, list(hints))
+        parsed = parser.parse_args(line)
     except yaml.YAMLError as error:
         raise UsageError(f"config: {' '.join(str(error).split())}") from error
     except argparse.ArgumentError as error:
-        raise UsageError(_readable(error, hints, option_hints(kind))) from error
-    return options(**{name: parsed[name] for name in get_type_hints(options)})
+        raise UsageError(_readable(error, flags, option_hints(kind))) from error
+    return options(**{name: parsed[name] for name in hints})
 
 
-def build_parser(options: type[object], *, prog: str, description: str = "") -> ArgumentParser:
-    """Return the parser of one command; errors are raised as `argparse.ArgumentError`, not printed."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+def _build_parser(options: Any, prog: str, description: str) -> ArgumentParser:
+    """The parser of one command; errors are raised as `argparse.ArgumentError`, not printed."""
     parser = _OptionParser(
         prog=prog,
         usage=_usage(options, prog),
@@ -65,7 +65,24 @@ def build_parser(options: type[object], *, prog: str, description: str = "") -> 
     )
     parser.add_argument("--config", action="config", help="YAML file of options; later flags overrule it.")
     parser.add_class_arguments(options, as_group=False)
+    _group_help(parser, options)
     return parser
+
+
+def _group_help(parser: ArgumentParser, options: Any) -> None:
+    """Let --help show what a command inherits below its own options, under the first words of its group."""
+    shown = parser._optionals._group_actions
+    for group in options.__mro__[1:]:
+        inherited = [
+            action
+            for action in shown
+            if action.dest in vars(group).get("__annotations__", {})
+            and action.dest not in vars(options).get("__annotations__", {})
+        ]
+        if inherited:
+            title = inspect.cleandoc(group.__doc__ or group.__name__).partition("\n")[0].rstrip(".")
+            parser.add_argument_group(title)._group_actions.extend(inherited)
+            shown[:] = [action for action in shown if action not in inherited]
 
 
 def _usage(options: Any, prog: str) -> str:
@@ -93,8 +110,7 @@ class _OptionParser(ArgumentParser):
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Add one option as jsonargparse does, with dashes in its flag, and bare if it is boolean."""
-        nested = is_dataclass(kwargs.get("type"))  # jsonargparse comes back with each of its fields
-        if len(args) == 1 and args[0].startswith("--") and args[0] != _PRINT_CONFIG and not nested:
+        if len(args) == 1 and args[0].startswith("--") and args[0] != _PRINT_CONFIG:
             kwargs.setdefault("dest", args[0].removeprefix("--"))
             if kwargs.get("type") is bool:
                 kwargs.update(nargs="?", const=True)
@@ -102,16 +118,7 @@ class _OptionParser(ArgumentParser):
         return super().add_argument(*args, **kwargs)
 
 
-def _flags(options: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
-    """Walk a dataclass and those nested in it; yield each flag with its field's type hint."""
-    for name, hint in get_type_hints(options).items():
-        flag = prefix + name.replace("_", "-")
-        yield flag, hint
-        if is_dataclass(hint):
-            yield from _flags(hint, f"{flag}.")
-
-
-def _normalised(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None = None) -> list[str]:
+def _normalise(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None = None) -> list[str]:
     """Rewrite a command line into the one spelling that the parser knows; `bare` gets what has no flag."""
     result: list[str] = []
     without_flag: list[str] = []
@@ -122,7 +129,7 @@ def _normalised(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None 
             (result if bare is None else without_flag).append(argument)
             continue
         flag, equals, value = argument.partition("=")
-        flag = _respelt(flag, hints)
+        flag = _respell(flag, hints)
         switch = "--" + flag.removeprefix("--no-")
         if switch != flag and hints.get(switch) is bool and not equals:
             flag, equals, value = switch, "=", "false"
@@ -138,14 +145,14 @@ def _normalised(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None 
             result.append(rest.pop(0))
     if without_flag:
         # A comma is part of the value here, as in a path.
-        result.append(f"--{bare}=[{', '.join(map(_quoted, without_flag))}]")
+        result.append(f"--{bare}=[{', '.join(map(_quote, without_flag))}]")
     return result
 
 
 def _check_yaml(line: Sequence[str], known: Sequence[str]) -> None:
     """Refuse files of options, and values, that would take long to read or in which something is dropped."""
-    configs = [b for a, b in pairwise([*line, ""]) if a == "--config"]
-    configs += [a.partition("=")[2] for a in line if a.startswith("--config=")]
+    configs = [value for flag, value in pairwise([*line, ""]) if flag == "--config"]
+    configs += [argument.partition("=")[2] for argument in line if argument.startswith("--config=")]
     for name in configs:
         path = as_path(name, "config")
         if not path.exists() and "\n" not in name and ":" not in name:
@@ -199,7 +206,7 @@ def _takes(flag: str, hints: Mapping[str, Any], following: str) -> bool:
     return flag != _PRINT_CONFIG and not following.startswith("--")
 
 
-def _respelt(flag: str, hints: Mapping[str, Any]) -> str:
+def _respell(flag: str, hints: Mapping[str, Any]) -> str:
     """Return the parser's spelling of a flag; the keys of a mapping, `--options.my_key`, stay as they are."""
     dashed = flag.replace("_", "-")
     if dashed == "--print-config":
@@ -224,10 +231,10 @@ def _as_list(values: Sequence[str], *, text: bool) -> str:
     if len(values) == 1 and (values[0].lstrip().startswith("[") or values[0] == "null"):
         return values[0]
     parts = [part.strip() for value in values for part in value.split(",")]
-    return f"[{', '.join(map(_quoted, parts) if text else parts)}]"
+    return f"[{', '.join(map(_quote, parts) if text else parts)}]"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """Write a text as YAML."""
     return "'" + text.replace("'", "''") + "'"
 
@@ -244,8 +251,8 @@ def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limited: 
             check_value(flag, given[1].strip(" '\""), _element_type(hint) or hint)
         except UsageError as reason:
             return str(reason)
-        kind = "values of the kind that --help shows, without control characters"
-        return str(argument_error(flag, given[1].strip(), kind))
+        expected = "values of the kind that --help shows, without control characters"
+        return str(argument_error(flag, given[1].strip(), expected))
     line = re.sub(r'Parser key "([\w.]+)"', flag, line)
     unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", line)
     near = nearest(unknown[1], hints) if unknown else None
