@@ -104,6 +104,11 @@ def _positional(options: Any) -> str | None:
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of a command's description, which shows whole command lines."""
 
+    def _expand_help(self, action: argparse.Action) -> str:
+        """What help says of an option, where a type reads as "int | null"."""
+        text: str = super()._expand_help(action)
+        return re.sub(r"\(type: Optional\[(.*)\](?=, default)", r"(type: \1 | null", text)
+
 
 class _OptionParser(ArgumentParser):
     """A jsonargparse parser with the spelling of this module's docstring."""
