@@ -134,7 +134,7 @@ def test_labels_that_were_not_learnt_decide_nothing(run: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (("--attribution", "input-gradient", "input-gradient"), "attribution: expected different names"),
+        (("--attribution", "input-gradient", "input-gradient"), "attribution: expected different values"),
         (("--tests", "weights"), "cascading"),
         (("--examples", "1"), "examples: expected an integer from 2"),
         (("--repeats", "0"), "repeats"),
@@ -152,3 +152,17 @@ def test_what_it_refuses(
 def test_a_folder_that_is_no_run_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path, tmp_path / "out")) == 1
     assert "not the folder of a run" in capsys.readouterr().err
+
+
+def test_a_model_by_its_weights_gives_the_runs_results(run: Path, checked: Path, tmp_path: Path) -> None:
+    line = command(run, tmp_path / "out", "--tests", "cascading", "--attribution", "input-gradient")
+    named = ["--model", "mlp", "--model-options.width", "32", "--weights", str(run / "model.safetensors")]
+    place = line.index("--run")
+    line[place : place + 2] = [*named, "--data", str(run.parent / "stripes.npz")]
+    assert main(line) == 0
+    ours, theirs = (
+        results_of(folder)["attributions"]["input-gradient"] for folder in (tmp_path / "out", checked)
+    )
+    assert ours["cascading"] == theirs["cascading"]
+    assert ours["unrelated"] == theirs["unrelated"]
+    assert "Do the maps care what mlp has learnt?" in (tmp_path / "out" / "report.html").read_text()

@@ -12,7 +12,8 @@ from veridical.runtime.checking import MOST_PROCESSES
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup, joined, launched
-from veridical.runtime.study_config import AttackOptions, DiffRoarOptions, SanityOptions
+from veridical.runtime.study_config import AttackOptions, DiffRoarOptions
+from veridical.studies.sanity import SanityOptions
 
 
 def _started(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:

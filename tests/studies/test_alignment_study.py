@@ -245,3 +245,26 @@ def test_the_page_shows_what_was_found(studied: AlignmentOptions) -> None:
 def test_a_data_set_without_regions_says_so() -> None:
     with pytest.raises(DataError, match=r"mnist-5k: no foreground is known.*--data"):
         region_record(load("mnist-5k"))
+
+
+def test_a_model_by_its_weights_gives_the_runs_results(
+    trained: Path, studied: AlignmentOptions, tmp_path: Path
+) -> None:
+    result = Alignment(
+        study_options(
+            trained,
+            tmp_path / "out",
+            run=None,
+            model="mlp",
+            model_options={"width": 16},
+            weights=str(trained / "adversarial-0" / "model.safetensors"),
+            data=str(trained / "patches.npz"),
+        )
+    ).run()
+    before = read_json(Path(studied.out) / "result.json")["results"]["models"]
+    ours, theirs = result.results["models"]["mlp"], before["Adversarial training (linf 0.1)"]
+    assert ours["accuracy"] == theirs["accuracy"]
+    for name, maps in theirs["maps"].items():
+        assert ours["maps"][name]["mass"]["examples"]["value"] == pytest.approx(
+            maps["mass"]["examples"]["value"], abs=1e-12
+        )

@@ -49,7 +49,9 @@ COMMANDS: Mapping[str, Command] = {
     "diffroar-report": Command(
         "veridical.cli.diffroar_report", "overlay curves of finished diffroars on a page"
     ),
-    "sanity": Command("veridical.cli.sanity", "check whether explanations care what a network has learnt"),
+    "sanity": Command(
+        "veridical.studies.sanity:Sanity", "check whether explanations care what a network has learnt"
+    ),
     "leakage": Command(
         "veridical.studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"
     ),

@@ -23,7 +23,6 @@ from veridical.runtime.checking import (
 )
 from veridical.runtime.options import (
     AttackChoice,
-    AttributionChoice,
     BaselineName,
     BlockOptions,
     DataChoice,
@@ -44,7 +43,6 @@ from veridical.runtime.options import (
     TiesName,
 )
 
-SanityTestName = Literal["cascading", "independent", "labels", "data"]
 TheoryName = Literal["one-layer", "block-margin"]
 AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 Shown = Annotated[int, Limit(1, 1000)]
@@ -153,37 +151,6 @@ class DemoOptions(DataChoice, Machine):
     out: FilePath | None = None
     data: FilePath = "mnist-5k"
     short: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SanityOptions(AttributionChoice, Gallery, DataChoice, Placement):
-    """Check whether a run's maps care what the network has learnt (Adebayo et al., 2018).
-
-    Args:
-        run: Folder of the run whose attributions are checked.
-        data: Name of the data set; None takes the run's.
-        tests: What is randomised: the weights from the logits down (cascading), one layer at a time
-            (independent), the labels of a new training (labels), the images of one (data).
-        target: Class that is explained, by every network the same: the run's prediction or the label.
-        examples: The first so many test images.
-        repeats: Draws of fresh weights.
-        train_examples: Training images of each new training; None takes all.
-        epochs: Length of each new training; it has to learn random labels by heart.
-        learning_rate: Greatest learning rate of the new trainings; None is the run's.
-        seed: Seed of fresh weights, permutations, noise and new trainings.
-    """
-
-    run: FilePath
-    tests: list[SanityTestName] = field(
-        default_factory=lambda: ["cascading", "independent", "labels", "data"]
-    )
-    target: TargetName = "predicted"
-    examples: AtLeastTwo = 200
-    repeats: Repeats = 5
-    train_examples: AtLeastTwo | None = 1000
-    epochs: Annotated[float, Limit(0, 1e5, above=True)] = 60.0
-    learning_rate: Factor | None = None
-    gallery: Annotated[int, Limit(0, 1000)] = 4
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,782 @@
+"""Whether explanations care what a network has learnt: random weights, permuted labels, images of noise.
+
+Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from veridical.attribution.maps import dataset_maps
+from veridical.attribution.registry import create_attribution, describe_attribution
+from veridical.data import Dataset
+from veridical.faithfulness.invariance import (
+    INVARIANT_ABOVE,
+    LEARNT_BY_HEART,
+    PASSES_BELOW,
+    InvarianceVerdict,
+    combine_verdicts,
+    compare_unrelated,
+    count_undefined,
+    draws_interval,
+    is_nearer,
+    judge_remaining,
+    remaining_similarity,
+)
+from veridical.faithfulness.randomisation import (
+    fresh_seed,
+    model_randomisation,
+    permute_labels,
+    predict_classes,
+    replace_by_noise,
+    shorten_training,
+)
+from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training, train_fresh
+from veridical.faithfulness.sources import describe_source, load_source
+from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
+from veridical.metrics.maps import TOP_QUANTILE, pictures
+from veridical.metrics.registry import compare_maps, measures, ssim_window
+from veridical.models import MODELS, build
+from veridical.report.formats import DASH, listed, percent
+from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
+from veridical.report.table import Column, Table, write_cell
+from veridical.runtime.checking import Factor, Limit, Repeats
+from veridical.runtime.errors import argument_error
+from veridical.runtime.files import Arrays
+from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
+from veridical.studies.attacked import training_title
+from veridical.studies.maps import channels_last, first_of_each_class, image_and_maps
+from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, list_settings
+from veridical.training.run import load
+from veridical.training.subject import load_model, load_subject
+
+CONTROL = "true"
+"""The training on true data beside those on randomised ones."""
+
+MEASURES = measures("sanity")
+TRAINING_WORDS = {CONTROL: "true data", "labels": "permuted labels", "data": "images of noise"}
+TEST_WORDS = {"weights": "random weights", "labels": "permuted labels", "data": "images of noise"}
+ORDERS = {
+    "cascading": "Layers randomised one after the other, from the logits down",
+    "independent": "One layer randomised at a time, the others trained",
+}
+SIMILARITIES = [Column(name, measure.label, "number") for name, measure in MEASURES.items()]
+
+_MOST_STATES = 4
+"""Columns of the gallery for the cascade."""
+
+AtLeastTwo = Annotated[int, Limit(2, 10**9)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SanityOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
+    """Check whether a model's maps care what the network has learnt (Adebayo et al., 2018).
+
+    Args:
+        tests: What is randomised: the weights from the logits down (cascading), one layer at a time
+            (independent), the labels of a new training (labels), the images of one (data).
+        target: Class that is explained, by every network the same: the model's prediction or the label.
+        examples: The first so many test images.
+        repeats: Draws of fresh weights.
+        train_examples: Training images of each new training; None takes all.
+        epochs: Length of each new training; it has to learn random labels by heart.
+        learning_rate: Greatest learning rate of the new trainings; None is the run's.
+        seed: Seed of fresh weights, permutations, noise and new trainings.
+    """
+
+    tests: list[Literal["cascading", "independent", "labels", "data"]] = field(
+        default_factory=lambda: ["cascading", "independent", "labels", "data"]
+    )
+    target: TargetName = "predicted"
+    examples: AtLeastTwo = 200
+    repeats: Repeats = 5
+    train_examples: AtLeastTwo | None = 1000
+    epochs: Annotated[float, Limit(0, 1e5, above=True)] = 60.0
+    learning_rate: Factor | None = None
+    gallery: Annotated[int, Limit(0, 1000)] = 4
+
+
+class Sanity(Study[SanityOptions]):
+    r"""Check whether explanations care what a network has learnt: weights, labels, data made random.
+
+    examples:
+      veridical sanity --run runs/natural --data fashion-mnist \
+          --attribution input-gradient captum:GuidedBackprop --out runs/sanity
+      veridical sanity --run runs/natural --tests cascading independent --examples 500 --out runs/weights
+      veridical sanity --model cnn --weights cnn.pt --data fashion-mnist --out runs/mine
+
+    An explanation that stays the same when the layers get fresh weights, or when the network was trained on
+    permuted labels, does not show what the network has learnt. labels and data each take a new training, and
+    one on true data beside them. An interrupted check is continued by the same command. DIR/report.html shows
+    what came out, DIR/result.json has the numbers.
+    """
+
+    name = "sanity"
+    summary = "check whether explanations care what a network has learnt"
+    question = "a sanity check of explanations"
+    Options = SanityOptions
+
+    def prepare(self) -> None:
+        """Load the subject, and settle the new trainings."""
+        options = self.options
+        check_different("attribution", options.attribution)
+        check_different("tests", options.tests)
+        self.subject = load_subject(options, device=options.device)
+        self.data = self.subject.data
+        if min(self.data.shape[1:]) < 3:
+            raise argument_error("data", f"images of {self.data.shape}", "images of at least 3 x 3 pixels")
+        self.methods = {
+            name: describe_attribution(
+                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
+            )
+            for name in options.attribution
+        }
+        self.examples = min(options.examples, len(self.data.test))
+        count = len(self.data.train)
+        self.train_examples = count if options.train_examples is None else min(options.train_examples, count)
+        self.orders = [name for name in ORDERS if name in options.tests]
+        randomised = [name for name in ("labels", "data") if name in options.tests]
+        self.kinds = [CONTROL, *randomised] if randomised else []
+        self.model: dict[str, Any] | None = None
+        self.training: dict[str, Any] | None = None
+        if self.kinds:
+            run = None if self.subject.run is None else self.subject.run.settings
+            self.model = resolve_architecture(
+                options.model, options.model_options, self.data, run, trust_code=options.trust_code
+            )
+            overrides = {
+                # An average of weights lags behind; robust objectives never learn random labels by heart.
+                "averaging": 0.0,
+                "epochs": options.epochs,
+                "learning_rate": options.learning_rate,
+                "train_examples": self.train_examples,
+            }
+            if run is not None:
+                overrides["batch_size"] = min(run.optimise.batch_size, self.train_examples)
+            part = randomise_data(self.data, CONTROL, self.train_examples, options.seed)
+            self.training = resolve_training(part, self.model, run, "natural", overrides)
+
+    def config(self) -> dict[str, Any]:
+        """All that the numbers depend on, as plain values; neither paths nor the machine."""
+        options = self.options
+        _, height, width = self.data.shape
+        return {
+            "run": self.subject.describe(),
+            "data": self.data.describe(),
+            "attributions": self.methods,
+            "tests": [*self.orders, *self.kinds[1:]],
+            "target": options.target,
+            "examples": self.examples,
+            "repeats": options.repeats,
+            "similarity": {
+                "measures": {name: measure.help for name, measure in MEASURES.items()},
+                "ssim_window": ssim_window(height, width),
+                "picture_quantile": TOP_QUANTILE,
+            },
+            "thresholds": {
+                "nearly_invariant_above": INVARIANT_ABOVE,
+                "passes_below": PASSES_BELOW,
+                "learnt_by_heart": LEARNT_BY_HEART,
+            },
+            "model": self.model,
+            "training": self.training,
+            "train_examples": self.train_examples if self.training is not None else None,
+            "seed": options.seed,
+            "gallery": options.gallery,
+        }
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        data = describe_source(self.data.name, self.options.data_root, self.data.options)
+        return {**super().where(), **data, **self.subject.source}
+
+    @cached_property
+    def trainings(self) -> dict[str, Case]:
+        """The new trainings by kind."""
+        return {
+            kind: Case(
+                {
+                    "kind": kind,
+                    "data": {"checksum": self.data.checksum, "name": self.data.name},
+                    "examples": self.train_examples,
+                    "random_seed": self.options.seed,
+                    "model": self.model,
+                    "training": self.training,
+                    "recipe_source": hash_recipe(),
+                    # Not the run's: with its initial weights a new training would resemble it for that alone.
+                    "seed": fresh_seed(self.options.seed),
+                },
+                step="train",
+                stage="training and explaining",
+                label=f"training on {kind} data",
+                cost=1000.0,
+            )
+            for kind in self.kinds
+        }
+
+    @cached_property
+    def comparisons(self) -> dict[str, dict[str, list[Case]]]:
+        """By attribution and what its maps are compared with: other images, fresh weights, new trainings."""
+        first = self.options.seed * 1000
+        draws = range(first, first + self.options.repeats)
+        return {
+            name: {
+                "unrelated": [self._comparison(name, {"kind": "unrelated"})],
+                **{
+                    order: [self._comparison(name, {"kind": order, "draw": draw}) for draw in draws]
+                    for order in self.orders
+                },
+                **{
+                    kind: [self._comparison(name, {"kind": "trained"}, training)]
+                    for kind, training in self.trainings.items()
+                },
+            }
+            for name in self.methods
+        }
+
+    def _comparison(self, name: str, against: dict[str, Any], training: Case | None = None) -> Case:
+        options = self.options
+        states = 8.0 if against["kind"] in ORDERS else 2.0
+        return Case(
+            {
+                "weights": self.subject.digest,
+                "data": {"checksum": self.data.checksum, "name": self.data.name},
+                "attribution": name,
+                "method": self.methods[name],
+                "target": options.target,
+                "examples": self.examples,
+                "seed": options.seed,
+                "gallery": options.gallery,
+                "against": against,
+                "model": dict(self.subject.facts["model"]),
+            },
+            step="explain",
+            after=training,
+            # What a training left must be there before it is explained.
+            stage="training and explaining" if training is None else "explaining",
+            label=f"{name}, {against['kind']}",
+            cost=states * self.examples / 100,
+        )
+
+    def cases(self) -> Iterable[Case]:
+        """New trainings, and each attribution's maps beside those of every other network."""
+        yield from self.trainings.values()
+        for groups in self.comparisons.values():
+            yield from (case for cases in groups.values() for case in cases)
+
+    @staticmethod
+    def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Train the architecture on randomised data; its accuracies on that and on the test images."""
+        true = load_source(context.where, values["data"]["checksum"])
+        data = randomise_data(true, values["kind"], values["examples"], values["random_seed"])
+        run = train_fresh(values, data, context.folder / "run", context.where)
+        right = predict_classes(run.model, data.train) == data.train.labels
+        return {
+            "training_accuracy": proportion_interval(int(right.sum()), len(right)),
+            "test_accuracy": run.result["results"]["natural_accuracy"],
+        }
+
+    @staticmethod
+    def explain(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Compare the maps of some test images with those of one kind of other network.
+
+        values: against is {"kind": "unrelated"}, {"kind": "cascading" or "independent", "draw": seed of the
+        fresh weights} or {"kind": "trained"}, of the run that `context.after` left. Returns the names of the
+        states, similarities float64 (states, N) by measure, agrees bool (states, N), and pictures float16
+        (states, gallery, H, W).
+        """
+        model = load_model(context.where, values["weights"], trust_code=context.trust_code)
+        data = load_source(context.where, values["data"]["checksum"])
+        split = data.test.subset(range(values["examples"]))
+        seen = predict_classes(model, split)
+        target = seen if values["target"] == "predicted" else split.labels
+        shown = first_of_each_class(split.labels, values["gallery"])
+        states = list(_states(model, data, split, target, values, context))
+        return {
+            "states": [state.name for state in states],
+            **{
+                name: np.stack([state.similarity[name].cpu().numpy() for state in states])
+                for name in MEASURES
+            },
+            "agrees": np.stack([(state.predicted == seen).numpy() for state in states]),
+            "pictures": np.stack(
+                [pictures(state.maps[shown]).cpu().numpy().astype(np.float16) for state in states]
+            ),
+        }
+
+    def results(self, work: Work) -> dict[str, Any]:
+        """Similarities and verdicts of every attribution, the new trainings, and notes."""
+        trainings = {kind: dict(work.plain(case)) for kind, case in self.trainings.items()}
+        learnt = {
+            kind: (result["training_accuracy"]["value"] or 0.0) >= LEARNT_BY_HEART
+            for kind, result in trainings.items()
+        }
+        attributions = {
+            name: self._judge(
+                {key: [_Compared(work, case) for case in cases] for key, cases in groups.items()}, learnt
+            )
+            for name, groups in self.comparisons.items()
+        }
+        notes = [
+            f"The training on {TRAINING_WORDS[kind]} got only "
+            f"{trainings[kind]['training_accuracy']['value']:.1%} of its own labels right: it needs more "
+            "--epochs, fewer --train-examples or another --learning-rate before its maps say something."
+            for kind, enough in learnt.items()
+            if not enough
+        ]
+        for name, entry in attributions.items():
+            states = [state for order in ORDERS for state in entry.get(order, [])]
+            missing = sum(state["undefined"]["spearman_signed"] for state in states)
+            if missing:
+                notes.append(
+                    f"{name}: {missing:,} rank correlations have no value, since a map was constant; they "
+                    "are left out."
+                )
+        return {
+            "examples": self.examples,
+            "trainings": trainings,
+            "attributions": attributions,
+            "notes": notes,
+        }
+
+    def _judge(self, compared: Mapping[str, list[_Compared]], learnt: Mapping[str, bool]) -> dict[str, Any]:
+        """One attribution's similarities, and its verdicts by weights, labels and data."""
+        (unrelated,) = compared["unrelated"]
+        reference = {
+            measure: unrelated.similarity[measure][unrelated.states.index("other image")]
+            for measure in MEASURES
+        }
+        entry: dict[str, Any] = {
+            "unrelated": {
+                state: {
+                    measure: mean_interval(unrelated.similarity[measure][place], undefined="exclude")
+                    for measure in MEASURES
+                }
+                for place, state in enumerate(unrelated.states)
+            },
+            "verdicts": {},
+        }
+        for order in self.orders:
+            entry[order] = [
+                {
+                    "stage": state,
+                    "randomised": place + 1 if order == "cascading" else 1,
+                    **_describe_state(compared[order], place, reference),
+                }
+                for place, state in enumerate(compared[order][0].states)
+            ]
+        if "cascading" in self.orders:
+            # With all stages fresh but the lowest one, and with that too.
+            decisive = entry["cascading"][-2:]
+            verdicts = {m: judge_remaining([state["remaining"][m] for state in decisive]) for m in MEASURES}
+            combined = combine_verdicts(verdicts, dict.fromkeys(MEASURES, True))
+            entry["verdicts"]["weights"] = {"measures": verdicts, "verdict": combined}
+        entry["trainings"] = {kind: _describe_state(compared[kind], 0, reference) for kind in self.kinds}
+        for kind in self.kinds[1:]:
+            (control,), (one,) = compared[CONTROL], compared[kind]
+            # A measure can tell only where the control shows that trainings of true data are nearer.
+            telling = {
+                m: learnt[kind] and is_nearer(control.similarity[m][0], one.similarity[m][0], measure.alike)
+                for m, measure in MEASURES.items()
+            }
+            judged: dict[str, InvarianceVerdict] = {}
+            for measure in MEASURES:
+                verdict = judge_remaining([entry["trainings"][kind]["remaining"][measure]])
+                judged[measure] = "undecided" if verdict == "passes" and not telling[measure] else verdict
+            combined = combine_verdicts(judged, telling)
+            entry["verdicts"][kind] = {"measures": judged, "telling": telling, "verdict": combined}
+        return entry
+
+    def pictures(self, work: Work) -> Arrays:
+        """Index and label (n,), image uint8 (n, C, H, W), classes, and maps by name, float16 from 0 to 1.
+
+        "ATTRIBUTION/own" is the model's own (n, H, W), "ATTRIBUTION/cascading" those of the first draw
+        (states, n, H, W), "ATTRIBUTION/KIND" those after each new training.
+        """
+        split = self.data.test
+        index = first_of_each_class(split.labels[: self.examples], self.options.gallery)
+        arrays: Arrays = {
+            "index": np.asarray(index, dtype=np.int64),
+            "label": split.labels[index].numpy(),
+            "image": split.images[index].numpy(),
+            "classes": np.asarray(self.data.classes, dtype=np.str_),
+        }
+        for name, groups in self.comparisons.items():
+            for group, cases in groups.items():
+                if group != "independent":
+                    maps = work.arrays(cases[0])["pictures"]
+                    key = "own" if group == "unrelated" else group
+                    arrays[f"{name}/{key}"] = maps if group == "cascading" else maps[0]
+        return arrays
+
+    @classmethod
+    def heading(cls, result: StudyResult) -> str:
+        """The title of the page."""
+        return f"Do the maps care what {_model_title(result)} has learnt?"
+
+    @classmethod
+    def lead(cls, result: StudyResult) -> str:
+        """What was compared."""
+        model = result.config["run"]["model"]["name"]
+        return (
+            f"Whether the explanations of {result.results['examples']:,} test images of "
+            f"{result.config['data']['name']} change when the network ({_model_title(result)}, {model}) "
+            "loses what it has learnt."
+        )
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """One sentence for each attribution and test, and notes."""
+        sentences = [
+            _headline(name, test, judged, entry)
+            for name, entry in result.results["attributions"].items()
+            for test, judged in entry["verdicts"].items()
+        ]
+        return [*sentences, *result.results["notes"]]
+
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """What remained in each state that a verdict rests on."""
+        columns = ["explanation", "network", "verdict"]
+        rows = [
+            [name, network, judged["verdict"], *(_remaining(state["remaining"][m]) for m in MEASURES)]
+            for name, entry in result.results["attributions"].items()
+            for test, judged in entry["verdicts"].items()
+            for network, state in _judged_states(entry, test).items()
+        ]
+        return {"Verdicts": Table([*columns, *(measure.label for measure in MEASURES.values())], rows)}
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """Verdicts, similarity over the layers, new trainings, maps, and what was measured."""
+        text = (
+            "What remains of the maps in networks that have lost what told the classes: 100% is the same "
+            "map, 0% has no more in common with it than the map of another image."
+        )
+        panels = [Panel("Verdicts", [text], table=cls.tables(result)["Verdicts"])]
+        for name, entry in result.results["attributions"].items():
+            panels += [_order_panel(name, order, entry) for order in ORDERS if order in entry]
+        if result.results["trainings"]:
+            panels += _trainings_panels(result)
+        return [*panels, _gallery_panel(result), Panel("What was measured", _meaning(result.config))]
+
+    @classmethod
+    def facts(cls, result: StudyResult) -> dict[str, Any]:
+        """How it was measured, as names and values."""
+        config = result.config
+        facts: dict[str, Any] = {
+            "Images": f"the first {config['examples']:,} test images of {config['data']['name']}",
+            "Explained class": "the network's prediction" if config["target"] == "predicted" else "the label",
+            "Draws of fresh weights": str(config["repeats"]),
+            "SSIM": f"gaussian window of {config['similarity']['ssim_window']} pixels",
+            "Seed": str(config["seed"]),
+        }
+        if config["training"] is not None:
+            steps = config["training"]["steps"]
+            facts["New trainings"] = f"{config['train_examples']:,} images, {steps:,} steps"
+        for name, record in config["attributions"].items():
+            facts[name] = list_settings({k: v for k, v in record.items() if v not in ({}, None)})
+        return facts
+
+
+def randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
+    """The training data of one kind: "true", with permuted "labels", or with noise for "data"."""
+    part = shorten_training(data, examples, seed)
+    change = {"labels": permute_labels, "data": replace_by_noise}.get(kind)
+    return part if change is None else change(part, seed)
+
+
+@dataclass(frozen=True)
+class _State:
+    """One other network (or map): its name, similarities by measure (N,), predictions, and maps."""
+
+    name: str
+    similarity: Mapping[str, Tensor]
+    predicted: Tensor
+    maps: Tensor
+
+
+def _states(
+    model: nn.Module,
+    data: Dataset,
+    split: Any,
+    target: Tensor,
+    values: Mapping[str, Any],
+    context: Context,
+) -> Iterator[_State]:
+    """What a model's maps are compared with."""
+    seed, batch, against = values["seed"], context.batch, values["against"]
+    method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
+    explain = partial(
+        dataset_maps, examples=split, attribution=method, target=target, batch_size=batch, seed=seed
+    )
+    if against["kind"] in ORDERS:
+        record = values["model"]
+        fresh = None
+        if record["name"] in MODELS:
+            # The initial weights that the registry draws; others are reset layer by layer.
+            fresh = partial(_build_fresh, record, data)
+        for one in model_randomisation(
+            model,
+            split,
+            method,
+            order=against["kind"],
+            fresh=fresh,
+            target=target,
+            seed=against["draw"],
+            map_seed=seed,
+            batch_size=batch,
+        ):
+            yield _State(one.stage.name, one.similarity, one.predicted, one.maps)
+        return
+    maps = explain(model)
+    if against["kind"] == "unrelated":
+        seen = predict_classes(model, split, batch)
+        for name, similarity in compare_unrelated(maps, target, seed).items():
+            yield _State(name, similarity, seen, maps)
+        return
+    assert context.after is not None
+    other = load(context.after / "run", device=next(model.parameters()).device).model
+    others = explain(other)
+    seen = predict_classes(other, split, batch)
+    yield _State("trained", compare_maps(maps, others, "sanity"), seen, others)
+
+
+def _build_fresh(record: Mapping[str, Any], data: Dataset, seed: int) -> nn.Module:
+    sizes: dict[str, Any] = {"shape": data.shape, "num_classes": data.num_classes}
+    return build(record["name"], seed=seed, **sizes, **record["options"])
+
+
+class _Compared:
+    """What an `explain` step left: names of states, similarities by measure (states, N), and agreement."""
+
+    def __init__(self, work: Work, case: Case) -> None:
+        arrays = work.arrays(case)
+        self.states: list[str] = list(work.plain(case)["states"])
+        self.similarity = {name: torch.from_numpy(arrays[name]) for name in MEASURES}
+        self.agrees: Tensor = torch.from_numpy(arrays["agrees"])
+
+
+def _describe_state(
+    draws: Sequence[_Compared], place: int, reference: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """One state over the draws of its weights; reference: similarity to the map of another image (N,)."""
+    similarity = {m: torch.stack([draw.similarity[m][place] for draw in draws]) for m in MEASURES}
+    agrees = torch.stack([draw.agrees[place] for draw in draws])
+    agreement: Interval = (
+        proportion_interval(int(agrees.sum()), agrees.shape[1])
+        if len(draws) == 1
+        else draws_interval(agrees.double())
+    )
+    return {
+        "agreement": agreement,
+        "similarity": {m: draws_interval(values) for m, values in similarity.items()},
+        "remaining": {
+            m: remaining_similarity(values, reference[m], MEASURES[m].identical)
+            for m, values in similarity.items()
+        },
+        "undefined": {m: count_undefined(values) for m, values in similarity.items()},
+    }
+
+
+# From a finished check to its page
+
+
+def _model_title(result: StudyResult) -> str:
+    """The checked network as people name it."""
+    run = result.config["run"]
+    return training_title(run) if "objective" in run else str(run["model"]["name"])
+
+
+def _headline(name: str, test: str, judged: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    against = TEST_WORDS[test]
+    if judged["verdict"] == "passes":
+        return f"{name} passes against {against}: its maps become as unlike as those of unrelated images."
+    if judged["verdict"] == "undecided":
+        why = "its maps change, and the intervals leave open by how much"
+        if "telling" in judged and not any(judged["telling"].values()):
+            why = "the control is no nearer, or the new network did not learn its data by heart"
+        return f"{name} is undecided against {against}: {why}."
+    alike = [m for m, verdict in judged["measures"].items() if verdict == "nearly invariant"]
+    left = max(_left(entry, test, measure) for measure in alike)
+    by = listed([MEASURES[measure].label for measure in alike])
+    return (
+        f"{name} is nearly invariant against {against}, by {by}: up to {percent(left, 0)} of what tells "
+        "its maps from those of other images is still there."
+    )
+
+
+def _left(entry: Mapping[str, Any], test: str, measure: str) -> float:
+    """The most that remained in a state that the verdict rests on."""
+    return max(state["remaining"][measure]["value"] or 0.0 for state in _judged_states(entry, test).values())
+
+
+def _judged_states(entry: Mapping[str, Any], test: str) -> dict[str, Mapping[str, Any]]:
+    """The states that the verdict of a test rests on, by what stands in them for the checked network."""
+    if test != "weights":
+        return {f"trained on {TRAINING_WORDS[test]}": entry["trainings"][test]}
+    *before, last = entry["cascading"]
+    states = {f"random but {last['stage']}": before[-1]} if before else {}
+    return {**states, "all random": last}
+
+
+def _remaining(interval: Mapping[str, Any]) -> str:
+    if interval["value"] is None:
+        return DASH
+    if interval["low"] is None:
+        return percent(interval["value"], 0)
+    low, high = (percent(interval[end], 0) for end in ("low", "high"))
+    return f"{percent(interval['value'], 0)} ({low} to {high})"
+
+
+def _meaning(config: Mapping[str, Any]) -> list[str]:
+    """Paragraphs on what was measured and how the verdicts come about."""
+    above, below = (config["thresholds"][name] for name in ("nearly_invariant_above", "passes_below"))
+    quantile = config["similarity"]["picture_quantile"]
+    return [
+        (
+            "Every network explains the same class of an image, so that only the network differs. Similarity "
+            "is Spearman's rank correlation of all values of two maps, with their signs (signed ranks) and "
+            "by their sizes (ranks of sizes), and the structural similarity (SSIM) of the maps as pictures: "
+            "sizes summed over channels, on a scale from zero to the map's own "
+            f"{percent(quantile, 1)} quantile."
+        ),
+        (
+            "What remains is (similarity - unrelated) / (1 - unrelated), where unrelated is the similarity "
+            "to the map of another image by the same network: 100% is the same map, 0% has no more in common "
+            "with it than another image's. The verdict on random weights rests on two states: all layers "
+            "random but the one next to the image, and all layers random. Nearly invariant: at one of them "
+            f"the 95% interval lies above {percent(above, 0)}. Passes: at both it lies below "
+            f"{percent(below, 0)}. One measure is enough to be nearly invariant; all must pass."
+        ),
+        (
+            "A network that was trained on permuted labels or on images of noise has learnt nothing that "
+            "carries over. Trainings differ anyway: a measure counts towards passing only where the control, "
+            "trained on true data, is clearly nearer to the checked network, and where the training accuracy "
+            f"reached {percent(config['thresholds']['learnt_by_heart'], 0)}."
+        ),
+        (
+            "Intervals join two sources: the images, and the draws of fresh weights. They do not cover "
+            "another training of the checked network, nor of the new ones."
+        ),
+    ]
+
+
+def _number(interval: Mapping[str, Any]) -> str:
+    """A number with its interval, which covers draws and examples together."""
+    return write_cell(interval, "number")
+
+
+def _share(interval: Mapping[str, Any]) -> str:
+    return write_cell(interval, "share")
+
+
+def _order_panel(name: str, order: str, entry: Mapping[str, Any]) -> Panel:
+    """One attribution and one order: the curves of all measures, and the numbers beside them."""
+    states = entry[order]
+    rows = [
+        [state["stage"], _share(state["agreement"]), *(_number(state["similarity"][m]) for m in MEASURES)]
+        for state in states
+    ]
+    rows += [
+        [f"({other}, for comparison)", "", *(_number(found[m]) for m in MEASURES)]
+        for other, found in entry["unrelated"].items()
+    ]
+    first = "randomised down to" if order == "cascading" else "randomised"
+    return Panel(
+        f"{ORDERS[order]}: {name}",
+        illustrations=[
+            Illustration(
+                _curves(states, entry["unrelated"]["other image"], order),
+                "Similarity to the trained network's map. Dashed: similarity to the map of another image.",
+                f"Three measures of similarity over the layers, for {name}; the numbers are in the table.",
+            )
+        ],
+        table=Table([first, "same prediction", *(measure.label for measure in MEASURES.values())], rows),
+    )
+
+
+def _curves(states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], order: str) -> Any:
+    """Similarity over the number of randomised stages, or over the stage; dashed what is unrelated."""
+    cascading = order == "cascading"
+    x = list(range(0 if cascading else 1, len(states) + 1))
+    curves = []
+    for colour, (measure, one) in enumerate(MEASURES.items()):
+        shown = [state["similarity"][measure] for state in states]
+        ends = {end: [interval[end] for interval in shown] for end in ("value", "low", "high")}
+        if cascading:
+            # Nothing randomised: the same map.
+            ends = {end: [1.0, *values] for end, values in ends.items()}
+        curves.append(Curve(one.label, x, ends["value"], ends["low"], ends["high"], colour=colour))
+        level = unrelated[measure]["value"]
+        curves.append(Curve("", x, [level] * len(x), dashed=True, colour=colour))
+    return curves_figure(
+        curves,
+        x_label="layers randomised" if cascading else "the randomised layer, 1 being the logits'",
+        y_label="similarity to the trained map",
+        y_bounds=(-1.0, 1.0),
+    )
+
+
+def _trainings_panels(result: StudyResult) -> list[Panel]:
+    """What the new networks have learnt, and for each attribution how alike their maps are."""
+    results = result.results
+    examples = result.config["train_examples"]
+    text = (
+        f"Networks of the same architecture, trained anew on {examples:,} images. Permuted labels and images "
+        "of noise can only be learnt by heart, and carry nothing over to the test images."
+    )
+    learnt = [
+        [TRAINING_WORDS[kind], _share(one["training_accuracy"]), _share(one["test_accuracy"])]
+        for kind, one in results["trainings"].items()
+    ]
+    columns = ["trained on", "training accuracy", "test accuracy"]
+    panels = [Panel("New trainings", [text], table=Table(columns, learnt))]
+    for name, entry in results["attributions"].items():
+        rows = [
+            [TRAINING_WORDS[kind], *(_number(state["similarity"][m]) for m in MEASURES)]
+            for kind, state in entry["trainings"].items()
+        ]
+        other = entry["unrelated"]["other image"]
+        rows.append(["(other image, for comparison)", *(_number(other[m]) for m in MEASURES)])
+        table = Table(["trained on", *(measure.label for measure in MEASURES.values())], rows)
+        panels.append(Panel(f"Maps after new trainings: {name}", table=table))
+    return panels
+
+
+def _gallery_panel(result: StudyResult) -> Panel:
+    arrays, results = result.arrays, result.results
+    if not len(arrays["index"]):
+        return Panel("Maps", ["No images were asked for."])
+    illustrations = []
+    for name, entry in results["attributions"].items():
+        columns: list[tuple[str, Any]] = [("trained", arrays[f"{name}/own"])]
+        if "cascading" in entry:
+            states = entry["cascading"]
+            chosen = np.unique(np.linspace(0, len(states) - 1, min(_MOST_STATES, len(states))).round())
+            columns += [
+                (f"down to {states[place]['stage']}", arrays[f"{name}/cascading"][place])
+                for place in chosen.astype(int).tolist()
+            ]
+        columns += [
+            (f"trained on {TRAINING_WORDS[kind]}", arrays[f"{name}/{kind}"]) for kind in entry["trainings"]
+        ]
+        rows = [
+            PictureRow(
+                str(arrays["classes"][label]),
+                [channels_last(arrays["image"][place]), *(maps[place] for _, maps in columns)],
+            )
+            for place, label in enumerate(arrays["label"].tolist())
+        ]
+        titles = ["image", *(title for title, _ in columns)]
+        figure = pictures_figure(rows, titles, image_and_maps(len(columns)))
+        alt = f"{len(rows)} images and their maps by {name}: of the network as trained, and of changed ones."
+        illustrations.append(Illustration(figure, f"{name}, each map on a scale of its own.", alt))
+    return Panel("Maps", illustrations=illustrations)
