@@ -91,42 +91,31 @@ _PACKAGES = (
     "training",
 )
 _HOMES = {
-    "AttackResult": "attacks.attribution",
-    "attack": "attacks.attribution",
-    "L2": "attacks.ball",
-    "Linf": "attacks.ball",
-    "MassCentre": "attacks.directions",
-    "RandomSign": "attacks.directions",
-    "TargetRegion": "attacks.directions",
-    "TopK": "attacks.directions",
-    "pgd": "attacks.prediction",
-    "CaptumAttribution": "attribution.captum_adapter",
-    "GradientTimesInput": "attribution.methods",
-    "InputGradient": "attribution.methods",
-    "IntegratedGradients": "attribution.integrated_gradients",
-    "RandomAttribution": "attribution.methods",
-    "SmoothGrad": "attribution.methods",
-    "load": "data",
-    "diffroar": "faithfulness.diffroar",
-    "DiffRoarResult": "faithfulness.result",
-    "Normalized": "models",
-    "build": "models",
-    "TrainOptions": "runtime.options",
-    "DataError": "runtime.errors",
-    "RunError": "runtime.errors",
-    "UsageError": "runtime.errors",
-    "VeridicalError": "runtime.errors",
-    "train": "training.loop",
-    "Run": "training.run",
+    "attacks.attribution": ("AttackResult", "attack"),
+    "attacks.ball": ("L2", "Linf"),
+    "attacks.directions": ("MassCentre", "RandomSign", "TargetRegion", "TopK"),
+    "attacks.prediction": ("pgd",),
+    "attribution.captum_adapter": ("CaptumAttribution",),
+    "attribution.methods": ("GradientTimesInput", "InputGradient", "RandomAttribution", "SmoothGrad"),
+    "attribution.integrated_gradients": ("IntegratedGradients",),
+    "data": ("load",),
+    "faithfulness.diffroar": ("diffroar",),
+    "faithfulness.result": ("DiffRoarResult",),
+    "models": ("Normalized", "build"),
+    "runtime.options": ("TrainOptions",),
+    "runtime.errors": ("DataError", "RunError", "UsageError", "VeridicalError"),
+    "training.loop": ("train",),
+    "training.run": ("Run",),
 }
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value  # the next use finds it without coming here
     return value
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+import veridical
 from veridical.models import MODELS, build
 from veridical.runtime import devices
 from veridical.runtime.errors import UsageError
+from veridical.runtime.guards import thread_count
 
 XEON = "processor\t: 0\nmodel name\t: Intel(R) Xeon(R)\nflags\t\t: fpu sse2 avx512f avx512_bf16\n\n"
 OLDER = "model name\t: Intel(R) Core(TM) i5\nflags\t\t: fpu sse2 avx2\n"
@@ -88,3 +90,23 @@ def test_no_network_gets_a_layout_whose_backward_pass_crashes(
     assert (
         devices.fast_layout(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv3d(1, 1, 2))) == torch.contiguous_format
     )
+
+
+def test_the_environment_is_plain_and_says_what_computed() -> None:
+    told = devices.environment("cpu", torch.float64, threads=3, seed=11)
+    assert told["veridical"] == veridical.__version__
+    assert told["torch"] == str(torch.__version__)
+    assert (told["device"], told["gpu"], told["dtype"], told["threads"], told["seed"]) == (
+        "cpu",
+        None,
+        "float64",
+        3,
+        11,
+    )
+    assert told["cpu"]
+    assert {type(value) for value in told.values()} <= {str, int, type(None)}
+
+
+def test_threads_default_to_what_torch_uses() -> None:
+    with thread_count(2):
+        assert devices.environment("cpu", "bfloat16")["threads"] == 2

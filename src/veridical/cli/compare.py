@@ -36,8 +36,7 @@ def run(options: Options) -> int:
     """Write the page, print the table and what it shows. Errors are raised."""
     from veridical.cli.terminal import attack_table, say
     from veridical.report.verdict import verdict
-    from veridical.runtime.files import claim_folder, write_json
-    from veridical.runtime.provenance import result_document
+    from veridical.runtime.files import claim_folder, result_document, write_json
     from veridical.studies.attack_report import REPORT, sections, write_attack_report
     from veridical.studies.attacked import check_comparable, named, read_attack
 

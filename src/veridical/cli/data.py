@@ -113,8 +113,8 @@ def _claimed(options: ListOptions) -> Path | None:
 
 
 def _write(folder: Path, options: ListOptions, rows: "list[Availability]", seconds: float) -> None:
-    from veridical.runtime.files import write_json
-    from veridical.runtime.provenance import environment, result_document
+    from veridical.runtime.devices import environment
+    from veridical.runtime.files import result_document, write_json
 
     results = {row.name: row.to_dict() for row in rows}
     config = {"data_root": options.data_root}

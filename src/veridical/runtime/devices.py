@@ -1,17 +1,21 @@
-"""Which device to compute on, and what it can do."""
+"""Which device to compute on, what it can do, and what a result says of the machine."""
 
 import functools
+import os
+import platform
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+from veridical._version import __version__
 from veridical.runtime.errors import UsageError, argument_error
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _MEMORY_INFO = Path("/proc/meminfo")
-# x86: AVX-512 and AMX instructions that multiply bfloat16; Condition: FEAT_BF16.
+# x86: AVX-512 and AMX instructions that multiply bfloat16; Arm: FEAT_BF16.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -96,3 +100,27 @@ def cpu_details() -> dict[str, str]:
         if colon:
             fields.setdefault(key.strip().lower(), value.strip())
     return {"model": fields.get("model name", ""), "flags": fields.get("flags", fields.get("features", ""))}
+
+
+def environment(
+    device: torch.device | str,
+    dtype: torch.dtype | str,
+    threads: int | None = None,
+    seed: int | None = None,
+) -> dict[str, object]:
+    """Return plain values that say what computed a result; `threads` defaults to what torch uses now."""
+    where = torch.device(device)
+    return {
+        "veridical": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "cpu": cpu_details()["model"] or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": str(where),
+        "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads() if threads is None else threads,
+        "seed": seed,
+    }

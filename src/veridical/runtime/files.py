@@ -424,6 +424,27 @@ def to_plain(obj: object, place: str) -> Any:
     )
 
 
+def result_document(
+    results: Mapping[str, object],
+    config: Mapping[str, object],
+    environment: Mapping[str, object],
+    timing: Mapping[str, object],
+    files: Mapping[str, bytes] | None = None,
+) -> dict[str, object]:
+    """Return the content of a `result.json`: two results are equal when `results` and `config` are.
+
+    files: what was written beside it, by name, of which it keeps the digests.
+    """
+    return {
+        "schema": 1,
+        "results": dict(results),
+        "config": dict(config),
+        "environment": dict(environment),
+        "timing": dict(timing),
+        "files": {name: digest(content) for name, content in (files or {}).items()},
+    }
+
+
 def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, object]) -> Path:
     """Create the folder, or enter it again, for the one run described by (`kind`, `config`); return its path.
 

@@ -15,11 +15,19 @@ import torch
 from veridical.attacks.parts import PartStore
 from veridical.attacks.robustness import RobustnessResult, batch_length, examples_kept
 from veridical.data import Dataset
+from veridical.runtime.devices import environment
 from veridical.runtime.errors import UsageError
-from veridical.runtime.files import Arrays, claim_folder, pack_arrays, read_json, write_atomic, write_json
+from veridical.runtime.files import (
+    Arrays,
+    claim_folder,
+    pack_arrays,
+    read_json,
+    result_document,
+    write_atomic,
+    write_json,
+)
 from veridical.runtime.guards import thread_count
 from veridical.runtime.process_group import ALONE, ProcessGroup
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import AttackOptions
 from veridical.studies.attack_task import AttackTask, assign
 from veridical.studies.finished import EXAMPLES, RESULT

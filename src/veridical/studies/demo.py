@@ -14,9 +14,8 @@ from veridical.attacks.robustness import examples_kept
 from veridical.data import load
 from veridical.report.formats import Interval
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import CLAIM, claim_folder, write_json
+from veridical.runtime.files import CLAIM, claim_folder, result_document, write_json
 from veridical.runtime.options import TrainOptions
-from veridical.runtime.provenance import result_document
 from veridical.runtime.record import record
 from veridical.runtime.study_config import AttackOptions, DemoOptions
 from veridical.studies.attack_report import REPORT, write_attack_report

@@ -20,9 +20,8 @@ from veridical.faithfulness.forecast import Forecast, forecast
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ENDS, unmask
 from veridical.jobs import workers_of
-from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import Arrays, pack_arrays, write_atomic, write_json
-from veridical.runtime.provenance import environment, result_document
+from veridical.runtime.devices import environment, resolve_device
+from veridical.runtime.files import Arrays, pack_arrays, result_document, write_atomic, write_json
 from veridical.runtime.study_config import DiffRoarOptions
 from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT

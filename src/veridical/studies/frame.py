@@ -12,10 +12,16 @@ import torch
 
 from veridical.faithfulness.diffroar import check_outcomes
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
-from veridical.runtime.devices import resolve_device
-from veridical.runtime.files import Arrays, claim_folder, pack_arrays, write_atomic, write_json
+from veridical.runtime.devices import environment, resolve_device
+from veridical.runtime.files import (
+    Arrays,
+    claim_folder,
+    pack_arrays,
+    result_document,
+    write_atomic,
+    write_json,
+)
 from veridical.runtime.options import Placement
-from veridical.runtime.provenance import environment, result_document
 from veridical.studies.executors import executor_of
 from veridical.studies.finished import EXAMPLES, RESULT
 

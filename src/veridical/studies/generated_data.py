@@ -14,10 +14,10 @@ from veridical.data.block_mnist import block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset, PartName, load_masked, save_masked
 from veridical.data.shortcut import shortcut
 from veridical.report import Illustration, Panel, PictureRow, Table, pictures_figure, study_page
+from veridical.runtime.devices import environment
 from veridical.runtime.errors import argument_error
-from veridical.runtime.files import claim_folder, read_json, write_atomic, write_json
+from veridical.runtime.files import claim_folder, read_json, result_document, write_atomic, write_json
 from veridical.runtime.options import BlockOptions, ShortcutOptions
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.study_config import BlockFileOptions, ShortcutFileOptions
 
 DATA, RESULT, REPORT = "data.npz", "result.json", "report.html"

@@ -37,7 +37,7 @@ from veridical.report.formats import Interval
 from veridical.report.page import Panel, study_page
 from veridical.report.table import Column, Table, explained, write_points
 from veridical.runtime.checking import as_path
-from veridical.runtime.devices import resolve_device
+from veridical.runtime.devices import environment, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
     Arrays,
@@ -47,11 +47,11 @@ from veridical.runtime.files import (
     pack_arrays,
     read_arrays,
     read_json,
+    result_document,
     write_atomic,
     write_json,
 )
 from veridical.runtime.options import DataRoot, Gallery, Placement
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.record import record
 from veridical.runtime.trusted_import import import_trusted
 from veridical.studies.executors import executor_of

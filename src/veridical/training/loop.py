@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.data import Dataset, Split
+from veridical.runtime.devices import environment
 from veridical.runtime.errors import RunError, argument_error, unknown_name_error
-from veridical.runtime.files import claim_folder, write_atomic, write_json
+from veridical.runtime.files import claim_folder, result_document, write_atomic, write_json
 from veridical.runtime.guards import default_modes, preserved_rng, thread_count
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.process_group import ALONE, ProcessGroup
-from veridical.runtime.provenance import environment, result_document
 from veridical.runtime.seeds import seed_global, stream
 from veridical.training.checkpoint import (
     Learner,
