@@ -70,7 +70,7 @@ def seconds(measurement: Measurement, folder: Path, executor: Executor, stacked:
         train_stacks(jobs.values(), store, executor, device="cpu")
     outcomes = run_jobs(jobs.values(), store, executor)
     spent = time.perf_counter() - begun
-    check_outcomes(outcomes, jobs)
+    check_outcomes(outcomes, jobs.values())
     return spent, max(outcome.sent_bytes for outcome in outcomes.values())
 
 

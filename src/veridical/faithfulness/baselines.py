@@ -18,8 +18,8 @@ from veridical.runtime.options import PerName
 from veridical.training.loop import train
 from veridical.training.run import Run
 
+# The job that trains the linear model.
 LINEAR = "veridical.faithfulness.baselines:measure_linear_importances"
-"""The job that trains the linear model."""
 
 EPOCHS = 5.0
 _KEPT = "importances.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -27,7 +27,7 @@ from veridical.faithfulness.diffroar_plan import (
 )
 from veridical.faithfulness.forecast import predict_retraining
 from veridical.faithfulness.ranking import Ranking, rank_dataset, rank_maps
-from veridical.faithfulness.result import Accuracies, DiffRoarResult, Point, judge_levels, write_notes
+from veridical.faithfulness.result import DiffRoarResult, build_result
 from veridical.faithfulness.retraining import OVERRIDES, RETRAIN
 from veridical.faithfulness.stacked import check_stacked, train_stacks
 from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
@@ -48,11 +48,11 @@ from veridical.runtime.options import (
 from veridical.runtime.study_config import DiffRoarOptions
 from veridical.training.run import Run
 
+# The claim of a folder of results, and what lies in it.
 KIND, RANKINGS, JOBS = "diffroar", "rankings", "jobs"
-"""The claim of a folder of results, and what lies in it."""
 
+# (what is done, how far it is): "ranking" counts images, the other stages count jobs.
 ProgressCallback = Callable[[str, Progress], object]
-"""(what is done, how far it is): "ranking" counts images, the other stages count jobs."""
 
 
 def measure(
@@ -79,7 +79,7 @@ def measure(
     kept = named or Store(folder / JOBS)
     with ExitStack() as stack:
         # An executor of the caller's stays open; processes of our own end with us.
-        runner = executor or stack.enter_context(make_executor(measurement.device_name))
+        runner = executor or stack.enter_context(_make_executor(measurement.where["device"]))
         rankings = make_rankings(measurement, folder / RANKINGS, kept, runner, batch, tell)
         ranked = time.monotonic()
         jobs = plan_jobs(measurement, rankings, folder / RANKINGS, kept, runner, stacked)
@@ -89,19 +89,21 @@ def measure(
                 jobs.values(),
                 kept,
                 runner,
-                device=measurement.device_name,
+                device=measurement.where["device"],
                 tell=lambda state: tell("retraining together", state),
             )
         outcomes = run_jobs(jobs.values(), kept, runner, progress=lambda state: tell("retraining", state))
-    check_outcomes(outcomes, jobs)
-    timing = summarise_timing(jobs, outcomes, together) | {
+    check_outcomes(outcomes, jobs.values())
+    timing = _summarise_timing(jobs.values(), outcomes, together) | {
         "ranking_seconds": round(ranked - begun, 3),
         "total_seconds": round(time.monotonic() - begun, 3),
     }
-    return assemble(measurement, rankings, jobs, outcomes, config, timing)
+    accuracies = {one: float((outcomes[job.id].result or {})["accuracy"]) for one, job in jobs.items()}
+    records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
+    return build_result(measurement, records, accuracies, config, timing)
 
 
-def make_executor(device: str) -> Executor:
+def _make_executor(device: str) -> Executor:
     """One process for each core or GPU, of one thread each; this process for one GPU, or without POSIX."""
     if os.name != "posix" or device.startswith("cuda:"):
         return InProcess()
@@ -123,18 +125,18 @@ def make_rankings(
 ) -> dict[RankingName, Ranking]:
     """The rankings of the attribution and the baselines, from their files where they are there already."""
     folder.mkdir(exist_ok=True)
-    found: dict[RankingName, Ranking] = {}
+    rankings: dict[RankingName, Ranking] = {}
     names: list[RankingName] = ["judged", *measurement.design.baselines]
     for name in names:
         path = ranking_path(folder, name)
         if not path.exists():
-            _ranking(name, measurement, store, executor, batch, tell).save(path)
+            _rank(name, measurement, store, executor, batch, tell).save(path)
         # Mapped from the file, as the jobs will have it.
-        found[name] = Ranking.load(path)
-    return found
+        rankings[name] = Ranking.load(path)
+    return rankings
 
 
-def _ranking(
+def _rank(
     name: RankingName,
     measurement: Measurement,
     store: Store,
@@ -154,15 +156,10 @@ def _ranking(
         values = {"data": {"checksum": data.checksum}, "options": options}
         job = Job(LINEAR, values, measurement.where, label="linear model")
         outcomes = run_jobs([job], store, executor, progress=lambda state: tell("linear model", state))
-        check_outcomes(outcomes, {job: job})
+        check_outcomes(outcomes, [job])
         return rank_by_linear_model(data, outcomes[job.id].result or {}, per=design.per, seed=design.seed)
     attribution = measurement.attribution
-    choices: dict[str, Any] = {
-        "order": design.order,
-        "per": design.per,
-        "ties": design.ties,
-        "seed": design.seed,
-    }
+    choices: dict[str, Any] = {name: getattr(design, name) for name in ("order", "per", "ties", "seed")}
     if isinstance(attribution, Path):
         return rank_maps(attribution, measurement.data, **choices, train=len(data.train), progress=images)
     return rank_dataset(
@@ -186,7 +183,7 @@ def plan_jobs(
     stacked: StackedName = "never",
 ) -> dict[Retraining, Job]:
     """The jobs, with predicted costs if any of them is still to be done."""
-    records = {name: ranking.describe() for name, ranking in rankings.items()}
+    records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
     jobs = {
         one: Job(
             RETRAIN,
@@ -205,79 +202,39 @@ def plan_jobs(
     return {one: replace(job, cost=costs[one.shown]) for one, job in jobs.items()}
 
 
-def check_outcomes(outcomes: Mapping[str, Outcome], jobs: Mapping[Any, Job]) -> None:
+def check_outcomes(outcomes: Mapping[str, Outcome], jobs: Iterable[Job]) -> None:
     """Raise a RunError with the reasons and last lines of the log if any job failed."""
-    failed = {job.id: job for job in jobs.values() if outcomes[job.id].status == "failed"}
+    failed = [(job, outcomes[job.id]) for job in jobs if outcomes[job.id].status == "failed"]
     if not failed:
         return
-    told: list[str] = []
-    for name, job in list(failed.items())[:3]:
-        lines = outcomes[name].log_tail.splitlines()[-5:]
-        told.append(
-            "\n".join([f"{job.label} ({name}): {outcomes[name].error}", *(f"    {line}" for line in lines)])
-        )
-    more = f"\nand {len(failed) - 3} more" if len(failed) > 3 else ""
+    reports = []
+    for job, outcome in failed[:3]:
+        reports.append(f"{job.label} ({job.id}): {outcome.error}")
+        reports += [f"    {line}" for line in outcome.log_tail.splitlines()[-5:]]
+    if len(failed) > 3:
+        reports.append(f"and {len(failed) - 3} more")
     raise RunError(
         f"{len(failed)} of {len(outcomes)} jobs failed; the others are finished and kept, and the same "
-        "command tries these again:\n" + "\n".join(told) + more
+        "command tries these again:\n" + "\n".join(reports)
     )
 
 
-def summarise_timing(
-    jobs: Mapping[Retraining, Job], outcomes: Mapping[str, Outcome], together: Mapping[str, Outcome]
+def _summarise_timing(
+    jobs: Iterable[Job], outcomes: Mapping[str, Outcome], together: Mapping[str, Outcome]
 ) -> dict[str, Any]:
-    """What this call's retrainings took, and were predicted to take, and the bytes sent to workers.
-
-    What was reused counts in neither number of seconds, so that the two compare.
-    """
-    ended, stacks = list(outcomes.values()), list(together.values())
-    done = [outcome for outcome in ended if outcome.status == "done"]
-    trained = [*done, *(outcome for outcome in stacks if outcome.status == "done")]
+    """What this call's retrainings took, and were predicted to take, and the bytes sent to workers."""
+    # What was reused counts in neither number of seconds, so that the two compare.
+    done = [outcome for outcome in outcomes.values() if outcome.status == "done"]
+    trained = [*done, *(outcome for outcome in together.values() if outcome.status == "done")]
+    predicted = sum(job.cost for job in jobs if outcomes[job.id].status == "done")
     return {
-        "retrainings": len(ended),
-        "reused": len(ended) - len(done),
-        "stacks": len(stacks),
+        "retrainings": len(outcomes),
+        "reused": len(outcomes) - len(done),
+        "stacks": len(together),
         "retraining_seconds": round(sum(outcome.seconds or 0.0 for outcome in trained), 3),
-        "predicted_seconds": round(
-            sum(job.cost for job in jobs.values() if outcomes[job.id].status == "done"), 3
-        ),
+        "predicted_seconds": round(predicted, 3),
         "sent_bytes_per_job": max((outcome.sent_bytes for outcome in done), default=0),
     }
-
-
-def assemble(
-    measurement: Measurement,
-    rankings: Mapping[RankingName, Ranking],
-    jobs: Mapping[Retraining, Job],
-    outcomes: Mapping[str, Outcome],
-    config: Mapping[str, Any],
-    timing: Mapping[str, Any],
-) -> DiffRoarResult:
-    """The result from the outcomes of all jobs."""
-    values = {}
-    for one, job in jobs.items():
-        result = outcomes[job.id].result
-        assert result is not None
-        values[one] = float(result["accuracy"])
-    design, examples = measurement.design, len(measurement.data.test)
-    found = Accuracies(design, measurement.coordinates, examples, measurement.chance, values)
-    curve, control = found.curve("judged"), found.control()
-    baselines: dict[str, tuple[Point, ...]] = {name: found.curve(name) for name in design.baselines}
-    judged = judge_levels(curve, baselines, control, design.mode, examples)
-    records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
-    return DiffRoarResult(
-        curve=curve,
-        verdicts=judged,
-        baselines=baselines,
-        control=control,
-        roar=found.removed_or_kept("remove"),
-        kar=found.removed_or_kept("keep"),
-        rankings=records,
-        examples=examples,
-        notes=write_notes(found, judged, control, records["judged"]),
-        config=config,
-        timing=timing,
-    )
 
 
 @checked("attribution")
@@ -330,11 +287,11 @@ def diffroar(
         What is retrained where it is not the run's own architecture: a name, "module:callable", or a run,
         whose recipe is then taken too.
     executor
-        Where retrainings run: any of `veridical.jobs`; None is `measuring.default_executor`.
+        Where retrainings run: any of `veridical.jobs`; None is one process for each core or GPU.
     batch
         Images whose attributions are computed at a time.
     progress
-        See `measuring.ProgressCallback`.
+        See `ProgressCallback`.
     overrides
         Options of the retraining in place of the recipe's: epochs, steps, learning_rate, batch_size and the
         others of `OptimiserOptions`, train_examples, bf16.

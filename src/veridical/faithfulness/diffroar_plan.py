@@ -21,7 +21,7 @@ from veridical.data import Dataset, load
 from veridical.faithfulness.fills import Fill, resolve_fill
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
 from veridical.faithfulness.sources import describe_source, take_first, write_source
-from veridical.faithfulness.unmasking import ENDS, End, Kept, Shown, resolve_kept
+from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
 from veridical.runtime.checking import Checked, Level, Repeats, Seed, Share, as_path, needs
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
@@ -42,8 +42,8 @@ from veridical.training.settings import Settings
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
+# Seeds of two measurements, s and s + 1, give their repeats seeds that are this far apart.
 SEEDS_APART = 1000
-"""Seeds of two measurements, s and s + 1, give their repeats seeds that are this far apart."""
 
 RankingName = Literal["judged", "random", "input-agnostic"]
 
@@ -87,23 +87,11 @@ class Design(Checked):
         plain = asdict(self)
         return plain | {"levels": list(self.levels), "baselines": list(self.baselines)}
 
-    def at(
-        self, ranking: RankingName, shown: Shown, level: float, end: End, coordinates: int
-    ) -> list[Retraining]:
-        """The repeats at one level and end of a ranking; the control has its own number of them."""
-        return self.repeated(ranking, shown, resolve_kept(level, coordinates, end, self.mode))
-
     def repeated(self, ranking: RankingName, shown: Shown, kept: Kept) -> list[Retraining]:
-        """The repeats on what is kept, in the order of their seeds."""
+        """The repeats on what is kept, by ascending seed; the control has its own number of them."""
         repeats = self.repeats if shown == "images" else self.control_repeats
         first = self.seed * SEEDS_APART
         return [Retraining(ranking, shown, kept, first + repeat) for repeat in range(repeats)]
-
-    def curves(self) -> list[tuple[RankingName, Shown]]:
-        """What has a point at every level and end: the attribution, the baselines, the control."""
-        found: list[tuple[RankingName, Shown]] = [("judged", "images")]
-        found += [(baseline, "images") for baseline in self.baselines]
-        return [*found, ("judged", "masks")] if self.control else found
 
     def check(self, coordinates: int) -> None:
         """Refuse levels of which two mean the same number of coordinates, or one means all of them."""
@@ -115,24 +103,27 @@ class Design(Checked):
     def retrainings(self, coordinates: int) -> list[Retraining]:
         """All of them, each once, by curve and level."""
         self.check(coordinates)
-        found = [
-            retraining
-            for ranking, shown in self.curves()
+        curves: list[tuple[RankingName, Shown]] = [("judged", "images")]
+        curves += [(baseline, "images") for baseline in self.baselines]
+        curves += [("judged", "masks")] if self.control else []
+        wanted = [
+            (*curve, resolve_kept(level, coordinates, end, self.mode))
+            for curve in curves
             for level in self.levels
             for end in ENDS
-            for retraining in self.at(ranking, shown, level, end, coordinates)
         ]
         if self.roar:
-            for level in self.levels:
-                found += self.repeated("judged", "images", resolve_kept(level, coordinates, "top", "remove"))
-        return list(dict.fromkeys(found))
+            removed = (resolve_kept(level, coordinates, "top", "remove") for level in self.levels)
+            wanted += [("judged", "images", kept) for kept in removed]
+        # In mode "remove" ROAR's are among the others.
+        return list(dict.fromkeys(one for what in wanted for one in self.repeated(*what)))
 
 
+# What explains: a run, its folder, or a module from images in [0, 1] to logits.
 Judged = Run | nn.Module | str | os.PathLike[str]
-"""What explains: a run, its folder, or a module from images in [0, 1] to logits."""
 
+# Where the images of a caller's own data set go, inside the folder of the results.
 ARRAYS = "data.npz"
-"""Where the images of a caller's own data set go, inside the folder of the results."""
 
 
 @record
@@ -171,11 +162,6 @@ class Measurement:
     def ranked(self) -> Dataset:
         """The images that are ranked: all test images, and those that the retrainings train on."""
         return take_first(self.data, self.training["train_examples"])
-
-    @property
-    def device_name(self) -> str:
-        """The device of the retrainings, as it was asked for."""
-        return self.where["device"]
 
     @property
     def chance(self) -> float:

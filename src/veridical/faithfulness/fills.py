@@ -22,8 +22,8 @@ from veridical.runtime.registry import Registry
 from veridical.runtime.seeds import per_example_normal
 from veridical.runtime.trusted_import import source_digest
 
+# Images whose bytes are summed up at a time for the mean.
 _IMAGES_AT_ONCE = 4096
-"""Images whose bytes are summed up at a time for the mean."""
 
 
 class Fill(Protocol):
@@ -121,6 +121,7 @@ class FillEntry:
     restore: Callable[[Mapping[str, Any]], Fill] | None = None
 
 
+# Fills by name. A number is a fill too: that constant in every channel.
 FILLS = Registry(
     "fill",
     "veridical.fills",
@@ -156,7 +157,6 @@ FILLS = Registry(
     positional=("inputs", "kept", "numbers", "part"),
     more=" or a number (images are in [0, 1])",
 )
-"""Fills by name. A number is a fill too: that constant in every channel."""
 
 
 def resolve_fill(fill: str | float, train: Split, seed: int = 0, *, trust_code: bool = False) -> Fill:
@@ -191,8 +191,8 @@ def channel_means(split: Split) -> tuple[float, ...]:
     return tuple(total / (255 * values) for total in sums.tolist())
 
 
+# A plane is solved when its residual is this share of its right side; errors are then below a grey level.
 _TOLERANCE = 1e-5
-"""A plane is solved when its residual is this share of its right side; errors are then below a grey level."""
 
 _SIDE, _CORNER = 1 / 6, 1 / 12
 

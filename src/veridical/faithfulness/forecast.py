@@ -27,14 +27,14 @@ from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.options import PerName, StackedName
 from veridical.training.run import Run, measure_accuracies
 
+# Steps: not counted, and counted at least and at most.
 WARM_UP, LEAST, MOST = 3, 5, 400
-"""Steps: not counted, and counted at least and at most."""
 
+# Test images whose evaluation is timed.
 TESTED = 500
-"""Test images whose evaluation is timed."""
 
+# What `Measurement.values` makes of a retraining; which ranking it names does not matter here.
 Values = Mapping[str, Any]
-"""What `Measurement.values` makes of a retraining; which ranking it names does not matter here."""
 
 
 def time_retraining(
@@ -128,11 +128,11 @@ def _training_seconds(run: Run) -> float:
     return seconds
 
 
+# How long steps are timed, about, after a few that are not counted.
 SECONDS = 2.0
-"""How long steps are timed, about, after a few that are not counted."""
 
+# Seconds, about, until a fresh process has imported torch.
 IMPORTING = 3.0
-"""Seconds, about, until a fresh process has imported torch."""
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,10 @@ def _predict_ranking(measurement: Measurement, batch: int) -> float:
 
         def start(part: Dataset, out: Path, steps: int) -> Run:
             return train_linear(
-                part, out, {**options, "epochs": None, "steps": steps}, measurement.device_name
+                part, out, {**options, "epochs": None, "steps": steps}, measurement.where["device"]
             )
 
-        batch_size, device = options["batch_size"], measurement.device_name
+        batch_size, device = options["batch_size"], measurement.where["device"]
         seconds += _extrapolate(start, data, steps, batch_size, device, SECONDS)
     return seconds
 
@@ -287,4 +287,4 @@ def _members_of_stacks(measurement: Measurement, workers: int) -> int:
     values = measurement.values(retrainings[0], {})
     if not is_stackable(values):
         return 1
-    return stack_size(values, len(retrainings), workers, measurement.device_name)
+    return stack_size(values, len(retrainings), workers, measurement.where["device"])

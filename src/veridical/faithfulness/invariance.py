@@ -49,12 +49,12 @@ def pick_partners(target: Tensor, seed: int) -> Tensor:
 
 InvarianceVerdict = Literal["passes", "nearly invariant", "undecided"]
 
+# Remaining similarity from which on a map is nearly invariant: it kept more than it lost.
 INVARIANT_ABOVE = 0.5
-"""Remaining similarity from which on a map is nearly invariant: it kept more than it lost."""
+# Remaining similarity up to which a map passes.
 PASSES_BELOW = 0.25
-"""Remaining similarity up to which a map passes."""
+# Training accuracy that a network must reach on randomised data for the comparison to say something.
 LEARNT_BY_HEART = 0.95
-"""Training accuracy that a network must reach on randomised data for the comparison to say something."""
 
 
 def draws_interval(values: Tensor) -> Interval:

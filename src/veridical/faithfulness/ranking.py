@@ -162,11 +162,11 @@ def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerN
     return values.flatten(1)
 
 
+# (images done, images in total).
 ProgressCallback = Callable[[int, int], object]
-"""(images done, images in total)."""
 
+# Attributions (n, C, H, W) of a stretch of one part's images.
 Maps = Callable[[Part, range], Tensor]
-"""Attributions (n, C, H, W) of a stretch of one part's images."""
 
 
 def rank_dataset(

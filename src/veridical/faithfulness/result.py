@@ -8,10 +8,11 @@ from math import hypot, sqrt
 from statistics import NormalDist
 from typing import Any, Literal
 
-from veridical.faithfulness.diffroar_plan import Design, RankingName, Retraining
+from veridical.faithfulness.diffroar_plan import Design, Measurement, RankingName, Retraining
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
 from veridical.metrics.intervals import LEVEL, mean_interval, proportion_interval
 from veridical.runtime.errors import argument_error
+from veridical.runtime.options import ModeName
 from veridical.runtime.record import record
 
 Verdict = Literal["satisfied", "violated", "undecided"]
@@ -172,67 +173,87 @@ class DiffRoarResult:
         }
 
 
-@record
-class Accuracies:
-    """Accuracies of retrainings, on so many test images, by what was retrained; and how to read them."""
+def build_result(
+    measurement: Measurement,
+    rankings: Mapping[str, Mapping[str, Any]],
+    accuracies: Mapping[Retraining, float],
+    config: Mapping[str, Any],
+    timing: Mapping[str, Any],
+) -> DiffRoarResult:
+    """The result from the accuracy of each retraining; rankings: what each one's `describe` gave."""
+    design, count, examples = measurement.design, measurement.coordinates, len(measurement.data.test)
 
-    design: Design
-    coordinates: int
-    examples: int
-    chance: float
-    values: Mapping[Retraining, float]
+    def repeats(ranking: RankingName, shown: Shown, kept: Kept) -> list[float]:
+        wanted = design.repeated(ranking, shown, kept)
+        return [accuracies[one] for one in wanted] if all(one in accuracies for one in wanted) else []
 
-    def of(self, ranking: RankingName, shown: Shown, kept: Kept) -> list[float]:
-        """The repeats' accuracies, in the order of their seeds; empty where there was no retraining."""
-        wanted = self.design.repeated(ranking, shown, kept)
-        return [self.values[one] for one in wanted] if all(one in self.values for one in wanted) else []
-
-    def ends(self, ranking: RankingName, shown: Shown, level: float) -> tuple[list[float], list[float]]:
+    def ends(ranking: RankingName, shown: Shown, level: float) -> list[list[float]]:
         """The accuracies with the top and the bottom kept, or removed."""
-        design, count = self.design, self.coordinates
-        top, bottom = (self.of(ranking, shown, resolve_kept(level, count, end, design.mode)) for end in ENDS)
-        return top, bottom
+        return [repeats(ranking, shown, resolve_kept(level, count, end, design.mode)) for end in ENDS]
 
-    def curve(self, ranking: RankingName) -> tuple[Point, ...]:
-        """A point per level."""
-        return tuple(self._point(ranking, level) for level in self.design.levels)
+    def curve(ranking: RankingName) -> tuple[Point, ...]:
+        return tuple(
+            {
+                "level": level,
+                "coordinates": resolve_kept(level, count).count,
+                **_point(*ends(ranking, "images", level), keep=design.mode == "keep"),
+            }
+            for level in design.levels
+        )
 
-    def removed_or_kept(self, mode: str) -> tuple[Point, ...]:
+    def one_end(mode: ModeName) -> tuple[Point, ...]:
         """ROAR ("remove") or KAR ("keep") of the top coordinates, at the levels that were measured."""
-        found = []
-        for level in self.design.levels:
-            kept = resolve_kept(level, self.coordinates, "top", "remove" if mode == "remove" else "keep")
-            if values := self.of("judged", "images", kept):
-                found.append({"level": level, "accuracy": repeats_interval(values)})
-        return tuple(found)
+        kept = {level: resolve_kept(level, count, "top", mode) for level in design.levels}
+        return tuple(
+            {"level": level, "accuracy": repeats_interval(values)}
+            for level, what in kept.items()
+            if (values := repeats("judged", "images", what))
+        )
 
-    def control(self) -> dict[str, Any] | None:
-        """What the masks alone tell about the class."""
-        if not self.design.control:
-            return None
-        points = []
-        for level in self.design.levels:
-            ends = dict(zip(ENDS, self.ends("judged", "masks", level), strict=True))
-            points.append({"level": level} | {end: self._leak(values) for end, values in ends.items()})
-        return {"chance": self.chance, "curve": points}
+    control = None
+    if design.control:
+        points = [
+            {"level": level}
+            | {
+                end: _leak(values, examples, measurement.chance)
+                for end, values in zip(ENDS, ends("judged", "masks", level), strict=True)
+            }
+            for level in design.levels
+        ]
+        control = {"chance": measurement.chance, "curve": points}
+    judged = curve("judged")
+    baselines: dict[str, tuple[Point, ...]] = {name: curve(name) for name in design.baselines}
+    verdicts = judge_levels(judged, baselines, control, design.mode, examples)
+    return DiffRoarResult(
+        curve=judged,
+        verdicts=verdicts,
+        baselines=baselines,
+        control=control,
+        roar=one_end("remove"),
+        kar=one_end("keep"),
+        rankings=rankings,
+        examples=examples,
+        notes=_notes(design, verdicts, control, rankings["judged"]),
+        config=config,
+        timing=timing,
+    )
 
-    def _point(self, ranking: RankingName, level: float) -> Point:
-        top, bottom = self.ends(ranking, "images", level)
-        sign = 1 if self.design.mode == "keep" else -1
-        differences = [sign * (one - other) for one, other in zip(top, bottom, strict=True)]
-        return {
-            "level": level,
-            "coordinates": resolve_kept(level, self.coordinates).count,
-            "top": repeats_interval(top),
-            "bottom": repeats_interval(bottom),
-            "difference": repeats_interval(differences, -1.0),
-        }
 
-    def _leak(self, values: list[float]) -> dict[str, Any]:
-        """The control's accuracy; it leaks if Wilson's interval over the test images is above chance."""
-        found = repeats_interval(values)
-        low = proportion_interval(round(found["value"] * self.examples), self.examples)["low"]
-        return {**found, "leaks": low is not None and low > self.chance}
+def _point(top: list[float], bottom: list[float], *, keep: bool) -> Point:
+    sign = 1 if keep else -1
+    differences = [sign * (one - other) for one, other in zip(top, bottom, strict=True)]
+    return {
+        "top": repeats_interval(top),
+        "bottom": repeats_interval(bottom),
+        "difference": repeats_interval(differences, -1.0),
+    }
+
+
+def _leak(values: list[float], examples: int, chance: float) -> dict[str, Any]:
+    """The control's accuracy; it leaks if Wilson's interval over the test images is above chance."""
+    interval = repeats_interval(values)
+    low = proportion_interval(round(interval["value"] * examples), examples)["low"]
+    return {**interval, "leaks": low is not None and low > chance}
 
 
 def judge_levels(
@@ -259,15 +280,14 @@ def judge_levels(
     return tuple(found)
 
 
-def write_notes(
-    accuracies: Accuracies,
+def _notes(
+    design: Design,
     judged: Sequence[Point],
     control: Mapping[str, Any] | None,
     ranking: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """What a reader should know about these numbers, computed from them."""
     found = []
-    design = accuracies.design
     if design.repeats == 1:
         found.append("With one repeat there is no interval, and every level is undecided.")
     undecided = [f"{p['level']:g}" for p in judged if p["verdict"] == "undecided" and not p["as_good"]]

@@ -28,6 +28,7 @@ from veridical.training.recipes import resolve
 from veridical.training.run import MODEL, OWN, Run
 from veridical.training.settings import Settings
 
+# Modules whose code, and not only whose settings, decides what a retraining gives.
 SOURCES = (
     "veridical.training.loop",
     "veridical.training.objectives",
@@ -37,10 +38,9 @@ SOURCES = (
     "veridical.faithfulness.fills",
     "veridical.faithfulness.retraining",
 )
-"""Modules whose code, and not only whose settings, decides what a retraining gives."""
 
+# Options of the recipe that a caller may set.
 OVERRIDES = (*OptimiserOptions.__dataclass_fields__, "train_examples", "bf16")
-"""Options of the recipe that a caller may set."""
 
 
 def resolve_training(
@@ -176,8 +176,8 @@ def _is_text(node: ast.stmt) -> bool:
 
 RETRAIN = "veridical.faithfulness.retraining:retrain"
 
+# What a job leaves in its folder: the training's claim, log and result (no weights), and its own result.
 RUN, ACCURACY = "run", "accuracy.json"
-"""What a job leaves in its folder: the training's claim, log and result (no weights), and its own result."""
 
 
 def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:

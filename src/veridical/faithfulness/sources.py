@@ -21,8 +21,8 @@ from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import atomic
 
+# Bytes of a member's header in a zip file; the last four are the lengths of name and extra field.
 _LOCAL_HEADER = 30
-"""Bytes of a member's header in a zip file; the last four are the lengths of name and extra field."""
 
 
 class Header(NamedTuple):
@@ -111,11 +111,11 @@ def _array_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     raise ValueError(f"array format version {version}")
 
 
+# Data sets that a process keeps in memory.
 CACHED = 2
-"""Data sets that a process keeps in memory."""
 
+# Options of `veridical.data.load` that shape the arrays.
 _CHOICES = ("equalise", "size", "split_seed")
-"""Options of `veridical.data.load` that shape the arrays."""
 
 
 def describe_source(name: str, root: str | None, options: Mapping[str, Any]) -> dict[str, str]:

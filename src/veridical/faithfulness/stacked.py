@@ -39,8 +39,8 @@ from veridical.training.settings import Settings
 
 STACKED = "veridical.faithfulness.stacked:retrain_stacked"
 CHECKPOINTS = "checkpoints"
+# Between checkpoints.
 CHECKPOINT_SECONDS = 60.0
-"""Between checkpoints."""
 
 
 def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
@@ -215,11 +215,11 @@ def _settings(values: Mapping[str, Any], data: Dataset) -> Settings:
     return resolve(options, data=data.describe(), model=values["model"], train_size=len(data.train))
 
 
+# Retrainings of one stack, at most. On a CPU more of them only leave its caches.
 MEMBERS = {"cpu": 8, "cuda": 128}
-"""Retrainings of one stack, at most. On a CPU more of them only leave its caches."""
 
+# Bytes of one stack, at most, about: weights, gradients, moments and average, and a batch.
 MEMORY = 2**30
-"""Bytes of one stack, at most, about: weights, gradients, moments and average, and a batch."""
 
 
 def check_stacked(stacked: StackedName) -> None:

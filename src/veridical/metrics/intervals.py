@@ -12,10 +12,10 @@ from torch import Tensor
 from veridical.runtime.checking import check_count
 from veridical.runtime.errors import argument_error
 
+# Confidence of every interval.
 LEVEL = 0.95
-"""Confidence of every interval."""
+# Where the interval of a share, such as an accuracy, ends.
 SHARE = (0.0, 1.0)
-"""Where the interval of a share, such as an accuracy, ends."""
 UNBOUNDED = (-math.inf, math.inf)
 
 

@@ -26,8 +26,8 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.lengths import length, power_of_two
 from veridical.runtime.record import record
 
+# Shares of the coordinates at which Shah et al. (2021) look.
 LEVELS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-"""Shares of the coordinates at which Shah et al. (2021) look."""
 
 
 def topk_share(

@@ -75,8 +75,8 @@ def blank_undefined(values: Tensor, *maps: Tensor) -> Tensor:
     return values.masked_fill(undefined.reshape(-1, *(1,) * (values.ndim - 1)), torch.nan)
 
 
+# Where a picture's scale ends: one extreme pixel must not turn the rest black. Reports show maps so.
 TOP_QUANTILE = 0.995
-"""Where a picture's scale ends: one extreme pixel must not turn the rest black. Reports show maps so."""
 
 
 def saliency(attribution: Tensor) -> Tensor:
@@ -128,10 +128,10 @@ def _values(maps: Tensor) -> Tensor:
 
 
 View = Literal["values", "sizes", "saliency", "picture"]
+# What a measure may look at: the signed values, their sizes, sizes summed over channels, the picture.
 VIEWS: Mapping[View, Callable[[Tensor], Tensor]] = {
     "values": _values,
     "sizes": torch.abs,
     "saliency": saliency,
     "picture": pictures,
 }
-"""What a measure may look at: the signed values, their sizes, sizes summed over channels, the picture."""

@@ -66,11 +66,11 @@ Counts = npt.NDArray[np.int64]
 Positions = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
+# Longest row: up to here every count fits int64 and every sum of positions is exact in float64.
 MAX_VALUES = 1 << 26
-"""Longest row: up to here every count fits int64 and every sum of positions is exact in float64."""
 
+# Inversions inside pieces of at most this many values are counted by comparing all pairs.
 _LEAF = 32
-"""Inversions inside pieces of at most this many values are counted by comparing all pairs."""
 
 
 def sort_rows(values: Rows) -> tuple[Positions, Flags]:

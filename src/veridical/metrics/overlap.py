@@ -12,8 +12,8 @@ from veridical.metrics.ordering import count_flags, top_flags
 from veridical.runtime.checking import check_count
 from veridical.runtime.errors import argument_error
 
+# What happens to equal values at the edge of the top k; see `topk_intersection`.
 TieOrder = Literal["stable-last", "expected"]
-"""What happens to equal values at the edge of the top k; see `topk_intersection`."""
 
 Direction = Literal["mean", "precision", "recall"]
 

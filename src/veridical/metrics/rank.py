@@ -12,8 +12,8 @@ from veridical.metrics import ordering
 from veridical.metrics.maps import blank_undefined, flat_pair
 from veridical.runtime.errors import argument_error
 
+# Values of one map that are worked on together: temporaries then fit a processor's cache.
 _VALUES_AT_ONCE = 1 << 16
-"""Values of one map that are worked on together: temporaries then fit a processor's cache."""
 
 _Statistic = Callable[[ordering.Rows, ordering.Rows], npt.NDArray[np.float64]]
 

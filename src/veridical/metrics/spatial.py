@@ -51,11 +51,11 @@ def mass_centre_shift(a: Tensor, b: Tensor) -> Tensor:
     return displacement.square().sum(dim=1).sqrt()
 
 
+# Usual widths of the window, in pixels.
 GAUSSIAN, UNIFORM = 11, 7
-"""Usual widths of the window, in pixels."""
 _DEVIATION = 1.5
+# Pixels of one side's pictures that are worked on together: temporaries then fit a processor's cache.
 _PIXELS_AT_ONCE = 1 << 16
-"""Pixels of one side's pictures that are worked on together: temporaries then fit a processor's cache."""
 _K1, _K2 = 0.01, 0.03
 
 

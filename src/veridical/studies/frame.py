@@ -55,7 +55,7 @@ class Study:
         """Run jobs, told as `what`; a RunError with reasons and logs, when the others are finished."""
         group = list(jobs)
         found = run_jobs(group, self.store, self._executor, progress=lambda state: self._tell(what, state))
-        check_outcomes(found, {job: job for job in group})
+        check_outcomes(found, group)
         self.outcomes |= found
 
     def result(self, job: Job) -> Mapping[str, Any]:

@@ -172,7 +172,7 @@ class Work:
     def run_jobs(self, what: str, jobs: Sequence[Job]) -> None:
         """Run jobs that a study makes itself, as the stage `what`."""
         outcomes = run_jobs(jobs, self.store, self.executor, progress=lambda now: self._progress(what, now))
-        check_outcomes(outcomes, {job: job for job in jobs})
+        check_outcomes(outcomes, jobs)
         self.outcomes |= outcomes
 
     def plain(self, case: Case) -> Mapping[str, Any]:
