@@ -15,13 +15,13 @@ from veridical.runtime.study_config import DiffRoarOptions
 
 def test_every_curve_level_end_and_repeat_is_trained_once() -> None:
     design = Design(levels=(0.5, 0.1), repeats=3, control_repeats=2, seed=4)
-    found = design.retrainings(64)
-    assert len(found) == len(set(found)) == 3 * (2 * 2 * 3) + 2 * 2 * 2
+    result = design.retrainings(64)
+    assert len(result) == len(set(result)) == 3 * (2 * 2 * 3) + 2 * 2 * 2
     assert design.levels == (0.1, 0.5)
-    assert Retraining("judged", "images", Kept("top", 6), 4002) in found
-    assert Retraining("random", "images", Kept("bottom", 32), 4000) in found
-    assert Retraining("judged", "masks", Kept("bottom", 6), 4001) in found
-    assert not any(one.shown == "masks" and one.seed == 4002 for one in found)
+    assert Retraining("judged", "images", Kept("top", 6), 4002) in result
+    assert Retraining("random", "images", Kept("bottom", 32), 4000) in result
+    assert Retraining("judged", "masks", Kept("bottom", 6), 4001) in result
+    assert not any(one.shown == "masks" and one.seed == 4002 for one in result)
 
 
 def test_removing_is_keeping_the_rest_so_both_modes_share_retrainings() -> None:

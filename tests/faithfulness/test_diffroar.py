@@ -51,8 +51,8 @@ def model() -> nn.Module:
 
 @pytest.fixture
 def executor() -> Iterator[InProcess]:
-    with InProcess() as found:
-        yield found
+    with InProcess() as result:
+        yield result
 
 
 class Marked:
@@ -325,10 +325,10 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
     class InterruptedHereError(Exception):
         """Stands for Ctrl-C."""
 
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
 
     def stop(what: str, state: Progress) -> None:
-        told.append((what, state.done, state.total))
+        reported.append((what, state.done, state.total))
         if what == "retraining" and state.done == 2:
             raise InterruptedHereError
 
@@ -339,14 +339,14 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
     whole = at("whole")
     with pytest.raises(InterruptedHereError):
         at("broken", progress=stop)
-    assert ("ranking", 1000, 1000) in told
+    assert ("ranking", 1000, 1000) in reported
     ranking = (tmp_path / "broken" / "rankings" / "judged.npz").stat().st_mtime_ns
-    found = at("broken")
-    assert found.to_dict() == whole.to_dict()
-    assert found.config == whole.config
-    assert found.timing["reused"] == 2
+    result = at("broken")
+    assert result.to_dict() == whole.to_dict()
+    assert result.config == whole.config
+    assert result.timing["reused"] == 2
     # What is not trained again is not predicted to take time.
-    assert 0 < found.timing["predicted_seconds"] < whole.timing["predicted_seconds"]
+    assert 0 < result.timing["predicted_seconds"] < whole.timing["predicted_seconds"]
     assert (tmp_path / "broken" / "rankings" / "judged.npz").stat().st_mtime_ns == ranking
     finished = at("broken").timing
     assert (finished["reused"], finished["predicted_seconds"], finished["retraining_seconds"]) == (4, 0, 0)
@@ -361,16 +361,18 @@ def test_only_images_that_are_retrained_on_are_ranked(
     )  # another checksum: it is another data set
     common: dict[str, Any] = {**ALONE, "repeats": 2, "baselines": ("random",), "levels": (0.25,)}
     common |= {"fill": 0.0, "executor": executor, "control": True}
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     def ranked(what: str, state: Progress) -> None:
         if what == "ranking":
-            told.append((state.done, state.total))
+            reported.append((state.done, state.total))
 
-    found = diffroar(model, marked_data, out=tmp_path / "some", train_examples=200, progress=ranked, **common)
+    result = diffroar(
+        model, marked_data, out=tmp_path / "some", train_examples=200, progress=ranked, **common
+    )
     expected = diffroar(model, few, out=tmp_path / "all", **common)
-    assert told[-1] == (600, 600)
-    here, there = found.to_dict(), expected.to_dict()
+    assert reported[-1] == (600, 600)
+    here, there = result.to_dict(), expected.to_dict()
     for part in ("curve", "baselines", "control"):
         assert here[part] == there[part]
 
@@ -382,9 +384,9 @@ def test_a_data_set_with_masks_is_taken_as_one_without(
         marked_data, torch.zeros(600, 8, 8, dtype=torch.bool), torch.zeros(400, 8, 8, dtype=torch.bool)
     )
     common: dict[str, Any] = {**ALONE, "repeats": 2, "levels": (0.25,), "train_examples": 200}
-    found = diffroar(model, masked, out=tmp_path / "masked", executor=executor, **common)
+    result = diffroar(model, masked, out=tmp_path / "masked", executor=executor, **common)
     expected = diffroar(model, marked_data, out=tmp_path / "plain", executor=executor, **common)
-    assert found.to_dict()["curve"] == expected.to_dict()["curve"]
+    assert result.to_dict()["curve"] == expected.to_dict()["curve"]
 
 
 def test_workers_get_no_tensors_and_give_the_same_numbers(
@@ -401,10 +403,10 @@ def test_workers_get_no_tensors_and_give_the_same_numbers(
         )
 
     with ProcessPool(1) as pool, InProcess() as here, thread_count(1):
-        found, expected = at("pool", pool), at("here", here)
-    assert found.to_dict() == expected.to_dict()
+        result, expected = at("pool", pool), at("here", here)
+    assert result.to_dict() == expected.to_dict()
     # The images alone have 64,000 bytes, and as many ranks.
-    assert 0 < found.timing["sent_bytes_per_job"] < 8000
+    assert 0 < result.timing["sent_bytes_per_job"] < 8000
     assert expected.timing["sent_bytes_per_job"] == 0
 
 

@@ -11,15 +11,15 @@ from veridical.runtime.errors import UsageError
 
 def test_the_interval_joins_repeats_and_test_images() -> None:
     top, bottom, examples = [0.71, 0.74, 0.72], [0.60, 0.66, 0.63], 500
-    found = judge(top, bottom, examples)
+    result = judge(top, bottom, examples)
     differences = [one - other for one, other in zip(top, bottom, strict=True)]
     low, high = stats.t.interval(0.95, 2, loc=stats.tmean(differences), scale=stats.sem(differences))
     one, other = sum(top) / 3, sum(bottom) / 3
     images = stats.norm.ppf(0.975) * math.sqrt((one * (1 - one) + other * (1 - other)) / examples)
     half = math.hypot((high - low) / 2, images)
-    assert found["value"] == pytest.approx(one - other)
-    assert found["low"] == pytest.approx(one - other - half)
-    assert found["high"] == pytest.approx(one - other + half)
+    assert result["value"] == pytest.approx(one - other)
+    assert result["low"] == pytest.approx(one - other - half)
+    assert result["high"] == pytest.approx(one - other + half)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_what_explains_a_difference_as_well_leaves_it_undecided(
     baselines: dict[str, tuple[list[float], list[float]]],
     as_good: list[str],
 ) -> None:
-    found = judge(TOP, BOTTOM, 10_000, masks, baselines)
-    assert found["as_good"] == as_good
-    assert found["verdict"] == ("undecided" if as_good else "satisfied")
+    result = judge(TOP, BOTTOM, 10_000, masks, baselines)
+    assert result["as_good"] == as_good
+    assert result["verdict"] == ("undecided" if as_good else "satisfied")
     # The bottom ahead: its own masks count, and a baseline that is as bad does not make it right.
     swapped = None if masks is None else (masks[1], masks[0])
     behind = judge(BOTTOM, TOP, 10_000, swapped, {name: (b, a) for name, (a, b) in baselines.items()})
@@ -96,20 +96,20 @@ def test_what_explains_a_difference_as_well_leaves_it_undecided(
 def test_intervals_end_where_accuracies_and_their_differences_do() -> None:
     assert repeats_interval([0.4, 0.9]) == {"repeats": [0.4, 0.9], "value": 0.65, "low": 0.0, "high": 1.0}
     assert repeats_interval([-0.4, 0.9], -1.0)["low"] == -1.0
-    found = judge([0.4, 0.9], [0.3, 0.1], 10)
-    assert (found["low"], found["high"]) == (-1.0, 1.0)
+    result = judge([0.4, 0.9], [0.3, 0.1], 10)
+    assert (result["low"], result["high"]) == (-1.0, 1.0)
 
 
 def test_what_is_ahead_must_be_above_its_own_masks() -> None:
     """The ends differ by far more than their masks do, and yet the masks alone reach what is ahead."""
     top, bottom = (0.895, 0.896, 0.894), (0.40, 0.41, 0.39)
     for masks, reasons in (((0.90,) * 3, ["masks"]), ((0.80,) * 3, [])):
-        found = judge(top, bottom, 10_000, (masks, (0.70,) * 3))
-        assert found["as_good"] == reasons
-        assert found["verdict"] == ("undecided" if reasons else "satisfied")
+        result = judge(top, bottom, 10_000, (masks, (0.70,) * 3))
+        assert result["as_good"] == reasons
+        assert result["verdict"] == ("undecided" if reasons else "satisfied")
 
 
 @pytest.mark.parametrize(("examples", "reasons"), [(50, ["one order"]), (50_000, [])])
 def test_few_test_images_cannot_tell_a_ranking_from_a_baseline(examples: int, reasons: list[str]) -> None:
-    found = judge((0.8,) * 3, (0.4,) * 3, examples, None, {"one order": ((0.78,) * 3, (0.43,) * 3)})
-    assert found["as_good"] == reasons
+    result = judge((0.8,) * 3, (0.4,) * 3, examples, None, {"one order": ((0.78,) * 3, (0.43,) * 3)})
+    assert result["as_good"] == reasons

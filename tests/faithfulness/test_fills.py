@@ -63,29 +63,29 @@ def planes(share: float, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.6, 1.0])
 def test_the_system_is_solved_exactly_enough(share: float) -> None:
     images, kept = planes(share, seed=1)
-    found = impute(images, kept, torch.tensor([0.1, 0.2]))
+    result = impute(images, kept, torch.tensor([0.1, 0.2]))
     for example, channel in ((0, 0), (1, 1), (3, 0)):
         image, stays = images[example, channel], kept[example, channel]
         # A tenth of a grey level.
-        assert torch.allclose(found[example, channel], solved(image, stays), atol=4e-4)
-    assert torch.equal(found[kept], images[kept])
+        assert torch.allclose(result[example, channel], solved(image, stays), atol=4e-4)
+    assert torch.equal(result[kept], images[kept])
 
 
 def test_a_block_of_known_values_in_a_corner_fills_the_plane() -> None:
     images, kept = planes(0.0, seed=2)
     kept[:] = False
     kept[:, :, :2, :2] = True
-    found = impute(images, kept, torch.zeros(2))
-    assert torch.allclose(found[0, 0], solved(images[0, 0], kept[0, 0]), atol=4e-4)
+    result = impute(images, kept, torch.zeros(2))
+    assert torch.allclose(result[0, 0], solved(images[0, 0], kept[0, 0]), atol=4e-4)
 
 
 def test_a_constant_image_stays_constant_and_an_empty_plane_gets_the_fallback() -> None:
     images, kept = planes(0.1, seed=3)
     assert torch.allclose(impute(torch.full_like(images, 0.7), kept, torch.zeros(2)), torch.tensor(0.7))
     kept[1, 1] = False
-    found = impute(images, kept, torch.tensor([0.1, 0.2]))
-    assert torch.equal(found[1, 1], torch.full((9, 11), 0.2))
-    assert torch.allclose(found[1, 0], solved(images[1, 0], kept[1, 0]), atol=4e-4)
+    result = impute(images, kept, torch.tensor([0.1, 0.2]))
+    assert torch.equal(result[1, 1], torch.full((9, 11), 0.2))
+    assert torch.allclose(result[1, 0], solved(images[1, 0], kept[1, 0]), atol=4e-4)
 
 
 def test_examples_do_not_depend_on_their_company() -> None:
@@ -162,13 +162,13 @@ def test_noise_is_small_and_keyed_by_the_example() -> None:
     images, kept = planes(0.3, seed=6)
     numbers = torch.tensor([5, 9, 2, 7])
     fill = LinearFill((0.0, 0.0), seed=8)
-    found = fill(images, kept, numbers, "train")
+    result = fill(images, kept, numbers, "train")
     clean = LinearFill((0.0, 0.0), noise=0.0)(images, kept, numbers, "train")
-    spread = float((found - clean)[~kept].std())
+    spread = float((result - clean)[~kept].std())
     assert spread == pytest.approx(0.01, rel=0.15)
-    assert not torch.allclose(fill(images, kept, numbers, "test"), found, atol=1e-4)
+    assert not torch.allclose(fill(images, kept, numbers, "test"), result, atol=1e-4)
     assert not torch.allclose(
-        LinearFill((0.0, 0.0), seed=9)(images, kept, numbers, "train"), found, atol=1e-4
+        LinearFill((0.0, 0.0), seed=9)(images, kept, numbers, "train"), result, atol=1e-4
     )
 
 

@@ -34,11 +34,11 @@ def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement
 
 
 def test_the_sum_counts_every_retraining_and_the_workers() -> None:
-    found = Forecast({"images": 20, "masks": 4}, {"images": 10.0, "masks": 5.0}, 30.0, 4.0, workers=2)
-    assert found.retraining_seconds == 220.0
-    assert found.total_seconds == 34.0 + 12 * 220.0 / 24
+    result = Forecast({"images": 20, "masks": 4}, {"images": 10.0, "masks": 5.0}, 30.0, 4.0, workers=2)
+    assert result.retraining_seconds == 220.0
+    assert result.total_seconds == 34.0 + 12 * 220.0 / 24
     # Five at a time need five rounds for 24.
-    five = dataclasses.replace(found, workers=5)
+    five = dataclasses.replace(result, workers=5)
     assert five.total_seconds == 34.0 + 5 * 220.0 / 24
     assert five.to_dict()["total_seconds"] == round(five.total_seconds, 3)
 
@@ -54,11 +54,11 @@ def test_a_forecast_counts_what_the_design_has_and_leaves_no_files(
     monkeypatch.setattr(module, "TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
     state = torch.get_rng_state()
     planned = measurement(network, marked_data)
-    found = forecast(planned, batch=50)
-    assert dict(found.retrainings) == {"images": 3 * 2 * 2 * 2, "masks": 2 * 2}
-    assert sum(found.retrainings.values()) == len(planned.retrainings)
-    assert found.seconds_each["images"] == found.seconds_each["masks"] > 0
-    assert found.ranking_seconds > 0
+    result = forecast(planned, batch=50)
+    assert dict(result.retrainings) == {"images": 3 * 2 * 2 * 2, "masks": 2 * 2}
+    assert sum(result.retrainings.values()) == len(planned.retrainings)
+    assert result.seconds_each["images"] == result.seconds_each["masks"] > 0
+    assert result.ranking_seconds > 0
     assert list(tmp_path.iterdir()) == []
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -89,11 +89,11 @@ def test_a_longer_training_is_predicted_in_proportion(
     monkeypatch.setattr(module, "measure_accuracies", accuracies)
     monkeypatch.setattr("veridical.faithfulness.forecast.time.perf_counter", lambda: clock[0])
     planned = measurement(network, marked_data, control=False)
-    found = predict_retraining(planned)
+    result = predict_retraining(planned)
     # 40 steps, 400 test images, and what a start takes beside them (0.05 s, of which testing was a part);
     # 40 steps are two epochs of 20, so there is one checkpoint more.
     rest = 0.05 - 0.0001 * 400
-    assert found == {"images": pytest.approx(40 * 0.003 + 0.04 + 1.5 * rest)}
+    assert result == {"images": pytest.approx(40 * 0.003 + 0.04 + 1.5 * rest)}
     assert ran == [(3, 90), (40, 600)]
 
 
@@ -142,9 +142,9 @@ def test_all_workers_are_timed_at_once_and_count_the_same(
     network: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     executor = Workers()
-    found = predict_retraining(on_disk(network, marked_data, tmp_path), executor)
+    result = predict_retraining(on_disk(network, marked_data, tmp_path), executor)
     assert executor.calls == 3
-    assert found == {"images": 2.0, "masks": 2.0}
+    assert result == {"images": 2.0, "masks": 2.0}
 
 
 def test_images_in_memory_alone_are_timed_here(
@@ -152,8 +152,8 @@ def test_images_in_memory_alone_are_timed_here(
 ) -> None:
     monkeypatch.setattr(module, "time_retraining", lambda *_: 5.0)
     executor = Workers()
-    found = predict_retraining(measurement(network, marked_data), executor)
-    assert (executor.calls, found) == (0, {"images": 5.0, "masks": 5.0})
+    result = predict_retraining(measurement(network, marked_data), executor)
+    assert (executor.calls, result) == (0, {"images": 5.0, "masks": 5.0})
 
 
 @pytest.mark.parametrize("loss", [WorkerLost("killed"), BrokenExecutor("killed"), MemoryError("killed")])
@@ -200,6 +200,6 @@ def test_processes_time_what_they_will_run(
     monkeypatch.setattr(module, "unmask_as_planned", here)
     planned = on_disk(network, marked_data, tmp_path)
     with ProcessPool(2) as pool:
-        found = forecast(planned, pool, batch=50, stacked=stacked)
-    assert found.workers == 2
-    assert found.seconds_each["images"] == found.seconds_each["masks"] > 0
+        result = forecast(planned, pool, batch=50, stacked=stacked)
+    assert result.workers == 2
+    assert result.seconds_each["images"] == result.seconds_each["masks"] > 0

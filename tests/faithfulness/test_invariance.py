@@ -29,14 +29,14 @@ def values(draws: int) -> Tensor:
 
 def test_the_interval_joins_examples_and_draws() -> None:
     drawn = values(4) + torch.arange(4)[:, None]
-    found = draws_interval(drawn)
+    result = draws_interval(drawn)
     examples, draws = mean_interval(drawn.mean(0)), mean_interval(drawn.mean(1))
-    assert found["high"] is not None
-    assert found["low"] is not None
+    assert result["high"] is not None
+    assert result["low"] is not None
     halves = [(one["high"] - one["low"]) / 2 for one in (examples, draws)]  # type: ignore[operator]
-    assert found["value"] == pytest.approx(float(drawn.mean()))
-    assert (found["high"] - found["low"]) / 2 == pytest.approx((halves[0] ** 2 + halves[1] ** 2) ** 0.5)
-    assert found["n"] == 30
+    assert result["value"] == pytest.approx(float(drawn.mean()))
+    assert (result["high"] - result["low"]) / 2 == pytest.approx((halves[0] ** 2 + halves[1] ** 2) ** 0.5)
+    assert result["n"] == 30
     assert draws_interval(values(1)) == mean_interval(values(1)[0])
 
 
@@ -44,9 +44,9 @@ def test_undefined_comparisons_are_left_out() -> None:
     drawn = values(2)
     drawn[0, 3] = torch.nan
     drawn[:, 7] = torch.nan
-    found = draws_interval(drawn)
-    assert found["n"] == 29
-    assert found["low"] is not None
+    result = draws_interval(drawn)
+    assert result["n"] == 29
+    assert result["low"] is not None
     with pytest.raises(UsageError, match="draws, N"):
         draws_interval(drawn[0])
 

@@ -26,15 +26,15 @@ def gradient(network: nn.Module, inputs: Tensor, target: Tensor | None = None) -
     inputs = inputs.clone().requires_grad_()
     logits = network(inputs)
     chosen = logits.argmax(1) if target is None else target
-    (found,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), inputs)
-    return found
+    (result,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), inputs)
+    return result
 
 
 @pytest.mark.parametrize("target", ["predicted", "label"])
 def test_a_data_set_is_ranked_by_the_gradient_of_the_logit(
     network: nn.Module, few: Dataset, target: str
 ) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     ranking = rank_dataset(
         network,
         few,
@@ -42,13 +42,13 @@ def test_a_data_set_is_ranked_by_the_gradient_of_the_logit(
         target=target,  # type: ignore[arg-type]
         batch=8,
         record={"weights": "abc"},
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: reported.append((done, total)),
     )
-    for split, found in ((few.train, ranking.train), (few.test, ranking.test)):
+    for split, result in ((few.train, ranking.train), (few.test, ranking.test)):
         inputs, labels = split.batch(slice(None), torch.float64)
         expected = rank_coordinates(gradient(network, inputs, labels if target == "label" else None))
-        assert np.array_equal(found, expected.numpy())
-    assert told == [(0, 35), (8, 35), (16, 35), (24, 35), (25, 35), (33, 35), (35, 35)]
+        assert np.array_equal(result, expected.numpy())
+    assert reported == [(0, 35), (8, 35), (16, 35), (24, 35), (25, 35), (33, 35), (35, 35)]
     assert ranking.record["weights"] == "abc"
     assert ranking.record["target"] == target
     assert ranking.record["zero_share"] == 0.0
@@ -57,8 +57,8 @@ def test_a_data_set_is_ranked_by_the_gradient_of_the_logit(
 
 def test_batches_do_not_change_a_ranking_with_noise(network: nn.Module, few: Dataset) -> None:
     method = SmoothGrad(samples=2, seed=1)
-    found = [rank_dataset(network, few, method, batch=batch).checksum for batch in (4, 25)]
-    assert found[0] == found[1]
+    result = [rank_dataset(network, few, method, batch=batch).checksum for batch in (4, 25)]
+    assert result[0] == result[1]
 
 
 def test_exact_zeros_are_counted(network: nn.Module, few: Dataset) -> None:

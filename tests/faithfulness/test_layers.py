@@ -21,8 +21,8 @@ class Backwards(nn.Module):
         self.first = nn.Linear(4, 3)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        found: Tensor = self.last(self.norm(self.first(inputs.flatten(1))).relu())
-        return found
+        result: Tensor = self.last(self.norm(self.first(inputs.flatten(1))).relu())
+        return result
 
 
 class Uncalled(nn.Module):
@@ -34,8 +34,8 @@ class Uncalled(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = nn.functional.linear(self.first(inputs.flatten(1)), self.second.weight, self.second.bias)
-        found: Tensor = self.third(hidden)
-        return found
+        result: Tensor = self.third(hidden)
+        return result
 
 
 def names(model: nn.Module, shape: tuple[int, ...] = (1, 2, 2)) -> list[tuple[str, ...]]:

@@ -21,24 +21,24 @@ def data() -> Dataset:
 
 
 def test_permuted_labels_are_the_same_labels_of_other_images(data: Dataset) -> None:
-    found = permute_labels(data, 1)
-    assert torch.equal(found.train.images, data.train.images)
-    assert torch.equal(found.train.labels.bincount(), data.train.labels.bincount())
+    result = permute_labels(data, 1)
+    assert torch.equal(result.train.images, data.train.images)
+    assert torch.equal(result.train.labels.bincount(), data.train.labels.bincount())
     # One in four is right by chance.
-    assert 0.15 < float((found.train.labels == data.train.labels).double().mean()) < 0.35
-    assert torch.equal(found.test.labels, data.test.labels)
+    assert 0.15 < float((result.train.labels == data.train.labels).double().mean()) < 0.35
+    assert torch.equal(result.test.labels, data.test.labels)
 
 
 def test_noise_has_the_channels_distribution_and_nothing_of_the_class(data: Dataset) -> None:
-    found = replace_by_noise(data, 1)
-    assert torch.equal(found.train.labels, data.train.labels)
-    assert torch.equal(found.test.images, data.test.images)
-    true, noise = data.train.images.double(), found.train.images.double()
+    result = replace_by_noise(data, 1)
+    assert torch.equal(result.train.labels, data.train.labels)
+    assert torch.equal(result.test.images, data.test.images)
+    true, noise = data.train.images.double(), result.train.images.double()
     # Cutting at 0 and 255 moves both a little.
     torch.testing.assert_close(noise.mean((0, 2, 3)), true.mean((0, 2, 3)), rtol=0.05, atol=0)
     torch.testing.assert_close(noise.std((0, 2, 3)), true.std((0, 2, 3)), rtol=0.1, atol=0)
     brightness = noise.mean((1, 2, 3))
-    by_class = torch.stack([brightness[found.train.labels == label].mean() for label in range(4)])
+    by_class = torch.stack([brightness[result.train.labels == label].mean() for label in range(4)])
     assert float(by_class.max() - by_class.min()) < 8  # 180 in the images
     # Neighbours are as unlike as any two values.
     centred = noise - noise.mean((0, 2, 3), keepdim=True)

@@ -85,8 +85,8 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
     before = {name: value.clone() for name, value in network.state_dict().items()}
     target = predict_classes(network, examples)
     assert float((target == examples.labels).double().mean()) > 0.9
-    found = list(model_randomisation(network, examples, InputGradient(), seed=3))
-    assert [(state.stage.name, state.randomised) for state in found] == [
+    result = list(model_randomisation(network, examples, InputGradient(), seed=3))
+    assert [(state.stage.name, state.randomised) for state in result] == [
         ("7", 1),
         ("5", 2),
         ("2", 3),
@@ -95,23 +95,23 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
     fresh = copy_reset(network, 3)
     # Of the classes that the trained network predicts, at every step.
     last = dataset_maps(fresh, examples, InputGradient(), target=target)
-    assert torch.equal(found[-1].maps, last)
-    assert torch.equal(found[-1].predicted, predict_classes(fresh, examples))
+    assert torch.equal(result[-1].maps, last)
+    assert torch.equal(result[-1].predicted, predict_classes(fresh, examples))
     trained = dataset_maps(network, examples, InputGradient(), target=target)
     for name, values in compare_maps(trained, last, "sanity").items():
-        assert torch.equal(found[-1].similarity[name], values)
+        assert torch.equal(result[-1].similarity[name], values)
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 
 
 def test_independent_leaves_the_other_layers_trained(network: nn.Module, examples: Split) -> None:
-    found = list(model_randomisation(network, examples, InputGradient(), order="independent", seed=3))
-    assert [state.randomised for state in found] == [1, 1, 1, 1]
+    result = list(model_randomisation(network, examples, InputGradient(), order="independent", seed=3))
+    assert [state.randomised for state in result] == [1, 1, 1, 1]
     fresh, target = copy_reset(network, 3), predict_classes(network, examples)
     stages = find_stages(network, examples.batch(range(1))[0])
     middle = private_copy(network)
     overwrite_stages(middle, fresh, stages[1:2])
-    assert_close(found[1].maps, dataset_maps(middle, examples, InputGradient(), target=target))
+    assert_close(result[1].maps, dataset_maps(middle, examples, InputGradient(), target=target))
 
 
 def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Module, examples: Split) -> None:
@@ -123,7 +123,7 @@ def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Modu
 
     options = {"fresh": fresh, "target": examples.labels, "seed": 4, "batch_size": 17}
     steps: list[tuple[int, int]] = []
-    found = list(
+    result = list(
         model_randomisation(
             network,
             examples,
@@ -136,7 +136,7 @@ def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Modu
     assert seeds[0] > 1000
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     last = dataset_maps(copy_reset(network, seeds[0]), examples, InputGradient(), target=examples.labels)
-    assert_close(found[-1].maps, last)
+    assert_close(result[-1].maps, last)
 
 
 def test_a_map_of_the_image_alone_does_not_change(network: nn.Module, examples: Split) -> None:
@@ -176,10 +176,10 @@ def test_gradients_fall_to_unrelated_maps_and_guided_backpropagation_is_caught(
 ) -> None:
     verdicts, most = {}, {}
     for name in ("input-gradient", "captum:GuidedBackprop"):
-        found = remains(network, examples, name)
-        judged = {measure: judge_remaining(states) for measure, states in found.items()}
+        result = remains(network, examples, name)
+        judged = {measure: judge_remaining(states) for measure, states in result.items()}
         verdicts[name] = combine_verdicts(judged, dict.fromkeys(measures("sanity"), True))
-        most[name] = max(states[0]["value"] or 0.0 for states in found.values())
+        most[name] = max(states[0]["value"] or 0.0 for states in result.values())
     assert verdicts == {"input-gradient": "passes", "captum:GuidedBackprop": "nearly invariant"}, most
     assert most["input-gradient"] < 0.15
     # Nothing above the first convolution is what it was, and most of the guided picture is there.

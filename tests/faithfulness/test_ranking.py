@@ -34,9 +34,9 @@ def test_ranks_are_those_of_scipy(order: OrderName, per: PerName) -> None:
     importance = KEYS[order](attribution.double().numpy())
     flat = importance.sum(axis=1) if per == "pixel" else importance
     expected = rankdata(-flat.reshape(6, -1), axis=1, method="ordinal") - 1
-    found = rank_coordinates(attribution, order=order, per=per)
-    assert found.dtype == torch.int16
-    assert np.array_equal(found.numpy(), expected)
+    result = rank_coordinates(attribution, order=order, per=per)
+    assert result.dtype == torch.int16
+    assert np.array_equal(result.numpy(), expected)
 
 
 def test_many_coordinates_need_int32() -> None:
@@ -103,15 +103,15 @@ def ranking() -> Ranking:
 
 def test_a_ranking_comes_back_from_its_file(ranking: Ranking, tmp_path: Path) -> None:
     ranking.save(tmp_path / "ranking.npz")
-    found = Ranking.load(tmp_path / "ranking.npz")
-    assert np.array_equal(found.train, ranking.train)
-    assert np.array_equal(found.test, ranking.test)
-    assert found.shape == (3, 5, 4)
-    assert found.describe() == ranking.describe()
-    assert found.checksum == ranking.checksum
+    result = Ranking.load(tmp_path / "ranking.npz")
+    assert np.array_equal(result.train, ranking.train)
+    assert np.array_equal(result.test, ranking.test)
+    assert result.shape == (3, 5, 4)
+    assert result.describe() == ranking.describe()
+    assert result.checksum == ranking.checksum
     # Mapped: workers share the pages, and nobody can write to them.
-    assert isinstance(found.train, np.memmap)
-    assert not found.train.flags.writeable
+    assert isinstance(result.train, np.memmap)
+    assert not result.train.flags.writeable
     assert [path.name for path in tmp_path.iterdir()] == ["ranking.npz"]
     with np.load(tmp_path / "ranking.npz", allow_pickle=False) as archive:
         assert np.array_equal(archive["train"], ranking.train)

@@ -47,8 +47,8 @@ def telling(data: Dataset, seed: int = 3) -> Ranking:
 def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
     """A job's paths, with the toy data and a ranking in files."""
     telling(marked_data).save(tmp_path / "ranking.npz")
-    found = write_source(marked_data, tmp_path / "data.npz")
-    return {**found, "ranking": str(tmp_path / "ranking.npz"), "device": "cpu"}
+    result = write_source(marked_data, tmp_path / "data.npz")
+    return {**result, "ranking": str(tmp_path / "ranking.npz"), "device": "cpu"}
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def by_hand(data: Dataset) -> Dataset:
 def test_a_retraining_is_training_on_unmasked_images(
     marked_data: Dataset, values: dict[str, Any], where: dict[str, str], tmp_path: Path
 ) -> None:
-    found = retrain(values, tmp_path, where)
+    result = retrain(values, tmp_path, where)
     direct = train(
         model="mlp",
         model_options={"width": 16},
@@ -96,10 +96,10 @@ def test_a_retraining_is_training_on_unmasked_images(
         progress=False,
         **SHORT,
     )
-    assert found["accuracy"] == direct.result["results"]["natural_accuracy"]["value"]
-    assert found["correct"] == round(found["accuracy"] * 400)
-    assert found["examples"] == 400
-    assert found["accuracy"] > 0.7  # 0.5 without the four pixels
+    assert result["accuracy"] == direct.result["results"]["natural_accuracy"]["value"]
+    assert result["correct"] == round(result["accuracy"] * 400)
+    assert result["examples"] == 400
+    assert result["accuracy"] > 0.7  # 0.5 without the four pixels
     # No weights and no images are left behind, whatever there is of a job.
     assert sorted(path.name for path in (tmp_path / RUN).iterdir() if path.name[0] != ".") == [
         "claim.json",
@@ -294,9 +294,9 @@ def test_the_linear_model_finds_the_marked_pixels(
     from veridical.data import load
 
     values = {"data": {"checksum": load(where["data"]).checksum}, "options": linear_options(marked_data)}
-    found = measure_linear_importances(values, tmp_path / "job", where)
-    weight = np.asarray(found["importances"]).reshape(8, 8)
+    result = measure_linear_importances(values, tmp_path / "job", where)
+    weight = np.asarray(result["importances"]).reshape(8, 8)
     largest = set(weight.ravel().argsort()[-4:].tolist())
     assert largest == {2 * 8 + 5, 2 * 8 + 6, 3 * 8 + 5, 3 * 8 + 6}
-    assert found["accuracy"] > 0.8
-    assert measure_linear_importances(values, tmp_path / "job", {}) == found
+    assert result["accuracy"] > 0.8
+    assert measure_linear_importances(values, tmp_path / "job", {}) == result

@@ -47,11 +47,11 @@ def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
         map_[:, :, 2:4, 5:7] += 0.5
     train, test = (rank_coordinates(part).numpy() for part in maps)
     each, one = Ranking(train, test, marked_data.shape), Ranking(train[:1], test[:1], marked_data.shape)
-    found = {**write_source(marked_data, tmp_path / "data.npz"), "device": "cpu"}
+    result = {**write_source(marked_data, tmp_path / "data.npz"), "device": "cpu"}
     for name, ranking in (("each", each), ("one", one)):
         ranking.save(tmp_path / f"{name}.npz")
-        found[f"ranking:{ranking.checksum}"] = str(tmp_path / f"{name}.npz")
-    return found
+        result[f"ranking:{ranking.checksum}"] = str(tmp_path / f"{name}.npz")
+    return result
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_gradients_by_formula_are_autograds() -> None:
     inputs = torch.rand(2, 6, 1, 3, 3, generator=generator, dtype=torch.float64)
     target = torch.randint(4, (2, 6), generator=generator)
     for mean in (True, False):
-        found = stack.gradients((inputs.flatten(2) - 0.5) / 0.5, target, mean=mean)
+        result = stack.gradients((inputs.flatten(2) - 0.5) / 0.5, target, mean=mean)
         for row, network in enumerate(networks):
             network.zero_grad()
             loss = nn.functional.cross_entropy(network(inputs[row]), target[row], reduction="none")
@@ -152,7 +152,7 @@ def test_gradients_by_formula_are_autograds() -> None:
             gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
             assert stack.rows.grad is not None
             torch.testing.assert_close(stack.rows.grad[row], gradients)
-            torch.testing.assert_close(found[row], loss.detach())
+            torch.testing.assert_close(result[row], loss.detach())
 
 
 def test_a_killed_stack_goes_on_and_a_finished_one_stays(
@@ -210,10 +210,10 @@ def test_a_member_that_is_lost_leaves_the_others_alone(
 
     monkeypatch.setattr(StackedMLP, "gradients", broken)
     with pytest.warns(RuntimeWarning, match=r"members \[1\] is not finite"):
-        found = retrain_stacked({"members": members}, folder_of(tmp_path / "lost"), where)
+        result = retrain_stacked({"members": members}, folder_of(tmp_path / "lost"), where)
     expected = untimed(whole)
     expected[1] = None
-    assert untimed(found) == expected
+    assert untimed(result) == expected
 
 
 def test_a_member_whose_last_step_ends_outside_the_numbers_is_lost(
@@ -251,8 +251,8 @@ def test_results_lie_where_the_jobs_find_them(
 ) -> None:
     jobs, store = jobs_of(members, where), Store(tmp_path / "store")
     with InProcess() as executor:
-        found = train_stacks(jobs, store, executor, device="cpu")
-        assert [outcome.status for outcome in found.values()] == ["done"]
+        result = train_stacks(jobs, store, executor, device="cpu")
+        assert [outcome.status for outcome in result.values()] == ["done"]
         assert train_stacks(jobs, store, executor, device="cpu") == {}
         # A kill came while results were handed out: nothing is trained again.
         (store.folder(jobs[2]) / ACCURACY).unlink()
@@ -273,8 +273,8 @@ def test_stacks_hold_what_is_alike_and_unfinished(
     assert not is_stackable({**members[0], "training": {**other["training"], "objective": "adversarial"}})
 
     def numbers(workers: int) -> list[list[str]]:
-        found = group_jobs(jobs, store, workers=workers, device="cpu")
-        return [sorted(member.label for member in chunk) for _, chunk in found]
+        result = group_jobs(jobs, store, workers=workers, device="cpu")
+        return [sorted(member.label for member in chunk) for _, chunk in result]
 
     assert numbers(1) == [["0", "1", "2", "3", "4"]]
     # Two workers: three and two, those of a seed together.

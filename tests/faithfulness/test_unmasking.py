@@ -79,8 +79,8 @@ def test_unmasked_is_what_a_loop_gives() -> None:
     attribution = torch.randn(4, 3, 4, 5, generator=generator)
     before = inputs.clone()
     fill = ConstantFill((0.1, 0.2, 0.3))
-    found = unmask(inputs, rank_coordinates(attribution), 0.2, "top", fill=fill)
-    for image, importance, result in zip(inputs, attribution.abs(), found, strict=True):
+    results = unmask(inputs, rank_coordinates(attribution), 0.2, "top", fill=fill)
+    for image, importance, result in zip(inputs, attribution.abs(), results, strict=True):
         order = importance.flatten().argsort(descending=True)[:12].tolist()
         for place in range(60):
             expected = image.flatten()[place] if place in order else fill.values[place // 20]
@@ -116,8 +116,8 @@ def test_a_split_cuts_masks_with_its_batches(images: Dataset) -> None:
     inputs, _ = images.train.batch(range(11))
     whole = unmask(inputs, torch.from_numpy(ranking.train), 1 / 3, "bottom", fill=fill)
     chosen = [7, 2, 2, 10]
-    found, target = data.train.batch(chosen)
-    assert torch.equal(found, whole[chosen])
+    result, target = data.train.batch(chosen)
+    assert torch.equal(result, whole[chosen])
     assert torch.equal(target, images.train.labels[chosen])
     assert torch.equal(data.train.subset([9, 7, 2]).batch([1, 2])[0], whole[[7, 2]])
     assert torch.equal(data.train.subset([9, 7, 2]).subset([2, 0]).batch(slice(None))[0], whole[[2, 9]])
@@ -132,17 +132,17 @@ def test_masks_alone_hold_no_image(images: Dataset) -> None:
     ranking = rank_randomly(images, per="pixel", seed=1)
     data = unmask_dataset(images, ranking, Kept("top", 5), BLACK, shown="masks")
     assert isinstance(data.test, MaskSplit)
-    found, target = data.test.batch(range(5))
-    assert found.shape == (5, 3, 4, 5)
-    assert found.unique().tolist() == [0.0, 1.0]
-    assert found.sum(dim=(1, 2, 3)).tolist() == [15.0] * 5
+    result, target = data.test.batch(range(5))
+    assert result.shape == (5, 3, 4, 5)
+    assert result.unique().tolist() == [0.0, 1.0]
+    assert result.sum(dim=(1, 2, 3)).tolist() == [15.0] * 5
     assert torch.equal(target, images.test.labels)
     blank = Split(torch.zeros_like(images.test.images), images.test.labels)
     other = unmask_dataset(
         dataclasses.replace(images, test=blank), ranking, Kept("top", 5), BLACK, shown="masks"
     )
-    assert torch.equal(other.test.batch(range(5))[0], found)
-    assert torch.equal(data.test.subset([4, 1]).batch([0])[0], found[4:5])
+    assert torch.equal(other.test.batch(range(5))[0], result)
+    assert torch.equal(data.test.subset([4, 1]).batch([0])[0], result[4:5])
 
 
 def test_one_order_for_all_needs_one_row(images: Dataset) -> None:
@@ -151,8 +151,10 @@ def test_one_order_for_all_needs_one_row(images: Dataset) -> None:
         Ranking(np.repeat(row, train, 0), np.repeat(row, test, 0), images.shape)
         for train, test in ((1, 1), (11, 5))
     )
-    found = [unmask_dataset(images, r, Kept("top", 20), BLACK).train.batch(range(11))[0] for r in (one, many)]
-    assert torch.equal(*found)
+    result = [
+        unmask_dataset(images, r, Kept("top", 20), BLACK).train.batch(range(11))[0] for r in (one, many)
+    ]
+    assert torch.equal(*result)
 
 
 def test_the_checksum_names_everything_that_shapes_the_numbers(images: Dataset) -> None:

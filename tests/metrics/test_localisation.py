@@ -1,4 +1,4 @@
-"""Where a map lies: brute force and scipy as oracles, ties, known maps, invariances, errors."""
+"""Maps and regions: known shares, scikit-learn and scipy, ties, leakage, the blocks of an input."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,15 @@ from veridical.faithfulness.unmasking import resolve_kept
 from veridical.metrics import (
     area_share,
     auc,
+    cosine_within,
+    left_behind,
     mass_share,
     pointing_game,
     topk_curve,
     topk_share,
     zero_share,
 )
-from veridical.metrics.localisation import LEVELS
+from veridical.metrics.localisation import LEVELS, block_magnitudes, by_role, discriminative_pixels
 from veridical.runtime.errors import UsageError
 
 MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -64,13 +66,13 @@ def test_levels_are_cut_from_one_order() -> None:
 def test_auc_is_that_of_scipy_with_ties_as_halves(ties: bool) -> None:
     maps, mask = maps_and_masks(ties)
     region, sizes = expanded(mask, maps), maps.abs().flatten(1)
-    for row, found in enumerate(auc(maps, mask).tolist()):
+    for row, result in enumerate(auc(maps, mask).tolist()):
         inside, outside = sizes[row][region[row]], sizes[row][~region[row]]
         expected = mannwhitneyu(inside.numpy(), outside.numpy()).statistic / (len(inside) * len(outside))
-        assert found == pytest.approx(expected, abs=1e-12)
+        assert result == pytest.approx(expected, abs=1e-12)
         pairs = inside[:, None] - outside
         halves = (pairs > 0).double() + 0.5 * (pairs == 0).double()
-        assert found == pytest.approx(float(halves.mean()), abs=1e-12)
+        assert result == pytest.approx(float(halves.mean()), abs=1e-12)
 
 
 def test_mass_is_a_share_of_the_sum_of_absolute_values() -> None:
@@ -161,10 +163,10 @@ def test_nothing_is_changed_and_masks_of_all_channels_are_the_same(
 ) -> None:
     maps, mask = maps_and_masks(ties=True)
     before, rng = (maps.clone(), mask.clone()), torch.get_rng_state()
-    found = measure(maps.requires_grad_(), mask)
-    assert found.dtype == torch.float64
-    assert not found.requires_grad
-    assert torch.equal(measure(maps, mask[:, None].expand(maps.shape)), found)
+    result = measure(maps.requires_grad_(), mask)
+    assert result.dtype == torch.float64
+    assert not result.requires_grad
+    assert torch.equal(measure(maps, mask[:, None].expand(maps.shape)), result)
     assert torch.equal(maps, before[0])
     assert torch.equal(mask, before[1])
     assert torch.equal(torch.get_rng_state(), rng)
@@ -176,9 +178,9 @@ def test_nan_stays_with_its_example(measure: Callable[[Tensor, Tensor], Tensor])
     maps, mask = maps_and_masks()
     expected = measure(maps, mask)
     maps[2, 1, 3, 3] = torch.nan
-    found = measure(maps, mask)
-    assert found.isnan().nonzero().flatten().tolist() == [2]
-    assert torch.equal(found[[0, 1, 3, 4, 5]], expected[[0, 1, 3, 4, 5]])
+    result = measure(maps, mask)
+    assert result.isnan().nonzero().flatten().tolist() == [2]
+    assert torch.equal(result[[0, 1, 3, 4, 5]], expected[[0, 1, 3, 4, 5]])
 
 
 @every_measure
@@ -202,3 +204,116 @@ def test_levels_ties_and_numbers_are_checked() -> None:
         topk_share(maps, mask, 0.1, indices=[1, 2])
     with pytest.raises(UsageError, match="bool tensor"):
         area_share(mask.float())
+
+
+def maps() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two batches (4, 2, 3, 5) of signed maps and regions (4, 3, 5), none of them empty."""
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(2, 4, 2, 3, 5, generator=generator)
+    region = torch.rand(4, 3, 5, generator=generator) < 0.5
+    region[:, 0, 0] = True
+    return a, b, region
+
+
+def test_left_behind_compares_the_sums_in_the_region() -> None:
+    a, b, region = maps()
+    here, there = ((one.double().abs() * region[:, None]).sum(dim=(1, 2, 3)) for one in (a, b))
+    torch.testing.assert_close(left_behind(a, b, region), here / (here + there), rtol=1e-12, atol=0)
+    assert left_behind(a, -a, region).tolist() == [0.5] * 4
+    assert left_behind(a * ~region[:, None], b, region).tolist() == [0.0] * 4
+    assert left_behind(a, b * ~region[:, None], region).tolist() == [1.0] * 4
+
+
+def test_cosine_is_signed_and_blind_to_what_lies_outside() -> None:
+    a, b, region = maps()
+    inside = region[:, None].expand(a.shape)
+    expected = [torch.cosine_similarity(x[m], y[m], dim=0) for x, y, m in zip(a, b, inside, strict=True)]
+    torch.testing.assert_close(cosine_within(a, b, region), torch.stack(expected).double())
+    torch.testing.assert_close(cosine_within(a, 3 * a, region), torch.ones(4, dtype=torch.float64))
+    torch.testing.assert_close(cosine_within(a, -a, region), -torch.ones(4, dtype=torch.float64))
+    elsewhere = torch.where(inside, a, 100 * b)
+    torch.testing.assert_close(cosine_within(elsewhere, b, region), cosine_within(a, b, region))
+
+
+@pytest.mark.parametrize("measure", [left_behind, cosine_within])
+def test_undefined_cases_are_nan_and_stay_with_their_example(measure: object) -> None:
+    assert callable(measure)
+    a, b, region = maps()
+    expected = measure(a, b, region)
+    a[1], b[1] = 0.0, 0.0
+    a[2, 0, 2, 4] = torch.nan
+    result = measure(a, b, region)
+    assert result.isnan().nonzero().flatten().tolist() == [1, 2]
+    assert torch.equal(result[[0, 3]], expected[[0, 3]])
+    assert measure(a[:0], b[:0], region[:0]).shape == (0,)
+    with pytest.raises(UsageError, match=r"^region: expected a bool tensor"):
+        measure(a, b, region[:, :2])
+    with pytest.raises(UsageError, match=r"^b: expected maps of a's shape"):
+        measure(a, b[1:], region)
+
+
+def test_telling_places_are_where_class_means_differ() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    images = 0.1 * torch.rand(300, 4, 4, generator=generator)
+    images[:, 3, 3] += torch.rand(300, generator=generator) * 2  # varies most, but not with the class
+    images[labels == 0, 0, 1] += 0.5
+    images[labels == 1, 2, 2] += 0.5
+    images[labels == 2, 1, 0] -= 0.5
+    images[:, 0, 0] += 2.0  # bright in all classes
+    images[labels == 1, 1, 3] += 0.5
+    assert discriminative_pixels(images, labels, 0.25).nonzero().tolist() == [[0, 1], [1, 0], [1, 3], [2, 2]]
+    # A class that is rare counts like the others.
+    few = torch.cat([torch.arange(0, 300, 3), torch.arange(1, 300, 3), torch.tensor([2, 5, 8])])
+    assert discriminative_pixels(images[few], labels[few], 0.25)[1, 0]
+    for share, count in ((1.0, 16), (0.1, 2), (0.09, 1), (0.04, 1), (0.35, 6)):
+        assert int(discriminative_pixels(images, labels, share).sum()) == count  # the nearest, at least one
+
+
+def test_telling_places_check_what_they_get() -> None:
+    images, labels = torch.rand(6, 4, 4), torch.arange(6)
+    for wrong in (images.byte(), images[None], images[:0]):
+        with pytest.raises(UsageError, match="images"):
+            discriminative_pixels(wrong, labels)
+    with pytest.raises(UsageError, match="labels"):
+        discriminative_pixels(images, labels[1:])
+    with pytest.raises(UsageError, match="share"):
+        discriminative_pixels(images, labels, 0.0)
+
+
+def test_blocks_have_their_euclidean_length() -> None:
+    maps = torch.tensor([[3.0, -4.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 6.0, 8.0, 0.0, 0.0]])
+    assert block_magnitudes(maps, 3).tolist() == [[5, 0, 1], [0, 10, 0]]
+    assert torch.equal(block_magnitudes(maps.reshape(2, 1, 2, 3), 6), maps.abs())
+
+
+def test_roles_pick_the_carrying_block_its_likes_and_the_rest() -> None:
+    magnitudes = torch.tensor([[4.0, 1.0, 3.0, 0.5, 0.7], [2.0, 8.0, 4.0, 0.0, 0.0]], dtype=torch.float64)
+    roles = by_role(magnitudes, torch.tensor([0, 1]), relevant=3)
+    assert roles.signal.tolist() == [4, 8]
+    assert roles.other.tolist() == [2, 3]
+    torch.testing.assert_close(roles.noise, torch.tensor([0.6, 0.0]).double())
+    assert roles.evenness.tolist() == [0.25, 0.25]
+
+
+def test_a_small_rest_is_not_rounded_away() -> None:
+    magnitudes = torch.tensor([[1e8, 1e-8, 1e-8]], dtype=torch.float32)
+    assert by_role(magnitudes, torch.tensor([0]), 3).other.item() == pytest.approx(1e-8)
+
+
+def test_roles_without_members_are_undefined() -> None:
+    roles = by_role(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 1)
+    assert roles.other.isnan().all()
+    assert roles.noise.isnan().all()
+    assert by_role(torch.zeros(1, 2), torch.tensor([1]), 2).evenness.isnan().all()
+
+
+def test_errors_name_what_is_wrong() -> None:
+    with pytest.raises(UsageError, match="blocks: expected a number of equal blocks in 6 values, but got 4"):
+        block_magnitudes(torch.zeros(1, 6), 4)
+    with pytest.raises(UsageError, match="relevant"):
+        by_role(torch.zeros(1, 4), torch.tensor([0]), 5)
+    with pytest.raises(UsageError, match="block"):
+        by_role(torch.zeros(1, 4), torch.tensor([2]), 2)
+    with pytest.raises(UsageError, match="block"):
+        by_role(torch.zeros(2, 4), torch.tensor([1]), 2)

@@ -1,6 +1,9 @@
 """What holds for every measure of the registry: an independent answer, its declared facts, and the docs."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,9 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.testing import assert_close
 
+from veridical import metrics
+from veridical.metrics import max_sensitivity, topk_intersection, windowed_topk_intersection
+from veridical.metrics.maps import VIEWS
 from veridical.metrics.registry import Measure, compare_maps, measures, ssim_window
 from veridical.runtime.errors import UsageError
 
@@ -62,11 +68,48 @@ ANSWERS: dict[str, Callable[[Array, Array], float]] = {
         use_sample_covariance=False,
     ),
 }
-every_measure = pytest.mark.parametrize("measure", measures().values(), ids=lambda one: one.name)
+
+
+def sensitivity_of_two_maps(a: Tensor, b: Tensor) -> Tensor:
+    """Max-sensitivity of an explanation that is a for the clean inputs and b for all others."""
+    maps = iter([a, b, b])
+    return max_sensitivity(lambda _: next(maps), torch.zeros(len(a), 1), 0.1, 2)
+
+
+OF_NAME = measures()
+# The same rules for what the registry's functions can do beside.
+VARIANTS = [
+    replace(
+        OF_NAME["topk_intersection"],
+        name="topk_intersection, expected",
+        compare=partial(topk_intersection, order="expected"),
+    ),
+    replace(
+        OF_NAME["windowed_topk_intersection"],
+        name="windowed_topk_intersection, recall",
+        compare=partial(windowed_topk_intersection, direction="recall"),
+        invariances=("scale", "sign", "order"),
+    ),
+    Measure(
+        name="max_sensitivity",
+        compare=sensitivity_of_two_maps,
+        label="max-sensitivity",
+        help="largest change of the map beside its own size",
+        view="values",
+        alike="lower",
+        identical=0.0,
+        bounds=(0.0, math.inf),
+        invariances=("permutation",),
+    ),
+]
+registered = pytest.mark.parametrize("measure", OF_NAME.values(), ids=lambda one: one.name)
+every_measure = pytest.mark.parametrize("measure", [*OF_NAME.values(), *VARIANTS], ids=lambda one: one.name)
 
 
 def measured(measure: Measure, a: Tensor, b: Tensor) -> Tensor:
-    return compare_maps(a, b, k=K)[measure.name]
+    given = {"k": K, "window": 1}
+    view = VIEWS[measure.view]
+    return measure.compare(view(a), view(b), **{name: given[name] for name in measure.options})
 
 
 def pair(
@@ -83,7 +126,7 @@ def assert_same(result: Tensor, expected: Tensor) -> None:
     assert_close(result, expected, rtol=1e-12, atol=1e-12)
 
 
-@every_measure
+@registered
 @pytest.mark.parametrize("ties", [False, True])
 def test_equals_an_independent_answer(measure: Measure, ties: bool) -> None:
     assert measure.name in ANSWERS, f"add an independent answer for {measure.name} to ANSWERS"
@@ -97,12 +140,19 @@ def test_equals_an_independent_answer(measure: Measure, ties: bool) -> None:
 def test_invariances_are_as_declared(measure: Measure, ties: bool) -> None:
     a, b = pair(channels=1, ties=ties)
     expected = measured(measure, a, b)
+    order = torch.randperm(12 * 13, generator=torch.Generator().manual_seed(0))
     changed = {
         "scale": measured(measure, a * 1e4, b),
         "sign": measured(measure, -a, b),
         "order": measured(measure, a**3, b),
         "exchange": measured(measure, b, a),
     }
+    if not ties:  # among equal values the top k are those of the last places
+        shuffled = (x.flatten(2)[:, :, order].view_as(x) for x in (a, b))
+        changed["permutation"] = measured(measure, *shuffled)
+        # Whatever a measure makes of places, no side of the image is special.
+        for flipped in (lambda x: x.flip(2), lambda x: x.flip(3), lambda x: x.mT):
+            assert_same(measured(measure, flipped(a), flipped(b)), expected)
     for name, result in changed.items():
         if name in measure.invariances:
             assert_same(result, expected)
@@ -134,6 +184,8 @@ def test_a_pair_s_number_depends_on_no_other(measure: Measure, ties: bool) -> No
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(measured(measure, a.flip(0), b.flip(0)), whole.flip(0))
     assert measured(measure, a[:0], b[:0]).shape == (0,)
+    # Views with strides of their own, as channels_last gives them.
+    assert torch.equal(measured(measure, a.mT.contiguous().mT, b), whole)
 
 
 @every_measure
@@ -164,12 +216,33 @@ def test_the_caller_s_maps_and_random_state_stay(measure: Measure) -> None:
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-@every_measure
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
+@registered
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64])
 def test_maps_whose_ties_may_come_from_rounding_are_refused(measure: Measure, dtype: torch.dtype) -> None:
-    a, b = pair()
-    with pytest.raises(UsageError, match=f"float32 or float64.*{dtype}"):
-        compare_maps(a.to(dtype), b.to(dtype), skip=set(measures()) - {measure.name})
+    maps = VIEWS[measure.view](pair()[0])
+    given = dict.fromkeys(measure.options, 3)
+    for other in ((maps.to(dtype), maps), (maps, maps.to(dtype))):
+        with pytest.raises(UsageError, match=f"float32 or float64.*{dtype}"):
+            measure.compare(*other, **given)
+    if measure.view == "picture":  # which are made in float64
+        with pytest.raises(UsageError, match="float32 or float64"):
+            VIEWS["picture"](pair()[0].to(dtype))
+
+
+@registered
+def test_maps_that_cannot_be_compared_are_refused(measure: Measure) -> None:
+    maps = VIEWS[measure.view](pair()[0])
+    compare = partial(measure.compare, **dict.fromkeys(measure.options, 3))
+    with pytest.raises(UsageError, match=r"^b: .*\(7, .*12, 13\).*\(6, .*12, 13\)"):
+        compare(maps, maps[1:])
+    with pytest.raises(UsageError, match="batch dimension"):
+        compare(maps[(0,) * (maps.ndim - 1)], maps[(0,) * (maps.ndim - 1)])
+    with pytest.raises(UsageError, match="at least one value"):
+        compare(maps[..., :0], maps[..., :0])
+    with pytest.raises(UsageError, match="tensor"):
+        compare(maps.numpy(), maps)
+    with pytest.raises(UsageError, match="device"):
+        compare(maps, maps.to("meta"))
 
 
 def test_constant_maps_have_no_order_but_a_picture() -> None:
@@ -207,3 +280,65 @@ def test_the_docs_list_every_measure_with_its_facts() -> None:
         f"{one.bounds[0]:g} to {one.bounds[1]:g} | {', '.join(one.invariances)} | {', '.join(one.studies)} |"
         for one in measures().values()
     ]
+
+
+MAPS = torch.rand(2, 7, 6, 8, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+REGION = torch.zeros(7, 6, 8, dtype=torch.bool).index_fill_(1, torch.tensor([2, 3]), True)
+# Every function of maps, with two maps and a region of which it takes what it needs.
+CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "kendall_tau": lambda a, b, _: metrics.kendall_tau(a, b),
+    "spearman": lambda a, b, _: metrics.spearman(a, b),
+    "topk_intersection": lambda a, b, _: topk_intersection(a, b, 10),
+    "topk_intersection expected": lambda a, b, _: topk_intersection(a, b, 10, order="expected"),
+    "windowed_topk_intersection": lambda a, b, _: windowed_topk_intersection(a, b, 10, 1),
+    "mass_centre_shift": lambda a, b, _: metrics.mass_centre_shift(a, b),
+    "ssim": lambda a, b, _: metrics.ssim(a, b, data_range=2.0, window=5),
+    "max_sensitivity": lambda a, _, __: max_sensitivity(lambda inputs: inputs, a, 0.1, 2),
+    "max_sensitivity of maps": lambda a, _, __: max_sensitivity(lambda _: a, torch.zeros(7, 6, 8), 0.1, 2),
+    "mass_centre": lambda a, _, __: metrics.mass_centre(a)[:, 0],
+    "topk_mask": lambda a, _, __: metrics.topk_mask(a, 3),
+    "topk_curve": lambda a, _, region: metrics.topk_curve(a, region)[:, 0],
+    "topk_share": lambda a, _, region: metrics.topk_share(a, region, 0.1),
+    "mass_share": lambda a, _, region: metrics.mass_share(a, region),
+    "pointing_game": lambda a, _, region: metrics.pointing_game(a, region),
+    "auc": lambda a, _, region: metrics.auc(a, region),
+    "zero_share": lambda a, _, __: metrics.zero_share(a),
+    "area_share": lambda _, __, region: metrics.area_share(region),
+    "left_behind": metrics.left_behind,
+    "cosine_within": metrics.cosine_within,
+    "mean_interval": lambda a, _, __: metrics.mean_interval(a),  # type: ignore[dict-item,return-value]
+    "proportion_interval": lambda a, _, __: metrics.proportion_interval(a, a),  # type: ignore[arg-type,dict-item,return-value]
+}
+WITHOUT_VALUES = {"topk_mask", "area_share", "mean_interval", "proportion_interval"}
+every_call = pytest.mark.parametrize("name", CALLS)
+
+
+def test_the_calls_have_every_function() -> None:
+    assert {name.split()[0] for name in CALLS} == set(metrics.__all__) - {"Interval"}
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in WITHOUT_VALUES])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_map_that_is_not_finite_agrees_with_nothing(name: str, value: float, inside: bool) -> None:
+    a = MAPS[0].clone()
+    a[3, 2 if inside else 0, 0] = value
+    if value < 0 and "mass_centre" in name:
+        with pytest.raises(UsageError, match="at least 0"):
+            CALLS[name](a, a.clone(), REGION)
+        return
+    assert CALLS[name](a, a.clone(), REGION).isnan().nonzero().flatten().tolist() == [3]
+
+
+@every_call
+@pytest.mark.parametrize("given", [Tensor.numpy, Tensor.tolist, type, str])
+def test_what_is_no_tensor_is_taken_rightly_or_refused(name: str, given: Callable[[Tensor], object]) -> None:
+    maps = (*MAPS, REGION)
+    for place in range(3):
+        mixed: list[object] = [given(one) if at == place else one for at, one in enumerate(maps)]
+        try:
+            result = CALLS[name](*mixed)  # type: ignore[arg-type]
+        except UsageError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert torch.equal(result, CALLS[name](*maps))

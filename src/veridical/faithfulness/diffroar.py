@@ -70,7 +70,7 @@ def measure(
     The folder is claimed for the measurement. Raises as `diffroar` does.
     """
     check_stacked(stacked)
-    begun = time.monotonic()
+    start = time.monotonic()
     tell = progress or (lambda _what, _progress: None)
     config = measurement.describe()
     named = None if store is None else Store(store)  # refused, it leaves no claim
@@ -95,8 +95,8 @@ def measure(
         outcomes = run_jobs(jobs.values(), kept, runner, progress=lambda state: tell("retraining", state))
     check_outcomes(outcomes, jobs.values())
     timing = _summarise_timing(jobs.values(), outcomes, together) | {
-        "ranking_seconds": round(ranked - begun, 3),
-        "total_seconds": round(time.monotonic() - begun, 3),
+        "ranking_seconds": round(ranked - start, 3),
+        "total_seconds": round(time.monotonic() - start, 3),
     }
     accuracies = {one: float((outcomes[job.id].result or {})["accuracy"]) for one, job in jobs.items()}
     records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}

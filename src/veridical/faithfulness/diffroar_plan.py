@@ -229,16 +229,16 @@ def plan_diffroar(
     if not isinstance(model, nn.Module):
         raise argument_error("run_or_model", judged, "a run, its folder, or an nn.Module")
     method = _attribution(attribution, design.seed, trust_code=trust_code)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     images, where = _images(run, data, data_root)
     # Masks, if there are any, are of no use here, and do not fit a part of the images.
     images = Dataset(**{field.name: getattr(images, field.name) for field in fields(Dataset)})
-    loading = time.perf_counter() - begun
+    loading = time.perf_counter() - start
     recipe = _settings(retrain_model) or (run.settings if run is not None else None)
     named = retrain_model if isinstance(retrain_model, str) and _settings(retrain_model) is None else None
     record = resolve_architecture(named, retrain_model_options or {}, images, recipe, trust_code=trust_code)
     where |= {"device": device} | ({"trust_code": "yes"} if trust_code else {})
-    found = Measurement(
+    result = Measurement(
         model=model,
         weights=hashlib.sha256(pack(weights(model))).hexdigest(),
         data=images,
@@ -250,8 +250,8 @@ def plan_diffroar(
         where=where,
         loading_seconds=loading,
     )
-    design.check(found.coordinates)
-    return found
+    design.check(result.coordinates)
+    return result
 
 
 def place_data(measurement: Measurement, folder: Path) -> Measurement:

@@ -235,8 +235,8 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
 
     degree = neighbours(torch.ones_like(values[:1])) if len(values) else values
     right = neighbours(values) * unknown
-    found = start * unknown
-    residual = right - (degree * found - neighbours(found)) * unknown
+    result = start * unknown
+    residual = right - (degree * result - neighbours(result)) * unknown
     direction = residual.clone()
     size = _dot(residual, residual)
     target = _TOLERANCE**2 * torch.maximum(size, _dot(right, right))
@@ -248,11 +248,11 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
             break
         image = (degree * direction - neighbours(direction)) * unknown
         length = torch.where(active, size / _dot(direction, image), 0)
-        found = found + length * direction
+        result = result + length * direction
         residual = residual - length * image
         before, size = size, torch.where(active, _dot(residual, residual), size)
         direction = torch.where(active, residual + size / before * direction, direction)
-    return found
+    return result
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

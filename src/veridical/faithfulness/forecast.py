@@ -68,12 +68,12 @@ def _extrapolate(
         guess = max(_training_seconds(warm) / WARM_UP, 1e-6)
         counted = min(max(LEAST, round(seconds / guess)), MOST, max(steps, WARM_UP))
         part = take_first(data, counted * batch_size, TESTED)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         run = start(part, Path(folder) / "timed", counted)
-        wall = time.perf_counter() - begun
-        begun = time.perf_counter()
+        wall = time.perf_counter() - started
+        started = time.perf_counter()
         measure_accuracies(run.model, part.test, None, seed=0, device=resolve_device(device))
-        tested = time.perf_counter() - begun
+        tested = time.perf_counter() - started
     training = _training_seconds(run)
     rest = max(0.0, wall - training - tested)
     epochs = math.ceil(steps / max(1, len(data.train) // batch_size))
@@ -104,22 +104,22 @@ def _time_together(
     part = take_first(data, WARM_UP * training["batch_size"], TESTED)
     ranking = rank_randomly(part, per=per)
     settings = {**training, "train_examples": len(part.train)}
-    begun = time.perf_counter()
+    start = time.perf_counter()
     stack = Stack(
         [{**values, "training": settings} for values in members],
         [unmask_as_planned(values, part, ranking, where) for values in members],
         resolve_device(where["device"]),
     )
-    starting = time.perf_counter() - begun
+    starting = time.perf_counter() - start
     stack.advance()
-    begun, counted = time.perf_counter(), 0
-    while counted < LEAST or (time.perf_counter() - begun < seconds and counted < MOST):
+    start, counted = time.perf_counter(), 0
+    while counted < LEAST or (time.perf_counter() - start < seconds and counted < MOST):
         stack.advance()
         counted += 1
-    steps = training["steps"] * (time.perf_counter() - begun) / counted
-    begun = time.perf_counter()
+    steps = training["steps"] * (time.perf_counter() - start) / counted
+    start = time.perf_counter()
     stack.correct()
-    testing = len(data.test) * (time.perf_counter() - begun) / len(part.test)
+    testing = len(data.test) * (time.perf_counter() - start) / len(part.test)
     return float(starting + steps + testing) / len(members)
 
 
@@ -211,13 +211,13 @@ def predict_retraining(
     if together > 1:
         share = _timed(measurement, measurement.retrainings[:together], executor)
         return {"images": share, "masks": share} if measurement.design.control else {"images": share}
-    found: dict[Shown, float] = {"images": _timed(measurement, [_typical(measurement, "images")], executor)}
+    result: dict[Shown, float] = {"images": _timed(measurement, [_typical(measurement, "images")], executor)}
     if measurement.design.control:
         # To put in a constant costs next to nothing, imputation does not.
         constant = measurement.fill.describe()["kind"] == "constant"
         masks = [_typical(measurement, "masks")]
-        found["masks"] = found["images"] if constant else _timed(measurement, masks, executor)
-    return found
+        result["masks"] = result["images"] if constant else _timed(measurement, masks, executor)
+    return result
 
 
 def _predict_ranking(measurement: Measurement, batch: int) -> float:
@@ -231,13 +231,13 @@ def _predict_ranking(measurement: Measurement, batch: int) -> float:
     if not isinstance(attribution, Path):
         # The first call also sets things up.
         rank_dataset(measurement.model, part, attribution, per=design.per, batch=batch)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         rank_dataset(measurement.model, part, attribution, per=design.per, batch=batch)
-        seconds += share * (time.perf_counter() - begun)
+        seconds += share * (time.perf_counter() - started)
     if isinstance(attribution, Path) or "random" in design.baselines:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         rank_randomly(part, per=design.per)
-        seconds += share * (time.perf_counter() - begun)
+        seconds += share * (time.perf_counter() - started)
     if "input-agnostic" in design.baselines:
         data = measurement.data
         options = linear_options(data)

@@ -73,7 +73,7 @@ def draws_interval(values: Tensor) -> Interval:
     if over_draws["low"] is None or over_draws["high"] is None:
         return over_examples
     centre = (over_examples["high"] + over_examples["low"]) / 2
-    halves = [(found["high"] - found["low"]) / 2 for found in (over_examples, over_draws)]  # type: ignore[operator]
+    halves = [(result["high"] - result["low"]) / 2 for result in (over_examples, over_draws)]  # type: ignore[operator]
     half = sqrt(sum(one**2 for one in halves))
     return {"value": centre, "low": centre - half, "high": centre + half, "n": over_examples["n"]}
 
@@ -92,16 +92,16 @@ def remaining_similarity(similarity: Tensor, unrelated: Tensor, identical: float
     return draws_interval((similarity - unrelated) / gap)
 
 
-def judge_remaining(found: Sequence[Interval]) -> InvarianceVerdict:
+def judge_remaining(states: Sequence[Interval]) -> InvarianceVerdict:
     """The verdict of one measure from what remained at one or more states, all without what was learnt.
 
     "nearly invariant" if at one of them the whole interval lies above INVARIANT_ABOVE, "passes" if at all of
     them it lies below PASSES_BELOW, "undecided" otherwise, or where there is no interval.
     """
-    if not found:
-        raise argument_error("found", list(found), "at least one state")
-    lows = [one["low"] for one in found]
-    highs = [one["high"] for one in found]
+    if not states:
+        raise argument_error("states", list(states), "at least one state")
+    lows = [one["low"] for one in states]
+    highs = [one["high"] for one in states]
     if any(low is not None and low > INVARIANT_ABOVE for low in lows):
         return "nearly invariant"
     if all(high is not None and high < PASSES_BELOW for high in highs):

@@ -290,11 +290,11 @@ def fresh_seed(seed: int) -> int:
 def predict_classes(model: nn.Module, examples: Split, batch_size: int = 256) -> Tensor:
     """The class that a network predicts for each example, int64 (N,) on the CPU."""
     like = parameter_like(model)
-    found = []
+    result = []
     for first in range(0, len(examples), batch_size):
         numbers = range(first, min(first + batch_size, len(examples)))
-        found.append(predict(model, examples.batch(numbers, like.dtype, like.device)[0]).argmax(dim=1).cpu())
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+        result.append(predict(model, examples.batch(numbers, like.dtype, like.device)[0]).argmax(dim=1).cpu())
+    return torch.cat(result) if result else torch.zeros(0, dtype=torch.int64)
 
 
 def _first(model: nn.Module, examples: Split) -> Tensor:

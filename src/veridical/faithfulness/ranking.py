@@ -100,14 +100,14 @@ class Ranking:
             shape = read_array(path, "shape", kinds="i", ndim=1)
             text, digest = (read_array(path, name, kinds="u", ndim=1) for name in ("record", "digest"))
             channels, height, width = (int(size) for size in shape)
-            found = cls(train, test, (channels, height, width), {})
-            if bytes(digest) != found._digest(bytes(text)):
+            result = cls(train, test, (channels, height, width), {})
+            if bytes(digest) != result._digest(bytes(text)):
                 raise ValueError("its content is not what was written (SHA-256 differs)")
-            told: dict[str, Any] = {**json.loads(bytes(text))}
+            reported: dict[str, Any] = {**json.loads(bytes(text))}
         except (DataError, UsageError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path} is damaged: {str(error).removesuffix('.')}. {AGAIN}") from error
-        object.__setattr__(found, "record", told)
-        return found
+        object.__setattr__(result, "record", reported)
+        return result
 
 
 def rank_coordinates(
@@ -132,9 +132,9 @@ def rank_coordinates(
     importance = importances(attribution, order=order, per=per)
     examples, coordinates = importance.shape
     dtype = torch.int16 if coordinates <= 2**15 else torch.int32
-    found = descending(importance, ties=ties, seed=seed, indices=indices, purpose=purpose)
-    places = torch.arange(coordinates, dtype=dtype, device=found.device).repeat(examples, 1)
-    return torch.empty_like(places).scatter_(1, found, places).cpu()
+    result = descending(importance, ties=ties, seed=seed, indices=indices, purpose=purpose)
+    places = torch.arange(coordinates, dtype=dtype, device=result.device).repeat(examples, 1)
+    return torch.empty_like(places).scatter_(1, result, places).cpu()
 
 
 def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerName = "value") -> Tensor:
@@ -278,11 +278,11 @@ def rank_parts(
         count = len(_split(data, part))
         for first in range(0, count, batch):
             numbers = range(first, min(first + batch, count))
-            found = maps(part, numbers)
-            importance = importances(found, order=order, per=per)
+            result = maps(part, numbers)
+            importance = importances(result, order=order, per=per)
             zeros, values = zeros + int((importance == 0).sum()), values + importance.numel()
             chosen = rank_coordinates(
-                found,
+                result,
                 order=order,
                 per=per,
                 ties=ties,

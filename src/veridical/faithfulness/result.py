@@ -25,8 +25,8 @@ def repeats_interval(values: Sequence[float], least: float = 0.0) -> dict[str, A
     It ends at `least`, 0 for an accuracy and -1 for a difference of two, and at 1. With one repeat there is
     no interval; low and high are None.
     """
-    found = mean_interval(list(values), bounds=(least, 1.0))
-    return {"repeats": list(values), "value": found["value"], "low": found["low"], "high": found["high"]}
+    result = mean_interval(list(values), bounds=(least, 1.0))
+    return {"repeats": list(values), "value": result["value"], "low": result["low"], "high": result["high"]}
 
 
 def judge(
@@ -69,9 +69,9 @@ def judge(
         return {"verdict": "undecided", "value": value, "low": None, "high": None, "as_good": []}
     value, *halves = _difference(examples, top, bottom)
     half = hypot(*halves)
-    found = {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
+    result = {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
     if abs(value) <= half:
-        return {"verdict": "undecided", **found, "as_good": []}
+        return {"verdict": "undecided", **result, "as_good": []}
     ahead, behind, place = (top, bottom, 0) if value > 0 else (bottom, top, 1)
     as_good = []
     if masks is not None:
@@ -82,7 +82,7 @@ def judge(
         rivals = (baselines or {}).items()
         as_good += [name for name, ends in rivals if not _above(examples, (top, bottom), ends)]
     verdict: Verdict = "undecided" if as_good else "satisfied" if value > 0 else "violated"
-    return {"verdict": verdict, **found, "as_good": as_good}
+    return {"verdict": verdict, **result, "as_good": as_good}
 
 
 def _above(examples: int, pair: Pair, other: Pair | None = None) -> bool:
@@ -109,8 +109,8 @@ def _difference(examples: int, one: Sequence[float], other: Sequence[float]) -> 
 
 def _half(values: Sequence[float]) -> float:
     """Half the interval of a mean by Student's t; 0 where one value tells of no spread."""
-    found = mean_interval(list(values))
-    return 0.0 if found["high"] is None or found["value"] is None else found["high"] - found["value"]
+    result = mean_interval(list(values))
+    return 0.0 if result["high"] is None or result["value"] is None else result["high"] - result["value"]
 
 
 Point = dict[str, Any]
@@ -272,12 +272,12 @@ def judge_levels(
         first, last = ENDS if mode == "keep" else reversed(ENDS)
         return points[place][first]["repeats"], points[place][last]["repeats"]
 
-    found = []
+    result = []
     for place, point in enumerate(curve):
         masks = None if control is None else pair(control["curve"], place)
         rivals = {name: pair(points, place) for name, points in baselines.items()}
-        found.append({"level": point["level"], **judge(*pair(curve, place), examples, masks, rivals)})
-    return tuple(found)
+        result.append({"level": point["level"], **judge(*pair(curve, place), examples, masks, rivals)})
+    return tuple(result)
 
 
 def _notes(
@@ -287,18 +287,18 @@ def _notes(
     ranking: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """What a reader should know about these numbers, computed from them."""
-    found = []
+    result = []
     if design.repeats == 1:
-        found.append("With one repeat there is no interval, and every level is undecided.")
+        result.append("With one repeat there is no interval, and every level is undecided.")
     undecided = [f"{p['level']:g}" for p in judged if p["verdict"] == "undecided" and not p["as_good"]]
     if undecided and design.repeats > 1:
-        found.append(
+        result.append(
             f"Undecided at level {', '.join(undecided)}: top and bottom do not differ by more than repeats "
             "and test images vary. Where all coordinates are equally informative it must be "
             "so, whatever the attribution."
         )
     if control is None and any(point["verdict"] != "undecided" for point in judged):
-        found.append(
+        result.append(
             "The masks alone were not measured, so how much of a difference is where coordinates were shown, "
             "and not what they show, is unknown."
         )
@@ -310,14 +310,14 @@ def _notes(
             if point[end]["leaks"]
         ]
         if leaks:
-            found.append(
+            result.append(
                 f"The masks alone tell the class, better than chance ({control['chance']:.1%}), at "
                 f"{', '.join(leaks)}: up to so much of an accuracy may come from where coordinates were "
                 "shown, not from what they show."
             )
     zeros = ranking.get("zero_share") or 0.0
     if zeros > 0.01:
-        found.append(f"{zeros:.1%} of the attributions are exactly zero; among them the order is the ties'.")
+        result.append(f"{zeros:.1%} of the attributions are exactly zero; among them the order is the ties'.")
     if ranking.get("target") == "label":
-        found.append("The label was explained, so the masks of the test images know it.")
-    return tuple(found)
+        result.append("The label was explained, so the masks of the test images know it.")
+    return tuple(result)

@@ -191,11 +191,11 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
         kept: dict[str, Any] = read_json(folder / ACCURACY, sealed=True)
         return kept
     run = train_fresh(values, load_unmasked(values, where), folder / RUN, where)
-    found, timing = run.result["results"]["natural_accuracy"], run.result["timing"]
+    results, timing = run.result["results"]["natural_accuracy"], run.result["timing"]
     result = {
-        "accuracy": found["value"],
-        "correct": round(found["value"] * found["n"]),
-        "examples": found["n"],
+        "accuracy": results["value"],
+        "correct": round(results["value"] * results["n"]),
+        "examples": results["n"],
         "training_seconds": timing["training_seconds"],
         "examples_per_second": timing["examples_per_second"],
     }

@@ -47,7 +47,7 @@ def read_headers(path: Path) -> dict[str, Header]:
         raise corrupt_file_error(path, "something that is no file", "an .npz file")
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
-            found = {}
+            result = {}
             for info in archive.infolist():
                 with archive.open(info) as stream:
                     shape, fortran, dtype = _array_header(stream)
@@ -58,8 +58,8 @@ def read_headers(path: Path) -> dict[str, Header]:
                     local = raw.read(_LOCAL_HEADER)
                     name, extra = (int.from_bytes(local[place : place + 2], "little") for place in (26, 28))
                     offset = info.header_offset + _LOCAL_HEADER + name + extra + length
-                found[info.filename.removesuffix(".npy")] = Header(shape, dtype, fortran, offset)
-            return found
+                result[info.filename.removesuffix(".npy")] = Header(shape, dtype, fortran, offset)
+            return result
     except FileNotFoundError:
         raise corrupt_file_error(path, "no file", "an .npz file", "Check the path.") from None
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
@@ -72,10 +72,10 @@ def read_array(path: Path, name: str, *, kinds: str, ndim: int) -> npt.NDArray[A
     Raises DataError, before any content is decoded, for a missing member, another dtype or number of
     dimensions, an array of objects, or one of more than `MAX_BYTES`.
     """
-    found = read_headers(path)
-    if name not in found:
-        raise corrupt_file_error(path, f"only {', '.join(found) or 'nothing'}", f"an array {name}")
-    shape, dtype, fortran, offset = found[name]
+    result = read_headers(path)
+    if name not in result:
+        raise corrupt_file_error(path, f"only {', '.join(result) or 'nothing'}", f"an array {name}")
+    shape, dtype, fortran, offset = result[name]
     where = f"{path}, {name}"
     if dtype.hasobject or dtype.kind not in kinds:
         raise corrupt_file_error(where, f"dtype {dtype}", f"a dtype of kind {' or '.join(kinds)}")

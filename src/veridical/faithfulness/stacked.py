@@ -60,17 +60,17 @@ def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str])
     stack.load(folder / CHECKPOINTS)
     steps, saved = stack.settings.optimise.steps, time.monotonic()
     while stack.step < steps:
-        begun = time.monotonic()
+        start = time.monotonic()
         stack.advance()
-        stack.seconds += time.monotonic() - begun
+        stack.seconds += time.monotonic() - start
         if time.monotonic() - saved >= CHECKPOINT_SECONDS and stack.step < steps:
             stack.save(folder / CHECKPOINTS)
             saved = time.monotonic()
-    found = {"members": stack.results()}
+    result = {"members": stack.results()}
     # First the numbers, then the weights.
-    write_sealed(folder / ACCURACY, found)
+    write_sealed(folder / ACCURACY, result)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return found
+    return result
 
 
 def _ranking_path(where: Mapping[str, str], values: Mapping[str, Any]) -> str:
@@ -138,15 +138,15 @@ class Stack:
         average = self.learner.average
         model = self.model if average is None else average.module
         tests = Batches([view.test for view in self.views], self.standardise, self.device)
-        found = torch.zeros(len(self.seeds), dtype=torch.int64, device=self.device)
+        result = torch.zeros(len(self.seeds), dtype=torch.int64, device=self.device)
         examples = torch.arange(len(self.views[0].test))
         with arithmetic(self.device):
             for numbers in examples.split(ROWS):
                 inputs, target = tests.batch([numbers] * len(self.seeds))
                 logits = model(inputs)
-                found += (logits.argmax(2) == target).sum(1)
+                result += (logits.argmax(2) == target).sum(1)
                 self.lost |= set((~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist())
-        counts: list[int] = found.tolist()
+        counts: list[int] = result.tolist()
         return counts
 
     def results(self) -> list[dict[str, Any] | None]:
@@ -244,11 +244,11 @@ def train_stacks(
     first is reused. Members of a stack that failed, or that were given up, are left to their own jobs.
     Returns the outcomes of the stacks.
     """
-    found = group_jobs(jobs, store, workers=workers_of(executor), device=device)
-    if not found:
+    results = group_jobs(jobs, store, workers=workers_of(executor), device=device)
+    if not results:
         return {}
-    outcomes = run_jobs([stack for stack, _ in found], store, executor, progress=tell)
-    for stack, members in found:
+    outcomes = run_jobs([stack for stack, _ in results], store, executor, progress=tell)
+    for stack, members in results:
         outcome = outcomes[stack.id]
         if outcome.result is None:
             warnings.warn(
@@ -278,7 +278,7 @@ def group_jobs(
         if is_stackable(job.values):
             common = [job.values[name] for name in ("data", "model", "training", "recipe_source")]
             alike.setdefault(json.dumps(common, sort_keys=True), []).append(job)
-    found = []
+    result = []
     for members in alike.values():
         # Those of one seed share their batches, and of one ranking the ranks.
         ordered = sorted(members, key=lambda job: (job.values["seed"], job.values["ranking"]["checksum"]))
@@ -289,10 +289,10 @@ def group_jobs(
             # What was trained is handed out, even if a kill came in the middle of that.
             left = [job for job in chunk if not _finished(store, job)]
             if left and store.record(whole) is not None:
-                found.append((whole, chunk))
+                result.append((whole, chunk))
             elif len(left) > 1:
-                found.append((_stack(left), left))
-    return found
+                result.append((_stack(left), left))
+    return result
 
 
 def stack_size(values: Mapping[str, Any], count: int, workers: int, device: str) -> int:

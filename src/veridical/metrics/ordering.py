@@ -43,12 +43,12 @@ def descending(
     numbers = torch.arange(examples) if indices is None else torch.as_tensor(indices).cpu()
     if numbers.shape != (examples,):
         raise argument_error("indices", indices, f"{examples} integers, one for each example")
-    ordered, found = values.sort(dim=1, descending=True, stable=True)
+    ordered, result = values.sort(dim=1, descending=True, stable=True)
     if ties == "random":
         tied = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero()[:, 0]
         if len(tied):
-            found[tied] = _shuffled(values[tied], seed, purpose, numbers[tied.cpu()])
-    return found
+            result[tied] = _shuffled(values[tied], seed, purpose, numbers[tied.cpu()])
+    return result
 
 
 def _shuffled(values: Tensor, seed: int, purpose: str, numbers: Tensor) -> Tensor:
@@ -56,8 +56,8 @@ def _shuffled(values: Tensor, seed: int, purpose: str, numbers: Tensor) -> Tenso
     noise = per_example_uniform(values.shape[1:], seed, purpose, numbers, torch.float64, values.device)
     shuffled = noise.argsort(dim=1)
     # A stable sort of shuffled positions keeps equal ones in the order of the shuffle.
-    found = values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
-    return shuffled.gather(1, found)
+    result = values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True)
+    return shuffled.gather(1, result)
 
 
 Rows = npt.NDArray[np.float64]

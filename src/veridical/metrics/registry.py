@@ -21,7 +21,7 @@ from typing import Literal
 from torch import Tensor
 
 from veridical.metrics.intervals import SHARE
-from veridical.metrics.maps import VIEWS, View
+from veridical.metrics.maps import VIEWS, View, as_images
 from veridical.metrics.overlap import topk_intersection, windowed_topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.metrics.spatial import GAUSSIAN, mass_centre_shift, ssim
@@ -29,7 +29,7 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.registry import Registry
 
 Study = Literal["attack", "sanity"]
-Invariance = Literal["scale", "sign", "order", "exchange"]
+Invariance = Literal["scale", "sign", "order", "exchange", "permutation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Measure:
         "exclude" leaves NaN out of means; "propagate" makes the mean undefined.
     invariances
         What may be done to one map without a change: "scale" (a positive factor), "sign", "order" (an
-        increasing function of what is compared); and "exchange" of the two maps.
+        increasing function of what is compared); to both: "exchange", and the same "permutation" of pixels.
     studies
         Which studies report it.
     """
@@ -122,10 +122,11 @@ def ssim_window(height: int, width: int) -> int:
 
 
 def _picture_ssim(a: Tensor, b: Tensor) -> Tensor:
-    return ssim(a, b, data_range=1.0, window=ssim_window(a.shape[1], a.shape[2]))
+    _, height, width = as_images("a", a).shape
+    return ssim(a, b, data_range=1.0, window=ssim_window(height, width))
 
 
-_ORDER_ONLY: tuple[Invariance, ...] = ("scale", "sign", "order", "exchange")
+_ORDER_ONLY: tuple[Invariance, ...] = ("scale", "sign", "order", "exchange", "permutation")
 
 _ENTRIES = (
     Measure(
@@ -167,7 +168,7 @@ _ENTRIES = (
         options=("k", "window"),
         bounds=SHARE,
         unit="share",
-        invariances=_ORDER_ONLY,
+        invariances=("scale", "sign", "order", "exchange"),
         studies=("attack",),
     ),
     Measure(
@@ -190,7 +191,7 @@ _ENTRIES = (
         help="rank correlation of the values",
         view="values",
         undefined="exclude",
-        invariances=("scale", "order", "exchange"),
+        invariances=("scale", "order", "exchange", "permutation"),
         studies=("sanity",),
     ),
     Measure(

@@ -1,14 +1,16 @@
-"""SSIM against scikit-image, and what it must be by its formula."""
+"""SSIM against scikit-image; the centre of mass and its shift against scipy."""
 
+import math
 from typing import Any, Literal
 
 import pytest
 import torch
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.testing import assert_close
 
-from veridical.metrics import ssim
+from veridical.metrics import mass_centre, mass_centre_shift, ssim
 from veridical.runtime.errors import UsageError
 
 
@@ -40,7 +42,7 @@ def test_equal_to_scikit_image(
     sample_covariance: bool,
 ) -> None:
     a, b = (data_range * batch for batch in pictures())
-    found = ssim(
+    result = ssim(
         a, b, data_range=data_range, weights=weights, window=window, sample_covariance=sample_covariance
     )
     expected = [
@@ -53,7 +55,7 @@ def test_equal_to_scikit_image(
         )
         for one, other in zip(a, b, strict=True)
     ]
-    assert_close(found, torch.tensor(expected), rtol=1e-10, atol=1e-12)
+    assert_close(result, torch.tensor(expected), rtol=1e-10, atol=1e-12)
 
 
 def test_flat_pictures_are_compared_by_their_means_alone() -> None:
@@ -101,3 +103,49 @@ def test_channels_are_combined_by_the_caller() -> None:
         ssim(a, b, data_range=1.0)
     with pytest.raises(UsageError, match="shorter side has 10"):
         ssim(a[:, 0, :10], b[:, 0, :10], data_range=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_scipy(dtype: torch.dtype) -> None:
+    maps = torch.rand(4, 7, 5, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    expected = [ndimage.center_of_mass(image.double().numpy()) for image in maps]
+    torch.testing.assert_close(
+        mass_centre(maps), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
+    )
+
+
+def test_is_row_then_column() -> None:
+    maps = torch.zeros(1, 9, 9)
+    maps[0, 2, 7] = 3.0
+    assert mass_centre(maps).tolist() == [[2.0, 7.0]]
+
+
+def test_shift_is_a_distance_in_pixels() -> None:
+    a = torch.zeros(1, 20, 20)
+    a[0, 3:6, 3:6] = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+    assert mass_centre_shift(a, a.roll((3, 4), dims=(1, 2))).item() == pytest.approx(5.0, abs=1e-12)
+    assert mass_centre_shift(a, a).item() == 0.0
+    # From corner to corner.
+    corner = torch.zeros(1, 20, 20)
+    corner[0, 0, 0] = 1.0
+    assert mass_centre_shift(corner, corner.flip(1, 2)).item() == pytest.approx(19 * math.sqrt(2))
+
+
+def test_a_map_without_mass_has_no_centre() -> None:
+    maps = torch.ones(3, 4, 4)
+    maps[1] = 0
+    maps[2, 0, 0] = torch.nan
+    assert mass_centre(maps).isnan().all(dim=1).tolist() == [False, True, True]
+    assert mass_centre_shift(torch.ones(3, 4, 4), maps).isnan().tolist() == [False, True, True]
+
+
+def test_signed_maps_and_channels_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 0"):
+        mass_centre(torch.tensor([[[1.0, -1.0]]]))
+    with pytest.raises(UsageError, match="channels"):
+        mass_centre(torch.ones(2, 3, 4, 4))
+
+
+def test_centre_is_differentiable() -> None:
+    maps = torch.rand(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert torch.autograd.gradcheck(mass_centre, (maps.requires_grad_(),))
