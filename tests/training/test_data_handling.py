@@ -1,10 +1,10 @@
 """Training on changed images and balanced classes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from veridical.attacks.ball import Noise
 from veridical.data import DATASETS, Dataset
-from veridical.training.loop import train
 from veridical.training.objectives import Natural, ObjectiveValue
 from veridical.training.run import Run
 
@@ -37,24 +36,22 @@ def nothing_seen() -> Iterator[None]:
     SEEN.clear()
 
 
-QUICK: dict[str, Any] = {
-    "model": "mlp", "model_options": {"width": 8}, "progress": False, "validation": 0, "batch_size": 40,
-    "averaging": 0.0, "epochs": 2.0,
-}  # fmt: skip
+Trained = Callable[..., Run]
 
 
-def trained(out: Path, data: Dataset, **given: Any) -> Run:
-    return train(**{**QUICK, "data": data, "objective": Watched(), "out": str(out), **given})
+@pytest.fixture
+def watched(trained: Trained) -> Trained:
+    return partial(trained, objective=Watched(), validation=0, batch_size=40, averaging=0.0, epochs=2.0)
 
 
-def test_images_are_changed_in_training_by_seed_and_step(tmp_path: Path, stripes: Dataset) -> None:
+def test_images_are_changed_in_training_by_seed_and_step(tmp_path: Path, watched: Trained) -> None:
     batches = {}
     for name, given in (
         ("plain", {}), ("one", {"augment": "warp"}), ("again", {"augment": "warp"}),
         ("other", {"augment": "warp", "seed": 1}),
     ):  # fmt: skip
         SEEN.clear()
-        run = trained(tmp_path / name, stripes, **given)
+        run = watched(name, **given)
         batches[name] = [inputs for inputs, _ in SEEN]
         assert run.settings.augment == given.get("augment", "none")
     assert all(torch.equal(a, b) for a, b in zip(batches["one"], batches["again"], strict=True))
@@ -67,7 +64,7 @@ def test_images_are_changed_in_training_by_seed_and_step(tmp_path: Path, stripes
     assert (document["config"]["augment"], document["config"]["balance"]) == ("warp", "none")
 
 
-def test_a_mirrored_sign_is_trained_under_its_own_name(tmp_path: Path, stripes: Dataset) -> None:
+def test_a_mirrored_sign_is_trained_under_its_own_name(stripes: Dataset, watched: Trained) -> None:
     turn_right, stop = 33, 14
     labels = torch.where(stripes.train.labels == 0, stop, turn_right)
     signs = replace(
@@ -77,17 +74,19 @@ def test_a_mirrored_sign_is_trained_under_its_own_name(tmp_path: Path, stripes: 
         train=replace(stripes.train, labels=labels),
         test=replace(stripes.test, labels=torch.full_like(stripes.test.labels, stop)),
     )
-    trained(tmp_path / "run", signs, augment="shift-rotate-flip")
+    watched("run", data=signs, augment="shift-rotate-flip")
     counts = torch.bincount(torch.cat([target for _, target in SEEN]), minlength=43)
     assert set(counts.nonzero().flatten().tolist()) == {stop, turn_right, turn_right + 1}
     assert int(counts[stop]) == 160
     assert 0.3 < int(counts[turn_right + 1]) / 320 < 0.7
 
 
-def test_rare_classes_come_as_often_as_common_ones(tmp_path: Path, stripes: Dataset) -> None:
+def test_rare_classes_come_as_often_as_common_ones(
+    tmp_path: Path, stripes: Dataset, watched: Trained
+) -> None:
     rare = stripes.train.subset([*range(0, 240, 3), *range(1, 60, 3), *range(2, 60, 3)])  # 80, 20, 20
     data = replace(stripes, train=rare)
-    run = trained(tmp_path / "run", data, balance="classes")
+    run = watched("run", data=data, balance="classes")
     assert run.settings.steps_per_epoch == 3
     for epoch in (SEEN[:3], SEEN[3:]):
         counts = torch.bincount(torch.cat([target for _, target in epoch]))

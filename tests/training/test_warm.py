@@ -1,6 +1,8 @@
 """Warm starts: the inner ascent goes on where it was, from what a checkpoint holds too."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ball import L2, Ball, Linf
-from veridical.data import Dataset
 from veridical.runtime.errors import UsageError
 from veridical.runtime.process_group import ALONE
 from veridical.training.distributed import Share
-from veridical.training.loop import train
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.penalties import l1_norm, signed_sum
 from veridical.training.run import Run
@@ -120,14 +120,12 @@ def test_an_image_that_did_not_move_starts_at_random() -> None:
     assert torch.equal(begun[1], inputs[1])
 
 
-QUICK: dict[str, Any] = {
-    "model": "mlp", "model_options": {"width": 8}, "objective": "ig-norm", "radius": 0.1, "inner_steps": 1,
-    "inner_step_size": 0.02, "progress": False, "validation": 0, "batch_size": 40, "averaging": 0.0,
-}  # fmt: skip
-
-
-def trained(out: Path, data: Dataset, **given: Any) -> Run:
-    return train(**{**QUICK, "data": data, "out": str(out), "epochs": 3.0, **given})
+@pytest.fixture
+def climbing(trained: Callable[..., Run]) -> Callable[..., Run]:
+    return partial(
+        trained, objective="ig-norm", radius=0.1, inner_steps=1, inner_step_size=0.02, validation=0,
+        batch_size=40, averaging=0.0,
+    )  # fmt: skip
 
 
 def same(one: Run, other: Run) -> bool:
@@ -136,38 +134,30 @@ def same(one: Run, other: Run) -> bool:
 
 
 def test_the_first_epoch_is_that_of_random_starts_and_later_ones_are_not(
-    tmp_path: Path, stripes: Dataset
+    tmp_path: Path, climbing: Callable[..., Run]
 ) -> None:
     for epochs, equal in ((1.0, True), (2.0, False)):
         given = {"epochs": epochs, "schedule": "constant"}
-        runs = [
-            trained(tmp_path / f"{start}-{epochs}", stripes, inner_start=start, **given)
-            for start in ("warm", "random")
-        ]
+        runs = [climbing(f"{start}-{epochs}", inner_start=start, **given) for start in ("warm", "random")]
         assert same(*runs) is equal
     document = json.loads((tmp_path / "warm-2.0" / "result.json").read_text())
     assert document["results"]["objective"]["inner_start"] == "warm"
     assert document["config"]["robust"]["inner_start"] == "warm"
 
 
-def test_an_objective_of_the_callers_own_can_start_warm(tmp_path: Path, stripes: Dataset) -> None:
-    inner = {"steps": 1, "step_size": 0.02}
+def test_an_objective_of_the_callers_own_can_start_warm(trained: Callable[..., Run]) -> None:
     runs = [
-        train(
-            model="mlp", data=stripes, out=str(tmp_path / start), progress=False, steps=12, batch_size=40,
-            objective=RobustAttribution(l1_norm(), Linf(0.1), inner=Inner(**inner, start=start)),  # type: ignore[arg-type]
-        )
-        for start in ("warm", "random")
-    ]  # fmt: skip
+        trained(start, objective=adversarial(Linf(0.1), 1, start), steps=24) for start in ("warm", "random")
+    ]
     assert not same(*runs)
     assert "start='warm'" in runs[0].settings.objective
 
 
 @pytest.mark.parametrize("changed", [{"augment": "shift-rotate"}, {"balance": "classes"}])
 def test_images_that_change_between_epochs_cannot_start_warm(
-    tmp_path: Path, stripes: Dataset, changed: dict[str, Any]
+    tmp_path: Path, climbing: Callable[..., Run], changed: dict[str, Any]
 ) -> None:
     name = next(iter(changed))
     with pytest.raises(UsageError, match=f"inner_start=warm .* Give {name}=none"):
-        trained(tmp_path / "run", stripes, inner_start="warm", **changed)
+        climbing("run", inner_start="warm", **changed)
     assert not (tmp_path / "run").exists()
