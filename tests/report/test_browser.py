@@ -1,34 +1,31 @@
 """The page in Chromium with the network blocked: no error, no request, nothing wider than the screen."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from veridical.report import (
-    DiffRoarSection,
-    GalleryItem,
-    ModelSection,
-    Protocol,
-    UnmaskedItem,
-    write_diffroar_report,
-    write_report,
-)
-from veridical.report.page import (
     Curve,
     Illustration,
+    Interval,
     Panel,
+    PictureGallery,
     PictureRow,
     Table,
+    Verdict,
     curves_figure,
-    pictures_figure,
+    histograms_figure,
+    intervals_figure,
+    scatter_figure,
+    settings_panel,
     study_page,
 )
 
-Build = Callable[..., ModelSection]
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -62,73 +59,48 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(params=["attack", "diffroar", "study"])
-def report(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page that uses everything, with names and settings long enough to break a layout."""
-    if request.param == "attack":
-        return attack_page(tmp_path, request.getfixturevalue("section"))
-    if request.param == "study":
-        return study(tmp_path)
-    return diffroar_page(tmp_path, request.getfixturevalue("diffroar_section"))
-
-
-def attack_page(folder: Path, section: Build) -> Path:
-    log = [
-        {"epoch": e, "loss": 2.0 / e, "parts": {"size": 1.0}, "validation_accuracy": 0.9} for e in range(1, 9)
-    ]
-    long = "a" * 90
-    item = section().gallery[0]
-    wide = [GalleryItem(item.image, item.map, item.perturbed, item.perturbed_map, long, 0.6, None)]
-    robust = section("IG-SUM-NORM with a long title", 0.72, 0.61, gallery=wide, subtitle=long)
-    return write_report(
-        folder / "report.html",
-        f"A title {long}",
-        f"A lead {long}",
-        [section(gallery=wide), robust, section("Adversarial", 0.4, 0.3, gallery=wide)],
-        protocol=Protocol(8 / 255, details={"Iterations": 100, long: long}),
-        notes=[long],
-        config={"path": "/" + "folder/" * 30, long: long},
-        environment={"cpu": "x" * 200},
-        training={"Natural": log},
-        citation=long,
-    )
-
-
-def diffroar_page(folder: Path, section: Callable[..., DiffRoarSection]) -> Path:
-    long = "a" * 90
-    item = section().gallery[0]
-    gallery = [UnmaskedItem(item.image, item.order, long, item.unmasked)]
-    return write_diffroar_report(
-        folder / "report.html",
-        f"A title {long}",
-        f"A lead {long}",
-        [
-            section(gallery=gallery),
-            section(f"Another with a long title {long}", subtitle=long, gallery=gallery),
-        ],
-        details={"Repeats": 5, long: long},
-        notes=[long],
-        config={"path": "/" + "folder/" * 30, long: long},
-        environment={"cpu": "x" * 200},
-    )
-
-
-def study(folder: Path) -> Path:
-    long = "a" * 90
+    long, interval = "a" * 90, Interval(0.5, 0.4, 0.6)
     curves = [Curve(f"{long} {n}", [0.1, 0.2], [0.2, 0.4], [0.1, 0.2], [0.3, 0.6]) for n in range(4)]
-    row = PictureRow(long, [np.eye(8)] * 7, [long] * 7, [np.eye(8) > 0] * 7)
-    figures = [
-        Illustration(curves_figure(curves, x_label=long, y_label="y", title="t"), long, long),
-        Illustration(pictures_figure([row], [long] * 7, ["grey"] * 7), long, long),
+    scatter = [(long, True, {long: (interval, interval)})]
+    figures: list[Figure | PictureGallery] = [
+        curves_figure(curves, x_label=long, y_label="y", title="t"),
+        histograms_figure({long: np.arange(9.0) / 9}, x_label=long, x_range=(0, 1))[0],
+        intervals_figure({long: interval, f"{long} b": interval}, title=long, x_range=(0, 1)),
+        scatter_figure(scatter, x_label="x"),
+        scatter_figure(scatter * 2, x_label="x"),
+        *(
+            PictureGallery(
+                [PictureRow(long, [np.eye(8)] * n, [long] * n, [np.eye(8) > 0] * n, heading=long)] * 2,
+                [long] * n,
+                ["heat"] * n,
+                [(None, long), ((1, 2, 3), long)],
+            )
+            for n in (2, 5, 7)
+        ),
     ]
-    table = Table(["Model", *[f"column {n}" for n in range(8)]], [[long, *["98.1% (97.8 to 98.4)"] * 8]])
-    panels = [Panel(long, [long], figures, table)] * 4
-    path = folder / "report.html"
-    path.write_text(study_page(f"A title {long}", [long, long], panels, {long: long}), encoding="utf-8")
+    drawn = [Illustration(figure, long, long) for figure in figures]
+    table = Table(
+        ["Model", *[f"column {n}" for n in range(8)]], [[long, *["98.1% (97.8 to 98.4)"] * 8]], long
+    )
+    settings = {"path": "/" + "folder/" * 30, long: long}
+    panels = [*[Panel(long, [long], drawn, table)] * 2, *[Panel("p", table=table)] * 2]
+    page = study_page(
+        f"A title {long}",
+        [long],
+        [*panels, settings_panel(long, settings)],
+        settings,
+        verdict=Verdict([long, long], [long], long, drawn[:3]),
+        notes=[long],
+    )
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page, encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("width", [400, 768, 1280])
+@pytest.mark.parametrize("width", [390, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_sound_in_a_browser(browser: Any, report: Path, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)

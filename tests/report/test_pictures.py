@@ -1,8 +1,9 @@
-"""What the gallery's pictures show, read back from their PNG bytes by an independent decoder."""
+"""What galleries show, read back from their PNG bytes by an independent decoder."""
 
 import base64
 import io
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,46 +11,88 @@ from matplotlib import colormaps
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from veridical.report import pictures
+from veridical.report import PictureGallery, PictureRow, channels_last, pictures
+from veridical.report.pictures import colour_pixels
+from veridical.runtime.errors import UsageError
 
 
 def decoded(uri: str) -> NDArray[np.uint8]:
     prefix, _, content = uri.partition(",")
     assert prefix == "data:image/png;base64"
     pixels = imread(io.BytesIO(base64.b64decode(content)), format="png")
-    levels: NDArray[np.uint8] = np.rint(pixels * 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(pixels * 255).astype(np.uint8)[..., :3]
     return levels
+
+
+def shown(picture: Any, colours: Any = "grey") -> NDArray[np.uint8]:
+    """What a gallery of one picture shows."""
+    gallery = PictureGallery([PictureRow("r", [picture])], ["a"], [colours])
+    (tile,) = gallery.tiles(gallery.rows[0])
+    return decoded(tile["uri"])
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1), (1, 4, 3)])
 def test_images_survive_to_the_grey_level(shape: tuple[int, ...]) -> None:
     levels = np.random.default_rng(0).integers(0, 256, shape)
-    shown = decoded(pictures.image_uri(levels / 255))
-    assert np.array_equal(
-        shown[..., :3] if shown.ndim == 3 else shown, levels.reshape(shown.shape[: shown.ndim])
-    )
+    expected = levels if shape[2:] == (3,) else np.repeat(levels.reshape(*shape[:2], 1), 3, axis=-1)
+    assert np.array_equal(shown(levels / 255), expected)
 
 
 def test_images_are_clipped_and_never_wrap() -> None:
-    shown = decoded(pictures.image_uri(np.array([[-0.5, 1.5], [np.nan, 0.5]])))
-    assert shown.tolist() == [[0, 255], [0, 128]]
+    assert shown(np.array([[-0.5, 1.5], [np.nan, 0.5]]))[..., 0].tolist() == [[0, 255], [0, 128]]
 
 
 def test_maps_are_coloured_from_zero_and_do_not_depend_on_scale() -> None:
     saliency = np.random.default_rng(0).random((9, 9))
     saliency[0, 0] = 0
-    shown = decoded(pictures.map_uri(saliency))
-    table = colormaps[pictures.COLORMAP]
-    assert shown[0, 0, :3].tolist() == list(table(0.0, bytes=True)[:3])
-    assert shown[np.unravel_index(saliency.argmax(), (9, 9))][:3].tolist() == list(table(1.0, bytes=True)[:3])
-    assert pictures.map_uri(saliency) == pictures.map_uri(saliency * 1024)
-    assert np.unique(decoded(pictures.map_uri(np.zeros((4, 4)))).reshape(16, -1), axis=0).shape[0] == 1
+    drawn, table = shown(saliency, "heat"), colormaps[pictures.COLORMAP]
+    assert drawn[0, 0].tolist() == list(table(0.0, bytes=True)[:3])
+    assert drawn[np.unravel_index(saliency.argmax(), (9, 9))].tolist() == list(table(1.0, bytes=True)[:3])
+    assert np.array_equal(drawn, shown(saliency * 1024, "heat"))
+    assert np.unique(shown(np.zeros((4, 4)), "heat").reshape(16, -1), axis=0).shape[0] == 1
+    order = np.argsort(saliency, axis=None)
+    assert (np.diff(drawn.astype(int).sum(axis=-1).ravel()[order]) >= 0).all()
+
+
+def test_maps_with_signs_are_red_above_and_blue_below() -> None:
+    signed = np.zeros((3, 3))
+    signed[0, 0], signed[0, 1] = 1.0, -1.0
+    expected = [tuple(colormaps["RdBu_r"](place, bytes=True)[:3]) for place in (1.0, 0.0, 0.5)]
+    assert [tuple(pixel) for pixel in shown(signed, "signed")[0]] == expected
 
 
 def test_one_extreme_pixel_leaves_the_rest_visible() -> None:
     saliency = np.random.default_rng(0).random((28, 28))
     saliency[3, 3] = 1000.0
-    assert decoded(pictures.map_uri(saliency))[..., :3].mean() > 50
+    assert shown(saliency, "heat").mean() > 50
+
+
+def test_large_pictures_are_averaged_down_and_small_ones_kept() -> None:
+    image = np.zeros((900, 600))
+    image[:, 300:] = 1.0
+    drawn = shown(image)
+    assert drawn.shape == (300, 200, 3)
+    assert drawn[:, :100].max() == 0
+    assert drawn[:, 100:].min() == 255
+    gallery = PictureGallery([PictureRow("r", [image, image[:64, :64]])], ["a", "b"], ["grey", "grey"])
+    assert [tile["crisp"] for tile in gallery.tiles(gallery.rows[0])] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0], [5e-324], [-3e38, 3e38], [np.nan], [-np.inf, np.inf], [np.nan, 0.4]]
+)
+@pytest.mark.parametrize("colours", ["grey", "heat", "signed"])
+def test_every_picture_is_drawn_of_anything(values: list[float], colours: Any) -> None:
+    picture = np.abs(np.resize(values, (2, 3)))
+    assert shown(picture, colours).shape == (2, 3, 3)
+    assert pictures.overlap(picture, picture, picture, 1).shape == (2, 3, 3)
+
+
+def test_channels_come_last_and_bytes_become_numbers() -> None:
+    image = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
+    assert channels_last(image).shape == (2, 4, 3)
+    assert channels_last(image)[1, 2, 0] == image[0, 1, 2] / 255
+    assert channels_last(image[:1] / 255.0).tolist() == (image[0] / 255.0).tolist()
 
 
 def test_top_pixels_break_ties_like_the_metrics() -> None:
@@ -65,16 +108,16 @@ def test_the_overlap_picture_counts_what_stayed() -> None:
     rng = np.random.default_rng(0)
     before, after = rng.random((10, 10)), rng.random((10, 10))
     image = np.zeros((10, 10, 3))
-    shown = decoded(pictures.overlap_uri(image, before, after, 30))[..., :3]
+    drawn = shown(pictures.overlap(image, before, after, 30))
     counted = {
-        name: int((shown == colour).all(axis=-1).sum())
+        name: int((drawn == colour).all(axis=-1).sum())
         for name, colour in (("kept", pictures.KEPT), ("lost", pictures.LOST), ("gained", pictures.GAINED))
     }
     tops = [set(np.argsort(one.ravel(), kind="stable")[-30:].tolist()) for one in (before, after)]
     shared = len(tops[0] & tops[1])
     assert 0 < shared < 30
     assert counted == {"kept": shared, "lost": 30 - shared, "gained": 30 - shared}
-    assert pictures.kept(before, after, 30) == shared
+    assert np.count_nonzero(pictures.top_mask(before, 30) & pictures.top_mask(after, 30)) == shared
 
 
 def test_the_colour_scale_and_the_marks_differ_in_lightness() -> None:
@@ -88,3 +131,36 @@ def test_the_colour_scale_and_the_marks_differ_in_lightness() -> None:
     assert marks[0] > 100
     assert marks[1] - marks[0] > 40
     assert marks[2] - marks[1] > 40
+
+
+def test_outlines_follow_the_borders_of_the_mask() -> None:
+    mask = np.zeros((4, 5), dtype=bool)
+    mask[1:3, 0:2] = True
+    strokes = {stroke for stroke in pictures.mask_borders(mask).split("M") if stroke}
+    level = {f"{x} {y}h1" for x in (0, 1) for y in (1, 3)}
+    upright = {f"{x} {y}v1" for x in (0, 2) for y in (1, 2)}
+    assert strokes == level | upright
+    assert pictures.mask_borders(mask & False) == ""
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    square = np.zeros((2, 2))
+    refused = {
+        "captions": lambda: PictureRow("r", [square], ["a", "b"]),
+        "alts": lambda: PictureRow("r", [square], alts=["a", "b"]),
+        r"mask of the picture's \(2, 2\)": lambda: PictureRow(
+            "r", [square], (), [np.zeros((3, 3), dtype=bool)]
+        ),
+        r"pictures \(H, W\)": lambda: PictureRow("r", [np.zeros(4)]),
+        "one for each picture": lambda: PictureGallery([PictureRow("r", [square])], ["a", "b"], ["grey"]),
+        "rows of": lambda: PictureGallery([], [], []),
+        "grey or heat or signed": lambda: PictureGallery([PictureRow("r", [square])], ["a"], ["hot"]),  # type: ignore[list-item]
+        "below zero": lambda: PictureGallery([PictureRow("r", [square - 1])], ["a"], ["heat"]),
+        "Sum over channels": lambda: PictureGallery(
+            [PictureRow("r", [np.zeros((2, 2, 3))])], ["a"], ["heat"]
+        ),
+    }
+    for message, attempt in refused.items():
+        with pytest.raises(UsageError, match=message):
+            attempt()
+    assert colour_pixels(np.zeros((2, 2, 1)), "heat").shape == (2, 2, 3)

@@ -16,9 +16,10 @@ from veridical.cli.main import main
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import claim_folder, digest, pack_arrays
 from veridical.runtime.study_config import DiffRoarOptions
-from veridical.studies.attack_report import write_attack_report
-from veridical.studies.attacked import named, read_attack
-from veridical.studies.diffroar_report import read_measured, write_measured_report
+from veridical.studies.attack_page import write_attack_page
+from veridical.studies.attack_result import name_attacks, read_attack
+from veridical.studies.diffroar_page import write_diffroar_page
+from veridical.studies.diffroar_result import read_diffroar
 from veridical.studies.diffroar_run import diffroar_run
 from veridical.training.run import load
 
@@ -26,9 +27,15 @@ ERRORS = (RunError, DataError, UsageError)
 READERS: dict[str, Callable[[Path], object]] = {
     "natural": load,
     "natural-attack": read_attack,
-    "damaged-diffroar": read_measured,
+    "damaged-diffroar": read_diffroar,
 }
 FOLDERS = tuple(READERS)
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made of whatever was read, but not drawn: that takes seconds a page."""
+    monkeypatch.setattr("veridical.report.page.inline_svg", lambda *_: ("", 380.0))
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +63,10 @@ def read(folder: Path) -> None:
     if folder.name == "natural":
         load(folder)
     elif folder.name == "natural-attack":
-        write_attack_report(folder / "page.html", named([read_attack(folder)]), title="", lead="")
+        write_attack_page(folder / "page.html", name_attacks([read_attack(folder)]), title="", lead="")
     else:
-        measured = read_measured(folder)
-        write_measured_report(folder / "page.html", {"one": measured}, title="", lead="")
+        measured = read_diffroar(folder)
+        write_diffroar_page(folder / "page.html", {"one": measured}, title="", lead="")
 
 
 def _folder(path: Path) -> None:

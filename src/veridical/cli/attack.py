@@ -22,11 +22,11 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Attack, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.terminal import attack_table, progress_bar, say
+    from veridical.cli.terminal import print_table, progress_bar, say
     from veridical.runtime.process_group import joined
-    from veridical.studies.attack_report import REPORT, write_attack_report
+    from veridical.studies.attack_page import REPORT, attack_table, write_attack_page
+    from veridical.studies.attack_result import read_attack, run_title
     from veridical.studies.attack_run import attack_run
-    from veridical.studies.attacked import read_attack, run_title
 
     with (
         joined(options.device) as group,
@@ -37,14 +37,14 @@ def run(options: Options) -> int:
         return 0
     attacked = read_attack(options.out)
     name, config = run_title(attacked), attacked.config
-    page = write_attack_report(
+    page = write_attack_page(
         Path(options.out) / REPORT,
         {name: attacked},
         title=f"How {name} on {config['data']['name']} holds under attack",
         lead=f"The predictions and explanations of {options.run}, attacked by protocol {options.protocol}.",
         gallery=options.gallery,
     )
-    attack_table({name: attacked.results})
+    print_table(attack_table({name: attacked}).transposed("measure"))
     for note in attacked.results["notes"]:
         say(f"note: {note}")
     say(f"report: {page}")

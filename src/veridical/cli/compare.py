@@ -2,8 +2,12 @@
 
 examples:
   veridical compare --attacks runs/natural-attack runs/igsum-attack --out runs/both
+  veridical compare --attacks runs/*-attack --out runs/all --markdown --figure robustness.svg
+  veridical compare --attacks runs/igsum-paper runs/igsum-strong --any-protocol --out runs/stronger
 
-All must have been attacked in the same way on the same images: otherwise their numbers do not compare.
+All must have been attacked in the same way on the same images: otherwise their numbers do not compare. With
+--any-protocol they may differ, and the page has no pictures and no curves. Of two attacks of the same images
+the differences are shown image by image, second minus first.
 """
 
 from __future__ import annotations
@@ -24,26 +28,41 @@ class Options(Gallery):
         attacks: Folders that `veridical attack` wrote, in the order of the page.
         out: Folder of result.json and report.html.
         titles: A name for each of them; None takes their objectives, and their folders where those are equal.
+        any_protocol: Take attacks of any protocol, on any number of images; named by run and protocol.
+        figure: File (.svg or .png) for the scatter of robust predictions against robust explanations.
+        markdown: Print the tables as Markdown.
     """
 
     attacks: list[FilePath]
     out: FilePath
     titles: list[str] | None = None
     gallery: Pictures = 8
+    any_protocol: bool = False
+    figure: FilePath | None = None
+    markdown: bool = False
 
 
 def run(options: Options) -> int:
-    """Write the page, print the table and what it shows. Errors are raised."""
-    from veridical.cli.terminal import attack_table, say
-    from veridical.report.verdict import verdict
+    """Write the page, print the tables and what they show. Errors are raised."""
+    from veridical.cli.terminal import print_results, say
+    from veridical.runtime.errors import UsageError
     from veridical.runtime.files import claim_folder, result_document, write_json
-    from veridical.studies.attack_report import REPORT, sections, write_attack_report
-    from veridical.studies.attacked import check_comparable, named, read_attack
+    from veridical.studies.attack_page import (
+        REPORT,
+        attack_table,
+        attack_verdict,
+        paired_table,
+        robustness_scatter,
+        write_attack_page,
+    )
+    from veridical.studies.attack_result import check_comparable, name_attacks, read_attack
 
     if len(options.attacks) < 2:
         raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")
-    attacks = named([read_attack(folder) for folder in options.attacks], options.titles)
-    check_comparable(attacks)
+    found = [read_attack(folder) for folder in options.attacks]
+    attacks = name_attacks(found, options.titles, with_protocol=options.any_protocol)
+    if not options.any_protocol:
+        check_comparable(attacks)
     config = {name: attacked.config for name, attacked in attacks.items()}
     folder = claim_folder(options.out, "compare", {"attacks": config})
     results = {name: attacked.results for name, attacked in attacks.items()}
@@ -51,15 +70,28 @@ def run(options: Options) -> int:
     timing = {name: attacked.document["timing"] for name, attacked in attacks.items()}
     write_json(folder / "result.json", result_document(results, config, surroundings, timing))
     data = next(iter(attacks.values())).config["data"]["name"]
-    page = write_attack_report(
+    same = "" if options.any_protocol else ", attacked in the same way on the same images"
+    page = write_attack_page(
         Path(folder) / REPORT,
         attacks,
         title=f"What an attack leaves of explanations on {data}",
-        lead=f"{len(attacks)} models, attacked in the same way on the same images.",
+        lead=f"{len(attacks)} models{same}.",
         gallery=options.gallery,
+        any_protocol=options.any_protocol,
     )
-    attack_table(results)
-    for headline in verdict(sections(attacks), None).headlines:
-        say(headline)
+    print_results(attack_table(attacks), markdown=options.markdown, transposed="measure")
+    if len(attacks) == 2:
+        try:
+            paired = paired_table(attacks)
+        except UsageError as error:
+            say(f"no differences image by image: {error}")
+        else:
+            print_results(paired, "image by image, second minus first", markdown=options.markdown)
+    if not options.any_protocol:
+        for headline in attack_verdict(attacks).headlines:
+            say(headline)
+    if options.figure is not None:
+        robustness_scatter(attacks).savefig(options.figure)
+        say(f"figure: {options.figure}")
     say(f"report: {page}")
     return 0

@@ -17,12 +17,13 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Run the demo, print its table and verdict, and name the page. Errors are raised."""
-    from veridical.cli.terminal import attack_table, say, stage_bars
+    from veridical.cli.terminal import print_table, say, stage_bars
+    from veridical.studies.attack_page import attack_table
     from veridical.studies.demo import demo
 
     with stage_bars(shown=options.progress) as show:
         finished = demo(options, show)
-    attack_table({name: attacked.results for name, attacked in finished.attacks.items()})
+    print_table(attack_table(finished.attacks).transposed("measure"))
     for line in finished.verdict:
         say(line)
     say(f"\nreport: {finished.page}")

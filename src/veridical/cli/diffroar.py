@@ -24,31 +24,29 @@ def run(options: Options) -> int:
     """Measure, or continue; write the results and the page, print what came out. Errors are raised."""
     if options.dry_run:
         return _predict(options)
-    from veridical.cli.terminal import diffroar_table, say, stage_jobs
-    from veridical.report.diffroar_words import headline
-    from veridical.studies.diffroar_report import (
+    from veridical.cli.terminal import print_table, say, stage_jobs
+    from veridical.studies.diffroar_page import (
         REPORT,
-        attribution_name,
-        named,
-        read_measured,
-        sections,
-        write_measured_report,
+        diffroar_headline,
+        diffroar_table,
+        write_diffroar_page,
     )
+    from veridical.studies.diffroar_result import attribution_name, name_measurements, read_diffroar
     from veridical.studies.diffroar_run import diffroar_run
 
     with stage_jobs(shown=options.progress) as progress:
         diffroar_run(options, progress)
-    measured = read_measured(options.out)
-    found = named([measured])
-    page = write_measured_report(
+    measured = read_diffroar(options.out)
+    found = name_measurements([measured])
+    page = write_diffroar_page(
         Path(options.out) / REPORT,
         found,
         title=f"Does {attribution_name(measured)} mark what a network can learn from?",
         lead=f"DiffROAR of {options.run} on {measured.config['data']['name']}.",
     )
-    diffroar_table(next(iter(found)), measured.results)
-    for section in sections(found):
-        say(headline(section))
+    for name, one in found.items():
+        print_table(diffroar_table(found), name)
+        say(diffroar_headline(name, one))
     for note in measured.results["notes"]:
         say(f"note: {note}")
     say(f"report: {page}")

@@ -2,6 +2,7 @@
 
 examples:
   veridical diffroar-report runs/dr-natural runs/dr-l2 runs/dr-linf --out runs/diffroar.html
+  veridical diffroar-report runs/dr-* --out runs/diffroar.html --markdown --figure diffroar.svg
 
 The first is the one that the others are compared with. All must have retrained the same networks on the same
 images in the same way: otherwise their numbers do not compare.
@@ -24,34 +25,48 @@ class Options(Checked):
         folders: Folders that `veridical diffroar` wrote, in the order of the page; the flag may be left out.
         out: The page, a file that ends in .html.
         titles: A name for each of them; None takes attribution and model, as far as they differ.
+        figure: File (.svg or .png) for the differences over the levels.
+        markdown: Print one table as Markdown.
     """
 
     folders: list[FilePath] = field(metadata=POSITIONAL)
     out: FilePath
     titles: list[str] | None = None
+    figure: FilePath | None = None
+    markdown: bool = False
 
 
 def run(options: Options) -> int:
-    """Write the page, print a table of each and what it shows. Errors are raised."""
-    from veridical.cli.terminal import diffroar_table, say
-    from veridical.report.diffroar_words import headline
-    from veridical.studies.diffroar_report import named, read_measured, sections, write_measured_report
+    """Write the page, print a table and what it shows. Errors are raised."""
+    from veridical.cli.terminal import print_results, say
+    from veridical.studies.diffroar_page import (
+        differences_figure,
+        diffroar_headline,
+        diffroar_table,
+        write_diffroar_page,
+    )
+    from veridical.studies.diffroar_result import name_measurements, read_diffroar
 
     page = Path(options.out)
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
         raise argument_error("out", options.out, "the name of a file that ends in .html")
-    found = named([read_measured(folder) for folder in options.folders], options.titles)
-    data = next(iter(found.values())).config["data"]["name"]
+    measured = name_measurements([read_diffroar(folder) for folder in options.folders], options.titles)
+    data = next(iter(measured.values())).config["data"]["name"]
     page.parent.mkdir(parents=True, exist_ok=True)
-    written = write_measured_report(
+    written = write_diffroar_page(
         page,
-        found,
+        measured,
         title="Which explanations mark what a network can learn from?",
-        lead=f"{len(found)} measurements of DiffROAR on {data}, with the same networks retrained.",
+        lead=f"{len(measured)} measurements of DiffROAR on {data}, with the same networks retrained.",
     )
-    for name, measured in found.items():
-        diffroar_table(name, measured.results)
-    for section in sections(found):
-        say(headline(section))
+    if options.markdown:
+        say(diffroar_table(measured).to_markdown())
+    for name, one in measured.items():
+        if not options.markdown:
+            print_results(diffroar_table({name: one}), name)
+        say(diffroar_headline(name, one))
+    if options.figure is not None:
+        differences_figure(measured).savefig(options.figure)
+        say(f"figure: {options.figure}")
     say(f"report: {written}")
     return 0

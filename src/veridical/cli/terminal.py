@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +25,6 @@ from veridical.runtime.errors import visible
 if TYPE_CHECKING:
     from veridical.jobs import Progress as JobsProgress
     from veridical.report import Table
-
-ROWS = {
-    "natural_accuracy": ("NA", "natural accuracy", 100.0, "{:.1f}%"),
-    "adversarial_accuracy": ("AA", "adversarial accuracy", 100.0, "{:.1f}%"),
-    "topk_intersection": ("IN", "top pixels kept", 100.0, "{:.1f}%"),
-    "kendall_tau": ("CO", "Kendall's tau", 1.0, "{:.3f}"),
-    "spearman": ("", "Spearman's rho", 1.0, "{:.3f}"),
-    "windowed_topk_intersection": ("", "top pixels kept, 1 pixel of shift forgiven", 100.0, "{:.1f}%"),
-    "mass_centre_shift": ("", "shift of the centre of mass, pixels", 1.0, "{:.2f}"),
-}
 
 
 def say(text: str = "") -> None:
@@ -73,30 +64,6 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any
                 task.append(bar.add_task(visible(what), total=total, completed=done))
 
         yield tell
-
-
-def attack_table(models: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print the results of attacks by model: value and 95% interval of each measure."""
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("measure", overflow="fold")
-    for name in models:
-        table.add_column(visible(name), justify="right", overflow="fold")
-    for key, (short, words, scale, form) in ROWS.items():
-        cells = [_cell(results.get(key), scale, form) for results in models.values()]
-        table.add_row(f"{short + ', ' if short else ''}{words}", *cells)
-    counts = [f"{r['examples']:,} / {r['correctly_classified']:,}" for r in models.values()]
-    table.add_row("images / classified correctly", *counts)
-    terminal().print(table)
-
-
-def _cell(interval: Mapping[str, Any] | None, scale: float, form: str) -> str:
-    if interval is None or interval["value"] is None:
-        return "not measured"
-    value = form.format(scale * interval["value"])
-    if interval["low"] is None:
-        return value
-    low, high = (form.format(scale * interval[end]).rstrip("%") for end in ("low", "high"))
-    return f"{value} ({low} to {high})"
 
 
 @contextmanager
@@ -160,48 +127,28 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def diffroar_table(title: str, results: Mapping[str, Any]) -> None:
-    """Print one DiffROAR measurement: a row for each level, with the interval that its verdict rests on.
-
-    Beside it stand the differences of the baselines, and the accuracies from the masks of top and bottom.
-    """
-    from veridical.report.diffroar_words import accuracy_text, difference_text, verdict_lines
-    from veridical.report.formats import level_text
-
-    table = RichTable(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    heads = {"random": "random\norder", "input-agnostic": "one\norder"}
-    names = list(results["baselines"])
-    control = results["control"]["curve"] if results["control"] else []
-    for head in ("level", "top", "bottom", "difference", "verdict", *(heads.get(n, n) for n in names)):
-        table.add_column(head, justify="left" if head == "verdict" else "right", no_wrap=True)
-    if control:
-        table.add_column("masks\nonly", justify="right", no_wrap=True)
-    for place, (point, judged) in enumerate(zip(results["curve"], results["verdicts"], strict=True)):
-        beside = [difference_text(results["baselines"][name][place]["difference"])[0] for name in names]
-        if control:
-            beside.append("\n".join(accuracy_text(control[place][end]) for end in ("top", "bottom")))
-        ends = [accuracy_text(point[end]) for end in ("top", "bottom")]
-        difference = "\n".join(difference_text(judged))
-        table.add_row(level_text(point["level"]), *ends, difference, verdict_lines(judged), *beside)
-    terminal().print(table)
+# Widths for what stands in brackets: in one line, or "(-12.9 to" above "+23.1)".
+_UNBROKEN, _BROKEN = 100, 11
 
 
 def print_table(table: Table, title: str = "") -> None:
     """Print a table, the first cell of a row naming it, as wide as the terminal allows.
 
-    Intervals are left to the report where they do not fit; where names leave too little room even then, rows
-    have numbers of their own, explained below.
+    Where it is too wide, what stands in brackets, intervals above all, goes below the values, and where that
+    is too wide as well, is left to the report, the last columns' first. Where names leave too little room
+    even then, rows have numbers of their own, explained below.
     """
     console = terminal()
     columns, rows = table.drawn()
     heads = [column.heading for column in columns]
-    bare = [[row[0], *(cell.partition(" (")[0] for cell in row[1:])] for row in rows]
-    for cells in (rows, bare):
+    below = [_stack(row, len(heads), _UNBROKEN) for row in rows]
+    narrow = ([_stack(row, kept, _BROKEN) for row in rows] for kept in range(len(heads), 0, -1))
+    for cells in (rows, below, *narrow):
         drawn = _rich_table(title, heads, cells)
         if Console(width=10_000).measure(drawn).maximum <= console.width:
             console.print(drawn)
             return
-    numbered = [[str(place), *row[1:]] for place, row in enumerate(bare, start=1)]
+    numbered = [[str(place), *_stack(row, 1, _BROKEN)[1:]] for place, row in enumerate(rows, start=1)]
     console.print(_rich_table(title, ["", *heads[1:]], numbered))
     width = len(str(len(rows)))
     console.print(f"{' ' * width}  {visible(heads[0])}:", highlight=False)
@@ -209,10 +156,39 @@ def print_table(table: Table, title: str = "") -> None:
         console.print(f"{place:>{width}}  {visible(row[0])}", highlight=False)
 
 
+def print_results(
+    table: Table, title: str = "", *, markdown: bool = False, transposed: str | None = None
+) -> None:
+    """Print a table for a reader or, as Markdown, for a document.
+
+    transposed: a reader gets columns as rows, under this heading.
+    """
+    if markdown:
+        say(table.to_markdown())
+    else:
+        print_table(table if transposed is None else table.transposed(transposed), title)
+
+
+def _stack(row: Sequence[str], kept: int, width: int) -> list[str]:
+    """A row's cells with their brackets in lines of `width` below, or without them from column `kept` on."""
+    cells = [row[0]]
+    for place, cell in enumerate(row[1:], start=1):
+        value, bracket, rest = cell.partition(" (")
+        lines = textwrap.wrap(f"({rest}", width) if bracket and place < kept else []
+        cells.append("\n".join([value, *lines]))
+    return cells
+
+
 def _rich_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
-    table = RichTable(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(
+        title=visible(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for place, head in enumerate(heads):
-        table.add_column(visible(head), justify="right" if place else "left", overflow="fold")
+        words = visible(head)
+        if rows and place:  # a heading takes no more room than its cells and its longest word
+            widest = max(len(line) for row in rows for line in row[place].split("\n"))
+            words = textwrap.fill(words, max(widest, *map(len, words.split())), break_on_hyphens=False)
+        table.add_column(words, justify="right" if place else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(visible, row))
+        table.add_row(*(visible(cell, keep="\n") for cell in row))
     return table

@@ -1,38 +1,50 @@
-"""Results -> one self-contained HTML page. Plain numbers come in; what made them is never imported."""
+"""Results -> one self-contained HTML page. Plain numbers come in; what made them is never imported.
 
-from veridical.report.attack_page import write_report
-from veridical.report.content import GalleryItem, ModelSection, Protocol
-from veridical.report.diffroar_content import DiffRoarSection, UnmaskedItem
-from veridical.report.diffroar_page import write_diffroar_report
-from veridical.report.page import (
-    Column,
+A page (`study_page`) is panels of words, tables (`Table` of `Column`s), figures of matplotlib
+(`curves_figure` and its kin) and galleries of pictures, with a verdict on top.
+"""
+
+from veridical.report.figures import (
     Curve,
+    curves_figure,
+    describe_curves,
+    histograms_figure,
+    intervals_figure,
+    scatter_figure,
+    shares_grid,
+)
+from veridical.report.formats import Interval, main_interval
+from veridical.report.page import (
     Illustration,
     Panel,
-    PictureRow,
-    Table,
-    curves_figure,
-    pictures_figure,
+    Verdict,
+    curves_illustration,
+    settings_panel,
     study_page,
 )
-from veridical.report.picture_rows import Colours
+from veridical.report.pictures import Colours, PictureGallery, PictureRow, channels_last
+from veridical.report.table import Column, Table
 
 __all__ = [
     "Colours",
     "Column",
     "Curve",
-    "DiffRoarSection",
-    "GalleryItem",
     "Illustration",
-    "ModelSection",
+    "Interval",
     "Panel",
+    "PictureGallery",
     "PictureRow",
-    "Protocol",
     "Table",
-    "UnmaskedItem",
+    "Verdict",
+    "channels_last",
     "curves_figure",
-    "pictures_figure",
+    "curves_illustration",
+    "describe_curves",
+    "histograms_figure",
+    "intervals_figure",
+    "main_interval",
+    "scatter_figure",
+    "settings_panel",
+    "shares_grid",
     "study_page",
-    "write_diffroar_report",
-    "write_report",
 ]

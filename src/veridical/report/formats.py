@@ -92,10 +92,15 @@ def percents(numbers: list[float]) -> list[str]:
     return [percent(number, 1) for number in numbers] if hidden or edge else whole
 
 
+def plus_signed(number: float, digits: int) -> str:
+    """A difference with its sign, a plus where it is above zero."""
+    text = signed(number, digits)
+    return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else f"+{text}"
+
+
 def points(share: float, digits: int = 1) -> str:
     """A difference of shares in percentage points, with its sign."""
-    text = signed(100 * share, digits)
-    return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else f"+{text}"
+    return plus_signed(100 * share, digits)
 
 
 def level_text(level: float) -> str:
@@ -120,6 +125,17 @@ def quoted(title: str) -> str:
 def listed(parts: Sequence[str]) -> str:
     """a; a and b; a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def notes_by_name(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Each note once, with the names that it is about where it is not about all."""
+    about: dict[str, list[str]] = {}
+    for name, own in notes.items():
+        for note in own:
+            about.setdefault(note, []).append(name)
+    return [
+        note if len(names) == len(notes) else f"{', '.join(names)}: {note}" for note, names in about.items()
+    ]
 
 
 def setting_text(value: object) -> str:

@@ -4,10 +4,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from veridical.report.formats import DASH, NOT_MEASURED, Interval, finite, percent, points, signed
+from veridical.report.formats import (
+    DASH,
+    NOT_MEASURED,
+    Interval,
+    finite,
+    percent,
+    plus_signed,
+    points,
+    signed,
+)
 from veridical.runtime.errors import argument_error
 
-Unit = Literal["text", "share", "points", "number", "pixels", "count"]
+Unit = Literal["text", "share", "points", "number", "difference", "pixels", "count"]
 
 # How each unit writes a number, with the digits given or its own.
 _WRITERS: Final[Mapping[str, Callable[[float, int | None], str]]] = {
@@ -15,6 +24,7 @@ _WRITERS: Final[Mapping[str, Callable[[float, int | None], str]]] = {
     "share": lambda number, digits: percent(number, 1 if digits is None else digits),
     "points": lambda number, digits: points(number, 1 if digits is None else digits),
     "number": lambda number, digits: signed(number, 3 if digits is None else digits),
+    "difference": lambda number, digits: plus_signed(number, 4 if digits is None else digits),
     "pixels": lambda number, digits: f"{signed(number, 2 if digits is None else digits)} px",
     "count": lambda number, _digits: f"{number:,.0f}",
 }
@@ -26,7 +36,8 @@ class Column:
     """What one column of a table holds: its name in results, its heading, and how its numbers are read.
 
     unit: "share" is a fraction shown as percent, "points" a difference of fractions in percentage points with
-    its sign, "number" has three decimals, "pixels" two, "count" none; "text" is ready text. better: where
+    its sign, "number" has three decimals, "difference" four and its sign, "pixels" two, "count" none; "text"
+    is ready text. better: where
     better lies, if anywhere. meaning: a sentence that explains it, for the list below the table.
     """
 

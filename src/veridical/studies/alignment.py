@@ -18,15 +18,15 @@ from veridical.faithfulness.sources import describe_source, load_source
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.localisation import LEVELS, area_share, mass_share
 from veridical.metrics.maps import saliency
+from veridical.report import Illustration, Panel, PictureGallery, PictureRow
 from veridical.report.formats import percent
-from veridical.report.page import Illustration, Panel, PictureRow, pictures_figure
 from veridical.report.table import Column, Table, write_cell
 from veridical.runtime.checking import Count, FilePath
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice
-from veridical.studies.attacked import training_title
+from veridical.studies.attack_result import training_title
 from veridical.studies.finished import distinct_titles
 from veridical.studies.maps import (
     channels_last,
@@ -458,7 +458,7 @@ def _gallery_panel(result: StudyResult) -> Panel:
     text = ["The region is outlined; below each map stands the share of it that lies inside."]
     if not gallery:
         return Panel(title="Examples", text=["No images were asked for."])
-    figure = pictures_figure(gallery, titles, image_and_maps(len(titles) - 1))
+    figure = PictureGallery(gallery, titles, image_and_maps(len(titles) - 1))
     alt = f"{len(gallery)} images with their regions outlined, and the maps of {len(models)} models."
     return Panel(title="Examples", text=text, illustrations=[Illustration(figure, "", alt)])
 

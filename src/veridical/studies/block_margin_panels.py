@@ -11,10 +11,10 @@ from veridical.report import (
     Curve,
     Illustration,
     Panel,
+    PictureGallery,
     PictureRow,
     Table,
     curves_figure,
-    pictures_figure,
 )
 from veridical.report.formats import DASH, Interval
 
@@ -127,7 +127,7 @@ def panels(results: Results) -> list[Panel]:
 def _pictures(results: Results) -> Any:
     pictures = [np.asarray(network["magnitudes"]) for network in results["networks"].values()]
     row = PictureRow("", [picture / (picture.max() or 1.0) for picture in pictures])
-    return pictures_figure([row], [NAMES[kind] for kind in results["networks"]], ["heat"] * len(pictures))
+    return PictureGallery([row], [NAMES[kind] for kind in results["networks"]], ["heat"] * len(pictures))
 
 
 def _sweeps(results: Results) -> list[Illustration]:

@@ -9,13 +9,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
-from veridical.data.masked import MaskedDataset
-from veridical.report import PictureRow, pictures_figure
 
 KINDS: Mapping[str, BlockOptions] = {
     "BlockMNIST: a square's outline, position random": BlockOptions(),
@@ -38,21 +37,30 @@ MOVED = "counterfactuals of the first row: the same images, the signal moved"
 COLUMNS = 6
 
 
-def pictures(source: str, root: str | None = None) -> Figure:
+def draw_pictures(source: str, root: str | None = None) -> Figure:
     """A row of training images for each of KINDS, then the counterfactuals of the first."""
     shown = {
         title: replace(kind, source=source, train_examples=COLUMNS, test_examples=1)
         for title, kind in KINDS.items()
     }
-    rows = [_row(title, block_mnist(options, root)) for title, options in shown.items()]
-    rows.append(_row(MOVED, counterfactual(next(iter(shown.values())), root)))
-    return pictures_figure(rows, [""] * COLUMNS, ["grey"] * COLUMNS)
+    rows = {title: block_mnist(options, root) for title, options in shown.items()}
+    rows[MOVED] = counterfactual(next(iter(shown.values())), root)
+    figure = Figure(figsize=(1.4 * COLUMNS, 2.6 * len(rows)), layout="constrained")
+    strips = np.ravel(figure.subfigures(len(rows), 1, squeeze=False))
+    for strip, (title, data) in zip(strips, rows.items(), strict=True):
+        strip.suptitle(title, x=0.01, ha="left", fontsize=10)
+        for place, axes in enumerate(strip.subplots(1, COLUMNS)):
+            image, mask = data.train.images[place, 0].numpy(), data.train_mask[place].numpy()
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+            axes.contour(np.kron(mask, np.ones((2, 2))), [0.5], colors="#19d3e6", extent=_extent(mask))
+            axes.set_title(data.classes[int(data.train.labels[place])], fontsize=9, y=-0.2)
+            axes.set_axis_off()
+    return figure
 
 
-def _row(title: str, data: MaskedDataset) -> PictureRow:
-    images = data.train.images[:, 0].numpy().astype(np.float64) / 255
-    labels = [data.classes[label] for label in data.train.labels.tolist()]
-    return PictureRow(title, list(images), labels, list(data.train_mask.numpy()))
+def _extent(mask: np.ndarray[Any, Any]) -> tuple[float, float, float, float]:
+    height, width = mask.shape
+    return (-0.5, width - 0.5, -0.5, height - 0.5)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="picture (.png or .svg)")
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure = pictures(options.source, options.data_root)
+    figure = draw_pictures(options.source, options.data_root)
     figure.savefig(options.out, dpi=144, facecolor="white", bbox_inches="tight", pad_inches=0.2)
 
 

@@ -18,9 +18,9 @@ from veridical.runtime.files import CLAIM, claim_folder, result_document, write_
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
 from veridical.runtime.study_config import AttackOptions, DemoOptions
-from veridical.studies.attack_report import REPORT, write_attack_report
+from veridical.studies.attack_page import REPORT, write_attack_page
+from veridical.studies.attack_result import TITLES, FinishedAttack, read_attack
 from veridical.studies.attack_run import PARTS, attack_run
-from veridical.studies.attacked import TITLES, Attacked, read_attack
 from veridical.studies.finished import RESULT
 from veridical.studies.processes import run_side_by_side
 from veridical.training.log import read_log
@@ -67,7 +67,7 @@ class Finished:
     """What the demo leaves: the page, both attacks by title, and the verdict, a line for each measure."""
 
     page: Path
-    attacks: Mapping[str, Attacked]
+    attacks: Mapping[str, FinishedAttack]
     verdict: tuple[str, ...]
 
 
@@ -110,7 +110,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
     del surroundings["run"]
     document = result_document({**results, "robust_above_natural": apart}, config, surroundings, seconds)
     write_json(folder / RESULT, document)
-    page = write_attack_report(
+    page = write_attack_page(
         folder / REPORT,
         attacks,
         title="What an attack leaves of two models' explanations",
@@ -189,7 +189,7 @@ def _train_and_attack(arm: _Arm) -> None:
     attack_run(arm.attacking)
 
 
-def verdict(natural: Attacked, robust: Attacked) -> tuple[tuple[str, ...], dict[str, bool]]:
+def verdict(natural: FinishedAttack, robust: FinishedAttack) -> tuple[tuple[str, ...], dict[str, bool]]:
     """A line for IN and one for CO, and whether the robust model's interval lies above the natural one's."""
     lines, apart = [], {}
     for name, words in COMPARED.items():

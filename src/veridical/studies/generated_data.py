@@ -13,7 +13,7 @@ import numpy as np
 from veridical.data.block_mnist import block_mnist, counterfactual
 from veridical.data.masked import MaskedDataset, PartName, load_masked, save_masked
 from veridical.data.shortcut import shortcut
-from veridical.report import Illustration, Panel, PictureRow, Table, pictures_figure, study_page
+from veridical.report import Illustration, Panel, PictureGallery, PictureRow, Table, study_page
 from veridical.runtime.devices import environment
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import claim_folder, read_json, result_document, write_atomic, write_json
@@ -165,7 +165,7 @@ def _pictures(data: MaskedDataset, part: PartName, gallery: int) -> Illustration
                 [mask[number] for number in numbers],
             )
         )
-    figure = pictures_figure(rows, [""] * width, ["grey"] * width)
+    figure = PictureGallery(rows, [""] * width, ["grey"] * width)
     return Illustration(figure, "", f"the first {part} images, with the masks outlined")
 
 

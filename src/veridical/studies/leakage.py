@@ -38,9 +38,16 @@ from veridical.metrics.localisation import (
     left_behind,
     mass_share,
 )
-from veridical.report.curves import shares_grid
+from veridical.report import (
+    Curve,
+    Illustration,
+    Panel,
+    PictureGallery,
+    PictureRow,
+    curves_figure,
+    shares_grid,
+)
 from veridical.report.formats import Interval, level_text, main_interval, percent
-from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_cell
 from veridical.runtime.checking import POSITIONAL, Checked, Contrast, Count, FilePath, Share, Steps, as_path
 from veridical.runtime.errors import argument_error
@@ -60,7 +67,7 @@ from veridical.runtime.options import (
     TrainingGrid,
 )
 from veridical.runtime.seeds import stream
-from veridical.studies.attacked import training_title
+from veridical.studies.attack_result import training_title
 from veridical.studies.maps import (
     channels_last,
     first_of_each_class,
@@ -936,7 +943,7 @@ def _gallery_panel(result: StudyResult, attribution: str) -> Panel:
                 captions.append(f"{percent(float(share), 0)} null{right}")
             outlines = [arrays[f"{position}/signal"][place]] * len(maps)
             gallery.append(PictureRow(f"{label}, {TITLES[position]}", maps, captions, outlines))
-    figure = pictures_figure(gallery, ["image", *titles], image_and_maps(len(titles)))
+    figure = PictureGallery(gallery, ["image", *titles], image_and_maps(len(titles)))
     alt = f"Images with the digit's block outlined, and maps of {attribution} of each training."
     text = (
         "The digit's block is outlined. Below each map stands the share of its top "

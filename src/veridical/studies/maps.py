@@ -26,9 +26,8 @@ from veridical.metrics.localisation import (
     zero_share,
 )
 from veridical.metrics.maps import saliency
+from veridical.report import Colours, Curve, curves_figure
 from veridical.report.formats import main_interval
-from veridical.report.page import Curve, curves_figure
-from veridical.report.picture_rows import Colours
 from veridical.runtime.files import Arrays
 from veridical.studies.over_seeds import two_intervals
 

@@ -44,14 +44,14 @@ from veridical.metrics.intervals import Interval, mean_interval, proportion_inte
 from veridical.metrics.maps import TOP_QUANTILE, pictures
 from veridical.metrics.registry import compare_maps, measures, ssim_window
 from veridical.models import MODELS, build
+from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import DASH, listed, percent
-from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_cell
 from veridical.runtime.checking import Factor, Limit, Repeats
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
-from veridical.studies.attacked import training_title
+from veridical.studies.attack_result import training_title
 from veridical.studies.maps import channels_last, first_of_each_class, image_and_maps
 from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, list_settings
 from veridical.training.run import load
@@ -776,7 +776,7 @@ def _gallery_panel(result: StudyResult) -> Panel:
             for place, label in enumerate(arrays["label"].tolist())
         ]
         titles = ["image", *(title for title, _ in columns)]
-        figure = pictures_figure(rows, titles, image_and_maps(len(columns)))
+        figure = PictureGallery(rows, titles, image_and_maps(len(columns)))
         alt = f"{len(rows)} images and their maps by {name}: of the network as trained, and of changed ones."
         illustrations.append(Illustration(figure, f"{name}, each map on a scale of its own.", alt))
     return Panel("Maps", illustrations=illustrations)

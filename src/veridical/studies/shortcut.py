@@ -27,8 +27,8 @@ from veridical.faithfulness.randomisation import predict_classes
 from veridical.faithfulness.sources import describe_source
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.localisation import LEVELS
+from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import Interval, main_interval
-from veridical.report.page import Curve, Illustration, Panel, PictureRow, curves_figure, pictures_figure
 from veridical.report.table import Column, Table, write_points
 from veridical.runtime.checking import FilePath, Share, Width
 from veridical.runtime.files import Arrays
@@ -43,7 +43,7 @@ from veridical.runtime.options import (
     ShortcutTestName,
     TrainingGrid,
 )
-from veridical.studies.attacked import training_title
+from veridical.studies.attack_result import training_title
 from veridical.studies.maps import (
     SINGLE,
     channels_last,
@@ -580,7 +580,7 @@ def _gallery_panel(result: StudyResult) -> Panel:
             )
     if not gallery:
         return Panel(title="Examples", text=["No images were asked for."])
-    figure = pictures_figure(gallery, ["image", *(arms[n] for n in same)], image_and_maps(len(same)))
+    figure = PictureGallery(gallery, ["image", *(arms[n] for n in same)], image_and_maps(len(same)))
     alt = (
         f"{len(gallery) // 2} images with the patch outlined, agreeing and moved, and the maps of each model."
     )

@@ -33,9 +33,9 @@ import torch
 from veridical.faithfulness.diffroar import check_outcomes
 from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.metrics.intervals import SHARE, UNBOUNDED
+from veridical.report import Panel, study_page
 from veridical.report.formats import Interval
-from veridical.report.page import Panel, study_page
-from veridical.report.table import Column, Table, explained, write_points
+from veridical.report.table import Column, Table, write_points
 from veridical.runtime.checking import as_path
 from veridical.runtime.devices import environment, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
@@ -333,11 +333,8 @@ class Study(Generic[OptionsT]):
 
     @classmethod
     def panels(cls, result: StudyResult) -> list[Panel]:
-        """The parts of the page. Default: the tables, and what their columns mean."""
-        tables = cls.tables(result)
-        panels = [Panel(title, table=table) for title, table in tables.items()]
-        meanings = [f"{heading}: {text}" for heading, text in explained(tables.values())]
-        return [*panels, Panel("What the columns mean", meanings)] if meanings else panels
+        """The parts of the page. Default: the tables; the page says itself what their columns mean."""
+        return [Panel(title, table=table) for title, table in cls.tables(result).items()]
 
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:

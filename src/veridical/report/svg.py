@@ -9,6 +9,8 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from veridical.runtime.errors import visible
+
 # The light colours of report.css and matplotlib's defaults, by the names that the style sheet gives them:
 # what is drawn in one of these follows light and dark, and every other colour stays as it is.
 PALETTE: Final = {
@@ -56,7 +58,7 @@ def inline_svg(figure: Figure, alt: str, key: str) -> tuple[Markup, float]:
     width = float(root.attrib["viewBox"].split()[2])
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib |= {"class": "chart drawn", "role": "img", "aria-label": alt}
+    root.attrib |= {"class": "chart drawn", "role": "img", "aria-label": visible(alt)}
     return Markup(ET.tostring(root, encoding="unicode")), width  # noqa: S704  # escaped by its writer
 
 

@@ -1,17 +1,26 @@
-"""What the figures of a study show, read back from matplotlib's own objects."""
+"""What figures show, read back from matplotlib's own objects; and that anything can be drawn."""
 
-import itertools
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from veridical.report.curves import shares_grid
-from veridical.report.page import Curve, PictureRow, curves_figure, pictures_figure
+from veridical.report import (
+    Curve,
+    Interval,
+    curves_figure,
+    describe_curves,
+    histograms_figure,
+    intervals_figure,
+    scatter_figure,
+    shares_grid,
+)
+from veridical.report.svg import inline_svg
 from veridical.runtime.errors import UsageError
 
 
@@ -126,85 +135,120 @@ def test_nothing_runs_out_of_a_figure() -> None:
     assert figure.axes[0].get_window_extent().height > 100
 
 
-def test_pictures_are_drawn_to_the_pixel() -> None:
-    rng = np.random.default_rng(0)
-    image, colours, heat, signed = (
-        rng.random((8, 4)),
-        rng.random((6, 6, 3)),
-        rng.random((5, 5)),
-        np.zeros((3, 3)),
+def test_histograms_share_one_height_and_count_every_value() -> None:
+    samples = {"a": np.full(10, 0.52), "b": np.array([0.02] * 5 + [0.96] * 5)}
+    figure, told = histograms_figure(samples, x_label="tau", x_range=(0.0, 1.0))
+    heights = [[bar.get_height() for bar in axes.patches if bar.get_height()] for axes in figure.axes]  # type: ignore[attr-defined]
+    assert [pytest.approx(row) for row in ([1.0], [0.5, 0.5])] == heights
+    assert len({axes.get_ylim() for axes in figure.axes}) == 1
+    assert told == "Histograms of tau. a: median 0.52, 10 images; b: median 0.49, 10 images."
+    _, told = histograms_figure({"a": np.array([0.25])}, x_label="kept", x_range=(0, 1), x_percent=True)
+    assert "median 25%, 1 image." in told
+
+
+def test_intervals_are_drawn_to_one_scale() -> None:
+    rows = {"a": Interval(0.5, 0.25, 0.75), "b": Interval(None), "c": Interval(0.1)}
+    axes = intervals_figure(rows, title="t", x_percent=True, x_range=(0.0, 1.0)).axes[0]
+    drawn = [container.lines[0] for container in axes.containers]  # type: ignore[attr-defined]
+    assert [float(np.ravel(line.get_xdata())[0]) for line in drawn] == [0.5, 0.1]
+    bars = [line.get_segments() for container in axes.containers for line in container.lines[2]]  # type: ignore[attr-defined]
+    assert points(bars[0][0])[0][0] == 0.25
+    assert points(bars[0][0])[1][0] == 0.75
+    assert len(bars) == 1
+    assert [text.get_text() for text in axes.texts] == ["a", "b", "c"]
+    assert axes.get_xlim() == (0, 1)
+
+
+def test_a_scatter_has_a_point_for_each_known_pair_and_looks_that_differ() -> None:
+    known, unknown = Interval(0.5, 0.4, 0.6), Interval(None)
+    chart = {"a": (known, Interval(0.2)), "b": (unknown, known), "c": (known, known)}
+    figure = scatter_figure([("IN", True, chart), ("CO", False, {"a": (known, known)})], x_label="AA")
+    first, second = ([c.lines[0].get_xydata().tolist() for c in axes.containers] for axes in figure.axes)  # type: ignore[attr-defined]
+    assert first == [[[0.5, 0.2]], [[0.5, 0.5]]]
+    assert second == [[[0.5, 0.5]]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "c"]
+    many = scatter_figure([("y", True, {str(n): (known, known) for n in range(30)})], x_label="x")
+    lines = [container.lines[0] for container in many.axes[0].containers]  # type: ignore[attr-defined]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 30
+
+
+def test_curves_are_told_in_words() -> None:
+    curves = [Curve("a", [0.05, 0.2, 0.5], [None, 0.6, 0.8]), Curve("b", [1.0], [float("nan")])]
+    axes = {"x_label": "level", "y_label": "accuracy", "x_percent": True, "y_percent": True}
+    assert describe_curves(curves, **axes, level_line=(0.1, "chance"), title="t") == (  # type: ignore[arg-type]
+        "accuracy against level. a: from 60.0% at 20% to 80.0% at 50%; b: no values; chance: 10.0%."
     )
-    signed[0, 0], signed[0, 1] = 1.0, -1.0
-    row = PictureRow("r", [image, colours, heat, signed])
-    figure = pictures_figure([row], list("abcd"), ["grey", "grey", "heat", "signed"])
-    shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
-    assert np.array_equal(shown[0], np.repeat(np.rint(255 * image)[..., None], 3, axis=-1))
-    assert np.array_equal(shown[1], np.rint(255 * colours))
-    order = np.argsort(heat, axis=None)
-    assert (np.diff(shown[2].astype(int).sum(axis=-1).ravel()[order]) >= 0).all()
-    red, blue, white = (colormaps["RdBu_r"](place, bytes=True)[:3] for place in (1.0, 0.0, 0.5))
-    assert [tuple(shown[3][0, place]) for place in range(3)] == [tuple(red), tuple(blue), tuple(white)]
-    assert all(axes.images[0].get_interpolation() == "none" for axes in figure.axes)
-    sizes = [axes.get_window_extent().size for axes in figure.axes]
-    assert sizes[0][0] * 2 == pytest.approx(sizes[0][1])
-
-
-def test_captions_titles_and_pictures_do_not_run_into_one_another() -> None:
-    image = np.zeros((6, 6))
-    rows = [PictureRow(f"row {n} " * 12, [image] * 3, ["caption " * n] * 3) for n in (1, 6)]
-    figure = pictures_figure(rows, ["a column's long title " * 2] * 3, ["grey"] * 3)
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in figure.texts if text.get_text()]
-    boxes += [axes.get_window_extent() for axes in figure.axes]
-    for one, other in itertools.combinations(boxes, 2):
-        across = min(one.x1, other.x1) - max(one.x0, other.x0)
-        upward = min(one.y1, other.y1) - max(one.y0, other.y0)
-        assert min(across, upward) <= 1
-    assert all(box.x0 >= -1 and box.y0 >= -1 for box in boxes)
-    assert all(box.x1 <= figure.bbox.width + 1 and box.y1 <= figure.bbox.height + 1 for box in boxes)
-
-
-def test_outlines_follow_the_borders_of_the_mask() -> None:
-    mask = np.zeros((4, 5), dtype=bool)
-    mask[1:3, 0:2] = True
-    figure = pictures_figure([PictureRow("r", [np.zeros((4, 5))], (), [mask])], ["a"], ["grey"])
-    path = figure.axes[0].patches[0].get_path()
-    strokes = {frozenset(map(tuple, pair)) for pair in np.reshape(points(path.vertices), (-1, 2, 2)).tolist()}
-    corners = [
-        (-0.5, 0.5),
-        (0.5, 0.5),
-        (1.5, 0.5),
-        (1.5, 1.5),
-        (1.5, 2.5),
-        (0.5, 2.5),
-        (-0.5, 2.5),
-        (-0.5, 1.5),
-    ]
-    assert strokes == {frozenset(pair) for pair in itertools.pairwise([*corners, corners[0]])}
-    assert points(path.codes) == [1, 2] * 8
-    empty = pictures_figure([PictureRow("r", [np.zeros((4, 5))], (), [mask & False])], ["a"], ["grey"])
-    assert points(empty.axes[0].patches[0].get_path().vertices) == []
 
 
 def test_figures_that_cannot_be_drawn_are_refused() -> None:
-    square = np.zeros((2, 2))
     refused = {
         "one curve or more": lambda: curves_figure([], x_label="", y_label=""),
         r"Curve\('a'\)\.y": lambda: Curve("a", [1, 2], [1]),
         "both ends": lambda: Curve("a", [1], [1], low=[0]),
-        "captions": lambda: PictureRow("r", [square], ["a", "b"]),
-        r"mask of the picture's \(2, 2\)": lambda: PictureRow(
-            "r", [square], (), [np.zeros((3, 3), dtype=bool)]
-        ),
-        r"pictures \(H, W\)": lambda: PictureRow("r", [np.zeros(4)]),
-        "one for each picture": lambda: pictures_figure([PictureRow("r", [square])], ["a", "b"], ["grey"]),
-        "rows of": lambda: pictures_figure([], [], []),
-        "grey or heat or signed": lambda: pictures_figure([PictureRow("r", [square])], ["a"], ["hot"]),  # type: ignore[list-item]
-        "below zero": lambda: pictures_figure([PictureRow("r", [square - 1])], ["a"], ["heat"]),
-        "Sum over channels": lambda: pictures_figure(
-            [PictureRow("r", [np.zeros((2, 2, 3))])], ["a"], ["heat"]
-        ),
     }
     for message, attempt in refused.items():
         with pytest.raises(UsageError, match=message):
             attempt()
+
+
+NAN, INF = float("nan"), float("inf")
+ODD = {
+    "none": [],
+    "zero": [0.0],
+    "one": [0.3],
+    "tiny": [1e-12],
+    "least": [5e-324],
+    "equal": [0.3, 0.3],
+    "hardly wider": [1.0, 1.0 + 2**-52],
+    "from zero": [0.0, 1e-12],
+    "huge": [-3e38, 3e38],
+    "nan": [NAN, NAN],
+    "infinite": [-INF, INF],
+    "some": [NAN, 0.4, INF],
+}
+Values = list[float]
+FORMULA = "$\\x1b \x1b[31m $<\u202e"
+
+
+def curves_of(values: Values, **options: Any) -> Figure:
+    curves = [Curve(FORMULA, values, values, values, values), Curve("b", [1.0] * len(values), values)]
+    return curves_figure(curves, x_label=FORMULA, y_label=FORMULA, **options)
+
+
+def grid_of(values: Values) -> Figure:
+    curves = [Curve(FORMULA, values, values, values, values, colour=0)]
+    return shares_grid([(FORMULA, curves)], columns=2, x_label="x", y_label="y")
+
+
+def interval_of(values: Values) -> Interval:
+    ends = values or [NAN]
+    return Interval.read({"value": ends[0], "low": ends[0], "high": ends[-1]})
+
+
+FIGURES: dict[str, Callable[[Values], Figure]] = {
+    "curves": curves_of,
+    "curves of shares": lambda v: curves_of(v, x_percent=True, y_percent=True, y_bounds=(0.0, 1.0)),
+    "curves over log": lambda values: curves_of(values, log_x=True),
+    "curves of log": lambda values: curves_of(values, log_y=True, level_line=(0.0, FORMULA)),
+    "grid": grid_of,
+    "histogram": lambda values: histograms_figure(
+        {FORMULA: np.array([v for v in values if np.isfinite(v)] or [0.0])},
+        x_label=FORMULA,
+        x_range=(0.0, 1.0),
+    )[0],
+    "intervals": lambda values: intervals_figure(
+        {FORMULA: interval_of(values)}, title=FORMULA, x_range=(0, 1)
+    ),
+    "scatter": lambda values: scatter_figure(
+        [(FORMULA, True, {FORMULA: (interval_of(values), interval_of(values))})], x_label=FORMULA
+    ),
+}
+
+
+@pytest.mark.parametrize("values", ODD)
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_of_anything(name: str, values: str) -> None:
+    drawn = ET.fromstring(inline_svg(FIGURES[name](ODD[values]), "alt", "a")[0])
+    for element in drawn.iter():
+        placed = [text for key, text in element.attrib.items() if key not in ("aria-label", "class", "id")]
+        assert not any("nan" in text or "inf" in text for text in placed)

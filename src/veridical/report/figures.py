@@ -1,24 +1,27 @@
-"""Numbers -> a figure of curves with intervals, as wide as a phone so that its text stays legible there."""
+"""Numbers -> matplotlib figures in the page's look, as wide as a phone so that their text stays legible."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
-from veridical.report.content import Array
-from veridical.report.embedding import GRID, INK, LINES, SOFT
-from veridical.report.formats import finite
+from veridical.report.formats import Interval, finite, percent, signed
+from veridical.report.svg import GRID, INK, LINES, SOFT
 from veridical.runtime.errors import argument_error, visible
 
-_WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18
+Array = NDArray[Any]
+
+_WIDTH, _PLOT_HEIGHT, _LINE = 380, 236, 18  # in points, which are CSS pixels here
 _NAME_LENGTH = 44
 _GRID_WIDTH, _GRID_HEIGHT, _TITLE_LENGTH = 270, 200, 26
+_ROW_HEIGHT, _BINS = 78, 20
 _MARKED = 8
 # So few measured places can all be named on their axis.
 _MOST_NAMED = 6
@@ -30,6 +33,7 @@ _STYLE: Final = {
     "axes.titlesize": 13,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.facecolor": "none",
     "axes.edgecolor": SOFT,
     "axes.labelcolor": SOFT,
     "axes.titlecolor": INK,
@@ -100,7 +104,7 @@ def curves_figure(
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         axes = figure.subplots()
-        axes.set(title=_words(title), xlabel=x_label, ylabel=y_label)
+        axes.set(title=_words(title), xlabel=_words(x_label), ylabel=_words(y_label))
         _fill(axes, curves, names, y_bounds, level_line)
         _across(axes, curves, x_percent, log_x)
         _upward(axes, y_percent, log_y, y_range)
@@ -145,10 +149,148 @@ def shares_grid(
         _across(every[0], panels[0][1], True, False)
         _upward(every[0], True, False, None)
         for axes in every[-columns:]:
-            axes.set_xlabel(x_label)
-        figure.supylabel(y_label, color=SOFT, fontsize=12)
+            axes.set_xlabel(_words(x_label))
+        figure.supylabel(_words(y_label), color=SOFT, fontsize=12)
         figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
     return figure
+
+
+def describe_curves(
+    curves: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    x_percent: bool = False,
+    y_percent: bool = False,
+    level_line: tuple[float, str] | None = None,
+    **_look: object,
+) -> str:
+    """What such a figure shows, for who cannot see it: every curve's first and last known point."""
+    told = []
+    for curve in curves:
+        known = [(x, y) for x, y in zip(curve.x, map(finite, curve.y), strict=True) if y is not None]
+        ends = [f"{_number(y, y_percent)} at {_tick(x, x_percent)}" for x, y in known[:1] + known[1:][-1:]]
+        told.append(f"{curve.name}: from {' to '.join(ends)}" if ends else f"{curve.name}: no values")
+    if level_line is not None and level_line[1]:
+        told.append(f"{level_line[1]}: {_number(level_line[0], y_percent)}")
+    return f"{y_label} against {x_label}. {'; '.join(told)}."
+
+
+def histograms_figure(
+    samples: Mapping[str, Array], *, x_label: str, x_range: tuple[float, float], x_percent: bool = False
+) -> tuple[Figure, str]:
+    """One histogram per name over a common axis, with its median, and the same in words.
+
+    samples: arrays (N,) by name, each with its own N, all finite. Heights are shares of N, so they compare.
+    """
+    edges, height = np.linspace(*x_range, _BINS + 1), _ROW_HEIGHT * len(samples) + 50
+    told = []
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
+        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        rows = figure.subplots(len(samples), 1, sharex=True, sharey=True, squeeze=False).ravel()
+        for place, (axes, (name, values)) in enumerate(zip(rows, samples.items(), strict=True)):
+            middle, images = float(np.median(values)), "image" if len(values) == 1 else "images"
+            median = percent(middle, 0) if x_percent else signed(middle, 2)
+            words = f"median {median}, {len(values):,} {images}"
+            told.append(f"{name}: {words}")
+            axes.hist(
+                values, edges, weights=np.full(len(values), 1 / len(values)), color=LINES[place % len(LINES)]
+            )
+            axes.axvline(middle, color=INK, linewidth=1.6)
+            short = textwrap.shorten(name, _NAME_LENGTH - len(words), placeholder="\N{HORIZONTAL ELLIPSIS}")
+            axes.set_title(_words(f"{short}  {words}"), fontsize=12, fontweight="normal")
+            axes.yaxis.set_visible(False)
+            axes.tick_params(colors=SOFT, labelsize=12)
+            axes.spines["left"].set_visible(False)
+        rows[-1].set_xlim(*x_range)
+        rows[-1].set_xlabel(_words(x_label))
+        rows[-1].xaxis.set_major_formatter(FuncFormatter(_percent_text if x_percent else _plain_text))
+    return figure, f"Histograms of {x_label}. {'; '.join(told)}."
+
+
+def intervals_figure(
+    rows: Mapping[str, Interval], *, title: str = "", x_percent: bool = False, x_range: tuple[float, float]
+) -> Figure:
+    """Values with their 95% intervals to one scale, a line for each name; unknown ones have no mark."""
+    height = 46 * len(rows) + 34 + (24 if title else 0)
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
+        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(_words(title, _NAME_LENGTH))
+        axes.grid(axis="x", color=GRID)
+        axes.set_axisbelow(True)
+        for place, (name, interval) in enumerate(rows.items()):
+            colour = LINES[place % len(LINES)]
+            if interval.value is not None:
+                axes.errorbar(
+                    interval.value, -place, xerr=_bars(interval), color=colour, **_mark(place), elinewidth=6
+                )
+                axes.lines[-1].set_zorder(3)
+            short = textwrap.shorten(name, _NAME_LENGTH, placeholder="\N{HORIZONTAL ELLIPSIS}")
+            axes.text(
+                0, 0.28 - place, _words(short), transform=axes.get_yaxis_transform(), color=SOFT, fontsize=12
+            )
+        axes.set_ylim(-len(rows) + 0.6, 0.8)
+        axes.set_xlim(*x_range)
+        axes.yaxis.set_visible(False)
+        axes.tick_params(colors=SOFT, labelsize=12)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(FuncFormatter(_percent_text if x_percent else _plain_text))
+    return figure
+
+
+def scatter_figure(
+    charts: Sequence[tuple[str, bool, Mapping[str, tuple[Interval, Interval]]]], *, x_label: str
+) -> Figure:
+    """Points with 95% intervals along both axes, in charts side by side that share their names.
+
+    charts: (label of the y axis, whether it is a share, (x, y) by name); x is a share. Points of which a
+    value is unknown are left out.
+    """
+    names = list(dict.fromkeys(name for _, _, points in charts for name in points))
+    wrapped = {name: _words(name, _NAME_LENGTH) for name in names}
+    below = _LINE * sum(1 + name.count("\n") for name in wrapped.values())
+    size = (_WIDTH * len(charts) / 72, (_PLOT_HEIGHT + below) / 72)
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
+        figure = Figure(figsize=size, layout="constrained")
+        for axes, (y_label, share, points) in zip(
+            figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
+        ):
+            axes.grid(color=GRID)
+            axes.set_axisbelow(True)
+            axes.tick_params(colors=SOFT, labelsize=12)
+            axes.set(xlabel=_words(x_label), ylabel=_words(y_label))
+            for name, (x, y) in points.items():
+                if x.value is not None and y.value is not None:
+                    place = names.index(name)
+                    label = wrapped.pop(name, "_unnamed")
+                    look = {"color": LINES[place % len(LINES)], **_mark(place)}
+                    axes.errorbar(x.value, y.value, xerr=_bars(x), yerr=_bars(y), label=label, **look)
+            axes.xaxis.set_major_formatter(FuncFormatter(_percent_text))
+            axes.yaxis.set_major_formatter(FuncFormatter(_percent_text if share else _plain_text))
+        if len(wrapped) < len(names):
+            figure.legend(loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35)
+    return figure
+
+
+def _mark(place: int) -> dict[str, Any]:
+    return {"marker": _MARKERS[place % len(_MARKERS)], "linestyle": "", "capsize": 0, "markersize": 6}
+
+
+def _bars(interval: Interval) -> list[list[float]] | None:
+    """The arms of an error bar."""
+    value, low, high = interval.value, interval.low, interval.high
+    if value is None or low is None or high is None:
+        return None
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def _number(value: float, share: bool) -> str:
+    return percent(value, 1) if share else signed(value, 2)
+
+
+def _tick(value: float, share: bool) -> str:
+    return _percent_text(value) if share else _plain_text(value)
 
 
 def _fill(

@@ -1,4 +1,4 @@
-"""Finished attacks as their folders keep them, and whether their numbers compare."""
+"""Finished attacks as their folders keep them, whether they compare, and how two of them differ by image."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from veridical.metrics.intervals import Interval
+import numpy as np
+
+from veridical.metrics.intervals import Interval, mean_interval
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import Frame
 from veridical.runtime.record import record
 from veridical.studies.finished import Finished, Named, Trained, distinct_titles, read_finished
-from veridical.training.log import read_log
 
 TITLES: Mapping[str, str] = {
     "natural": "Natural training",
@@ -117,7 +118,7 @@ _ARRAYS = {
 
 
 @record
-class Attacked(Finished):
+class FinishedAttack(Finished):
     """One finished attack."""
 
     @property
@@ -131,12 +132,14 @@ class Attacked(Finished):
         return self.arrays["predicted"] == self.arrays["label"]
 
 
-def read_attack(folder: str | Path) -> Attacked:
+def read_attack(folder: str | Path) -> FinishedAttack:
     """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
-    return read_finished(Attacked, folder, "attack", "protocol", what="attack", form=_Document, forms=_ARRAYS)
+    return read_finished(
+        FinishedAttack, folder, "attack", "protocol", what="attack", form=_Document, forms=_ARRAYS
+    )
 
 
-def check_comparable(attacks: Mapping[str, Attacked]) -> None:
+def check_comparable(attacks: Mapping[str, FinishedAttack]) -> None:
     """Raise a UsageError unless all attacks have one configuration but for the run."""
     (name, first), *others = attacks.items()
     for other_name, other in others:
@@ -148,14 +151,71 @@ def check_comparable(attacks: Mapping[str, Attacked]) -> None:
                 )
 
 
-def named(attacks: Sequence[Attacked], titles: Sequence[str] | None = None) -> dict[str, Attacked]:
-    """The attacks by title: the titles given, else the objectives', with the folder where two are equal."""
+def name_attacks(
+    attacks: Sequence[FinishedAttack], titles: Sequence[str] | None = None, *, with_protocol: bool = False
+) -> dict[str, FinishedAttack]:
+    """The attacks by title: the titles given, else the objectives', with the folder where two are equal.
+
+    with_protocol: by default the folder of the run and the protocol, where attacks differ in both.
+    """
     defaults = [run_title(attacked) for attacked in attacks]
+    if with_protocol:
+        defaults = [f"{one.folder_of_run.name} ({one.config['protocol']['name']})" for one in attacks]
     chosen = distinct_titles(titles, defaults, [attacked.folder for attacked in attacks], "attack")
     return dict(zip(chosen, attacks, strict=True))
 
 
-def run_title(attacked: Attacked) -> str:
+@record
+class PairedDifference:
+    """A measure's means over the images of two attacks, and the interval of second minus first."""
+
+    means: tuple[float, float]
+    difference: Interval
+
+
+def paired_differences(first: FinishedAttack, second: FinishedAttack) -> dict[str, PairedDifference]:
+    """How IN, CO and their kin differ image by image, over the images that both classify correctly.
+
+    The attacks may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of
+    several radii, or without an image in common.
+    """
+    for attacked in (first, second):
+        if len(attacked.config["radii"]) != 1:
+            raise UsageError(
+                f"{attacked.folder} has the radii {attacked.config['radii']}: give attacks of one radius."
+            )
+    for key in ("data", "radii", "norm"):
+        if first.config[key] != second.config[key]:
+            raise UsageError(
+                f"{first.folder} and {second.folder} do not pair: their {key} differs, "
+                f"{first.config[key]} and {second.config[key]}."
+            )
+    one, other = _rows(first), _rows(second)
+    shared = sorted(one.keys() & other.keys())
+    if not shared:
+        raise UsageError(f"{first.folder} and {second.folder} classify no image of both correctly.")
+    here, there = ([rows[index] for index in shared] for rows in (one, other))
+    pairs = {}
+    for name in ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection"):
+        a, b = first.arrays[name][here], second.arrays[name][there]
+        means = (_mean(a), _mean(b))
+        pairs[name] = PairedDifference(means, mean_interval((b - a).tolist(), undefined="exclude"))
+    return pairs
+
+
+def _mean(values: Any) -> float:
+    """The mean of what is defined."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+def _rows(attacked: FinishedAttack) -> dict[int, int]:
+    """Row in the arrays by number in the data set, of the images that are classified correctly."""
+    rows = np.flatnonzero(attacked.correct)
+    return {int(attacked.arrays["index"][row]): int(row) for row in rows}
+
+
+def run_title(attacked: FinishedAttack) -> str:
     """A reader's name for the run: its objective's."""
     objective = str(attacked.config["run"]["objective"])
     return TITLES.get(objective, objective)
@@ -166,23 +226,3 @@ def training_title(run: Mapping[str, Any]) -> str:
     title = TITLES.get(run["objective"], run["objective"])
     robust = run["robust"]
     return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"
-
-
-def training_log(folder: Path) -> list[dict[str, Any]]:
-    """A run's log.jsonl as the report takes it: a record per epoch; empty if the folder is not there."""
-    epochs: dict[int, dict[str, list[float]]] = {}
-    for line in read_log(folder):
-        record = epochs.setdefault(math.ceil(line["epoch"]), {})
-        for name, value in line.items():
-            if name not in ("step", "epoch", "kind") and value is not None:
-                record.setdefault(name, []).append(float(value))
-    return [_epoch(number, record) for number, record in sorted(epochs.items())]
-
-
-def _epoch(number: int, record: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    means = {name: sum(values) / len(values) for name, values in record.items()}
-    known = {"epoch": number, "loss": means.get("loss")}
-    if "validation_natural_accuracy" in means:
-        known["validation_accuracy"] = means["validation_natural_accuracy"]
-    shown = ("natural_loss", "perturbed_loss", "attribution_l1")
-    return known | {"parts": {name: means[name] for name in shown if name in means}}

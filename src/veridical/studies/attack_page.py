@@ -1,0 +1,724 @@
+"""Finished attacks -> one page: a model alone, or several side by side, and what the numbers say in words.
+
+A difference between two models is claimed only where their 95% intervals are disjoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from veridical.attacks.directions import DIRECTIONS
+from veridical.attacks.protocols import PAPER_SETTINGS
+from veridical.metrics.registry import measures
+from veridical.report import (
+    Column,
+    Curve,
+    Illustration,
+    Interval,
+    Panel,
+    PictureGallery,
+    PictureRow,
+    Table,
+    Verdict,
+    channels_last,
+    curves_illustration,
+    histograms_figure,
+    intervals_figure,
+    scatter_figure,
+    settings_panel,
+    study_page,
+)
+from veridical.report.formats import (
+    finite,
+    listed,
+    notes_by_name,
+    percent,
+    percents,
+    quoted,
+    radius_text,
+    signed,
+)
+from veridical.report.pictures import COLORMAP, GAINED, KEPT, LOST, overlap, top_mask
+from veridical.report.table import Unit
+from veridical.runtime.checking import as_path
+from veridical.runtime.errors import UsageError
+from veridical.runtime.files import write_atomic
+from veridical.studies.attack_result import FinishedAttack, check_comparable, paired_differences
+from veridical.studies.published import CITATION, Mark, paper_numbers
+from veridical.training.log import read_log
+
+REPORT = "report.html"
+_ACCURACIES: Final = (
+    Column(
+        "natural_accuracy",
+        "Natural accuracy (NA)",
+        "share",
+        "higher",
+        "Share of all test images, left as they are, that the model classifies correctly.",
+    ),
+    Column(
+        "adversarial_accuracy",
+        "Adversarial accuracy (AA)",
+        "share",
+        "higher",
+        "Share of all test images still classified correctly after each was changed, within the same bound, "
+        "to mislead the classifier.",
+    ),
+)
+_COUNTS: Final = (
+    Column("examples", "images", "count", meaning="Test images that were attacked."),
+    Column(
+        "correctly_classified",
+        "classified correctly",
+        "count",
+        meaning="Of these, the ones whose explanations were attacked.",
+    ),
+)
+# The two that headlines speak of, in points and pages before all others.
+_STEADINESS: Final = ("topk_intersection", "kendall_tau")
+_SHORT_LABELS: Final = {"topk_intersection": "Top pixels kept", "kendall_tau": "Kendall\u2019s tau"}
+_APART = "and the 95% intervals do not overlap"
+_CAUTION = (
+    "How to read this: an explanation here is a map of how much each pixel counts for the model\u2019s "
+    "answer. An attack shows how far a map can be moved by a change that leaves the answer alone; a stronger "
+    "attack may move it further. The 95% intervals tell how much the means would vary over other test images "
+    "of the same kind, not over another training of the same model."
+)
+# Logs of single steps are averaged down to this many points; more than that no reader can tell apart.
+_LOG_POINTS = 100
+
+_MARKS: Final[Mapping[Mark, str]] = {"published": "published", "recalled": "recalled, unverified"}
+_TRACE = (
+    "How fast the explanations give way: Kendall\u2019s tau between the explanation before the attack and "
+    "after each of its iterations. The line is the median over the images, the band holds the middle half of "
+    "them."
+)
+_LITERATURE = (
+    "Numbers from the literature stand beside for orientation and are not a yardstick. "
+    "\u201cPublished\u201d numbers are stated by the authors; \u201crecalled, unverified\u201d ones were "
+    f"written down from memory of the paper and not checked against it. Source: {CITATION}"
+)
+_READ_GALLERY = (
+    "Each image was attacked so as to move its explanation. A steady explanation looks the same for the "
+    "image and for the changed image, and \u201cTop pixels\u201d is then mostly white."
+)
+
+Attacks = Mapping[str, FinishedAttack]
+
+
+def write_attack_page(
+    path: Path,
+    attacks: Attacks,
+    *,
+    title: str,
+    lead: str,
+    notes: Sequence[str] = (),
+    gallery: int = 8,
+    any_protocol: bool = False,
+) -> Path:
+    """Write the page of the attacks by title, the first being the one that others are compared with.
+
+    `notes` stand before those of the results. The course of training is shown of runs whose folders are where
+    they were. Raises UsageError where the models were not attacked in the same way on the same images: such
+    numbers do not compare. With `any_protocol` they may differ; the page then has tables and scatters alone.
+    """
+    if not any_protocol:
+        check_comparable(attacks)
+    first = next(iter(attacks.values()))
+    pictures_and_curves = [
+        *_gallery_panels(attacks, gallery),
+        *_attack_panels(attacks),
+        *_radius_panels(attacks),
+    ]
+    config = {key: value for key, value in first.config.items() if key != "run"} | _runs(attacks)
+    if any_protocol:
+        pictures_and_curves, config = [], {name: attacked.config for name, attacked in attacks.items()}
+    panels = [
+        _results_panel(attacks),
+        *pictures_and_curves,
+        *_comparison_panels(attacks),
+        *_training_panels(attacks),
+        settings_panel("Configuration", config),
+        settings_panel("Environment", first.document["environment"]),
+    ]
+    page = study_page(
+        title,
+        [lead],
+        panels,
+        {} if any_protocol else _protocol(attacks),
+        question="do explanations hold still?",
+        verdict=None if any_protocol else attack_verdict(attacks),
+        notes=[*notes, *_notes(attacks)],
+    )
+    write_atomic(as_path(path), page)
+    return path
+
+
+def attack_table(attacks: Attacks, *, literature: bool = False) -> Table:
+    """A row for each attack: the measures with their 95% intervals, and the images that they are about.
+
+    literature: below each, what is published of a network like it, for orientation and not as a yardstick.
+    """
+    measured = attack_columns(attacks)
+    columns: list[Column | str] = ["model", *measured, *_COUNTS]
+    rows: list[Mapping[str, object]] = []
+    for name, attacked in attacks.items():
+        rows.append({"model": name, **attacked.results})
+        rows += _literature_rows(name, attacked, measured) if literature else ()
+    return Table(columns, rows, "Measured values with 95% intervals.")
+
+
+def attack_columns(attacks: Attacks) -> list[Column]:
+    """What an attack measures, as columns: both accuracies, then the registry's measures of two maps."""
+    k = next(iter(attacks.values())).config["protocol"]["k"]
+    columns = [*_ACCURACIES]
+    for measure in measures("attack").values():
+        name = _SHORT_LABELS.get(measure.name, measure.label)
+        heading = f"{name} ({measure.short})" if measure.short else name
+        meaning = (
+            f"{measure.label} before and after the attack: {measure.help.format(k=f'{k:,}')}; mean over the"
+        )
+        unit: Unit = "number" if measure.unit == "correlation" else measure.unit
+        meaning = f"{meaning} correctly classified images."
+        columns.append(Column(measure.name, heading, unit, measure.alike, meaning))
+    return columns
+
+
+def _steadiness(attacks: Attacks) -> list[Column]:
+    return [column for column in attack_columns(attacks) if column.key in _STEADINESS]
+
+
+def _comparison_panels(attacks: Attacks) -> list[Panel]:
+    """Robust predictions beside robust explanations and, of two attacks, the differences image by image."""
+    if len(attacks) < 2:
+        return []
+    words = [
+        f"{name}: AA {_ACCURACIES[1].cell(one.results.get('adversarial_accuracy'))}, "
+        + ", ".join(
+            f"{short} {c.cell(one.results.get(c.key))}"
+            for c, short in zip(_steadiness(attacks), ("IN", "CO"), strict=True)
+        )
+        for name, one in attacks.items()
+    ]
+    drawn = [
+        Illustration(
+            robustness_scatter(attacks, [column]), "", f"{column.heading} against AA. {'; '.join(words)}."
+        )
+        for column in _steadiness(attacks)
+    ]
+    text = ["Do models whose predictions hold also have explanations that hold? Bars are 95% intervals."]
+    panels = [Panel("Robust predictions and robust explanations", text, drawn)]
+    if len(attacks) == 2:
+        with suppress(UsageError):  # of other images, or of several radii
+            panels.append(Panel("Image by image", [_PAIRED], table=paired_table(attacks)))
+    return panels
+
+
+_PAIRED = (
+    "Differences are second minus first, over the images that both classify correctly. Paired, their "
+    "intervals are narrower than those of the two means."
+)
+
+
+def robustness_scatter(attacks: Attacks, measures: Sequence[Column] | None = None) -> Figure:
+    """Adversarial accuracy against IN and against CO, a point with 95% intervals per attack."""
+    across = {name: _read(one, "adversarial_accuracy") for name, one in attacks.items()}
+    charts = [
+        (
+            c.heading,
+            c.unit == "share",
+            {name: (across[name], _read(one, c.key)) for name, one in attacks.items()},
+        )
+        for c in measures or _steadiness(attacks)
+    ]
+    return scatter_figure(charts, x_label="adversarial accuracy (AA)")
+
+
+def paired_table(attacks: Attacks) -> Table:
+    """A row per measure: both means over the shared images, and their difference with its interval."""
+    (name, first), (other, second) = attacks.items()
+    columns: list[Column | str] = [
+        "measure",
+        name,
+        other,
+        Column("difference", "difference", "difference"),
+        "images",
+    ]
+    headings = {column.key: column.heading for column in attack_columns(attacks)}
+    rows = [
+        [
+            headings[key],
+            *(signed(mean, 4) for mean in pair.means),
+            pair.difference,
+            f"{pair.difference['n']:,}",
+        ]
+        for key, pair in paired_differences(first, second).items()
+    ]
+    return Table(columns, rows)
+
+
+def attack_verdict(attacks: Attacks) -> Verdict:
+    """Say what the numbers say; the first attack is the one that the others are compared with."""
+    (name, first), *others = attacks.items()
+    headlines = [_headline((name, first), other) for other in others] or _kept(first)
+    paragraphs = [f"{_overlap(attacks)}{_chance(first)}", _rank(attacks), _accuracy(attacks)]
+    drawn = [_intervals(column, attacks) for column in _steadiness(attacks)]
+    return Verdict(
+        headlines,
+        [paragraph for paragraph in paragraphs if paragraph],
+        _CAUTION,
+        [one for one in drawn if one is not None],
+    )
+
+
+def _read(attacked: FinishedAttack, name: str) -> Interval:
+    return Interval.read(attacked.results.get(name))
+
+
+def _condition(attacked: FinishedAttack) -> str:
+    """The clause on what the attack may do."""
+    radius = radius_text(attacked.config["evaluation"]["radius"])
+    if attacked.config["norm"] == "linf":
+        bound = f"changes no pixel by more than {radius} (0 is black, 1 is white)"
+    else:
+        bound = f"changes the image by a Euclidean distance of at most {radius} (each pixel runs from 0 to 1)"
+    return f"Under an attack that {bound} and leaves the prediction as it was"
+
+
+def _kept(attacked: FinishedAttack) -> list[str]:
+    """The headline on a single model; none when its top-k intersection was not measured."""
+    share = _read(attacked, "topk_intersection")
+    if share.value is None:
+        return []
+    headline = (
+        f"After the attack, explanations keep {percents([share.value])[0]} of their most important pixels"
+    )
+    if share.low is None or share.high is None:
+        return [f"{headline}."]
+    return [f"{headline} (95% interval {percent(share.low, 1)} to {percent(share.high, 1)})."]
+
+
+def _overlap(attacks: Attacks) -> str:
+    """One sentence on the top-k intersection of every model."""
+    first = next(iter(attacks.values()))
+    shares = {name: _read(one, "topk_intersection").value for name, one in attacks.items()}
+    known = {name: value for name, value in shares.items() if value is not None}
+    clauses: list[str] = []
+    for name, share in zip(known, percents(list(known.values())), strict=True):
+        if clauses:
+            clauses.append(f"that of {quoted(name)} keeps {share}")
+        else:
+            pixels = f"{first.config['protocol']['k']:,} most important pixels"
+            clauses.append(f"the explanation of {quoted(name)} keeps {share} of its {pixels}")
+    if missing := [quoted(name) for name, value in shares.items() if value is None]:
+        clauses.append(f"for {listed(missing)} the most important pixels that stay were not measured")
+    return f"{_condition(first)}, {'; '.join(clauses)}."
+
+
+def _chance(attacked: FinishedAttack) -> str:
+    """What two unrelated maps would share; without it a reader takes the bottom of the scale for zero."""
+    k, maps = attacked.config["protocol"]["k"], attacked.arrays["saliency"]
+    pixels = int(np.prod(maps.shape[1:]))
+    if len(maps) == 0 or pixels <= k:
+        return ""
+    return f" Two unrelated rankings of {pixels:,} pixels would share {percent(k / pixels, 0)} by chance."
+
+
+def _rank(attacks: Attacks) -> str:
+    known = {name: _read(one, "kendall_tau").value for name, one in attacks.items()}
+    parts = [f"{signed(value, 2)} for {quoted(name)}" for name, value in known.items() if value is not None]
+    if not parts:
+        return ""
+    return (
+        "Between the orders of importance of all pixels before and after the attack, "
+        f"Kendall\u2019s tau (1 is the same order, 0 no relation) is {listed(parts)}."
+    )
+
+
+def _accuracy(attacks: Attacks) -> str:
+    """What the models get right, and whether steadiness was paid for with accuracy."""
+    parts = []
+    for name, attacked in attacks.items():
+        natural, adversarial = (
+            _read(attacked, key).value for key in ("natural_accuracy", "adversarial_accuracy")
+        )
+        if natural is None:
+            continue
+        part = f"{quoted(name)} classifies {percent(natural, 1)} of the unchanged test images correctly"
+        if adversarial is not None:
+            part += f" and {percent(adversarial, 1)} when they are changed to mislead it"
+        parts.append(part)
+    if not parts:
+        return ""
+    return f"{'; '.join(parts)}.{_price(*attacks.values()) if len(attacks) == 2 else ''}"
+
+
+def _price(first: FinishedAttack, second: FinishedAttack) -> str:
+    """Whether the second model's accuracy on unchanged images differs; empty when that is unknown."""
+    outcome = _read(second, "natural_accuracy").against(_read(first, "natural_accuracy"))
+    if outcome == "unknown":
+        return ""
+    if outcome == "overlap":
+        return " The 95% intervals of their accuracies on unchanged images overlap."
+    return (
+        f" On unchanged images the second is {'less' if outcome == 'lower' else 'more'} accurate, {_APART}."
+    )
+
+
+def _headline(first: tuple[str, FinishedAttack], other: tuple[str, FinishedAttack]) -> str:
+    """How the explanations of `other` hold against those of `first`, by the intervals of IN and CO."""
+    there, here = quoted(first[0]), quoted(other[0])
+    by: dict[str, list[str]] = {"higher": [], "lower": [], "overlap": [], "unknown": []}
+    for key, words in (("topk_intersection", "share of kept pixels"), ("kendall_tau", "rank correlation")):
+        by[_read(other[1], key).against(_read(first[1], key))].append(f"the {words}")
+    if by["higher"] and by["lower"]:
+        return (
+            f"The two measures disagree about {here} and {there}: {listed(by['higher'])} is higher, "
+            f"{listed(by['lower'])} is lower; in neither do the 95% intervals overlap."
+        )
+    for direction, manner in (("higher", "hold better"), ("lower", "hold less well")):
+        if names := by[direction]:
+            verb = "is" if len(names) == 1 else "are"
+            caution = f" For {listed(by['overlap'])} the intervals overlap." if by["overlap"] else ""
+            return (
+                f"The explanations of {here} {manner} than those of {there}: "
+                f"{listed(names)} {verb} {direction}, {_APART}.{caution}"
+            )
+    if by["overlap"]:
+        return (
+            f"This run shows no difference between the explanations of {here} and {there}: "
+            f"for {listed(by['overlap'])} the 95% intervals overlap."
+        )
+    return f"{here} and {there} cannot be compared here: intervals were not measured for both."
+
+
+def _results_panel(attacks: Attacks) -> Panel:
+    """Measured values, with the literature's numbers in rows of their own where there are any."""
+    k = next(iter(attacks.values())).config["protocol"]["k"]
+    table = attack_table(attacks, literature=True)
+    text = [f"The top pixels are the k = {k:,} most important.", *_counts(attacks)]
+    if len(table.rows) > len(attacks):
+        text.append(_LITERATURE)
+    drawn = [_intervals(one, attacks) for one in attack_columns(attacks) if one.key not in _STEADINESS]
+    return Panel("Results", text, [one for one in drawn if one is not None], table)
+
+
+def _literature_rows(
+    name: str, attacked: FinishedAttack, columns: Sequence[Column]
+) -> Iterator[dict[str, object]]:
+    """What is published, and what is recalled, of a network like this one under the same attack."""
+    data = attacked.config["data"]["name"] if _is_as_published(attacked) else ""
+    for mark, words in _MARKS.items():
+        numbers = paper_numbers(data, attacked.config["run"]["objective"], mark)
+        # They keep the digits of their print, more than the measured ones deserve.
+        cells = {c.key: c.cell(numbers.get(c.key), 4 if c.unit == "number" else 2) for c in columns}
+        if numbers:
+            yield {"model": f"{name} ({words})", **cells}
+
+
+def _counts(attacks: Attacks) -> Iterator[str]:
+    """A sentence for each measure that is defined on fewer images than its kind."""
+    for name, attacked in attacks.items():
+        for column in attack_columns(attacks):
+            n = _read(attacked, column.key).n
+            whole = attacked.results["examples"]
+            usual = whole if column in _ACCURACIES else attacked.results.get("correctly_classified", n)
+            if n and n != usual:
+                yield f"{column.heading} of {quoted(name)} is over {n:,} images."
+
+
+def _intervals(column: Column, attacks: Attacks) -> Illustration | None:
+    """A measure of all models to one scale; None where it was not measured."""
+    rows = {name: _read(one, column.key) for name, one in attacks.items()}
+    known = [end for one in rows.values() for end in (one.value, one.low, one.high) if end is not None]
+    if not known:
+        return None
+    reach = (0.0, 1.0)
+    if column.unit != "share":
+        reach = (min(0.0, *known), max(known) * 1.1 or 1.0 if column.unit == "pixels" else max(1.0, *known))
+    drawn = intervals_figure(rows, title=column.heading, x_percent=column.unit == "share", x_range=reach)
+    told = "; ".join(f"{name}: {column.cell(interval)}" for name, interval in rows.items())
+    return Illustration(drawn, "", f"{column.heading}. {told}.")
+
+
+def _is_as_published(attacked: FinishedAttack) -> bool:
+    """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
+    config = attacked.config
+    row = PAPER_SETTINGS.get(config["data"]["name"])
+    return (
+        row is not None
+        and config["norm"] == "linf"
+        and abs(config["evaluation"]["radius"] - row.radius) < 1e-9
+        and config["attribution"]["method"] == "IntegratedGradients"
+        and config["attack"]["direction"] == "topk"
+    )
+
+
+def _gallery_panels(attacks: Attacks, count: int) -> list[Panel]:
+    """The same images before and after the attack, a row for each model."""
+    first = next(iter(attacks.values()))
+    k, rows, differing = first.config["protocol"]["k"], [], 0
+    for number, place in enumerate(_shown(list(attacks.values()), count), start=1):
+        label = str(first.arrays["classes"][int(first.arrays["label"][place])])
+        for name, attacked in attacks.items():
+            heading = f"Image {number}, labelled {label}" if attacked is first else ""
+            row, drawn = _picture_row(name, attacked, place, k, label, heading)
+            rows.append(row)
+            written = finite(attacked.arrays["topk_intersection"][place])
+            differing += written is not None and abs(drawn - written * k) > 1.5
+    if not rows:
+        return []
+    text = [_READ_GALLERY]
+    if differing:
+        text.append(
+            f"In {differing} of the pictures below, the number of top pixels drawn as kept is not the one "
+            "written beside them: the maps shown are not exactly those that were measured."
+        )
+    scale = (
+        f"Explanation: black counts for nothing, pale yellow for most (colormap {COLORMAP}; every map has a "
+        "scale of its own from zero to its 99.5th percentile, since rankings are compared)"
+    )
+    legend = [
+        (None, scale),
+        (KEPT, f"among the {k:,} most important pixels before and after"),
+        (LOST, "only before"),
+        (GAINED, "only after"),
+    ]
+    columns = ("Image", "Explanation", "Changed image", "Its explanation", "Top pixels")
+    gallery = PictureGallery(rows, columns, ("grey", "heat", "grey", "heat", "grey"), legend)
+    alt = "images and their explanations before and after the attack"
+    return [Panel("The same images, before and after", text, [Illustration(gallery, "", alt)])]
+
+
+def _picture_row(
+    name: str, attacked: FinishedAttack, place: int, k: int, label: str, heading: str
+) -> tuple[PictureRow, int]:
+    """One example of one model, and how many of the top pixels are drawn as kept."""
+    arrays = attacked.arrays
+    before, after = arrays["saliency"][place], arrays["perturbed_saliency"][place]
+    image, perturbed = (channels_last(arrays[key][place]) for key in ("image", "perturbed"))
+    shared = int(np.count_nonzero(top_mask(before, k) & top_mask(after, k)))
+    topk, tau = (
+        column.cell(arrays[column.key][place], digits)
+        for column, digits in zip(_steadiness({name: attacked}), (0, 2), strict=True)
+    )
+    alts = (
+        f"image labelled {label}, before the attack",
+        f"explanation of {name} before the attack",
+        "the image after the attack",
+        f"explanation of {name} after the attack",
+        f"{shared:,} of the {k:,} most important pixels stayed the same",
+    )
+    pictures = [image, before, perturbed, after, overlap(image, before, after, k)]
+    title = f"{name}: top pixels kept {topk}, tau {tau}"
+    return PictureRow(title, pictures, alts=alts, heading=heading), shared
+
+
+def _shown(attacks: Sequence[FinishedAttack], count: int) -> list[int]:
+    """Examples for the gallery: the first of each class that all models classify correctly, then the next."""
+    first = attacks[0].arrays
+    pictured = len(first["image"])
+    right = np.logical_and.reduce([attacked.correct[:pictured] for attacked in attacks])
+    seen: dict[int, int] = {}
+    ranked = []
+    for place in np.flatnonzero(right).tolist():
+        label = int(first["label"][place])
+        ranked.append((seen.get(label, 0), place))
+        seen[label] = seen.get(label, 0) + 1
+    return sorted(place for _, place in sorted(ranked)[:count])
+
+
+def _attack_panels(attacks: Attacks) -> list[Panel]:
+    """Tau over the iterations of the attack, and how tau and the kept pixels spread over the images."""
+    drawn = []
+    traces = {name: one.arrays["trace"][one.correct] for name, one in attacks.items()}
+    lines = [_quartiles(name, trace) for name, trace in traces.items() if np.isfinite(trace).any()]
+    if lines:
+        lowest = min(
+            low for line in lines for low in line.low or () if low is not None and math.isfinite(low)
+        )
+        drawn.append(
+            curves_illustration(
+                lines,
+                _TRACE,
+                x_label="attack iteration",
+                y_label="Kendall\u2019s tau",
+                y_range=(min(0.0, lowest), 1.0),
+            )
+        )
+    for column in _steadiness(attacks):
+        values = {name: one.arrays[column.key][one.correct].astype(float) for name, one in attacks.items()}
+        samples = {name: each[np.isfinite(each)] for name, each in values.items() if np.isfinite(each).any()}
+        if samples:
+            share = column.unit == "share"
+            least = 0.0 if share else min(0.0, *(float(each.min()) for each in samples.values()))
+            x_range = (math.floor(least * 10) / 10, 1.0)
+            figure, alt = histograms_figure(samples, x_label=column.heading, x_range=x_range, x_percent=share)
+            words = f"{column.heading}, image by image. Further right is steadier; the line is the median."
+            drawn.append(Illustration(figure, words, alt))
+    return [Panel("Over the attack and over the images", (), drawn)] if drawn else []
+
+
+def _quartiles(name: str, trace: Any) -> Curve:
+    """Quartiles over the examples (rows) of each iteration; an iteration that nobody has is left out."""
+    known = np.flatnonzero(np.isfinite(trace).any(axis=0))
+    values = np.where(np.isfinite(trace), trace, np.nan)[:, known]
+    low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=0).tolist()
+    return Curve(name, (1 + known).tolist(), middle, low, high)
+
+
+def _radius_panels(attacks: Attacks) -> list[Panel]:
+    """Each measure against the attack radius with its 95% band; natural accuracy has no radius."""
+    drawn = []
+    curves = {name: one.results.get("curve") or () for name, one in attacks.items()}
+    for column in attack_columns(attacks)[1:]:
+        lines = []
+        for name, curve in curves.items():
+            points = sorted(
+                ((p["radius"], Interval.read(p.get(column.key))) for p in curve), key=lambda p: p[0]
+            )
+            if any(point.value is not None for _, point in points):
+                radii = [float(radius) for radius, _ in points]
+                value, low, high = (
+                    [getattr(point, end) for _, point in points] for end in ("value", "low", "high")
+                )
+                lines.append(Curve(name, radii, value, low, high))
+        if lines:
+            known = [end for line in lines for end in (*line.y, *(line.low or ())) if end is not None]
+            y_range = None if column.unit == "pixels" else (min(0.0, *known), 1.0)
+            drawn.append(
+                curves_illustration(
+                    lines,
+                    f"{column.heading}. The band is the 95% interval of the mean.",
+                    x_label="attack radius",
+                    y_label=column.heading,
+                    y_percent=column.unit == "share",
+                    y_range=y_range,
+                )
+            )
+    return [Panel("With larger and smaller changes", (), drawn)] if drawn else []
+
+
+def _training_panels(attacks: Attacks) -> list[Panel]:
+    """Loss, validation accuracy and the parts of the loss over the epochs, with a line for each model."""
+    logs = {name: training_log(attacked.folder_of_run) for name, attacked in attacks.items()}
+    keys = dict.fromkeys(key for log in logs.values() for record in log for key in record)
+    drawn = []
+    for key in keys:
+        lines = [_training_curve(name, log, key) for name, log in logs.items() if any(key in r for r in log)]
+        if key == "epoch" or not lines:
+            continue
+        words = key.replace("_", " ")
+        caption = "Each objective has a loss of its own; only its course compares." if key == "loss" else ""
+        drawn.append(
+            curves_illustration(
+                lines,
+                caption,
+                x_label="epoch",
+                y_label=words,
+                title=words[0].upper() + words[1:],
+                y_percent=key == "validation accuracy",
+            )
+        )
+    return [Panel("Training", (), drawn)] if drawn else []
+
+
+def _training_curve(name: str, log: Sequence[Mapping[str, float]], key: str) -> Curve:
+    points = np.array([(record["epoch"], record[key]) for record in log if key in record], dtype=float)
+    if len(points) > _LOG_POINTS:
+        points = np.stack([part.mean(axis=0) for part in np.array_split(points, _LOG_POINTS)])
+    return Curve(name, points[:, 0].tolist(), points[:, 1].tolist())
+
+
+def training_log(folder: Path) -> list[dict[str, float]]:
+    """A run's log.jsonl as means over each epoch; empty if the folder is not there."""
+    epochs: dict[int, dict[str, list[float]]] = {}
+    for line in read_log(folder):
+        record = epochs.setdefault(math.ceil(line["epoch"]), {})
+        for name, value in line.items():
+            if name not in ("step", "epoch", "kind") and finite(value) is not None:
+                record.setdefault(name, []).append(float(value))
+    return [_epoch(number, record) for number, record in sorted(epochs.items())]
+
+
+def _epoch(number: int, record: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    means = {name: sum(values) / len(values) for name, values in record.items()}
+    shown = {
+        "loss": "loss",
+        "validation_natural_accuracy": "validation accuracy",
+        "natural_loss": "part of the loss: natural loss",
+        "perturbed_loss": "part of the loss: perturbed loss",
+        "attribution_l1": "part of the loss: attribution l1",
+    }
+    return {"epoch": float(number)} | {words: means[name] for name, words in shown.items() if name in means}
+
+
+def _protocol(attacks: Attacks) -> dict[str, object]:
+    """The attack in the words of the page; it is the same for all models."""
+    first = next(iter(attacks.values()))
+    config, results = first.config, first.results
+    data = config["data"]
+    plan, evaluation = config["protocol"], config["evaluation"]
+    final = plan["final_nodes"] or plan["judge_nodes"]
+    method = config["attribution"]["method"]
+    path = method == "IntegratedGradients"
+    direction = config["attack"]["direction"]
+    norm = {"linf": "No pixel changes by more than", "l2": "A Euclidean distance of at most"}[config["norm"]]
+    return {
+        **{name: _training_words(attacked.config["run"]) for name, attacked in attacks.items()},
+        "Bound on the change": f"{norm} {radius_text(evaluation['radius'])} (pixels run from 0 to 1)",
+        "Images": f"the first {config['examples']:,} {data['split']} images of {data['name']}",
+        "Explanation": f"{method}, {final['nodes']} {final['rule']} nodes from black" if path else method,
+        "Protocol": plan["name"],
+        "Direction": DIRECTIONS.get(direction).summary if direction in DIRECTIONS else direction,
+        "Pixels attacked / compared": f"{config['attack'].get('k', 'all')} / {plan['k']}",
+        "Climbs of the attack on explanations": len(plan["climbs"]),
+        "Steps of each": f"{plan['steps']} of {plan['step_size']:.4g}",
+        "Attack on predictions": f"{evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g} "
+        "from one random start, last iterate",
+        "Left as they were, and counted as unharmed": ", ".join(
+            f"{name} {_share(attacked.results['not_found'])}" for name, attacked in attacks.items()
+        ),
+        "Gradients per explanation attacked": f"{results['gradient_evaluations']['explanation']:,}",
+    }
+
+
+def _training_words(run: Mapping[str, Any]) -> str:
+    robust = run["robust"] or {}
+    told = [
+        f"{key.replace('_', ' ')} {robust[key]:g}"
+        for key in ("weight", "beta", "radius", "training_radius")
+        if robust.get(key) is not None
+    ]
+    return ", ".join([f"{run['model']['name']}, {run['objective']}, {run['recipe']} recipe", *told])
+
+
+def _share(interval: Mapping[str, Any]) -> str:
+    return "(none attacked)" if interval["value"] is None else f"{interval['value']:.1%}"
+
+
+def _notes(attacks: Attacks) -> list[str]:
+    """Each note once, with the models that it is about."""
+    notes = notes_by_name({name: attacked.results["notes"] for name, attacked in attacks.items()})
+    for name, attacked in attacks.items():
+        whole = attacked.results["natural_accuracy_of_all"]
+        if whole["n"] > attacked.results["examples"]:
+            images = f"{whole['n']:,} {attacked.config['data']['split']} images"
+            notes.append(f"{name} classifies {whole['value']:.1%} of all {images} correctly.")
+    climbs = len(next(iter(attacks.values())).config["protocol"]["climbs"])
+    if climbs > 1:
+        notes.append(f"In the trace the {climbs} climbs of the attack stand one behind the other.")
+    return notes
+
+
+def _runs(attacks: Attacks) -> dict[str, object]:
+    """What the models were trained with: all of one, of several by title."""
+    runs = {name: attacked.config["run"] for name, attacked in attacks.items()}
+    return {"run": next(iter(runs.values())) if len(runs) == 1 else runs}
