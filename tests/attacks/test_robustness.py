@@ -1,20 +1,19 @@
 """measure_robustness: what it counts over what, against direct calls; batches, sessions, radii, notes."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.parts import PartStore
 from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol, protocol
-from veridical.attacks.robustness import RobustnessResult, examples_kept, measure_robustness
+from veridical.attacks.robustness import Examination, RobustnessResult, measure_robustness
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient
@@ -119,59 +118,23 @@ def test_fewer_examples_are_the_first_ones(model: nn.Module, split: Split) -> No
         measure(model, split, examples=0)
 
 
-def test_shares_together_are_the_whole(model: nn.Module, split: Split, tmp_path: Path) -> None:
-    whole, store = measure(model, split, rows=20, curve=[0.05]), PartStore(tmp_path, {})
-    shares = [measure(model, split, rows=20, curve=[0.05], share=(i, 2), parts=store) for i in range(2)]
-    assert [share.examples for share in shares] == [12, 8]
-    assert shares[1].main.arrays["index"].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
-    assert examples_kept(tmp_path) == 40
+def test_others_may_examine_the_batches(model: nn.Module, split: Split) -> None:
     told: list[tuple[int, int]] = []
-    joined = measure(model, split, rows=20, curve=[0.05], parts=store, progress=lambda *at: told.append(at))
-    assert told == [(40, 40)]
+    whole = measure(model, split, rows=20, curve=[0.05], progress=lambda *at: told.append(at))
+    assert told == [(done, 40) for done in range(0, 41, 4)]
+    asked: list[tuple[float, range]] = []
+
+    def examine(work: Sequence[tuple[Examination, range]]) -> list[dict[str, Any]]:
+        asked.extend((examination.ball.radius, batch) for examination, batch in work)
+        # In any order, and each on its own.
+        arrays = [examination.examine(model, split, batch) for examination, batch in reversed(work)]
+        return arrays[::-1]
+
+    joined = measure(model, split, rows=20, curve=[0.05], examine=examine)
+    assert asked == [(r, range(first, first + 4)) for r in (0.05, 0.1) for first in range(0, 20, 4)]
     assert joined.to_dict() == whole.to_dict()
-    with pytest.raises(UsageError, match=r"share.*below 5"):
-        measure(model, split, rows=20, share=(5, 6))
-
-
-class Counting(nn.Module):
-    """Counts images that pass through it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.seen = model, 0
-
-    def forward(self, inputs: Tensor) -> Any:
-        self.seen += len(inputs)
-        return self.model(inputs)
-
-
-def test_an_interrupted_measurement_goes_on_where_it_was(
-    model: nn.Module, split: Split, tmp_path: Path
-) -> None:
-    options: dict[str, Any] = {"rows": 20, "pictures": 3, "curve": [0.05]}
-    unbroken, counted = measure(model, split, **options), Counting(model)
-    store = PartStore(tmp_path, {"case": 1})
-
-    def interrupt(done: int, total: int) -> None:
-        assert total == 40
-        if done >= 24:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        measure(counted, split, **options, parts=store, progress=interrupt)
-    first, counted.seen = counted.seen, 0
-    told: list[tuple[int, int]] = []
-    result = measure(counted, split, **options, parts=store, progress=lambda *at: told.append(at))
-    assert told == [(24, 40), (28, 40), (32, 40), (36, 40), (40, 40)]
-    assert 0 < counted.seen < first
-    assert result.to_dict() == unbroken.to_dict()
-    for name, array in unbroken.main.arrays.items():
-        np.testing.assert_array_equal(result.main.arrays[name], array)
-    counted.seen = 0
-    again = measure(counted, split, **options, parts=store)
-    assert counted.seen == 0
-    assert again.to_dict() == unbroken.to_dict()
-    assert again.seconds == result.seconds
+    for name, array in whole.main.arrays.items():
+        np.testing.assert_array_equal(joined.main.arrays[name], array)
 
 
 def test_a_curve_has_every_radius_and_tends_to_no_change(model: nn.Module, split: Split) -> None:

@@ -1,4 +1,4 @@
-"""Every file that a store, a ranking or an attack keeps, damaged: named, or of no consequence."""
+"""Every file that a store or a ranking keeps, damaged: named, or of no consequence."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veridical.attacks.parts import PartStore
 from veridical.faithfulness.ranking import Ranking
 from veridical.jobs import InProcess, Job, Store, run_jobs
 from veridical.runtime.errors import RunError, UsageError
@@ -85,20 +84,9 @@ def _ranking(folder: Path) -> tuple[Path, Callable[[], Any]]:
     return folder / "ranks.npz", read
 
 
-def _part(folder: Path) -> tuple[Path, Callable[[], Any]]:
-    store, forms = PartStore(folder, {}), {"index": "i N", "trace": "f N T"}
-    store.put("a", {"index": np.arange(40), "trace": np.linspace(0, 1, 120).reshape(40, 3)})
-
-    def read() -> Any:
-        return {name: array.tolist() for name, array in (store.get("a", forms) or {}).items()}
-
-    return next(folder.glob("*/a.npz")), read
-
-
 FILES = {
     **{name: _of_a_store(name) for name in ("store.json", "result.json", "arrays.npz")},
     "ranks.npz": _ranking,
-    "a.npz": _part,
 }
 
 

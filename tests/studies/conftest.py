@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from veridical.runtime.study_config import AttackOptions
-from veridical.studies.attack_run import attack_run
+from veridical.studies.attack import attack_run
 from veridical.training.loop import train
 
 

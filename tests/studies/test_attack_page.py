@@ -11,6 +11,7 @@ from veridical.cli.main import main
 from veridical.report import Verdict
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
+from veridical.studies.attack import attack_run
 from veridical.studies.attack_page import (
     attack_table,
     attack_verdict,
@@ -27,7 +28,6 @@ from veridical.studies.attack_result import (
     read_attack,
     run_title,
 )
-from veridical.studies.attack_run import attack_run
 
 from .conftest import options_for
 

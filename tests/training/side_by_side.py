@@ -1,4 +1,4 @@
-"""Run as a script: trainings, attacks and maps by one process and by two, forked from one that has torch.
+"""Run as a script: trainings and maps by one process and by two, forked from one that has torch.
 
 usage: side_by_side.py FOLDER. Every process writes what its work gave, or how it failed, into
 FOLDER/outcomes/NAME.RANK.json.
@@ -26,8 +26,6 @@ from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import SmoothGrad
 from veridical.data import Dataset, Split
 from veridical.runtime.process_group import ProcessGroup, joined
-from veridical.runtime.study_config import AttackOptions
-from veridical.studies.attack_run import attack_run
 from veridical.training import loop
 from veridical.training.distributed import Share
 from veridical.training.log import read_log
@@ -148,14 +146,7 @@ def maps(folder: Path, group: ProcessGroup) -> None:
     np.save(folder / f"maps-{group.size}-{group.rank}.npy", found.numpy())
 
 
-def attacked(folder: Path, group: ProcessGroup, out: str, **given: Any) -> Any:
-    values: dict[str, Any] = {"examples": 30, "steps": 3, "pgd_steps": 3, "progress": False, **given}
-    options = AttackOptions(run=str(folder / "run"), out=str(folder / out), **values)
-    document = attack_run(options, group=group)
-    return [document["results"], document["config"], document["environment"]["workers"]]
-
-
-def attackable(folder: Path, _group: ProcessGroup) -> None:
+def write_shades(folder: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     arrays: dict[str, Any] = {}
     for name, count in (("train", 90), ("test", 30)):
@@ -163,15 +154,6 @@ def attackable(folder: Path, _group: ProcessGroup) -> None:
         shade = torch.rand(count, 8, 8, generator=generator) * 0.7 + labels[:, None, None] * 0.15
         arrays |= {f"x_{name}": (shade * 255).to(torch.uint8).numpy(), f"y_{name}": labels.numpy()}
     np.savez(folder / "shades.npz", **arrays)
-    loop.train(
-        model="mlp",
-        data=str(folder / "shades.npz"),
-        model_options={"width": 8},
-        objective="natural",
-        out=str(folder / "run"),
-        steps=20,
-        progress=False,
-    )
 
 
 def started(folder: Path, name: str, count: int, work: Work) -> list[int]:
@@ -243,11 +225,7 @@ def main(folder: Path) -> None:
     done(folder, "dropout", lambda group: Share(group, 4).layer_seed(0, 3))
     for count in (1, 2):
         done(folder, "maps", lambda group: maps(folder, group), count)
-    done(folder, "attackable", lambda group: attackable(folder, group), 1)
-    done(folder, "attack-alone", lambda group: attacked(folder, group, "one", workers=1), 1)
-    done(folder, "attack", lambda group: attacked(folder, group, "two"))
-    done(folder, "attack-few", lambda group: attacked(folder, group, "few", examples=9))
-    done(folder, "attack-workers", lambda group: attacked(folder, group, "three", workers=2))
+    write_shades(folder)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,6 @@ def test_an_image_that_breaks_one_process_is_named_by_all(place: Path) -> None:
         ),
         ("other", "RunError: process 1 of 2 stopped:", "UsageError:"),
         ("step", "RunError: process 1 of 2 stopped: in", "RunError: in"),
-        ("attack-workers", "UsageError: workers", "UsageError: workers"),
     ],
 )
 def test_an_error_of_one_process_ends_both(place: Path, name: str, first: str, second: str) -> None:
@@ -169,18 +168,6 @@ def test_maps_of_a_data_set_have_the_same_bits(place: Path) -> None:
         assert maps.tobytes() == alone.tobytes()
 
 
-def test_two_processes_attack_as_one_does(place: Path) -> None:
-    (alone,) = outcomes(place, "attack-alone", 1)
-    results, config, workers = alone["value"]
-    assert workers == 1
-    assert results["correctly_classified"] > 5
-    assert outcomes(place, "attack") == [{"value": [results, config, 2]}] * 2
-    # One batch: the second process has nothing to do, and waits.
-    few = outcomes(place, "attack-few")
-    assert few[0] == few[1]
-    assert few[0]["value"][0]["examples"] == 9
-
-
 @pytest.mark.parametrize("ball", [Linf(0.1), L2(1.0)])
 def test_an_example_gets_its_noise_in_whatever_process_it_is(ball: Ball) -> None:
     origin = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -203,7 +190,7 @@ def test_the_documented_commands_are_understood() -> None:
     lines = [shlex.split(line) for line in text.splitlines() if line.startswith("torchrun -")]
     found = [get_args_parser().parse_args(line[1:]) for line in lines]
     assert [given.training_script for given in found] == ["veridical"] * len(found)
-    assert [given.training_script_args[0] for given in found] == ["train", "attack"]
+    assert [given.training_script_args[0] for given in found] == ["train"]
     for given in found:
         name, *argv = given.training_script_args
         assert COMMANDS[name].is_shared

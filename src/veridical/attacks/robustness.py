@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,7 +14,6 @@ from torch import Tensor, nn
 from veridical.attacks.attribution import ROWS, AttackResult, Method, attack, batch_size
 from veridical.attacks.ball import Ball, ball
 from veridical.attacks.directions import Direction, TopK
-from veridical.attacks.parts import PartStore
 from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
@@ -33,20 +30,9 @@ from veridical.runtime.record import record
 
 _MINIMISED = ("topk_intersection", "kendall_tau", "spearman")
 """Measures that an attack may minimise one by one, so that it hands over its own numbers."""
-_PER_BATCH = {"gradients": "i S", "seconds": "f S", "rewrites": "i R"}
-_FORMS = {
-    **dict.fromkeys(("index", "label", "predicted", "adversarial_prediction"), "i N"),
-    "relative_residual": "f N",
-    **dict.fromkeys(("image", "perturbed"), "f P C H W"),
-    **dict.fromkeys(("saliency", "perturbed_saliency"), "f P H W"),
-    "found": "b N",
-    "trace": "f N T",
-    **_PER_BATCH,
-}
-"""The arrays of one batch, as `read_arrays` checks them; those of the measures come on top."""
+_PER_BATCH = ("gradients", "seconds", "rewrites")
 _INCOMPLETE = 0.1
 """A map is called incomplete where its sum misses more than this share of the output's change."""
-_PART = re.compile(r"radius-.*-from-(\d+)-to-(\d+)\.npz")
 _ATTACKED = ("prediction", "explanation")
 
 
@@ -119,7 +105,7 @@ class RobustnessResult:
         return plain
 
 
-@checked("split", "attribution", "attack", "protocol", "parts")
+@checked("split", "attribution", "attack", "protocol", "examine")
 def measure_robustness(
     model: nn.Module,
     split: Split,
@@ -141,9 +127,8 @@ def measure_robustness(
     pictures: Pictures = 0,
     seed: Seed = 0,
     rows: Count | None = None,
-    share: tuple[Steps, Steps] = (0, 1),
-    parts: PartStore | None = None,
     progress: Callable[[int, int], Any] | None = None,
+    examine: Examiner | None = None,
 ) -> RobustnessResult:
     """Attack the predictions and the explanations of the first `examples` images and measure what holds.
 
@@ -174,12 +159,11 @@ def measure_robustness(
         Example i draws its noise from streams keyed by (seed, purpose, i): batches do not change a result.
     rows
         Bound on examples times nodes at once; None takes 160 for 28x28 grey images, less for larger ones.
-    share
-        (i, n): examine only every n-th batch from the i-th on. With common `parts`, n processes do the work
-        of one, and a call for all of it then finds it done.
-    parts, progress
-        Where finished batches are kept and taken from; called with the examples done and in total, over all
-        radii.
+    progress
+        Called with the examples done and in total, over all radii.
+    examine
+        Who examines the batches, in place of this process: (examination, numbers of examples) of each to its
+        arrays. See `Examination.examine`.
 
     Source: Chen et al. (2019), section 5; the settings per data set are in `veridical.attacks.protocols`.
     """
@@ -193,7 +177,7 @@ def measure_robustness(
     plan = plan.towards(direction)
     method = IntegratedGradients() if attribution is None else attribution
 
-    def examination_at(r: float) -> _Examination:
+    def examination_at(r: float) -> Examination:
         if radius > 0:
             share = r / radius if r > 0 else 1.0
             length = share * plan.step_size
@@ -202,7 +186,7 @@ def measure_robustness(
             # Nothing is in proportion to no radius: those beside it have the steps that they have alone.
             length = r / 10 if r > 0 and step_size is None and isinstance(protocol, str) else plan.step_size
             pgd_length = 2.5 * (r or 1.0) / pgd_steps if pgd_step_size is None else pgd_step_size
-        return _Examination(
+        return Examination(
             attribution=method,
             attack=direction,
             protocol=replace(plan, step_size=length),
@@ -216,24 +200,18 @@ def measure_robustness(
 
     length = batch_length(split, method, plan, rows)
     batches = [range(first, min(first + length, count)) for first in range(0, count, length)]
-    own = batches[share[0] :: share[1]]
-    if not own:
-        raise argument_error("share", share, f"(i, n) with i below {len(batches)}, the number of batches")
     examinations = {r: examination_at(r) for r in sorted({radius, *curve})}
-    return _result(model, split, radius, _collect(model, split, examinations, own, parts, progress), plan)
+    work = [(examination, batch) for examination in examinations.values() for batch in batches]
+    arrays = _examine_here(model, split, work, progress) if examine is None else examine(work)
+    by_radius = {r: arrays[i * len(batches) : (i + 1) * len(batches)] for i, r in enumerate(examinations)}
+    return _result(model, split, radius, by_radius, plan)
 
 
 def batch_length(split: Split, attribution: Method, protocol: Protocol, rows: int | None = None) -> int:
-    """How many examples are examined, and kept in one part, at a time."""
+    """How many examples are examined at a time."""
     if rows is None:
         rows = max(1, ROWS * 784 // max(784, split.images[0].numel()))
     return batch_size(attribution, protocol, rows)
-
-
-def examples_kept(folder: Path) -> int:
-    """How many examples, over all radii, the parts below `folder` hold; each name says its own."""
-    names = [_PART.fullmatch(path.name) for path in folder.glob("*/*.npz")]
-    return sum(int(name[2]) - int(name[1]) for name in names if name)
 
 
 def ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
@@ -245,7 +223,7 @@ def ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
 
 
 @dataclass(frozen=True)
-class _Examination:
+class Examination:
     """What is done to each example at one radius: the attack on its prediction, then on its explanation."""
 
     attribution: Method
@@ -258,12 +236,15 @@ class _Examination:
     seed: int
     pictures: int
 
-    def run(self, model: nn.Module, inputs: Tensor, target: Tensor, indices: list[int], rows: int) -> Arrays:
-        """Measure N examples, whose numbers in their split are `indices`; the arrays of `_FORMS`.
+    def examine(self, model: nn.Module, split: Split, batch: range) -> Arrays:
+        """Measure the examples of these numbers; the arrays of a `RadiusResult`, and three of the batch.
 
         gradients (2,), seconds (2,): input gradients per example, and time, of the attack on predictions and
-        of that on explanations.
+        of that on explanations. rewrites (1,): calls that the smooth twin rewrote.
         """
+        like, indices = parameter_like(model), list(batch)
+        inputs, target = split.batch(batch, like.dtype, like.device)
+        rows = len(batch) * self.protocol.climb_nodes.nodes
         start = time.monotonic()
         predicted = predict(model, inputs).argmax(1)
         moved = pgd(
@@ -382,43 +363,29 @@ def _plan(
     return protocol_by_name(protocol, k=k, steps=steps, step_size=step_size)
 
 
-def _collect(
+Examiner = Callable[[Sequence[tuple[Examination, range]]], Sequence[dict[str, Any]]]
+"""Examines batches of examples; the arrays of each, in the same order."""
+
+
+def _examine_here(
     model: nn.Module,
     split: Split,
-    examinations: Mapping[float, _Examination],
-    batches: Sequence[range],
-    parts: PartStore | None,
+    work: Sequence[tuple[Examination, range]],
     progress: Callable[[int, int], Any] | None,
-) -> dict[float, list[Arrays]]:
-    """Examine batch by batch, or take what an earlier session kept; arrays of each batch by radius."""
-    keys = {
-        (r, batch): f"radius-{r!r}-from-{batch.start:06d}-to-{batch.stop:06d}"
-        for r in examinations
-        for batch in batches
-    }
-    total = sum(len(batch) for _, batch in keys)
-    done = sum(len(batch) for (_, batch), key in keys.items() if parts and parts.has(key))
-    report = progress or (lambda _done, _total: None)
-    report(done, total)
-    collected: dict[float, list[Arrays]] = {r: [] for r in examinations}
-    like = parameter_like(model)
-    forms = {**_FORMS, **dict.fromkeys(measures("attack"), "f N")}
-    for (r, batch), key in keys.items():
-        arrays = parts.get(key, forms) if parts else None
-        if arrays is None:
-            inputs, target = split.batch(batch, like.dtype, like.device)
-            rows = len(batch) * examinations[r].protocol.climb_nodes.nodes
-            arrays = examinations[r].run(model, inputs, target, list(batch), rows)
-            if parts:
-                parts.put(key, arrays)
-            done += len(batch)
-            report(done, total)
-        collected[r].append(arrays)
-    return collected
+) -> list[Arrays]:
+    """Examine batch by batch in this process."""
+    total, report = sum(len(batch) for _, batch in work), progress or (lambda _done, _total: None)
+    report(0, total)
+    arrays, done = [], 0
+    for examination, batch in work:
+        arrays.append(examination.examine(model, split, batch))
+        done += len(batch)
+        report(done, total)
+    return arrays
 
 
 def _result(
-    model: nn.Module, split: Split, radius: float, collected: dict[float, list[Arrays]], plan: Protocol
+    model: nn.Module, split: Split, radius: float, collected: Mapping[float, Sequence[Arrays]], plan: Protocol
 ) -> RobustnessResult:
     """Join the batches of every radius and take means and intervals."""
     curve = []

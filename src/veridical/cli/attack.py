@@ -6,9 +6,8 @@ examples:
   veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
 
 An interrupted attack is continued by the same command. DIR/report.html shows what came out, DIR/result.json
-has the numbers, DIR/examples.npz those of every image. --workers shares the images among processes, and
-torchrun among those of several GPUs or machines:
-`torchrun --standalone --nproc-per-node 2 -m -- veridical attack ...`.
+has the numbers, DIR/examples.npz those of every image. --workers shares the images among processes, one for
+each GPU where there are several, and --scheduler among those of a Dask cluster on several machines.
 """
 
 from __future__ import annotations
@@ -22,19 +21,13 @@ __all__ = ["Options", "run"]
 
 def run(options: Options) -> int:
     """Attack, or continue; write the results and the page, print what came out. Errors are raised."""
-    from veridical.cli.terminal import print_table, progress_bar, say
-    from veridical.runtime.process_group import joined
+    from veridical.cli.terminal import print_table, say, stage_jobs
+    from veridical.studies.attack import attack_run
     from veridical.studies.attack_page import REPORT, attack_table, write_attack_page
     from veridical.studies.attack_result import read_attack, run_title
-    from veridical.studies.attack_run import attack_run
 
-    with (
-        joined(options.device) as group,
-        progress_bar("attacked", shown=options.progress and group.first) as progress,
-    ):
-        attack_run(options, progress, group)
-    if not group.first:
-        return 0
+    with stage_jobs(shown=options.progress) as progress:
+        attack_run(options, progress)
     attacked = read_attack(options.out)
     name, config = run_title(attacked), attacked.config
     page = write_attack_page(

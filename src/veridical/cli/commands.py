@@ -39,9 +39,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(
         "veridical.cli.train:train", "train a classifier, plainly or so that explanations hold still", True
     ),
-    "attack": Command(
-        "veridical.cli.attack", "attack the explanations of a trained run, measure what holds", True
-    ),
+    "attack": Command("veridical.cli.attack", "attack the explanations of a trained run, measure what holds"),
     "compare": Command("veridical.cli.compare", "put finished attacks side by side on one page"),
     "diffroar": Command(
         "veridical.cli.diffroar", "measure by retraining whether an attribution marks what tells"

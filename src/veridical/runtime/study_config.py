@@ -13,7 +13,6 @@ from veridical.runtime.checking import (
     Length,
     Level,
     Limit,
-    Processes,
     Repeats,
     Share,
     Size,
@@ -49,26 +48,22 @@ Shown = Annotated[int, Limit(1, 1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackOptions(AttackChoice, Gallery, DataChoice, Machine):
+class AttackOptions(AttackChoice, Gallery, DataChoice, Placement):
     """Attack the predictions and the explanations of a trained run and measure what holds.
 
     Args:
         run: Folder of a run that `veridical train` made.
-        out: Folder of the results.
         examples: The first so many test images; None takes all.
         split: Images that are attacked: the test set, or the run's validation images (for choosing settings).
         seed: Seed of random starts.
         threads: Torch threads of each process; None is one for several, and leaves torch's choice to one.
-        workers: Processes; None is one for each core, fewer for few images, and one on CUDA.
+        workers: Processes; None is one for each core or GPU, fewer for few images.
     """
 
     run: FilePath
-    out: FilePath
     examples: Count | None = 1000
     gallery: Annotated[int, Limit(0, 1000)] = 8
     split: Literal["test", "validation"] = "test"
-    threads: Processes | None = None
-    workers: Processes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

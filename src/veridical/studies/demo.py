@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from veridical.attacks.protocols import EvaluationSettings, evaluation_settings
-from veridical.attacks.robustness import examples_kept
 from veridical.data import load
+from veridical.jobs import InProcess, ProcessPool, WorkerLost
 from veridical.report.formats import Interval
 from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError
 from veridical.runtime.files import CLAIM, claim_folder, result_document, write_json
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
 from veridical.runtime.study_config import AttackOptions, DemoOptions
+from veridical.studies.attack import attack_run, count_attacked
 from veridical.studies.attack_page import REPORT, write_attack_page
 from veridical.studies.attack_result import TITLES, FinishedAttack, read_attack
-from veridical.studies.attack_run import PARTS, attack_run
 from veridical.studies.finished import RESULT
-from veridical.studies.processes import run_side_by_side
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.run import read_settings
@@ -99,7 +100,16 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
         for arm in arms.values():
             tell(TITLES[arm.name], *arm.stage())
 
-    run_side_by_side({name: (_train_and_attack, (arm,)) for name, arm in arms.items()}, watch, threads)
+    with ProcessPool(len(arms), threads) if os.name == "posix" else InProcess() as executor:
+        running = {executor.submit(_train_and_attack, arm) for arm in arms.values()}
+        while running:
+            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                try:
+                    future.result()
+                except WorkerLost as error:
+                    raise RunError(f"a model's {error}. The same command continues where it was.") from None
+            watch()
     attacks = {TITLES[name]: read_attack(arm.attacking.out) for name, arm in arms.items()}
     lines, apart = verdict(*attacks.values())
     seconds = {"seconds": round(time.monotonic() - begun, 3)}
@@ -181,7 +191,7 @@ class _Arm:
         images = min(self.scale.examples, self.images)
         if (attack / RESULT).exists():
             return "attacked, images", images, images
-        return "under attack, images", examples_kept(attack / PARTS), images
+        return "under attack, images", count_attacked(attack), images
 
 
 def _train_and_attack(arm: _Arm) -> None:

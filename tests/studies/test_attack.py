@@ -1,6 +1,9 @@
 """attack_run: what a folder holds, how options become settings, and what it refuses."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ import pytest
 import torch
 
 from veridical.attacks.robustness import measure_robustness
+from veridical.jobs import Progress
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
-from veridical.studies.attack_run import attack_run
+from veridical.studies.attack import attack_run, count_attacked
 from veridical.training.run import load
 
 from .conftest import options_for
+
+TRAPPED = ("json", "multiprocessing", "numpy", "pickle", "rich", "torch", "typing", "yaml")
 
 
 def test_the_folder_holds_result_and_examples(place: Path) -> None:
@@ -63,9 +69,9 @@ def test_the_numbers_are_those_of_measure_robustness(place: Path) -> None:
 def test_the_same_options_find_it_finished(place: Path) -> None:
     options = options_for(place, "natural")
     before = read_json(place / "natural-attack" / "result.json")
-    told: list[tuple[int, int]] = []
-    again = attack_run(options, lambda *at: told.append(at))
-    assert told == [(20, 20)]
+    told: list[Progress] = []
+    again = attack_run(options, lambda _, state: told.append(state))
+    assert {(state.done, state.reused) for state in told} == {(2, 2)}
     assert again["results"] == before["results"]
     assert again["timing"] == before["timing"]
 
@@ -100,16 +106,17 @@ def test_a_folder_of_something_else_is_refused(place: Path, tmp_path: Path) -> N
 def test_interrupted_and_continued_it_ends_the_same(place: Path, tmp_path: Path) -> None:
     options = options_for(place, "natural", out=str(tmp_path / "a"), examples=30)
 
-    def interrupt(done: int, _total: int) -> None:
-        if done >= 16:
+    def interrupt(_: str, state: Progress) -> None:
+        if state.done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         attack_run(options, interrupt)
     assert not (tmp_path / "a" / "result.json").exists()
-    told: list[tuple[int, int]] = []
-    continued = attack_run(options, lambda *at: told.append(at))
-    assert told[0] == (16, 30)
+    assert count_attacked(tmp_path / "a") == 16
+    told: list[Progress] = []
+    continued = attack_run(options, lambda _, state: told.append(state))
+    assert (told[0].done, told[0].reused, told[-1].done) == (1, 1, 2)
     unbroken = attack_run(replace(options, out=str(tmp_path / "b")))
     assert (continued["results"], continued["config"]) == (unbroken["results"], unbroken["config"])
 
@@ -179,19 +186,33 @@ def test_retrained_weights_are_another_attack(place: Path, tmp_path: Path) -> No
 
 
 def test_workers_share_the_batches_and_change_nothing(place: Path, tmp_path: Path) -> None:
-    one = attack_run(
-        options_for(place, "natural", out=str(tmp_path / "one"), examples=30, radius=[0.05, 0.1])
-    )
-    told: list[tuple[int, int]] = []
-    options = options_for(
-        place, "natural", out=str(tmp_path / "two"), examples=30, radius=[0.05, 0.1], workers=9
-    )
-    two = attack_run(options, lambda *at: told.append(at))
-    assert two["environment"]["workers"] == 2, "there are two batches"
-    assert told[-1][1] == 60
+    changes = {"examples": 30, "radius": [0.05, 0.1], "store": str(tmp_path / "two-store")}
+    one = attack_run(options_for(place, "natural", out=str(tmp_path / "one"), **changes | {"store": None}))
+    options = options_for(place, "natural", out=str(tmp_path / "two"), workers=9, **changes)
+    told: list[Progress] = []
+    two = attack_run(options, lambda _, state: told.append(state))
+    assert two["environment"]["workers"] == told[-1].total == 4, "two batches at two radii"
     assert (two["results"], two["config"]) == (one["results"], one["config"])
-    with pytest.raises(UsageError, match="workers"):
-        attack_run(replace(options, out=str(tmp_path / "none"), workers=0))
+    pictures = [(tmp_path / name / "examples.npz").read_bytes() for name in ("one", "two")]
+    assert pictures[0] == pictures[1]
+    # What one attack did, another with the same store need not do again.
+    attack_run(
+        replace(options, out=str(tmp_path / "few"), radius=[0.1], examples=16, workers=1),
+        lambda _, state: told.append(state),
+    )
+    assert (told[-1].total, told[-1].reused) == (1, 1)
+
+
+def test_a_job_is_for_its_own_weights_and_images(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "natural", tmp_path / "run")
+    options = options_for(place, "natural", run=str(tmp_path / "run"), out=str(tmp_path / "a"), examples=3)
+
+    def retrain(*_: object) -> None:
+        for name in ("model.safetensors", "result.json"):
+            shutil.copy(place / "adversarial" / name, tmp_path / "run" / name)
+
+    with pytest.raises(RunError, match="not those that were to be attacked"):
+        attack_run(options, retrain)
 
 
 def test_threads_are_given_back(place: Path, tmp_path: Path) -> None:
@@ -201,3 +222,26 @@ def test_threads_are_given_back(place: Path, tmp_path: Path) -> None:
     )
     assert torch.get_num_threads() == before
     assert document["environment"]["threads"] == before + 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the pool is for POSIX systems")
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["attack", "--workers", "2", "--examples", "20", "--steps", "1", "--pgd-steps", "1"], 0),
+        (["diffroar", "--attribution", "own:method"], 2),
+        (["diffroar", "--attribution", "own:method", "--trust-code"], 5),
+    ],
+)
+def test_modules_in_the_current_folder_do_not_stand_for_pythons_own(
+    place: Path, tmp_path: Path, command: list[str], code: int
+) -> None:
+    trap = f"open({str(tmp_path / 'RAN')!r}, 'a').write(__name__ + ' ')\n"
+    for name in TRAPPED:
+        (tmp_path / f"{name}.py").write_text(trap)
+    (tmp_path / "own.py").write_text("import sys\nsys.exit(5)\n")
+    ran = [sys.executable, "-m", "veridical", *command, "--run", str(place / "natural"), "--out", "out"]
+    ran += ["--progress", "false"]
+    done = subprocess.run(ran, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert not (tmp_path / "RAN").exists(), (tmp_path / "RAN").read_text()
