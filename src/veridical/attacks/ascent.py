@@ -93,72 +93,73 @@ def ascend(
     if step_size != 0:
         check_positive("step_size", step_size, "a finite length of at least 0, in input units")
     starts = _starts(start, restarts, generator)
+    origin = origin.detach()
+
+    def climb(start: Start) -> tuple[Tensor, Tensor]:
+        begin = _begin(start, origin, ball, generator)
+        return _climb(score, begin, origin, ball, steps, step_size, keep, momentum, decay)
+
     # The one climb that needs no value, as the inner maximum of training.
     if keep == "last" and len(starts) == 1:
-        inputs, _ = _climb(
-            score, origin.detach(), ball, starts[0], steps, step_size, keep, generator, momentum, decay
-        )
-        return Ascent(inputs, None, steps)
-    kept, value = origin.detach(), torch.full(origin.shape[:1], float("inf"), device=origin.device)
-    value = value.to(origin.dtype)
+        return Ascent(climb(starts[0])[0], None, steps)
+    kept, value = origin, torch.full_like(origin.flatten(1)[:, 0], torch.inf)
     for one in starts:
-        inputs, worth = _climb(
-            score, origin.detach(), ball, one, steps, step_size, keep, generator, momentum, decay
-        )
+        inputs, worth = climb(one)
         if keep == "last":
             worth = -_value(score, inputs).to(worth.dtype)
         # Restarts compete per example; the first of equals stays.
-        better = worth < value
-        kept = torch.where(better.reshape(-1, *[1] * (origin.ndim - 1)), inputs, kept)
-        value = torch.where(better, worth, value)
+        kept, value = _keep_least(inputs, worth, kept, value)
     return Ascent(kept, value if callable(keep) else -value, steps * len(starts))
 
 
 def _climb(
     score: Score | GradientScore,
+    inputs: Tensor,
     origin: Tensor,
     ball: Ball,
-    start: Start,
     steps: int,
     step_size: float,
     keep: Keep,
-    generator: Noise | None,
     momentum: float,
     decay: str,
 ) -> tuple[Tensor, Tensor]:
-    """One restart: kept inputs and their worth (lower is better; not computed for "last")."""
-    inputs = _begin(start, origin, ball, generator)
-    shape = (-1, *[1] * (origin.ndim - 1))
-    best, worth = inputs if keep == "last" else origin, torch.full_like(origin.flatten(1)[:, 0], float("inf"))
+    """One restart from `inputs`: what is kept and its worth (lower is better; not computed for "last")."""
+    best, worth = origin, torch.full_like(origin.flatten(1)[:, 0], torch.inf)
     velocity = torch.zeros_like(origin)
     for k in range(steps):
         value, gradient = value_and_gradient(score, inputs)
         if keep == "best":
-            best, worth = _keep_least(inputs, -value.to(worth.dtype), best, worth, shape)
+            best, worth = _keep_least(inputs, -value, best, worth)
         if momentum:
             # By a power of two first, which is exact: the mean of tiny gradients would be 0.
-            gradient = gradient / power_of_two(gradient.flatten(1)).reshape(shape)
+            unit = power_of_two(gradient.flatten(1))
+            gradient = gradient / _spread(unit, gradient)
             scale = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-            velocity = momentum * velocity + gradient / scale.reshape(shape)
+            velocity = momentum * velocity + gradient / _spread(scale, gradient)
             gradient = velocity
         # The last step is still step_size / steps long.
         size = step_size * (1 - k / steps) if decay == "linear" else step_size
         inputs = ball.project(inputs + size * ball.step(gradient), origin)
         if callable(keep):
-            best, worth = _keep_least(inputs, keep(inputs).to(worth.dtype), best, worth, shape)
+            best, worth = _keep_least(inputs, keep(inputs), best, worth)
     if keep == "last":
         return inputs, worth
     if keep == "best":
-        best, worth = _keep_least(inputs, -_value(score, inputs).to(worth.dtype), best, worth, shape)
+        best, worth = _keep_least(inputs, -_value(score, inputs), best, worth)
     return best, worth
 
 
-def _keep_least(
-    inputs: Tensor, candidate: Tensor, best: Tensor, worth: Tensor, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _keep_least(inputs: Tensor, candidate: Tensor, best: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
+    """Per example the better of two inputs (N, ...) and their worths (N,)."""
+    candidate = candidate.to(worth.dtype)
     # NaN compares false, so an undefined value is never kept.
     better = candidate < worth
-    return torch.where(better.reshape(shape), inputs, best), torch.where(better, candidate, worth)
+    return torch.where(_spread(better, inputs), inputs, best), torch.where(better, candidate, worth)
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """A value per example, (N,) or (N, 1), as what broadcasts to (N, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def value_and_gradient(score: Score | GradientScore, inputs: Tensor) -> tuple[Tensor, Tensor]:

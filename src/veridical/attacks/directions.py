@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from veridical.runtime.checking import check_count
+from veridical.runtime.checking import Checked, Count, Steps
 from veridical.runtime.errors import UsageError
 from veridical.runtime.registry import Registry
 from veridical.runtime.trusted_import import source_digest
@@ -26,20 +26,15 @@ Direction = Callable[["Tensor"], MapScore]
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(Checked):
     """Lower the saliency on the k most salient pixels of the clean map (Ghorbani et al. 2019).
 
     compared: pixels that the top-k intersection compares; None is k. (On MNIST Chen et al. attack 200 and
     compare 100.)
     """
 
-    k: int = 100
-    compared: int | None = None
-
-    def __post_init__(self) -> None:
-        check_count("k", self.k)
-        if self.compared is not None:
-            check_count("compared", self.compared)
+    k: Count = 100
+    compared: Count | None = None
 
     def __call__(self, clean: Tensor) -> MapScore:
         """Minus the saliency on the clean maps' top k pixels."""
@@ -59,17 +54,13 @@ class MassCentre:
 
 
 @dataclass(frozen=True)
-class TargetRegion:
+class TargetRegion(Checked):
     """Raise the saliency inside a box: rows top to bottom, columns left to right, ends excluded."""
 
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    def __post_init__(self) -> None:
-        for name in ("top", "bottom", "left", "right"):
-            check_count(name, getattr(self, name), least=0)
+    top: Steps
+    bottom: Steps
+    left: Steps
+    right: Steps
 
     def __call__(self, clean: Tensor) -> MapScore:
         """The saliency inside the region."""

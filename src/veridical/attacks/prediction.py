@@ -53,7 +53,7 @@ def pgd(
         generator = [stream(seed, "pgd", number) for number in numbers]
     with examining(model):
         inputs = out_of_inference(inputs)
-        found = ascend(
+        moved = ascend(
             TargetScalar(model, out_of_inference(target), "loss", climbed=True),
             inputs,
             ball,
@@ -65,8 +65,8 @@ def pgd(
             restarts=restarts,
         )
     # A NaN in the gradient spreads through every later step.
-    if not all_finite(found.inputs):
+    if not all_finite(moved.inputs):
         raise UsageError(
             "the loss has a gradient that is NaN; look for an infinite derivative (sqrt or log at 0)"
         )
-    return found.inputs
+    return moved.inputs

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from veridical.attacks.directions import TopK
 from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.checking import Checked, Count, Factor, Limit, StepSize, check_count, check_positive
+from veridical.runtime.checking import Checked, Count, Factor, Length, Limit, StepSize
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 
 Sharpness = Annotated[float, Limit(0, 1e6, above=True)]
@@ -152,7 +152,7 @@ def protocol(name: str | Protocol, **changes: object) -> Protocol:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
+class EvaluationSettings(Checked):
     """How predictions and explanations of one data set's models are attacked; lengths in input units.
 
     radius: of the ball, which is that of training. attacked_k, k: pixels that the top-k attack pushes down,
@@ -160,19 +160,13 @@ class EvaluationSettings:
     pgd_step_size: of the attack on predictions (those of training).
     """
 
-    radius: float
-    attacked_k: int
-    k: int
-    step_size: float
-    steps: int
-    pgd_steps: int
-    pgd_step_size: float
-
-    def __post_init__(self) -> None:
-        for name in ("attacked_k", "k", "steps", "pgd_steps"):
-            check_count(name, getattr(self, name))
-        for name in ("step_size", "pgd_step_size"):
-            check_positive(name, getattr(self, name))
+    radius: Length
+    attacked_k: Count
+    k: Count
+    step_size: StepSize
+    steps: Count
+    pgd_steps: Count
+    pgd_step_size: StepSize
 
 
 # Chen et al. (2019), their code: "k attacked / k evaluated", "alpha x iterations", "inner PGD". On GTSRB and

@@ -224,9 +224,9 @@ def _threshold(beta: float, inputs: Tensor, threshold: float, value: float) -> T
     return value + F.softplus(inputs - threshold, beta=beta) if value == threshold else None
 
 
-def _clamp(beta: float, inputs: Tensor, *ends: Any, **named: Any) -> Tensor | None:
+def _clamp(beta: float, inputs: Tensor, *ends: Any, **keywords: Any) -> Tensor | None:
     low, high = (*ends, None, None)[:2]
-    low, high = named.get("min", low), named.get("max", high)
+    low, high = keywords.get("min", low), keywords.get("max", high)
     # A clamp from both sides is how networks check their inputs' range, not an activation.
     if low is None or high is not None or (isinstance(low, Tensor) and low.numel() != 1):
         return None

@@ -160,10 +160,10 @@ def _check_rectifiers(model: nn.Module, inputs: Tensor, method: str) -> None:
     # What hooks on modules would not see.
     missed = counting.calls - in_modules
     if missed > 0 or (not in_modules and method in _GUIDED):
-        found = f" and {missed} times as a function" if missed > 0 else ""
+        functions = f" and {missed} times as a function" if missed > 0 else ""
         raise UsageError(
             f"Captum's {method} changes the nn.ReLU modules of a model, and this one calls ReLU {in_modules} "
-            f"times as a module{found}: the map would be another method's. Use a module for each ReLU."
+            f"times as a module{functions}: the map would be another method's. Use a module for each ReLU."
         )
 
 

@@ -147,13 +147,13 @@ def check_indices(indices: Any, examples: int) -> Sequence[int]:
 def check_map(maps: object, inputs: Tensor, *, graph: bool = False, finite: bool = True) -> Tensor:
     """Give back an attribution's map; a UsageError for another shape, NaN, infinity, or a missing graph."""
     if not isinstance(maps, Tensor) or maps.shape != inputs.shape or not maps.is_floating_point():
-        found = (
+        given = (
             f"shape {tuple(maps.shape)}, {maps.dtype}"
             if isinstance(maps, Tensor)
             else f"a {type(maps).__name__}"
         )
         raise UsageError(
-            f"the attribution gave {found} for inputs of shape {tuple(inputs.shape)}; expected a "
+            f"the attribution gave {given} for inputs of shape {tuple(inputs.shape)}; expected a "
             "floating-point map of that shape. Maps of layers and of pixels have to be brought to it first."
         )
     if finite:

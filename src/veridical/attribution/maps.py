@@ -92,8 +92,8 @@ def dataset_maps(
                 explained = target[numbers.start : numbers.stop].to(inputs.device)
             elif target == "label":
                 explained = labels
-            found = batch_maps(attribution, model, inputs, explained, numbers, seed)
-            maps[numbers.start : numbers.stop] = found.cpu()
+            part = batch_maps(attribution, model, inputs, explained, numbers, seed)
+            maps[numbers.start : numbers.stop] = part.cpu()
             done += len(numbers)
             if progress is not None:
                 progress(done, total)

@@ -15,16 +15,9 @@ from veridical.runtime.errors import UsageError, unknown_name_error
 _Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
-def _right(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.arange(1, nodes + 1) / nodes, np.full(nodes, 1.0 / nodes)
-
-
-def _left(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.arange(nodes) / nodes, np.full(nodes, 1.0 / nodes)
-
-
-def _midpoint(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    return (np.arange(nodes) + 0.5) / nodes, np.full(nodes, 1.0 / nodes)
+def _riemann(place: float) -> _Rule:
+    """One node in each of n equal steps: at its start (0), in its middle (0.5) or at its end (1)."""
+    return lambda nodes: ((np.arange(nodes) + place) / nodes, np.full(nodes, 1.0 / nodes))
 
 
 def _trapezoid(nodes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,9 +36,9 @@ def _gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 RULES: dict[str, _Rule] = {
-    "right": _right,
-    "left": _left,
-    "midpoint": _midpoint,
+    "right": _riemann(1),
+    "left": _riemann(0),
+    "midpoint": _riemann(0.5),
     "trapezoid": _trapezoid,
     "gauss-legendre": _gauss_legendre,
 }
