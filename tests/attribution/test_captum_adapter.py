@@ -26,6 +26,8 @@ from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 
+from .conftest import TARGET, images
+
 
 def network() -> nn.Sequential:
     generator = torch.Generator().manual_seed(0)
@@ -34,13 +36,6 @@ def network() -> nn.Sequential:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return model.double()
-
-
-def images() -> Tensor:
-    return torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-TARGET = torch.tensor([2, 0, 1])
 
 
 @pytest.mark.parametrize("output", ["logit", "loss", "log-probability"])

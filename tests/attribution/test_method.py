@@ -17,29 +17,7 @@ from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.attribution.registry import ATTRIBUTIONS, create_attribution, describe_attribution
 from veridical.runtime.errors import UsageError
 
-
-def network() -> nn.Sequential:
-    """Batch norm and dropout, so that train mode would show."""
-    generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 3, 3),
-        nn.BatchNorm2d(3),
-        nn.Softplus(),
-        nn.Dropout(),
-        nn.Flatten(),
-        nn.Linear(12, 3),
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return model.double()
-
-
-def images() -> Tensor:
-    return torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-TARGET = torch.tensor([2, 0, 1])
+from .conftest import TARGET, SmoothNet, images
 
 
 def test_models_and_outputs_of_the_wrong_form_are_named() -> None:
@@ -55,7 +33,7 @@ def test_models_and_outputs_of_the_wrong_form_are_named() -> None:
     with pytest.raises(UsageError, match="does not depend on its inputs"):
         InputGradient()(Cut(), images(), 0)
     with pytest.raises(UsageError, match="the scalar returned shape"):
-        InputGradient(output=lambda logits, _: logits)(network(), images(), 0)
+        InputGradient(output=lambda logits, _: logits)(SmoothNet(), images(), 0)
 
 
 @pytest.mark.parametrize("method", [InputGradient(), IntegratedGradients(), CaptumAttribution(Saliency)])
@@ -75,11 +53,11 @@ def test_arguments_that_do_not_fit_are_refused(
     method: AttributionMethod, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        method(**{"model": network(), "inputs": images(), "target": TARGET, **arguments})
+        method(**{"model": SmoothNet(), "inputs": images(), "target": TARGET, **arguments})
 
 
 def test_bound_methods_answer_captums_call() -> None:
-    model, inputs, baseline = network().eval(), images(), images().flip(0)
+    model, inputs, baseline = SmoothNet().eval(), images(), images().flip(0)
     bound = IntegratedGradients(5).bind(model)
     ours, delta = bound.attribute(inputs, baseline, target=TARGET, n_steps=20, return_convergence_delta=True)
     theirs, their_delta = CaptumIntegratedGradients(model).attribute(
@@ -92,7 +70,7 @@ def test_bound_methods_answer_captums_call() -> None:
 
 
 def test_bound_methods_refuse_what_the_method_cannot_use() -> None:
-    bound = InputGradient().bind(network())
+    bound = InputGradient().bind(SmoothNet())
     for argument in ({"baselines": 0.0}, {"n_steps": 3}, {"return_convergence_delta": True}):
         with pytest.raises(UsageError, match=f"InputGradient has no use for {next(iter(argument))}"):
             bound.attribute(images(), **argument)

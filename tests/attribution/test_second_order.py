@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention, softplus
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from veridical.attribution.integrated_gradients import IntegratedGradients
@@ -15,6 +15,8 @@ from veridical.attribution.registry import ATTRIBUTIONS, create_attribution
 from veridical.attribution.second_order import QuickSecondOrder, check_second_order, inputs_only
 from veridical.models import build
 from veridical.runtime.errors import UsageError
+
+from .conftest import TARGET, SmoothNet, images
 
 
 def _network(**options: Any) -> nn.Module:
@@ -61,29 +63,6 @@ def test_first_order_weight_gradients_are_complete_outside_inputs_only() -> None
     native = torch.autograd.grad(network(inputs).square().sum(), list(network.parameters()))
     for got, expected in zip(ours, native, strict=True):
         assert_close(got, expected)
-
-
-class SmoothNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 3, 3)
-        self.last = nn.Linear(12, 3)
-        generator = torch.Generator().manual_seed(2)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        self.double()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = self.last(softplus(self.first(inputs)).flatten(1))
-        return logits
-
-
-def images() -> Tensor:
-    return torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-TARGET = torch.tensor([2, 0, 1])
 
 
 @pytest.mark.parametrize("attribution", [e.name for e in ATTRIBUTIONS.entries() if e.is_differentiable])
