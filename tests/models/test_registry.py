@@ -70,7 +70,8 @@ def test_errors_say_what_is_possible(name: str, arguments: dict[str, Any], messa
 @pytest.mark.parametrize("name", MODELS.names())
 def test_config_goes_through_json_and_builds_the_same_network(name: str) -> None:
     known = MODELS.get(name).options or {}
-    options: dict[str, Any] = {"mean": (0.1, 0.2, 0.3)} if "mean" in known else {"units": 1}
+    mine: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "units": 1}
+    options = {key: value for key, value in mine.items() if key in known}
     config = json.loads(json.dumps(model_config(name, **SIZES, **options)))
     assert set(config["options"]) == set(known)
     chosen = {key: config[key] for key in ("shape", "num_classes")} | config["options"]
