@@ -181,16 +181,16 @@ def test_contents_of_null_blocks(source: str) -> None:
 
 def test_tiles_are_shuffled_whole(source: str) -> None:
     data = block_mnist(BlockOptions(source=source, null="scramble", tile=4, train_examples=30))
-    known = {
-        np.ascontiguousarray(image[0, row : row + 4, column : column + 4]).tobytes()
-        for image in load(source).train.images.numpy()
-        for row in (0, 4)
-        for column in (0, 4)
-    }
-    for null in nulls(data):
-        for row in (0, 4):
-            for column in (0, 4):
-                assert np.ascontiguousarray(null[row : row + 4, column : column + 4]).tobytes() in known
+
+    def tiles(images: npt.NDArray[np.uint8]) -> set[bytes]:
+        return {
+            image[row : row + 4, column : column + 4].tobytes()
+            for image in images
+            for row in (0, 4)
+            for column in (0, 4)
+        }
+
+    assert tiles(nulls(data)) <= tiles(load(source).train.images[:, 0].numpy())
 
 
 def test_mnist_s_square_is_as_large_as_its_digits(tmp_path: Path) -> None:
@@ -257,10 +257,8 @@ def test_positions(source: str) -> None:
     assert counts(1.0, "horizontal").tolist() == [800, 0]
     assert chisquare(counts("random", 3)).pvalue > 0.001
     assert chisquare(counts(0.7, 2), [560, 80, 80, 80]).pvalue > 0.001
-
-
-def test_training_and_testing_are_drawn_apart(source: str) -> None:
-    data = block_mnist(BlockOptions(source=source))
+    # Training and testing are drawn apart.
+    data = block_mnist(options)
     assert not data.place("block", "train")[:400].equal(data.place("block", "test"))
 
 
@@ -323,19 +321,7 @@ def test_everything_that_was_chosen_is_recorded(source: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"classes": "five"}, "classes: expected one of ten, two"),
-        ({"null": "digit"}, "null: expected one of square, filled, noise, scramble"),
-        ({"position": "middle"}, "position: expected one of random, top, bottom"),
-        ({"position": 1.5}, "a number from 0 to 1"),
-        ({"position": True}, "a number from 0 to 1"),
-        ({"layout": "diagonal"}, "layout: expected one of vertical, horizontal"),
-        ({"layout": 1}, "an integer from 2 to 16"),
-        ({"contrast": 0.0}, "contrast: expected a number above 0"),
-        ({"null_contrast": 1.1}, "null_contrast: expected"),
-        ({"noise": -0.1}, "noise: expected a number from 0 to 1"),
         ({"null": "scramble", "tile": 3}, "tile: expected a divisor"),
-        ({"tile": 0}, "tile: expected an integer from 1"),
-        ({"train_examples": 0}, "train_examples: expected an integer from 1 to"),
         ({"test_examples": 401}, "test_examples: expected an integer from 1 to 400"),
     ],
 )

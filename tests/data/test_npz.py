@@ -70,14 +70,6 @@ def test_labels_that_leave_classes_empty_are_named(
     load(written(tmp_path / "own.npz", members | {"classes": names}))
 
 
-def test_what_numpy_writes_is_read(tmp_path: Path, members: Members) -> None:
-    np.savez_compressed(tmp_path / "a.npz", **members)
-    np.savez(tmp_path / "b.npz", **members)
-    first, second = load(tmp_path / "a.npz"), load(str(tmp_path / "b.npz"))
-    assert first.checksum == second.checksum
-    assert torch.equal(first.train.images, second.train.images)
-
-
 @pytest.mark.parametrize("trailing", [(), (1,)])
 def test_grey_images_have_one_channel(
     tmp_path: Path, draw: Callable[..., Any], trailing: tuple[int, ...]
@@ -102,12 +94,6 @@ def test_labels_of_any_integer_type_and_a_column_of_labels(
     assert data.test.labels.tolist() == [0, 1, 2, 3] * 2
 
 
-def test_fortran_order_is_understood(tmp_path: Path, members: Members) -> None:
-    plain = load(written(tmp_path / "c.npz", members))
-    members["x_train"] = np.asfortranarray(members["x_train"])
-    assert load(written(tmp_path / "f.npz", members)).checksum == plain.checksum
-
-
 def test_class_names_come_from_the_file(tmp_path: Path, members: Members) -> None:
     members["classes"] = np.array(["ant", "bee", "cat", "dog", "élan"])
     assert load(written(tmp_path / "own.npz", members)).classes == ("ant", "bee", "cat", "dog", "élan")
@@ -116,8 +102,13 @@ def test_class_names_come_from_the_file(tmp_path: Path, members: Members) -> Non
 def test_the_checksum_follows_content_shape_and_options(tmp_path: Path, members: Members) -> None:
     path = written(tmp_path / "own.npz", members)
     first = load(path)
-    assert load(path).checksum == first.checksum
     assert len(first.checksum) == 64
+    # Not the way in which the arrays are stored.
+    np.savez_compressed(tmp_path / "a.npz", **members)
+    np.savez(tmp_path / "b.npz", **members)
+    fortran = members | {"x_train": np.asfortranarray(members["x_train"])}
+    same: list[Any] = [tmp_path / "a.npz", str(tmp_path / "b.npz"), written(tmp_path / "f.npz", fortran), path]
+    assert {load(one).checksum for one in same} == {first.checksum}
     members["y_test"] = members["y_test"][::-1].copy()
     relabelled = load(written(path, members))
     members["x_train"] = members["x_train"].reshape(12, 5, 6, 3)

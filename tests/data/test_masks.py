@@ -1,7 +1,8 @@
-"""Foregrounds: garments by threshold and filling, signs by their boxes."""
+"""Data sets with masks: their checks, their file, and foregrounds by threshold or by the signs' boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,124 @@ import torch
 
 from veridical.data import Dataset, load
 from veridical.data.array_files import DEBIAN_FASHION
-from veridical.data.masked import THRESHOLD, box_masks, garment_masks, sign_boxes, with_foreground
+from veridical.data.masked import (
+    THRESHOLD,
+    MaskedDataset,
+    box_masks,
+    garment_masks,
+    load_masked,
+    save_masked,
+    sign_boxes,
+    with_foreground,
+)
 from veridical.runtime.errors import DataError, UsageError
+
+
+@pytest.fixture(params=[1, 3])
+def plain(request: pytest.FixtureRequest, tmp_path: Path, draw: Callable[..., Any]) -> Dataset:
+    """Grey and coloured images of 6 x 5 pixels."""
+    colours = () if request.param == 1 else (3,)
+    x_train, y_train = draw(12, 6, 5, *colours, classes=4)
+    x_test, y_test = draw(8, 6, 5, *colours, classes=4, seed=1)
+    names = np.array(["one", "two", "three", "four"])
+    path = tmp_path / "plain.npz"
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, classes=names)
+    return load(path)
+
+
+@pytest.fixture
+def masked(plain: Dataset) -> MaskedDataset:
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.rand(count, 6, 5, generator=generator) < 0.3 for count in (12, 8))
+    places = {
+        "block": (torch.arange(12), torch.arange(8)),
+        "the_donor": (-torch.arange(12), torch.zeros(8).long()),
+    }
+    named = replace(plain, name="blocks", options={"null": "square", "noise": 0.5, "layout": [2, 2]})
+    return MaskedDataset.of(named, train, test, places)
+
+
+def test_parts_by_name(masked: MaskedDataset, plain: Dataset) -> None:
+    assert masked.split("train") is plain.train
+    assert masked.split("test") is plain.test
+    assert masked.mask("train").equal(masked.train_mask)
+    assert masked.mask("test").equal(masked.test_mask)
+    assert masked.place("block", "train").tolist() == list(range(12))
+    assert masked.place("the_donor", "test").tolist() == [0] * 8
+    with pytest.raises(UsageError, match="name: expected one of block, the_donor, but got 'digit'"):
+        masked.place("digit", "train")
+
+
+def test_a_file_gives_everything_back(masked: MaskedDataset, tmp_path: Path) -> None:
+    path = tmp_path / "masked.npz"
+    save_masked(path, masked)
+    back = load_masked(path)
+    assert back.describe() == masked.describe()
+    assert (back.source, back.classes) == (str(path), masked.classes)
+    for part in ("train", "test"):
+        assert getattr(back, part).images.equal(getattr(masked, part).images)
+        assert getattr(back, part).labels.equal(getattr(masked, part).labels)
+        assert getattr(back, f"{part}_mask").equal(getattr(masked, f"{part}_mask"))
+    assert set(back.places) == {"block", "the_donor"}
+    for name, (train, test) in back.places.items():
+        assert train.equal(masked.place(name, "train"))
+        assert test.equal(masked.place(name, "test"))
+    # The file is a data set for every command, and the same data give the same bytes.
+    plain = load(path)
+    assert (plain.checksum, plain.classes, plain.shape) == (masked.checksum, masked.classes, masked.shape)
+    save_masked(tmp_path / "again.npz", masked)
+    assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
+
+
+def test_masks_and_places_that_do_not_fit_are_refused(masked: MaskedDataset) -> None:
+    with pytest.raises(UsageError, match=r"train_mask: expected a bool tensor of shape \(12, 6, 5\)"):
+        replace(masked, train_mask=masked.train_mask.float())
+    with pytest.raises(UsageError, match=r"test_mask: expected a bool tensor of shape \(8, 6, 5\)"):
+        replace(masked, test_mask=masked.train_mask)
+    with pytest.raises(UsageError, match=r"places\['block'\]: expected an int64 tensor of shape \(8,\)"):
+        replace(masked, places={"block": (torch.arange(12), torch.arange(7))})
+    with pytest.raises(UsageError, match=r"path: expected a name that ends in \.npz"):
+        save_masked("masked.zip", masked)
+
+
+def members(path: Path) -> dict[str, Any]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"mask_train": None}, "no mask_train"),
+        ({"mask_test": np.ones((8, 6, 4), dtype=bool)}, "do not fit the images"),
+        ({"mask_test": np.ones((8, 6, 5))}, "masks of dtype bool, but found mask_test"),
+        ({"mask_test": np.ones((8, 6, 5), dtype=np.uint8)}, "masks of dtype bool"),
+        ({"place_block_test": None}, "do not fit the images"),
+        ({"place_block_test": np.arange(3)}, "do not fit the images"),
+        ({"made": np.array(["{"])}, "do not fit the images"),
+        ({"made": np.array(["{}"])}, None),
+        ({"made": np.array(["[1]"])}, "do not fit the images"),
+        ({"mask_extra": np.array([{}], dtype=object)}, "Pickles are never loaded"),
+    ],
+)
+def test_damaged_files_are_named(
+    masked: MaskedDataset, tmp_path: Path, changed: dict[str, Any], words: str | None
+) -> None:
+    path = tmp_path / "masked.npz"
+    save_masked(path, masked)
+    content = {name: array for name, array in (members(path) | changed).items() if array is not None}
+    np.savez(path, **content)
+    if words is None:
+        assert load_masked(path).options == {}
+        return
+    with pytest.raises(DataError, match=words) as raised:
+        load_masked(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_file_without_masks_is_refused(plain: Dataset) -> None:
+    with pytest.raises(DataError, match="no mask_train and no mask_test"):
+        load_masked(plain.source)
 
 
 def picture(*rows: str) -> torch.Tensor:
@@ -131,19 +248,19 @@ def test_boxes_need_an_npz_file(signs: Path) -> None:
         with_foreground(elsewhere)
 
 
-def garments(signs: Path, name: str) -> Dataset:
+def renamed(signs: Path, name: str) -> Dataset:
     data = load(signs / "gtsrb.npz")
     grey = replace(data.train, images=data.train.images[:, :1].contiguous())
     return replace(data, name=name, train=grey, test=grey)
 
 
 def test_the_data_set_s_name_decides(signs: Path) -> None:
-    masked = with_foreground(garments(signs, "fashion-mnist"), 100)
+    masked = with_foreground(renamed(signs, "fashion-mnist"), 100)
     assert masked.train_mask.equal(garment_masks(masked.train.images, 100))
     assert masked.test_mask.equal(masked.train_mask)
     assert with_foreground(masked) is masked
     with pytest.raises(DataError, match="mnist-5k: no foreground is known"):
-        with_foreground(garments(signs, "mnist-5k"))
+        with_foreground(renamed(signs, "mnist-5k"))
 
 
 @pytest.mark.slow
