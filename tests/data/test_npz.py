@@ -107,7 +107,12 @@ def test_the_checksum_follows_content_shape_and_options(tmp_path: Path, members:
     np.savez_compressed(tmp_path / "a.npz", **members)
     np.savez(tmp_path / "b.npz", **members)
     fortran = members | {"x_train": np.asfortranarray(members["x_train"])}
-    same: list[Any] = [tmp_path / "a.npz", str(tmp_path / "b.npz"), written(tmp_path / "f.npz", fortran), path]
+    same: list[Any] = [
+        tmp_path / "a.npz",
+        str(tmp_path / "b.npz"),
+        written(tmp_path / "f.npz", fortran),
+        path,
+    ]
     assert {load(one).checksum for one in same} == {first.checksum}
     members["y_test"] = members["y_test"][::-1].copy()
     relabelled = load(written(path, members))
