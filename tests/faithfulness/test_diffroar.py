@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,9 @@ def model() -> nn.Module:
     return build("mlp", shape=(1, 8, 8), num_classes=2, seed=0, width=16)
 
 
-@pytest.fixture
-def executor() -> Iterator[InProcess]:
-    with InProcess() as result:
-        yield result
+def measured(model: Any, data: Dataset, out: Path, **options: Any) -> DiffRoarResult:
+    """`diffroar` in this process with ALONE, but for the options given."""
+    return diffroar(model, data, out=out, **{"executor": InProcess(), **ALONE, **options})
 
 
 class Marked:
@@ -79,14 +77,13 @@ def ends(result: DiffRoarResult, level: float = 0.0625) -> tuple[float, float]:
 def perfect(
     model: nn.Module, marked_data: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> DiffRoarResult:
-    return diffroar(
+    return measured(
         model,
         marked_data,
-        out=tmp_path_factory.mktemp("perfect") / "out",
+        tmp_path_factory.mktemp("perfect") / "out",
         attribution=Marked(),
         levels=(0.0625, 0.5),
-        executor=InProcess(),
-        **{**ALONE, "control": True},
+        control=True,
     )
 
 
@@ -94,14 +91,14 @@ def perfect(
 def compared(
     model: nn.Module, marked_data: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> DiffRoarResult:
-    return diffroar(
+    return measured(
         model,
         marked_data,
-        out=tmp_path_factory.mktemp("compared") / "out",
+        tmp_path_factory.mktemp("compared") / "out",
         attribution=Marked(),
         levels=(0.0625,),
-        executor=InProcess(),
-        **{**ALONE, "baselines": ("random", "input-agnostic"), "repeats": 2},
+        baselines=("random", "input-agnostic"),
+        repeats=2,
     )
 
 
@@ -119,17 +116,9 @@ def test_a_perfect_ranking_gives_the_known_gap(perfect: DiffRoarResult) -> None:
 
 
 def test_its_reverse_gives_the_negative(
-    perfect: DiffRoarResult, model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+    perfect: DiffRoarResult, model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
-    result = diffroar(
-        model,
-        marked_data,
-        out=tmp_path / "out",
-        attribution=Marked(-1.0),
-        levels=(0.0625,),
-        executor=executor,
-        **ALONE,
-    )
+    result = measured(model, marked_data, tmp_path / "out", attribution=Marked(-1.0), levels=(0.0625,))
     top, bottom = ends(result)
     assert result.verdicts[0]["verdict"] == "violated"
     assert bottom == pytest.approx(0.9, abs=1e-9)
@@ -174,25 +163,15 @@ def test_a_result_is_plain_and_complete(perfect: DiffRoarResult, compared: DiffR
     assert compared.control is None
 
 
-def test_a_random_attribution_is_undecided(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
-) -> None:
-    result = diffroar(
-        model,
-        marked_data,
-        out=tmp_path / "out",
-        attribution="random",
-        levels=(0.5,),
-        executor=executor,
-        **ALONE,
-    )
+def test_a_random_attribution_is_undecided(model: nn.Module, marked_data: Dataset, tmp_path: Path) -> None:
+    result = measured(model, marked_data, tmp_path / "out", attribution="random", levels=(0.5,))
     verdict = result.verdicts[0]
     assert verdict["verdict"] == "undecided"
     assert verdict["low"] < 0 < verdict["high"]
 
 
 def test_equally_informative_coordinates_are_undecided(
-    model: nn.Module, repeated_data: Dataset, tmp_path: Path, executor: InProcess
+    model: nn.Module, repeated_data: Dataset, tmp_path: Path
 ) -> None:
     def first_to_last(
         model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
@@ -200,14 +179,8 @@ def test_equally_informative_coordinates_are_undecided(
         del model, target, create_graph
         return torch.arange(64.0, 0.0, -1.0).reshape(1, 1, 8, 8).expand(inputs.shape)
 
-    result = diffroar(
-        model,
-        repeated_data,
-        out=tmp_path / "out",
-        attribution=first_to_last,
-        levels=(0.0625, 0.25),
-        executor=executor,
-        **ALONE,
+    result = measured(
+        model, repeated_data, tmp_path / "out", attribution=first_to_last, levels=(0.0625, 0.25)
     )
     for level in (0.0625, 0.25):
         assert min(ends(result, level)) > 0.65  # there is information, at both ends
@@ -215,9 +188,7 @@ def test_equally_informative_coordinates_are_undecided(
     assert any("equally informative" in note for note in result.notes)
 
 
-def test_the_control_finds_a_leak_in_the_masks(
-    model: nn.Module, noise_data: Dataset, tmp_path: Path, executor: InProcess
-) -> None:
+def test_the_control_finds_a_leak_in_the_masks(model: nn.Module, noise_data: Dataset, tmp_path: Path) -> None:
     """The maps put the upper half first for one class and the lower for the other."""
     maps: dict[str, Any] = {}
     for part, split in (("train", noise_data.train), ("test", noise_data.test)):
@@ -226,14 +197,8 @@ def test_the_control_finds_a_leak_in_the_masks(
         half[split.labels == 1, :, 4:] += 1
         maps[f"attribution_{part}"] = half.numpy()
     np.savez(tmp_path / "maps.npz", **maps)
-    result = diffroar(
-        model,
-        noise_data,
-        out=tmp_path / "out",
-        attribution=tmp_path / "maps.npz",
-        levels=(0.25,),
-        executor=executor,
-        **{**ALONE, "control": True},
+    result = measured(
+        model, noise_data, tmp_path / "out", attribution=tmp_path / "maps.npz", levels=(0.25,), control=True
     )
     assert result.control is not None
     point = result.control["curve"][0]
@@ -258,7 +223,6 @@ def test_a_permutation_of_coordinates_changes_nothing(
     network: nn.Module,
     marked_data: Dataset,
     tmp_path: Path,
-    executor: InProcess,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "zero_linear.py").write_text(LINEAR)
@@ -277,33 +241,34 @@ def test_a_permutation_of_coordinates_changes_nothing(
     curves = []
     for number, (judged, data) in enumerate(((network, marked_data), (twin, other))):
         # A linear model from zero treats coordinates alike, so that only rounding can differ.
-        result = diffroar(
+        result = measured(
             judged,
             data,
-            out=tmp_path / str(number),
+            tmp_path / str(number),
             levels=(0.0625, 0.5),
-            executor=executor,
             trust_code=True,
-            **{**ALONE, "retrain_model": "zero_linear:linear", "retrain_model_options": None, "repeats": 2},
+            retrain_model="zero_linear:linear",
+            retrain_model_options=None,
+            repeats=2,
         )
         curves.append([ends(result, level) for level in (0.0625, 0.5)])
     assert np.allclose(curves[0], curves[1], atol=0.0051)
 
 
 def test_removing_orients_the_difference_the_same_way_and_shares_the_retrainings(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+    model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     def at(folder: str, mode: str, **more: Any) -> DiffRoarResult:
-        return diffroar(
+        return measured(
             model,
             marked_data,
-            out=tmp_path / folder,
+            tmp_path / folder,
             store=tmp_path / "store",
             attribution=Marked(),
             levels=(0.25, 0.75),
-            mode=mode,  # type: ignore[arg-type]
-            executor=executor,
-            **{**ALONE, "repeats": 2, **more},
+            mode=mode,
+            repeats=2,
+            **more,
         )
 
     kept, removed = at("kept", "keep"), at("removed", "remove")
@@ -320,7 +285,7 @@ def test_removing_orients_the_difference_the_same_way_and_shares_the_retrainings
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+    model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     class InterruptedHereError(Exception):
         """Stands for Ctrl-C."""
@@ -333,8 +298,8 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
             raise InterruptedHereError
 
     def at(folder: str, **more: Any) -> DiffRoarResult:
-        settings = {**ALONE, "repeats": 2, "attribution": Marked(), "levels": (0.25,), **more}
-        return diffroar(model, marked_data, out=tmp_path / folder, executor=executor, **settings)
+        settings = {"repeats": 2, "attribution": Marked(), "levels": (0.25,), **more}
+        return measured(model, marked_data, tmp_path / folder, **settings)
 
     whole = at("whole")
     with pytest.raises(InterruptedHereError):
@@ -353,24 +318,22 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
 
 
 def test_only_images_that_are_retrained_on_are_ranked(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+    model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     """With 200 of 600 training images all is as if the data set had no more."""
     few = dataclasses.replace(
         marked_data, train=marked_data.train.subset(range(200)), checksum="1" * 64
     )  # another checksum: it is another data set
-    common: dict[str, Any] = {**ALONE, "repeats": 2, "baselines": ("random",), "levels": (0.25,)}
-    common |= {"fill": 0.0, "executor": executor, "control": True}
+    common: dict[str, Any] = {"repeats": 2, "baselines": ("random",), "levels": (0.25,)}
+    common |= {"fill": 0.0, "control": True}
     reported: list[tuple[int, int]] = []
 
     def ranked(what: str, state: Progress) -> None:
         if what == "ranking":
             reported.append((state.done, state.total))
 
-    result = diffroar(
-        model, marked_data, out=tmp_path / "some", train_examples=200, progress=ranked, **common
-    )
-    expected = diffroar(model, few, out=tmp_path / "all", **common)
+    result = measured(model, marked_data, tmp_path / "some", train_examples=200, progress=ranked, **common)
+    expected = measured(model, few, tmp_path / "all", **common)
     assert reported[-1] == (600, 600)
     here, there = result.to_dict(), expected.to_dict()
     for part in ("curve", "baselines", "control"):
@@ -378,14 +341,14 @@ def test_only_images_that_are_retrained_on_are_ranked(
 
 
 def test_a_data_set_with_masks_is_taken_as_one_without(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+    model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     masked = MaskedDataset.of(
         marked_data, torch.zeros(600, 8, 8, dtype=torch.bool), torch.zeros(400, 8, 8, dtype=torch.bool)
     )
-    common: dict[str, Any] = {**ALONE, "repeats": 2, "levels": (0.25,), "train_examples": 200}
-    result = diffroar(model, masked, out=tmp_path / "masked", executor=executor, **common)
-    expected = diffroar(model, marked_data, out=tmp_path / "plain", executor=executor, **common)
+    common: dict[str, Any] = {"repeats": 2, "levels": (0.25,), "train_examples": 200}
+    result = measured(model, masked, tmp_path / "masked", **common)
+    expected = measured(model, marked_data, tmp_path / "plain", **common)
     assert result.to_dict()["curve"] == expected.to_dict()["curve"]
 
 
@@ -393,14 +356,8 @@ def test_workers_get_no_tensors_and_give_the_same_numbers(
     model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     def at(folder: str, executor: Executor) -> DiffRoarResult:
-        return diffroar(
-            model,
-            marked_data,
-            out=tmp_path / folder,
-            levels=(0.25,),
-            executor=executor,
-            **{**ALONE, "repeats": 2, "baselines": ("input-agnostic",)},
-        )
+        options = {"levels": (0.25,), "repeats": 2, "baselines": ("input-agnostic",), "executor": executor}
+        return measured(model, marked_data, tmp_path / folder, **options)
 
     with ProcessPool(1) as pool, InProcess() as here, thread_count(1):
         result, expected = at("pool", pool), at("here", here)
@@ -411,22 +368,21 @@ def test_workers_get_no_tensors_and_give_the_same_numbers(
 
 
 def test_failed_retrainings_are_told_with_the_end_of_their_log(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path, executor: InProcess
+    model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match=r"(?s)4 of 4 jobs failed.*judged, images, .* not finite"):
-        diffroar(
+        measured(
             model,
             marked_data,
-            out=tmp_path / "out",
+            tmp_path / "out",
             levels=(0.25,),
-            executor=executor,
-            **{**ALONE, "repeats": 2, "optimiser": "sgd", "learning_rate": 1e6},
+            repeats=2,
+            optimiser="sgd",
+            learning_rate=1e6,
         )
 
 
-def test_options_of_the_command_mean_the_same(
-    marked_data: Dataset, tmp_path: Path, executor: InProcess
-) -> None:
+def test_options_of_the_command_mean_the_same(marked_data: Dataset, tmp_path: Path) -> None:
     np.savez(
         tmp_path / "toy.npz",
         x_train=marked_data.train.images[:, 0].numpy(),
@@ -459,7 +415,7 @@ def test_options_of_the_command_mean_the_same(
         steps=10,
     )
     measurement = plan_from_options(options)
-    by_options = measure(measurement, tmp_path / "by-options", executor=executor)
+    by_options = measure(measurement, tmp_path / "by-options", executor=InProcess())
     by_name = diffroar(
         run,
         out=tmp_path / "by-name",
@@ -469,7 +425,7 @@ def test_options_of_the_command_mean_the_same(
         control=False,
         device="cpu",
         steps=10,
-        executor=executor,
+        executor=InProcess(),
     )
     assert by_options.to_dict() == by_name.to_dict()
     assert by_options.config == by_name.config

@@ -1,5 +1,6 @@
-"""Maps of networks that lose what they have learnt, on a small network that has learnt to tell shapes."""
+"""Randomised weights and data: layers, copies, sanity checks, and their verdicts."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,26 +9,203 @@ from torch.testing import assert_close
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.registry import create_attribution
-from veridical.data import Split
+from veridical.data import Dataset, Split
+from veridical.data.arrays import Arrays
+from veridical.data.dataset import build_dataset
 from veridical.faithfulness.invariance import (
+    InvarianceVerdict,
     combine_verdicts,
     compare_unrelated,
+    draws_interval,
+    is_nearer,
     judge_remaining,
     pick_partners,
     remaining_similarity,
 )
 from veridical.faithfulness.randomisation import (
+    Stage,
     copy_reset,
     find_stages,
     fresh_seed,
     model_randomisation,
     overwrite_stages,
+    permute_labels,
     predict_classes,
+    replace_by_noise,
+    shorten_training,
 )
-from veridical.metrics.intervals import Interval
+from veridical.metrics.intervals import Interval, mean_interval
 from veridical.metrics.registry import compare_maps, measures
+from veridical.models import build
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import private_copy
+
+
+class Backwards(nn.Module):
+    """Registered from the logits down, called from the inputs up, with a scale of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 2)
+        self.norm = nn.LayerNorm(3)
+        self.first = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.last(self.norm(self.first(inputs.flatten(1))).relu())
+        return result
+
+
+class Uncalled(nn.Module):
+    """The weights of `second` are used without a call, as nn.MultiheadAttention uses its projection's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = nn.functional.linear(self.first(inputs.flatten(1)), self.second.weight, self.second.bias)
+        result: Tensor = self.third(hidden)
+        return result
+
+
+def names(model: nn.Module, shape: tuple[int, ...] = (1, 2, 2)) -> list[tuple[str, ...]]:
+    return [stage.layers for stage in find_stages(model, torch.zeros(1, *shape))]
+
+
+def test_the_order_is_that_of_the_calls_and_scales_belong_to_the_layer_before() -> None:
+    assert names(Backwards()) == [("last",), ("first", "norm")]
+    assert names(Uncalled()) == [("third",), ("second",), ("first",)]
+    before = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
+    assert names(before) == [("2", "1")]
+    assert find_stages(Backwards(), torch.zeros(1, 4))[1] == Stage("first", ("first", "norm"))
+
+
+def test_the_registrys_networks_are_taken_apart_from_the_logits_down() -> None:
+    assert names(build("cnn", shape=(1, 8, 8), num_classes=3, seed=0), (1, 8, 8)) == [
+        ("classify",),
+        ("hidden",),
+        ("conv2",),
+        ("conv1",),
+    ]
+    stages = names(build("resnet18", shape=(3, 8, 8), num_classes=3, seed=0, width=8), (3, 8, 8))
+    assert stages[0] == ("classify",)
+    assert stages[-1] == ("stem", "norm")
+    # 17 convolutions on the way, 3 on shortcuts, and the logits.
+    assert len(stages) == 21
+
+
+def test_looking_leaves_the_network_as_it_was() -> None:
+    model = Backwards().train()
+    find_stages(model, torch.zeros(1, 4))
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    with pytest.raises(UsageError, match="with parameters"):
+        find_stages(nn.Flatten(), torch.zeros(1, 4))
+
+
+def test_a_reset_copy_is_fresh_and_comes_from_the_seed_alone() -> None:
+    model = Backwards()
+    rng = torch.get_rng_state()
+    one, same, other = copy_reset(model, 1), copy_reset(model, 1), copy_reset(model, 2)
+    assert torch.equal(torch.get_rng_state(), rng)
+    for name, weights in one.state_dict().items():
+        assert torch.equal(weights, same.state_dict()[name])
+        if name in ("last.weight", "first.weight"):
+            assert not torch.equal(weights, other.state_dict()[name])
+            assert not torch.equal(weights, model.state_dict()[name])
+
+
+def test_a_layer_that_cannot_be_reset_is_named() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+    with pytest.raises(UsageError, match=r"layer '0' \(Scale\).*Give fresh="):
+        copy_reset(nn.Sequential(Scale()), 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_reset_that_leaves_weights_as_they_are_is_refused() -> None:
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 2)))
+    with pytest.raises(UsageError, match=r"layer '0' \(Linear\) does not reset .*weight_g.*Give fresh="):
+        copy_reset(model, 0)
+
+
+def test_only_the_chosen_stages_change() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model(torch.rand(8, 4))  # moves the running statistics
+    fresh = copy_reset(model, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    changed = private_copy(model)
+    overwrite_stages(changed, fresh, [Stage("0", ("0", "1"))])
+    for name, value in changed.state_dict().items():
+        source = before if name.startswith("2.") else fresh.state_dict()
+        assert_close(value, source[name])
+        assert_close(model.state_dict()[name], before[name])
+    assert not torch.equal(before["1.running_mean"], changed.state_dict()["1.running_mean"])
+
+
+def test_a_fresh_network_of_another_architecture_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 2))
+    with pytest.raises(UsageError, match=r"fresh: .*\(2, 4\).*\(3, 4\)"):
+        overwrite_stages(model, nn.Sequential(nn.Linear(4, 3)), [Stage("0", ("0",))])
+    with pytest.raises(UsageError, match=r"fresh: .*same architecture"):
+        overwrite_stages(model, nn.Linear(4, 2), [Stage("0", ("0",))])
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    """Colour images whose brightness is the class, sorted by class."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 100)
+    images = (60 * labels[:, None, None, None] + random.integers(0, 60, (400, 5, 4, 3))).astype(np.uint8)
+    return build_dataset("bright", Arrays(images, labels, images[::9], labels[::9], tuple("abcd")), "memory")
+
+
+def test_permuted_labels_are_the_same_labels_of_other_images(data: Dataset) -> None:
+    result = permute_labels(data, 1)
+    assert torch.equal(result.train.images, data.train.images)
+    assert torch.equal(result.train.labels.bincount(), data.train.labels.bincount())
+    # One in four is right by chance.
+    assert 0.15 < float((result.train.labels == data.train.labels).double().mean()) < 0.35
+    assert torch.equal(result.test.labels, data.test.labels)
+
+
+def test_noise_has_the_channels_distribution_and_nothing_of_the_class(data: Dataset) -> None:
+    result = replace_by_noise(data, 1)
+    assert torch.equal(result.train.labels, data.train.labels)
+    assert torch.equal(result.test.images, data.test.images)
+    true, noise = data.train.images.double(), result.train.images.double()
+    # Cutting at 0 and 255 moves both a little.
+    torch.testing.assert_close(noise.mean((0, 2, 3)), true.mean((0, 2, 3)), rtol=0.05, atol=0)
+    torch.testing.assert_close(noise.std((0, 2, 3)), true.std((0, 2, 3)), rtol=0.1, atol=0)
+    brightness = noise.mean((1, 2, 3))
+    by_class = torch.stack([brightness[result.train.labels == label].mean() for label in range(4)])
+    assert float(by_class.max() - by_class.min()) < 8  # 180 in the images
+    # Neighbours are as unlike as any two values.
+    centred = noise - noise.mean((0, 2, 3), keepdim=True)
+    assert abs(float((centred[..., 1:] * centred[..., :-1]).mean() / centred.square().mean())) < 0.05
+
+
+def test_noise_comes_from_the_seed_alone(data: Dataset) -> None:
+    part = shorten_training(data, 100, 0)
+    assert torch.equal(replace_by_noise(part, 3).train.images, replace_by_noise(part, 3).train.images)
+    assert not torch.equal(replace_by_noise(part, 3).train.images, replace_by_noise(part, 4).train.images)
+
+
+def test_a_part_is_chosen_across_classes_and_has_a_checksum_of_its_own(data: Dataset) -> None:
+    part = shorten_training(data, 80, 5)
+    assert len(part.train) == 80
+    assert min(part.train.labels.bincount().tolist()) > 8  # the first 80 of the file are one class
+    assert part.classes == data.classes
+    versions = [data, part, shorten_training(data, 80, 6), permute_labels(part, 5), replace_by_noise(part, 5)]
+    assert len({one.checksum for one in versions}) == len(versions)
+    assert permute_labels(part, 5).checksum == permute_labels(part, 5).checksum
+    assert permute_labels(part, 5).options["permuted_labels"] == 5
+    with pytest.raises(UsageError, match="from 1 to 400"):
+        shorten_training(data, 401, 0)
+
 
 DRAWS = 5
 
@@ -214,3 +392,95 @@ def test_unrelated_maps_are_near_zero_for_noise_and_not_where_images_share_struc
     assert float(result["other image"]["spearman_signed"].mean()) > 0.5
     with pytest.raises(UsageError, match="at least 2"):
         compare_unrelated(own[:1], torch.zeros(1, dtype=torch.int64), seed=0)
+
+
+def around(value: float, half: float = 0.05) -> Interval:
+    return {"value": value, "low": value - half, "high": value + half, "n": 9}
+
+
+UNKNOWN: Interval = {"value": 0.1, "low": None, "high": None, "n": 1}
+
+
+def values(draws: int) -> Tensor:
+    return torch.rand(draws, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_the_interval_joins_examples_and_draws() -> None:
+    drawn = values(4) + torch.arange(4)[:, None]
+    result = draws_interval(drawn)
+    examples, draws = mean_interval(drawn.mean(0)), mean_interval(drawn.mean(1))
+    assert result["high"] is not None
+    assert result["low"] is not None
+    halves = [(one["high"] - one["low"]) / 2 for one in (examples, draws)]  # type: ignore[operator]
+    assert result["value"] == pytest.approx(float(drawn.mean()))
+    assert (result["high"] - result["low"]) / 2 == pytest.approx((halves[0] ** 2 + halves[1] ** 2) ** 0.5)
+    assert result["n"] == 30
+    assert draws_interval(values(1)) == mean_interval(values(1)[0])
+
+
+def test_undefined_comparisons_are_left_out() -> None:
+    drawn = values(2)
+    drawn[0, 3] = torch.nan
+    drawn[:, 7] = torch.nan
+    result = draws_interval(drawn)
+    assert result["n"] == 29
+    assert result["low"] is not None
+    with pytest.raises(UsageError, match="draws, N"):
+        draws_interval(drawn[0])
+
+
+def test_what_remains_is_one_for_the_same_map_and_zero_for_an_unrelated_one() -> None:
+    level = 0.2 + 0.1 * values(1)[0]
+    same, other = (remaining_similarity(one, level) for one in (torch.ones(3, 30), level.expand(3, 30)))
+    assert same["value"] == pytest.approx(1.0)
+    assert other["value"] == pytest.approx(0.0)
+    # Maps that do not depend on the image say nothing.
+    assert remaining_similarity(torch.ones(3, 30), torch.ones(30))["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        ([around(0.0)], "passes"),
+        ([around(0.1), around(-0.3)], "passes"),
+        ([around(0.22)], "undecided"),  # the interval reaches over the threshold
+        ([around(0.1), around(0.4)], "undecided"),
+        ([around(0.52)], "undecided"),
+        ([around(0.6), around(0.0)], "nearly invariant"),
+        ([around(0.0), around(1.0)], "nearly invariant"),
+        ([UNKNOWN], "undecided"),
+        ([around(0.0), UNKNOWN], "undecided"),
+    ],
+)
+def test_verdicts_need_a_whole_interval(found: list[Interval], verdict: str) -> None:
+    assert judge_remaining(found) == verdict
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "telling", "expected"),
+    [
+        (("passes", "passes"), (True, True), "passes"),
+        (("passes", "undecided"), (True, True), "undecided"),
+        (("passes", "undecided"), (True, False), "passes"),
+        (("undecided", "undecided"), (False, False), "undecided"),
+        (("passes", "nearly invariant"), (True, True), "nearly invariant"),
+        (("undecided", "nearly invariant"), (True, False), "nearly invariant"),
+    ],
+)
+def test_one_measure_is_enough_to_fail_and_all_that_tell_must_pass(
+    verdicts: tuple[InvarianceVerdict, ...], telling: tuple[bool, ...], expected: str
+) -> None:
+    by_name, can_tell = dict(zip("ab", verdicts, strict=True)), dict(zip("ab", telling, strict=True))
+    assert combine_verdicts(by_name, can_tell) == expected
+
+
+def test_a_control_tells_only_where_it_is_clearly_nearer() -> None:
+    randomised = values(1)[0]
+    assert is_nearer(randomised + 0.1, randomised)
+    assert not is_nearer(randomised, randomised)
+    assert not is_nearer(values(2)[1], randomised)
+
+
+def test_no_state_has_no_verdict() -> None:
+    with pytest.raises(UsageError, match="at least one state"):
+        judge_remaining([])
