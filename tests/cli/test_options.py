@@ -6,6 +6,8 @@ from typing import Literal
 
 import pytest
 
+from veridical.attacks.directions import DIRECTIONS
+from veridical.attribution.registry import ATTRIBUTIONS
 from veridical.cli.options import parse_options
 from veridical.runtime.checking import POSITIONAL, Checked
 from veridical.runtime.errors import UsageError
@@ -187,6 +189,27 @@ def test_help_shows_what_a_command_inherits_under_the_words_of_its_group(
     assert "How fast. (type: int, default: 1)" in shared
     assert "--colour" not in shared
     assert parse_options(Grouped, ["--speed", "3"], prog="veridical test") == Grouped(speed=3)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Options that name things.
+
+    Args:
+        attribution: One of {attributions}.
+        attack: One of {directions}.
+    """
+
+    attribution: str = "random"
+    attack: str = "topk"
+
+
+def test_help_lists_the_names_of_a_registry(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(Named, ["--help"], prog="veridical test")
+    text = "".join(capsys.readouterr().out.split())  # lines break within names
+    assert f"Oneof{','.join(ATTRIBUTIONS)}." in text
+    assert f"Oneof{','.join(DIRECTIONS)}." in text
 
 
 def test_help_prints_what_the_docstring_says_of_each_field(capsys: pytest.CaptureFixture[str]) -> None:

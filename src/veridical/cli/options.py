@@ -23,10 +23,16 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from veridical.runtime.checking import as_path, check_value, option_hints
 from veridical.runtime.errors import UsageError, argument_error, nearest, unknown_name_error
+from veridical.runtime.trusted_import import import_named
 
 OptionsT = TypeVar("OptionsT")
 
 _PRINT_CONFIG = "--print_config"
+_NAMES = {
+    "{attributions}": "veridical.attribution.registry:ATTRIBUTIONS",
+    "{directions}": "veridical.attacks.directions:DIRECTIONS",
+}
+"""What stands in a docstring for the names of a registry, those of installed packages included."""
 _MOST_BYTES, _DEEPEST = 100_000, 20
 """Of a file of options in YAML, and of the lists and mappings in each other there."""
 
@@ -105,8 +111,11 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
     """Keeps the line breaks of a command's description, which shows whole command lines."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        """What help says of an option, where a type reads as "int | null"."""
+        """What help says of an option: names of a registry filled in, and a type read as "int | null"."""
         text: str = super()._expand_help(action)
+        for place, registry in _NAMES.items():
+            if place in text:
+                text = text.replace(place, ", ".join(import_named("help", registry, "a registry")))
         return re.sub(r"\(type: Optional\[(.*)\](?=, default)", r"(type: \1 | null", text)
 
 

@@ -155,8 +155,7 @@ class AttributionChoice(Checked):
     """Which explanations, and how they are computed.
 
     Args:
-        attribution: Explanations by name: input-gradient, input-gradient-loss, gradient-x-input,
-            integrated-gradients, smoothgrad, random, captum:CLASS, module:callable.
+        attribution: Explanations by name: {attributions}, captum:CLASS, module:callable.
         batch: Images whose attributions are computed at a time.
         trust_code: Allow module:callable, which runs foreign code.
     """
@@ -322,11 +321,9 @@ class AttackChoice(Checked):
 
     Args:
         protocol: "paper" (the RAR authors' evaluation), "paper-fast" or "strong".
-        attribution: Explanation that is attacked, by name: input-gradient, input-gradient-loss,
-            gradient-x-input, integrated-gradients, smoothgrad, or module:callable.
-        attack: Where the explanation is pushed: topk (off its most salient pixels), mass-centre (away from
-            its centre of mass), target (into --region), random (nowhere: a baseline, for any attribution), or
-            module:callable.
+        attribution: Explanation that is attacked, by name: {attributions}, captum:CLASS, module:callable;
+            one that cannot be differentiated only with --attack random.
+        attack: Where the explanation is pushed, by name: {directions}, module:callable.
         radius: Radii of the ball, in input units; None takes the run's (or the paper's for the data set).
         norm: Norm of the ball.
         k: Pixels attacked and compared; None takes the paper's for the data set.

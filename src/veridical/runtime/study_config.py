@@ -75,8 +75,8 @@ class DiffRoarOptions(OptimiserOptions, Gallery, DataChoice, Placement):
     Args:
         run: Folder of the run whose attributions are judged.
         store: Folder of finished retrainings, which several commands may share; None is one inside `out`.
-        attribution: input-gradient, input-gradient-loss, gradient-x-input, integrated-gradients, smoothgrad,
-            random, captum:CLASS, module:callable, or an .npz file of attribution_train and attribution_test.
+        attribution: By name {attributions}, captum:CLASS, module:callable, or an .npz file of
+            attribution_train and attribution_test.
         target: Class that is explained, the predicted one or the label (masks then know the label).
         levels: Shares of the coordinates that are kept (or removed).
         repeats: Retrainings, with seeds of their own, for every level and end.
