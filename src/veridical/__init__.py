@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any
 from veridical._version import __version__
 
 if TYPE_CHECKING:
-    from veridical import attacks, attribution, data, faithfulness, jobs, metrics, models, report, training
+    from veridical import (
+        attacks,
+        attribution,
+        data,
+        faithfulness,
+        jobs,
+        metrics,
+        models,
+        report,
+        studies,
+        training,
+    )
     from veridical.attacks.attribution import AttackResult, attack
     from veridical.attacks.ball import L2, Linf
     from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
@@ -75,6 +86,7 @@ __all__ = [
     "models",
     "pgd",
     "report",
+    "studies",
     "train",
     "training",
 ]
@@ -88,6 +100,7 @@ _PACKAGES = (
     "metrics",
     "models",
     "report",
+    "studies",
     "training",
 )
 _HOMES = {

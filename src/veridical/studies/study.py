@@ -142,9 +142,7 @@ def load_study(spec: str, *, trust_code: bool = False) -> type[Study[Any]]:
     """The study that "package.module:Class" names; one from outside Veridical needs `trust_code`."""
     if spec in _LIVE:
         return _LIVE[spec]
-    found = import_trusted(
-        "study", spec, trust_code=trust_code or spec.startswith(_OWN), positional=("options",)
-    )
+    found = import_trusted("study", spec, trust_code=trust_code or spec.startswith(_OWN), positional=None)
     if not (isinstance(found, type) and issubclass(found, Study)):
         raise argument_error("study", spec, "a class that inherits veridical.studies.study.Study")
     return found
