@@ -1,5 +1,10 @@
 """Tiny networks and data of the training tests."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,5 +76,39 @@ def trained(tmp_path: Path, stripes: Dataset) -> Callable[..., Run]:
         )
         own: dict[str, Any] = {} if isinstance(given.get("model", "mlp"), str) else {"model_options": {}}
         return train(**{"data": stripes, "out": tmp_path / name, **quick, **length, **own, **given})
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Callable[..., tuple[int, str, str]]:
+    """Run an interpreter that starts others, given a folder and its arguments; its exit code, output and errors.
+
+    After 500 s all of its processes are killed. Its output goes to files: pipes stay open as long as any of
+    its processes lives, and reading them would wait for that.
+    """
+    source = str(Path(__file__).parents[2] / "src")
+
+    def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        environment = inherited | {
+            "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+            "OMP_NUM_THREADS": "1",
+        }
+        outputs = folder / "output.txt", folder / "errors.txt"
+        with outputs[0].open("w") as output, outputs[1].open("w") as errors:
+            command = [sys.executable, *arguments]
+            process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=errors, start_new_session=True
+            )
+            try:
+                code = process.wait(500)
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"no end after 500 s; its errors so far:\n{outputs[1].read_text()}")
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return code, outputs[0].read_text(), outputs[1].read_text()
 
     return call

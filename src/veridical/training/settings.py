@@ -6,25 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypedDict
 
-from veridical.runtime.checking import (
-    Checked,
-    Count,
-    Decay,
-    Factor,
-    Limit,
-    Radius,
-    Seed,
-    Width,
-)
+from veridical.runtime.checking import Checked, Count, Decay, Factor, Limit, Radius, Seed, Width
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import check_form
-from veridical.runtime.options import (
-    AugmentName,
-    BalanceName,
-    ObjectiveOptions,
-    OptimiserName,
-    ScheduleName,
-)
+from veridical.runtime.options import AugmentName, BalanceName, ObjectiveOptions, OptimiserName, ScheduleName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +49,7 @@ class Settings(Checked):
 
     data, model: the records of `Dataset.describe` and `veridical.models.model_config`, or of a caller's own.
     robust: None for the natural objective and a caller's own. validation, train_examples: numbers of images.
-    initial: the run whose weights are begun with (`InitialWeights.describe`), None for fresh ones.
+    initial: the run whose weights are begun with (weights, objective, epochs), None for fresh ones.
     """
 
     data: Mapping[str, Any]
