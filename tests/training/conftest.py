@@ -82,7 +82,7 @@ def trained(tmp_path: Path, stripes: Dataset) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def run_python() -> Callable[..., tuple[int, str, str]]:
-    """Run an interpreter that starts others, given a folder and its arguments; its exit code, output and errors.
+    """Run an interpreter that starts others, in a folder; what is returned is exit code, output and errors.
 
     After 500 s all of its processes are killed. Its output goes to files: pipes stay open as long as any of
     its processes lives, and reading them would wait for that.
@@ -92,7 +92,7 @@ def run_python() -> Callable[..., tuple[int, str, str]]:
     def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
         environment = inherited | {
-            "PYTHONPATH": str(Path(__file__).parents[2] / "src"),
+            "PYTHONPATH": source,
             "OMP_NUM_THREADS": "1",
         }
         outputs = folder / "output.txt", folder / "errors.txt"
