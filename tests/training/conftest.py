@@ -91,10 +91,7 @@ def run_python() -> Callable[..., tuple[int, str, str]]:
 
     def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-        environment = inherited | {
-            "PYTHONPATH": source,
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = inherited | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
         outputs = folder / "output.txt", folder / "errors.txt"
         with outputs[0].open("w") as output, outputs[1].open("w") as errors:
             command = [sys.executable, *arguments]
