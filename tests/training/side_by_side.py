@@ -1,4 +1,4 @@
-"""Run as a script: trainings and maps by one process and by two, forked from one that has torch.
+"""Run as a script: trainings by one process and by two, forked from one that has torch.
 
 usage: side_by_side.py FOLDER. Every process writes what its work gave, or how it failed, into
 FOLDER/outcomes/NAME.RANK.json.
@@ -22,12 +22,9 @@ import torch._dynamo  # optimisers import it when they are first used: once here
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Linf, Noise
-from veridical.attribution.maps import dataset_maps
-from veridical.attribution.methods import SmoothGrad
 from veridical.data import Dataset, Split
-from veridical.runtime.process_group import ProcessGroup, joined
 from veridical.training import loop
-from veridical.training.distributed import Share
+from veridical.training.distributed import ProcessGroup, Share, join_processes
 from veridical.training.log import read_log
 from veridical.training.objectives import Inner, Objective, ObjectiveValue, RobustAttribution
 from veridical.training.penalties import sum_and_l1
@@ -141,11 +138,6 @@ def gradients(group: ProcessGroup) -> list[Any]:
     return [None if parameter.grad is None else parameter.grad.tolist() for parameter in model]
 
 
-def maps(folder: Path, group: ProcessGroup) -> None:
-    found = dataset_maps(Net(), images(21, 5), SmoothGrad(samples=3, seed=1), batch_size=4, group=group)
-    np.save(folder / f"maps-{group.size}-{group.rank}.npy", found.numpy())
-
-
 def write_shades(folder: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     arrays: dict[str, Any] = {}
@@ -175,7 +167,7 @@ def started(folder: Path, name: str, count: int, work: Work) -> list[int]:
 def outcome(path: Path, work: Work) -> None:
     told: dict[str, Any] = {}
     try:
-        with joined("cpu") as group:
+        with join_processes("cpu") as group:
             told["value"] = work(group)
     except Exception as error:  # noqa: BLE001 - the test reads it
         told |= {"error": type(error).__name__, "message": str(error)}
@@ -223,8 +215,6 @@ def main(folder: Path) -> None:
     done(folder, "step", lambda group: Share(group, 4).check_step(5 - 5 * group.rank, folder))
     done(folder, "gradients", gradients)
     done(folder, "dropout", lambda group: Share(group, 4).layer_seed(0, 3))
-    for count in (1, 2):
-        done(folder, "maps", lambda group: maps(folder, group), count)
     write_shades(folder)
 
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.runtime.errors import UsageError
-from veridical.runtime.process_group import ALONE
-from veridical.training.distributed import Share
+from veridical.training.distributed import ALONE, Share
 from veridical.training.objectives import Inner, RobustAttribution
 from veridical.training.penalties import l1_norm, signed_sum
 from veridical.training.run import Run

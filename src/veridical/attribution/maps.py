@@ -18,7 +18,6 @@ from veridical.attribution.classifier import (
 from veridical.attribution.method import Attribution, AttributionMethod
 from veridical.runtime.checking import check_count
 from veridical.runtime.errors import argument_error
-from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 
 
@@ -44,7 +43,6 @@ def dataset_maps(
     target: Literal["predicted", "label"] | Tensor = "predicted",
     batch_size: int = 256,
     seed: int = 0,
-    group: ProcessGroup = ALONE,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Tensor:
     """Maps (N, ...) of all examples, on the CPU, in the dtype in which the model computes.
@@ -59,11 +57,8 @@ def dataset_maps(
         Examples of a batch.
     seed
         Of the global generators, for a callable of the caller's own; see `batch_maps`.
-    group
-        Processes that all call this: each makes the maps of every n-th batch, and all get all maps. Batches
-        are the same for any number of processes, and so are the numbers.
     progress
-        Told how many examples this process has done, and how many it does.
+        Called with how many examples are done, and how many there are.
 
     Raises UsageError for maps that have not the shape of the inputs, as those of a hidden layer.
     """
@@ -81,25 +76,17 @@ def dataset_maps(
     # An empty batch tells the shape of the maps without any image being made.
     shape = examples.batch(range(0), like.dtype)[0].shape[1:]
     maps = torch.zeros(len(examples), *shape, dtype=like.dtype)
-    # The batches are the same for any number of processes, and so are the numbers.
-    own = batches[group.rank :: group.size]
-    done, total = 0, sum(map(len, own))
-    with group.guarded():
-        for numbers in own:
-            inputs, labels = examples.batch(numbers, like.dtype, like.device)
-            explained: Tensor | None = None
-            if isinstance(target, Tensor):
-                explained = target[numbers.start : numbers.stop].to(inputs.device)
-            elif target == "label":
-                explained = labels
-            part = batch_maps(attribution, model, inputs, explained, numbers, seed)
-            maps[numbers.start : numbers.stop] = part.cpu()
-            done += len(numbers)
-            if progress is not None:
-                progress(done, total)
-    # Every process hands its batches to all others.
-    for place, numbers in enumerate(batches):
-        group.copy_from(place % group.size, maps[numbers.start : numbers.stop])
+    for numbers in batches:
+        inputs, labels = examples.batch(numbers, like.dtype, like.device)
+        explained: Tensor | None = None
+        if isinstance(target, Tensor):
+            explained = target[numbers.start : numbers.stop].to(inputs.device)
+        elif target == "label":
+            explained = labels
+        result = batch_maps(attribution, model, inputs, explained, numbers, seed)
+        maps[numbers.start : numbers.stop] = result.cpu()
+        if progress is not None:
+            progress(numbers.stop, len(examples))
     return maps
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from veridical._version import __version__
 from veridical.cli.commands import COMMANDS, Command, options_of
 from veridical.runtime.errors import UsageError, VeridicalError, unknown_name_error, visible
-from veridical.runtime.process_group import launched
 
 OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -54,8 +53,9 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
     from veridical.cli.options import parse_options
 
     command = commands[name]
-    if launched() > 1 and not command.is_shared:
-        raise UsageError(f"{launched()} processes cannot share this command. Start it without torchrun.")
+    processes = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
+    if processes != "1" and not command.is_shared:
+        raise UsageError(f"{processes} processes cannot share this command. Start it without torchrun.")
     target: Any = command.load()
     prog = f"veridical {name}"
     if name == "run":  # the options are those of the study that is named first

@@ -23,10 +23,10 @@ def train(options: TrainOptions) -> int:
     finished = (Path(options.out) / "result.json").exists()
 
     from veridical.cli.terminal import say
-    from veridical.runtime.process_group import joined
     from veridical.training import loop
+    from veridical.training.distributed import join_processes
 
-    with joined(options.device) as group:
+    with join_processes(options.device) as group:
         trained = loop.train(options, group=group)
     if not group.first:
         return 0

@@ -1,4 +1,4 @@
-"""Data-parallel training: each process has its rows of every batch, and gradients are added up.
+"""One training by several processes, as torchrun starts them: each has its rows of every batch.
 
 Gradients meet after the whole backward pass. DistributedDataParallel would reduce them from hooks inside it,
 and does not support torch.autograd.grad and double backward, of which robust objectives are made.
@@ -7,20 +7,190 @@ and does not support torch.autograd.grad and double backward, of which robust ob
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Noise, NoiseRows
-from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.process_group import ProcessGroup
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import Learner, pack
 from veridical.training.objectives import ObjectiveValue
 
+# How long a process waits for the others, as while process 0 validates; one that ends is noticed at once.
+_PATIENCE = timedelta(days=7)
+_MOST_PROCESSES = 2**20
 _NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """This process among `size` that do one training together; `rank` counts from 0.
+
+    local_rank: its number on its own machine, and that of its GPU. Of size 1 it is a program as usual. What
+    communicates must be called by all processes in the same order: everything but `first` and `device`.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is process 0, which alone writes results and shows progress."""
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """What "auto", "cpu" or "cuda" means to this process: of several, each has a GPU of its own."""
+        if self.size > 1 and name not in ("auto", "cpu", "cuda"):
+            raise argument_error("device", name, f"auto, cpu or cuda for {self.size} processes")
+        device = resolve_device(name)
+        if self.size == 1 or device.type == "cpu":
+            return device
+        if self.local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"device: each process takes a GPU of its own, and process {self.rank} would be number "
+                f"{self.local_rank + 1} of a machine with {torch.cuda.device_count()} GPUs. Start fewer, or "
+                "give --device cpu."
+            )
+        return torch.device("cuda", self.local_rank)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Replace the tensor by its sum over all processes, with the same bits on each, and return it."""
+        if self.size > 1:
+            with self._connected():
+                dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """The plain value that process `source` gives, on every process."""
+        if self.size == 1:
+            return value
+        # JSON: what travels between processes is never unpickled.
+        content = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+        length = torch.tensor([len(content)])
+        with self._connected():
+            dist.broadcast(length, source)
+            if self.rank != source:
+                content = torch.zeros(int(length), dtype=torch.uint8)
+            dist.broadcast(content, source)
+        return json.loads(bytes(content.tolist()))
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """A block that fails on all processes if it fails on one; nothing in it may communicate.
+
+        Where it failed its error is raised as it is, elsewhere a RunError that quotes it.
+        """
+        failure = None
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            failure = error  # raised again as soon as the others know
+        self._agree(failure)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """A guarded block that process 0 does first and the others, all at once, when it has done it."""
+        if not self.first:
+            self._agree(None)
+        with self.guarded():
+            yield
+        if self.first:
+            self._agree(None)
+
+    def _agree(self, failure: Exception | None) -> None:
+        """Wait for all processes; raise on each if one brings a failure."""
+        if self.size == 1:
+            return
+        states = torch.zeros(self.size, dtype=torch.int64)
+        states[self.rank] = failure is not None
+        failed = self.all_reduce(states).nonzero()
+        if not len(failed):
+            return
+        source = int(failed[0])
+        own = str(failure) if isinstance(failure, VeridicalError | OSError) else f"{failure!r}"
+        reason = self.broadcast(own, source)
+        if failure is not None:
+            raise failure
+        raise RunError(f"process {source} of {self.size} stopped: {reason}")
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Turn a lost connection into a RunError that says what to do."""
+        try:
+            yield
+        except RuntimeError as error:
+            # Gloo's messages: a place in its source, what happened, then general advice.
+            cause = str(error).partition("\n")[0].partition(". ")[0]
+            cause = cause.partition("] ")[2] or cause
+            raise RunError(
+                f"process {self.rank} of {self.size} lost the others ({cause}). One of them was killed or "
+                "ended by an error, which it printed itself. The same command continues where it was."
+            ) from error
+
+
+ALONE = ProcessGroup()
+"""One process, which shares its work with nobody."""
+
+
+@contextmanager
+def join_processes(device: str = "auto") -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started with this one, for as long as the block lasts.
+
+    `ALONE` where there is only one. device: the option of that name; GPUs communicate by NCCL, all else by
+    gloo. A program that has a torch.distributed group already makes its own `ProcessGroup`.
+    """
+    # A scheduler's WORLD_SIZE alone numbers no process.
+    size = _variable("WORLD_SIZE", 1, 1, _MOST_PROCESSES) if "RANK" in os.environ else 1
+    rank = _variable("RANK", 0, 0, size - 1)
+    if size == 1:
+        yield ALONE
+        return
+    group = ProcessGroup(rank, size, _variable("LOCAL_RANK", rank, 0, size - 1))
+    if not dist.is_available():
+        raise UsageError("this build of PyTorch has no torch.distributed. Start one process, not several.")
+    own = group.device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+    try:
+        with group._connected():
+            dist.init_process_group(backend, timeout=_PATIENCE)
+    except ValueError as error:
+        raise UsageError(f"{error}. Start the processes with torchrun.") from error
+    try:
+        yield group
+        group._agree(None)
+    except BaseException:
+        # NCCL would wait here for processes that may be gone; this one is about to end anyway.
+        if own.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _variable(name: str, default: int, least: int, most: int) -> int:
+    """The number in a variable of the environment, checked; the default where it is not set."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
+        hint = "torchrun sets it; without torchrun, unset RANK and WORLD_SIZE."
+        raise argument_error(name, text, f"a whole number from {least} to {most}", hint)
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -63,7 +233,7 @@ class Share:
         table = torch.zeros(1 + len(value.parts), self.count, dtype=torch.float64)
         table[:, self.rows] = torch.stack([value.loss.detach(), *value.parts.values()]).double().cpu()
         # Every number is added to zeros only, which leaves it as it is.
-        loss, *parts = self.group.add_up(table).to(value.loss.dtype)
+        loss, *parts = self.group.all_reduce(table).to(value.loss.dtype)
         return ObjectiveValue(loss, dict(zip(value.parts, parts, strict=True)))
 
     def add_gradients(self, model: nn.Module) -> None:
@@ -79,7 +249,7 @@ class Share:
         like = parameters[0]
         has = torch.tensor([p.grad is not None for p in parameters], dtype=like.dtype, device=like.device)
         flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        total = self.group.add_up(torch.cat([*(gradient.reshape(-1) for gradient in flat), has]))
+        total = self.group.all_reduce(torch.cat([*(gradient.reshape(-1) for gradient in flat), has]))
         *sums, counts = total.split([*(p.numel() for p in parameters), len(parameters)])
         for parameter, gradient, added, count in zip(parameters, flat, sums, counts.tolist(), strict=True):
             if count:
@@ -88,7 +258,7 @@ class Share:
 
     def check_step(self, step: int, folder: Path) -> None:
         """Raise a RunError on every process unless all continue from the same step."""
-        first = self.group.told(step)
+        first = self.group.broadcast(step)
         with self.group.guarded():
             if step != first:
                 raise RunError(
@@ -103,7 +273,7 @@ class Share:
         digests = torch.zeros(self.group.size, dtype=torch.int64)
         digest = hashlib.sha256(pack(learner.tensors())).digest()
         digests[self.group.rank] = int.from_bytes(digest[:7], "little")
-        others = (self.group.add_up(digests) != digests[0]).nonzero().flatten().tolist()
+        others = (self.group.all_reduce(digests) != digests[0]).nonzero().flatten().tolist()
         if others:
             raise RunError(
                 f"after step {step} processes 0 and {others[0]} hold different weights or buffers. Either "

@@ -22,7 +22,6 @@ from veridical.runtime.errors import RunError, argument_error, unknown_name_erro
 from veridical.runtime.files import claim_folder, result_document, write_atomic, write_json
 from veridical.runtime.guards import default_modes, preserved_rng, thread_count
 from veridical.runtime.options import TrainOptions
-from veridical.runtime.process_group import ALONE, ProcessGroup
 from veridical.runtime.seeds import seed_global, stream
 from veridical.training.checkpoint import (
     Learner,
@@ -32,7 +31,7 @@ from veridical.training.checkpoint import (
     save_checkpoint,
     weights,
 )
-from veridical.training.distributed import Share, check_parallel
+from veridical.training.distributed import ALONE, ProcessGroup, Share, check_parallel
 from veridical.training.log import Display, Log, event_writer
 from veridical.training.objectives import Objective, ObjectiveValue
 from veridical.training.optimisation import (
@@ -76,8 +75,8 @@ def train(
         Names, or a path of data, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits
         (N, K)), a `Dataset`, an `Objective`. The module is copied: the caller's own keeps its weights.
     group
-        The processes that share every batch: `runtime.process_group.joined()` under torchrun. All call this
-        with the same arguments and get the same run; `out` must be a folder that all of them see.
+        The processes that share every batch: `training.distributed.join_processes()` under torchrun. All
+        call this with the same arguments and get the same run; `out` must be a folder that all of them see.
     fields
         Fields of `TrainOptions`; `out` is required.
 
@@ -110,7 +109,7 @@ def train(
         with group.guarded():
             if group.first:
                 held.enter_context(_lock_folder(folder))
-        if group.told((folder / RESULT).exists()):
+        if group.broadcast((folder / RESULT).exists()):
             if group.first:
                 _clear(folder)
         else:

@@ -87,7 +87,7 @@ class WarmStarts:
             whole = torch.zeros(len(images), *new.shape[1:], dtype=new.dtype)
             whole[share.rows] = new
             # Every row is one process's, and is added to zeros.
-            kept[images] = share.group.add_up(whole)
+            kept[images] = share.group.all_reduce(whole)
         self._pending = None
 
 

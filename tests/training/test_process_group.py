@@ -11,9 +11,9 @@ from veridical.jobs import ProcessPool
 from veridical.runtime.checking import MOST_PROCESSES
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
-from veridical.runtime.process_group import ALONE, ProcessGroup, joined, launched
 from veridical.runtime.study_config import AttackOptions, DiffRoarOptions
 from veridical.studies.sanity import SanityOptions
+from veridical.training.distributed import ALONE, ProcessGroup, join_processes
 
 
 def _started(monkeypatch: pytest.MonkeyPatch, rank: int, size: int) -> None:
@@ -26,14 +26,11 @@ def _with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
-def test_the_environment_tells_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    assert launched() == 1
-    monkeypatch.setenv("WORLD_SIZE", "4")  # a scheduler's, without a number for this process
-    assert launched() == 1
-    _started(monkeypatch, 1, 4)
-    assert launched() == 4
+def test_a_scheduler_s_variables_alone_start_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with join_processes() as group:
+        assert group is ALONE
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
@@ -44,12 +41,8 @@ def test_junk_in_the_environment_is_named(
     _started(monkeypatch, 0, 2)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setenv(name, "0" if (name, text) == ("WORLD_SIZE", "2") else text)
-    with pytest.raises(UsageError, match=rf"^{name}: expected a whole number"), joined("cpu"):
+    with pytest.raises(UsageError, match=rf"^{name}: expected a whole number"), join_processes("cpu"):
         raise AssertionError("joined nobody")
-    if (name, text) == ("RANK", "x"):
-        monkeypatch.delenv("WORLD_SIZE")
-        with pytest.raises(UsageError, match=r"^RANK: "):
-            launched()
     if name == "WORLD_SIZE":
         assert main(["data"]) == 2
         assert "torchrun" in capsys.readouterr().err
@@ -73,14 +66,13 @@ def test_threads_and_processes_are_bounded_wherever_they_are_taken(number: Any) 
 
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     _started(monkeypatch, 0, 1)
-    with joined() as group:
+    with join_processes() as group:
         assert group is ALONE
         assert not torch.distributed.is_initialized()
     tensor = torch.arange(3)
-    assert group.add_up(tensor) is tensor
-    assert group.copy_from(0, tensor) is tensor
+    assert group.all_reduce(tensor) is tensor
     assert tensor.tolist() == [0, 1, 2]
-    assert group.told({"a": 1}) == {"a": 1}
+    assert group.broadcast({"a": 1}) == {"a": 1}
     for block in (group.guarded, group.in_turn):
         with pytest.raises(ZeroDivisionError), block():
             raise ZeroDivisionError
@@ -89,7 +81,7 @@ def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_that_cannot_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     _started(monkeypatch, 0, 2)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UsageError, match=r"MASTER_ADDR.*with torchrun"), joined("cpu"):
+    with pytest.raises(UsageError, match=r"MASTER_ADDR.*with torchrun"), join_processes("cpu"):
         raise AssertionError("joined nobody")
 
 
