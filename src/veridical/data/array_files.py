@@ -94,6 +94,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
         found = ("more bytes" if len(content) > count else f"{len(content)} bytes") + " of content"
         hint = "The file is truncated or damaged."
         raise corrupt_file_error(path, found, f"{count} for shape {shape}", hint)
+    # Over a bytearray, since torch wants arrays that can be written to.
     return np.frombuffer(bytearray(content), dtype=np.uint8).reshape(shape)
 
 
@@ -249,6 +250,7 @@ def read_pickled_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     if not isinstance(pixels, _ArrayRecord) or not isinstance(labels, list):
         expected = "a batch of CIFAR-10, with data and labels"
         raise corrupt_file_error(path, "a pickle of something else", expected)
+    # By type and not isinstance: True is an int, and a pickle can hold it.
     sound = all(type(label) is int and 0 <= label < 10 for label in labels)
     if len(labels) != _BATCH or not sound:
         found = f"{len(labels)} labels{'' if sound else ', some out of range'}"

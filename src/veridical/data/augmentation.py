@@ -84,12 +84,14 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> Tensor:
     one with fewer is gone through again and again, in a new order each time.
     """
     present, counts = labels.unique(return_counts=True)
+    # What does not divide evenly goes to classes drawn at random, one more each.
     each, left = divmod(len(labels), len(present))
     quota = torch.full_like(counts, each)
     quota[torch.randperm(len(present), generator=generator)[:left]] += 1
     chosen = []
     for label, size, wanted in zip(present, counts.tolist(), quota.tolist(), strict=True):
         members = (labels == label).nonzero().flatten()
+        # Whole rounds through the class, so that nobody comes again before everybody else.
         rounds = [torch.randperm(size, generator=generator) for _ in range(-(-wanted // size))]
         chosen.append(members[torch.cat(rounds)[:wanted]] if rounds else members[:0])
     order = torch.cat(chosen)
@@ -109,6 +111,7 @@ def _moved(draws: Tensor, inputs: Tensor, flips: Tensor) -> Tensor:
     height, width = inputs.shape[2:]
     shift = SHIFT_SHARE * _either(draws[:, 1:3]) * torch.tensor([width, height])
     sides = torch.where(flips, -1.0, 1.0).to(draws)
+    # From a place in the result back to the image, so the shift comes first and with its sign turned.
     mirror = torch.diag_embed(torch.stack([sides, torch.ones_like(sides), torch.ones_like(sides)], 1))
     return mirror @ _turn(draws[:, 0]) @ _shift(-shift)
 
@@ -120,6 +123,7 @@ def _warped(draws: Tensor, inputs: Tensor) -> Tensor:
     corners = _either(draws[:, 4:12]).reshape(-1, 4, 2) * depth[:, None, None]
     to_unit = torch.tensor([[1 / width, 0, 0.5], [0, 1 / height, 0.5], [0, 0, 1]], dtype=draws.dtype)
     quad = _square_to(corners / torch.tensor([width, height]))
+    # The quad maps the square to the moved corners; results are looked up the other way, hence the inverses.
     back: Tensor = torch.linalg.inv(to_unit) @ torch.linalg.inv(quad) @ to_unit
     return _turn(draws[:, 0]) @ _shift(-WARP_SHIFT * _either(draws[:, 1:3])) @ back
 
@@ -149,6 +153,7 @@ def _square_to(corners: Tensor) -> Tensor:
     across_x, across_y, up_x, up_y = x1 - x2, y1 - y2, x3 - x2, y3 - y2
     sum_x, sum_y = x0 - x1 + x2 - x3, y0 - y1 + y2 - y3
     area = across_x * up_y - up_x * across_y
+    # g and h are the perspective terms; without them (sums of 0) the map is affine.
     g, h = (sum_x * up_y - up_x * sum_y) / area, (across_x * sum_y - sum_x * across_y) / area
     first = torch.stack([x1 - x0 + g * x1, x3 - x0 + h * x3, x0], 1)
     second = torch.stack([y1 - y0 + g * y1, y3 - y0 + h * y3, y0], 1)
@@ -164,5 +169,6 @@ def _resampled(inputs: Tensor, maps: Tensor) -> Tensor:
     places = torch.stack([columns, rows, torch.ones_like(rows)], -1).reshape(-1, 3)
     seen = places @ maps.transpose(1, 2)
     grid = seen[..., :2] / seen[..., 2:] / torch.tensor([width / 2, height / 2])
+    # grid_sample's units: -1 and 1 are the outer edges of the border pixels.
     grid = grid.reshape(-1, height, width, 2).to(inputs)
     return grid_sample(inputs, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -102,6 +102,7 @@ class BlockWorld:
         purpose = f"blocks, {part}, label and place"
         draws = per_example_uniform((2,), self.seed, purpose, numbers, torch.float64)
         target = (draws[:, 0] < 0.5).long()
+        # A draw is below 1, but its product can round up to the number of blocks.
         block = (draws[:, 1] * self.relevant).long().clamp_max(self.relevant - 1)
         shape = (self.blocks, self.block_size)
         if not self.noise:
@@ -121,5 +122,6 @@ class BlockWorld:
     def _place(self, noise: Tensor, target: Tensor, block: Tensor) -> BlockExamples:
         """Add y u* to one block of noise (N, blocks, block_size), which is changed, and flatten it."""
         sign = target.double() * 2 - 1
+        # In place: `noise` was made for this.
         noise[torch.arange(len(block)), block] += sign[:, None] * self.signal
         return BlockExamples(noise.flatten(1), target, block)

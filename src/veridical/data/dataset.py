@@ -83,6 +83,7 @@ class Split:
             numbers = numbers.long()
         else:
             numbers = torch.tensor(list(indices), dtype=torch.int64)
+        # Negative numbers too: a slip must not silently count from the end.
         least, most = (int(end) for end in numbers.aminmax()) if len(numbers) else (0, -1)
         if least < 0 or most >= len(self):
             given = f"indices from {least} to {most}"
@@ -183,11 +184,13 @@ def load(
     """
     text = os.fspath(name)
     path = as_path(text, "data")
+    # A registered name wins over a folder of that name; whatever else exists here wins over module:callable.
     entry = DATASETS.get(text) if text in DATASETS else None
     is_folder = entry is None and path.suffix != ".npz" and path.is_dir()
     if split_seed != 0 and not is_folder:
         hint = "Its training and test images are fixed."
         raise argument_error("split_seed", split_seed, f"0 for {text}", hint)
+    # Options that do not apply are refused before anything is read.
     read: Callable[[], Any]
     source, resizes = str(path), is_folder
     if entry is not None:
@@ -227,6 +230,7 @@ def build_dataset(
     """
     classes = check_arrays(source, arrays, entry)
     options = dict(arrays.options) | ({"equalise": True} if equalise else {})
+    # The checksum is of what is trained on: channels first, after equalising, little-endian.
     images = [_channels_first(part, equalise) for part in (arrays.train_images, arrays.test_images)]
     labels = [part.astype(np.int64) for part in (arrays.train_labels, arrays.test_labels)]
     digest = hashlib.sha256()

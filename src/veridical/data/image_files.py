@@ -83,6 +83,7 @@ def _read_two_parts(train: Path, test: Path, names: Sequence[str], size: int | N
 
 def _read_one_level(folder: Path, names: Sequence[str], size: int | None, split_seed: int) -> Arrays:
     paths, labels = _list_images(folder, names)
+    # A class of one image cannot be on both sides.
     alone = np.flatnonzero(np.bincount(labels, minlength=len(names)) < 2)
     if len(alone):
         expected = "at least 2, one each for training and testing"
@@ -98,6 +99,7 @@ def _list_images(folder: Path, names: Sequence[str]) -> tuple[list[Path], Labels
     """Every image file below `folder` in hashed order, and the label of each; a warning names other files."""
     paths: list[Path] = []
     labels: list[int] = []
+    # Images beside the class folders have no class: they are named, not read.
     skipped = [path for path in folder.iterdir() if path.suffix.lower() in _formats()[1]]
     for label, name in enumerate(names):
         files, others = _image_files(folder / name) if (folder / name).is_dir() else ([], [])

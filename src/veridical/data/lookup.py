@@ -44,6 +44,7 @@ def find_place(entry: DatasetEntry, root: Path, *, download: bool, size: int | N
     outcome = "not asked for (`veridical train --download`, download=True)"
     if place is None and download:
         outcome = _download_original(entry, root)
+        # A download is no promise: what counts is what lies there now.
         tried = list_places(entry, root, size)
         place = next((one for one in tried if not one.missing), None)
     if place is not None:

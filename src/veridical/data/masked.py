@@ -110,6 +110,7 @@ def save_masked(path: str | os.PathLike[str], data: MaskedDataset) -> None:
         arrays[f"y_{part}"] = split.labels.numpy()
         arrays[f"mask_{part}"] = data.mask(part).numpy()
         arrays |= {f"place_{name}_{part}": data.place(name, part).numpy() for name in data.places}
+    # savez writes members in this order with a fixed time, hence the same bytes for the same data.
     with atomic(target) as file:
         np.savez_compressed(file, **arrays)
 
@@ -131,6 +132,7 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
         if members[name].dtype != np.bool_:
             raise corrupt_file_error(where, f"{name} of dtype {members[name].dtype}", "masks of dtype bool")
     tensors = {name: torch.from_numpy(array) for name, array in members.items() if array.dtype.kind in "bi"}
+    # place_NAME_train and place_NAME_test, where NAME may hold underscores of its own.
     names = sorted({name[6:].rpartition("_")[0] for name in tensors if name.startswith("place_")})
     try:
         places = {name: (tensors[f"place_{name}_train"], tensors[f"place_{name}_test"]) for name in names}
@@ -210,6 +212,7 @@ def box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: ob
     A pixel is in the box if its centre is. Raises DataError, naming `where`, for a box outside its image.
     """
     full_width, full_height, left, top, right, bottom = boxes.astype(np.int64).T
+    # Both ends are inside the box, and so inside the image.
     fits = (left >= 0) & (left <= right) & (right < full_width)
     fits &= (top >= 0) & (top <= bottom) & (bottom < full_height)
     if not fits.all():

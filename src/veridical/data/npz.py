@@ -44,6 +44,7 @@ def read_npz(path: Path) -> Arrays:
     rule of numpy.load with allow_pickle=False). Raises DataError, naming file and member.
     """
     with _opened(path) as archive:
+        # All headers before any content: a wrong last member is found before gigabytes are decoded.
         for name, kind in _MEMBERS.items():
             with _member(path, archive, name) as (_, header):
                 check_header(f"{path}, {name}", header.shape, header.dtype, kind)
@@ -145,6 +146,7 @@ def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
         stream.read(1)  # zipfile compares the checksum only when the end is reached
+    # Files of another byte order are turned here; for others astype copies nothing.
     array = flat.view(header.dtype)
     shaped = array.reshape(header.shape, order="F" if header.fortran else "C")
     return shaped.astype(header.dtype.newbyteorder("="), copy=False)

@@ -63,6 +63,7 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     if options.size < 1 or low < 0 or last_row <= low or last_column <= low:
         given = f"a patch of {options.size} pixels, {options.margin} from the border"
         raise argument_error("size and margin", given, f"one that fits into {height} x {width} pixels")
+    # The ring of corners that touch the border, clockwise; each side leaves its end to the next.
     top = [(low, column) for column in range(low, last_column)]
     side = [(row, last_column) for row in range(low, last_row)]
     bottom = [(last_row, column) for column in range(last_column, low, -1)]
@@ -146,10 +147,12 @@ def _paint(options: ShortcutOptions, images: Tensor, place: Tensor, classes: int
     stencils = torch.zeros(count, height, width, dtype=torch.bool)
     for stencil, (row, column) in zip(stencils, corners.tolist(), strict=True):
         stencil[row : row + options.size, column : column + options.size] = True
+    # A place of -1 would be the last one's: without a patch nothing is masked.
     mask = stencils[place.clamp(min=0)] & (place != ABSENT)[:, None, None]
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
     white = torch.ones(height, width, dtype=torch.bool)
     if options.pattern == "checks":
         white = (rows + columns) % 2 == 0
+    # Mixed in floating point and rounded once.
     patch = 255 * options.contrast * white + (1 - options.contrast) * images.float()
     return torch.where(mask[:, None], patch.round().to(torch.uint8), images), mask

@@ -33,6 +33,7 @@ class _TwoClasses(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, 2): class 1 stands for y = +1, class 0 for y = -1."""
+        # Symmetric logits: their cross-entropy is the logistic loss of the score, with no constant left.
         half = self.score(inputs) / 2
         return torch.stack([-half, half], dim=1)
 
@@ -133,6 +134,7 @@ class MaxMargin:
         it is within rounding of it; without noise every input of the support is on one.
         """
         reached = inputs.flatten(1) @ self.inner.T + self.offset
+        # Sums that are 0 in exact arithmetic come out a few units of the last place away from it.
         kink = reached.abs() <= 16 * torch.finfo(torch.float64).eps
         open_share = torch.where(kink, at_kink, (reached > 0).double())
         return (open_share * (self.mass * self.outer)) @ self.inner

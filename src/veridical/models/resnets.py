@@ -37,6 +37,7 @@ class ResidualUnit(nn.Module):
         super().__init__()
         self.stride = stride
         self.activate_first = activate_first
+        # Zero channels on both sides stand for a shortcut's projection, which would have weights.
         self.margin = (channels_out - channels_in) // 2
         self.conv1 = blank_convolution(
             channels_in, channels_out, 3, stride=stride, padding=1 if stride == 1 else 0, bias=False
@@ -174,6 +175,7 @@ class ResNet18(nn.Module):
         if not fixup:
             return
         blocks = [module for module in self.modules() if isinstance(module, _BasicBlock)]
+        # Fixup with two convolutions a branch: the first is divided by sqrt(blocks), the last starts at zero.
         for block in blocks:
             block.conv1.weight.mul_(1 / sqrt(len(blocks)))
             block.conv2.weight.zero_()
