@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.models import build
-from veridical.runtime.errors import UsageError
+from veridical.models import MODELS, build
 
 Shape = tuple[int, int, int]
 CASES: list[tuple[str, Shape, dict[str, Any]]] = [
@@ -42,15 +41,8 @@ def closed_form(name: str, shape: Shape, options: dict[str, Any], classes: int =
     channels, height, width = shape
     if name == "cnn":
         pooled = height // 4 * (width // 4)
-        return (
-            26 * 32
-            - 32
-            + 25 * 32 * (channels - 1)
-            + 32
-            + (25 * 32 + 1) * 64
-            + (64 * pooled + 1) * 1024
-            + 1025 * classes
-        )
+        convolutions = (25 * channels + 1) * 32 + (25 * 32 + 1) * 64
+        return convolutions + (64 * pooled + 1) * 1024 + 1025 * classes
     if name == "mlp":
         hidden: int = options["width"]
         return (channels * height * width + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * classes
@@ -78,10 +70,12 @@ def test_shapes_and_parameter_counts(name: str, shape: Shape, options: dict[str,
     assert count_parameters(model) == closed_form(name, shape, options)
 
 
-def test_published_sizes() -> None:
+def test_published_sizes_and_that_every_network_is_tested() -> None:
     assert count_parameters(build("cnn", shape=(1, 28, 28), num_classes=10, seed=0)) == 3_274_634
     resnet = build("resnet18", shape=(3, 32, 32), num_classes=10, seed=0)
     assert count_parameters(resnet) == 11_173_962  # the usual CIFAR ResNet-18
+    ours = {one.name for one in MODELS.entries() if str(one.factory).startswith("veridical.")}
+    assert {name for name, _, _ in CASES} == ours
 
 
 @every_case
@@ -99,31 +93,22 @@ def test_weights_come_from_the_seed_alone(name: str, shape: Shape, options: dict
 
 
 @every_case
-def test_float64_is_clean_and_agrees_with_float32(name: str, shape: Shape, options: dict[str, Any]) -> None:
+def test_dtype_layout_and_batch_change_nothing_but_rounding(
+    name: str, shape: Shape, options: dict[str, Any]
+) -> None:
     model = make(name, shape, options).eval()
     inputs = images(shape, dtype=torch.float64)
     single = model(inputs.float())
-    double = model.double()(inputs)
+    model.double()
+    double = model(inputs)
     assert double.dtype == torch.float64
     assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
-
-
-@every_case
-def test_channels_last_gives_the_same_logits(name: str, shape: Shape, options: dict[str, Any]) -> None:
-    model = make(name, shape, options).double().eval()
-    inputs = images(shape, dtype=torch.float64)
-    expected = model(inputs)
-    last = model.to(memory_format=torch.channels_last)(inputs.contiguous(memory_format=torch.channels_last))
-    assert_close(last, expected, rtol=1e-10, atol=1e-10)
-
-
-@every_case
-def test_examples_do_not_meet_in_eval_mode(name: str, shape: Shape, options: dict[str, Any]) -> None:
-    model = make(name, shape, options).double().eval()
-    inputs = images(shape, dtype=torch.float64)
+    # Examples do not meet in eval mode, and there may be none.
     alone = torch.cat([model(inputs[i : i + 1]) for i in range(3)])
-    assert_close(model(inputs), alone, rtol=1e-10, atol=1e-10)
+    assert_close(double, alone, rtol=1e-10, atol=1e-10)
     assert model(inputs[:0]).shape == (0, 5)
+    last = model.to(memory_format=torch.channels_last)(inputs.contiguous(memory_format=torch.channels_last))
+    assert_close(last, double, rtol=1e-10, atol=1e-10)
 
 
 @every_case
@@ -160,60 +145,44 @@ def test_second_derivatives_match_finite_differences(
     assert_close(exact, (above - below) / (2 * tiny), rtol=1e-5, atol=0)
 
 
+def cnn(initialisation: str | float = "paper") -> dict[str, Tensor]:
+    """The weights of a paper's CNN."""
+    options: dict[str, Any] = {"shape": (1, 28, 28), "num_classes": 10, "seed": 3}
+    return build("cnn", **options, initialisation=initialisation).state_dict()
+
+
 def test_paper_cnn_initialisation() -> None:
-    model = build("cnn", shape=(1, 28, 28), num_classes=10, seed=0)
-    for layer in (module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))):
-        assert layer.bias is not None
-        assert bool((layer.bias == torch.tensor(0.1)).all())
-        assert float(layer.weight.detach().abs().max()) <= 0.2
-    hidden = model.get_submodule("hidden")
-    assert isinstance(hidden, nn.Linear)
+    weights = cnn()
+    for name, value in weights.items():
+        assert bool((value == 0.1).all()) if name.endswith("bias") else float(value.abs().max()) <= 0.2
     # A normal cut at two deviations has deviation .8796 of the uncut one.
-    assert_close(float(hidden.weight.detach().std()), 0.08796, rtol=2e-3, atol=0)
-
-
-def test_cnn_can_be_drawn_by_he() -> None:
-    model = build("cnn", shape=(1, 28, 28), num_classes=10, seed=0, initialisation="he")
-    hidden = model.get_submodule("hidden")
-    assert isinstance(hidden, nn.Linear)
-    assert_close(float(hidden.weight.detach().std()), (2 / 3136) ** 0.5, rtol=5e-3, atol=0)
-    assert hidden.bias is not None
-    assert not bool(hidden.bias.any())
-    with pytest.raises(UsageError, match="paper, he"):
-        build("cnn", shape=(1, 28, 28), num_classes=10, seed=0, initialisation="zero")
+    assert_close(float(weights["hidden.weight"].std()), 0.08796, rtol=2e-3, atol=0)
+    he = cnn("he")
+    assert_close(float(he["hidden.weight"].std()), (2 / 3136) ** 0.5, rtol=5e-3, atol=0)
+    assert not bool(he["hidden.bias"].any())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.6, 1.0])
 def test_cnn_weights_between_he_and_the_paper(share: float) -> None:
-    options: dict[str, Any] = {"shape": (1, 28, 28), "num_classes": 10, "seed": 3}
-    between = build("cnn", **options, initialisation=share)
-    he_s, papers = (build("cnn", **options, initialisation=name).state_dict() for name in ("he", "paper"))
+    between, he, paper = cnn(share), cnn("he"), cnn("paper")
     for name in ("conv2", "hidden", "classify"):
-        he, paper = (float(end[f"{name}.weight"].std()) for end in (he_s, papers))
-        layer = between.get_submodule(name)
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        assert layer.bias is not None
-        assert_close(float(layer.weight.detach().std()), he ** (1 - share) * paper**share, rtol=2e-2, atol=0)
-        assert_close(layer.bias.detach(), torch.full_like(layer.bias.detach(), 0.1 * share))
+        ends = [float(end[f"{name}.weight"].std()) for end in (he, paper)]
+        expected = ends[0] ** (1 - share) * ends[1] ** share
+        assert_close(float(between[f"{name}.weight"].std()), expected, rtol=2e-2, atol=0)
+        bias = between[f"{name}.bias"]
+        assert_close(bias, torch.full_like(bias, 0.1 * share))
+    if share == 1:  # bit for bit, also as an integer
+        assert all(torch.equal(between[name], value) for name, value in paper.items())
+        assert all(torch.equal(value, paper[name]) for name, value in cnn(1).items())
 
 
 def test_cnn_with_the_papers_convolutions_and_he_s_dense_layers() -> None:
-    options: dict[str, Any] = {"shape": (1, 28, 28), "num_classes": 10, "seed": 3}
-    both = build("cnn", **options, initialisation="paper-he").state_dict()
-    he, paper = (build("cnn", **options, initialisation=name).state_dict() for name in ("he", "paper"))
+    both, he, paper = cnn("paper-he"), cnn("he"), cnn("paper")
     for name, value in both.items():
         if name.endswith("bias") or name.startswith("conv"):
             assert torch.equal(value, paper[name])
         else:
             assert_close(float(value.std()), float(he[name].std()), rtol=2e-2, atol=0)
-
-
-def test_all_of_the_papers_share_is_bitwise_the_papers_weights() -> None:
-    options: dict[str, Any] = {"shape": (1, 12, 12), "num_classes": 3, "seed": 5}
-    paper = build("cnn", **options, initialisation="paper").state_dict()
-    for share in (1, 1.0):
-        whole = build("cnn", **options, initialisation=share).state_dict()
-        assert all(torch.equal(whole[name], value) for name, value in paper.items())
 
 
 def test_fixup_starts_with_silent_branches() -> None:

@@ -40,6 +40,7 @@ print(*(name for name in sys.modules if name not in before and not name.startswi
         ("resnet50", {}, "one of cnn, rar-resnet, mlp, resnet18"),
         ("cnn", {"width": 3}, "option of model 'cnn': expected one of .*'width'.*mean .*; std"),
         ("cnn", {"initialisation": 1.5}, "one of paper, he, paper-he, or a number from 0 to 1, but got 1.5"),
+        ("cnn", {"initialisation": "zero"}, "one of paper, he, paper-he, or a number .*, but got 'zero'"),
         ("cnn", {"initialisation": True}, "or a number from 0 to 1, but got True"),
         ("mlp", {"width": 0}, "option width of model 'mlp': expected an integer from 1 to 16,384, but got 0"),
         ("mlp", {"width": True}, "expected an integer from 1 to 16,384, but got True"),
