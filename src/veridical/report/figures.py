@@ -60,6 +60,21 @@ class Curve:
     dashed: bool = False
     colour: int | None = None
 
+    @classmethod
+    def through(
+        cls,
+        name: str,
+        x: Sequence[float],
+        entries: Sequence[object],
+        *,
+        dashed: bool = False,
+        colour: int | None = None,
+    ) -> "Curve":
+        """The curve through values with their intervals, as `Interval.read` takes them."""
+        shown = [Interval.read(entry) for entry in entries]
+        ends = ([one.value for one in shown], [one.low for one in shown], [one.high for one in shown])
+        return cls(name, x, *ends, dashed, colour)
+
     def __post_init__(self) -> None:
         for part in ("y", "low", "high"):
             values = getattr(self, part)

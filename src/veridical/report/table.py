@@ -37,8 +37,8 @@ class Column:
 
     unit: "share" is a fraction shown as percent, "points" a difference of fractions in percentage points with
     its sign, "number" has three decimals, "difference" four and its sign, "pixels" two, "count" none; "text"
-    is ready text. better: where
-    better lies, if anywhere. meaning: a sentence that explains it, for the list below the table.
+    is ready text. better: where better lies, if anywhere. meaning: a sentence that explains it, for the list
+    below the table. digits: decimals, where they are not the unit's.
     """
 
     key: str
@@ -46,12 +46,14 @@ class Column:
     unit: Unit = "text"
     better: Literal["higher", "lower"] | None = None
     meaning: str = ""
+    digits: int | None = None
 
     def cell(self, entry: object, digits: int | None = None) -> str:
         """An entry as text: 12.3% (11.0 to 13.6).
 
         entry: ready text, which is kept, or what `write_cell` takes.
         """
+        digits = self.digits if digits is None else digits
         return entry if isinstance(entry, str) else write_cell(entry, self.unit, digits)
 
     @property

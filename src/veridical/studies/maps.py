@@ -153,11 +153,9 @@ def make_topk_curve(
 
     Two seeds get none: their intervals are wider than all shares, and would hide every curve.
     """
-    shown = [main_interval(two) for two in topk]
-    value, low, high = ([one[end] for one in shown] for end in ("value", "low", "high"))
-    if topk[0]["seeds"]["n"] == 2:
-        return Curve(name, levels, value, dashed=dashed, colour=colour)
-    return Curve(name, levels, value, low, high, dashed=dashed, colour=colour)
+    banded = topk[0]["seeds"]["n"] != 2
+    entries = topk if banded else [main_interval(two)["value"] for two in topk]
+    return Curve.through(name, levels, entries, dashed=dashed, colour=colour)
 
 
 def draw_topk(

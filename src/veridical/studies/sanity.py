@@ -710,11 +710,9 @@ def _curves(states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], o
     curves = []
     for colour, (measure, one) in enumerate(MEASURES.items()):
         shown = [state["similarity"][measure] for state in states]
-        ends = {end: [interval[end] for interval in shown] for end in ("value", "low", "high")}
-        if cascading:
-            # Nothing randomised: the same map.
-            ends = {end: [1.0, *values] for end, values in ends.items()}
-        curves.append(Curve(one.label, x, ends["value"], ends["low"], ends["high"], colour=colour))
+        if cascading:  # with nothing randomised, the same map
+            shown = [dict.fromkeys(("value", "low", "high"), 1.0), *shown]
+        curves.append(Curve.through(one.label, x, shown, colour=colour))
         level = unrelated[measure]["value"]
         curves.append(Curve("", x, [level] * len(x), dashed=True, colour=colour))
     return curves_figure(

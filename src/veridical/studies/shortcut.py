@@ -28,7 +28,7 @@ from veridical.faithfulness.sources import describe_source
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.localisation import LEVELS
 from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
-from veridical.report.formats import Interval, main_interval
+from veridical.report.formats import Interval
 from veridical.report.table import Column, Table, write_points
 from veridical.runtime.checking import FilePath, Share, Width
 from veridical.runtime.files import Arrays
@@ -517,9 +517,8 @@ def _rates_panel(result: StudyResult) -> Panel:
     curves = []
     for name, arms in kinds.items():
         ordered = sorted(arms, key=lambda arm: float(arm["rate"]))
-        shown = [main_interval(arm["lost"]["moved"]) for arm in ordered]
-        ends = {end: [one[end] for one in shown] for end in ("value", "low", "high")}
-        curves.append(Curve(name, [arm["rate"] for arm in ordered], ends["value"], ends["low"], ends["high"]))
+        lost = [arm["lost"]["moved"] for arm in ordered]
+        curves.append(Curve.through(name, [arm["rate"] for arm in ordered], lost))
     figure = curves_figure(
         curves,
         x_label="training images whose patch agrees",

@@ -241,6 +241,8 @@ class Study(Generic[OptionsT]):
     Options: ClassVar[type[Any]]
     form: ClassVar[Any] = Document
     """What result.json must have, as `read_json` takes it."""
+    dtype: ClassVar[str] = "float32"
+    """In which the steps compute."""
 
     def __init__(self, options: OptionsT) -> None:
         if not isinstance(options, self.Options):
@@ -373,7 +375,7 @@ class Study(Generic[OptionsT]):
             self.results(work),
             config,
             {
-                **environment(resolve_device(options.device), "float32", threads, options.seed),
+                **environment(resolve_device(options.device), self.dtype, threads, options.seed),
                 "executor": type(executor).__name__,
                 "workers": workers_of(executor),
                 "store": str(work.store.root),
