@@ -76,27 +76,6 @@ def test_a_death_costs_its_job_a_retry_and_nobody_else_anything(store: Store, po
         assert (store.folder(job) / "log.txt").read_text().count("--- begun") == 1
 
 
-def test_a_worker_that_is_killed_is_replaced(
-    tmp_path: Path, store: Store, pool: ProcessPool, until: Callable[..., None], lines: Lines
-) -> None:
-    where = {"started": str(tmp_path / "started"), "go": str(tmp_path / "go")}
-    jobs = [Job("job_functions:hold", {"x": number}, where) for number in range(2)]
-
-    def kill() -> None:
-        until(lambda: len(lines(tmp_path / "started")) == 2)
-        os.kill(int(lines(tmp_path / "started")[0]), signal.SIGKILL)
-        until(lambda: len(lines(tmp_path / "started")) == 3)
-        (tmp_path / "go").touch()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    outcomes = run_jobs(jobs, store, pool, trust_code=True)
-    killer.join()
-    assert [outcome.result for outcome in outcomes.values()] == [{"x": 0}, {"x": 1}]
-    pids = list(map(int, lines(tmp_path / "started")))
-    assert set(pool.processes()) == set(pids[1:])
-
-
 def test_it_is_an_executor(pool: ProcessPool) -> None:
     assert list(pool.map(abs, range(-3, 0))) == [3, 2, 1]
     assert pool.submit(sorted, [3, 1, 2], reverse=True).result() == [3, 2, 1]
