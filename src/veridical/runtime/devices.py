@@ -81,10 +81,10 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY_INFO.read_text(encoding="utf-8"))
+        match = re.search(r"MemAvailable:\s+(\d+) kB", _MEMORY_INFO.read_text(encoding="utf-8"))
     except OSError:  # not Linux
-        found = None
-    return int(found[1]) * 1024 if found else 2**62
+        match = None
+    return int(match[1]) * 1024 if match else 2**62
 
 
 @functools.cache

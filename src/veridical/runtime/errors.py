@@ -26,7 +26,7 @@ def argument_error(name: str, given: object, expected: str, hint: str = "") -> U
 
     `expected` completes "expected ..."; `hint` is a full sentence that says what to do.
     """
-    message = f"{name}: expected {expected}, but got {_shown(given)}."
+    message = f"{name}: expected {expected}, but got {_describe(given)}."
     return UsageError(f"{message} {hint}" if hint else message)
 
 
@@ -52,15 +52,15 @@ def nearest(given: object, known: Iterable[str]) -> str | None:
     """The name that was meant: of these initials (lr: learning-rate), else the most alike or a longer one."""
     if not isinstance(given, str):
         return None
-    names = {_plain(name): name for name in known}
-    wanted = _plain(given)
+    names = {_normalise(name): name for name in known}
+    wanted = _normalise(given)
     initials = [name for plain, name in names.items() if wanted == "".join(w[0] for w in plain.split())]
     alike = difflib.get_close_matches(wanted, names, n=1) if len(wanted) > 2 else []
     longer = [plain for plain in names if len(wanted) > 2 and plain.startswith(wanted)]
     return next(iter([*initials, *(names[plain] for plain in [*alike, *longer])]), None)
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     return name.strip("-").replace("-", " ").replace("_", " ").lower()
 
 
@@ -77,7 +77,7 @@ def unknown_name_error(
     return argument_error(name, given, f"one of {', '.join(names)}{more}", (meant + hint).rstrip())
 
 
-def _shown(given: object) -> str:
+def _describe(given: object) -> str:
     """Show a value in one short line; of tensors and other objects what they are, not what they hold."""
     if isinstance(given, type):
         return f"the class {given.__name__}"

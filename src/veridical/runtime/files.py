@@ -77,7 +77,7 @@ def atomic(target: Path, *, once: bool = False, flush: bool = True) -> Iterator[
     # The temporary file lies in the same folder, since a rename is atomic only within one file system. Its
     # name starts with a dot: what a killed process leaves behind is not taken for a file of the run. It also
     # says who writes it, so that `sweep` knows when nobody does.
-    token = _system() + secrets.token_hex(4)
+    token = _system_id() + secrets.token_hex(4)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{token}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -123,13 +123,13 @@ def sweep(folder: Path) -> None:
         if not process.isdecimal():
             continue  # not of `atomic`
         with contextlib.suppress(OSError):  # others may sweep too
-            elsewhere = len(token) == len(_system()) + 8 and not token.startswith(_system())
+            elsewhere = len(token) == len(_system_id()) + 8 and not token.startswith(_system_id())
             old = time.time() - path.stat().st_mtime > 86_400
-            if old if elsewhere else not _runs(int(process)):
+            if old if elsewhere else not _is_running(int(process)):
                 path.unlink()
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -140,7 +140,7 @@ def _runs(process: int) -> bool:
 
 
 @cache
-def _system() -> str:
+def _system_id() -> str:
     """Name the kernel, and the container, in which a process number means something."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
@@ -198,9 +198,9 @@ def read_bytes(
     try:
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would wait for ever
-            _damaged(source, "it is not a file", hint)
+            _fail_damaged(source, "it is not a file", hint)
         if most is not None and status.st_size > most:
-            _damaged(source, f"it has {status.st_size:,} bytes, and at most {most:,} make sense", hint)
+            _fail_damaged(source, f"it has {status.st_size:,} bytes, and at most {most:,} make sense", hint)
         content = source.read_bytes()
     except FileNotFoundError:
         raise RunError(
@@ -209,7 +209,7 @@ def read_bytes(
     except OSError as error:
         raise RunError(f"{source} cannot be read: {error.strerror}. Check its permissions.") from error
     if sha256 is not None and digest(content) != sha256:
-        _damaged(source, "its content is not what was written (SHA-256 differs)", hint)
+        _fail_damaged(source, "its content is not what was written (SHA-256 differs)", hint)
     return content
 
 
@@ -245,9 +245,9 @@ def read_json(
     key, a value of another type) is a RunError that names file and field.
     """
     source = as_path(path)
-    value = _parsed(read_bytes(source, MOST_TEXT, hint), form, source, hint)
+    value = _parse(read_bytes(source, MOST_TEXT, hint), form, source, hint)
     if sealed and value.pop(_SEAL, None) != _seal(value):
-        _damaged(source, "it is not what was written (its seal differs)", hint)
+        _fail_damaged(source, "it is not what was written (its seal differs)", hint)
     return value
 
 
@@ -256,7 +256,7 @@ def check_form(value: object, form: Any, source: object, hint: str = AGAIN) -> N
     try:
         check_structure(value, form)
     except UsageError as error:
-        _damaged(source, str(error).removesuffix("."), hint)
+        _fail_damaged(source, str(error).removesuffix("."), hint)
 
 
 def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN) -> list[F]:
@@ -272,7 +272,7 @@ def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = 
         if not text.strip(b"\0"):
             continue
         try:
-            lines.append(_parsed(text, form, f"{source}, line {number},", hint))
+            lines.append(_parse(text, form, f"{source}, line {number},", hint))
         except RunError:
             if number < len(texts):
                 raise
@@ -314,20 +314,22 @@ def read_arrays(
             size = sum(info.file_size for info in archive.infolist())
             if size > MOST_ARRAYS:
                 raise ValueError(f"it unpacks to {size:,} bytes")
-            found = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+            arrays = {
+                name.removesuffix(".npy"): _read_array(archive.read(name)) for name in archive.namelist()
+            }
     except Exception as error:  # noqa: BLE001 - damaged archives and headers fail in nearly any way
-        _damaged(source, f"it is not an .npz file as it was written ({_reason(error)})", hint)
+        _fail_damaged(source, f"it is not an .npz file as it was written ({_shorten_reason(error)})", hint)
     lengths: dict[str, int] = {}
     for name, form in (forms or {}).items():
-        if name not in found:
-            _damaged(source, f"it has no array {name}", hint)
-        if not _fits(found[name], form, lengths):
-            given = f"{found[name].dtype} {found[name].shape}"
-            _damaged(source, f"the array {name} is {given}, and not ({form})", hint)
-    return found
+        if name not in arrays:
+            _fail_damaged(source, f"it has no array {name}", hint)
+        if not _has_form(arrays[name], form, lengths):
+            given = f"{arrays[name].dtype} {arrays[name].shape}"
+            _fail_damaged(source, f"the array {name} is {given}, and not ({form})", hint)
+    return arrays
 
 
-def _array(content: bytes) -> Any:
+def _read_array(content: bytes) -> Any:
     """One member of an .npz file, whose header is believed only where the content is there."""
     import numpy as np
 
@@ -345,7 +347,7 @@ def _array(content: bytes) -> Any:
     return array
 
 
-def _fits(array: Any, form: str, lengths: dict[str, int]) -> bool:
+def _has_form(array: Any, form: str, lengths: dict[str, int]) -> bool:
     """Whether kind and shape are as said; new axes get their length."""
     kinds, *axes = form.split()
     named = [axis for axis in axes if axis != "*"]
@@ -360,44 +362,44 @@ def _fits(array: Any, form: str, lengths: dict[str, int]) -> bool:
     )
 
 
-def _parsed(content: bytes, form: type[F], place: object, hint: str) -> F:
+def _parse(content: bytes, form: type[F], place: object, hint: str) -> F:
     """A JSON text of our own as plain values that fit a form."""
     try:
-        value = json.loads(content.decode(), parse_constant=_refused, parse_float=_finite)
+        value = json.loads(content.decode(), parse_constant=_refuse_constant, parse_float=_parse_finite)
         level = [value]
         for _ in range(_DEEPEST):
-            level = [inner for outer in level for inner in _parts(outer)]
+            level = [inner for outer in level for inner in _inner_values(outer)]
         if level:
             raise ValueError(f"nested more than {_DEEPEST} times")
         if rb"\u" in content:  # halves of a character, which nothing could write again
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        _damaged(place, f"it is not valid JSON ({_reason(error)})", hint)
+        _fail_damaged(place, f"it is not valid JSON ({_shorten_reason(error)})", hint)
     check_form(value, form, place, hint)
     return value  # type: ignore[no-any-return]
 
 
-def _parts(value: Any) -> Any:
+def _inner_values(value: Any) -> Any:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
 
 
-def _finite(text: str) -> float:
-    return float(text) if math.isfinite(float(text)) else _refused(text)
+def _parse_finite(text: str) -> float:
+    return float(text) if math.isfinite(float(text)) else _refuse_constant(text)
 
 
-def _refused(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"the number {constant[:40]}")
 
 
-def _reason(error: BaseException) -> str:
+def _shorten_reason(error: BaseException) -> str:
     """An error of another library in a few words, without its advice."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _damaged(source: object, fault: str, hint: str) -> NoReturn:
+def _fail_damaged(source: object, fault: str, hint: str) -> NoReturn:
     raise RunError(f"{source} is damaged: {fault}. {hint}") from None
 
 

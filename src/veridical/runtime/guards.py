@@ -23,11 +23,11 @@ def private_copy(model: nn.Module) -> nn.Module:
     older `weight_norm` and `spectral_norm`, are copied as values: deepcopy refuses them.
     """
     values = [value for module in model.modules() for value in vars(module).values()]
-    made = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
+    copies = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     try:
         # In inference mode the copy's weights could never enter a graph.
         with torch.inference_mode(False):
-            return copy.deepcopy(model, made)
+            return copy.deepcopy(model, copies)
     except Exception as error:
         raise UsageError(
             f"model: {type(model).__name__} has to be copied, so that yours stays as it is, and cannot be "

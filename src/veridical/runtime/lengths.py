@@ -26,6 +26,6 @@ def power_of_two(values: Tensor) -> Tensor:
 def length(values: Tensor, order: float = 2.0) -> Tensor:
     """The norm of each row, (...,) for (..., D), right at every scale of the row's numbers."""
     scale = power_of_two(values)
-    found: Tensor = torch.linalg.vector_norm(values / scale, ord=order, dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(values / scale, ord=order, dim=-1)
     # Order 0 counts what is not 0, at any scale.
-    return found * scale[..., 0] if order else found
+    return norms * scale[..., 0] if order else norms

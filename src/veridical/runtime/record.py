@@ -18,19 +18,19 @@ def record(*, kw_only: bool) -> Callable[[type[T]], type[T]]: ...
 def record(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
     """`dataclass(frozen=True, eq=False)` whose repr gives kind and shape of arrays, not their numbers."""
 
-    def made(cls: type[T]) -> type[T]:
-        cls.__repr__ = _words  # type: ignore[method-assign]
+    def decorate(cls: type[T]) -> type[T]:
+        cls.__repr__ = _describe  # type: ignore[method-assign]
         return dataclass(frozen=True, eq=False, repr=False, kw_only=kw_only)(cls)
 
-    return made if cls is None else made(cls)
+    return decorate if cls is None else decorate(cls)
 
 
-def _words(self: Any) -> str:
-    parts = [f"{one.name}={_short(getattr(self, one.name))}" for one in fields(self) if one.repr]
-    return _cut(f"{type(self).__name__}({', '.join(parts)}", _LONGEST) + ")"
+def _describe(self: Any) -> str:
+    parts = [f"{one.name}={_describe_value(getattr(self, one.name))}" for one in fields(self) if one.repr]
+    return _shorten(f"{type(self).__name__}({', '.join(parts)}", _LONGEST) + ")"
 
 
-def _short(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """A value in a few words: an array's kind and shape, a collection's size, a network's class."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None and not isinstance(value, type):
@@ -39,8 +39,8 @@ def _short(value: Any) -> str:
         return f"{len(value)} of {type(value).__name__}"
     if hasattr(value, "named_parameters"):
         return type(value).__name__
-    return _cut(repr(value), _LONGEST if getattr(type(value), "__repr__", None) is _words else _PART)
+    return _shorten(repr(value), _LONGEST if getattr(type(value), "__repr__", None) is _describe else _PART)
 
 
-def _cut(text: str, most: int) -> str:
+def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
