@@ -11,8 +11,7 @@ class Command:
     """One command: what does it, in one line what that is, and whether torchrun may start it several times.
 
     target: "module:Class" of a study, whose `Options` and docstring become options and help; or
-    "module:function" of one that takes `options`, which are annotated, and returns the exit code or what is
-    to be printed; or a module with `Options` and `run`.
+    "module:function" of one that takes `options`, which are annotated, and returns the exit code.
     """
 
     target: str
@@ -20,10 +19,9 @@ class Command:
     is_shared: bool = False
 
     def load(self) -> Any:
-        """Import the study, the function or the module."""
-        module, colon, name = self.target.partition(":")
-        loaded = import_module(module)
-        return getattr(loaded, name) if colon else loaded
+        """Import the study or the function."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(module), name)
 
     def options(self) -> Any:
         """The dataclass of its options."""
@@ -39,13 +37,15 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command(
         "veridical.cli.train:train", "train a classifier, plainly or so that explanations hold still", True
     ),
-    "attack": Command("veridical.cli.attack", "attack the explanations of a trained run, measure what holds"),
-    "compare": Command("veridical.cli.compare", "put finished attacks side by side on one page"),
+    "attack": Command(
+        "veridical.cli.attack:attack", "attack the explanations of a trained run, measure what holds"
+    ),
+    "compare": Command("veridical.cli.attack:compare", "put finished attacks side by side on one page"),
     "diffroar": Command(
-        "veridical.cli.diffroar", "measure by retraining whether an attribution marks what tells"
+        "veridical.cli.diffroar:diffroar", "measure by retraining whether an attribution marks what tells"
     ),
     "diffroar-report": Command(
-        "veridical.cli.diffroar_report", "overlay curves of finished diffroars on a page"
+        "veridical.cli.diffroar:report", "overlay curves of finished diffroars on a page"
     ),
     "sanity": Command(
         "veridical.studies.sanity:Sanity", "check whether explanations care what a network has learnt"
@@ -62,8 +62,10 @@ COMMANDS: Mapping[str, Command] = {
     "alignment": Command(
         "veridical.studies.alignment:Alignment", "measure how much of the maps lies where people look"
     ),
-    "theory": Command("veridical.cli.theory", "check the papers' theorems where the truth is known"),
-    "demo": Command("veridical.cli.demo", "train, attack and show a natural and a robust model on digits"),
+    "theory": Command("veridical.cli.theory:theory", "check the papers' theorems where the truth is known"),
+    "demo": Command(
+        "veridical.cli.attack:demo", "train, attack and show a natural and a robust model on digits"
+    ),
     "run": Command(
         "veridical.cli.studies:own_study", "run a study of your own, module:Study (needs --trust-code)"
     ),

@@ -1,25 +1,23 @@
-r"""Check the theorems of both papers where the truth is known.
-
-examples:
-  veridical theory one-layer --out runs/one-layer
-  veridical theory block-margin --out runs/block-margin
-
-one-layer trains a linear model by IG-NORM, by adversarial training and by a soft max-margin: the theorem says
-that the three are one. block-margin constructs the max-margin classifier of the block world, proves it by its
-dual, and trains networks of one hidden layer, naturally and adversarially, to see what their gradients mark.
-Interrupted, it is continued by the same command. DIR/report.html shows what came out, DIR/result.json has the
-numbers.
-"""
+"""`veridical theory`: the theorems where the truth is known."""
 
 from __future__ import annotations
 
-from veridical.runtime.study_config import TheoryOptions as Options
-
-__all__ = ["Options", "run"]
+from veridical.runtime.study_config import TheoryOptions
 
 
-def run(options: Options) -> int:
-    """Do the experiment, or continue; write results and page, print what came out. Errors are raised."""
+def theory(options: TheoryOptions) -> int:
+    r"""Check the theorems of both papers where the truth is known.
+
+    examples:
+      veridical theory one-layer --out runs/one-layer
+      veridical theory block-margin --out runs/block-margin
+
+    one-layer trains a linear model by IG-NORM, by adversarial training and by a soft max-margin: the
+    theorem says that the three are one. block-margin constructs the max-margin classifier of the block
+    world, proves it by its dual, and trains networks of one hidden layer, naturally and adversarially, to
+    see what their gradients mark. Interrupted, it is continued by the same command. DIR/report.html shows
+    what came out, DIR/result.json has the numbers.
+    """
     from veridical.cli.terminal import print_table, say, stage_jobs
     from veridical.report import Table
     from veridical.studies.theory import theory_run

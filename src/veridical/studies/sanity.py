@@ -493,7 +493,7 @@ def randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Datase
     return part if change is None else change(part, seed)
 
 
-@dataclass(frozen=True)
+@record
 class _State:
     """One other network (or map): its name, similarities by measure (N,), predictions, and maps."""
 
