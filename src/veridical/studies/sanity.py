@@ -482,8 +482,8 @@ class Sanity(Study[SanityOptions]):
         if config["training"] is not None:
             steps = config["training"]["steps"]
             facts["New trainings"] = f"{config['train_examples']:,} images, {steps:,} steps"
-        for name, record in config["attributions"].items():
-            facts[name] = list_settings({k: v for k, v in record.items() if v not in ({}, None)})
+        for name, settings in config["attributions"].items():
+            facts[name] = list_settings({k: v for k, v in settings.items() if v not in ({}, None)})
         return facts
 
 
