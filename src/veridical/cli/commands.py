@@ -73,5 +73,7 @@ COMMANDS: Mapping[str, Command] = {
         "veridical.cli.data:make_block_mnist", "write images of blocks of which one carries the label"
     ),
     "make-shortcut": Command("veridical.cli.data:make_shortcut", "write images with a planted shortcut"),
-    "data": Command("veridical.cli.data:list_data", "list the data sets: which are available, and where"),
+    "data": Command(
+        "veridical.cli.data:list_data", "list the data sets: which are available, and where they lie"
+    ),
 }
