@@ -20,7 +20,8 @@ from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersect
 from veridical.metrics.maps import saliency
 from veridical.runtime.errors import UsageError
 
-Trained = tuple[nn.Module, Tensor, Tensor]
+from .conftest import Trained
+
 SIX = Quadrature("gauss-legendre", 6)
 
 

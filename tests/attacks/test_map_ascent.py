@@ -31,7 +31,7 @@ from veridical.metrics.spatial import mass_centre
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import evaluating
 
-from .conftest import stripes
+from .conftest import Trained, stripes
 
 SETTINGS: dict[str, Any] = {"k": 9, "compared": 9, "region": [0, 4, 2, 8]}
 CLIMBED = [
@@ -80,7 +80,7 @@ def test_gradient_agrees_with_finite_differences(smooth: nn.Module, method: Any,
     assert not gradient.requires_grad
 
 
-def test_gradient_is_that_of_the_twin_at_the_steps_beta(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_gradient_is_that_of_the_twin_at_the_steps_beta(trained: Trained) -> None:
     model, inputs, target = trained
     method = InputGradient()
     score = ascent(model, method, TopK(9), inputs, target, beta=1.0, beta_end=16.0)
@@ -99,7 +99,7 @@ def test_gradient_is_that_of_the_twin_at_the_steps_beta(trained: tuple[nn.Module
 
 
 def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(
-    trained: tuple[nn.Module, Tensor, Tensor],
+    trained: Trained,
 ) -> None:
     model, inputs, target = trained
     other = (target + 1) % 3
@@ -180,9 +180,7 @@ def test_a_piecewise_linear_model_that_the_twin_cannot_smooth_is_an_error() -> N
         check_twin(nn.Sequential(nn.Flatten(), nn.Linear(64, 3).double()), inputs, target, 1.0)
 
 
-def test_check_counts_rewrites_and_lets_smooth_models_pass(
-    trained: tuple[nn.Module, Tensor, Tensor], smooth: nn.Module
-) -> None:
+def test_check_counts_rewrites_and_lets_smooth_models_pass(trained: Trained, smooth: nn.Module) -> None:
     model, inputs, target = trained
     assert check_twin(model, inputs, target, 1.0) == 2
     assert check_twin(smooth, inputs, target, 1.0) == 0

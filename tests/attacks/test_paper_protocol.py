@@ -15,7 +15,8 @@ from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.quadrature import Quadrature
 
-Trained = tuple[nn.Module, Tensor, Tensor]
+from .conftest import Trained
+
 RADIUS, ALPHA, STEPS, NODES, ATTACKED, COMPARED = 0.15, 0.02, 12, 100, 14, 10
 
 

@@ -1,7 +1,7 @@
 """The judge of iterates: which one is reported, and what counts as unharmed."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from veridical.attacks.selection import IterateSelector, Shortlist
@@ -9,7 +9,7 @@ from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.metrics import kendall_tau
 from veridical.metrics.maps import saliency
 
-Trained = tuple[nn.Module, Tensor, Tensor]
+from .conftest import Trained
 
 ORIGIN = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(1, 1, 3, 3)
 

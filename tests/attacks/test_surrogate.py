@@ -10,6 +10,8 @@ from torch.testing import assert_close
 
 from veridical.attacks.surrogate import SoftplusTwin
 
+from .conftest import Trained
+
 Function = Callable[[Tensor], Tensor]
 INPUTS = torch.linspace(-3, 8, 12, dtype=torch.float64)
 
@@ -182,7 +184,7 @@ def test_the_twin_tends_to_the_network_as_beta_grows(function: Function) -> None
     assert gaps[2] <= 2e-4
 
 
-def test_rewrites_are_counted_over_a_whole_network(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_rewrites_are_counted_over_a_whole_network(trained: Trained) -> None:
     model, inputs, _ = trained
     with SoftplusTwin(1.0) as twin:
         model(inputs)
@@ -192,7 +194,7 @@ def test_rewrites_are_counted_over_a_whole_network(trained: tuple[nn.Module, Ten
 
 
 def test_second_derivative_of_a_twin_agrees_with_finite_differences(
-    trained: tuple[nn.Module, Tensor, Tensor],
+    trained: Trained,
 ) -> None:
     model, inputs, target = trained
     generator = torch.Generator().manual_seed(0)

@@ -229,13 +229,13 @@ class BoundMethod:
         (map, Captum's delta): sum of the map minus change of the output, (N,). Raises UsageError for an
         argument that the method has no use for. target=None is the predicted class (Captum would refuse it).
         """
+        method = self.method
 
         def require(ability: str, argument: str) -> Any:
             if not hasattr(method, ability):
                 raise UsageError(f"{type(method).__name__} has no use for {argument}; leave it out")
             return getattr(method, ability)
 
-        method = self.method
         if baselines is not None:
             method = require("with_baseline", "baselines")(baselines)
         if n_steps is not None:

@@ -23,10 +23,7 @@ from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 from veridical.training.objectives import Inner
 
-from .conftest import stripes
-
-Trained = tuple[nn.Module, Tensor, Tensor]
-
+from .conftest import Trained, stripes
 
 CASES = pytest.mark.parametrize(("kind", "radius"), [(Linf, 0.13), (Linf, 0.18), (L2, 0.8), (L2, 1.0)])
 STEPS = 20
