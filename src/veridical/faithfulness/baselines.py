@@ -75,6 +75,7 @@ def measure_linear_importances(values: dict[str, Any], folder: Path, where: dict
         return kept
     data = load_source(where, values["data"]["checksum"])
     run = train_linear(data, folder / "run", values["options"], where.get("device", "auto"))
+    # How much a coordinate can move any logit, whichever its sign.
     weight = next(run.model.parameters()).detach().double().abs().sum(dim=0)
     accuracy = run.result["results"]["natural_accuracy"]["value"]
     result = {"importances": weight.tolist(), "accuracy": accuracy}

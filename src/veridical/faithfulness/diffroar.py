@@ -72,6 +72,7 @@ def measure(
     check_stacked(stacked)
     start = time.monotonic()
     tell = progress or (lambda _what, _progress: None)
+    # Before the data are placed: paths and what is written are no part of what numbers depend on.
     config = measurement.describe()
     named = None if store is None else Store(store)  # refused, it leaves no claim
     claim_folder(folder, KIND, config)
@@ -193,6 +194,7 @@ def plan_jobs(
         )
         for one in measurement.retrainings
     }
+    # A forecast takes seconds, which a finished measurement need not wait for.
     if all(store.record(job) is not None for job in jobs.values()):
         return jobs
     try:

@@ -19,6 +19,7 @@ from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset, load
 from veridical.faithfulness.fills import Fill, resolve_fill
+from veridical.faithfulness.ranking import describe_maps
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
 from veridical.faithfulness.sources import describe_source, take_first, write_source
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
@@ -270,11 +271,6 @@ def place_data(measurement: Measurement, folder: Path) -> Measurement:
     # Its own name stays, by which people know it; the checksum is that of what jobs will load.
     whole = replace(data, train=stored.train, test=stored.test, checksum=stored.checksum)
     return replace(measurement, data=whole, where={**measurement.where, **where})
-
-
-def describe_maps(path: Path) -> dict[str, Any]:
-    """Maps from a file as plain values: they are what their bytes are."""
-    return {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _attribution(

@@ -233,6 +233,7 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
     def neighbours(planes: Tensor) -> Tensor:
         return conv2d(planes, kernel, padding=1)
 
+    # A x = b for the unknown x: degree x - its unknown neighbours = its known neighbours.
     degree = neighbours(torch.ones_like(values[:1])) if len(values) else values
     right = neighbours(values) * unknown
     result = start * unknown

@@ -65,6 +65,7 @@ def _extrapolate(
     """
     with TemporaryDirectory() as folder:
         warm = start(take_first(data, WARM_UP * batch_size, TESTED), Path(folder) / "warm", WARM_UP)
+        # As many steps as take about `seconds`, by what the warm-up took.
         guess = max(_training_seconds(warm) / WARM_UP, 1e-6)
         counted = min(max(LEAST, round(seconds / guess)), MOST, max(steps, WARM_UP))
         part = take_first(data, counted * batch_size, TESTED)
@@ -159,6 +160,7 @@ class Forecast:
     def total_seconds(self) -> float:
         """From the start to the end."""
         count = sum(self.retrainings.values())
+        # The last round takes as long as a full one, however few retrainings are left for it.
         rounds = math.ceil(count / self.workers)
         return self.ranking_seconds + self.starting_seconds + rounds * self.retraining_seconds / count
 
@@ -192,6 +194,7 @@ def forecast(
     shown = [retraining.shown for retraining in measurement.retrainings]
     counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
     workers = workers_of(executor)
+    # This process has the data and torch already; workers load and import them.
     starting = measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0)
     each = predict_retraining(measurement, executor, stacked)
     ranking = _predict_ranking(measurement, batch)

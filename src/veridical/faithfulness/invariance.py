@@ -74,6 +74,7 @@ def draws_interval(values: Tensor) -> Interval:
         return over_examples
     centre = (over_examples["high"] + over_examples["low"]) / 2
     halves = [(result["high"] - result["low"]) / 2 for result in (over_examples, over_draws)]  # type: ignore[operator]
+    # Both things vary independently, so their variances add up.
     half = sqrt(sum(one**2 for one in halves))
     return {"value": centre, "low": centre - half, "high": centre + half, "n": over_examples["n"]}
 

@@ -85,6 +85,7 @@ def copy_reset(model: nn.Module, seed: int) -> nn.Module:
                     "no reset_parameters. Give fresh=, a function from a seed to a new network."
                 )
             for parameter in own.values():
+                # What a reset leaves out stays NaN, and is found below.
                 parameter.fill_(float("nan") if parameter.is_floating_point() else 0)
             reset()
             if any(bool(parameter.isnan().any()) for parameter in own.values()):
@@ -185,6 +186,7 @@ def replace_by_noise(data: Dataset, seed: int) -> Dataset:
     mean = values.mean(dim=(0, 2, 3), keepdim=True)
     deviation = values.std(dim=(0, 2, 3), keepdim=True)
     drawn: Tensor = per_example_normal(train.images.shape[1:], seed, "noise images", range(len(train)))
+    # Bytes, as images are: what falls outside the range is cut.
     noise = (mean + deviation * drawn).round().clamp(0, 255).to(torch.uint8)
     return _changed(data, Split(noise, train.labels), {"noise_images": seed})
 
@@ -275,6 +277,7 @@ def model_randomisation(
         maps, classes = maps_of(network), predict_classes(network, examples, batch_size)
         randomised = number
         if order == "independent":
+            # The trained weights come back before the next stage.
             overwrite_stages(network, model, [stage])
             randomised = 1
         yield Randomised(stage, randomised, maps, classes, compare_maps(trained, maps, "sanity"))

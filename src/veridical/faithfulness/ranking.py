@@ -132,6 +132,7 @@ def rank_coordinates(
     importance = importances(attribution, order=order, per=per)
     examples, coordinates = importance.shape
     dtype = torch.int16 if coordinates <= 2**15 else torch.int32
+    # The inverse of the order: the coordinate in place p gets rank p.
     result = descending(importance, ties=ties, seed=seed, indices=indices, purpose=purpose)
     places = torch.arange(coordinates, dtype=dtype, device=result.device).repeat(examples, 1)
     return torch.empty_like(places).scatter_(1, result, places).cpu()
@@ -206,6 +207,11 @@ def rank_dataset(
     )
 
 
+def describe_maps(path: Path) -> dict[str, Any]:
+    """Maps in a file as plain values: they are what their bytes are."""
+    return {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
 def rank_maps(
     path: Path,
     data: Dataset,
@@ -246,7 +252,7 @@ def rank_maps(
         whole = torch.from_numpy(chosen.astype(chosen.dtype.newbyteorder("="), copy=False))
         return whole[:, None] if whole.ndim == 3 else whole
 
-    made = {"attribution": {"method": "maps", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    made = {"attribution": describe_maps(path)}
     used = data if train is None else take_first(data, train)
     return rank_parts(
         maps, used, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress

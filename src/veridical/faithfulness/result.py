@@ -67,11 +67,13 @@ def judge(
     value = sum(top) / len(top) - sum(bottom) / len(bottom)
     if len(top) == 1:
         return {"verdict": "undecided", "value": value, "low": None, "high": None, "as_good": []}
+    # Seeds alone would decide between orders that are equally good, so the test images count as well.
     value, *halves = _difference(examples, top, bottom)
     half = hypot(*halves)
     result = {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
     if abs(value) <= half:
         return {"verdict": "undecided", **result, "as_good": []}
+    # The end that is ahead must be above its own masks and, if it is the top, above the baselines.
     ahead, behind, place = (top, bottom, 0) if value > 0 else (bottom, top, 1)
     as_good = []
     if masks is not None:
@@ -98,6 +100,7 @@ def _above(examples: int, pair: Pair, other: Pair | None = None) -> bool:
 def _difference(examples: int, one: Sequence[float], other: Sequence[float]) -> tuple[float, float, float]:
     """The mean difference of two accuracies, and half its 95% intervals over repeats and over test images."""
     means = [sum(values) / len(values) for values in (one, other)]
+    # Paired by seed where both have as many repeats; the control may have fewer.
     if len(one) == len(other):
         of_repeats = _half([a - b for a, b in zip(one, other, strict=True)])
     else:
@@ -240,6 +243,7 @@ def build_result(
 
 
 def _point(top: list[float], bottom: list[float], *, keep: bool) -> Point:
+    # To remove what is informative costs accuracy: positive always means that the top carries more.
     sign = 1 if keep else -1
     differences = [sign * (one - other) for one, other in zip(top, bottom, strict=True)]
     return {

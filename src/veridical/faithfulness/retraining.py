@@ -65,6 +65,7 @@ def resolve_training(
         raise UsageError("retrain_objective=same is the run's objective, and no run was given.")
     chosen = {"recipe": "fast"} if run is None else _of_run(run, data, objective)
     given = {name: value for name, value in overrides.items() if value is not None}
+    # A length in steps replaces one in epochs.
     if "steps" in given and "epochs" not in given:
         chosen.pop("epochs", None)
     chosen = {"objective": "natural", **chosen, **given, "validation": 0}
@@ -90,6 +91,7 @@ def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
     before = run.initial["epochs"] if run.initial else 0.0
     chosen |= {"recipe": run.recipe, "epochs": run.epochs + before}
     chosen |= {name: getattr(run, name) for name in _decided_elsewhere()}
+    # Images held out for validation do not make a run limited: they are trained on here.
     limited = run.train_examples + run.validation < int(run.data["train"])
     if limited:
         chosen["train_examples"] = min(run.train_examples, len(data.train))

@@ -25,7 +25,7 @@ from veridical.runtime.files import atomic
 _LOCAL_HEADER = 30
 
 
-class Header(NamedTuple):
+class _Header(NamedTuple):
     """What a member says about itself, and where its content begins (None if it is compressed)."""
 
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         np.savez(file, allow_pickle=False, **dict(arrays))
 
 
-def read_headers(path: Path) -> dict[str, Header]:
+def read_headers(path: Path) -> dict[str, _Header]:
     """The members' headers by name, from the first bytes of each; a DataError for any other file."""
     if path.exists() and not path.is_file():  # a pipe would wait for ever
         raise corrupt_file_error(path, "something that is no file", "an .npz file")
@@ -58,7 +58,7 @@ def read_headers(path: Path) -> dict[str, Header]:
                     local = raw.read(_LOCAL_HEADER)
                     name, extra = (int.from_bytes(local[place : place + 2], "little") for place in (26, 28))
                     offset = info.header_offset + _LOCAL_HEADER + name + extra + length
-                result[info.filename.removesuffix(".npy")] = Header(shape, dtype, fortran, offset)
+                result[info.filename.removesuffix(".npy")] = _Header(shape, dtype, fortran, offset)
             return result
     except FileNotFoundError:
         raise corrupt_file_error(path, "no file", "an .npz file", "Check the path.") from None

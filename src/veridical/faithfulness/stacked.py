@@ -285,6 +285,7 @@ def group_jobs(
         size = stack_size(members[0].values, len(members), workers, device)
         for first in range(0, len(ordered), size):
             chunk = ordered[first : first + size]
+            # Named by all its members, so that it is recognised however many of them are finished.
             whole = _stack(chunk)
             # What was trained is handed out, even if a kill came in the middle of that.
             left = [job for job in chunk if not _finished(store, job)]
@@ -306,6 +307,7 @@ def member_bytes(values: Mapping[str, Any]) -> int:
     channels, height, columns = values["model"]["shape"]
     inputs, classes = int(channels * height * columns), int(values["model"]["num_classes"])
     width = int(values["model"]["options"].get("width", 256))
+    # Three layers with biases: D x W + W, W x W + W, W x K + K.
     weights = (inputs + width + classes + 2) * width + classes
     rows = max(int(values["training"]["batch_size"]), 500)  # of the test, at least
     return 4 * (5 * weights + rows * (inputs + 4 * width + 3 * classes))

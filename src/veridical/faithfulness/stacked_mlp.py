@@ -133,10 +133,12 @@ class StackedMLP(nn.Module):
         chosen = target[..., None]
         logs = logits.log_softmax(-1)
         loss = -logs.gather(2, chosen).squeeze(2)
+        # The derivative of the cross-entropy in the logits: softmax minus one-hot.
         error = logs.exp_()
         error.scatter_add_(2, chosen, error.new_full((), -1.0).expand(chosen.shape))
         if mean:
             error.div_(inputs.shape[1])
+        # Back through the layers: a ReLU lets pass where its output is positive.
         _sums(error, second, slopes[4], slopes[5])
         torch.bmm(error, weights[4], out=error2).mul_(second > 0)
         _sums(error2, first, slopes[2], slopes[3])

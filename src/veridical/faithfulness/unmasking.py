@@ -48,6 +48,7 @@ def resolve_kept(level: float, coordinates: int, end: End = "top", mode: ModeNam
         raise argument_error("end", end, "top or bottom")
     if mode not in ("keep", "remove"):
         raise argument_error("mode", mode, "keep or remove")
+    # Halves up, not to even as round(): levels of two measurements then mean the same counts.
     count = max(1, math.floor(level * coordinates + 0.5))
     if mode == "keep":
         return Kept(end, count)
@@ -65,6 +66,7 @@ def mask(ranks: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:
         raise argument_error("ranks", ranks, f"ranks of images of shape {tuple(shape)}")
     # numpy compares short integers ten times as fast as torch does.
     rows: Any = ranks if ranks.device.type != "cpu" else ranks.numpy()
+    # Rank 0 comes first, so the bottom k are the ranks from D - k on.
     stays = rows < kept.count if kept.end == "top" else rows >= coordinates - kept.count
     return torch.as_tensor(stays).reshape(len(ranks), -1, height, width)
 

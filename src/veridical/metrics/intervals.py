@@ -86,6 +86,7 @@ def proportion_interval(successes: int, n: int) -> Interval:
         return {"value": None, "low": None, "high": None, "n": 0}
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     share = successes / n
+    # Wilson: the shares that a normal test would not reject.
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     # At the ends the formula gives exactly 0 or 1, but for rounding.

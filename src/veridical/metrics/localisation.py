@@ -80,6 +80,7 @@ def topk_curve(
     values, region = _flat(attribution, mask)
     counts = [_count(level, values.shape[1]) for level in levels]
     order = descending(values, ties=ties, seed=seed, indices=indices)
+    # How many of the first k lie in the region, for every k at once.
     hits = region.gather(1, order).cumsum(dim=1).double()
     taken = torch.tensor(counts, device=values.device)
     return blank_undefined(hits[:, taken - 1] / taken, values)
@@ -155,7 +156,7 @@ def zero_share(attribution: Tensor) -> Tensor:
     return blank_undefined((values == 0).double().mean(dim=1), values)
 
 
-def flat_region(maps: Tensor, mask: Tensor, name: str = "mask") -> Tensor:
+def _flat_region(maps: Tensor, mask: Tensor, name: str = "mask") -> Tensor:
     """The region of every coordinate of maps (N, ...), bool (N, D); UsageError for masks that do not fit."""
     shape = tuple(maps.shape)
     per_pixel = (shape[0], *shape[2:]) if maps.ndim == 4 else shape
@@ -171,7 +172,7 @@ def flat_region(maps: Tensor, mask: Tensor, name: str = "mask") -> Tensor:
 def _flat(attribution: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """|attribution| and the region of every coordinate, both (N, D)."""
     maps = as_maps("attribution", attribution)
-    return maps.abs().flatten(1), flat_region(maps, mask)
+    return maps.abs().flatten(1), _flat_region(maps, mask)
 
 
 def _count(level: float, coordinates: int) -> int:
@@ -202,7 +203,7 @@ def left_behind(attribution: Tensor, moved: Tensor, region: Tensor) -> Tensor:
         float64 (N,); NaN where neither map marks the region, and where one is not finite.
     """
     without, given = flat_pair(attribution, moved)
-    inside = flat_region(attribution, region, "region")
+    inside = _flat_region(attribution, region, "region")
     sums = [(values.double().abs() * inside).sum(dim=1) for values in (without, given)]
     return blank_undefined(sums[0] / (sums[0] + sums[1]), without, given)
 
@@ -213,7 +214,7 @@ def cosine_within(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
     Arguments as for `left_behind`. float64 (N,); NaN where a map is zero in the region or is not finite.
     """
     first, second = flat_pair(a, b)
-    inside = flat_region(a, region, "region")
+    inside = _flat_region(a, region, "region")
     x, y = first.double() * inside, second.double() * inside
     x, y = x / power_of_two(x), y / power_of_two(y)
     product = (x * y).sum(dim=1)

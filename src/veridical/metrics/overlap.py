@@ -118,6 +118,7 @@ def _chance_of_top(flat: Tensor, k: int) -> Tensor:
     _check_k(k, flat)
     edge = flat.kthvalue(flat.shape[1] - k + 1, dim=1, keepdim=True).values
     above, tied = flat > edge, flat == edge
+    # The places that are left go to each of the tied values with equal chance.
     places = k - above.sum(dim=1, keepdim=True)
     return above.double() + tied.double() * (places.double() / tied.sum(dim=1, keepdim=True))
 

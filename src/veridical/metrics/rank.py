@@ -85,6 +85,7 @@ def _kendall(a: ordering.Rows, b: ordering.Rows) -> npt.NDArray[np.float64]:
     tied_a, tied_b = ordering.tied_pairs(starts_a), ordering.tied_pairs(starts_b)
     tied_both = ordering.tied_pairs(starts_a | ordering.run_starts(ranks_b))
     pairs = a.shape[1] * (a.shape[1] - 1) // 2
+    # Concordant minus discordant: of all pairs, those tied in one map count for neither.
     difference = pairs - tied_a - tied_b + tied_both - 2 * ordering.inversions(ranks_b)
     return _over_geometric_mean(difference, pairs - tied_a, pairs - tied_b)
 

@@ -76,6 +76,7 @@ def max_sensitivity(
         unit = per_example_uniform(
             inputs.shape[1:], seed, f"max-sensitivity/{sample}", numbers, inputs.dtype, inputs.device
         )
+        # From [0, 1) to the ball.
         noisy = inputs + radius * (2 * unit - 1)
         if bounds is not None:
             noisy = noisy.clamp(*bounds)
