@@ -20,7 +20,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return as_path(given or "~/.cache/veridical", "VERIDICAL_DATA" if root is None else "data_root")
 
 
-def list_places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Place]:
+def _list_places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Place]:
     """Every place of a registered data set, in the order of lookup; looks which files exist, opens none.
 
     size: height and width for original files that differ in size; None is the registry's.
@@ -39,13 +39,13 @@ def find_place(entry: DatasetEntry, root: Path, *, download: bool, size: int | N
 
     Raises DataError with every place that was tried.
     """
-    tried = list_places(entry, root, size)
+    tried = _list_places(entry, root, size)
     place = next((one for one in tried if not one.missing), None)
     outcome = "not asked for (`veridical train --download`, download=True)"
     if place is None and download:
         outcome = _download_original(entry, root)
         # A download is no promise: what counts is what lies there now.
-        tried = list_places(entry, root, size)
+        tried = _list_places(entry, root, size)
         place = next((one for one in tried if not one.missing), None)
     if place is not None:
         return place
@@ -121,7 +121,7 @@ def available(root: str | os.PathLike[str] | None = None) -> list[Availability]:
     root: as in `veridical.data.load`. Only headers are read; nothing is downloaded. Does not import torch.
     """
     folder = data_root(root)
-    rows = [_look(entry.name, entry.title, list_places(entry, folder)) for entry in DATASETS.entries()]
+    rows = [_look(entry.name, entry.title, _list_places(entry, folder)) for entry in DATASETS.entries()]
     files = [path for path in sorted(folder.glob("*.npz")) if path.stem not in DATASETS]
     title = "your own file, loaded by its path"
     return rows + [_look(str(path), title, [_npz_place(path)]) for path in files]
