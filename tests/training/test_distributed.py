@@ -1,12 +1,9 @@
 """Two processes that share every batch: the run of one process, its numbers, its files and its errors."""
 
-import contextlib
 import json
 import os
 import shlex
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +21,18 @@ from veridical.training.loop import train
 SOURCE = Path(__file__).parents[2] / "src"
 SCRIPT = Path(__file__).with_name("side_by_side.py")
 
+RunPython = Callable[..., tuple[int, str, str]]
+
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork") or not torch.distributed.is_available(), reason="needs fork and torch.distributed"
 )
 
 
-def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    environment = inherited | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        printed, errors = process.communicate(timeout=500)
-    finally:
-        # Also what it started: processes that wait for each other would wait for days.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess(arguments, process.returncode, printed, errors)
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, run_python: RunPython) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    done = run([str(SCRIPT), str(folder)])
-    assert done.returncode == 0, done.stderr
+    code, _, errors = run_python(folder, str(SCRIPT), str(folder))
+    assert code == 0, errors
     return folder
 
 
@@ -187,13 +166,14 @@ def test_the_documented_commands_are_understood() -> None:
         parse_options(COMMANDS[name].options(), argv, prog=name)
 
 
-def test_torchrun_starts_the_command(place: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_the_command(place: Path, tmp_path: Path, run_python: RunPython) -> None:
     options = ["--data", str(place / "shades.npz"), "--model", "mlp", "--objective", "ig-sum-norm"]
     options += ["--steps", "6", "--batch-size", "15", "--optimiser", "sgd", "--threads", "1"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run([*torchrun, "-m", "veridical", "train", *options, "--out", str(tmp_path / "two")])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished") == 1
+    command = ["-m", "veridical", "train", *options, "--out", str(tmp_path / "two")]
+    code, printed, errors = run_python(tmp_path, *torchrun, *command)
+    assert code == 0, errors
+    assert printed.count("finished") == 1
     alone = train(
         data=str(place / "shades.npz"),
         model="mlp",
