@@ -194,6 +194,7 @@ def stratified(
         if len(indices) < 2:
             expected = "at least 2, so that training and testing get one each"
             raise argument_error(f"class {label}", "1 example", expected)
+        # At least one on each side, whatever the fraction.
         held.update(indices[: min(max(round(len(indices) * fraction), 1), len(indices) - 1)])
     # Not in the order of the draw: there the classes whose share was complete first would come first.
     shuffled = hashed_order(order, seed, f"{purpose}/order")

@@ -141,6 +141,7 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     escaped = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     numbered = [f"{name} (class {number})" for number, name in enumerate(escaped)]
     result = [own if escaped.count(name) > 1 else name for name, own in zip(escaped, numbered, strict=True)]
+    # Where a numbered name is another class's own, all get their numbers.
     return tuple(result if len(set(result)) == len(result) else numbered)
 
 

@@ -76,6 +76,7 @@ def he_normal(layer: nn.Conv2d | nn.Linear, generator: torch.Generator, *, fan: 
 def he_deviation(layer: nn.Conv2d | nn.Linear, *, fan: str = "in") -> float:
     """The deviation sqrt(2 / fan) of `he_normal`."""
     units_out, units_in = layer.weight.shape[:2]
+    # Of the kernel; 1 for a linear layer, whose weight[0, 0] is one number.
     area = layer.weight[0, 0].numel()
     return sqrt(2.0 / (area * (units_out if fan == "out" else units_in)))
 
@@ -132,6 +133,7 @@ class Normalized(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise argument_error("model", model, "an nn.Module from inputs to logits (N, K)")
+        # Padded, so that a lone number is refused by the comparison and not by unpacking.
         low, high = (*_numbers("bounds", bounds), 0.0, 0.0)[:2]
         if not low < high:
             raise argument_error("bounds", bounds, "(low, high), finite, with low < high")

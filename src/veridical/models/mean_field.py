@@ -81,6 +81,7 @@ class MeanFieldMLP(_TwoClasses):
         if width < 1:
             raise argument_error("width", width, "a number of units of at least 1")
         generator = weight_generator(seed)
+        # Offsets are drawn in any case, so that the other weights do not depend on `bias`.
         drawn = deviation * torch.randn(width, size + 2, generator=generator, dtype=dtype)
         self.outer = nn.Parameter(drawn[:, 0].clone())
         self.inner = nn.Parameter(drawn[:, 2:].clone())

@@ -186,6 +186,7 @@ def model_config(
         free = ", ".join(other.name for other in MODELS.entries() if other.divisor == 1)
         expected = f"a height and width divisible by {entry.divisor} for model {name!r}"
         raise argument_error("shape", shape, expected, f"Pad or resize the images, or use {free} (any size).")
+    # Whatever else the factory takes: it says so itself, by its signature.
     if entry.options is None:
         check_signature("model", name, load_factory(entry.factory), named=[*_FORM, *options])
         values = dict(options)
