@@ -34,6 +34,7 @@ def options_of(target: Any) -> Any:
 
 
 COMMANDS: Mapping[str, Command] = {
+    # Train and examine.
     "train": Command(
         "veridical.cli.train:train", "train a classifier, plainly or so that explanations hold still", True
     ),
@@ -50,6 +51,7 @@ COMMANDS: Mapping[str, Command] = {
     "sanity": Command(
         "veridical.studies.sanity:Sanity", "check whether explanations care what a network has learnt"
     ),
+    # Studies where the truth is known.
     "leakage": Command(
         "veridical.studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"
     ),
@@ -66,9 +68,11 @@ COMMANDS: Mapping[str, Command] = {
     "demo": Command(
         "veridical.cli.attack:demo", "train, attack and show a natural and a robust model on digits"
     ),
+    # Studies from outside, whose options are known when the first argument is.
     "run": Command(
         "veridical.cli.studies:own_study", "run a study of your own, module:Study (needs --trust-code)"
     ),
+    # Data sets.
     "make-block-mnist": Command(
         "veridical.cli.data:make_block_mnist", "write images of blocks of which one carries the label"
     ),

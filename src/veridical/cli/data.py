@@ -42,7 +42,7 @@ def list_data(options: ListOptions) -> int:
     # Claimed first: a folder of another run is refused before any work.
     folder = _claimed(options)
     root = data_root(options.data_root)
-    rows = available(root)
+    rows = available(root)  # headers alone are read
     seconds = time.perf_counter() - start
     console = terminal()
     console.print(data_table(rows, root))
@@ -70,6 +70,7 @@ def data_table(rows: "list[Availability]", root: Path) -> "Table":
     table.add_column("image", no_wrap=True)
     table.add_column("where", overflow="fold")
     for row in rows:
+        # Grey is missing, red is there and damaged.
         style = "dim" if not row.found else "red" if row.problem else "green"
         shape = "" if row.shape is None else "x".join(map(str, row.shape))
         name = Text(visible(Path(row.name).name), style=style)

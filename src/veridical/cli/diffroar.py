@@ -107,6 +107,7 @@ def report(options: ReportOptions) -> int:
     )
     from veridical.studies.diffroar_result import name_measurements, read_diffroar
 
+    # Refused before the folders are read, which takes longer.
     page = Path(options.out)
     if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
         raise argument_error("out", options.out, "the name of a file that ends in .html")

@@ -53,6 +53,7 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
     from veridical.cli.options import parse_options
 
     command = commands[name]
+    # Before anything is imported: torchrun would start each of its processes into the same folder.
     processes = os.environ.get("WORLD_SIZE", "1") if "RANK" in os.environ else "1"
     if processes != "1" and not command.is_shared:
         raise UsageError(f"{processes} processes cannot share this command. Start it without torchrun.")
@@ -62,6 +63,7 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
         prog += f" {arguments[0] if arguments else ''}"
         target, arguments = target(arguments)
     description = inspect.getdoc(target) or command.summary
+    # All options are checked here, so that no folder is made for a line that is refused.
     options = parse_options(options_of(target), arguments, prog=prog, description=description)
     if isinstance(target, type):
         from veridical.cli.studies import run_study

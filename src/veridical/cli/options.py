@@ -77,6 +77,7 @@ def _build_parser(options: Any, prog: str, description: str) -> ArgumentParser:
 
 def _group_help(parser: ArgumentParser, options: Any) -> None:
     """Let --help show what a command inherits below its own options, under the first words of its group."""
+    # argparse's groups only arrange the help: parsing goes by another list of the same actions.
     shown = parser._optionals._group_actions
     for group in options.__mro__[1:]:
         inherited = [
@@ -142,13 +143,16 @@ def _normalise(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None =
         if not argument.startswith("--"):
             (result if bare is None else without_flag).append(argument)
             continue
+        # What stands behind "=" is a value, in which dashes and underscores stay as they are.
         flag, equals, value = argument.partition("=")
         flag = _respell(flag, hints)
+        # --no-short is --short=false; the parser itself would not know it.
         switch = "--" + flag.removeprefix("--no-")
         if switch != flag and hints.get(switch) is bool and not equals:
             flag, equals, value = switch, "=", "false"
         element = _element_type(hints.get(flag))
         if element is not None:
+            # Several values become one YAML list, since argparse could not tell where they end.
             values = [value] if equals else []
             while not equals and rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
@@ -184,14 +188,16 @@ def _check_yaml(line: Sequence[str], known: Sequence[str]) -> None:
             _check_keys(f"config {name}", text, known)
         except yaml.YAMLError as error:
             raise UsageError(f"config {name}: {' '.join(str(error).split())}") from error
+    # Values are YAML too: of a mapping, say, or of a list.
     for argument in line:
-        if any(sign in argument for sign in "[{&-?"):
+        if any(sign in argument for sign in "[{&-?"):  # only these open a list or a mapping
             with contextlib.suppress(yaml.YAMLError):  # no YAML, or what its own type refuses
                 _check_bounds("options", argument.partition("=")[2] or argument)
 
 
 def _check_bounds(place: str, text: str) -> None:
     """Refuse YAML that is nested deeply, or in which a list or mapping can stand in many places at once."""
+    # Events alone: nothing is built, however deep a text is or often an anchor repeats.
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         opened = isinstance(event, yaml.CollectionStartEvent)
@@ -202,6 +208,7 @@ def _check_bounds(place: str, text: str) -> None:
 
 
 def _check_keys(place: str, text: str, known: Sequence[str]) -> None:
+    # A loaded mapping would keep the last of two equal keys, without a word.
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode):
         raise argument_error(place, text, "options and their values, as in `epochs: 3`")
@@ -260,8 +267,9 @@ def _readable(error: argparse.ArgumentError, hints: Mapping[str, Any], limited: 
     given = re.search(r"(?:Got|Given) value:(.*?)(?: (?:- Expected|Given value type:) .*)?$", line)
     flag = "--" + key[1].replace("_", "-") if key else ""
     if flag in hints and given:
+        # Told by our own check, which knows the limits; the parser speaks of unions and validators.
         try:
-            hint = limited.get(flag[2:].replace("-", "_"), hints[flag])
+            hint = limited[flag[2:].replace("-", "_")]
             check_value(flag, given[1].strip(" '\""), _element_type(hint) or hint)
         except UsageError as reason:
             return str(reason)

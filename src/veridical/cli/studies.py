@@ -18,6 +18,7 @@ def run_study(study: type[Study[Any]], options: Any) -> int:
     """Run a study, or continue it; print what came out. Errors are raised."""
     with stage_jobs(shown=options.progress) as progress:
         result = study(options).run(progress)
+    # Read back from the folder, so that the terminal shows what a page drawn later would.
     for title, table in study.tables(result).items():
         print_table(table, title)
     for line in study.findings(result):

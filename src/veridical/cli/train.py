@@ -20,6 +20,7 @@ def train(options: TrainOptions) -> int:
     An interrupted run is continued by the same command. Several processes share every batch under torchrun:
     `torchrun --standalone --nproc-per-node 2 -m veridical train ...`.
     """
+    # Looked at before training, which leaves the same file.
     finished = (Path(options.out) / "result.json").exists()
 
     from veridical.cli.terminal import say
@@ -28,7 +29,7 @@ def train(options: TrainOptions) -> int:
 
     with join_processes(options.device) as group:
         trained = loop.train(options, group=group)
-    if not group.first:
+    if not group.first:  # of several processes one alone speaks
         return 0
     results, timing = trained.result["results"], trained.result["timing"]
     state = "was finished already; nothing was done" if finished else "finished"

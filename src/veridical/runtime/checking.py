@@ -105,6 +105,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         kind: Any = type(self)
+        # A frozen dataclass refuses plain assignment, also of what it was given in another form.
         for name, hint in option_hints(kind).items():
             object.__setattr__(self, name, check_value(name, getattr(self, name), hint))
         _check_radii(self)
@@ -130,6 +131,7 @@ def checked(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
             n for n, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD and n not in own
         ]
 
+        # At the first call: when a function is decorated, names of its module may still be missing.
         @cache
         def hints() -> dict[str, Any]:
             resolved = get_type_hints(function, include_extras=True)
@@ -137,7 +139,7 @@ def checked(*own: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            given = signature.bind(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)  # defaults are left alone: they fit by themselves
             for name, value in given.arguments.items():
                 if name in hints():
                     given.arguments[name] = check_value(name, value, hints()[name])
@@ -212,7 +214,7 @@ def _fit(place: str, value: Any, hint: Any, *, plain: bool) -> Any:
     if plain and (value is None or isinstance(value, list | dict)):
         raise UsageError(f"{place or 'content'}: expected {_words(hint)}, but got {_WORDS[type(value)]}.")
     names = [name for one in _members(hint) if get_origin(one) is Literal for name in get_args(one)]
-    near = nearest(value, names)
+    near = nearest(value, names)  # None for all but texts
     meant = f"Did you mean {near}?" if near else ""
     raise argument_error(place or "content", value, _words(hint), meant)
 
@@ -223,6 +225,7 @@ def _convert(place: str, value: Any, hint: Any, plain: bool, marks: Sequence[Any
     marks: what `Annotated` says of this annotation.
     """
     kind, arguments = get_origin(hint) or hint, get_args(hint)
+    # Before all else: what stands around an annotation changes no value, only its limits.
     if kind is Annotated or kind is NotRequired:
         return _convert(place, value, arguments[0], plain, arguments[1:])
     if kind in _UNIONS:
@@ -231,7 +234,7 @@ def _convert(place: str, value: Any, hint: Any, plain: bool, marks: Sequence[Any
         return _number(value, kind, marks)
     if (kind is str and not plain) or kind is os.PathLike:
         return _text(place, value, is_path=_IS_PATH in marks)
-    if kind is Literal:
+    if kind is Literal:  # compared one by one: a value given may have no hash
         return value if any(_is_same(value, one) for one in arguments) else _MISFIT
     if kind in (list, tuple, Sequence):
         return _sequence(place, value, kind, arguments[0] if arguments else Any, plain)
@@ -246,6 +249,7 @@ def _convert(place: str, value: Any, hint: Any, plain: bool, marks: Sequence[Any
 
 def _any_of(place: str, value: Any, members: Sequence[Any], plain: bool) -> Any:
     """The value as the first alternative that takes it; else the fault of the part that kept one from it."""
+    # A list with one bad number is told by that number, not as "no list or null".
     fault = None
     for hint in members:
         try:
@@ -325,6 +329,7 @@ def _record(place: str, value: Any, form: Any) -> Any:
         for key in value:
             if key not in hints:
                 raise UsageError(f"{_below(place, key)}: not known here.")
+    # In the order of the form, so that the first fault told is the same on every machine.
     for key, inner in hints.items():
         if key in value:
             _fit(_below(place, key), value[key], inner, plain=True)
@@ -368,6 +373,7 @@ def _check_needs(options: Any) -> None:
     """Refuse what was given and has no effect beside the other options."""
     for field in dataclasses.fields(options):
         other, values = field.metadata.get("needs", ("", ()))
+        # What equals its default may not have been given at all, as in a file of all options.
         if not hasattr(options, other) or getattr(options, field.name) == _default(field):
             continue
         given = getattr(options, other)

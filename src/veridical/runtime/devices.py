@@ -69,6 +69,7 @@ def rows_at_once(inputs: torch.Tensor, most: int, kept: int) -> int:
     kept: bytes that a pass keeps for each byte of a row. What fits is 2 GiB (8 on a GPU), and a quarter of
     the memory that is free. Small work fits without asking the system.
     """
+    # At least 1: an empty batch has rows of no bytes.
     row = max(1, kept * inputs.element_size() * inputs[:1].numel())
     if most * row <= 2**28:
         return most
@@ -95,6 +96,7 @@ def cpu_details() -> dict[str, str]:
     except OSError:  # not Linux
         text = ""
     fields: dict[str, str] = {}
+    # The first processor stands for all: later ones do not overwrite it.
     for line in text.splitlines():
         key, colon, value = line.partition(":")
         if colon:

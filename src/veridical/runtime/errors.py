@@ -52,8 +52,10 @@ def nearest(given: object, known: Iterable[str]) -> str | None:
     """The name that was meant: of these initials (lr: learning-rate), else the most alike or a longer one."""
     if not isinstance(given, str):
         return None
+    # Spelling apart: train_examples, --train-examples and "Train examples" are one.
     names = {_normalise(name): name for name in known}
     wanted = _normalise(given)
+    # Of one or two letters nearly every name is alike; initials are all that they can mean.
     initials = [name for plain, name in names.items() if wanted == "".join(w[0] for w in plain.split())]
     alike = difflib.get_close_matches(wanted, names, n=1) if len(wanted) > 2 else []
     longer = [plain for plain in names if len(wanted) > 2 and plain.startswith(wanted)]
@@ -84,7 +86,7 @@ def _describe(given: object) -> str:
     shape, dtype = getattr(given, "shape", None), getattr(given, "dtype", None)
     if shape is not None and dtype is not None:
         return f"a {type(given).__name__} of shape {tuple(shape)} and dtype {dtype}"
-    text = " ".join(repr(given).split())
+    text = " ".join(repr(given).split())  # one line, whatever it holds
     plain = isinstance(given, str | bytes | int | float | list | tuple | dict)
     if hasattr(given, "named_parameters") or (not plain and (text.startswith("<") or len(text) > 200)):
         return f"a {type(given).__name__}"

@@ -166,7 +166,7 @@ def write_json(path: str | os.PathLike[str], obj: object, flush: bool = True) ->
     Mappings with text keys, sequences, numbers (numpy scalars too), text, paths, booleans and None are plain;
     anything else is a `UsageError` that names its place. flush: as in `atomic`.
     """
-    content = _as_json(obj)
+    content = _as_json(obj)  # first: what cannot be written leaves no temporary file
     with atomic(Path(path), flush=flush) as file:
         file.write(content)
 
@@ -225,6 +225,7 @@ def write_sealed(path: str | os.PathLike[str], record: Mapping[str, object]) -> 
 
 
 def _seal(plain: object) -> str:
+    # Keys in one order: the seal is of what is said, not of how it is laid out.
     return digest(json.dumps(plain, sort_keys=True).encode())
 
 
@@ -266,6 +267,7 @@ def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = 
     cannot be read is a RunError that names file, line and field.
     """
     source = as_path(path)
+    # The last text has no line end behind it: empty, or cut by a kill.
     texts = read_bytes(source, MOST_TEXT, hint).split(b"\n") if source.exists() else [b""]
     lines: list[F] = []
     for number, text in enumerate(texts, start=1):
@@ -311,7 +313,7 @@ def read_arrays(
     try:
         # From memory: numpy and zipfile leave a damaged file open.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            size = sum(info.file_size for info in archive.infolist())
+            size = sum(info.file_size for info in archive.infolist())  # before a byte is unpacked
             if size > MOST_ARRAYS:
                 raise ValueError(f"it unpacks to {size:,} bytes")
             arrays = {
@@ -366,7 +368,7 @@ def _parse(content: bytes, form: type[F], place: object, hint: str) -> F:
     """A JSON text of our own as plain values that fit a form."""
     try:
         value = json.loads(content.decode(), parse_constant=_refuse_constant, parse_float=_parse_finite)
-        level = [value]
+        level = [value]  # of one depth; no recursion, which the depth itself could break
         for _ in range(_DEEPEST):
             level = [inner for outer in level for inner in _inner_values(outer)]
         if level:
@@ -464,6 +466,7 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     except OSError as error:
         raise RunError(f"{folder} cannot be made: {error.strerror}.") from error
     claim = {"kind": kind, "config": to_plain(dict(config), "config")}
+    # Looked at before it is claimed: a folder of something else must not get a claim.json.
     if not (folder / CLAIM).exists():
         _refuse_foreign_files(folder)
         create_json(folder / CLAIM, claim)
@@ -480,7 +483,7 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
             f"{folder} belongs to another run: {differences}. "
             "Name another folder, or repeat the same options."
         )
-    sweep(folder)
+    sweep(folder)  # last: a folder that is refused is left as it was
     return folder
 
 

@@ -111,6 +111,7 @@ def preserved_rng() -> Iterator[None]:
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - the generator that foreign code draws from
     # A CUDA that nobody has used yet has no state to keep, and asking for it would start it.
     initialized: bool = torch.cuda.is_initialized()
+    # Of all cards: a model may lie on any.
     cuda = torch.cuda.get_rng_state_all() if initialized else None
     try:
         yield

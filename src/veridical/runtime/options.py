@@ -93,6 +93,7 @@ class Placement(Machine):
     threads: Processes | None = None
     workers: Processes | None = None
     scheduler: str | None = None
+    # Anybody who reaches a scheduler runs code on its workers.
     insecure: bool = field(default=False, metadata=needs("scheduler"))
 
 
@@ -165,6 +166,7 @@ class AttributionChoice(Checked):
     trust_code: bool = False
 
 
+# The names of the next two groups are also read as lists: what an objective takes, and what a recipe decides.
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions(Checked):
     """The objective l(x) + weight * max over x' of size(IG(x, x')) and how its inner maximum is sought.
@@ -310,6 +312,7 @@ class TrainingGrid(OptimiserOptions):
     seeds: Repeats = 3
     train_examples: Count | None = None
     test_examples: Count | None = None
+    # Two at least: an interval over examples needs a spread.
     explained: Annotated[int, Limit(2, 10**9)] | None = 1000
 
 

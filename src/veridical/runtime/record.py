@@ -19,6 +19,7 @@ def record(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
     """`dataclass(frozen=True, eq=False)` whose repr gives kind and shape of arrays, not their numbers."""
 
     def decorate(cls: type[T]) -> type[T]:
+        # With repr=False dataclass leaves the one that is set here.
         cls.__repr__ = _describe  # type: ignore[method-assign]
         return dataclass(frozen=True, eq=False, repr=False, kw_only=kw_only)(cls)
 

@@ -17,6 +17,7 @@ def stream(seed: int, purpose: str, index: int = 0) -> torch.Generator:
     Two purposes ("weights", "shuffle", ...) of one seed are unrelated. PyTorch's CPU generator starts from 32
     bits of its seed: for very many streams, as one per example, use `per_example_uniform` or `_normal`.
     """
+    # A hash, not a sum: neighbouring seeds and indices must not give neighbouring states.
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(_digest(seed, purpose, index)[:8], "little"))
     return generator
