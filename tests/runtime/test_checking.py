@@ -57,21 +57,21 @@ def limit_of(hint: Any) -> Limit | None:
     return next(iter([*own, *filter(None, map(limit_of, get_args(hint)))]), None)
 
 
-def some(hint: Any) -> Any:
+def example_of(hint: Any) -> Any:
     """A value that a field of this annotation takes."""
     one = bare(hint)
     if dataclasses.is_dataclass(one):
-        return made(one)
+        return build(one)
     if get_origin(one) is Literal:
         return get_args(one)[0]
     if get_origin(one) is not None:
-        return [some(get_args(one)[0])] if get_origin(one) is list else {}
+        return [example_of(get_args(one)[0])] if get_origin(one) is list else {}
     return {str: "name", bool: False, float: 0.5}.get(one, 1)
 
 
-def made(kind: Any, **given: Any) -> Any:
+def build(kind: Any, **given: Any) -> Any:
     """Options with what must be given, and `given`."""
-    return kind(**{field: some(option_hints(kind)[field]) for field in required(kind)} | given)
+    return kind(**{field: example_of(option_hints(kind)[field]) for field in required(kind)} | given)
 
 
 def required(kind: Any) -> list[str]:
@@ -102,7 +102,7 @@ def test_every_class_of_options_is_checked() -> None:
 
 @pytest.mark.parametrize(("kind", "field", "hint"), FIELDS)
 def test_a_value_of_the_wrong_type_is_refused_by_name(kind: Any, field: str, hint: Any) -> None:
-    made(kind)
+    build(kind)
     wrong: list[Any] = [Stranger(), Stranger, b"x", 1j, {1: 2}]
     wrong += [] if "Callable" in str(hint) else [print]
     wrong += [] if "str" in str(hint) else ["no such value"]
@@ -111,7 +111,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(kind: Any, field: str, hin
     wrong += [2.5] if is_number(hint) and "float" not in str(hint) else []
     for value in wrong:
         with pytest.raises(UsageError, match=field):
-            made(kind, **{field: value})
+            build(kind, **{field: value})
     assert limit_of(hint) is not None or not is_number(hint), "a number without limits"
 
 
@@ -126,7 +126,7 @@ def test_a_number_just_outside_its_limits_is_refused(kind: Any, field: str, hint
     outside += [] if whole else [math.nan, math.inf, -math.inf]
     for value in [*outside, 2**70, -(2**70), 10**400]:
         with pytest.raises(UsageError, match=field):
-            made(kind, **{field: [value] if is_list(hint) else value})
+            build(kind, **{field: [value] if is_list(hint) else value})
 
 
 def numbers_of(command: str, out: Path) -> Iterator[tuple[str, Any, Limit, list[str]]]:
@@ -148,10 +148,10 @@ def test_limits_hold_for_a_command_line_and_make_no_folder(
         high = int(limit.high) + 1 if "float" not in str(hint) else 2 * limit.high
         for value in (high, "abc"):
             assert main([*line, f"--{flag}={value}"]) == 2, (flag, value)
-            told = capsys.readouterr().err
-            assert flag in told.replace("_", "-")
-            assert told.count("\n") == 1
-            assert not any(internal in told for internal in ("<class", "Union", "validate"))
+            printed = capsys.readouterr().err
+            assert flag in printed.replace("_", "-")
+            assert printed.count("\n") == 1
+            assert not any(internal in printed for internal in ("<class", "Union", "validate"))
     assert not out.exists()
 
 
@@ -178,7 +178,7 @@ def test_extreme_numbers_are_options_or_bad_usage(command: str, tmp_path: Path) 
 )
 def test_an_option_without_effect_is_refused(command: str, given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        made(OF_COMMANDS[command], **given)
+        build(OF_COMMANDS[command], **given)
 
 
 @pytest.mark.parametrize("kind", CLASSES.values())
@@ -210,5 +210,5 @@ def test_what_can_be_taken_is_taken() -> None:
 )
 def test_texts_radii_and_names(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        made(TrainOptions, **given)
-    made(TrainOptions, radius=1.5, norm="l2")
+        build(TrainOptions, **given)
+    build(TrainOptions, radius=1.5, norm="l2")
