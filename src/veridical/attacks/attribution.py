@@ -138,6 +138,7 @@ def attack(
     plan = protocol_by_name(protocol).towards(attack)
     if rows is None:
         rows = rows_at_once(inputs, ROWS, _KEPT)
+    # The climbed maps decide: their graphs are alive at all nodes at once.
     at_once = batch_size(attribution, plan, rows)
     results: list[AttackResult] = []
     if not len(inputs):

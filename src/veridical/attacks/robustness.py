@@ -260,6 +260,7 @@ class Examination:
         adversarial = predict(model, moved).argmax(1)
         between = time.monotonic()
         correct = predicted == target
+        # As in the paper: of a wrong class no explanation is attacked.
         attacked = correct.nonzero()[:, 0]
         result = attack(
             model,
@@ -285,6 +286,7 @@ class Examination:
         }
         pictured = sum(index < self.pictures for index in indices)
         arrays |= _pictures(inputs, attacked, result, pictured)
+        # Last, so that the second time holds all that the explanation needs.
         arrays["seconds"] = np.asarray([between - start, time.monotonic() - between])
         return arrays
 
@@ -319,6 +321,7 @@ class Examination:
             predict(model, points).gather(1, target[:, None])[:, 0].double()
             for points in (inputs, torch.zeros_like(inputs))
         )
+        # What the map from black has to add up to.
         change: Tensor = above - below
         return ((maps.flatten(1).double().sum(1) - change) / change).abs()
 
@@ -344,6 +347,7 @@ def _pictures(inputs: Tensor, attacked: Tensor, result: AttackResult, count: int
     pictures: Arrays = {"image": image, "perturbed": image.copy()}
     pictures |= {"saliency": empty, "perturbed_saliency": empty.copy()}
     places = attacked.cpu().numpy()
+    # The result has rows for attacked examples alone: each goes to the place of its example.
     shown = places < count
     for name, values in (
         ("perturbed", result.inputs),
@@ -396,6 +400,7 @@ def _result(
     main = next(point for point in curve if point.radius == radius)
     gradients = np.stack([batch["gradients"] for batch in collected[radius]]).max(0).tolist()
     seconds = np.sum([batch["seconds"] for part in collected.values() for batch in part], axis=0).tolist()
+    # To classify is cheap: the whole split, even where only its first examples are attacked.
     everything = main.metrics["natural_accuracy"]
     if len(main.arrays["index"]) < len(split):
         everything = proportion_interval(_count_correct(model, split), len(split))
@@ -439,6 +444,7 @@ def _summary(arrays: Arrays) -> dict[str, Interval]:
     missed = int((~arrays["found"][correct]).sum())
     intervals["not_found"] = proportion_interval(missed, int(correct.sum()))
     residual = arrays["relative_residual"][correct]
+    # NaN where the explanation promises no sum.
     residual = residual[~np.isnan(residual)]
     if len(residual):
         intervals["incomplete"] = proportion_interval(int((residual > _INCOMPLETE).sum()), len(residual))

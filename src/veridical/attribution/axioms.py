@@ -140,6 +140,7 @@ def symmetry(
     all path methods Integrated Gradients alone satisfies it (Theorem 1).
     """
     first, second = (_positions("pair", place, inputs)[:, None] for place in pair)
+    # At the given inputs the values have to be equal, so that the attributions have to be.
     values = inputs.flatten(1)
     if not torch.equal(values.gather(1, first), values.gather(1, second)):
         raise argument_error(

@@ -181,6 +181,7 @@ def _split(
     if explain is None:
         raise argument_error("captum_class", captum_class, "a class with a method `attribute`")
     # The first two are self and the model, or self and the inputs.
+    # Both signatures tell which option goes where, and which one goes nowhere.
     makes = list(inspect.signature(captum_class.__init__).parameters)[2:]
     takes = [name for name in inspect.signature(explain).parameters if name not in ("self", "inputs")]
     possible = [name for name in [*makes, *takes] if name != "target"]

@@ -259,6 +259,7 @@ def prepare_request(
     check_inputs(inputs)
     create_graph = check_value("create_graph", create_graph, bool)
     with examining(model, weights=create_graph):
+        # Tensors of inference mode can enter no graph.
         inputs = out_of_inference(inputs)
         yield AttributionRequest(
             model,
