@@ -142,24 +142,25 @@ def test_a_stopped_worker_is_told(
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["tcp://127.0.0.1:8786", "127.0.0.1:8786", "localhost:8786", "tcp://[::1]:8786", "tls://10.0.0.1:8786"],
+    ("address", "refused", "refused_when_insecure"),
+    [
+        *((here, None, None) for here in ("tcp://127.0.0.1:8786", "127.0.0.1:8786", "localhost:8786")),
+        ("tcp://[::1]:8786", None, None),
+        ("tls://10.0.0.1:8786", None, None),
+        *((other, "--insecure", None) for other in ("tcp://10.0.0.1:8786", "10.0.0.1:8786")),
+        ("tcp://localhost.evil.org:8786", "--insecure", None),
+        *((text, "an address such as", "an address such as") for text in ("", "ws://127.0.0.1:80", "tcp://")),
+    ],
 )
-def test_addresses_on_this_machine_or_with_tls_are_allowed(address: str) -> None:
-    check_address(address, insecure=False)
-
-
-@pytest.mark.parametrize("address", ["tcp://10.0.0.1:8786", "10.0.0.1:8786", "tcp://localhost.evil.org:8786"])
-def test_other_machines_need_tls_or_a_word(address: str) -> None:
-    check_address(address, insecure=True)
-    with pytest.raises(UsageError, match="--insecure"):
-        Dask(address)
-
-
-@pytest.mark.parametrize("address", ["", "ws://127.0.0.1:80", "tcp://"])
-def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match="an address such as"):
-        check_address(address, insecure=True)
+def test_other_machines_need_tls_or_a_word(
+    address: str, refused: str | None, refused_when_insecure: str | None
+) -> None:
+    for insecure, message in ((False, refused), (True, refused_when_insecure)):
+        if message is None:
+            check_address(address, insecure)
+        else:
+            with pytest.raises(UsageError, match=message):
+                Dask(address, insecure=insecure)
 
 
 def test_dask_reads_the_settings_from_the_environment() -> None:
