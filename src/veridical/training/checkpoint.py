@@ -160,13 +160,13 @@ def copy_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> No
         value.copy_(tensors[name])
 
 
-def check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_tensors(path: Path, stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise a RunError that says what differs, unless names, shapes and dtypes are the same."""
-    differences = [f"{name} is missing there" for name in expected if name not in found]
-    differences += [f"{name} is only there" for name in found if name not in expected]
+    differences = [f"{name} is missing there" for name in expected if name not in stored]
+    differences += [f"{name} is only there" for name in stored if name not in expected]
     for name in expected:
-        if name in found and _form(found[name]) != _form(expected[name]):
-            differences.append(f"{name} is {_form(found[name])} there, {_form(expected[name])} here")
+        if name in stored and _form(stored[name]) != _form(expected[name]):
+            differences.append(f"{name} is {_form(stored[name])} there, {_form(expected[name])} here")
     if differences:
         more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
         raise RunError(
@@ -185,11 +185,11 @@ def unpack(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
 
 def nonfinite_weights(model: nn.Module) -> list[str]:
     """The names of what is learnt and holds NaN or infinities, and of what is constant (a mask) and NaN."""
-    learnt = {name for name, value in model.named_parameters() if value.requires_grad}
-    learnt |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    trained |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
     # A mask of -inf is a constant of the model's own; NaN is sound nowhere.
     bad = {True: lambda value: ~torch.isfinite(value), False: torch.isnan}
-    return [name for name, value in weights(model).items() if bool(bad[name in learnt](value).any())]
+    return [name for name, value in weights(model).items() if bool(bad[name in trained](value).any())]
 
 
 def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Tensor], dict[str, Any]]:
@@ -224,8 +224,8 @@ def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
     return bool(same)
 
 
-def _compare(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    there, here = _flatten(found), _flatten(expected)
+def _compare(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    there, here = _flatten(stored), _flatten(expected)
     differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if differing:
         listed = "; ".join(f"{n} is {there.get(n)!r} there, {here.get(n)!r} here" for n in differing[:4])

@@ -288,10 +288,10 @@ def check_parallel(model: nn.Module, batch_size: int, group: ProcessGroup) -> No
         return
     names = [name for name, layer in model.named_modules() if isinstance(layer, _NORMALISED)]
     if names:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UsageError(
-            f"{type(model).__name__} has batch normalisation ({shown}). Each of {group.size} processes would "
-            "normalise by its own images, and train another network than one process does. Use group "
+            f"{type(model).__name__} has batch normalisation ({listed}). Each of {group.size} processes "
+            "would normalise by its own images, and train another network than one process does. Use group "
             "normalisation, or one process."
         )
     if batch_size < group.size:

@@ -102,13 +102,13 @@ def event_writer() -> Any:
 
 
 class Display:
-    """A progress bar over the steps on stderr; with shown=False nothing is written at all.
+    """A progress bar over the steps on stderr; with is_shown=False nothing is written at all.
 
     steps, done: steps in total, and those of earlier sessions.
     """
 
-    def __init__(self, shown: bool, steps: int, done: int) -> None:
-        self._console = Console(stderr=True, quiet=not shown)
+    def __init__(self, is_shown: bool, steps: int, done: int) -> None:
+        self._console = Console(stderr=True, quiet=not is_shown)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeElapsedColumn())
         self._progress = Progress(
             TextColumn("[progress.description]{task.description}"),
@@ -116,7 +116,7 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not shown,
+            disable=not is_shown,
         )
         self._task = self._progress.add_task("training", total=steps, completed=done, speed="")
 

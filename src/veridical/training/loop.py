@@ -88,23 +88,23 @@ def train(
     own_data = _own("data", data, Dataset, "a name, the path of a file or folder, or a veridical Dataset")
     what = "a name, or an objective: a function or object called as (model, inputs, target, generator)"
     own_objective = _own("objective", objective, Callable, what)
-    named = {"model": model, "data": data, "objective": objective}
-    by_name = {name: value for name, value in named.items() if isinstance(value, str | os.PathLike)}
-    chosen = _gather_options(options, by_name | fields)
-    device = group.device(chosen.device)
-    if chosen.tensorboard:
+    given = {"model": model, "data": data, "objective": objective}
+    by_name = {name: value for name, value in given.items() if isinstance(value, str | os.PathLike)}
+    options = _gather_options(options, by_name | fields)
+    device = group.device(options.device)
+    if options.tensorboard:
         event_writer()
-    if chosen.bf16:
+    if options.bf16:
         check_bf16(device)
-    threads = nullcontext() if chosen.threads is None else thread_count(chosen.threads)
+    threads = nullcontext() if options.threads is None else thread_count(options.threads)
     with threads, preserved_rng(), default_modes(), ExitStack() as held:
         # Process 0 first: it claims the folder, and the others find it claimed for the same.
         with group.in_turn():
-            initial = _initial_weights(chosen, own_model)
-            task = prepare_task(chosen, device, own_model, own_data, own_objective, initial)
+            initial = _initial_weights(options, own_model)
+            task = prepare_task(options, device, own_model, own_data, own_objective, initial)
             check_parallel(task.model, task.settings.optimise.batch_size, group)
             # Claimed last: what is refused leaves no folder behind.
-            folder = claim_folder(chosen.out, KIND, task.settings.to_dict())
+            folder = claim_folder(options.out, KIND, task.settings.to_dict())
         # Held until `train` ends, for all processes by the first.
         with group.guarded():
             if group.first:
@@ -113,8 +113,8 @@ def train(
             if group.first:
                 _clear(folder)
         else:
-            _Session(chosen, task, folder, device, group).run()
-    return load(folder, model=own_model, device=device, trust_code=chosen.trust_code)
+            _Session(options, task, folder, device, group).run()
+    return load(folder, model=own_model, device=device, trust_code=options.trust_code)
 
 
 def _gather_options(options: TrainOptions | None, given: Mapping[str, Any]) -> TrainOptions:
@@ -218,8 +218,8 @@ class _Session:
             if self.group.first:
                 log = Log(self.folder, self.step, tensorboard=self.options.tensorboard)
                 stack.callback(log.close)
-            shown = self.options.progress and self.group.first
-            display = stack.enter_context(Display(shown, steps, self.step))
+            is_shown = self.options.progress and self.group.first
+            display = stack.enter_context(Display(is_shown, steps, self.step))
             if self.step:
                 display.note(f"{self.folder}: continued after step {self.step} of {steps}")
             self._steps(log, display)
@@ -301,13 +301,13 @@ class _Session:
     def _one_step(self) -> float:
         """Move the weights once; everything random depends on the seed and the step alone."""
         settings, learner = self.settings, self.learner
-        chosen = self._batch()
-        own = chosen[self.share.rows]
+        positions = self._batch()
+        own = positions[self.share.rows]
         inputs, target = self.task.train.batch(own, self.dtype, self.device)
         if self.task.augment is not None:
             # Drawn for the whole batch by every process, of which each keeps its own rows.
             noise = stream(settings.seed, "augment", self.step)
-            rows, count = self.share.rows, len(chosen)
+            rows, count = self.share.rows, len(positions)
             inputs, target = self.task.augment(inputs, target, noise, rows=rows, count=count)
         inputs = inputs.contiguous(memory_format=self.task.layout)
         # For layers that draw from the global generator, such as dropout.
@@ -321,16 +321,16 @@ class _Session:
         # From here on the numbers are the whole batch's, so all processes stop at the same step or none.
         value = self.share.whole(value)
         if not bool(torch.isfinite(value.loss).all()):
-            self._stop("the loss", chosen, ~torch.isfinite(value.loss).cpu())
+            self._stop("the loss", positions, ~torch.isfinite(value.loss).cpu())
         # Only now that the step is known to be sound: a run that goes on from before it must not see them.
         if self.starts is not None:
-            self.starts.keep(chosen, self.share)
+            self.starts.keep(positions, self.share)
         self.share.add_gradients(learner.model)
         gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         # `not <` also holds for NaN. A gradient cannot be traced to single images: all are named.
         if not norm < float("inf"):
-            self._stop("the gradient", chosen, torch.ones(len(chosen), dtype=torch.bool))
+            self._stop("the gradient", positions, torch.ones(len(positions), dtype=torch.bool))
         set_learning_rate(learner.optimiser, learning_rate(settings.optimise, self.step))
         learner.optimiser.step()
         if learner.average is not None:
@@ -367,8 +367,8 @@ class _Session:
             accuracies = self._accuracies(held)
         values = {f"validation_{name}": one["value"] for name, one in accuracies.items() if one}
         log.write(self.step, {"kind": "epoch", "epoch": self._epoch, **values, **self._timing()})
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
-        return f"epoch {self._epoch:g}: {shown}"
+        accuracy = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+        return f"epoch {self._epoch:g}: {accuracy}"
 
     @property
     def _epoch(self) -> float:

@@ -36,7 +36,7 @@ OWN = "own"
 _ANEW = "Train the run again in a new folder."
 
 # Images whose predictions are attacked in validation, the first of the split, and the attack's steps.
-ATTACKED, ATTACK_STEPS = 200, 10
+_ATTACKED, ATTACK_STEPS = 200, 10
 # Images that are classified at a time.
 ROWS = 500
 
@@ -206,7 +206,7 @@ def measure_accuracies(
         correct += int((predict(model, inputs).argmax(1) == target).sum())
     result = {"natural_accuracy": proportion_interval(correct, len(split)), "adversarial_accuracy": None}
     if ball is not None:
-        attacked, held = min(ATTACKED, len(split)), 0
+        attacked, held = min(_ATTACKED, len(split)), 0
         if attacked:
             inputs, target = split.batch(range(attacked), dtype, device)
             moved = pgd(model, inputs, target, ball, steps=ATTACK_STEPS, generator=stream(seed, "validation"))
