@@ -245,6 +245,7 @@ def intervals_figure(
             axes.text(
                 0, 0.28 - place, _words(short), transform=axes.get_yaxis_transform(), color=SOFT, fontsize=12
             )
+        # Room above the first line for its name, below the last for half a line.
         axes.set_ylim(-len(rows) + 0.6, 0.8)
         axes.set_xlim(*x_range)
         axes.yaxis.set_visible(False)

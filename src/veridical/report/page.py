@@ -187,6 +187,7 @@ class _GalleryRenderer:
         if not any(row.heading for row in gallery.rows):
             starts = list(range(len(gallery.rows)))
         shown: list[dict[str, Any]] = []
+        # The pictures are made before they are counted: how well a PNG compresses is not known earlier.
         for start, end in itertools.pairwise([*starts, len(gallery.rows)]):
             group = [_row(gallery, row) for row in gallery.rows[start:end]]
             size = sum(len(tile["uri"]) + len(tile["outline"]) for row in group for tile in row["tiles"])

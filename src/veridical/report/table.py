@@ -95,6 +95,7 @@ class Table:
         for row in self.rows:
             entries = [row.get(c.key) for c in self._all] if isinstance(row, Mapping) else row
             rows.append([column.cell(entry) for column, entry in zip(self._all, entries, strict=True)])
+        # A table without rows keeps its columns: they say what would stand in it.
         held = [
             place
             for place in range(len(self.columns))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from veridical.attacks.directions import DIRECTIONS
@@ -51,6 +52,7 @@ from veridical.runtime.checking import as_path
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import write_atomic
 from veridical.studies.attack_result import FinishedAttack, check_comparable, paired_differences
+from veridical.studies.maps import first_of_each_class
 from veridical.studies.published import CITATION, Mark, paper_numbers
 from veridical.training.log import read_log
 
@@ -199,26 +201,23 @@ def _comparison_panels(attacks: Attacks) -> list[Panel]:
     """Robust predictions beside robust explanations and, of two attacks, the differences image by image."""
     if len(attacks) < 2:
         return []
-    words = [
-        f"{name}: AA {_ACCURACIES[1].cell(one.results.get('adversarial_accuracy'))}, "
-        + ", ".join(
-            f"{short} {c.cell(one.results.get(c.key))}"
-            for c, short in zip(_steadiness(attacks), ("IN", "CO"), strict=True)
-        )
-        for name, one in attacks.items()
-    ]
-    drawn = [
-        Illustration(
-            robustness_scatter(attacks, [column]), "", f"{column.heading} against AA. {'; '.join(words)}."
-        )
-        for column in _steadiness(attacks)
-    ]
+    drawn = []
+    for column in _steadiness(attacks):
+        told = [
+            f"{name}: {column.cell(_read(one, column.key))} at {_aa(one)}" for name, one in attacks.items()
+        ]
+        alt = f"{column.heading} against adversarial accuracy. {'; '.join(told)}."
+        drawn.append(Illustration(robustness_scatter(attacks, [column]), "", alt))
     text = ["Do models whose predictions hold also have explanations that hold? Bars are 95% intervals."]
     panels = [Panel("Robust predictions and robust explanations", text, drawn)]
     if len(attacks) == 2:
         with suppress(UsageError):  # of other images, or of several radii
             panels.append(Panel("Image by image", [_PAIRED], table=paired_table(attacks)))
     return panels
+
+
+def _aa(attacked: FinishedAttack) -> str:
+    return _ACCURACIES[1].cell(_read(attacked, "adversarial_accuracy"))
 
 
 _PAIRED = (
@@ -244,23 +243,12 @@ def robustness_scatter(attacks: Attacks, measures: Sequence[Column] | None = Non
 def paired_table(attacks: Attacks) -> Table:
     """A row per measure: both means over the shared images, and their difference with its interval."""
     (name, first), (other, second) = attacks.items()
-    columns: list[Column | str] = [
-        "measure",
-        name,
-        other,
-        Column("difference", "difference", "difference"),
-        "images",
-    ]
+    columns: list[Column | str] = ["measure", name, other, Column("", "difference", "difference"), "images"]
     headings = {column.key: column.heading for column in attack_columns(attacks)}
-    rows = [
-        [
-            headings[key],
-            *(signed(mean, 4) for mean in pair.means),
-            pair.difference,
-            f"{pair.difference['n']:,}",
-        ]
-        for key, pair in paired_differences(first, second).items()
-    ]
+    rows = []
+    for key, pair in paired_differences(first, second).items():
+        one, two = (signed(mean, 4) for mean in pair.means)
+        rows.append([headings[key], one, two, pair.difference, f"{pair.difference['n']:,}"])
     return Table(columns, rows)
 
 
@@ -427,6 +415,7 @@ def _counts(attacks: Attacks) -> Iterator[str]:
     """A sentence for each measure that is defined on fewer images than its kind."""
     for name, attacked in attacks.items():
         for column in attack_columns(attacks):
+            # Accuracies are of all images; maps are compared only of those classified correctly.
             n = _read(attacked, column.key).n
             whole = attacked.results["examples"]
             usual = whole if column in _ACCURACIES else attacked.results.get("correctly_classified", n)
@@ -526,13 +515,9 @@ def _shown(attacks: Sequence[FinishedAttack], count: int) -> list[int]:
     first = attacks[0].arrays
     pictured = len(first["image"])
     right = np.logical_and.reduce([attacked.correct[:pictured] for attacked in attacks])
-    seen: dict[int, int] = {}
-    ranked = []
-    for place in np.flatnonzero(right).tolist():
-        label = int(first["label"][place])
-        ranked.append((seen.get(label, 0), place))
-        seen[label] = seen.get(label, 0) + 1
-    return sorted(place for _, place in sorted(ranked)[:count])
+    places = np.flatnonzero(right)
+    chosen = first_of_each_class(torch.from_numpy(first["label"][places].astype(np.int64)), count)
+    return [int(place) for place in places[chosen]]
 
 
 def _attack_panels(attacks: Attacks) -> list[Panel]:
