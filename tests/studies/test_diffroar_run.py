@@ -1,6 +1,7 @@
 """diffroar_run: what a folder holds, that it continues, where it runs, and what it refuses."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from veridical.faithfulness import forecast, retraining
 from veridical.faithfulness.diffroar import diffroar
 from veridical.jobs import InProcess, ProcessPool, Progress, workers_of
 from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import read_json
+from veridical.runtime.files import read_json, write_json
 from veridical.runtime.study_config import DiffRoarOptions
+from veridical.studies.diffroar_result import read_diffroar
 from veridical.studies.diffroar_run import diffroar_run, predict
 from veridical.studies.executors import executor_of
 
@@ -74,6 +76,14 @@ def test_the_folder_holds_the_results(measured: Path) -> None:
     assert document["environment"]["attribution"] == "input-gradient"
     # Two levels, two ends: twice for the attribution, twice for the random order, once for the masks.
     assert document["timing"]["retrainings"] == 2 * 2 * (2 + 2 + 1)
+
+
+def test_a_fill_that_is_a_number_is_read_again(measured: Path, tmp_path: Path) -> None:
+    shutil.copytree(measured, tmp_path / "number")
+    document = read_json(tmp_path / "number" / "result.json")
+    document["config"]["measured"]["fill"] = 0.25
+    write_json(tmp_path / "number" / "result.json", document)
+    assert read_diffroar(tmp_path / "number").config["measured"]["fill"] == 0.25
 
 
 def test_pictures_show_what_the_networks_saw(measured: Path) -> None:

@@ -78,7 +78,7 @@ class _Design(TypedDict):
     order: str
     ties: str
     per: str
-    fill: str
+    fill: str | float
     repeats: int
 
 
