@@ -194,6 +194,8 @@ def test_every_command_loads_with_options_and_a_description(name: str) -> None:
     command = COMMANDS[name]
     assert dataclasses.is_dataclass(command.options())
     assert inspect.getdoc(command.load())
+    # The table repeats what a study says of itself, so that --help need not import it.
+    assert getattr(command.load(), "summary", command.summary) == command.summary
 
 
 OWN_STUDY = """

@@ -43,7 +43,8 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "compare": Command("veridical.cli.attack:compare", "put finished attacks side by side on one page"),
     "diffroar": Command(
-        "veridical.cli.diffroar:diffroar", "measure by retraining whether an attribution marks what tells"
+        "veridical.cli.diffroar:diffroar",
+        "measure by retraining whether an attribution ranks informative pixels first",
     ),
     "diffroar-report": Command(
         "veridical.cli.diffroar:report", "overlay curves of finished diffroars on a page"
