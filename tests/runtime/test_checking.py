@@ -27,7 +27,7 @@ from veridical.faithfulness.diffroar_plan import Design
 from veridical.runtime.checking import Checked, Limit, option_hints
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import BlockOptions, ShortcutOptions, TrainOptions
-from veridical.runtime.study_config import AttackOptions
+from veridical.studies.attack import AttackOptions
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 
 OF_COMMANDS = {name: command.options() for name, command in COMMANDS.items() if name != "run"}

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from veridical.runtime.study_config import AttackOptions
-from veridical.studies.attack import attack_run
+from veridical.studies.attack import Attack, AttackOptions
 from veridical.training.loop import train
 
 
@@ -58,5 +57,5 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             batch_size=24,
             progress=False,
         )
-        attack_run(options_for(folder, objective))
+        Attack(options_for(folder, objective)).run()
     return folder

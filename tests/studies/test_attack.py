@@ -16,7 +16,7 @@ from veridical.attacks.robustness import measure_robustness
 from veridical.jobs import Progress
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
-from veridical.studies.attack import attack_run, count_attacked
+from veridical.studies.attack import Attack, count_attacked
 from veridical.training.run import load
 
 from .conftest import options_for
@@ -27,7 +27,7 @@ TRAPPED = ("json", "multiprocessing", "numpy", "pickle", "rich", "torch", "typin
 def test_the_folder_holds_result_and_examples(place: Path) -> None:
     folder = place / "natural-attack"
     document = read_json(folder / "result.json")
-    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
+    assert list(document) == ["schema", "results", "config", "environment", "timing", "files", "study"]
     results, config = document["results"], document["config"]
     for name in ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau"):
         assert set(results[name]) == {"value", "low", "high", "n"}
@@ -70,10 +70,10 @@ def test_the_same_options_find_it_finished(place: Path) -> None:
     options = options_for(place, "natural")
     before = read_json(place / "natural-attack" / "result.json")
     told: list[Progress] = []
-    again = attack_run(options, lambda _, state: told.append(state))
+    again = Attack(options).run(lambda _, state: told.append(state))
     assert {(state.done, state.reused) for state in told} == {(2, 2)}
-    assert again["results"] == before["results"]
-    assert again["timing"] == before["timing"]
+    assert again.results == before["results"]
+    assert again.document["timing"] == before["timing"]
 
 
 @pytest.mark.parametrize(
@@ -90,17 +90,17 @@ def test_another_attack_is_not_mixed_in(place: Path, changes: dict[str, Any], me
     if "run" in changes:
         options = replace(options, run=str(place / "adversarial"))
     with pytest.raises(UsageError, match=message):
-        attack_run(options)
+        Attack(options).run()
 
 
 def test_a_folder_of_something_else_is_refused(place: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UsageError, match=r"letter\.txt"):
-        attack_run(options_for(place, "natural", out=str(tmp_path)))
+        Attack(options_for(place, "natural", out=str(tmp_path))).run()
     with pytest.raises(UsageError, match="`veridical train` made it, and this is `veridical attack`"):
-        attack_run(options_for(place, "natural", out=str(place / "natural")))
+        Attack(options_for(place, "natural", out=str(place / "natural"))).run()
     with pytest.raises(RunError, match="not the folder of a run"):
-        attack_run(options_for(place, "natural", run=str(tmp_path), out=str(tmp_path / "new")))
+        Attack(options_for(place, "natural", run=str(tmp_path), out=str(tmp_path / "new"))).run()
 
 
 def test_interrupted_and_continued_it_ends_the_same(place: Path, tmp_path: Path) -> None:
@@ -111,30 +111,31 @@ def test_interrupted_and_continued_it_ends_the_same(place: Path, tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        attack_run(options, interrupt)
+        Attack(options).run(interrupt)
     assert not (tmp_path / "a" / "result.json").exists()
     assert count_attacked(tmp_path / "a") == 16
     told: list[Progress] = []
-    continued = attack_run(options, lambda _, state: told.append(state))
+    continued = Attack(options).run(lambda _, state: told.append(state))
     assert (told[0].done, told[0].reused, told[-1].done) == (1, 1, 2)
-    unbroken = attack_run(replace(options, out=str(tmp_path / "b")))
-    assert (continued["results"], continued["config"]) == (unbroken["results"], unbroken["config"])
+    unbroken = Attack(replace(options, out=str(tmp_path / "b"))).run()
+    assert (continued.results, continued.config) == (unbroken.results, unbroken.config)
 
 
 def test_radii_make_a_curve_whose_main_point_is_the_runs(place: Path, tmp_path: Path) -> None:
     options = options_for(place, "adversarial", out=str(tmp_path / "a"), radius=[0.2, 0.1, 0.05], examples=9)
-    document = attack_run(options)
+    document = Attack(options).run().document
     assert document["results"]["radius"] == 0.1
     assert [row["radius"] for row in document["results"]["curve"]] == [0.05, 0.1, 0.2]
     with np.load(tmp_path / "a" / "examples.npz") as arrays:
         assert arrays["radius-0.2/kendall_tau"].shape == (9,)
     other = replace(options, out=str(tmp_path / "b"), radius=[0.02, 0.3], examples=3)
-    assert attack_run(other)["results"]["radius"] == 0.3
+    assert Attack(other).run().results["radius"] == 0.3
 
 
 def test_directions_methods_and_norms(place: Path, tmp_path: Path) -> None:
     def attacked(name: str, **changes: object) -> dict[str, Any]:
-        return attack_run(options_for(place, "natural", out=str(tmp_path / name), examples=6, **changes))
+        options = options_for(place, "natural", out=str(tmp_path / name), examples=6, **changes)
+        return dict(Attack(options).run().document)
 
     region = attacked("region", attack="target", region=[0, 4, 0, 4])
     assert region["config"]["attack"] == {"direction": "target", "top": 0, "bottom": 4, "left": 0, "right": 4}
@@ -171,35 +172,33 @@ def test_options_that_cannot_be_used(
     place: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        attack_run(options_for(place, "natural", out=str(tmp_path / "a"), **changes))
+        Attack(options_for(place, "natural", out=str(tmp_path / "a"), **changes)).run()
     assert not (tmp_path / "a").exists(), "the corrected command must find no claim in its way"
 
 
 def test_retrained_weights_are_another_attack(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "natural", tmp_path / "run")
     options = options_for(place, "natural", run=str(tmp_path / "run"), out=str(tmp_path / "a"), examples=3)
-    attack_run(options)
+    Attack(options).run()
     for name in ("model.safetensors", "result.json"):
         shutil.copy(place / "adversarial" / name, tmp_path / "run" / name)
     with pytest.raises(UsageError, match=r"run\.weights"):
-        attack_run(options)
+        Attack(options).run()
 
 
 def test_workers_share_the_batches_and_change_nothing(place: Path, tmp_path: Path) -> None:
     changes = {"examples": 30, "radius": [0.05, 0.1], "store": str(tmp_path / "two-store")}
-    one = attack_run(options_for(place, "natural", out=str(tmp_path / "one"), **changes | {"store": None}))
+    one = Attack(options_for(place, "natural", out=str(tmp_path / "one"), **changes | {"store": None})).run()
     options = options_for(place, "natural", out=str(tmp_path / "two"), workers=9, **changes)
     told: list[Progress] = []
-    two = attack_run(options, lambda _, state: told.append(state))
-    assert two["environment"]["workers"] == told[-1].total == 4, "two batches at two radii"
-    assert (two["results"], two["config"]) == (one["results"], one["config"])
+    two = Attack(options).run(lambda _, state: told.append(state))
+    assert two.document["environment"]["workers"] == told[-1].total == 4, "two batches at two radii"
+    assert (two.results, two.config) == (one.results, one.config)
     pictures = [(tmp_path / name / "examples.npz").read_bytes() for name in ("one", "two")]
     assert pictures[0] == pictures[1]
     # What one attack did, another with the same store need not do again.
-    attack_run(
-        replace(options, out=str(tmp_path / "few"), radius=[0.1], examples=16, workers=1),
-        lambda _, state: told.append(state),
-    )
+    few = replace(options, out=str(tmp_path / "few"), radius=[0.1], examples=16, workers=1)
+    Attack(few).run(lambda _, state: told.append(state))
     assert (told[-1].total, told[-1].reused) == (1, 1)
 
 
@@ -211,14 +210,16 @@ def test_a_job_is_for_its_own_weights_and_images(place: Path, tmp_path: Path) ->
         for name in ("model.safetensors", "result.json"):
             shutil.copy(place / "adversarial" / name, tmp_path / "run" / name)
 
-    with pytest.raises(RunError, match="not those that were to be attacked"):
-        attack_run(options, retrain)
+    with pytest.raises(RunError, match="not those planned with"):
+        Attack(options).run(retrain)
 
 
 def test_threads_are_given_back(place: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    document = attack_run(
-        options_for(place, "natural", out=str(tmp_path / "a"), examples=3, threads=before + 1)
+    document = (
+        Attack(options_for(place, "natural", out=str(tmp_path / "a"), examples=3, threads=before + 1))
+        .run()
+        .document
     )
     assert torch.get_num_threads() == before
     assert document["environment"]["threads"] == before + 1

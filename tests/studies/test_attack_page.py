@@ -11,7 +11,7 @@ from veridical.cli.main import main
 from veridical.report import Verdict
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
-from veridical.studies.attack import attack_run
+from veridical.studies.attack import Attack
 from veridical.studies.attack_page import (
     attack_table,
     attack_verdict,
@@ -21,11 +21,10 @@ from veridical.studies.attack_page import (
     write_attack_page,
 )
 from veridical.studies.attack_result import (
-    FinishedAttack,
+    AttackResult,
     check_comparable,
     name_attacks,
     paired_differences,
-    read_attack,
     run_title,
 )
 
@@ -50,7 +49,7 @@ def an_attack(
     arrays: dict[str, Any] | None = None,
     results: dict[str, Any] | None = None,
     **config: Any,
-) -> FinishedAttack:
+) -> AttackResult:
     """A finished attack of 12 images of 6 x 6, of which 10 pixels are compared."""
     random = np.random.default_rng(0)
     maps = np.tile(np.arange(1.0, 37.0).reshape(SIDE, SIDE), (COUNT, 1, 1))
@@ -111,10 +110,10 @@ def an_attack(
         "results": {**measured, **(results or {})},
         "environment": {"run": "/runs/a", "torch": "2.9"},
     }
-    return FinishedAttack(Path("a"), document, {**kept, **(arrays or {})})
+    return AttackResult(Path("a"), document, {**kept, **(arrays or {})})
 
 
-def page_of(folder: Path, attacks: dict[str, FinishedAttack], **options: Any) -> str:
+def page_of(folder: Path, attacks: dict[str, AttackResult], **options: Any) -> str:
     path = write_attack_page(folder / "page.html", attacks, title="Title", lead="Lead.", **options)
     return re.sub(r"\s+", " ", re.sub("&#39;", "'", path.read_text(encoding="utf-8")))
 
@@ -320,7 +319,7 @@ def test_the_scatter_has_a_point_for_each_measured_pair() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
-def taus(by_image: dict[int, float], wrong: tuple[int, ...] = (), **config: Any) -> FinishedAttack:
+def taus(by_image: dict[int, float], wrong: tuple[int, ...] = (), **config: Any) -> AttackResult:
     index, values = np.array(list(by_image)), np.array(list(by_image.values()))
     arrays = {"index": index, "label": 0 * index, "predicted": np.isin(index, wrong).astype(np.int64)}
     measures = {"kendall_tau": values, "topk_intersection": values / 2, "spearman": values}
@@ -355,14 +354,14 @@ def test_what_does_not_pair_is_refused() -> None:
 
 
 @pytest.fixture
-def attacks(place: Path) -> dict[str, FinishedAttack]:
-    return name_attacks([read_attack(place / f"{name}-attack") for name in ("natural", "adversarial")])
+def attacks(place: Path) -> dict[str, AttackResult]:
+    return name_attacks([Attack.read(place / f"{name}-attack") for name in ("natural", "adversarial")])
 
 
-def test_titles(attacks: dict[str, FinishedAttack]) -> None:
+def test_titles(attacks: dict[str, AttackResult]) -> None:
     natural, adversarial = attacks.values()
     assert list(attacks) == ["Natural training", "Adversarial training"]
-    elsewhere = FinishedAttack(Path("again"), natural.document, natural.arrays)
+    elsewhere = AttackResult(Path("again"), natural.document, natural.arrays)
     titles = ["Natural training (natural-attack)", "Natural training (again)", "Adversarial training"]
     assert list(name_attacks([natural, elsewhere, adversarial])) == titles
     assert list(name_attacks([natural, adversarial], ["a", "b"])) == ["a", "b"]
@@ -376,24 +375,24 @@ def test_titles(attacks: dict[str, FinishedAttack]) -> None:
 
 
 def test_attacks_of_another_kind_do_not_compare(
-    place: Path, tmp_path: Path, attacks: dict[str, FinishedAttack]
+    place: Path, tmp_path: Path, attacks: dict[str, AttackResult]
 ) -> None:
     check_comparable(attacks)
-    attack_run(options_for(place, "natural", out=str(tmp_path / "a"), examples=5))
-    other = read_attack(tmp_path / "a")
+    Attack(options_for(place, "natural", out=str(tmp_path / "a"), examples=5)).run()
+    other = Attack.read(tmp_path / "a")
     with pytest.raises(UsageError, match="do not compare: their examples differs, 20 and 5"):
         page_of(tmp_path, {"a": attacks["Natural training"], "b": other})
 
 
 def test_a_folder_that_is_no_attack_is_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
-        read_attack(tmp_path)
+        Attack.read(tmp_path)
     with pytest.raises(RunError, match="not a finished attack"):
-        read_attack(place / "natural")
+        Attack.read(place / "natural")
 
 
 def test_training_logs_have_a_record_per_epoch(
-    place: Path, tmp_path: Path, attacks: dict[str, FinishedAttack]
+    place: Path, tmp_path: Path, attacks: dict[str, AttackResult]
 ) -> None:
     records = training_log(place / "adversarial")
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
@@ -445,7 +444,7 @@ def test_the_compare_command_puts_attacks_side_by_side(
 def test_two_protocols_of_one_run_are_compared_on_request(
     place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    attack_run(options_for(place, "natural", protocol="paper", out=str(tmp_path / "paper"), examples=9))
+    Attack(options_for(place, "natural", protocol="paper", out=str(tmp_path / "paper"), examples=9)).run()
     folders = [str(tmp_path / "paper"), str(place / "natural-attack")]
     command = ["compare", "--attacks", *folders, "--out", str(tmp_path / "c"), "--markdown"]
     assert main(command) == 2

@@ -16,8 +16,9 @@ from veridical.cli.main import main
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import claim_folder, digest, pack_arrays
 from veridical.runtime.study_config import DiffRoarOptions
+from veridical.studies.attack import Attack
 from veridical.studies.attack_page import write_attack_page
-from veridical.studies.attack_result import name_attacks, read_attack
+from veridical.studies.attack_result import name_attacks
 from veridical.studies.diffroar_page import write_diffroar_page
 from veridical.studies.diffroar_result import read_diffroar
 from veridical.studies.diffroar_run import diffroar_run
@@ -26,7 +27,7 @@ from veridical.training.run import load
 ERRORS = (RunError, DataError, UsageError)
 READERS: dict[str, Callable[[Path], object]] = {
     "natural": load,
-    "natural-attack": read_attack,
+    "natural-attack": Attack.read,
     "damaged-diffroar": read_diffroar,
 }
 FOLDERS = tuple(READERS)
@@ -63,7 +64,7 @@ def read(folder: Path) -> None:
     if folder.name == "natural":
         load(folder)
     elif folder.name == "natural-attack":
-        write_attack_page(folder / "page.html", name_attacks([read_attack(folder)]), title="", lead="")
+        write_attack_page(folder / "page.html", name_attacks([Attack.read(folder)]), title="", lead="")
     else:
         measured = read_diffroar(folder)
         write_diffroar_page(folder / "page.html", {"one": measured}, title="", lead="")

@@ -7,7 +7,7 @@ import pytest
 from veridical.cli.main import main
 from veridical.runtime.files import read_json
 from veridical.studies import demo as module
-from veridical.studies.attack_result import FinishedAttack
+from veridical.studies.attack_result import AttackResult
 from veridical.studies.demo import Scale, verdict
 
 from .conftest import write_stripes
@@ -55,12 +55,12 @@ def test_missing_data_is_an_error_before_anything_starts(
     assert not (tmp_path / "demo").exists()
 
 
-def result(**intervals: tuple[float, float]) -> FinishedAttack:
+def result(**intervals: tuple[float, float]) -> AttackResult:
     results = {
         name: {"value": (low + high) / 2, "low": low, "high": high, "n": 9}
         for name, (low, high) in intervals.items()
     }
-    return FinishedAttack(Path(), {"results": results}, {})
+    return AttackResult(Path(), {"results": results}, {})
 
 
 def test_the_verdict_claims_a_difference_only_for_disjoint_intervals() -> None:

@@ -1,4 +1,4 @@
-"""Commands that attack: one model, several side by side, and the demonstration."""
+"""Attacks side by side, and the demonstration."""
 
 from __future__ import annotations
 
@@ -8,43 +8,7 @@ from pathlib import Path
 from veridical.runtime.checking import FilePath, Pictures
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.options import Gallery
-from veridical.runtime.study_config import AttackOptions, DemoOptions
-
-
-def attack(options: AttackOptions) -> int:
-    r"""Attack the predictions and the explanations of a trained run and measure what holds.
-
-    examples:
-      veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 \
-          --out runs/igsum-attack
-      veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
-
-    An interrupted attack is continued by the same command. DIR/report.html shows what came out,
-    DIR/result.json has the numbers, DIR/examples.npz those of every image. --workers shares the images
-    among processes, one for each GPU where there are several, and --scheduler among those of a Dask
-    cluster on several machines.
-    """
-    from veridical.cli.terminal import print_table, say, stage_jobs
-    from veridical.studies.attack import attack_run
-    from veridical.studies.attack_page import REPORT, attack_table, write_attack_page
-    from veridical.studies.attack_result import read_attack, run_title
-
-    with stage_jobs(shown=options.progress) as progress:
-        attack_run(options, progress)
-    attacked = read_attack(options.out)
-    name, config = run_title(attacked), attacked.config
-    page = write_attack_page(
-        Path(options.out) / REPORT,
-        {name: attacked},
-        title=f"How {name} on {config['data']['name']} holds under attack",
-        lead=f"The predictions and explanations of {options.run}, attacked by protocol {options.protocol}.",
-        gallery=options.gallery,
-    )
-    print_table(attack_table({name: attacked}).transposed("measure"))
-    for note in attacked.results["notes"]:
-        say(f"note: {note}")
-    say(f"report: {page}")
-    return 0
+from veridical.runtime.study_config import DemoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +47,7 @@ def compare(options: CompareOptions) -> int:
     """
     from veridical.cli.terminal import print_results, say
     from veridical.runtime.files import claim_folder, result_document, write_json
+    from veridical.studies.attack import Attack
     from veridical.studies.attack_page import (
         REPORT,
         attack_table,
@@ -91,11 +56,11 @@ def compare(options: CompareOptions) -> int:
         robustness_scatter,
         write_attack_page,
     )
-    from veridical.studies.attack_result import check_comparable, name_attacks, read_attack
+    from veridical.studies.attack_result import check_comparable, name_attacks
 
     if len(options.attacks) < 2:
         raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")
-    found = [read_attack(folder) for folder in options.attacks]
+    found = [Attack.read(folder) for folder in options.attacks]
     attacks = name_attacks(found, options.titles, with_protocol=options.any_protocol)
     if not options.any_protocol:
         check_comparable(attacks)

@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, Command] = {
         "veridical.cli.train:train", "train a classifier, plainly or so that explanations hold still", True
     ),
     "attack": Command(
-        "veridical.cli.attack:attack", "attack the explanations of a trained run, measure what holds"
+        "veridical.studies.attack:Attack", "attack the explanations of a model, measure what holds"
     ),
     "compare": Command("veridical.cli.attack:compare", "put finished attacks side by side on one page"),
     "diffroar": Command(

@@ -21,7 +21,6 @@ from veridical.runtime.checking import (
     needs,
 )
 from veridical.runtime.options import (
-    AttackChoice,
     BaselineName,
     BlockOptions,
     DataChoice,
@@ -45,25 +44,6 @@ from veridical.runtime.options import (
 TheoryName = Literal["one-layer", "block-margin"]
 AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 Shown = Annotated[int, Limit(1, 1000)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackOptions(AttackChoice, Gallery, DataChoice, Placement):
-    """Attack the predictions and the explanations of a trained run and measure what holds.
-
-    Args:
-        run: Folder of a run that `veridical train` made.
-        examples: The first so many test images; None takes all.
-        split: Images that are attacked: the test set, or the run's validation images (for choosing settings).
-        seed: Seed of random starts.
-        threads: Torch threads of each process; None is one for several, and leaves torch's choice to one.
-        workers: Processes; None is one for each core or GPU, fewer for few images.
-    """
-
-    run: FilePath
-    examples: Count | None = 1000
-    gallery: Annotated[int, Limit(0, 1000)] = 8
-    split: Literal["test", "validation"] = "test"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,6 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice
-from veridical.studies.attack_result import training_title
-from veridical.studies.finished import distinct_titles
 from veridical.studies.maps import (
     channels_last,
     draw_topk,
@@ -48,10 +46,11 @@ from veridical.studies.study import (
     Work,
     check_different,
     compare,
+    distinct_titles,
     list_settings,
     table_of,
 )
-from veridical.studies.training import undertrained
+from veridical.studies.training import training_title, undertrained
 from veridical.training.subject import Subject, load_model, load_subject
 
 STRETCH = 500

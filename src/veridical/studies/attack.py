@@ -1,79 +1,182 @@
-"""Attack one trained run, batch by batch as jobs: result.json, examples.npz and the store in one folder."""
+"""Attack the predictions and the explanations of a model, batch by batch, and measure what holds.
+
+Chen et al., "Robust Attribution Regularization", NeurIPS 2019; Ghorbani, Abid, Zou, "Interpretation of neural
+networks is fragile", AAAI 2019.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from veridical.attacks.ball import ball
 from veridical.attacks.directions import DIRECTIONS, Direction, RandomSign, describe_direction, top_mask
 from veridical.attacks.protocols import EvaluationSettings, Protocol, Restart, evaluation_settings, protocol
-from veridical.attacks.robustness import (
-    Examination,
-    Examiner,
-    RobustnessResult,
-    batch_length,
-    measure_robustness,
-)
+from veridical.attacks.robustness import Examination, batch_length, measure_robustness
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution
 from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
-from veridical.data import Dataset, Split, load
-from veridical.faithfulness.diffroar import check_outcomes
 from veridical.faithfulness.sources import describe_source, load_source
-from veridical.jobs import Job, Progress, Store, run_jobs, workers_of
 from veridical.jobs.pool import usable_cores, visible_cards
-from veridical.runtime.devices import environment, resolve_device
-from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import (
-    Arrays,
-    claim_folder,
-    pack_arrays,
-    read_json,
-    result_document,
-    to_plain,
-    write_atomic,
-    write_json,
-)
-from veridical.runtime.study_config import AttackOptions
-from veridical.studies.executors import executor_of
-from veridical.studies.finished import EXAMPLES, RESULT
-from veridical.training.run import MODEL, Run
-from veridical.training.run import load as load_run
+from veridical.report import Table
+from veridical.runtime.checking import Count, Limit
+from veridical.runtime.devices import resolve_device
+from veridical.runtime.errors import RunError, argument_error
+from veridical.runtime.files import Arrays, read_json, to_plain
+from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
+from veridical.studies import attack_page
+from veridical.studies.attack_result import ARRAYS_FORM, AttackDocument, AttackResult, run_title
+from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work
+from veridical.training.subject import load_examined, load_subject
 
-KIND, JOBS, ARRAYS = "attack", "jobs", "arrays.npz"
-_STAGE = "attacked"
 _EDGES = ("top", "bottom", "left", "right")
 
 
-@dataclass(frozen=True)
-class AttackTask:
-    """What the options come to for this run and data set; images is how many are attacked."""
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(AttackChoice, Gallery, SubjectChoice, Placement):
+    """Attack the predictions and the explanations of a model and measure what holds.
 
-    options: AttackOptions
-    device: torch.device
-    run: Run
-    data: Dataset
-    split: Split
-    images: int
-    settings: EvaluationSettings
-    radii: tuple[float, ...]
-    method: Attribution
-    direction: Direction
-    protocol: Protocol
+    Args:
+        examples: The first so many test images; None takes all.
+        split: Images that are attacked: the test set, or the run's validation images (for choosing settings).
+        seed: Seed of random starts.
+        threads: Torch threads of each process; None is one for several, and leaves torch's choice to one.
+        workers: Processes; None is one for each core or GPU, fewer for few images.
+    """
 
-    def measure(self, examine: Examiner) -> RobustnessResult:
-        """Let `examine` do the batches, and make numbers of them."""
-        return measure_robustness(
-            self.run.model,
+    examples: Count | None = 1000
+    gallery: Annotated[int, Limit(0, 1000)] = 8
+    split: Literal["test", "validation"] = "test"
+
+
+class Attack(Study[AttackOptions]):
+    r"""Attack the predictions and the explanations of a model and measure what holds.
+
+    examples:
+      veridical attack --run runs/igsum --data fashion-mnist --protocol paper-fast --examples 1000 \
+          --out runs/igsum-attack
+      veridical attack --run runs/igsum --protocol strong --radius 0.02 0.05 0.1 --out runs/igsum-strong
+      veridical attack --model cnn --weights cnn.pt --data fashion-mnist --out runs/mine
+
+    An interrupted attack is continued by the same command. DIR/report.html shows what came out,
+    DIR/result.json has the numbers, DIR/examples.npz those of every image. --workers shares the images among
+    processes, one for each GPU where there are several, and --scheduler among those of a Dask cluster on
+    several machines.
+    """
+
+    name = "attack"
+    summary = "attack the explanations of a model, measure what holds"
+    question = "do explanations hold still?"
+    Options = AttackOptions
+    Result = AttackResult
+    form = AttackDocument
+    forms = ARRAYS_FORM
+
+    def prepare(self) -> None:
+        """Load model and images and fill every gap of the options."""
+        options = self.options
+        self.subject = load_subject(options, device=self.local_device)
+        self.data = self.subject.data
+        self.split = self.subject.split(options.split)
+        self.images = len(self.split) if options.examples is None else min(options.examples, len(self.split))
+        robust = None if self.subject.run is None else self.subject.run.settings.robust
+        trained = robust.radius if robust is not None and robust.norm == options.norm else None
+        usual = (
+            evaluation_settings(self.data.name, self.data.shape).radius if options.norm == "linf" else None
+        )
+        main = trained if trained is not None else usual
+        radii = tuple(sorted(options.radius)) if options.radius else ()
+        if radii and main not in radii:
+            main = radii[-1]
+        self.settings = evaluation_settings(
+            self.data.name,
+            self.data.shape,
+            norm=options.norm,
+            radius=main,
+            k=options.k,
+            steps=options.steps,
+            step_size=options.step_size,
+            pgd_steps=options.pgd_steps,
+            pgd_step_size=options.pgd_step_size,
+        )
+        self.radii = radii or (self.settings.radius,)
+        k, steps, length = self.settings.k, self.settings.steps, self.settings.step_size
+        plan = protocol(options.protocol, k=k, steps=steps, step_size=length)
+        self.protocol = replace(plan, name=options.protocol)
+        self.direction = _direction(options, self.settings)
+        self.method = _create_method(
+            options.attribution,
+            options.seed,
+            trust_code=options.trust_code,
+            is_climbed=not isinstance(self.direction, RandomSign),
+        )
+        # Refused now, and not when a folder is claimed and images are being attacked.
+        black = torch.zeros(1, *self.data.shape[1:])
+        top_mask(black, k)
+        if not isinstance(self.direction, RandomSign):
+            self.direction(black)
+        # Examples whose images and maps are kept, more than are shown: some are not classified correctly.
+        self.pictured = 4 * max(0, options.gallery)
+
+    def config(self) -> dict[str, Any]:
+        """All that the numbers depend on, as plain values; neither paths nor the machine."""
+        options = self.options
+        # What is compared is the protocol's k.
+        direction = {
+            name: value for name, value in describe_direction(self.direction).items() if name != "compared"
+        }
+        return {
+            "run": self.subject.describe(),
+            "data": self.data.describe() | {"split": options.split, "images": len(self.split)},
+            "examples": self.images,
+            "norm": options.norm,
+            "radii": list(self.radii),
+            "evaluation": asdict(self.settings),
+            "protocol": asdict(self.protocol),
+            "attribution": describe_attribution(self.method),
+            "attack": {"direction": options.attack, **direction},
+            "pictures": self.pictured,
+            "seed": options.seed,
+        }
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        source = describe_source(self.data.name, self.options.data_root, self.data.options)
+        return {**super().where(), **source, **self.subject.source}
+
+    def surroundings(self) -> dict[str, Any]:
+        """What was attacked, where it lay."""
+        return {"run": self.subject.title}
+
+    def placement(self) -> AttackOptions:
+        """As many processes as asked for, else one per GPU, or core with four batches for each."""
+        options = self.options
+        jobs = -(-self.images // batch_length(self.split, self.method, self.protocol)) * len(self.radii)
+        workers = options.workers
+        if workers is not None:
+            workers = min(workers, jobs)
+        elif options.scheduler is None and resolve_device(options.device).type == "cuda":
+            workers = min(jobs, max(1, len(visible_cards()))) if options.device in ("auto", "cuda") else 1
+        elif options.scheduler is None:
+            workers = max(1, min(usable_cores() // (options.threads or 1), jobs // 4))
+        return replace(options, workers=workers)
+
+    def work(self, work: Work) -> None:
+        """A case for each batch at one radius; the measures tell which there are."""
+
+        def examine(batches: Sequence[tuple[Examination, range]]) -> list[Arrays]:
+            cases = [self._case(*batch) for batch in batches]
+            work.run(cases)
+            return [work.arrays(case) for case in cases]
+
+        self.measured = measure_robustness(
+            self.subject.model,
             self.split,
             radius=self.settings.radius,
             curve=self.radii,
@@ -84,272 +187,123 @@ class AttackTask:
             pgd_steps=self.settings.pgd_steps,
             pgd_step_size=self.settings.pgd_step_size,
             examples=self.images,
-            pictures=self.pictures,
+            pictures=self.pictured,
             seed=self.options.seed,
             examine=examine,
         )
 
-    @property
-    def pictures(self) -> int:
-        """Examples whose images and maps are kept, more than are shown: some are not classified correctly."""
-        return 4 * max(0, self.options.gallery)
-
-    def describe(self) -> dict[str, Any]:
-        """All that the numbers depend on, as plain values; neither paths nor the machine."""
-        options = self.options
-        # What is compared is the protocol's k.
-        direction = {
-            name: value for name, value in describe_direction(self.direction).items() if name != "compared"
-        }
-        return {
-            **_describe_examined(self.run, self.data, self.split, options.split),
-            "examples": self.images,
-            "norm": options.norm,
-            "radii": list(self.radii),
-            "evaluation": asdict(self.settings),
-            "protocol": asdict(self.protocol),
-            "attribution": describe_attribution(self.method),
-            "attack": {"direction": options.attack, **direction},
-            "pictures": self.pictures,
-            "seed": options.seed,
-        }
-
-    def jobs(self, work: Sequence[tuple[Examination, range]]) -> list[Job]:
-        """A job for each batch at one radius, named by what its numbers depend on."""
-        options, facts = self.options, self.describe()
-        shared = ("run", "norm", "attribution", "attack", "seed")
+    def _case(self, examination: Examination, batch: range) -> Case:
+        facts = self.config()
         # The checksum names the images; another path to them changes nothing.
         images = {name: value for name, value in facts["data"].items() if name != "name"}
-        where = {"run": str(self.run.folder.absolute()), "device": options.device}
-        where |= describe_source(self.data.name, options.data_root, self.data.options)
-        where |= {"trust_code": "yes"} if options.trust_code else {}
-        return [
-            Job(
-                "veridical.studies.attack:attack_batch",
-                {name: facts[name] for name in shared}
-                | {
-                    "data": images,
-                    "method": options.attribution,
-                    "radius": examination.ball.radius,
-                    "protocol": asdict(examination.protocol),
-                    "pgd_steps": examination.pgd_steps,
-                    "pgd_step_size": examination.pgd_step_size,
-                    "window": examination.window,
-                    "first": batch.start,
-                    "images": len(batch),
-                    "pictures": min(max(0, examination.pictures - batch.start), len(batch)),
-                },
-                where,
-                label=f"attack at radius {examination.ball.radius:g}, images from {batch.start}",
-                cost=float(len(batch)),
-            )
-            for examination, batch in work
-        ]
+        return Case(
+            {name: facts[name] for name in ("run", "norm", "attribution", "attack", "seed")}
+            | {
+                "data": images,
+                "method": self.options.attribution,
+                "radius": examination.ball.radius,
+                "protocol": asdict(examination.protocol),
+                "pgd_steps": examination.pgd_steps,
+                "pgd_step_size": examination.pgd_step_size,
+                "window": examination.window,
+                "first": batch.start,
+                "images": len(batch),
+                "pictures": min(max(0, examination.pictures - batch.start), len(batch)),
+            },
+            stage="attacked",
+            label=f"attack at radius {examination.ball.radius:g}, images from {batch.start}",
+            cost=float(len(batch)),
+        )
 
+    @staticmethod
+    def measure(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Attack one batch of images at one radius: the arrays of `Examination.examine`."""
+        facts, trust = values["data"], context.trust_code
+        data = load_source(context.where, facts["checksum"])
+        model, split = load_examined(
+            context.where, values["run"]["weights"], data, facts["split"], trust_code=trust
+        )
+        method = _create_method(values["method"], values["seed"], trust_code=trust)
+        described = to_plain(describe_attribution(method), "attribution")
+        if described != values["attribution"] or len(split) != facts["images"]:
+            what = "its images, code or settings differ. Repeat the command."
+            raise RunError(f"{values['method']} is not what was to be attacked: {what}")
+        plan, aim = dict(values["protocol"]), values["attack"]
+        for name in ("climb_nodes", "judge_nodes", "final_nodes"):
+            plan[name] = plan[name] and Quadrature(**plan[name])
+        plan["climbs"] = tuple(Restart(**climb) for climb in plan["climbs"])
+        direction = DIRECTIONS.get(aim["direction"], trust_code=trust).create(
+            k=aim.get("k"), compared=plan["k"], region=[aim.get(edge) for edge in _EDGES]
+        )
+        first, images = values["first"], values["images"]
+        examination = Examination(
+            attribution=method,
+            attack=direction,
+            protocol=Protocol(**plan),
+            ball=ball(values["norm"], values["radius"]),
+            pgd_steps=values["pgd_steps"],
+            pgd_step_size=values["pgd_step_size"],
+            window=values["window"],
+            seed=values["seed"],
+            pictures=first + values["pictures"],
+        )
+        return {"images": images, **examination.examine(model, split, range(first, first + images))}
 
-def attack_run(
-    options: AttackOptions, progress: Callable[[str, Progress], object] | None = None
-) -> dict[str, Any]:
-    """Measure a run as `options` say, write result.json and examples.npz into its `out`, return the former.
+    def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - measured when the batches were done
+        """Every measure with its interval, at the main radius and along the curve."""
+        return self.measured.to_dict()
 
-    Finished batches are kept in the store as they come: interrupted at any moment, the same options continue.
-    How many processes there are, and where, changes nothing beyond rounding. Raises UsageError where the
-    folder belongs to other options, weights or images, and RunError, when all others are finished, with the
-    reasons and logs of batches that failed. progress: called with what is done and how many jobs are.
-    """
-    report = progress or (lambda _what, _state: None)
-    # The model here only counts what is classified correctly; a cluster's devices are other machines'.
-    task = assign(options if options.scheduler is None else replace(options, device="cpu"))
-    task = replace(task, options=options)
-    config = task.describe()
-    placed = replace(options, workers=_workers(task))
-    with executor_of(placed) as executor:
-        store = None if options.store is None else Store(options.store)  # refused, it leaves no claim
-        folder = claim_folder(options.out, KIND, config)
-        kept = store or Store(folder / JOBS)
+    def timing(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - as above
+        """What the parts of the attack took."""
+        return {f"{name}_seconds": round(seconds, 3) for name, seconds in self.measured.seconds.items()}
 
-        def examine(work: Sequence[tuple[Examination, range]]) -> list[Arrays]:
-            jobs = task.jobs(work)
-            outcomes = run_jobs(jobs, kept, executor, progress=lambda state: report(_STAGE, state))
-            check_outcomes(outcomes, {job: job for job in jobs})
-            return [kept.arrays(job, ARRAYS) for job in jobs]
+    def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - as above
+        """The main radius's arrays by name, those of all radii as "radius-R/NAME", class names."""
+        arrays = dict(self.measured.main.arrays)
+        arrays["classes"] = np.asarray(self.data.classes, dtype=np.str_)
+        left_out = {"index", "trace", "image", "perturbed", "saliency", "perturbed_saliency"}
+        for point in self.measured.curve:
+            if point.radius != self.measured.main.radius:
+                place = f"radius-{point.radius:.6g}"
+                arrays |= {f"{place}/{n}": v for n, v in point.arrays.items() if n not in left_out}
+        return arrays
 
-        result = task.measure(examine)
-        surroundings = environment(task.device, torch.float32, torch.get_num_threads(), options.seed)
-        surroundings |= {"run": str(task.run.folder), "workers": workers_of(executor)}
-        surroundings |= {"executor": type(executor).__name__, "store": str(kept.root)}
-    examples = pack_arrays(_stack(result, task.data))
-    write_atomic(folder / EXAMPLES, examples)
-    timing = {f"{name}_seconds": round(seconds, 3) for name, seconds in result.seconds.items()}
-    document = result_document(result.to_dict(), config, surroundings, timing, {EXAMPLES: examples})
-    write_json(folder / RESULT, document)
-    return document
+    @classmethod
+    def read(cls, folder: str | Path) -> AttackResult:
+        """Read what an attack left in a folder; a RunError for a folder that is not a finished one."""
+        result = super().read(folder)
+        assert isinstance(result, AttackResult)
+        return result
 
+    @classmethod
+    def tables(cls, result: AttackResult) -> dict[str, Table]:  # type: ignore[override]
+        """Every measure with its interval."""
+        return {"": attack_page.attack_table({run_title(result): result}).transposed("measure")}
 
-def attack_batch(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
-    """A job: attack one batch of images at one radius, and leave the arrays of `Examination.examine`."""
-    model, split = _load_examined(where, values["run"], values["data"])
-    trust = where.get("trust_code") == "yes"
-    method = _create_method(values["method"], values["seed"], trust_code=trust)
-    if to_plain(describe_attribution(method), "attribution") != values["attribution"]:
-        raise RunError(f"{values['method']} is not what was to be attacked: its code or settings differ.")
-    plan, aim = dict(values["protocol"]), values["attack"]
-    for name in ("climb_nodes", "judge_nodes", "final_nodes"):
-        plan[name] = plan[name] and Quadrature(**plan[name])
-    plan["climbs"] = tuple(Restart(**climb) for climb in plan["climbs"])
-    direction = DIRECTIONS.get(aim["direction"], trust_code=trust).create(
-        k=aim.get("k"), compared=plan["k"], region=[aim.get(edge) for edge in _EDGES]
-    )
-    first, images = values["first"], values["images"]
-    examination = Examination(
-        attribution=method,
-        attack=direction,
-        protocol=Protocol(**plan),
-        ball=ball(values["norm"], values["radius"]),
-        pgd_steps=values["pgd_steps"],
-        pgd_step_size=values["pgd_step_size"],
-        window=values["window"],
-        seed=values["seed"],
-        pictures=first + values["pictures"],
-    )
-    arrays = examination.examine(model, split, range(first, first + images))
-    write_atomic(folder / ARRAYS, pack_arrays(arrays))
-    return {"images": images}
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """What is to be known beside the numbers."""
+        return [f"note: {note}" for note in result.results["notes"]]
+
+    @classmethod
+    def write_page(cls, result: AttackResult) -> Path:  # type: ignore[override]
+        """Draw the page that `compare` draws of several attacks, and return its path."""
+        name, config = run_title(result), result.config
+        run = result.document["environment"]["run"]
+        return attack_page.write_attack_page(
+            result.folder / REPORT,
+            {name: result},
+            title=f"How {name} on {config['data']['name']} holds under attack",
+            lead=f"The predictions and explanations of {run}, attacked by protocol "
+            f"{config['protocol']['name']}.",
+            gallery=config["pictures"] // 4,
+        )
 
 
 def count_attacked(folder: Path) -> int:
     """How many images, over all radii, the jobs in the folder of an unfinished attack are done with."""
     paths = (folder / JOBS).glob("*/*/result.json")
     return sum(read_json(path)["result"]["images"] for path in paths)
-
-
-def _load_examined(
-    where: Mapping[str, str], recorded: Mapping[str, Any], data_facts: Mapping[str, Any]
-) -> tuple[nn.Module, Split]:
-    """The model and the images that a job names; a RunError if they are others than it was planned for."""
-    run = _load_cached(where["run"], where["device"], recorded["weights"])
-    data = load_source(where, data_facts["checksum"])
-    split = data.test if data_facts["split"] == "test" else run.validation_images(data)
-    here = to_plain(_describe_examined(run, data, split, data_facts["split"]), "examined")
-    del here["data"]["name"]
-    if here != {"run": recorded, "data": data_facts}:
-        raise RunError(
-            f"{where['run']} or its images are not those that were to be attacked: weights or settings "
-            "differ. Repeat the command."
-        )
-    return run.model, split
-
-
-@lru_cache(maxsize=1)
-def _load_cached(folder: str, device: str, weights: str) -> Run:
-    """A run in the memory of its worker; weights: their digest, since the folder may get others."""
-    del weights
-    return load_run(folder, device=resolve_device(device))
-
-
-def _describe_examined(run: Run, data: Dataset, split: Split, part: str) -> dict[str, Any]:
-    """What is attacked: the run's settings, and checksums of weights and images."""
-    return {
-        "run": {"weights": run.result["files"][MODEL], **run.settings.to_dict()},
-        "data": data.describe() | {"split": part, "images": len(split)},
-    }
-
-
-def _workers(task: AttackTask) -> int | None:
-    """How many processes: as many as asked for, else one per GPU, or core with four batches for each."""
-    options = task.options
-    length = batch_length(task.split, task.method, task.protocol)
-    jobs = -(-task.images // length) * len(task.radii)
-    if options.workers is not None:
-        return min(options.workers, jobs)
-    if options.scheduler is not None:
-        return None
-    if task.device.type == "cuda":
-        return min(jobs, max(1, len(visible_cards()))) if options.device in ("auto", "cuda") else 1
-    return max(1, min(usable_cores() // (options.threads or 1), jobs // 4))
-
-
-def _stack(result: RobustnessResult, data: Dataset) -> Arrays:
-    """examples.npz: the main radius's arrays by name, those of all radii as "radius-R/NAME", class names."""
-    arrays = dict(result.main.arrays)
-    arrays["classes"] = np.asarray(data.classes, dtype=np.str_)
-    for point in result.curve:
-        if point.radius != result.main.radius:
-            kept = {"index", "trace", "image", "perturbed", "saliency", "perturbed_saliency"}
-            arrays |= {f"radius-{point.radius:.6g}/{n}": v for n, v in point.arrays.items() if n not in kept}
-    return arrays
-
-
-def _images(options: AttackOptions, run: Run) -> tuple[Dataset, Split]:
-    """The data set asked for, else the run's, and the part of it that is attacked."""
-    recorded = run.settings.data
-    if options.data in (None, recorded["name"]):
-        data = run.data(options.data_root)
-    else:
-        equalise = bool(recorded["options"].get("equalise", False))
-        data = load(options.data or "", options.data_root, equalise=equalise)
-        here, there = [list(data.shape), data.num_classes], [list(recorded["shape"]), recorded["num_classes"]]
-        if here != there:
-            raise UsageError(
-                f"{options.run} was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
-                f"{options.data} has images {here[0]} of {here[1]} classes. Leave --data out."
-            )
-    if options.split == "test":
-        return data, data.test
-    if options.data not in (None, recorded["name"]):
-        raise UsageError("--split validation is for the data set of the run. Leave --data out.")
-    return data, run.validation_images(data)
-
-
-def assign(options: AttackOptions) -> AttackTask:
-    """Load the run and its images and fill every gap of the options; a UsageError for what does not fit."""
-    device = resolve_device(options.device)
-    run = load_run(options.run, device=device)
-    data, split = _images(options, run)
-    robust = run.settings.robust
-    trained = robust.radius if robust is not None and robust.norm == options.norm else None
-    usual = evaluation_settings(data.name, data.shape).radius if options.norm == "linf" else None
-    main = trained if trained is not None else usual
-    radii = tuple(sorted(options.radius)) if options.radius else ()
-    if radii and main not in radii:
-        main = radii[-1]
-    settings = evaluation_settings(
-        data.name,
-        data.shape,
-        norm=options.norm,
-        radius=main,
-        k=options.k,
-        steps=options.steps,
-        step_size=options.step_size,
-        pgd_steps=options.pgd_steps,
-        pgd_step_size=options.pgd_step_size,
-    )
-    plan = protocol(options.protocol, k=settings.k, steps=settings.steps, step_size=settings.step_size)
-    direction = _direction(options, settings)
-    method = _create_method(
-        options.attribution,
-        options.seed,
-        trust_code=options.trust_code,
-        is_climbed=not isinstance(direction, RandomSign),
-    )
-    # Refused now, and not when a folder is claimed and images are being attacked.
-    black = torch.zeros(1, *data.shape[1:])
-    top_mask(black, settings.k)
-    if not isinstance(direction, RandomSign):
-        direction(black)
-    return AttackTask(
-        options=options,
-        device=device,
-        run=run,
-        data=data,
-        split=split,
-        images=len(split) if options.examples is None else min(options.examples, len(split)),
-        settings=settings,
-        radii=radii or (settings.radius,),
-        method=method,
-        direction=direction,
-        protocol=replace(plan, name=options.protocol),
-    )
 
 
 def _direction(options: AttackOptions, settings: EvaluationSettings) -> Direction:

@@ -51,7 +51,7 @@ from veridical.report.table import Unit
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import write_atomic
-from veridical.studies.attack_result import FinishedAttack, check_comparable, paired_differences
+from veridical.studies.attack_result import AttackResult, check_comparable, paired_differences
 from veridical.studies.maps import first_of_each_class
 from veridical.studies.published import CITATION, Mark, paper_numbers
 from veridical.training.log import read_log
@@ -112,7 +112,7 @@ _READ_GALLERY = (
     "image and for the changed image, and \u201cTop pixels\u201d is then mostly white."
 )
 
-Attacks = Mapping[str, FinishedAttack]
+Attacks = Mapping[str, AttackResult]
 
 
 def write_attack_page(
@@ -216,7 +216,7 @@ def _comparison_panels(attacks: Attacks) -> list[Panel]:
     return panels
 
 
-def _aa(attacked: FinishedAttack) -> str:
+def _aa(attacked: AttackResult) -> str:
     return _ACCURACIES[1].cell(_read(attacked, "adversarial_accuracy"))
 
 
@@ -266,11 +266,11 @@ def attack_verdict(attacks: Attacks) -> Verdict:
     )
 
 
-def _read(attacked: FinishedAttack, name: str) -> Interval:
+def _read(attacked: AttackResult, name: str) -> Interval:
     return Interval.read(attacked.results.get(name))
 
 
-def _condition(attacked: FinishedAttack) -> str:
+def _condition(attacked: AttackResult) -> str:
     """The clause on what the attack may do."""
     radius = radius_text(attacked.config["evaluation"]["radius"])
     if attacked.config["norm"] == "linf":
@@ -280,7 +280,7 @@ def _condition(attacked: FinishedAttack) -> str:
     return f"Under an attack that {bound} and leaves the prediction as it was"
 
 
-def _kept(attacked: FinishedAttack) -> list[str]:
+def _kept(attacked: AttackResult) -> list[str]:
     """The headline on a single model; none when its top-k intersection was not measured."""
     share = _read(attacked, "topk_intersection")
     if share.value is None:
@@ -310,7 +310,7 @@ def _overlap(attacks: Attacks) -> str:
     return f"{_condition(first)}, {'; '.join(clauses)}."
 
 
-def _chance(attacked: FinishedAttack) -> str:
+def _chance(attacked: AttackResult) -> str:
     """What two unrelated maps would share; without it a reader takes the bottom of the scale for zero."""
     k, maps = attacked.config["protocol"]["k"], attacked.arrays["saliency"]
     pixels = int(np.prod(maps.shape[1:]))
@@ -348,7 +348,7 @@ def _accuracy(attacks: Attacks) -> str:
     return f"{'; '.join(parts)}.{_price(*attacks.values()) if len(attacks) == 2 else ''}"
 
 
-def _price(first: FinishedAttack, second: FinishedAttack) -> str:
+def _price(first: AttackResult, second: AttackResult) -> str:
     """Whether the second model's accuracy on unchanged images differs; empty when that is unknown."""
     outcome = _read(second, "natural_accuracy").against(_read(first, "natural_accuracy"))
     if outcome == "unknown":
@@ -360,7 +360,7 @@ def _price(first: FinishedAttack, second: FinishedAttack) -> str:
     )
 
 
-def _headline(first: tuple[str, FinishedAttack], other: tuple[str, FinishedAttack]) -> str:
+def _headline(first: tuple[str, AttackResult], other: tuple[str, AttackResult]) -> str:
     """How the explanations of `other` hold against those of `first`, by the intervals of IN and CO."""
     there, here = quoted(first[0]), quoted(other[0])
     by: dict[str, list[str]] = {"higher": [], "lower": [], "overlap": [], "unknown": []}
@@ -399,12 +399,12 @@ def _results_panel(attacks: Attacks) -> Panel:
 
 
 def _literature_rows(
-    name: str, attacked: FinishedAttack, columns: Sequence[Column]
+    name: str, attacked: AttackResult, columns: Sequence[Column]
 ) -> Iterator[dict[str, object]]:
     """What is published, and what is recalled, of a network like this one under the same attack."""
     data = attacked.config["data"]["name"] if _is_as_published(attacked) else ""
     for mark, words in _MARKS.items():
-        numbers = paper_numbers(data, attacked.config["run"]["objective"], mark)
+        numbers = paper_numbers(data, attacked.config["run"].get("objective", ""), mark)
         # They keep the digits of their print, more than the measured ones deserve.
         cells = {c.key: c.cell(numbers.get(c.key), 4 if c.unit == "number" else 2) for c in columns}
         if numbers:
@@ -437,7 +437,7 @@ def _intervals(column: Column, attacks: Attacks) -> Illustration | None:
     return Illustration(drawn, "", f"{column.heading}. {told}.")
 
 
-def _is_as_published(attacked: FinishedAttack) -> bool:
+def _is_as_published(attacked: AttackResult) -> bool:
     """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
     config = attacked.config
     row = PAPER_SETTINGS.get(config["data"]["name"])
@@ -487,7 +487,7 @@ def _gallery_panels(attacks: Attacks, count: int) -> list[Panel]:
 
 
 def _picture_row(
-    name: str, attacked: FinishedAttack, place: int, k: int, label: str, heading: str
+    name: str, attacked: AttackResult, place: int, k: int, label: str, heading: str
 ) -> tuple[PictureRow, int]:
     """One example of one model, and how many of the top pixels are drawn as kept."""
     arrays = attacked.arrays
@@ -510,7 +510,7 @@ def _picture_row(
     return PictureRow(title, pictures, alts=alts, heading=heading), shared
 
 
-def _shown(attacks: Sequence[FinishedAttack], count: int) -> list[int]:
+def _shown(attacks: Sequence[AttackResult], count: int) -> list[int]:
     """Examples for the gallery: the first of each class that all models classify correctly, then the next."""
     first = attacks[0].arrays
     pictured = len(first["image"])
@@ -676,13 +676,14 @@ def _protocol(attacks: Attacks) -> dict[str, object]:
 
 
 def _training_words(run: Mapping[str, Any]) -> str:
-    robust = run["robust"] or {}
+    robust = run.get("robust") or {}
     told = [
         f"{key.replace('_', ' ')} {robust[key]:g}"
         for key in ("weight", "beta", "radius", "training_radius")
         if robust.get(key) is not None
     ]
-    return ", ".join([f"{run['model']['name']}, {run['objective']}, {run['recipe']} recipe", *told])
+    recipe = [run["objective"], f"{run['recipe']} recipe"] if "objective" in run else []
+    return ", ".join([run["model"]["name"], *recipe, *told])
 
 
 def _share(interval: Mapping[str, Any]) -> str:

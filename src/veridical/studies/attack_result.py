@@ -13,19 +13,32 @@ from veridical.metrics.intervals import Interval, mean_interval
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import Frame
 from veridical.runtime.record import record
-from veridical.studies.finished import Finished, Named, Trained, distinct_titles, read_finished
-
-TITLES: Mapping[str, str] = {
-    "natural": "Natural training",
-    "adversarial": "Adversarial training",
-    "input-gradient": "Input-gradient regularisation",
-    "ig-norm": "IG-NORM",
-    "ig-sum-norm": "IG-SUM-NORM",
-    "loss-change": "Loss change",
-}
+from veridical.studies.study import StudyResult, distinct_titles
+from veridical.studies.training import OBJECTIVE_TITLES
 
 
-class _Data(Named):
+class _Named(TypedDict):
+    name: str
+
+
+class _Robust(TypedDict):
+    norm: str
+    radius: float
+    weight: NotRequired[float]
+    beta: NotRequired[float | None]
+    training_radius: NotRequired[float | None]
+
+
+class _Examined(TypedDict):
+    """What pages tell of the model; one that is no run has neither objective nor recipe."""
+
+    model: _Named
+    objective: NotRequired[str]
+    recipe: NotRequired[str]
+    robust: NotRequired[_Robust | None]
+
+
+class _Data(_Named):
     split: str
 
 
@@ -34,7 +47,7 @@ class _Nodes(TypedDict):
     rule: str
 
 
-class _Protocol(Named):
+class _Protocol(_Named):
     k: int
     steps: int
     step_size: float
@@ -59,7 +72,7 @@ class _Direction(TypedDict):
 
 
 class _Config(TypedDict):
-    run: Trained
+    run: _Examined
     data: _Data
     examples: int
     norm: Literal["linf", "l2"]
@@ -101,13 +114,15 @@ class _Environment(TypedDict):
     run: str
 
 
-class _Document(Frame):
+class AttackDocument(Frame):
+    """The result.json of an attack."""
+
     config: _Config
     results: _Results
     environment: _Environment  # type: ignore[misc]
 
 
-_ARRAYS = {
+ARRAYS_FORM = {
     **dict.fromkeys(("index", "label", "predicted"), "iu N"),
     **dict.fromkeys(("kendall_tau", "topk_intersection"), "f N"),
     **dict.fromkeys(("image", "perturbed"), "f M C H W"),
@@ -118,7 +133,7 @@ _ARRAYS = {
 
 
 @record
-class FinishedAttack(Finished):
+class AttackResult(StudyResult):
     """One finished attack."""
 
     @property
@@ -132,14 +147,7 @@ class FinishedAttack(Finished):
         return self.arrays["predicted"] == self.arrays["label"]
 
 
-def read_attack(folder: str | Path) -> FinishedAttack:
-    """Read what `veridical attack` left; a RunError for a folder that is not a finished attack."""
-    return read_finished(
-        FinishedAttack, folder, "attack", "protocol", what="attack", form=_Document, forms=_ARRAYS
-    )
-
-
-def check_comparable(attacks: Mapping[str, FinishedAttack]) -> None:
+def check_comparable(attacks: Mapping[str, AttackResult]) -> None:
     """Raise a UsageError unless all attacks have one configuration but for the run."""
     (name, first), *others = attacks.items()
     for other_name, other in others:
@@ -152,8 +160,8 @@ def check_comparable(attacks: Mapping[str, FinishedAttack]) -> None:
 
 
 def name_attacks(
-    attacks: Sequence[FinishedAttack], titles: Sequence[str] | None = None, *, with_protocol: bool = False
-) -> dict[str, FinishedAttack]:
+    attacks: Sequence[AttackResult], titles: Sequence[str] | None = None, *, with_protocol: bool = False
+) -> dict[str, AttackResult]:
     """The attacks by title: the titles given, else the objectives', with the folder where two are equal.
 
     with_protocol: by default the folder of the run and the protocol, where attacks differ in both.
@@ -173,7 +181,7 @@ class PairedDifference:
     difference: Interval
 
 
-def paired_differences(first: FinishedAttack, second: FinishedAttack) -> dict[str, PairedDifference]:
+def paired_differences(first: AttackResult, second: AttackResult) -> dict[str, PairedDifference]:
     """How IN, CO and their kin differ image by image, over the images that both classify correctly.
 
     The attacks may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of
@@ -209,20 +217,13 @@ def _mean(values: Any) -> float:
     return float(defined.mean()) if len(defined) else math.nan
 
 
-def _rows(attacked: FinishedAttack) -> dict[int, int]:
+def _rows(attacked: AttackResult) -> dict[int, int]:
     """Row in the arrays by number in the data set, of the images that are classified correctly."""
     rows = np.flatnonzero(attacked.correct)
     return {int(attacked.arrays["index"][row]): int(row) for row in rows}
 
 
-def run_title(attacked: FinishedAttack) -> str:
-    """A reader's name for the run: its objective's."""
-    objective = str(attacked.config["run"]["objective"])
-    return TITLES.get(objective, objective)
-
-
-def training_title(run: Mapping[str, Any]) -> str:
-    """A reader's name for a training, from its settings as plain values: objective, and the ball if any."""
-    title = TITLES.get(run["objective"], run["objective"])
-    robust = run["robust"]
-    return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"
+def run_title(attacked: AttackResult) -> str:
+    """A reader's name for the model: the run's objective, or the architecture."""
+    run = attacked.config["run"]
+    return OBJECTIVE_TITLES.get(str(run.get("objective")), str(run.get("objective", run["model"]["name"])))

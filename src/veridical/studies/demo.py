@@ -19,11 +19,12 @@ from veridical.runtime.errors import RunError
 from veridical.runtime.files import CLAIM, claim_folder, result_document, write_json
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
-from veridical.runtime.study_config import AttackOptions, DemoOptions
-from veridical.studies.attack import attack_run, count_attacked
+from veridical.runtime.study_config import DemoOptions
+from veridical.studies.attack import Attack, AttackOptions, count_attacked
 from veridical.studies.attack_page import REPORT, write_attack_page
-from veridical.studies.attack_result import TITLES, FinishedAttack, read_attack
+from veridical.studies.attack_result import AttackResult
 from veridical.studies.finished import RESULT
+from veridical.studies.training import OBJECTIVE_TITLES
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.run import read_settings
@@ -68,7 +69,7 @@ class Finished:
     """What the demo leaves: the page, both attacks by title, and the verdict, a line for each measure."""
 
     page: Path
-    attacks: Mapping[str, FinishedAttack]
+    attacks: Mapping[str, AttackResult]
     verdict: tuple[str, ...]
 
 
@@ -98,7 +99,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
 
     def watch() -> None:
         for arm in arms.values():
-            tell(TITLES[arm.name], *arm.stage())
+            tell(OBJECTIVE_TITLES[arm.name], *arm.stage())
 
     with ProcessPool(len(arms), threads) if os.name == "posix" else InProcess() as executor:
         running = {executor.submit(_train_and_attack, arm) for arm in arms.values()}
@@ -110,7 +111,7 @@ def demo(options: DemoOptions, show: Show | None = None) -> Finished:
                 except WorkerLost as error:
                     raise RunError(f"a model's {error}. The same command continues where it was.") from None
             watch()
-    attacks = {TITLES[name]: read_attack(arm.attacking.out) for name, arm in arms.items()}
+    attacks = {OBJECTIVE_TITLES[name]: Attack.read(arm.attacking.out) for name, arm in arms.items()}
     lines, apart = verdict(*attacks.values())
     seconds = {"seconds": round(time.monotonic() - begun, 3)}
     results: dict[str, object] = {}
@@ -196,10 +197,10 @@ class _Arm:
 
 def _train_and_attack(arm: _Arm) -> None:
     train(arm.training)
-    attack_run(arm.attacking)
+    Attack(arm.attacking).run()
 
 
-def verdict(natural: FinishedAttack, robust: FinishedAttack) -> tuple[tuple[str, ...], dict[str, bool]]:
+def verdict(natural: AttackResult, robust: AttackResult) -> tuple[tuple[str, ...], dict[str, bool]]:
     """A line for IN and one for CO, and whether the robust model's interval lies above the natural one's."""
     lines, apart = [], {}
     for name, words in COMPARED.items():

@@ -11,8 +11,8 @@ from veridical.faithfulness.result import judge_levels
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import AGAIN, Frame
 from veridical.runtime.record import record
-from veridical.studies.attack_result import training_title
 from veridical.studies.finished import EXAMPLES, RESULT, Finished, Named, Trained, read_finished
+from veridical.studies.training import training_title
 
 # What must agree for accuracies to be of the same images, networks and trainings.
 _SAME = ("data", "fill", "model", "training")

@@ -67,7 +67,6 @@ from veridical.runtime.options import (
     TrainingGrid,
 )
 from veridical.runtime.seeds import stream
-from veridical.studies.attack_result import training_title
 from veridical.studies.maps import (
     channels_last,
     first_of_each_class,
@@ -89,7 +88,13 @@ from veridical.studies.study import (
     list_settings,
     table_of,
 )
-from veridical.studies.training import predict_cost, study_settings, training_fields, undertrained
+from veridical.studies.training import (
+    predict_cost,
+    study_settings,
+    training_fields,
+    training_title,
+    undertrained,
+)
 from veridical.training.loop import train
 from veridical.training.penalties import check_supported
 from veridical.training.run import load

@@ -52,9 +52,9 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
 from veridical.runtime.record import record
-from veridical.studies.attack_result import training_title
 from veridical.studies.maps import channels_last, first_of_each_class, image_and_maps
 from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, list_settings
+from veridical.studies.training import training_title
 from veridical.training.run import load
 from veridical.training.subject import load_model, load_subject
 

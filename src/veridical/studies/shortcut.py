@@ -43,7 +43,6 @@ from veridical.runtime.options import (
     ShortcutTestName,
     TrainingGrid,
 )
-from veridical.studies.attack_result import training_title
 from veridical.studies.maps import (
     SINGLE,
     channels_last,
@@ -67,7 +66,7 @@ from veridical.studies.study import (
     compare,
     table_of,
 )
-from veridical.studies.training import predict_cost, study_settings, training_fields
+from veridical.studies.training import predict_cost, study_settings, training_fields, training_title
 from veridical.training.loop import train
 from veridical.training.penalties import check_supported
 from veridical.training.settings import Settings

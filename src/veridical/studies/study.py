@@ -40,6 +40,7 @@ from veridical.runtime.checking import as_path
 from veridical.runtime.devices import environment, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
+    AGAIN,
     Arrays,
     Document,
     check_form,
@@ -239,8 +240,11 @@ class Study(Generic[OptionsT]):
     question: ClassVar[str] = "a study"
     columns: ClassVar[Sequence[Column]] = ()
     Options: ClassVar[type[Any]]
+    Result: ClassVar[type[StudyResult]] = StudyResult
+    """What `run` and `read` return."""
     form: ClassVar[Any] = Document
-    """What result.json must have, as `read_json` takes it."""
+    forms: ClassVar[Mapping[str, str] | None] = None
+    """What result.json and the arrays must have, as `read_json` and `read_arrays` take it."""
     dtype: ClassVar[str] = "float32"
     """In which the steps compute."""
 
@@ -309,6 +313,14 @@ class Study(Generic[OptionsT]):
         """What result.json says of times beside the usual."""
         return {}
 
+    def surroundings(self) -> dict[str, Any]:
+        """What result.json says of paths and machine beside the usual."""
+        return {}
+
+    def placement(self) -> Any:
+        """The options that say what jobs run on. Default: those given."""
+        return self.options
+
     # What is said about it
 
     @classmethod
@@ -344,6 +356,12 @@ class Study(Generic[OptionsT]):
     # The mechanism
 
     @property
+    def local_device(self) -> str:
+        """Where this process computes: a cluster's devices are other machines'."""
+        options: Any = self.options
+        return "cpu" if options.scheduler is not None else str(options.device)
+
+    @property
     def spec(self) -> str:
         """The class as workers import it."""
         return f"{type(self).__module__}:{type(self).__qualname__}"
@@ -358,7 +376,7 @@ class Study(Generic[OptionsT]):
         options: Any = self.options
         config = self.config()
         _LIVE[self.spec] = type(self)
-        with executor_of(options) as executor:
+        with executor_of(self.placement()) as executor:
             if type(self).__module__ == "__main__" and not isinstance(executor, InProcess):
                 what = f"workers import {self.spec} by its name and cannot import __main__"
                 raise UsageError(f"{what}. Put the class into a module, or give workers=1.")
@@ -375,15 +393,16 @@ class Study(Generic[OptionsT]):
             self.results(work),
             config,
             {
-                **environment(resolve_device(options.device), self.dtype, threads, options.seed),
+                **environment(resolve_device(self.local_device), self.dtype, threads, options.seed),
                 "executor": type(executor).__name__,
                 "workers": workers_of(executor),
                 "store": str(work.store.root),
+                **self.surroundings(),
             },
             {"jobs": len(work.outcomes), "seconds": round(seconds, 3), **self.timing(work)},
             {EXAMPLES: examples},
         )
-        write_json(folder / RESULT, {"study": self.name, **document})
+        write_json(folder / RESULT, {**document, "study": self.name})
         result = self.read(folder)
         self.write_page(result)
         return result
@@ -398,8 +417,10 @@ class Study(Generic[OptionsT]):
                 f"{path} is not a finished {cls.name}: `veridical {cls.name} --out {path}` makes one."
             )
         check_form(document, cls.form, path / RESULT)
-        arrays = read_arrays(path / EXAMPLES, sha256=document["files"][EXAMPLES])
-        return StudyResult(path, document, arrays)
+        arrays = read_arrays(path / EXAMPLES, cls.forms, sha256=document["files"][EXAMPLES])
+        if cls.forms and not set(arrays["label"].tolist()) <= set(range(len(arrays["classes"]))):
+            raise RunError(f"{path / EXAMPLES} is damaged: label names classes that are not there. {AGAIN}")
+        return cls.Result(path, document, arrays)
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:
@@ -476,3 +497,23 @@ def list_settings(settings: Mapping[str, Any]) -> str:
     """Settings on one line of a page: steps 8, learning_rate 0.003."""
     written = {key: f"{value:g}" if isinstance(value, float) else value for key, value in settings.items()}
     return ", ".join(f"{key} {value}" for key, value in written.items())
+
+
+def distinct_titles(
+    titles: Sequence[str] | None, defaults: Sequence[str], folders: Sequence[Path], what: str
+) -> list[str]:
+    """Different titles: those given, else the defaults, with the folder's name where two are equal.
+
+    what: what is named, for messages. Raises UsageError for titles of another number, or that are equal.
+    """
+    if titles is not None and len(titles) != len(defaults):
+        raise argument_error("titles", list(titles), f"{len(defaults)} names, one for each {what}")
+    chosen = list(titles or defaults)
+    if titles is None:
+        chosen = [
+            title if chosen.count(title) == 1 else f"{title} ({folder.name})"
+            for title, folder in zip(chosen, folders, strict=True)
+        ]
+    if len(set(chosen)) < len(chosen):
+        raise argument_error("titles", chosen, f"a different name for each {what}", "Give --titles.")
+    return chosen

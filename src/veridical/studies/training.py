@@ -17,6 +17,23 @@ _LEARNT = 0.1
 """Share of the way from guessing to no error, below which a model has hardly learnt anything."""
 
 
+OBJECTIVE_TITLES: Mapping[str, str] = {
+    "natural": "Natural training",
+    "adversarial": "Adversarial training",
+    "input-gradient": "Input-gradient regularisation",
+    "ig-norm": "IG-NORM",
+    "ig-sum-norm": "IG-SUM-NORM",
+    "loss-change": "Loss change",
+}
+
+
+def training_title(run: Mapping[str, Any]) -> str:
+    """A reader's name for a training, from its settings as plain values: objective, and the ball if any."""
+    title = OBJECTIVE_TITLES.get(run["objective"], run["objective"])
+    robust = run["robust"]
+    return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"
+
+
 class _StudyOptions(Protocol):
     """What options of a study say of its trainings, beside the fields of `OptimiserOptions`."""
 

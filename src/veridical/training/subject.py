@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from veridical.data import Dataset
+from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.models import build
 from veridical.runtime.checking import as_path
@@ -34,7 +34,7 @@ from veridical.training.checkpoint import (
     unpack,
     weights,
 )
-from veridical.training.run import Run, load, weights_digest
+from veridical.training.run import Run, load, read_settings, split_data, weights_digest
 
 _HINT = "Name a file of weights that fits --model and --model-options."
 
@@ -55,6 +55,14 @@ class Subject:
     source: Mapping[str, str]
     run: Run | None
     facts: Mapping[str, Any]
+
+    def split(self, part: str) -> Split:
+        """The "test" images, or those that the run held out for "validation", of its own data set alone."""
+        if part == "test":
+            return self.data.test
+        if self.run is None or self.data.checksum != self.run.settings.data["checksum"]:
+            raise UsageError("--split validation is for a run and its own data set. Leave --data out.")
+        return self.run.validation_images(self.data)
 
     def describe(self) -> dict[str, Any]:
         """The model as plain values, for a result's config; neither paths nor the machine."""
@@ -121,14 +129,27 @@ def load_model(where: Mapping[str, str], digest: str, *, trust_code: bool = Fals
     Raises RunError if its weights are not the planned ones.
     """
     device = where.get("device", "auto")
-    model, found = _load_model(where["subject"], device, trust_code)
+    model, found = _load_model(where["subject"], device, trust_code, digest)
     if found != digest:
         raise RunError(f"the weights of {where['subject']} are not those planned with. Repeat the command.")
     return model
 
 
+def load_examined(
+    where: Mapping[str, str], digest: str, data: Dataset, part: str, *, trust_code: bool = False
+) -> tuple[nn.Module, Split]:
+    """In a job, the model as `load_model`, and a part of the data set as `Subject.split` cuts it."""
+    model = load_model(where, digest, trust_code=trust_code)
+    if part == "test":
+        return model, data.test
+    _, held, _ = split_data(data.train, read_settings(Path(json.loads(where["subject"])["run"])))
+    assert held is not None  # or the study would not have been planned
+    return model, held
+
+
 @lru_cache(maxsize=2)
-def _load_model(source: str, device: str, trust_code: bool) -> tuple[nn.Module, str]:
+def _load_model(source: str, device: str, trust_code: bool, planned: str) -> tuple[nn.Module, str]:
+    del planned  # part of the key alone: a folder may get other weights
     named: dict[str, str] = json.loads(source)
     if "run" in named:
         run = load(named["run"], device=device, trust_code=trust_code)
