@@ -146,7 +146,7 @@ def test_limits_hold_for_a_command_line_and_make_no_folder(
     out = tmp_path / "out"
     for flag, hint, limit, line in numbers_of(command, out):
         high = int(limit.high) + 1 if "float" not in str(hint) else 2 * limit.high
-        for value in (high, "abc"):
+        for value in (high, "abc") if "str" not in str(hint) else (high,):  # a text may be a name
             assert main([*line, f"--{flag}={value}"]) == 2, (flag, value)
             printed = capsys.readouterr().err
             assert flag in printed.replace("_", "-")

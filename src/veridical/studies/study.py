@@ -78,7 +78,7 @@ _LIVE: dict[str, type[Study[Any]]] = {}
 """Studies of this process by name: one that a notebook defines runs in it, though no worker can import it."""
 
 
-@dataclass(frozen=True, eq=False)
+@record
 class Case:
     """One step of a study, which runs as a job.
 
