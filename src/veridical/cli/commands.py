@@ -65,7 +65,13 @@ COMMANDS: Mapping[str, Command] = {
     "alignment": Command(
         "veridical.studies.alignment:Alignment", "measure how much of the maps lies where people look"
     ),
-    "theory": Command("veridical.cli.theory:theory", "check the papers' theorems where the truth is known"),
+    "one-layer": Command(
+        "veridical.studies.one_layer:OneLayer",
+        "check that IG-NORM is adversarial training for one layer",
+    ),
+    "block-margin": Command(
+        "veridical.studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"
+    ),
     "demo": Command(
         "veridical.cli.attack:demo", "train, attack and show a natural and a robust model on digits"
     ),

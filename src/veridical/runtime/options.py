@@ -317,6 +317,24 @@ class TrainingGrid(OptimiserOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockWorldChoice(Placement):
+    """Small networks in the block world.
+
+    Args:
+        blocks: Blocks of an input, an even number; the first half of them is task-relevant.
+        block_size: Numbers in a block.
+        seeds: Trainings of each kind.
+        seed: First seed of weights and examples.
+        device: cpu; these networks are too small for anything else.
+    """
+
+    blocks: Size = 10
+    block_size: Size = 1
+    seeds: Repeats = 5
+    device: Literal["cpu"] = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackChoice(Checked):
     """The ball, and how predictions and explanations are attacked in it.
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from veridical.runtime.checking import (
-    POSITIONAL,
     Count,
-    Factor,
     FilePath,
-    Length,
     Level,
     Limit,
     Repeats,
     Share,
-    Size,
     Steps,
     Width,
     needs,
@@ -29,7 +25,6 @@ from veridical.runtime.options import (
     Machine,
     ModelOption,
     ModeName,
-    NormName,
     OptimiserOptions,
     OrderName,
     PerName,
@@ -41,7 +36,6 @@ from veridical.runtime.options import (
     TiesName,
 )
 
-TheoryName = Literal["one-layer", "block-margin"]
 AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 Shown = Annotated[int, Limit(1, 1000)]
 
@@ -126,57 +120,6 @@ class DemoOptions(DataChoice, Machine):
     out: FilePath | None = None
     data: FilePath = "mnist-5k"
     short: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class TheoryOptions(DataRoot, Placement):
-    """Check the theorems of both papers where the truth is known.
-
-    Options that are None take the experiment's own; of several values the first is the main one.
-
-    Args:
-        experiment: one-layer (three trainings of a linear model that are one) or block-margin (what the
-            gradients of max-margin and robust networks mark).
-        blocks: Blocks of an input; the first half of them is task-relevant.
-        block_size: Numbers in a block.
-        noise: Lengths eta of the noise on every block. None: 0.3 in one-layer, else 0, 0.01, 0.05 and 0.1.
-        width: Hidden units of the networks; block-margin alone. None: 10000, 10, 100 and 1000.
-        sweep_width: Hidden units where noise or radius varies; block-margin alone. None: 1000.
-        norm: Norm of the ball; one-layer knows linf alone.
-        radius: Radii of the ball in adversarial training. None: 0.1 in one-layer, else 0.3 and 0.05 to 0.35.
-        weight: Weights lambda of the attribution's size; one-layer alone. None: 1 and 0.5.
-        deviation: Standard deviation of the initial weights. None: 0.5.
-        steps: Steps of gradient descent. None: 400 in one-layer, else 600.
-        learning_rate: Learning rate; of a hidden unit, which the width multiplies. None: 0.1 in one-layer,
-            else 2.
-        inner_steps: Steps of the inner ascent. None: 2 in one-layer, else 5.
-        data: Data set whose first two classes replace the blocks; one-layer alone.
-        train_examples: Training examples; block-margin without noise takes the whole support. None: 500 in
-            one-layer, else 100.
-        test_examples: Test examples; block-margin alone. None: 1000.
-        seeds: Trainings of each kind.
-        seed: First seed of weights and examples.
-        device: cpu; these networks are too small for anything else.
-    """
-
-    experiment: list[TheoryName] = field(metadata=POSITIONAL)
-    device: Literal["cpu"] = "cpu"
-    blocks: Size = 10
-    block_size: Size = 1
-    noise: list[Length] | None = None
-    width: list[Width] | None = None
-    sweep_width: Width | None = None
-    norm: NormName = "linf"
-    radius: list[Annotated[float, Limit(0, 1e4, above=True)]] | None = None
-    weight: list[Factor] | None = None
-    deviation: Factor | None = None
-    steps: Count | None = None
-    learning_rate: Annotated[float, Limit(0, 1e6, above=True)] | None = None
-    inner_steps: Size | None = None
-    data: FilePath | None = None
-    train_examples: Count | None = None
-    test_examples: Count | None = None
-    seeds: Repeats = 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -426,12 +426,12 @@ class Study(Generic[OptionsT]):
     def write_page(cls, result: StudyResult) -> Path:
         """Draw the page from what lies in the folder, and return its path."""
         machine = result.document["environment"]
-        version = f"veridical {machine['veridical']}, torch {machine['torch']}"
+        version = f"veridical {machine['veridical']}, torch {machine['torch']}, {machine['dtype']}"
         page = study_page(
             cls.heading(result),
             [cls.lead(result), *cls.findings(result)],
             cls.panels(result),
-            {**cls.facts(result), "Version": version},
+            {**cls.facts(result), "Jobs": result.document["timing"]["jobs"], "Version": version},
             question=cls.question,
         )
         target = result.folder / REPORT
