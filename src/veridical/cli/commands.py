@@ -81,9 +81,12 @@ COMMANDS: Mapping[str, Command] = {
     ),
     # Data sets.
     "make-block-mnist": Command(
-        "veridical.cli.data:make_block_mnist", "write images of blocks of which one carries the label"
+        "veridical.studies.generated:make_block_mnist",
+        "write images of blocks of which one carries the label",
     ),
-    "make-shortcut": Command("veridical.cli.data:make_shortcut", "write images with a planted shortcut"),
+    "make-shortcut": Command(
+        "veridical.studies.generated:make_shortcut", "write images with a planted shortcut"
+    ),
     "data": Command(
         "veridical.cli.data:list_data", "list the data sets: which are available, and where they lie"
     ),

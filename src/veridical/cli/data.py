@@ -1,4 +1,4 @@
-"""Commands about data sets: list those that are known, and write generated ones."""
+"""The command that lists the data sets that are known, and where each was found."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from veridical.runtime.checking import FilePath
 from veridical.runtime.errors import visible
 from veridical.runtime.options import DataRoot
-from veridical.runtime.study_config import BlockFileOptions, ShortcutFileOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,43 +120,3 @@ def _write(folder: Path, options: ListOptions, rows: "list[Availability]", secon
     config = {"data_root": options.data_root}
     document = result_document(results, config, environment("cpu", "uint8"), {"seconds": seconds})
     write_json(folder / "result.json", document)
-
-
-def make_block_mnist(options: BlockFileOptions) -> int:
-    """Write a BlockMNIST data set: in each image one block carries the label, the others never do.
-
-    examples:
-      veridical make-block-mnist --out data/block-mnist
-      veridical make-block-mnist --source mnist --classes two --null scramble --out data/blocks
-      veridical make-block-mnist --layout 3 --null noise --position 0.5 --noise 0.05 --out data/grid
-      veridical train --data data/block-mnist/data.npz --model mlp --objective natural --out runs/blocks
-
-    DIR/data.npz is a data set for every command, with the masks of the signal blocks beside the images;
-    DIR/result.json says how it was made, DIR/report.html shows it.
-    """
-    from veridical.cli.terminal import say
-    from veridical.studies.generated_data import write_block_mnist
-
-    for line in write_block_mnist(options).lines():
-        say(line)
-    return 0
-
-
-def make_shortcut(options: ShortcutFileOptions) -> int:
-    """Write a data set with a planted shortcut: a patch that agrees with the class in training.
-
-    examples:
-      veridical make-shortcut --out data/shortcut
-      veridical make-shortcut --source mnist-5k --rate 0.8 --test agreeing --out data/agreeing
-      veridical make-shortcut --source mnist-5k --code presence --test gone --out data/gone
-
-    In the test images the patch agrees as often as in training, is moved independently of the class, or is
-    gone. DIR/data.npz is a data set for every command, with the masks of the patches beside the images;
-    DIR/result.json says how it was made, DIR/report.html shows it.
-    """
-    from veridical.cli.terminal import say
-    from veridical.studies.generated_data import write_shortcut
-
-    for line in write_shortcut(options).lines():
-        say(line)
-    return 0

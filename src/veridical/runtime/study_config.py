@@ -12,15 +12,12 @@ from veridical.runtime.checking import (
     Limit,
     Repeats,
     Share,
-    Steps,
     Width,
     needs,
 )
 from veridical.runtime.options import (
     BaselineName,
-    BlockOptions,
     DataChoice,
-    DataRoot,
     Gallery,
     Machine,
     ModelOption,
@@ -30,13 +27,11 @@ from veridical.runtime.options import (
     PerName,
     Placement,
     RetrainObjectiveName,
-    ShortcutOptions,
     StackedName,
     TargetName,
     TiesName,
 )
 
-AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 Shown = Annotated[int, Limit(1, 1000)]
 
 
@@ -120,29 +115,3 @@ class DemoOptions(DataChoice, Machine):
     out: FilePath | None = None
     data: FilePath = "mnist-5k"
     short: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockFileOptions(BlockOptions, Gallery, DataRoot):
-    """A BlockMNIST data set, and where it is written.
-
-    Args:
-        out: Folder of data.npz, result.json and report.html; the same command finds it finished.
-        moved: Write the counterfactuals instead: the signal changes places with the block this many further.
-    """
-
-    out: FilePath
-    moved: Steps = 0
-    gallery: Shown = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShortcutFileOptions(ShortcutOptions, Gallery, DataRoot):
-    """A data set with a planted shortcut, and where it is written.
-
-    Args:
-        out: Folder of data.npz, result.json and report.html; the same command finds it finished.
-    """
-
-    out: FilePath
-    gallery: Shown = 12

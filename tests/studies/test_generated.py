@@ -1,4 +1,4 @@
-"""`veridical make-block-mnist` and `make-shortcut`, and the page of pictures."""
+"""`veridical make-block-mnist` and `make-shortcut`, and the picture of all kinds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from veridical.data import load
 from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
 from veridical.data.masked import load_masked
 from veridical.data.shortcut import ShortcutOptions, shortcut
-from veridical.studies import block_pictures
+from veridical.studies import generated
 from veridical.training.run import load as load_run
 
 
@@ -31,18 +31,8 @@ def test_blocks_are_written_described_and_trained_on(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "blocks"
-    arguments = [
-        "make-block-mnist",
-        "--source",
-        source,
-        "--null",
-        "noise",
-        "--layout",
-        "2",
-        "--out",
-        str(out),
-    ]
-    assert main(arguments) == 0
+    blocks = ["make-block-mnist", "--source", source, "--null", "noise", "--layout", "2", "--out", str(out)]
+    assert main(blocks) == 0
     assert capsys.readouterr().out.splitlines() == [
         "images: 60 train, 20 test",
         f"data: {out / 'data.npz'}",
@@ -116,15 +106,19 @@ def test_a_shortcut_is_written(source: str, tmp_path: Path) -> None:
     )
 
 
-def test_the_page_of_pictures_has_every_null_position_and_layout(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_picture_of_all_kinds_has_every_null_position_and_layout(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kinds = block_pictures.KINDS.values()
+    kinds = generated.KINDS.values()
     assert {kind.null for kind in kinds} == {"square", "filled", "noise", "scramble"}
     assert {"random", "top", "bottom"} < {kind.position for kind in kinds}
     assert {"vertical", "horizontal", 3} == {kind.layout for kind in kinds}
     some = {"plain": BlockOptions(), "grid": BlockOptions(layout=3, null="scramble", tile=7)}
-    monkeypatch.setattr(block_pictures, "KINDS", some)
+    monkeypatch.setattr(generated, "KINDS", some)
     target = tmp_path / "figures" / "blocks.png"
-    block_pictures.main(["--source", source, "--out", str(target)])
+    command = ["make-block-mnist", "--source", source, "--out", str(tmp_path / "out"), "--figure"]
+    assert main([*command, str(target.with_suffix(".docx"))]) == 2
+    assert not (tmp_path / "out").exists()
+    assert main([*command, str(target)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"figure: {target}"
     assert target.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
