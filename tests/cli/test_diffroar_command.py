@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from veridical.cli.main import main
-from veridical.cli.terminal import duration
 from veridical.faithfulness import forecast, retraining
+from veridical.report.formats import duration
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from veridical.faithfulness.result import judge, repeats_interval
 from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import Kept
 from veridical.runtime.errors import UsageError
-from veridical.runtime.study_config import DiffRoarOptions
+from veridical.studies.diffroar import DiffRoarOptions
 
 
 def test_the_interval_joins_repeats_and_test_images() -> None:

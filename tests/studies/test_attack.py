@@ -246,3 +246,19 @@ def test_modules_in_the_current_folder_do_not_stand_for_pythons_own(
     done = subprocess.run(ran, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert not (tmp_path / "RAN").exists(), (tmp_path / "RAN").read_text()
+
+
+def test_a_model_by_its_weights_gives_the_runs_results(place: Path, tmp_path: Path) -> None:
+    before = read_json(place / "natural-attack" / "result.json")
+    model: dict[str, Any] = {
+        "model": "mlp",
+        "model_options": {"width": 16},
+        "weights": str(place / "natural" / "model.safetensors"),
+        "data": str(place / "stripes.npz"),
+    }
+    result = Attack(options_for(place, "natural", run=None, out=str(tmp_path / "out"), **model)).run()
+    assert result.results == before["results"]
+    assert {key for key, value in before["config"].items() if result.config[key] != value} == {"run"}
+    assert "How mlp on" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(UsageError, match="--split validation is for a run"):
+        Attack(options_for(place, "natural", run=None, out=str(tmp_path / "v"), split="validation", **model))

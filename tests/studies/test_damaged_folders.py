@@ -15,20 +15,18 @@ import pytest
 from veridical.cli.main import main
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import claim_folder, digest, pack_arrays
-from veridical.runtime.study_config import DiffRoarOptions
 from veridical.studies.attack import Attack
 from veridical.studies.attack_page import write_attack_page
 from veridical.studies.attack_result import name_attacks
+from veridical.studies.diffroar import DiffRoar, DiffRoarOptions
 from veridical.studies.diffroar_page import write_diffroar_page
-from veridical.studies.diffroar_result import read_diffroar
-from veridical.studies.diffroar_run import diffroar_run
 from veridical.training.run import load
 
 ERRORS = (RunError, DataError, UsageError)
 READERS: dict[str, Callable[[Path], object]] = {
     "natural": load,
     "natural-attack": Attack.read,
-    "damaged-diffroar": read_diffroar,
+    "damaged-diffroar": DiffRoar.read,
 }
 FOLDERS = tuple(READERS)
 
@@ -42,7 +40,7 @@ def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def finished(place: Path) -> Path:
     """The folders of a run, of an attack on it and of a DiffROAR measurement."""
-    diffroar_run(
+    DiffRoar(
         DiffRoarOptions(
             run=str(place / "natural"),
             out=str(place / "damaged-diffroar"),
@@ -55,7 +53,7 @@ def finished(place: Path) -> Path:
             workers=1,
             progress=False,
         )
-    )
+    ).run()
     return place
 
 
@@ -66,7 +64,7 @@ def read(folder: Path) -> None:
     elif folder.name == "natural-attack":
         write_attack_page(folder / "page.html", name_attacks([Attack.read(folder)]), title="", lead="")
     else:
-        measured = read_diffroar(folder)
+        measured = DiffRoar.read(folder)
         write_diffroar_page(folder / "page.html", {"one": measured}, title="", lead="")
 
 

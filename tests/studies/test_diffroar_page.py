@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from veridical.runtime.errors import RunError, UsageError
+from veridical.studies.diffroar import DiffRoar
 from veridical.studies.diffroar_page import (
     differences_figure,
     diffroar_headline,
@@ -19,16 +20,15 @@ from veridical.studies.diffroar_page import (
     write_diffroar_page,
 )
 from veridical.studies.diffroar_result import (
-    FinishedDiffRoar,
     attribution_name,
     check_comparable,
     model_title,
     name_measurements,
-    read_diffroar,
 )
+from veridical.studies.study import StudyResult
 
 LEVELS = [0.1, 0.5]
-Build = Callable[..., FinishedDiffRoar]
+Build = Callable[..., StudyResult]
 
 
 def number(*repeats: float) -> dict[str, Any]:
@@ -53,9 +53,7 @@ def curve(top: float, bottom: float) -> list[dict[str, Any]]:
 def measured() -> Build:
     """A measurement as a folder would hold it, of 4 x 4 colour images; changes go into its config."""
 
-    def build(
-        objective: str = "natural", attribution: str = "input-gradient", **changes: Any
-    ) -> FinishedDiffRoar:
+    def build(objective: str = "natural", attribution: str = "input-gradient", **changes: Any) -> StudyResult:
         robust = None if objective == "natural" else {"norm": "l2", "radius": 1.0}
         design = {"mode": "keep", "order": "absolute", "per": "value", "fill": "mean", "ties": "random"}
         config = {
@@ -101,7 +99,7 @@ def measured() -> Build:
             "unmasked": random.integers(0, 256, (2, 2, 2, 3, 4, 4), dtype=np.uint8),
             "classes": np.array(["cat", "dog"]),
         }
-        return FinishedDiffRoar(Path(f"runs/{objective}-{attribution}"), deepcopy(document), arrays)
+        return StudyResult(Path(f"runs/{objective}-{attribution}"), deepcopy(document), arrays)
 
     return build
 
@@ -127,7 +125,7 @@ def test_titles_are_as_short_as_they_can_be(measured: Build) -> None:
 
 def test_two_of_the_same_are_told_apart_by_their_folders(measured: Build) -> None:
     one = measured()
-    other = FinishedDiffRoar(Path("elsewhere/second"), one.document, one.arrays)
+    other = StudyResult(Path("elsewhere/second"), one.document, one.arrays)
     assert list(name_measurements([one, other])) == [
         "input-gradient (natural-input-gradient)",
         "input-gradient (second)",
@@ -157,7 +155,7 @@ def test_the_order_of_the_ranking_must_agree_and_levels_need_not(measured: Build
         check_comparable({"a": one, "b": signed})
 
 
-def page_of(folder: Path, measured: dict[str, FinishedDiffRoar]) -> str:
+def page_of(folder: Path, measured: dict[str, StudyResult]) -> str:
     path = write_diffroar_page(folder / "page.html", measured, title="Title", lead="Lead.")
     return re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
 
@@ -196,10 +194,10 @@ def test_the_page_says_how_it_was_measured(measured: Build, tmp_path: Path) -> N
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, place: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
-        read_diffroar(tmp_path)
+        DiffRoar.read(tmp_path)
     shutil.copytree(place / "natural-attack", tmp_path / "attack")
-    with pytest.raises(RunError, match="not a finished measurement"):
-        read_diffroar(tmp_path / "attack")
+    with pytest.raises(RunError, match="not a finished diffroar"):
+        DiffRoar.read(tmp_path / "attack")
 
 
 def test_the_table_has_the_numbers_of_the_results(measured: Build) -> None:
@@ -234,11 +232,11 @@ def judged(values: Sequence[float], verdicts: Sequence[str | tuple[str, ...]], h
 
 
 def with_verdicts(
-    one: FinishedDiffRoar,
+    one: StudyResult,
     values: Sequence[float],
     verdicts: Sequence[str | tuple[str, ...]],
     half: float | None = 0.01,
-) -> FinishedDiffRoar:
+) -> StudyResult:
     one.results["verdicts"] = judged(values, verdicts, half)  # type: ignore[index]
     return one
 

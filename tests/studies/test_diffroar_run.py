@@ -15,9 +15,7 @@ from veridical.faithfulness.diffroar import diffroar
 from veridical.jobs import InProcess, ProcessPool, Progress, workers_of
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json, write_json
-from veridical.runtime.study_config import DiffRoarOptions
-from veridical.studies.diffroar_result import read_diffroar
-from veridical.studies.diffroar_run import diffroar_run, predict
+from veridical.studies.diffroar import DiffRoar, DiffRoarOptions
 from veridical.studies.executors import executor_of
 
 LEVELS = [0.25, 0.5]
@@ -52,13 +50,13 @@ def measured(place: Path) -> Path:
     """The folder of a finished measurement of the natural run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forecast, "SECONDS", 0.01)
-        diffroar_run(diffroar_options(place))
+        DiffRoar(diffroar_options(place)).run()
     return place / "natural-diffroar"
 
 
 def test_the_folder_holds_the_results(measured: Path) -> None:
     document = read_json(measured / "result.json")
-    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
+    assert list(document) == ["schema", "results", "config", "environment", "timing", "files", "study"]
     results, config = document["results"], document["config"]
     assert [point["level"] for point in results["curve"]] == LEVELS
     for point, judged in zip(results["curve"], results["verdicts"], strict=True):
@@ -83,7 +81,7 @@ def test_a_fill_that_is_a_number_is_read_again(measured: Path, tmp_path: Path) -
     document = read_json(tmp_path / "number" / "result.json")
     document["config"]["measured"]["fill"] = 0.25
     write_json(tmp_path / "number" / "result.json", document)
-    assert read_diffroar(tmp_path / "number").config["measured"]["fill"] == 0.25
+    assert DiffRoar.read(tmp_path / "number").config["measured"]["fill"] == 0.25
 
 
 def test_pictures_show_what_the_networks_saw(measured: Path) -> None:
@@ -122,17 +120,17 @@ def test_the_numbers_are_those_of_diffroar(place: Path, measured: Path, tmp_path
 def test_the_same_options_find_it_finished(place: Path, measured: Path) -> None:
     before = read_json(measured / "result.json")
     told: list[tuple[str, Progress]] = []
-    again = diffroar_run(diffroar_options(place), lambda what, state: told.append((what, state)))
-    assert (again["results"], again["config"]) == (before["results"], before["config"])
+    again = DiffRoar(diffroar_options(place)).run(lambda what, state: told.append((what, state)))
+    assert (again.results, again.config) == (before["results"], before["config"])
     assert {(what, state.done, state.reused) for what, state in told} == {("retraining", 20, 20)}
 
 
 def test_other_options_in_the_same_folder_are_refused(place: Path, measured: Path) -> None:
     before = (measured / "result.json").read_bytes()
     with pytest.raises(UsageError, match="belongs to another run"):
-        diffroar_run(diffroar_options(place, repeats=3))
+        DiffRoar(diffroar_options(place, repeats=3)).run()
     with pytest.raises(UsageError, match="belongs to another command"):
-        diffroar_run(diffroar_options(place, out=str(place / "natural")))
+        DiffRoar(diffroar_options(place, out=str(place / "natural"))).run()
     assert (measured / "result.json").read_bytes() == before
 
 
@@ -153,14 +151,14 @@ def test_a_failing_retraining_is_told_and_the_others_are_kept(
     # Costs are predicted with another name for the same function.
     monkeypatch.setattr(retraining, "train_fresh", failing)
     with pytest.raises(RunError) as caught:
-        diffroar_run(options)
+        DiffRoar(options).run()
     message = str(caught.value)
     assert "1 of 4 jobs failed" in message
     assert "top 32 of 64, seed 1" in message
     assert "eels" in message
     assert not (tmp_path / "out" / "result.json").exists()
     monkeypatch.setattr(retraining, "train_fresh", trained)
-    document = diffroar_run(options)
+    document = DiffRoar(options).run().document
     assert (document["timing"]["retrainings"], document["timing"]["reused"]) == (4, 3)
 
 
@@ -179,7 +177,7 @@ def test_a_store_in_a_folder_of_something_else_is_refused_before_anything_is_wri
 
 def test_dry_run_counts_and_writes_nothing(place: Path, tmp_path: Path) -> None:
     options = diffroar_options(place, out=str(tmp_path / "out"), store=None, workers=3)
-    found = predict(options)
+    found = DiffRoar(options).predict()
     assert dict(found.retrainings) == {"images": 16, "masks": 4}
     assert found.workers == 3
     assert found.seconds_each["images"] > 0
@@ -201,13 +199,30 @@ def test_a_remote_scheduler_without_tls_is_refused(place: Path) -> None:
     pytest.importorskip("distributed", reason="Dask is not installed (extra cluster)")
     options = diffroar_options(place, scheduler="tcp://192.0.2.1:8786")
     with pytest.raises(UsageError, match="--insecure"):
-        diffroar_run(options)
+        DiffRoar(options).run()
 
 
 def test_processes_give_the_same_numbers(place: Path, measured: Path, tmp_path: Path) -> None:
     alone = read_json(measured / "result.json")["results"]
     changes: dict[str, Any] = {"levels": [0.5], "baselines": [], "control": False, "store": None}
-    document = diffroar_run(diffroar_options(place, out=str(tmp_path / "out"), workers=2, **changes))
+    document = (
+        DiffRoar(diffroar_options(place, out=str(tmp_path / "out"), workers=2, **changes)).run().document
+    )
     assert document["environment"]["executor"] == "ProcessPool"
     assert document["timing"]["reused"] == 0
     assert document["results"]["curve"] == [point for point in alone["curve"] if point["level"] == 0.5]
+
+
+def test_a_model_by_its_weights_has_the_runs_ranking(place: Path, measured: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"levels": [0.5], "baselines": [], "control": False, "store": None}
+    weights = str(place / "natural" / "model.safetensors")
+    model: dict[str, Any] = {"model": "mlp", "model_options": {"width": 16}, "weights": weights}
+    given |= {"out": str(tmp_path / "out"), "data": str(place / "stripes.npz")}
+    options = replace(diffroar_options(place, **given), run=None, **model)
+    result = DiffRoar(options).run()
+    before = read_json(measured / "result.json")
+    assert result.config["weights"] == before["config"]["weights"]
+    ours, theirs = (one["rankings"]["judged"] for one in (result.results, before["results"]))
+    assert ours["checksum"] == theirs["checksum"]
+    assert result.config["model"]["name"] == "mlp"  # what is retrained, with the recipe "fast"
+    assert "mark what a network can learn from?" in (tmp_path / "out" / "report.html").read_text()

@@ -11,8 +11,8 @@ from veridical.jobs import ProcessPool
 from veridical.runtime.checking import MOST_PROCESSES
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
-from veridical.runtime.study_config import DiffRoarOptions
 from veridical.studies.attack import AttackOptions
+from veridical.studies.diffroar import DiffRoarOptions
 from veridical.studies.sanity import SanityOptions
 from veridical.training.distributed import ALONE, ProcessGroup, join_processes
 

@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "compare": Command("veridical.cli.attack:compare", "put finished attacks side by side on one page"),
     "diffroar": Command(
-        "veridical.cli.diffroar:diffroar",
+        "veridical.studies.diffroar:DiffRoar",
         "measure by retraining whether an attribution ranks informative pixels first",
     ),
     "diffroar-report": Command(

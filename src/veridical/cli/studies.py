@@ -16,8 +16,13 @@ TRUST = "--trust-code"
 
 def run_study(study: type[Study[Any]], options: Any) -> int:
     """Run a study, or continue it; print what came out. Errors are raised."""
+    planned = study(options)
+    forecast = planned.forecast()
+    if forecast is not None:
+        say(forecast)
+        return 0
     with stage_jobs(shown=options.progress) as progress:
-        result = study(options).run(progress)
+        result = planned.run(progress)
     # Read back from the folder, so that the terminal shows what a page drawn later would.
     for title, table in study.tables(result).items():
         print_table(table, title)

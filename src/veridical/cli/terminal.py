@@ -109,6 +109,8 @@ def stage_jobs(*, shown: bool) -> Iterator[Callable[[str, JobsProgress], Any]]:
 
 def _rest(state: JobsProgress) -> str:
     """What is left, and what did not go as usual."""
+    from veridical.report.formats import duration  # matplotlib comes with it
+
     parts = [] if state.seconds_left is None else [f"{duration(state.seconds_left)} left"]
     for count, words in (
         (state.reused, "kept from before"),
@@ -117,14 +119,6 @@ def _rest(state: JobsProgress) -> str:
     ):
         parts += [f"{count} {words}"] if count else []
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it: 40 s, 12 min, 3 h 20 min."""
-    if seconds < 99.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 # Widths for what stands in brackets: in one line, or "(-12.9 to" above "+23.1)".

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from veridical.faithfulness.diffroar_plan import (
 from veridical.faithfulness.forecast import predict_retraining
 from veridical.faithfulness.ranking import Ranking, rank_dataset, rank_maps
 from veridical.faithfulness.result import DiffRoarResult, build_result
-from veridical.faithfulness.retraining import OVERRIDES, RETRAIN
+from veridical.faithfulness.retraining import RETRAIN
 from veridical.faithfulness.stacked import check_stacked, train_stacks
 from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
-from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, as_path, checked
+from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, checked
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import claim_folder
@@ -45,7 +45,6 @@ from veridical.runtime.options import (
     TargetName,
     TiesName,
 )
-from veridical.runtime.study_config import DiffRoarOptions
 from veridical.training.run import Run
 
 # The claim of a folder of results, and what lies in it.
@@ -59,41 +58,35 @@ def measure(
     measurement: Measurement,
     folder: Path,
     *,
-    store: str | os.PathLike[str] | None = None,
-    executor: Executor | None = None,
+    store: Store,
+    executor: Executor,
     batch: int = 200,
     stacked: StackedName = "never",
     progress: ProgressCallback | None = None,
 ) -> DiffRoarResult:
     """Rank, retrain, and put the accuracies together; what `folder` and `store` hold already is not repeated.
 
-    The folder is claimed for the measurement. Raises as `diffroar` does.
+    The folder is the caller's, who has claimed it. Raises as `diffroar` does.
     """
     check_stacked(stacked)
     start = time.monotonic()
     tell = progress or (lambda _what, _progress: None)
     # Before the data are placed: paths and what is written are no part of what numbers depend on.
     config = measurement.describe()
-    named = None if store is None else Store(store)  # refused, it leaves no claim
-    claim_folder(folder, KIND, config)
     measurement = place_data(measurement, folder)
-    kept = named or Store(folder / JOBS)
-    with ExitStack() as stack:
-        # An executor of the caller's stays open; processes of our own end with us.
-        runner = executor or stack.enter_context(_make_executor(measurement.where["device"]))
-        rankings = make_rankings(measurement, folder / RANKINGS, kept, runner, batch, tell)
-        ranked = time.monotonic()
-        jobs = plan_jobs(measurement, rankings, folder / RANKINGS, kept, runner, stacked)
-        together: Mapping[str, Outcome] = {}
-        if stacked == "auto":
-            together = train_stacks(
-                jobs.values(),
-                kept,
-                runner,
-                device=measurement.where["device"],
-                tell=lambda state: tell("retraining together", state),
-            )
-        outcomes = run_jobs(jobs.values(), kept, runner, progress=lambda state: tell("retraining", state))
+    rankings = make_rankings(measurement, folder / RANKINGS, store, executor, batch, tell)
+    ranked = time.monotonic()
+    jobs = plan_jobs(measurement, rankings, folder / RANKINGS, store, executor, stacked)
+    together: Mapping[str, Outcome] = {}
+    if stacked == "auto":
+        together = train_stacks(
+            jobs.values(),
+            store,
+            executor,
+            device=measurement.where["device"],
+            tell=lambda state: tell("retraining together", state),
+        )
+    outcomes = run_jobs(jobs.values(), store, executor, progress=lambda state: tell("retraining", state))
     check_outcomes(outcomes, jobs.values())
     timing = _summarise_timing(jobs.values(), outcomes, together) | {
         "ranking_seconds": round(ranked - start, 3),
@@ -298,7 +291,7 @@ def diffroar(
         Options of the retraining in place of the recipe's: epochs, steps, learning_rate, batch_size and the
         others of `OptimiserOptions`, train_examples, bf16.
 
-    The other parameters are fields of `veridical.runtime.study_config.DiffRoarOptions` and explained there.
+    The other parameters are options of `veridical diffroar` and explained there.
     Raises UsageError for what does not fit together or an `out` of another measurement, and RunError, after
     all others were tried, if retrainings failed; what is finished stays.
     Source: Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021.
@@ -331,32 +324,18 @@ def diffroar(
         trust_code=trust_code,
         device=device,
     )
-    return measure(
-        measurement,
-        as_path(out, "out"),
-        store=store,
-        executor=executor,
-        batch=batch,
-        stacked=stacked,
-        progress=progress,
-    )
-
-
-def plan_from_options(options: DiffRoarOptions) -> Measurement:
-    """What the options of `veridical diffroar` come to, for `measure` or `forecast`."""
-    named = {field.name: getattr(options, field.name) for field in fields(Design)}
-    design = Design(**named | {"levels": tuple(options.levels), "baselines": tuple(options.baselines)})
-    return plan_diffroar(
-        options.run,
-        options.data,
-        attribution=options.attribution,
-        design=design,
-        # A flag that was not given does not turn off what the run had.
-        overrides={name: getattr(options, name) for name in OVERRIDES} | {"bf16": options.bf16 or None},
-        retrain_model=options.retrain_model,
-        retrain_model_options=options.retrain_model_options,
-        retrain_objective=options.retrain_objective,
-        data_root=options.data_root,
-        trust_code=options.trust_code,
-        device=options.device,
-    )
+    check_stacked(stacked)
+    named = None if store is None else Store(store)  # refused, it leaves no claim
+    folder = claim_folder(out, KIND, measurement.describe())
+    with ExitStack() as stack:
+        # An executor of the caller's stays open; processes of our own end with us.
+        runner = executor or stack.enter_context(_make_executor(measurement.where["device"]))
+        return measure(
+            measurement,
+            folder,
+            store=named or Store(folder / JOBS),
+            executor=runner,
+            batch=batch,
+            stacked=stacked,
+            progress=progress,
+        )

@@ -40,6 +40,7 @@ from veridical.training.checkpoint import pack, weights
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
 from veridical.training.settings import Settings
+from veridical.training.subject import Subject
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
@@ -121,7 +122,7 @@ class Design(Checked):
 
 
 # What explains: a run, its folder, or a module from images in [0, 1] to logits.
-Judged = Run | nn.Module | str | os.PathLike[str]
+Judged = Subject | Run | nn.Module | str | os.PathLike[str]
 
 # Where the images of a caller's own data set go, inside the folder of the results.
 ARRAYS = "data.npz"
@@ -223,15 +224,19 @@ def plan_diffroar(
 
     Arguments as in `diffroar`. Raises UsageError for what does not fit together.
     """
-    run = judged if isinstance(judged, Run) else None
+    run = judged if isinstance(judged, Run) else judged.run if isinstance(judged, Subject) else None
     if isinstance(judged, str | os.PathLike):
         run = load_run(judged, device=resolve_device(device))
-    model = run.model if run is not None else judged
+    model = judged.model if isinstance(judged, Subject) else judged if run is None else run.model
     if not isinstance(model, nn.Module):
         raise argument_error("run_or_model", judged, "a run, its folder, or an nn.Module")
     method = _attribution(attribution, design.seed, trust_code=trust_code)
     start = time.perf_counter()
-    images, where = _images(run, data, data_root)
+    if isinstance(judged, Subject):
+        root = None if data_root is None else os.fspath(data_root)
+        images, where = judged.data, describe_source(judged.data.name, root, judged.data.options)
+    else:
+        images, where = _images(run, data, data_root)
     # Masks, if there are any, are of no use here, and do not fit a part of the images.
     images = Dataset(**{field.name: getattr(images, field.name) for field in fields(Dataset)})
     loading = time.perf_counter() - start

@@ -158,3 +158,11 @@ def flatten_settings(values: Mapping[str, object], place: str = "") -> list[tupl
         else:
             pairs.append((f"{place}{key}", setting_text(value)))
     return pairs
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 3 h 20 min."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -42,15 +42,11 @@ from veridical.report.table import Unit, write_cell, write_number
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import write_atomic
-from veridical.studies.diffroar_result import (
-    FinishedDiffRoar,
-    attribution_name,
-    check_comparable,
-    model_title,
-)
+from veridical.studies.diffroar_result import attribution_name, check_comparable, model_title
+from veridical.studies.study import StudyResult
 
 REPORT = "report.html"
-Measured = Mapping[str, FinishedDiffRoar]
+Measured = Mapping[str, StudyResult]
 Point = Mapping[str, Any]
 """{"level", "top", "bottom", "difference"}; the last three are {"repeats", "value", "low", "high"}."""
 
@@ -163,7 +159,7 @@ def diffroar_table(measured: Measured) -> Table:
     )
 
 
-def _row(name: str, one: FinishedDiffRoar, place: int) -> dict[str, object]:
+def _row(name: str, one: StudyResult, place: int) -> dict[str, object]:
     results = one.results
     point, judged = results["curve"][place], results["verdicts"][place]
     control = at_level(results["control"]["curve"], point["level"]) if results["control"] else None
@@ -213,7 +209,7 @@ def diffroar_verdict(measured: Measured) -> Verdict:
     return Verdict(headlines, [sentence for sentence in text if sentence], caution, [drawn])
 
 
-def diffroar_headline(name: str, one: FinishedDiffRoar) -> str:
+def diffroar_headline(name: str, one: StudyResult) -> str:
     """One sentence on all levels of an attribution, with what else explains a difference as well."""
     curve, groups = one.results["curve"], dict[str, list[float]]()
     for point in one.results["verdicts"]:
@@ -251,7 +247,7 @@ def _as_good(judged: Point) -> str:
     return f"it does not beat {' or '.join(told)}" if told else ""
 
 
-def _own_findings(name: str, one: FinishedDiffRoar) -> list[str]:
+def _own_findings(name: str, one: StudyResult) -> list[str]:
     """Against the baselines, a sentence each, and what the masks alone tell about the class."""
     sentences = []
     for baseline, curve in one.results["baselines"].items():
@@ -277,7 +273,7 @@ def _own_findings(name: str, one: FinishedDiffRoar) -> list[str]:
     return sentences
 
 
-def _beside_first(first: tuple[str, FinishedDiffRoar], other: tuple[str, FinishedDiffRoar]) -> str:
+def _beside_first(first: tuple[str, StudyResult], other: tuple[str, StudyResult]) -> str:
     """Where another's difference lies above or below the first's; empty without a level of both."""
     orders: dict[str, list[float]] = {"higher": [], "lower": [], "overlap": []}
     for point in other[1].results["verdicts"]:
@@ -305,7 +301,7 @@ def _results_text(measured: Measured) -> list[str]:
     return [f"{'; '.join(sorted(counts, key=lambda words: float(words.partition('%')[0])))}."]
 
 
-def _count(one: FinishedDiffRoar, level: float) -> int:
+def _count(one: StudyResult, level: float) -> int:
     coordinates: int = one.results["rankings"]["judged"]["coordinates"]
     return max(1, math.floor(level * coordinates + 0.5))
 
@@ -321,7 +317,7 @@ def _end_panels(measured: Measured) -> list[Panel]:
     return [Panel("Both ends, side by side", [_BANDS], drawn)]
 
 
-def _own_panel(name: str, one: FinishedDiffRoar, *, alone: bool) -> Panel:
+def _own_panel(name: str, one: StudyResult, *, alone: bool) -> Panel:
     """One measurement level by level, with its charts: ends, baselines, the masks alone, ROAR and KAR."""
     results, mode = one.results, one.config["measured"]["mode"]
     random = results["baselines"].get("random", ())
@@ -350,7 +346,7 @@ def _own_panel(name: str, one: FinishedDiffRoar, *, alone: bool) -> Panel:
     return Panel("Level by level" if alone else name, [*sentences, *findings, _BANDS], drawn)
 
 
-def _level_sentence(one: FinishedDiffRoar, place: int) -> str:
+def _level_sentence(one: StudyResult, place: int) -> str:
     """The verdict on one level and the numbers behind it, in words."""
     point, entry = one.results["curve"][place], one.results["verdicts"][place]
     level, judged = float(point["level"]), Interval.read(entry)
@@ -485,7 +481,7 @@ def _spread(levels: Sequence[float]) -> list[float]:
 
 
 def _picture_rows(
-    name: str, one: FinishedDiffRoar, index: int, levels: Sequence[float], number: int
+    name: str, one: StudyResult, index: int, levels: Sequence[float], number: int
 ) -> Iterator[PictureRow]:
     """The image and its top ends, then the order and its bottom ends."""
     arrays, mode = one.arrays, one.config["measured"]["mode"]
@@ -542,7 +538,7 @@ def _by_name(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
-def _about(name: str, one: FinishedDiffRoar) -> str:
+def _about(name: str, one: StudyResult) -> str:
     """What of a measurement its name does not say already."""
     words = (one.config["run"]["model"]["name"], model_title(one), attribution_name(one))
     return ", ".join(part for part in words if part not in name)

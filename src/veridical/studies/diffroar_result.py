@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from veridical.faithfulness.result import judge_levels
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import AGAIN, Frame
-from veridical.runtime.record import record
-from veridical.studies.finished import EXAMPLES, RESULT, Finished, Named, Trained, read_finished
+from veridical.studies.study import EXAMPLES, RESULT, StudyResult
 from veridical.studies.training import training_title
 
 # What must agree for accuracies to be of the same images, networks and trainings.
@@ -68,7 +67,20 @@ class _Results(TypedDict):
     notes: list[str]
 
 
-class _Data(Named):
+class _Named(TypedDict):
+    name: str
+
+
+class _Examined(TypedDict):
+    """What pages tell of the model; one that is no run has no objective."""
+
+    model: _Named
+    objective: NotRequired[str]
+    recipe: NotRequired[str]
+    robust: NotRequired[dict[str, Any] | None]
+
+
+class _Data(_Named):
     train: int
     test: int
 
@@ -89,13 +101,13 @@ class _Training(TypedDict):
 
 
 class _Config(TypedDict):
-    run: Trained
+    run: _Examined
     weights: str
     data: _Data
     attribution: dict[str, Any]
     measured: _Design
     fill: dict[str, Any]
-    model: Named
+    model: _Named
     training: _Training
 
 
@@ -107,14 +119,16 @@ class _Timing(TypedDict):
     retrainings: int
 
 
-class _Document(Frame):
+class DiffRoarDocument(Frame):
+    """The result.json of a measurement."""
+
     config: _Config
     results: _Results
     environment: _Environment  # type: ignore[misc]
     timing: _Timing  # type: ignore[misc]
 
 
-_ARRAYS = {
+ARRAYS_FORM = {
     **dict.fromkeys(("index", "label"), "iu N"),
     "image": "u N C H W",
     "order": "f N H W",
@@ -124,16 +138,8 @@ _ARRAYS = {
 }
 
 
-@record
-class FinishedDiffRoar(Finished):
-    """One finished measurement."""
-
-
-def read_diffroar(folder: str | Path) -> FinishedDiffRoar:
-    """Read what `veridical diffroar` left; a RunError for a folder that is not a finished measurement."""
-    found = read_finished(
-        FinishedDiffRoar, folder, "diffroar", "measured", what="measurement", form=_Document, forms=_ARRAYS
-    )
+def judge_again(found: StudyResult) -> StudyResult:
+    """The measurement with its verdicts judged anew; a RunError for one whose parts do not fit together."""
     told, mode, source = found.results, found.config["measured"]["mode"], found.folder / RESULT
     curves = [told["curve"], *told["baselines"].values()]
     curves += [told["control"]["curve"]] if told["control"] else []
@@ -150,8 +156,8 @@ def read_diffroar(folder: str | Path) -> FinishedDiffRoar:
 
 
 def name_measurements(
-    found: Sequence[FinishedDiffRoar], titles: Sequence[str] | None = None
-) -> dict[str, FinishedDiffRoar]:
+    found: Sequence[StudyResult], titles: Sequence[str] | None = None
+) -> dict[str, StudyResult]:
     """The measurements by title: the titles given, else attribution and model as far as they differ."""
     if titles is not None and len(titles) != len(found):
         raise argument_error("titles", list(titles), f"{len(found)} names, one for each measurement")
@@ -161,7 +167,7 @@ def name_measurements(
     return dict(zip(chosen, found, strict=True))
 
 
-def _titles(found: Sequence[FinishedDiffRoar]) -> list[str]:
+def _titles(found: Sequence[StudyResult]) -> list[str]:
     """The shortest names that tell them apart: what is judged, the attribution, then model, then folder."""
     ways = (
         [attribution_name(one) for one in found],
@@ -173,17 +179,18 @@ def _titles(found: Sequence[FinishedDiffRoar]) -> list[str]:
     return [f"{name} ({one.folder.name})" for name, one in zip(ways[0], found, strict=True)]
 
 
-def model_title(measured: FinishedDiffRoar) -> str:
+def model_title(measured: StudyResult) -> str:
     """A reader's name for the run that explains: its objective, and the ball it was trained in."""
-    return training_title(measured.config["run"])
+    run = measured.config["run"]
+    return training_title(run) if "objective" in run else str(run["model"]["name"])
 
 
-def attribution_name(measured: FinishedDiffRoar) -> str:
+def attribution_name(measured: StudyResult) -> str:
     """The attribution as it was asked for."""
     return Path(str(measured.document["environment"]["attribution"])).name
 
 
-def check_comparable(found: Mapping[str, FinishedDiffRoar]) -> None:
+def check_comparable(found: Mapping[str, StudyResult]) -> None:
     """Raise a UsageError unless all retrained the same networks on the same images in the same way."""
     (name, first), *others = found.items()
     for other_name, other in others:
@@ -196,6 +203,6 @@ def check_comparable(found: Mapping[str, FinishedDiffRoar]) -> None:
                 )
 
 
-def _conditions(measured: FinishedDiffRoar) -> dict[str, Any]:
+def _conditions(measured: StudyResult) -> dict[str, Any]:
     config = measured.config
     return {key: config[key] for key in _SAME} | {key: config["measured"][key] for key in _SAME_DESIGN}

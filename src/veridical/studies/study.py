@@ -157,7 +157,7 @@ class Work:
     ) -> None:
         self.store, self.executor = store, executor
         self.outcomes: dict[str, Outcome] = {}
-        self._study, self._progress = study, progress or (lambda _what, _state: None)
+        self._study, self.progress = study, progress or (lambda _what, _state: None)
         self._jobs: dict[Case, Job] = {}
 
     def run(self, cases: Iterable[Case]) -> None:
@@ -170,7 +170,7 @@ class Work:
 
     def run_jobs(self, what: str, jobs: Sequence[Job]) -> None:
         """Run jobs that a study makes itself, as the stage `what`."""
-        outcomes = run_jobs(jobs, self.store, self.executor, progress=lambda now: self._progress(what, now))
+        outcomes = run_jobs(jobs, self.store, self.executor, progress=lambda now: self.progress(what, now))
         check_outcomes(outcomes, jobs)
         self.outcomes |= outcomes
 
@@ -320,6 +320,10 @@ class Study(Generic[OptionsT]):
     def placement(self) -> Any:
         """The options that say what jobs run on. Default: those given."""
         return self.options
+
+    def forecast(self) -> str | None:
+        """What to print in place of running, for a study that can tell how long it would take."""
+        return None
 
     # What is said about it
 
