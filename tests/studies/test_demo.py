@@ -7,7 +7,7 @@ import pytest
 from veridical.cli.main import main
 from veridical.runtime.files import read_json
 from veridical.studies import demo as module
-from veridical.studies.attack_result import AttackResult
+from veridical.studies.attack_page import AttackResult
 from veridical.studies.demo import Scale, verdict
 
 from .conftest import write_stripes

@@ -52,11 +52,12 @@ def compare(options: CompareOptions) -> int:
         REPORT,
         attack_table,
         attack_verdict,
+        check_comparable,
+        name_attacks,
         paired_table,
         robustness_scatter,
         write_attack_page,
     )
-    from veridical.studies.attack_result import check_comparable, name_attacks
 
     if len(options.attacks) < 2:
         raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")

@@ -21,9 +21,8 @@ from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
 from veridical.runtime.study_config import DemoOptions
 from veridical.studies.attack import Attack, AttackOptions, count_attacked
-from veridical.studies.attack_page import REPORT, write_attack_page
-from veridical.studies.attack_result import AttackResult
-from veridical.studies.finished import RESULT
+from veridical.studies.attack_page import REPORT, AttackResult, write_attack_page
+from veridical.studies.study import RESULT
 from veridical.studies.training import OBJECTIVE_TITLES
 from veridical.training.log import read_log
 from veridical.training.loop import train

@@ -30,7 +30,7 @@ from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predict_classes as predictions
 from veridical.faithfulness.sources import describe_source
-from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
+from veridical.metrics.intervals import SHARE, mean_interval, over_runs, proportion_interval, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,
     cosine_within,
@@ -76,7 +76,6 @@ from veridical.studies.maps import (
     measures_over_seeds,
     scaled_saliency,
 )
-from veridical.studies.over_seeds import over_runs, two_intervals
 from veridical.studies.study import (
     Case,
     Context,

@@ -25,7 +25,7 @@ from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.randomisation import predict_classes
 from veridical.faithfulness.sources import describe_source
-from veridical.metrics.intervals import SHARE
+from veridical.metrics.intervals import SHARE, over_runs, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS
 from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import Interval
@@ -54,7 +54,6 @@ from veridical.studies.maps import (
     measures_over_seeds,
     scaled_saliency,
 )
-from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
 from veridical.studies.study import (
     Case,
     Context,
