@@ -42,7 +42,6 @@ WITHOUT_TORCH = [
     "runtime.files",
     "runtime.options",
     "runtime.registry",
-    "runtime.study_config",
     "attacks.directions",
     "attribution.registry",
     "data.registry",

@@ -73,7 +73,7 @@ COMMANDS: Mapping[str, Command] = {
         "veridical.studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"
     ),
     "demo": Command(
-        "veridical.cli.attack:demo", "train, attack and show a natural and a robust model on digits"
+        "veridical.studies.demo:Demo", "train, attack and show a natural and a robust model on digits"
     ),
     # Studies from outside, whose options are known when the first argument is.
     "run": Command(

@@ -67,26 +67,6 @@ def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any
 
 
 @contextmanager
-def stage_bars(*, shown: bool) -> Iterator[Callable[[str, str, int, int], Any]]:
-    """A bar on stderr for each model, as a function of (model, what is done to it, done, total)."""
-    columns = (
-        TextColumn("{task.description:<42}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=terminal(stderr=True), disable=not shown) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(model: str, stage: str, done: int, total: int) -> None:
-            if model not in tasks:
-                tasks[model] = bar.add_task(visible(model), total=None)
-            bar.update(tasks[model], description=visible(f"{model}: {stage}"), completed=done, total=total)
-
-        yield show
-
-
-@contextmanager
 def stage_jobs(*, shown: bool) -> Iterator[Callable[[str, JobsProgress], Any]]:
     """A bar on stderr for each stage, one for all of its jobs, as a function of (stage, where it stands)."""
     columns = (

@@ -61,7 +61,7 @@ class Retraining(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Design(Checked):
-    """What is measured; the fields are those of `veridical.runtime.study_config.DiffRoarOptions`."""
+    """What is measured; the fields are those of `veridical.studies.diffroar.DiffRoarOptions`."""
 
     levels: tuple[Level, ...] = LEVELS
     repeats: Repeats = 5
