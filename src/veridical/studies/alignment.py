@@ -52,8 +52,8 @@ from veridical.studies.study import (
 from veridical.studies.training import training_title, undertrained
 from veridical.training.subject import Subject, load_model, load_subject
 
+# Test images of one job.
 STRETCH = 500
-"""Test images of one job."""
 
 COLUMNS = (
     Column("accuracy", "accuracy", "share"),

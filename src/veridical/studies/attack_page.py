@@ -67,6 +67,7 @@ MEASURES: Final = ("natural_accuracy", "adversarial_accuracy", "topk_intersectio
 
 Mark = Literal["published", "recalled"]
 
+# MEASURES of the network that was trained on a data set under an objective.
 PAPER_NUMBERS: Final[Mapping[tuple[str, str], tuple[float, float, float, float]]] = {
     ("mnist", "natural"): (0.9917, 0.0000, 0.4661, 0.1758),
     ("mnist", "adversarial"): (0.9840, 0.9247, 0.6256, 0.2422),
@@ -85,7 +86,6 @@ PAPER_NUMBERS: Final[Mapping[tuple[str, str], tuple[float, float, float, float]]
     ("flowers17", "ig-norm"): (0.8529, 0.2426, 0.6468, 0.7591),
     ("flowers17", "ig-sum-norm"): (0.8235, 0.4706, 0.6633, 0.7974),
 }
-"""MEASURES of the network that was trained on a data set under an objective."""
 
 # The natural accuracy of these three was stated by the authors; all other numbers are recalled.
 _STATED_ACCURACY: Final = frozenset({"natural", "ig-norm", "ig-sum-norm"})
@@ -255,14 +255,14 @@ def name_attacks(
 
 
 @record
-class PairedDifference:
+class _PairedDifference:
     """A measure's means over the images of two attacks, and the interval of second minus first."""
 
     means: tuple[float, float]
     difference: IntervalForm
 
 
-def paired_differences(first: AttackResult, second: AttackResult) -> dict[str, PairedDifference]:
+def paired_differences(first: AttackResult, second: AttackResult) -> dict[str, _PairedDifference]:
     """How IN, CO and their kin differ image by image, over the images that both classify correctly.
 
     The attacks may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of
@@ -288,7 +288,7 @@ def paired_differences(first: AttackResult, second: AttackResult) -> dict[str, P
     for name in ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection"):
         a, b = first.arrays[name][here], second.arrays[name][there]
         means = (_mean(a), _mean(b))
-        pairs[name] = PairedDifference(means, mean_interval((b - a).tolist(), undefined="exclude"))
+        pairs[name] = _PairedDifference(means, mean_interval((b - a).tolist(), undefined="exclude"))
     return pairs
 
 
@@ -422,7 +422,7 @@ def attack_table(attacks: Attacks, *, literature: bool = False) -> Table:
 
     literature: below each, what is published of a network like it, for orientation and not as a yardstick.
     """
-    measured = attack_columns(attacks)
+    measured = _attack_columns(attacks)
     columns: list[Column | str] = ["model", *measured, *_COUNTS]
     rows: list[Mapping[str, object]] = []
     for name, attacked in attacks.items():
@@ -431,7 +431,7 @@ def attack_table(attacks: Attacks, *, literature: bool = False) -> Table:
     return Table(columns, rows, "Measured values with 95% intervals.")
 
 
-def attack_columns(attacks: Attacks) -> list[Column]:
+def _attack_columns(attacks: Attacks) -> list[Column]:
     """What an attack measures, as columns: both accuracies, then the registry's measures of two maps."""
     k = next(iter(attacks.values())).config["protocol"]["k"]
     columns = [*_ACCURACIES]
@@ -448,7 +448,7 @@ def attack_columns(attacks: Attacks) -> list[Column]:
 
 
 def _steadiness(attacks: Attacks) -> list[Column]:
-    return [column for column in attack_columns(attacks) if column.key in _STEADINESS]
+    return [column for column in _attack_columns(attacks) if column.key in _STEADINESS]
 
 
 def _comparison_panels(attacks: Attacks) -> list[Panel]:
@@ -498,7 +498,7 @@ def paired_table(attacks: Attacks) -> Table:
     """A row per measure: both means over the shared images, and their difference with its interval."""
     (name, first), (other, second) = attacks.items()
     columns: list[Column | str] = ["measure", name, other, Column("", "difference", "difference"), "images"]
-    headings = {column.key: column.heading for column in attack_columns(attacks)}
+    headings = {column.key: column.heading for column in _attack_columns(attacks)}
     rows = []
     for key, pair in paired_differences(first, second).items():
         one, two = (signed(mean, 4) for mean in pair.means)
@@ -648,7 +648,7 @@ def _results_panel(attacks: Attacks) -> Panel:
     text = [f"The top pixels are the k = {k:,} most important.", *_counts(attacks)]
     if len(table.rows) > len(attacks):
         text.append(_LITERATURE)
-    drawn = [_intervals(one, attacks) for one in attack_columns(attacks) if one.key not in _STEADINESS]
+    drawn = [_intervals(one, attacks) for one in _attack_columns(attacks) if one.key not in _STEADINESS]
     return Panel("Results", text, [one for one in drawn if one is not None], table)
 
 
@@ -668,7 +668,7 @@ def _literature_rows(
 def _counts(attacks: Attacks) -> Iterator[str]:
     """A sentence for each measure that is defined on fewer images than its kind."""
     for name, attacked in attacks.items():
-        for column in attack_columns(attacks):
+        for column in _attack_columns(attacks):
             # Accuracies are of all images; maps are compared only of those classified correctly.
             n = _read(attacked, column.key).n
             whole = attacked.results["examples"]
@@ -817,7 +817,7 @@ def _radius_panels(attacks: Attacks) -> list[Panel]:
     """Each measure against the attack radius with its 95% band; natural accuracy has no radius."""
     drawn = []
     curves = {name: one.results.get("curve") or () for name, one in attacks.items()}
-    for column in attack_columns(attacks)[1:]:
+    for column in _attack_columns(attacks)[1:]:
         lines = []
         for name, curve in curves.items():
             points = sorted(

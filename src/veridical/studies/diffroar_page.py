@@ -244,11 +244,11 @@ def _conditions(measured: StudyResult) -> dict[str, Any]:
 
 REPORT = "report.html"
 Measured = Mapping[str, StudyResult]
+# {"level", "top", "bottom", "difference"}; the last three are {"repeats", "value", "low", "high"}.
 Point = Mapping[str, Any]
-"""{"level", "top", "bottom", "difference"}; the last three are {"repeats", "value", "low", "high"}."""
 
+# Curves of more models than this cannot be told apart on one page.
 _MOST = 6
-"""Curves of more models than this cannot be told apart on one page."""
 _SHOWN_LEVELS = 4
 _BASELINES: Final = {
     # name: (in running text, as a heading, name of its curve)
@@ -359,7 +359,7 @@ def diffroar_table(measured: Measured) -> Table:
 def _row(name: str, one: StudyResult, place: int) -> dict[str, object]:
     results = one.results
     point, judged = results["curve"][place], results["verdicts"][place]
-    control = at_level(results["control"]["curve"], point["level"]) if results["control"] else None
+    control = _at_level(results["control"]["curve"], point["level"]) if results["control"] else None
     also = [_BASELINES.get(known, (known, known))[1] for known in judged.get("as_good") or ()]
     return {
         "title": name,
@@ -428,7 +428,7 @@ def diffroar_headline(name: str, one: StudyResult) -> str:
     return f"{quoted(name)}: {'; '.join(clauses)}."
 
 
-def at_level(curve: Sequence[Point], level: float) -> Point | None:
+def _at_level(curve: Sequence[Point], level: float) -> Point | None:
     """A curve's point at a level, or None where it has none."""
     return next((point for point in curve if abs(float(point["level"]) - level) < 1e-9), None)
 
@@ -474,7 +474,7 @@ def _beside_first(first: tuple[str, StudyResult], other: tuple[str, StudyResult]
     """Where another's difference lies above or below the first's; empty without a level of both."""
     orders: dict[str, list[float]] = {"higher": [], "lower": [], "overlap": []}
     for point in other[1].results["verdicts"]:
-        there = at_level(first[1].results["verdicts"], point["level"])
+        there = _at_level(first[1].results["verdicts"], point["level"])
         order = "unknown" if there is None else Interval.read(point).against(Interval.read(there))
         if order in orders:
             orders[order].append(float(point["level"]))
@@ -557,7 +557,7 @@ def _level_sentence(one: StudyResult, place: int) -> str:
     told = (
         f"{start} {ends}: {points(judged.value)} points, {_interval(judged, len(point['top']['repeats']))}."
     )
-    control = at_level(one.results["control"]["curve"], level) if one.results["control"] else None
+    control = _at_level(one.results["control"]["curve"], level) if one.results["control"] else None
     if control is not None:
         masks = " and ".join(write_number(control[end]["value"], "share") for end in ("top", "bottom"))
         told += f" Their masks alone give {masks}."

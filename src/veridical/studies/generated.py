@@ -22,6 +22,7 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.files import claim_folder, read_json, result_document, write_atomic, write_json
 from veridical.runtime.options import BlockOptions, DataRoot, Gallery, ShortcutOptions
 
+# The rows of the picture of all kinds of BlockMNIST, by title.
 KINDS: Mapping[str, BlockOptions] = {
     "BlockMNIST: a square's outline, position random": BlockOptions(),
     "BlockMNIST-Top: position top": BlockOptions(position="top"),
@@ -37,7 +38,6 @@ KINDS: Mapping[str, BlockOptions] = {
     "contrast 0.5, null contrast 1": BlockOptions(contrast=0.5, null_contrast=1.0),
     "noise 0.2": BlockOptions(noise=0.2),
 }
-"""The rows of the picture of all kinds of BlockMNIST, by title."""
 
 _MOVED = "counterfactuals of the first row: the same images, the signal moved"
 _PARTS: tuple[PartName, PartName] = ("train", "test")
@@ -101,7 +101,7 @@ def make_block_mnist(options: BlockFileOptions) -> str:
     if figure is None:
         return text
     figure.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw_kinds(options.source, options.data_root)
+    drawn = _draw_kinds(options.source, options.data_root)
     drawn.savefig(figure, dpi=144, facecolor="white", bbox_inches="tight", pad_inches=0.2)
     return f"{text}\nfigure: {figure}"
 
@@ -123,7 +123,7 @@ def make_shortcut(options: ShortcutFileOptions) -> str:
     return _write("make-shortcut", asdict(patch), make, options, "the patch")
 
 
-def draw_kinds(source: str, root: str | None = None) -> Figure:
+def _draw_kinds(source: str, root: str | None = None) -> Figure:
     """A row of training images for each of KINDS, then the counterfactuals of the first, masks outlined."""
     kinds = {
         title: replace(kind, source=source, train_examples=_ROW, test_examples=1)

@@ -30,8 +30,8 @@ from veridical.report import Colours, Curve, curves_figure
 from veridical.report.formats import main_interval
 from veridical.runtime.files import Arrays
 
+# Measures that are one number per map; `topk` is one for each level.
 SINGLE = ("mass", "area", "auc", "pointing", "zero")
-"""Measures that are one number per map; `topk` is one for each level."""
 
 
 def map_measures(
@@ -79,8 +79,8 @@ _KINDS = {
 }
 
 
+# What the masks of generated files mark.
 _MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the planted patch"}
-"""What the masks of generated files mark."""
 
 
 @lru_cache(maxsize=2)

@@ -61,23 +61,23 @@ from veridical.runtime.record import record
 from veridical.runtime.trusted_import import import_trusted
 
 RESULT, EXAMPLES, REPORT = "result.json", "examples.npz", "report.html"
+# Where intervals of a unit end.
 BOUNDS: Mapping[str, tuple[float, float]] = {"share": SHARE, "points": (-1.0, 1.0)}
-"""Where intervals of a unit end."""
 
+# The store of a study that names no other, and what a job keeps its arrays in.
 JOBS, ARRAYS = "jobs", "measured.npz"
-"""The store of a study that names no other, and what a job keeps its arrays in."""
 
+# (what is done, how far it is).
 ProgressCallback = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
 
 _PLACEMENT = {one.name for group in (Placement, DataRoot, Gallery) for one in fields(group)}
+# Options on which no number depends.
 _PLACEMENT = (_PLACEMENT | {"batch", "trust_code"}) - {"seed"}
-"""Options on which no number depends."""
 
 OptionsT = TypeVar("OptionsT")
 _OWN = "veridical."
+# Studies of this process by name: one that a notebook defines runs in it, though no worker can import it.
 _LIVE: dict[str, type[Study[Any]]] = {}
-"""Studies of this process by name: one that a notebook defines runs in it, though no worker can import it."""
 
 
 @record
