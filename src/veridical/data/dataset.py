@@ -44,10 +44,7 @@ class Split:
         return len(self.labels)
 
     def batch(
-        self,
-        indices: Indices,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+        self, indices: Indices, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
         """Cut out examples: inputs `dtype` (n, C, H, W) in [0, 1] and target int64 (n,), new tensors.
 
@@ -218,12 +215,7 @@ def load(
 
 
 def build_dataset(
-    name: str,
-    arrays: Arrays,
-    source: str,
-    entry: DatasetEntry | None = None,
-    *,
-    equalise: bool = False,
+    name: str, arrays: Arrays, source: str, entry: DatasetEntry | None = None, *, equalise: bool = False
 ) -> Dataset:
     """Check the arrays and turn them into a data set; every option that shaped them is recorded.
 
@@ -235,15 +227,11 @@ def build_dataset(
     images = [_channels_first(part, equalise) for part in (arrays.train_images, arrays.test_images)]
     labels = [part.astype(np.int64) for part in (arrays.train_labels, arrays.test_labels)]
     digest = hashlib.sha256()
-    hashed: list[npt.NDArray[Any]] = [*images, *labels]
-    for array in hashed:
+    for array in (*images, *labels):
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    train, test = (
-        Split(torch.from_numpy(part), torch.from_numpy(target))
-        for part, target in zip(images, labels, strict=True)
-    )
-    return Dataset(name, train, test, classes, digest.hexdigest(), source, options)
+    splits = [Split(torch.from_numpy(part), torch.from_numpy(own)) for part, own in zip(images, labels)]
+    return Dataset(name, *splits, classes, digest.hexdigest(), source, options)
 
 
 def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArray[np.uint8]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from veridical.data.arrays import corrupt_file_error
-from veridical.data.dataset import Dataset, Split, load
+from veridical.data.arrays import Arrays, corrupt_file_error
+from veridical.data.dataset import Dataset, Split, build_dataset, load
 from veridical.data.npz import read_members
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error
@@ -81,6 +81,33 @@ class MaskedDataset(Dataset):
         if name not in self.places:
             raise unknown_name_error("name", name, self.places or ["(there are none)"])
         return self.places[name][_PARTS.index(part)]
+
+
+@record
+class GeneratedPart:
+    """One part as generated: uint8 (N, C, H, W), int64 (N,), bool (N, H, W), and int64 (N,) by name."""
+
+    images: Tensor
+    labels: Tensor
+    mask: Tensor
+    places: Mapping[str, Tensor]
+
+
+def build_generated(
+    name: str,
+    source: Dataset,
+    options: Mapping[str, object],
+    classes: Sequence[str],
+    train: GeneratedPart,
+    test: GeneratedPart,
+) -> MaskedDataset:
+    """The data set that was generated from `source`; its options record both."""
+    recorded = {**options, "source_checksum": source.checksum}
+    halves = [(part.images.permute(0, 2, 3, 1).numpy(), part.labels.numpy()) for part in (train, test)]
+    arrays = Arrays(*halves[0], *halves[1], tuple(classes), recorded)
+    data = build_dataset(name, arrays, source.source)
+    places = {key: (train.places[key], test.places[key]) for key in train.places}
+    return MaskedDataset.of(data, train.mask, test.mask, places)
 
 
 def check_limit(part: PartName, limit: int | None, available: int) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from veridical.data.block_mnist import block_mnist, counterfactual
+from veridical.data.block_mnist import block_mnist
 from veridical.data.masked import MaskedDataset, PartName, load_masked, save_masked
 from veridical.data.shortcut import shortcut
 from veridical.report import Illustration, Panel, PictureGallery, PictureRow, Table, study_page
@@ -92,9 +92,7 @@ def make_block_mnist(options: BlockFileOptions) -> str:
     blocks = _part_of(BlockOptions, options)
 
     def make() -> MaskedDataset:
-        if options.moved:
-            return counterfactual(blocks, options.data_root, step=options.moved)
-        return block_mnist(blocks, options.data_root)
+        return block_mnist(blocks, options.data_root, moved=options.moved)
 
     config = {**asdict(blocks), "moved": options.moved}
     text = _write("make-block-mnist", config, make, options, "the signal block")
@@ -130,7 +128,7 @@ def _draw_kinds(source: str, root: str | None = None) -> Figure:
         for title, kind in KINDS.items()
     }
     rows = {title: block_mnist(kind, root) for title, kind in kinds.items()}
-    rows[_MOVED] = counterfactual(next(iter(kinds.values())), root)
+    rows[_MOVED] = block_mnist(next(iter(kinds.values())), root, moved=1)
     figure = Figure(figsize=(1.4 * _ROW, 2.6 * len(rows)), layout="constrained")
     strips = np.ravel(figure.subfigures(len(rows), 1, squeeze=False))
     for strip, (title, data) in zip(strips, rows.items(), strict=True):

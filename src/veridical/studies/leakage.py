@@ -25,7 +25,7 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import dataset_maps
 from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution
-from veridical.data.block_mnist import block_mnist, counterfactual
+from veridical.data.block_mnist import block_mnist
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predict_classes as predictions
@@ -467,7 +467,7 @@ class Leakage(Study[LeakageOptions]):
             few = replace(
                 BlockOptions(**values["blocks"]), train_examples=1, test_examples=values["explained"]
             )
-            moved = counterfactual(few, context.data_root)
+            moved = block_mnist(few, context.data_root, moved=1)
         name = values["attribution"]["name"]
         method = create_attribution(name, seed=values["seed"], trust_code=context.trust_code)
         return measure_leakage(
