@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binom, chisquare
 
 from veridical.data import load
-from veridical.data.block_mnist import BlockOptions, block_mnist, cells_of
+from veridical.data.block_mnist import BlockOptions, _cells_of, block_mnist
 from veridical.data.masked import MaskedDataset
 from veridical.runtime.errors import DataError, UsageError
 
@@ -133,7 +133,7 @@ def test_other_labels_give_the_same_images(source: str, tmp_path: Path, kind: st
 def test_blocks_hold_the_source_s_image_and_the_null(source: str, kind: str) -> None:
     options = BlockOptions(source=source, train_examples=40, **KINDS[kind])
     data, origin = block_mnist(options), load(source)
-    rows, columns = cells_of(options)
+    rows, columns = _cells_of(options)
     assert data.shape == (1, rows * SIDE, columns * SIDE)
     chosen = data.place("example", "train")
     if options.classes == "two":
@@ -248,7 +248,7 @@ def test_positions(source: str) -> None:
 
     def counts(position: Any, layout: Any) -> npt.NDArray[np.int64]:
         chosen = replace(options, position=position, layout=layout)
-        cells = int(np.prod(cells_of(chosen)))
+        cells = int(np.prod(_cells_of(chosen)))
         return np.bincount(block_mnist(chosen).place("block", "train").numpy(), minlength=cells)
 
     assert counts("top", 3).tolist() == [800] + 8 * [0]
@@ -266,7 +266,7 @@ def test_positions(source: str) -> None:
 def test_counterfactuals_move_the_signal_and_nothing_else(source: str, layout: Any, step: int) -> None:
     options = BlockOptions(source=source, layout=layout, null="scramble", train_examples=50)
     data, moved = block_mnist(options), block_mnist(options, moved=step)
-    rows, columns = cells_of(options)
+    rows, columns = _cells_of(options)
     before, after = data.place("block", "train"), moved.place("block", "train")
     assert after.equal((before + step) % (rows * columns))
     assert moved.train.labels.equal(data.train.labels)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from veridical.jobs import Job, Store
-from veridical.jobs.execution import execute, log_to, task
+from veridical.jobs.execution import _log_to, execute, task
 from veridical.jobs.lease import acquire
 
 
@@ -86,7 +86,7 @@ def test_only_the_jobs_own_thread_prints_into_its_log(
 
     thread = threading.Thread(target=other)
     thread.start()
-    with log_to(tmp_path / "log.txt"):
+    with _log_to(tmp_path / "log.txt"):
         inside.set()
         print("from the job")
         outside.wait()
@@ -102,7 +102,7 @@ def test_two_jobs_in_two_threads_have_two_logs(tmp_path: Path) -> None:
     gate = threading.Barrier(2)
 
     def work(name: str) -> None:
-        with log_to(tmp_path / name):
+        with _log_to(tmp_path / name):
             gate.wait()
             print(name)
             gate.wait()

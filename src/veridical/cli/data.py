@@ -44,7 +44,7 @@ def list_data(options: ListOptions) -> int:
     rows = available(root)  # headers alone are read
     seconds = time.perf_counter() - start
     console = terminal()
-    console.print(data_table(rows, root))
+    console.print(_data_table(rows, root))
     for row in rows:
         if row.problem:
             console.print(Text(visible(row.problem), style="red"))
@@ -54,7 +54,7 @@ def list_data(options: ListOptions) -> int:
     return 0
 
 
-def data_table(rows: "list[Availability]", root: Path) -> "Table":
+def _data_table(rows: "list[Availability]", root: Path) -> "Table":
     """One row per data set: images, size, and where it was found, below the root if nothing else is said."""
     from rich import box
     from rich.table import Table

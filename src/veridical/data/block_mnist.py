@@ -22,7 +22,7 @@ from veridical.runtime.options import BlockOptions
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
-__all__ = ["BlockOptions", "block_mnist", "cells_of"]
+__all__ = ["BlockOptions", "_cells_of", "block_mnist"]
 
 _CHUNK = 1024
 # Of a square, as shares of the block's sides: its distance from the border, and the width of its outline. In
@@ -46,7 +46,7 @@ def block_mnist(
     additive noise stays with its pixel.
     Raises UsageError for options that do not apply, DataError for a source that is not there or not grey.
     """
-    rows, columns = cells_of(options)
+    rows, columns = _cells_of(options)
     if not 0 <= moved < rows * columns:
         expected = f"an integer from 0 to {rows * columns - 1}, since there are {rows * columns} blocks"
         raise argument_error("moved", moved, expected)
@@ -65,7 +65,7 @@ def block_mnist(
     return build_generated(f"block-mnist{fixed}", source, made_of, classes, *parts)
 
 
-def cells_of(options: BlockOptions) -> tuple[int, int]:
+def _cells_of(options: BlockOptions) -> tuple[int, int]:
     """Rows and columns of blocks."""
     layout = options.layout
     return {"vertical": (2, 1), "horizontal": (1, 2)}[layout] if isinstance(layout, str) else (layout, layout)
@@ -92,7 +92,7 @@ def _select(name: PartName, split: Split, classes: int, limit: int | None) -> _P
 
 
 def _compose(options: BlockOptions, part: _Part, moved: int) -> GeneratedPart:
-    rows, columns = cells_of(options)
+    rows, columns = _cells_of(options)
     height, width = part.pool.shape[1:]
     images = np.empty((part.count, rows * height, columns * width), dtype=np.uint8)
     masks = np.empty(images.shape, dtype=np.bool_)

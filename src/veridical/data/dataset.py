@@ -227,11 +227,12 @@ def build_dataset(
     images = [_channels_first(part, equalise) for part in (arrays.train_images, arrays.test_images)]
     labels = [part.astype(np.int64) for part in (arrays.train_labels, arrays.test_labels)]
     digest = hashlib.sha256()
-    for array in (*images, *labels):
+    hashed: list[npt.NDArray[Any]] = [*images, *labels]
+    for array in hashed:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    splits = [Split(torch.from_numpy(part), torch.from_numpy(own)) for part, own in zip(images, labels)]
-    return Dataset(name, *splits, classes, digest.hexdigest(), source, options)
+    train, test = (Split(torch.from_numpy(part), torch.from_numpy(own)) for part, own in zip(images, labels))
+    return Dataset(name, train, test, classes, digest.hexdigest(), source, options)
 
 
 def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArray[np.uint8]:

@@ -172,24 +172,24 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
 
 
 def with_foreground(data: Dataset, threshold: int = THRESHOLD) -> MaskedDataset:
-    """The data set with masks of the object: `garment_masks` or `sign_boxes`, whichever it has.
+    """The data set with masks of the object: a garment by its grey levels, a sign by its box.
 
     A `MaskedDataset` is returned as it is. Raises DataError for a data set of which no foreground is known.
     """
     if isinstance(data, MaskedDataset):
         return data
     if data.name == "fashion-mnist":
-        train, test = (garment_masks(split.images, threshold) for split in (data.train, data.test))
+        train, test = (_garment_masks(split.images, threshold) for split in (data.train, data.test))
         return MaskedDataset.of(data, train, test)
     if data.name == "gtsrb":
-        return sign_boxes(data)
+        return _sign_boxes(data)
     raise DataError(
         f"{data.name}: no foreground is known. It is for fashion-mnist (the garment), gtsrb (the sign's box) "
         "and .npz files with masks. Name one of these with data (--data)."
     )
 
 
-def garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
+def _garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
     """Pixels brighter than `threshold`, and whatever they enclose: uint8 (N, 1, H, W) -> bool (N, H, W).
 
     Dark parts of a garment, and holes such as that under a bag's handle, count as garment when no way over
@@ -208,7 +208,7 @@ def garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
     return torch.from_numpy(binary_fill_holes(bright, neighbours))
 
 
-def sign_boxes(data: Dataset) -> MaskedDataset:
+def _sign_boxes(data: Dataset) -> MaskedDataset:
     """GTSRB with masks of the signs' bounding boxes, from the .npz file that the data set was loaded from.
 
     Its members box_train and box_test are integers (N, 6): width and height of the original image, then x1,
@@ -229,11 +229,11 @@ def sign_boxes(data: Dataset) -> MaskedDataset:
         if boxes.dtype.kind not in "iu" or boxes.shape != (len(split), 6):
             found = f"shape {boxes.shape} of {boxes.dtype}"
             raise corrupt_file_error(f"{path}, {name}", found, f"integers of shape ({len(split)}, 6)")
-        masks.append(box_masks(boxes, data.shape[1], data.shape[2], f"{path}, {name}"))
+        masks.append(_box_masks(boxes, data.shape[1], data.shape[2], f"{path}, {name}"))
     return MaskedDataset.of(data, masks[0], masks[1])
 
 
-def box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: object = "boxes") -> Tensor:
+def _box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: object = "boxes") -> Tensor:
     """Boxes of original images as masks of the resized ones: integers (N, 6) -> bool (N, height, width).
 
     A pixel is in the box if its centre is. Raises DataError, naming `where`, for a box outside its image.

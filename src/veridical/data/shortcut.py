@@ -19,7 +19,7 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ShortcutOptions, ShortcutTestName
 from veridical.runtime.seeds import per_example_uniform
 
-__all__ = ["ABSENT", "ShortcutOptions", "patch_places", "shortcut", "shortcut_variants"]
+__all__ = ["ABSENT", "ShortcutOptions", "_patch_places", "shortcut", "shortcut_variants"]
 
 ABSENT = -1
 """In `places["place"]`: no patch."""
@@ -50,7 +50,7 @@ def shortcut_variants(
     return {name: _generate(replace(options, test=name), source, train) for name in names}
 
 
-def patch_places(options: ShortcutOptions, height: int, width: int, count: int) -> npt.NDArray[np.int64]:
+def _patch_places(options: ShortcutOptions, height: int, width: int, count: int) -> npt.NDArray[np.int64]:
     """Upper left corners (count, 2), row and column, of places that lie evenly along the border.
 
     The first is the upper left corner of the image, the others follow clockwise. Raises UsageError where they
@@ -122,7 +122,7 @@ def _paint(options: ShortcutOptions, images: Tensor, place: Tensor, classes: int
     """Images with the patch at these places, and masks of its pixels."""
     height, width = images.shape[2:]
     count = classes if options.code == "place" else 1
-    corners = torch.from_numpy(patch_places(options, height, width, count))
+    corners = torch.from_numpy(_patch_places(options, height, width, count))
     stencils = torch.zeros(count, height, width, dtype=torch.bool)
     for stencil, (row, column) in zip(stencils, corners.tolist(), strict=True):
         stencil[row : row + options.size, column : column + options.size] = True
