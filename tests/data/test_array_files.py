@@ -84,9 +84,7 @@ def write_binary(root: Path, batches: Batches) -> Path:
     return folder
 
 
-def test_the_tests_write_what_python_itself_would_unpickle(
-    batches: Batches,
-) -> None:
+def test_the_tests_write_what_python_itself_would_unpickle(batches: Batches) -> None:
     images, labels = batches[0]
     read = pickle.loads(batch(images, labels), encoding="bytes")
     np.testing.assert_array_equal(read[b"data"].reshape(-1, 3, 32, 32), images.transpose(0, 3, 1, 2))
@@ -95,9 +93,7 @@ def test_the_tests_write_what_python_itself_would_unpickle(
 
 @pytest.mark.parametrize("write", [write_pickled, write_binary])
 def test_cifar_s_batches_in_both_forms(
-    root: Path,
-    batches: Batches,
-    write: Callable[[Path, Batches], Path],
+    root: Path, batches: Batches, write: Callable[[Path, Batches], Path]
 ) -> None:
     folder = write(root, batches)
     data = load("cifar10", root)

@@ -66,8 +66,7 @@ COMMANDS: Mapping[str, Command] = {
         "veridical.studies.alignment:Alignment", "measure how much of the maps lies where people look"
     ),
     "one-layer": Command(
-        "veridical.studies.one_layer:OneLayer",
-        "check that IG-NORM is adversarial training for one layer",
+        "veridical.studies.one_layer:OneLayer", "check that IG-NORM is adversarial training for one layer"
     ),
     "block-margin": Command(
         "veridical.studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"

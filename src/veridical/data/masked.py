@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields, replace
+from dataclasses import KW_ONLY, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ THRESHOLD = 16
 traces of the images' reduction to 28 x 28 pixels."""
 
 
-@record(kw_only=True)
+@record
 class MaskedDataset(Dataset):
     """A data set in which the truth is known; it can stand wherever a `Dataset` can.
 
@@ -39,6 +39,7 @@ class MaskedDataset(Dataset):
     integers by name, int64 (N,) for training and for testing, such as the number of the signal block.
     """
 
+    _: KW_ONLY
     train_mask: Tensor
     test_mask: Tensor
     places: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)

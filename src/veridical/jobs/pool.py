@@ -119,10 +119,7 @@ class ProcessPool(ThreadPoolExecutor):
                 worker.dismiss()
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if kind is not None:
             self._broken_by = "the pool was shut down"

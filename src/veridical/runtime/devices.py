@@ -105,10 +105,7 @@ def _cpu_details() -> dict[str, str]:
 
 
 def environment(
-    device: torch.device | str,
-    dtype: torch.dtype | str,
-    threads: int | None = None,
-    seed: int | None = None,
+    device: torch.device | str, dtype: torch.dtype | str, threads: int | None = None, seed: int | None = None
 ) -> dict[str, object]:
     """Return plain values that say what computed a result; `threads` defaults to what torch uses now."""
     where = torch.device(device)
