@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.data import Dataset
-from veridical.faithfulness.ranking import Ranking, rank_coordinates, rank_dataset, rank_maps
+from veridical.faithfulness.ranking import CoordinateOrder, Ranking, rank_coordinates, rank_dataset, rank_maps
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.options import OrderName, PerName
 
@@ -37,7 +37,7 @@ def test_ranks_are_those_of_scipy(order: OrderName, per: PerName) -> None:
     importance = KEYS[order](attribution.double().numpy())
     flat = importance.sum(axis=1) if per == "pixel" else importance
     expected = rankdata(-flat.reshape(6, -1), axis=1, method="ordinal") - 1
-    result = rank_coordinates(attribution, order=order, per=per)
+    result = rank_coordinates(attribution, CoordinateOrder(order=order, per=per))
     assert result.dtype == torch.int16
     assert np.array_equal(result.numpy(), expected)
 
@@ -52,22 +52,22 @@ def test_many_coordinates_need_int32() -> None:
 
 def test_squares_of_small_gradients_do_not_vanish() -> None:
     small = torch.tensor([1e-25, 3e-25, 2e-25, 0.0]).reshape(1, 1, 2, 2)
-    assert rank_coordinates(small, order="squared").tolist() == [[2, 0, 1, 3]]
+    assert rank_coordinates(small, CoordinateOrder(order="squared")).tolist() == [[2, 0, 1, 3]]
 
 
 def test_stable_ties_go_by_place_and_random_ones_do_not() -> None:
     tied = torch.zeros(1, 1, 8, 8)
     tied[0, 0, 7] = 1.0
-    stable = rank_coordinates(tied, ties="stable")[0].tolist()
+    stable = rank_coordinates(tied, CoordinateOrder(ties="stable"))[0].tolist()
     assert stable == [*range(8, 64), *range(8)]
-    drawn = rank_coordinates(tied, seed=3)[0]
+    drawn = rank_coordinates(tied, CoordinateOrder(seed=3))[0]
     assert sorted(drawn[56:].tolist()) == list(range(8))
     assert drawn[:56].tolist() != stable[:56]
-    assert not torch.equal(drawn, rank_coordinates(tied, seed=4)[0])
+    assert not torch.equal(drawn, rank_coordinates(tied, CoordinateOrder(seed=4))[0])
 
 
 def test_random_ties_are_uniform() -> None:
-    drawn = rank_coordinates(torch.zeros(4000, 1, 2, 2), seed=1)
+    drawn = rank_coordinates(torch.zeros(4000, 1, 2, 2), CoordinateOrder(seed=1))
     # Each coordinate has each rank in a quarter of the examples: 1000, with deviation 27.
     counts = torch.stack([(drawn == place).sum(dim=0) for place in range(4)])
     assert bool(((counts - 1000).abs() < 140).all())
@@ -75,12 +75,13 @@ def test_random_ties_are_uniform() -> None:
 
 def test_batches_change_nothing() -> None:
     attribution = maps(9).round()  # many ties
-    whole = rank_coordinates(attribution, seed=2)
+    how = CoordinateOrder(seed=2)
+    whole = rank_coordinates(attribution, how)
     numbers = [range(4), range(4, 5), range(5, 9)]
-    parts = [rank_coordinates(attribution[n.start : n.stop], seed=2, indices=n) for n in numbers]
+    parts = [rank_coordinates(attribution[n.start : n.stop], how, indices=n) for n in numbers]
     assert torch.equal(whole, torch.cat(parts))
     shuffled = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(rank_coordinates(attribution[shuffled], seed=2, indices=shuffled), whole[shuffled])
+    assert torch.equal(rank_coordinates(attribution[shuffled], how, indices=shuffled), whole[shuffled])
     assert rank_coordinates(attribution[:0]).shape == (0, 60)
 
 
@@ -95,7 +96,7 @@ def test_values_without_a_rank_are_refused(bad: float) -> None:
 @pytest.mark.parametrize("name", ["order", "per", "ties"])
 def test_unknown_choices_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name}: expected .* but got 'other'"):
-        rank_coordinates(maps(), **{name: "other"})  # type: ignore[arg-type]
+        CoordinateOrder(**{name: "other"})  # type: ignore[arg-type]
 
 
 @pytest.fixture

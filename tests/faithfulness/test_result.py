@@ -188,4 +188,5 @@ def test_options_design_and_function_have_the_same_fields_and_defaults() -> None
             assert option == (list(default) if isinstance(default, tuple) else default), name
     # What remains is the recipe's, or the command's own.
     left = {field.name for field in fields(DiffRoarOptions)} - set(parameters) - set(OVERRIDES)
-    assert left == {"run", "scheduler", "workers", "insecure", "dry_run", "threads", "gallery"}
+    subject = {"run", "model", "model_options", "weights", "equalise"}
+    assert left == {*subject, "scheduler", "workers", "insecure", "dry_run", "threads", "gallery"}

@@ -9,7 +9,7 @@ import torch
 from veridical.data import Dataset, Split
 from veridical.faithfulness.baselines import rank_randomly
 from veridical.faithfulness.fills import ConstantFill, LinearFill, resolve_fill
-from veridical.faithfulness.ranking import Ranking, rank_coordinates
+from veridical.faithfulness.ranking import CoordinateOrder, Ranking, rank_coordinates
 from veridical.faithfulness.unmasking import (
     End,
     Kept,
@@ -23,6 +23,7 @@ from veridical.faithfulness.unmasking import (
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import ModeName
 
+PIXELS = CoordinateOrder(per="pixel")
 BLACK = ConstantFill((0.0,) * 3)
 
 
@@ -101,7 +102,7 @@ def test_top_and_bottom_share_nothing_and_removing_is_keeping_the_rest() -> None
 
 
 def test_a_ranked_pixel_is_shown_in_all_channels() -> None:
-    ranks = rank_coordinates(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4)), per="pixel")
+    ranks = rank_coordinates(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4)), PIXELS)
     stays = mask(ranks, Kept("top", 5), (3, 4, 5))
     assert stays.shape == (2, 1, 4, 5)
     inputs = torch.rand(2, 3, 4, 5) + 0.1

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from torch import Tensor
 
-from veridical.metrics import kendall_tau, ordering, rank, spearman
+from veridical.metrics import kendall_tau, rank, spearman
 from veridical.runtime.errors import UsageError
 
 Rows = np.ndarray[Any, np.dtype[Any]]
@@ -129,7 +129,7 @@ def test_the_number_of_rows_at_once_changes_nothing(metric: Metric, monkeypatch:
 
 @pytest.mark.parametrize("metric", [kendall_tau, spearman])
 def test_maps_too_long_for_exact_counts_are_refused(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordering, "MAX_VALUES", 9)
+    monkeypatch.setattr(rank, "_MAX_VALUES", 9)
     assert metric(torch.rand(1, 9), torch.rand(1, 9)).shape == (1,)
     with pytest.raises(UsageError, match="at most 9 values"):
         metric(torch.rand(1, 10), torch.rand(1, 10))
@@ -139,7 +139,7 @@ def test_maps_too_long_for_exact_counts_are_refused(metric: Metric, monkeypatch:
 def test_inversions_of_equal_and_reversed_rows(length: int) -> None:
     ascending = np.arange(length, dtype=np.int32)
     rows = np.stack([ascending, ascending[::-1], np.zeros_like(ascending)])
-    assert ordering.inversions(rows).tolist() == [0, length * (length - 1) // 2, 0]
+    assert rank._inversions(rows).tolist() == [0, length * (length - 1) // 2, 0]
 
 
 @pytest.mark.parametrize("length", [1, 2, 32, 33, 100, 257])
@@ -148,12 +148,12 @@ def test_inversions_equal_all_comparisons(length: int) -> None:
     later = np.triu(np.ones((length, length), dtype=bool), 1)
     expected = ((ranks[:, :, None] > ranks[:, None, :]) & later).sum(axis=(1, 2))
     before = ranks.copy()
-    np.testing.assert_array_equal(ordering.inversions(ranks), expected)
+    np.testing.assert_array_equal(rank._inversions(ranks), expected)
     np.testing.assert_array_equal(ranks, before)
 
 
 def test_long_ranks_beyond_16_bits_are_compared_in_full() -> None:
     # Cut to int16, 32,768 would come before 32,767.
     ranks = np.arange(70_000, dtype=np.int32)[None]
-    assert ordering.inversions(ranks).item() == 0
-    assert ordering.inversions(ranks[:, ::-1]).item() == 70_000 * 69_999 // 2
+    assert rank._inversions(ranks).item() == 0
+    assert rank._inversions(ranks[:, ::-1]).item() == 70_000 * 69_999 // 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.data import Dataset
-from veridical.faithfulness.ranking import Part, Ranking, rank_coordinates, rank_parts
+from veridical.faithfulness.ranking import CoordinateOrder, Part, Ranking, rank_coordinates, rank_parts
 from veridical.faithfulness.sources import load_source
 from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.options import PerName
@@ -25,43 +25,16 @@ EPOCHS = 5.0
 _KEPT = "importances.json"
 
 
-class Linear(nn.Module):
-    """One linear layer on the flattened image, from zero: inputs (N, C, H, W) to logits (N, K).
-
-    A coordinate that is black in every image keeps the weight zero.
-    """
-
-    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
-        super().__init__()
-        channels, height, width = shape
-        self.weight = nn.Parameter(torch.zeros(num_classes, channels * height * width))
-        self.bias = nn.Parameter(torch.zeros(num_classes))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        return nn.functional.linear(inputs.flatten(1), self.weight, self.bias)
-
-
 def rank_randomly(data: Dataset, *, per: PerName = "value", seed: int = 0) -> Ranking:
     """An order of its own, at random, for every instance: what a ranking without any information gets."""
-    record = {"attribution": {"method": "random order"}}
     plane = (1 if per == "pixel" else data.shape[0], *data.shape[1:])
 
     def nothing(part: Part, numbers: range) -> Tensor:  # noqa: ARG001
         return torch.zeros(len(numbers), *plane)
 
     # Everything is tied, so the order is that of the ties, which have a stream of their own for this purpose.
-    return rank_parts(
-        nothing,
-        data,
-        record,
-        order="absolute",
-        per=per,
-        ties="random",
-        seed=seed,
-        batch=1000,
-        purpose="random order",
-    )
+    how, record = CoordinateOrder(per=per, seed=seed), {"attribution": {"method": "random order"}}
+    return rank_parts(nothing, data, record, how, batch=1000, purpose="random order")
 
 
 def measure_linear_importances(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
@@ -102,8 +75,12 @@ def linear_options(data: Dataset, seed: int = 0) -> dict[str, Any]:
 
 
 def train_linear(data: Dataset, out: Path, options: Mapping[str, Any], device: str) -> Run:
-    """Train, or continue, the linear model in the folder `out`."""
-    model = Linear(data.shape, data.num_classes)
+    """Train, or continue, in the folder `out` one linear layer on the flattened image, from zero."""
+    # Nothing is drawn; and a coordinate that is black in every image keeps the weight zero.
+    linear = nn.utils.skip_init(nn.Linear, int(np.prod(data.shape)), data.num_classes)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    model = nn.Sequential(nn.Flatten(), linear)
     return train(model=model, data=data, out=str(out), device=device, progress=False, **options)
 
 
@@ -111,14 +88,12 @@ def rank_by_linear_model(
     data: Dataset, result: Mapping[str, Any], *, per: PerName = "value", seed: int = 0
 ) -> Ranking:
     """One order for all instances from what `measure_linear_importances` returned; ties at random by seed."""
+    how = CoordinateOrder(per=per, seed=seed)
     weight = torch.tensor(result["importances"], dtype=torch.float64).reshape(1, *data.shape)
-    order = rank_coordinates(weight, per=per, seed=seed, purpose="input-agnostic order").numpy()
+    order = rank_coordinates(weight, how, purpose="input-agnostic order").numpy()
     record = {
         "attribution": {"method": "weights of a linear model", "accuracy": result["accuracy"]},
-        "order": "absolute",
-        "per": per,
-        "ties": "random",
-        "seed": seed,
+        **how.describe_order(),
         "data": data.checksum,
         "zero_share": float(np.mean(weight.numpy() == 0)),
     }

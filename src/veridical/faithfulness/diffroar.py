@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,7 @@ def make_rankings(
     """The rankings of the attribution and the baselines, from their files where they are there already."""
     folder.mkdir(exist_ok=True)
     rankings: dict[RankingName, Ranking] = {}
-    names: list[RankingName] = ["judged", *measurement.design.baselines]
-    for name in names:
+    for name in measurement.design.rankings:
         path = ranking_path(folder, name)
         if not path.exists():
             _rank(name, measurement, store, executor, batch, tell).save(path)
@@ -138,7 +137,7 @@ def _rank(
     batch: int,
     tell: ProgressCallback,
 ) -> Ranking:
-    design, data = measurement.design, measurement.ranked
+    design, data, attribution = measurement.design, measurement.ranked, measurement.attribution
 
     def images(done: int, total: int) -> None:
         tell("ranking", Progress(done, total, reused=0, failed=0, waiting=0, seconds_left=None))
@@ -152,18 +151,17 @@ def _rank(
         outcomes = run_jobs([job], store, executor, progress=lambda state: tell("linear model", state))
         check_outcomes(outcomes, [job])
         return rank_by_linear_model(data, outcomes[job.id].result or {}, per=design.per, seed=design.seed)
-    attribution = measurement.attribution
-    choices: dict[str, Any] = {name: getattr(design, name) for name in ("order", "per", "ties", "seed")}
     if isinstance(attribution, Path):
-        return rank_maps(attribution, measurement.data, **choices, train=len(data.train), progress=images)
+        return rank_maps(attribution, measurement.data, design, train=len(data.train), progress=images)
+    weights = {"weights": measurement.weights}
     return rank_dataset(
         measurement.model,
         data,
         attribution,
-        **choices,
+        design,
         target=design.target,
         batch=batch,
-        record={"weights": measurement.weights},
+        record=weights,
         progress=images,
     )
 
@@ -178,15 +176,12 @@ def plan_jobs(
 ) -> dict[Retraining, Job]:
     """The jobs, with predicted costs if any of them is still to be done."""
     records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
-    jobs = {
-        one: Job(
-            RETRAIN,
-            measurement.values(one, records[one.ranking]),
-            where={**measurement.where, "ranking": str(ranking_path(folder, one.ranking).absolute())},
-            label=measurement.label(one),
-        )
-        for one in measurement.retrainings
-    }
+    jobs: dict[Retraining, Job] = {}
+    for one in measurement.retrainings:
+        where = {**measurement.where, "ranking": str(ranking_path(folder, one.ranking).absolute())}
+        kept = f"{one.kept.end} {one.kept.count} of {measurement.coordinates}"
+        label = f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
+        jobs[one] = Job(RETRAIN, measurement.values(one, records[one.ranking]), where, label)
     # A forecast takes seconds, which a finished measurement need not wait for.
     if all(store.record(job) is not None for job in jobs.values()):
         return jobs
@@ -200,18 +195,16 @@ def plan_jobs(
 def check_outcomes(outcomes: Mapping[str, Outcome], jobs: Iterable[Job]) -> None:
     """Raise a RunError with the reasons and last lines of the log if any job failed."""
     failed = [(job, outcomes[job.id]) for job in jobs if outcomes[job.id].status == "failed"]
-    if not failed:
-        return
-    reports = []
-    for job, outcome in failed[:3]:
-        reports.append(f"{job.label} ({job.id}): {outcome.error}")
-        reports += [f"    {line}" for line in outcome.log_tail.splitlines()[-5:]]
-    if len(failed) > 3:
-        reports.append(f"and {len(failed) - 3} more")
-    raise RunError(
-        f"{len(failed)} of {len(outcomes)} jobs failed; the others are finished and kept, and the same "
-        "command tries these again:\n" + "\n".join(reports)
-    )
+    reports = [
+        "\n    ".join([f"{job.label} ({job.id}): {outcome.error}", *outcome.log_tail.splitlines()[-5:]])
+        for job, outcome in failed[:3]
+    ]
+    reports += [f"and {len(failed) - 3} more"] if len(failed) > 3 else []
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(outcomes)} jobs failed; the others are finished and kept, and the same "
+            "command tries these again:\n" + "\n".join(reports)
+        )
 
 
 def _summarise_timing(
@@ -296,21 +289,8 @@ def diffroar(
     all others were tried, if retrainings failed; what is finished stays.
     Source: Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021.
     """
-    design = Design(
-        levels=tuple(levels),
-        repeats=repeats,
-        mode=mode,
-        roar=roar,
-        fill=fill,
-        order=order,
-        per=per,
-        ties=ties,
-        target=target,
-        baselines=tuple(baselines),
-        control=control,
-        control_repeats=control_repeats,
-        seed=seed,
-    )
+    given = locals()
+    design = Design(**{one.name: given[one.name] for one in fields(Design)})
     measurement = plan_diffroar(
         run_or_model,
         data,

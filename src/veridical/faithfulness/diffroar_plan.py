@@ -19,21 +19,18 @@ from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset, load
 from veridical.faithfulness.fills import Fill, resolve_fill
-from veridical.faithfulness.ranking import describe_maps
+from veridical.faithfulness.ranking import CoordinateOrder, describe_maps
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
 from veridical.faithfulness.sources import describe_source, take_first, write_source
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
-from veridical.runtime.checking import Checked, Level, Repeats, Seed, Share, as_path, needs
+from veridical.runtime.checking import Level, Repeats, Share, as_path, needs
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.options import (
     BaselineName,
     ModeName,
-    OrderName,
-    PerName,
     RetrainObjectiveName,
     TargetName,
-    TiesName,
 )
 from veridical.runtime.record import record
 from veridical.training.checkpoint import pack, weights
@@ -60,7 +57,7 @@ class Retraining(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design(Checked):
+class Design(CoordinateOrder):
     """What is measured; the fields are those of `veridical.studies.diffroar.DiffRoarOptions`."""
 
     levels: tuple[Level, ...] = LEVELS
@@ -68,14 +65,10 @@ class Design(Checked):
     mode: ModeName = "keep"
     roar: bool = False
     fill: Share | str = "mean"
-    order: OrderName = "absolute"
-    per: PerName = "value"
-    ties: TiesName = "random"
     target: TargetName = "predicted"
     baselines: tuple[BaselineName, ...] = BASELINES
     control: bool = True
     control_repeats: Repeats = field(default=1, metadata=needs("control"))
-    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,10 +77,14 @@ class Design(Checked):
         object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
         object.__setattr__(self, "baselines", tuple(dict.fromkeys(self.baselines)))
 
+    @property
+    def rankings(self) -> tuple[RankingName, ...]:
+        """The attribution's and the baselines'."""
+        return ("judged", *self.baselines)
+
     def describe(self) -> dict[str, Any]:
         """Plain values for a record."""
-        plain = asdict(self)
-        return plain | {"levels": list(self.levels), "baselines": list(self.baselines)}
+        return asdict(self) | {"levels": list(self.levels), "baselines": list(self.baselines)}
 
     def repeated(self, ranking: RankingName, shown: Shown, kept: Kept) -> list[Retraining]:
         """The repeats on what is kept, by ascending seed; the control has its own number of them."""
@@ -105,8 +102,7 @@ class Design(Checked):
     def retrainings(self, coordinates: int) -> list[Retraining]:
         """All of them, each once, by curve and level."""
         self.check(coordinates)
-        curves: list[tuple[RankingName, Shown]] = [("judged", "images")]
-        curves += [(baseline, "images") for baseline in self.baselines]
+        curves: list[tuple[RankingName, Shown]] = [(name, "images") for name in self.rankings]
         curves += [("judged", "masks")] if self.control else []
         wanted = [
             (*curve, resolve_kept(level, coordinates, end, self.mode))
@@ -173,13 +169,13 @@ class Measurement:
 
     def describe(self) -> dict[str, Any]:
         """All that the numbers depend on, as plain values; neither paths nor the machine."""
-        attribution = self.attribution
+        judged = self.attribution
         return {
             "weights": self.weights,
             "data": self.data.describe(),
-            "attribution": describe_maps(attribution)
-            if isinstance(attribution, Path)
-            else describe_attribution(attribution),
+            "attribution": describe_maps(judged)
+            if isinstance(judged, Path)
+            else describe_attribution(judged),
             "measured": self.design.describe(),
             "fill": self.fill.describe(),
             "model": dict(self.architecture),
@@ -199,11 +195,6 @@ class Measurement:
             "recipe_source": hash_recipe(),
             "seed": retraining.seed,
         }
-
-    def label(self, one: Retraining) -> str:
-        """A retraining for people."""
-        kept = f"{one.kept.end} {one.kept.count} of {self.coordinates}"
-        return f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
 
 
 def plan_diffroar(
@@ -230,18 +221,20 @@ def plan_diffroar(
     model = judged.model if isinstance(judged, Subject) else judged if run is None else run.model
     if not isinstance(model, nn.Module):
         raise argument_error("run_or_model", judged, "a run, its folder, or an nn.Module")
-    method = _attribution(attribution, design.seed, trust_code=trust_code)
+    method = _resolve_attribution(attribution, design.seed, trust_code=trust_code)
     start = time.perf_counter()
+    root = None if data_root is None else os.fspath(data_root)
     if isinstance(judged, Subject):
-        root = None if data_root is None else os.fspath(data_root)
-        images, where = judged.data, describe_source(judged.data.name, root, judged.data.options)
-    else:
-        images, where = _images(run, data, data_root)
+        data = judged.data.name  # which is found by name
+    images = judged.data if isinstance(judged, Subject) else _load_images(run, data, root)
+    # Where jobs find a data set in memory is known when `place_data` has written it.
+    where = {} if isinstance(data, Dataset) else describe_source(images.name, root, images.options)
     # Masks, if there are any, are of no use here, and do not fit a part of the images.
     images = Dataset(**{field.name: getattr(images, field.name) for field in fields(Dataset)})
     loading = time.perf_counter() - start
-    recipe = _settings(retrain_model) or (run.settings if run is not None else None)
-    named = retrain_model if isinstance(retrain_model, str) and _settings(retrain_model) is None else None
+    retrained = _read_retrained(retrain_model)
+    recipe = retrained or (None if run is None else run.settings)
+    named = retrain_model if isinstance(retrain_model, str) and retrained is None else None
     record = resolve_architecture(named, retrain_model_options or {}, images, recipe, trust_code=trust_code)
     where |= {"device": device} | ({"trust_code": "yes"} if trust_code else {})
     result = Measurement(
@@ -278,7 +271,7 @@ def place_data(measurement: Measurement, folder: Path) -> Measurement:
     return replace(measurement, data=whole, where={**measurement.where, **where})
 
 
-def _attribution(
+def _resolve_attribution(
     given: str | os.PathLike[str] | Attribution, seed: int, *, trust_code: bool
 ) -> Attribution | Path:
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".npz")):
@@ -292,45 +285,33 @@ def _attribution(
     return given
 
 
-def _settings(retrain_model: str | Run | None) -> Settings | None:
-    """The settings of the run that is retrained, if it is a run and not the name of an architecture."""
-    if isinstance(retrain_model, Run):
-        return retrain_model.settings
-    if (
-        retrain_model is not None
-        and ":" not in retrain_model
-        and (Path(retrain_model) / "claim.json").exists()
-    ):
-        return read_settings(Path(retrain_model))
-    return None
+def _read_retrained(model: str | Run | None) -> Settings | None:
+    """The settings of what is retrained, if that is a run and not the name of an architecture."""
+    if isinstance(model, Run):
+        return model.settings
+    is_run = model is not None and ":" not in model and (Path(model) / "claim.json").exists()
+    return read_settings(Path(model)) if model is not None and is_run else None
 
 
-def _images(
-    run: Run | None,
-    data: Dataset | str | None,
-    root: str | os.PathLike[str] | None,
-) -> tuple[Dataset, dict[str, str]]:
-    """The images, and how jobs find them; of a data set in memory `place_data` tells them."""
-    folder = None if root is None else os.fspath(root)
+def _load_images(run: Run | None, data: Dataset | str | None, root: str | None) -> Dataset:
+    """The images that were given, or the run's; UsageError where they cannot be the run's."""
     if isinstance(data, Dataset):
-        return data, {}
+        return data
     recorded = None if run is None else run.settings.data
     if recorded is None and data is None:
         raise argument_error("data", data, "a data set or its name", "A module does not know its images.")
     if run is not None and recorded is not None and data in (None, recorded["name"]):
-        images = run.data(folder)
+        images = run.data(root)
     else:
         assert data is not None
         equalise = bool(recorded["options"].get("equalise", False)) if recorded else False
-        images = load(data, folder, equalise=equalise)
+        images = load(data, root, equalise=equalise)
     if recorded is not None:
-        here, there = (
-            [list(images.shape), images.num_classes],
-            [list(recorded["shape"]), recorded["num_classes"]],
-        )
+        here = [list(images.shape), images.num_classes]
+        there = [list(recorded["shape"]), recorded["num_classes"]]
         if here != there:
             raise UsageError(
                 f"the run was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
                 f"{images.name} has images {here[0]} of {here[1]} classes."
             )
-    return images, describe_source(images.name, folder, images.options)
+    return images

@@ -233,9 +233,9 @@ def _predict_ranking(measurement: Measurement, batch: int) -> float:
     attribution = measurement.attribution
     if not isinstance(attribution, Path):
         # The first call also sets things up.
-        rank_dataset(measurement.model, part, attribution, per=design.per, batch=batch)
+        rank_dataset(measurement.model, part, attribution, design, batch=batch)
         started = time.perf_counter()
-        rank_dataset(measurement.model, part, attribution, per=design.per, batch=batch)
+        rank_dataset(measurement.model, part, attribution, design, batch=batch)
         seconds += share * (time.perf_counter() - started)
     if isinstance(attribution, Path) or "random" in design.baselines:
         started = time.perf_counter()

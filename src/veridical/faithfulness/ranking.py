@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,17 +21,40 @@ from veridical.attribution.method import Attribution
 from veridical.attribution.registry import describe_attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error
-from veridical.faithfulness.sources import read_array, read_headers, take_first, write_arrays
-from veridical.metrics.ordering import descending
-from veridical.runtime.errors import DataError, RunError, UsageError, argument_error, unknown_name_error
-from veridical.runtime.files import AGAIN
+from veridical.faithfulness.sources import read_array, read_headers, take_first
+from veridical.metrics.rank import descending
+from veridical.runtime.checking import Checked, Seed, check_count, check_value
+from veridical.runtime.errors import DataError, RunError, UsageError, argument_error
+from veridical.runtime.files import AGAIN, atomic
 from veridical.runtime.options import OrderName, PerName, TargetName, TiesName
 from veridical.runtime.record import record
 
 Part = Literal["train", "test"]
+PARTS: tuple[Part, Part] = ("train", "test")
 Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 
-ORDERS: tuple[OrderName, ...] = ("absolute", "signed", "squared")
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinateOrder(Checked):
+    """By what coordinates are ranked.
+
+    order: the absolute value (the paper's), the signed value, or the square; for single values the last is
+    the order of the first. per: "value" ranks D = C * H * W numbers (the paper's), "pixel" D = H * W sums
+    over the channels. ties: "random" by noise of a stream of the seed, which no batching changes; "stable"
+    leaves equal coordinates in the order of their numbers, so that they pile up in the upper rows.
+    """
+
+    order: OrderName = "absolute"
+    per: PerName = "value"
+    ties: TiesName = "random"
+    seed: Seed = 0
+
+    def describe_order(self) -> dict[str, Any]:
+        """These choices alone, as plain values."""
+        return {field.name: getattr(self, field.name) for field in fields(CoordinateOrder)}
+
+
+PAPER = CoordinateOrder()
 
 
 @record
@@ -74,10 +97,6 @@ class Ranking:
             digest.update(np.ascontiguousarray(ranks).data)
         return digest.hexdigest()
 
-    def of(self, part: Part) -> Ranks:
-        """The ranks of one part of the data set."""
-        return self.train if part == "train" else self.test
-
     def describe(self) -> dict[str, Any]:
         """Plain values: the checksum, the number of coordinates, and how the ranking was made."""
         return {"checksum": self.checksum, "coordinates": self.coordinates, **self.record}
@@ -85,12 +104,12 @@ class Ranking:
     def save(self, path: Path) -> None:
         """Write an .npz file, atomically: members train, test, shape, record (JSON), digest (of all)."""
         text = json.dumps(dict(self.record), allow_nan=False).encode()
-        arrays = {"train": self.train, "test": self.test, "shape": np.asarray(self.shape, dtype=np.int64)}
-        digest = np.frombuffer(self._digest(text), dtype=np.uint8)
-        write_arrays(path, {**arrays, "record": np.frombuffer(text, dtype=np.uint8), "digest": digest})
-
-    def _digest(self, record: bytes) -> bytes:
-        return hashlib.sha256(self.checksum.encode() + record).digest()
+        digest = hashlib.sha256(self.checksum.encode() + text).digest()
+        arrays: dict[str, Any] = {"train": self.train, "test": self.test, "shape": np.asarray(self.shape)}
+        arrays |= {"record": np.frombuffer(text, np.uint8), "digest": np.frombuffer(digest, np.uint8)}
+        with atomic(path) as file:
+            # Straight to the disk: hundreds of megabytes need not be in memory twice.
+            np.savez(file, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Ranking:
@@ -101,7 +120,7 @@ class Ranking:
             text, digest = (read_array(path, name, kinds="u", ndim=1) for name in ("record", "digest"))
             channels, height, width = (int(size) for size in shape)
             result = cls(train, test, (channels, height, width), {})
-            if bytes(digest) != result._digest(bytes(text)):
+            if bytes(digest) != hashlib.sha256(result.checksum.encode() + bytes(text)).digest():
                 raise ValueError("its content is not what was written (SHA-256 differs)")
             reported: dict[str, Any] = {**json.loads(bytes(text))}
         except (DataError, UsageError, ValueError, TypeError, RecursionError) as error:
@@ -112,74 +131,54 @@ class Ranking:
 
 def rank_coordinates(
     attribution: Tensor,
+    how: CoordinateOrder = PAPER,
     *,
-    order: OrderName = "absolute",
-    per: PerName = "value",
-    ties: TiesName = "random",
-    seed: int = 0,
     indices: Tensor | Sequence[int] | None = None,
     purpose: str = "ties",
 ) -> Tensor:
     """Rank the coordinates of attributions (N, C, H, W), rank 0 for the greatest; int16 or int32 (N, D), CPU.
 
-    order: by the absolute value (the paper's), the signed value, or the square; for single values the last
-    is the order of the first. per: "value" ranks D = C * H * W numbers (the paper's), "pixel" D = H * W sums
-    over the channels. ties: "random" by noise of the stream (seed, purpose, index of the example), which no
-    batching changes; "stable" leaves equal coordinates in the order of their numbers, so that they pile up in
-    the upper rows. indices: the examples' numbers in their data set; None counts from 0.
-    Raises UsageError for values that are not finite.
+    indices: the examples' numbers in their data set, by which, with seed and purpose, random ties are drawn;
+    None counts from 0. Raises UsageError for values that are not finite.
     """
-    importance = importances(attribution, order=order, per=per)
+    importance = _importances(attribution, how)
     examples, coordinates = importance.shape
     dtype = torch.int16 if coordinates <= 2**15 else torch.int32
     # The inverse of the order: the coordinate in place p gets rank p.
-    result = descending(importance, ties=ties, seed=seed, indices=indices, purpose=purpose)
+    result = descending(importance, ties=how.ties, seed=how.seed, indices=indices, purpose=purpose)
     places = torch.arange(coordinates, dtype=dtype, device=result.device).repeat(examples, 1)
     return torch.empty_like(places).scatter_(1, result, places).cpu()
 
 
-def importances(attribution: Tensor, *, order: OrderName = "absolute", per: PerName = "value") -> Tensor:
-    """What `rank_coordinates` sorts by: (N, C, H, W) to (N, D); squares and sums over channels in float64."""
+def _importances(attribution: Tensor, how: CoordinateOrder) -> Tensor:
+    """What is sorted: (N, C, H, W) to (N, D); squares and sums over channels in float64."""
     if attribution.ndim != 4 or not attribution.is_floating_point():
         raise argument_error("attribution", attribution, "floating-point attributions (N, C, H, W)")
-    finite = attribution.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        first = int((~finite).nonzero()[0, 0])
-        given = (
-            f"values that are not finite in {int((~finite).sum())} of {len(finite)} (the first is {first})"
+    undefined = (~attribution.isfinite().flatten(1).all(1)).nonzero()
+    if len(undefined):
+        given = f"{len(undefined)} of {len(attribution)} (the first is {int(undefined[0, 0])})"
+        raise argument_error(
+            "attribution", f"values that are not finite in {given}", "finite values", "NaN has no rank."
         )
-        raise argument_error("attribution", given, "finite values", "NaN has no rank.")
-    if order not in ORDERS:
-        raise unknown_name_error("order", order, ORDERS)
-    if per not in ("value", "pixel"):
-        raise argument_error("per", per, "value or pixel")
     values = attribution.detach()
-    if order == "squared" or per == "pixel":
+    if how.order == "squared" or how.per == "pixel":
         values = values.double()  # squares of small gradients would vanish in float32
-    if order != "signed":
-        values = values.abs() if order == "absolute" else values.square()
-    if per == "pixel":
-        values = values.sum(dim=1)
-    return values.flatten(1)
+    if how.order != "signed":
+        values = values.abs() if how.order == "absolute" else values.square()
+    return (values.sum(dim=1) if how.per == "pixel" else values).flatten(1)
 
 
 # (images done, images in total).
 ProgressCallback = Callable[[int, int], object]
-
-# Attributions (n, C, H, W) of a stretch of one part's images.
-Maps = Callable[[Part, range], Tensor]
 
 
 def rank_dataset(
     model: nn.Module,
     data: Dataset,
     attribution: Attribution,
+    how: CoordinateOrder = PAPER,
     *,
-    order: OrderName = "absolute",
-    per: PerName = "value",
-    ties: TiesName = "random",
     target: TargetName = "predicted",
-    seed: int = 0,
     batch: int = 200,
     record: Mapping[str, Any] | None = None,
     progress: ProgressCallback | None = None,
@@ -187,24 +186,20 @@ def rank_dataset(
     """Rank the coordinates of every training and test image by an attribution of the model's output.
 
     target: explain the predicted class, or the label; the latter's masks know the label, in testing too.
-    order, per, ties, seed: see `rank_coordinates`. batch: images at a time, which changes nothing beyond
-    rounding. The record holds the attribution, these choices, what `record` adds, and the share of
-    importances that are exactly zero, whose order is the ties'.
+    batch: images at a time, which changes nothing beyond rounding. The record holds the attribution, these
+    choices, what `record` adds, and the share of importances that are exactly zero, whose order is the ties'.
     """
-    if target not in ("predicted", "label"):
-        raise argument_error("target", target, "predicted or label")
+    check_value("target", target, TargetName)
     dtype = parameter_like(model).dtype
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def maps(part: Part, numbers: range) -> Tensor:
-        split = _split(data, part)
-        inputs, labels = split.batch(numbers, dtype, device)
-        return batch_maps(attribution, model, inputs, labels if target == "label" else None, numbers, seed)
+        inputs, labels = _split(data, part).batch(numbers, dtype, device)
+        explained = labels if target == "label" else None
+        return batch_maps(attribution, model, inputs, explained, numbers, how.seed)
 
-    made = {"attribution": describe_attribution(attribution), "target": target, **(record or {})}
-    return rank_parts(
-        maps, data, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress
-    )
+    facts = {"attribution": describe_attribution(attribution), "target": target, **(record or {})}
+    return rank_parts(maps, data, facts, how, batch=batch, progress=progress)
 
 
 def describe_maps(path: Path) -> dict[str, Any]:
@@ -215,95 +210,75 @@ def describe_maps(path: Path) -> dict[str, Any]:
 def rank_maps(
     path: Path,
     data: Dataset,
+    how: CoordinateOrder = PAPER,
     *,
-    order: OrderName = "absolute",
-    per: PerName = "value",
-    ties: TiesName = "random",
-    seed: int = 0,
     batch: int = 1000,
     train: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Ranking:
     """Rank by attributions in an .npz file: attribution_train and attribution_test, floating (N, C, H, W).
 
-    (N, H, W) will do for images of one channel, or with per="pixel". train: rank only so many training
-    images; the file has all. Raises DataError for a file that does not fit the data set.
+    (N, H, W) will do for images of one channel, or per pixel. train: rank only so many training images; the
+    file has all. Raises DataError for a file that does not fit the data set.
     """
     arrays: dict[Part, np.ndarray[Any, Any]] = {}
     shapes = read_headers(path)
-    for part in ("train", "test"):
+    for part in PARTS:
         name = f"attribution_{part}"
         # Without the member read_array says what is there.
-        ndim = len(shapes[name].shape) if name in shapes and len(shapes[name].shape) == 3 else 4
+        ndim = 3 if name in shapes and len(shapes[name].shape) == 3 else 4
         arrays[part] = array = read_array(path, name, kinds="f", ndim=ndim)
-        channels = 1 if per == "pixel" and ndim == 3 else data.shape[0]
-        wanted = (len(_split(data, part)), channels, *data.shape[1:])
-        if (
-            array.size != np.prod(wanted, dtype=object)
-            or array.shape[-2:] != wanted[-2:]
-            or len(array) != wanted[0]
-        ):
-            raise corrupt_file_error(
-                f"{path}, {name}", f"shape {array.shape}", f"{wanted}, for the {part} images of {data.name}"
-            )
+        count, (channels, *plane) = len(_split(data, part)), data.shape
+        wanted = (count, 1 if how.per == "pixel" and ndim == 3 else channels, *plane)
+        # Without channels there must be one of them.
+        if array.shape != wanted and (array.shape != (count, *plane) or wanted[1] != 1):
+            expected = f"{wanted}, for the {part} images of {data.name}"
+            raise corrupt_file_error(f"{path}, {name}", f"shape {array.shape}", expected)
 
     def maps(part: Part, numbers: range) -> Tensor:
         chosen = np.array(arrays[part][numbers.start : numbers.stop])
         whole = torch.from_numpy(chosen.astype(chosen.dtype.newbyteorder("="), copy=False))
         return whole[:, None] if whole.ndim == 3 else whole
 
-    made = {"attribution": describe_maps(path)}
     used = data if train is None else take_first(data, train)
-    return rank_parts(
-        maps, used, made, order=order, per=per, ties=ties, seed=seed, batch=batch, progress=progress
-    )
+    return rank_parts(maps, used, {"attribution": describe_maps(path)}, how, batch=batch, progress=progress)
 
 
 def rank_parts(
-    maps: Maps,
+    maps: Callable[[Part, range], Tensor],
     data: Dataset,
     record: Mapping[str, Any],
+    how: CoordinateOrder,
     *,
-    order: OrderName,
-    per: PerName,
-    ties: TiesName,
-    seed: int,
     batch: int,
     purpose: str = "ties",
     progress: ProgressCallback | None = None,
 ) -> Ranking:
-    """Rank what `maps` gives, stretch by stretch, and record how, and the share of exact zeros."""
-    if batch < 1:
-        raise argument_error("batch", batch, "a number of at least 1")
+    """Rank attributions (n, C, H, W) stretch by stretch; record how, and the share of exact zeros.
+
+    maps: gives those of the images of a part with these numbers.
+    """
+    check_count("batch", batch)
     total, done, zeros, values = len(data.train) + len(data.test), 0, 0, 0
     tell = progress or (lambda _done, _total: None)
     tell(0, total)
     ranked: dict[Part, Any] = {}
-    for part in ("train", "test"):
+    for part in PARTS:
         rows: list[Ranks] = []
         count = len(_split(data, part))
         for first in range(0, count, batch):
             numbers = range(first, min(first + batch, count))
             result = maps(part, numbers)
-            importance = importances(result, order=order, per=per)
+            importance = _importances(result, how)
             zeros, values = zeros + int((importance == 0).sum()), values + importance.numel()
-            chosen = rank_coordinates(
-                result,
-                order=order,
-                per=per,
-                ties=ties,
-                seed=seed,
-                indices=numbers,
-                purpose=f"{purpose} of {part}",
+            rows.append(
+                rank_coordinates(result, how, indices=numbers, purpose=f"{purpose} of {part}").numpy()
             )
-            rows.append(chosen.numpy())
             done += len(numbers)
             tell(done, total)
         ranked[part] = np.concatenate(rows, dtype=rows[0].dtype)
-    choices = {"order": order, "per": per, "ties": ties, "seed": seed, "data": data.checksum}
-    return Ranking(
-        ranked["train"], ranked["test"], data.shape, {**record, **choices, "zero_share": zeros / values}
-    )
+    facts = {**record, **how.describe_order(), "data": data.checksum, "zero_share": zeros / values}
+    return Ranking(ranked["train"], ranked["test"], data.shape, facts)
 
 
 def _split(data: Dataset, part: Part) -> Split:

@@ -34,13 +34,6 @@ class _Header(NamedTuple):
     offset: int | None
 
 
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write an uncompressed .npz file that appears whole or not at all; the folder must exist."""
-    with atomic(path) as file:
-        # Straight to the disk: hundreds of megabytes need not be in memory twice.
-        np.savez(file, allow_pickle=False, **dict(arrays))
-
-
 def read_headers(path: Path) -> dict[str, _Header]:
     """The members' headers by name, from the first bytes of each; a DataError for any other file."""
     if path.exists() and not path.is_file():  # a pipe would wait for ever
@@ -147,7 +140,8 @@ def write_source(data: Dataset, path: Path) -> dict[str, str]:
         for part, split in (("train", data.train), ("test", data.test)):
             arrays[f"x_{part}"] = np.ascontiguousarray(split.images.numpy().transpose(0, 2, 3, 1))
             arrays[f"y_{part}"] = split.labels.numpy()
-        write_arrays(path, arrays)
+        with atomic(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
     return {"data": str(path.absolute())}
 
 
@@ -156,8 +150,7 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 
     Raises RunError if it is not the one with this checksum.
     """
-    trust = where.get("trust_code") == "yes"
-    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"), trust)
+    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"))
     if data.checksum != checksum:
         raise RunError(
             f"the data {where['data']} from {data.source} are not those that were planned with: their "
@@ -167,9 +160,9 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 
 
 @lru_cache(maxsize=CACHED)
-def _loaded(name: str, root: str | None, options: str, trust_code: bool) -> Dataset:
+def _loaded(name: str, root: str | None, options: str) -> Dataset:
     chosen: dict[str, Any] = json.loads(options)
-    return load(name, root, trust_code=trust_code, **chosen)
+    return load(name, root, **chosen)
 
 
 def take_first(data: Dataset, train: int, test: int | None = None) -> Dataset:

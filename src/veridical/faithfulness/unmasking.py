@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from veridical.data import Dataset, Split
 from veridical.faithfulness.fills import Fill
-from veridical.faithfulness.ranking import Part, Ranking, Ranks
+from veridical.faithfulness.ranking import PARTS, Part, Ranking, Ranks
+from veridical.runtime.checking import check_value
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ModeName
 from veridical.runtime.record import record
@@ -44,10 +45,8 @@ def resolve_kept(level: float, coordinates: int, end: End = "top", mode: ModeNam
     """
     if not 0 < level <= 1:
         raise argument_error("level", level, "a share of the coordinates, above 0 and at most 1")
-    if end not in ENDS:
-        raise argument_error("end", end, "top or bottom")
-    if mode not in ("keep", "remove"):
-        raise argument_error("mode", mode, "keep or remove")
+    check_value("end", end, End)
+    check_value("mode", mode, ModeName)
     # Halves up, not to even as round(): levels of two measurements then mean the same counts.
     count = max(1, math.floor(level * coordinates + 0.5))
     if mode == "keep":
@@ -127,15 +126,8 @@ class UnmaskedSplit(Split):
     def subset(self, indices: Tensor | Sequence[int] | range | slice) -> UnmaskedSplit:
         """The examples with these indices, in the given order, with their own ranks and noise."""
         chosen = self._indices(indices)
-        return type(self)(
-            self.images[chosen],
-            self.labels[chosen],
-            self.ranks,
-            self.numbers[chosen],
-            self.kept,
-            self.fill,
-            self.part,
-        )
+        own = {name: getattr(self, name)[chosen] for name in ("images", "labels", "numbers")}
+        return replace(self, **own)
 
 
 class MaskSplit(UnmaskedSplit):
@@ -158,8 +150,7 @@ def unmask_dataset(
     shown: "masks" gives the masks in place of the images. The checksum follows from those of the data and the
     ranking and from what is kept and filled in. Raises UsageError for a ranking of another data set.
     """
-    if shown not in ("images", "masks"):
-        raise argument_error("shown", shown, "images or masks")
+    check_value("shown", shown, Shown)
     if not 0 < kept.count <= ranking.coordinates:
         raise argument_error("kept", kept, f"1 to {ranking.coordinates} coordinates")
     what: dict[str, Any] = {
@@ -170,15 +161,15 @@ def unmask_dataset(
     }
     if shown == "images":
         what["fill"] = fill.describe()
-    made = MaskSplit if shown == "masks" else UnmaskedSplit
+    kind = MaskSplit if shown == "masks" else UnmaskedSplit
     parts: dict[Part, Split] = {}
-    splits: tuple[tuple[Part, Split], ...] = (("train", data.train), ("test", data.test))
-    for part, split in splits:
-        ranks = ranking.of(part)
+    for part in PARTS:
+        split: Split = getattr(data, part)
+        ranks: Ranks = getattr(ranking, part)
         if ranking.shape != data.shape or len(ranks) not in (1, len(split)):
             expected = f"ranks of {len(split)} {part} images of shape {data.shape}, as {data.name} has"
             raise argument_error("ranking", f"{len(ranks)} of shape {ranking.shape}", expected)
-        parts[part] = made(split.images, split.labels, ranks, torch.arange(len(split)), kept, fill, part)
+        parts[part] = kind(split.images, split.labels, ranks, torch.arange(len(split)), kept, fill, part)
     checksum = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     options = {**data.options, "unmasked": what}
     return Dataset(data.name, parts["train"], parts["test"], data.classes, checksum, data.source, options)

@@ -1,9 +1,10 @@
 """How much of a map lies in a known region: its top coordinates, its mass, its peak, its order.
 
-A region is a boolean mask of each example, of the map's shape (N, ...), or (N, H, W) for maps (N, C, H, W),
-where it holds for all channels. It may be what carries the label, or what does not (`~mask`): the share of
-the top coordinates in the null block is `topk_share(maps, ~signal, level)`. All but `cosine_within` measure
-|attribution|.
+Maps are float32 or float64 (N, ...), with channels as coordinates of their own. A region is a boolean mask of
+each example, of the maps' shape, or (N, H, W) for maps (N, C, H, W), where it holds for all channels. It may
+be what carries the label, or what does not (`~mask`): the share of the top coordinates in the null block is
+`topk_share(maps, ~signal, level)`. All but `cosine_within` measure |attribution|. Results are float64 (N,) on
+the maps' device, NaN where a map is not finite.
 
 Feature leakage (an explanation marks places that tell the class in other images, and not in this one) is
 measured on the maps of a pair of images that differ in one thing: a digit stands in the region in one of
@@ -15,16 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from veridical.metrics.maps import as_maps, blank_undefined, flat_pair
-from veridical.metrics.ordering import Ties, descending
-from veridical.metrics.rank import centred_ranks
+from veridical.metrics.rank import Ties, centred_ranks, descending
 from veridical.runtime.errors import argument_error
 from veridical.runtime.lengths import length, power_of_two
-from veridical.runtime.record import record
 
 # Shares of the coordinates at which Shah et al. (2021) look.
 LEVELS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -39,9 +39,9 @@ def topk_share(
     seed: int = 0,
     indices: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
-    """Share of the top coordinates by |attribution| that lie in the region, in [0, 1].
+    """Share of the top coordinates by |attribution| that lie in the region, in [0, 1], float64 (N,).
 
-    `level` is the share of the coordinates that are taken; the rest is as for `topk_curve`. float64 (N,).
+    level: the share of the coordinates that are taken; the rest is as for `topk_curve`.
     """
     return topk_curve(attribution, mask, [level], ties=ties, seed=seed, indices=indices)[:, 0]
 
@@ -57,22 +57,10 @@ def topk_curve(
 ) -> Tensor:
     """`topk_share` at several levels, sorted once: float64 (N, levels).
 
-    Parameters
-    ----------
-    attribution
-        Maps (N, ...), float32 or float64. Channels count as coordinates of their own.
-    mask
-        The region, bool: of the maps' shape, or (N, H, W) for maps (N, C, H, W).
-    levels
-        Shares of the coordinates, in (0, 1]; level * D is rounded to the nearest, halves up, at least 1.
-    ties, seed, indices
-        Order of equal values, see `descending`: random by the example's number, so that zeros say nothing.
-
-    Returns
-    -------
-    Tensor
-        float64 (N, levels) on the maps' device; NaN where a map is not finite. A map that says nothing scores
-        the region's share of the coordinates, up to the chance of its ties.
+    levels: shares of the coordinates, in (0, 1]; level * D is rounded to the nearest, halves up, at least 1.
+    ties, seed, indices: the order of equal values, see `descending`: random by the example's number, so that
+    zeros say nothing. A map that says nothing scores the region's share of the coordinates, up to the chance
+    of its ties.
 
     Source: Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?", NeurIPS 2021,
     section 5 (there of the null block: 0.5 does not tell the blocks apart, 0 is perfect).
@@ -87,10 +75,7 @@ def topk_curve(
 
 
 def mass_share(attribution: Tensor, mask: Tensor) -> Tensor:
-    """Share of the sum of |attribution| that lies in the region, in [0, 1].
-
-    Arguments as for `topk_curve`. float64 (N,); NaN where a map is all zero or not finite.
-    """
+    """Share of the sum of |attribution| that lies in the region, in [0, 1]; NaN where a map is all zero."""
     values, region = _flat(attribution, mask)
     mass = values.double()
     # 0 / 0 of an empty map is the NaN that is promised.
@@ -101,8 +86,6 @@ def pointing_game(attribution: Tensor, mask: Tensor) -> Tensor:
     """Whether the greatest |attribution| lies in the region, 1 or 0.
 
     Of several equal maxima the share that lies in it, which is the chance to hit it if one is drawn.
-    Arguments as for `topk_curve`. float64 (N,); NaN where a map is not finite.
-
     Source: Zhang et al., "Top-down neural attention by excitation backprop", ECCV 2016, section 4.1 (there
     with a tolerance of 15 pixels; here with none).
     """
@@ -116,8 +99,8 @@ def auc(attribution: Tensor, mask: Tensor) -> Tensor:
     """Area under the ROC curve of |attribution| as a score for lying in the region, in [0, 1].
 
     The chance that a coordinate of the region has a greater value than one outside; equal values count half,
-    exactly. 0.5 says nothing, 1 puts the whole region first. Arguments as for `topk_curve`; the sorting is
-    done on the CPU. float64 (N,); NaN where a map is not finite, and where the region is empty or everything.
+    exactly. 0.5 says nothing, 1 puts the whole region first. NaN where the region is empty or everything. The
+    sorting is done on the CPU.
 
     Source: Mann & Whitney, Annals of Mathematical Statistics 18 (1947); Fawcett, "An introduction to ROC
     analysis", Pattern Recognition Letters 27 (2006).
@@ -138,20 +121,14 @@ def auc(attribution: Tensor, mask: Tensor) -> Tensor:
 
 
 def area_share(mask: Tensor) -> Tensor:
-    """Share of the coordinates that lie in the region, in [0, 1]: what a map without knowledge scores.
-
-    mask bool (N, ...). float64 (N,). It stands beside every mass share.
-    """
+    """Share of the coordinates in the region (N, ...), in [0, 1]: what a map without knowledge scores."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim < 2:
         raise argument_error("mask", mask, "a bool tensor (N, ...)")
     return mask.flatten(1).double().mean(dim=1)
 
 
 def zero_share(attribution: Tensor) -> Tensor:
-    """Share of the values of each map that are exactly zero, in [0, 1]: these have no order of their own.
-
-    Maps (N, ...), float32 or float64. float64 (N,); NaN where a map is not finite.
-    """
+    """Share of the values of each map that are exactly zero, in [0, 1]: these have no order of their own."""
     values = as_maps("attribution", attribution).flatten(1)
     return blank_undefined((values == 0).double().mean(dim=1), values)
 
@@ -159,11 +136,10 @@ def zero_share(attribution: Tensor) -> Tensor:
 def _flat_region(maps: Tensor, mask: Tensor, name: str = "mask") -> Tensor:
     """The region of every coordinate of maps (N, ...), bool (N, D); UsageError for masks that do not fit."""
     shape = tuple(maps.shape)
-    per_pixel = (shape[0], *shape[2:]) if maps.ndim == 4 else shape
-    boolean = isinstance(mask, Tensor) and mask.dtype == torch.bool
-    if not boolean or tuple(mask.shape) not in (shape, per_pixel):
-        forms = f"{shape}" if per_pixel == shape else f"{shape} or {per_pixel}"
-        raise argument_error(name, mask, f"a bool tensor of shape {forms}")
+    # One shape, or two for maps with channels.
+    shapes = dict.fromkeys([shape, (shape[0], *shape[2:]) if maps.ndim == 4 else shape])
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) not in shapes:
+        raise argument_error(name, mask, f"a bool tensor of shape {' or '.join(map(str, shapes))}")
     if mask.device != maps.device:
         raise argument_error(name, mask.device, f"a mask on the maps' device {maps.device}")
     return (mask if tuple(mask.shape) == shape else mask[:, None].expand(shape)).flatten(1)
@@ -176,9 +152,9 @@ def _flat(attribution: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _count(level: float, coordinates: int) -> int:
-    """How many coordinates a level takes, by the rule by which images are unmasked."""
     if not isinstance(level, Real) or not 0 < level <= 1:
         raise argument_error("level", level, "a share of the coordinates, in (0, 1]")
+    # The rule by which images are unmasked.
     return max(1, math.floor(level * coordinates + 0.5))
 
 
@@ -188,19 +164,8 @@ def left_behind(attribution: Tensor, moved: Tensor, region: Tensor) -> Tensor:
     sum |attribution| / (sum |attribution| + sum |moved|), both over the region: 0 if the region is marked
     only where the digit stands in it, 0.5 if it is marked as strongly without it, more if more strongly.
 
-    Parameters
-    ----------
-    attribution
-        Maps (N, ...) of the images whose digit is elsewhere, float32 or float64.
-    moved
-        Maps of the same images with the digit in the region, of the same class's output.
-    region
-        bool, of the maps' shape, or (N, H, W) for maps (N, C, H, W).
-
-    Returns
-    -------
-    Tensor
-        float64 (N,); NaN where neither map marks the region, and where one is not finite.
+    attribution: maps of the images whose digit is elsewhere. moved: those of the same images with the digit
+    in the region, of the same class's output. NaN where neither map marks the region.
     """
     without, given = flat_pair(attribution, moved)
     inside = _flat_region(attribution, region, "region")
@@ -211,7 +176,7 @@ def left_behind(attribution: Tensor, moved: Tensor, region: Tensor) -> Tensor:
 def cosine_within(a: Tensor, b: Tensor, region: Tensor) -> Tensor:
     """Cosine of the angle between two signed maps within a region, in [-1, 1]; higher is more alike.
 
-    Arguments as for `left_behind`. float64 (N,); NaN where a map is zero in the region or is not finite.
+    NaN where a map is zero in the region.
     """
     first, second = flat_pair(a, b)
     inside = _flat_region(a, region, "region")
@@ -241,20 +206,12 @@ def discriminative_pixels(images: Tensor, labels: Tensor, share: float = 0.25) -
     return marked.reshape(images.shape[1:])
 
 
-@record
-class RoleMagnitudes:
+class RoleMagnitudes(NamedTuple):
     """Magnitudes per example, (N,) each, at least 0.
 
-    Attributes
-    ----------
-    signal
-        On the block that carries this example's label.
-    other
-        Mean over the other task-relevant blocks; NaN where there is none.
-    noise
-        Mean over the blocks that never carry a label; NaN where there is none.
-    evenness
-        Least over greatest magnitude on the task-relevant blocks, from 0 to 1; NaN where all are 0.
+    signal: on the block that carries this example's label. other: mean over the other task-relevant blocks,
+    noise: mean over those that never carry a label; NaN where there are none. evenness: least over greatest
+    magnitude on the task-relevant blocks, from 0 to 1; NaN where all are 0.
     """
 
     signal: Tensor
@@ -286,9 +243,4 @@ def by_role(magnitudes: Tensor, block: Tensor, relevant: int) -> RoleMagnitudes:
     own = torch.zeros_like(could, dtype=torch.bool).scatter_(1, block[:, None], True)
     # Left out rather than subtracted: a difference of large numbers would round what is near 0.
     other = could.masked_fill(own, 0.0).sum(1) / (relevant - 1) if relevant > 1 else signal * float("nan")
-    return RoleMagnitudes(
-        signal=signal,
-        other=other,
-        noise=magnitudes[:, relevant:].mean(1),
-        evenness=could.amin(1) / could.amax(1),
-    )
+    return RoleMagnitudes(signal, other, magnitudes[:, relevant:].mean(1), could.amin(1) / could.amax(1))

@@ -20,10 +20,10 @@ from veridical.runtime.errors import argument_error
 
 
 def as_maps(name: str, maps: Tensor) -> Tensor:
-    """Check one batch of maps (N, ...), and return it without its graph.
+    """Check one batch of maps (N, ...), where N may be 0, and return it without its graph.
 
-    `name` is the caller's argument, for the error: a UsageError for another dtype, for a tensor without a
-    batch dimension, and for maps without a value. N may be 0.
+    name: the caller's argument, for the UsageError that other dtypes, a tensor without a batch dimension, and
+    maps without a value raise.
     """
     if not isinstance(maps, Tensor):
         raise argument_error(name, maps, "a tensor of maps (N, ...)", "Convert arrays by torch.from_numpy.")
@@ -42,10 +42,7 @@ def as_maps(name: str, maps: Tensor) -> Tensor:
 
 
 def flat_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Check two batches of maps (N, ...) of one shape and device; return both as (N, D).
-
-    Their dtypes may differ.
-    """
+    """Check two batches of maps (N, ...) of one shape and device; return both, of their dtypes, as (N, D)."""
     a, b = as_maps("a", a), as_maps("b", b)
     if a.shape != b.shape:
         raise argument_error("b", b, f"maps of a's shape {tuple(a.shape)}")
@@ -123,14 +120,10 @@ def _tops(values: Tensor) -> Tensor:
     return torch.where(most.isnan(), most, scale)
 
 
-def _values(maps: Tensor) -> Tensor:
-    return maps
-
-
 View = Literal["values", "sizes", "saliency", "picture"]
 # What a measure may look at: the signed values, their sizes, sizes summed over channels, the picture.
 VIEWS: Mapping[View, Callable[[Tensor], Tensor]] = {
-    "values": _values,
+    "values": lambda maps: maps,
     "sizes": torch.abs,
     "saliency": saliency,
     "picture": pictures,

@@ -36,36 +36,20 @@ Invariance = Literal["scale", "sign", "order", "exchange", "permutation"]
 class Measure:
     """A measure of two maps and what its users must know.
 
-    Attributes
-    ----------
-    name
-        Key of results and of arrays.
-    compare
-        (a, b, **options) -> float64 (N,), given two batches of maps as `view` makes them from attributions
+    name: key of results and of arrays.
+    compare: (a, b, **options) -> float64 (N,) of two batches of maps, as `view` makes them from attributions
         (N, C, H, W). NaN where a map is not finite, or the measure is undefined.
-    label, short
-        Heading of a column, and an abbreviation that the literature uses ("" if none).
-    help
-        What it is, a phrase for tables and pages; {k} stands for the number of pixels compared.
-    view
-        What of an attribution is compared, a name of `views.VIEWS`.
-    options
-        Which of k (pixels compared) and window (pixels of shift forgiven) `compare` takes.
-    alike
-        The direction in which two maps are more alike: for an attack, the one that is better.
-    identical
-        The value for two equal maps.
-    bounds
-        The range; an interval ends there.
-    unit
-        How numbers are written: shares in percent, correlations with three decimals, pixels.
-    undefined
-        "exclude" leaves NaN out of means; "propagate" makes the mean undefined.
-    invariances
-        What may be done to one map without a change: "scale" (a positive factor), "sign", "order" (an
-        increasing function of what is compared); to both: "exchange", and the same "permutation" of pixels.
-    studies
-        Which studies report it.
+    label, short: heading of a column, and an abbreviation that the literature uses ("" if none).
+    help: what it is, a phrase for tables and pages; {k} stands for the number of pixels compared.
+    view: what of an attribution is compared, a name of `maps.VIEWS`.
+    options: which of k (pixels compared) and window (pixels of shift forgiven) `compare` takes.
+    alike: the direction in which two maps are more alike: for an attack, the one that is better.
+    identical, bounds: the value for two equal maps, and the range; an interval ends there.
+    unit: how numbers are written: shares in percent, correlations with three decimals, pixels.
+    undefined: "exclude" leaves NaN out of means; "propagate" makes the mean undefined.
+    invariances: what may be done to one map without a change: "scale" (a positive factor), "sign", "order"
+        (an increasing function of what is compared); to both: "exchange", the same "permutation" of pixels.
+    studies: which studies report it.
     """
 
     name: str

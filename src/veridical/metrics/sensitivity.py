@@ -38,10 +38,9 @@ def max_sensitivity(
         (N, ...), floating point; never changed.
     radius
         Of the ball, in input units, more than 0.
-    samples
-        Noisy inputs per example. The first of them are the same for every number, so more never lowers it.
-    seed
-        Of the noise.
+    samples, seed
+        Noisy inputs per example, and their seed. The first ones are the same for every number, so more
+        samples never lower the result.
     indices
         Numbers of the examples in their data set, (N,), by which their noise is drawn; default 0 .. N - 1.
         Give them where a data set is measured in batches, and the batch size changes nothing.
@@ -53,11 +52,8 @@ def max_sensitivity(
         Divide by the norm of the clean map, as the source's experiments and Captum. Without it, the plain
         definition, maps of another scale give other values.
 
-    Returns
-    -------
-    Tensor
-        float64 (N,). If relative, a clean map that is all zero gives NaN, or inf if noise changes it (Captum
-        divides by 1 there). NaN where a map is not finite.
+    Returns float64 (N,). If relative, a clean map that is all zero gives NaN, or inf if noise changes it
+    (Captum divides by 1 there). NaN where a map is not finite.
 
     Source: Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (in)fidelity and sensitivity of explanations",
     NeurIPS 2019, section 4.

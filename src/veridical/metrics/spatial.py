@@ -15,16 +15,9 @@ from veridical.runtime.errors import argument_error
 def mass_centre(maps: Tensor) -> Tensor:
     """Centre of mass of each map, (row, column) in pixels; a place, so without a direction.
 
-    Parameters
-    ----------
-    maps
-        Non-negative maps (N, H, W), float32 or float64; pixel (0, 0) has its centre at 0, 0. Weights of both
-        signs have no centre of mass: take `.abs()` or `.clamp(min=0)` first, whichever is meant.
-
-    Returns
-    -------
-    Tensor
-        float64 (N, 2); NaN where a map is all zero or not finite. Differentiable, so an attack can move it.
+    maps: non-negative (N, H, W), float32 or float64; pixel (0, 0) has its centre at 0, 0. Weights of both
+    signs have no centre of mass: take `.abs()` or `.clamp(min=0)` first, whichever is meant. Returns float64
+    (N, 2); NaN where a map is all zero or not finite. Differentiable, so an attack can move it.
 
     Source: Ghorbani, Abid, Zou, "Interpretation of neural networks is fragile", AAAI 2019, section 2 (the
     mass-centre attack).
@@ -74,28 +67,13 @@ def ssim(
     (2 m_a m_b + c1)(2 s_ab + c2) / ((m_a^2 + m_b^2 + c1)(s_a^2 + s_b^2 + c2)), c1 = (.01 data_range)^2 and
     c2 = (.03 data_range)^2; the result is the mean over the windows.
 
-    Parameters
-    ----------
-    a, b
-        Pictures (N, H, W) of one shape, float32 or float64.
-    data_range
-        Distance of the smallest from the greatest value that a picture can have, in the pictures' units.
-    weights
-        "gaussian" of deviation 1.5 pixels (Wang et al.), or "uniform".
-    window
-        Odd width in pixels; None is 11 for gaussian, 7 for uniform.
-    sample_covariance
-        Divide by n - 1 in place of n = window^2, as scikit-image does by default (the paper does not).
-
-    Returns
-    -------
-    Tensor
-        float64 (N,) on a's device. NaN where a picture is not finite.
-
-    Raises
-    ------
-    UsageError
-        For other dtypes, shapes that differ, a window that is even or larger than the pictures.
+    a, b: pictures (N, H, W) of one shape, float32 or float64. data_range: distance of the smallest from the
+    greatest value that a picture can have, in the pictures' units. weights: "gaussian" of deviation 1.5
+    pixels (Wang et al.), or "uniform". window: odd width in pixels; None is 11 for gaussian, 7 for uniform.
+    sample_covariance: divide by n - 1 in place of n = window^2, as scikit-image does by default (the paper
+    does not).
+    Returns float64 (N,) on a's device, NaN where a picture is not finite. Raises UsageError for other dtypes,
+    shapes that differ, a window that is even or larger than the pictures.
 
     Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural
     similarity", IEEE Transactions on Image Processing 13 (2004), section III.B.
@@ -111,9 +89,8 @@ def ssim(
     at_once = max(1, _PIXELS_AT_ONCE // a[0].numel()) if len(a) else 1
     for left, right in zip(a.split(at_once), b.split(at_once), strict=True):
         planes = torch.stack([left, right, left * left, right * right, left * right])
-        mean_a, mean_b, square_a, square_b, product = _windowed(planes.flatten(0, 1), taps).unflatten(
-            0, (5, -1)
-        )
+        smooth = _windowed(planes.flatten(0, 1), taps).unflatten(0, (5, -1))
+        mean_a, mean_b, square_a, square_b, product = smooth
         both, products = mean_a * mean_a + mean_b * mean_b, mean_a * mean_b
         variances = scale * (square_a - mean_a * mean_a) + scale * (square_b - mean_b * mean_b)
         above = (2 * products + c1) * (2 * scale * (product - products) + c2)
