@@ -262,13 +262,6 @@ def test_a_truncated_svhn_file_is_named(root: Path, draw: Draw, keep: int) -> No
         load("svhn", root)
 
 
-def test_half_of_svhn_is_incomplete(root: Path, draw: Draw) -> None:
-    write_svhn(root, draw)
-    (root / "test_32x32.mat").unlink()
-    with pytest.raises(DataError, match=r"incomplete, without test_32x32\.mat"):
-        load("svhn", root)
-
-
 def test_a_pipe_is_no_file(root: Path, batches: Batches) -> None:
     folder = write_pickled(root, batches)
     (folder / CIFAR_PICKLED[0]).unlink()

@@ -300,11 +300,6 @@ def test_noise_stays_with_its_pixel(source: str) -> None:
     data, moved = block_mnist(options), counterfactual(options)
     elsewhere = ~(data.train_mask | moved.train_mask)
     assert data.train.images[:, 0][elsewhere].equal(moved.train.images[:, 0][elsewhere])
-    clean = block_mnist(replace(options, noise=0.0)).train.images[:, 0].double()
-    grey = (clean > 40) & (clean < 215)
-    added = (data.train.images[:, 0].double() - clean)[grey] / 255
-    assert float(added.std()) == pytest.approx(0.02, rel=0.05)
-    assert abs(float(added.mean())) < 0.001
 
 
 def test_everything_that_was_chosen_is_recorded(source: str) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -18,7 +17,6 @@ from veridical.jobs.pool import usable_cores, visible_cards, worker_environments
 from veridical.runtime.errors import RunError, UsageError
 
 CARDS = "CUDA_VISIBLE_DEVICES"
-Lines = Callable[[Path], list[str]]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the pool is for POSIX systems")
 
@@ -146,31 +144,11 @@ def test_workers_that_are_killed_while_they_start_cost_no_retry(
 
 
 def test_a_stopped_worker_is_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, until: Callable[..., None], lines: Lines
+    run_while_stopped: Callable[[ProcessPool], int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    started, go = tmp_path / "started", tmp_path / "go"
-    job = Job("job_functions:hold", {}, {"started": str(started), "go": str(go)})
-
-    def stop() -> None:
-        until(lambda: lines(started))
-        pid = int(lines(started)[0])
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            until(lambda: caplog.messages)
-            time.sleep(1.0)
-        finally:
-            go.touch()
-            os.kill(pid, signal.SIGCONT)
-
     with ProcessPool(1) as pool:
-        stopper = threading.Thread(target=stop)
-        stopper.start()
-        store = Store(tmp_path / "impatient", stale_after=1.0)
-        (outcome,) = run_jobs([job], store, pool, trust_code=True, poll_seconds=0.05).values()
-        stopper.join()
-    assert outcome.status == "done"
-    (message,) = caplog.messages
-    assert f"process {lines(started)[0]} " in message
+        pid = run_while_stopped(pool)
+    assert f"process {pid} " in caplog.messages[0]
 
 
 def test_workers_that_cannot_start_break_the_pool(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
