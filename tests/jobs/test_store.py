@@ -40,14 +40,6 @@ def test_the_tail_of_a_log_is_short(store: Store) -> None:
     assert store.log_tail(JOB) == "x" * 4000
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"seconds": 1}'])
-def test_a_damaged_result_is_an_error_that_names_the_file(store: Store, content: str) -> None:
-    store.folder(JOB).mkdir(parents=True)
-    (store.folder(JOB) / "result.json").write_text(content)
-    with pytest.raises(RunError, match=r"result\.json"):
-        store.result(JOB)
-
-
 def test_a_store_is_made_once_however_many_begin(tmp_path: Path) -> None:
     gate, tokens = threading.Barrier(8), []
 

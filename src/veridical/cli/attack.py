@@ -1,4 +1,4 @@
-"""Attacks side by side, and the demonstration."""
+"""Attacks side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from veridical.runtime.checking import FilePath, Pictures
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.options import Gallery
-from veridical.runtime.study_config import DemoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +51,12 @@ def compare(options: CompareOptions) -> int:
         REPORT,
         attack_table,
         attack_verdict,
+        check_comparable,
+        name_attacks,
         paired_table,
         robustness_scatter,
         write_attack_page,
     )
-    from veridical.studies.attack_result import check_comparable, name_attacks
 
     if len(options.attacks) < 2:
         raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")
@@ -95,27 +95,4 @@ def compare(options: CompareOptions) -> int:
         robustness_scatter(attacks).savefig(options.figure)
         say(f"figure: {options.figure}")
     say(f"report: {page}")
-    return 0
-
-
-def demo(options: DemoOptions) -> int:
-    """Train a natural and a robust model on digits, attack the explanations of both, show them side by side.
-
-    examples:
-      veridical demo
-      veridical demo --short --out runs/quick
-
-    Everything goes into one folder; an interrupted demo is continued by the same command. It ends by
-    naming the page to open.
-    """
-    from veridical.cli.terminal import print_table, say, stage_bars
-    from veridical.studies.attack_page import attack_table
-    from veridical.studies.demo import demo as run_demo
-
-    with stage_bars(shown=options.progress) as show:
-        finished = run_demo(options, show)
-    print_table(attack_table(finished.attacks).transposed("measure"))
-    for line in finished.verdict:
-        say(line)
-    say(f"\nreport: {finished.page}")
     return 0

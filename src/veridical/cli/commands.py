@@ -66,14 +66,13 @@ COMMANDS: Mapping[str, Command] = {
         "veridical.studies.alignment:Alignment", "measure how much of the maps lies where people look"
     ),
     "one-layer": Command(
-        "veridical.studies.one_layer:OneLayer",
-        "check that IG-NORM is adversarial training for one layer",
+        "veridical.studies.one_layer:OneLayer", "check that IG-NORM is adversarial training for one layer"
     ),
     "block-margin": Command(
         "veridical.studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"
     ),
     "demo": Command(
-        "veridical.cli.attack:demo", "train, attack and show a natural and a robust model on digits"
+        "veridical.studies.demo:Demo", "train, attack and show a natural and a robust model on digits"
     ),
     # Studies from outside, whose options are known when the first argument is.
     "run": Command(

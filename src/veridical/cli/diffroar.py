@@ -44,9 +44,9 @@ def report(options: ReportOptions) -> int:
         differences_figure,
         diffroar_headline,
         diffroar_table,
+        name_measurements,
         write_diffroar_page,
     )
-    from veridical.studies.diffroar_result import name_measurements
 
     # Refused before the folders are read, which takes longer.
     page = Path(options.out)

@@ -62,7 +62,7 @@ class Dask(Executor):
         self._lost_errors: tuple[type[BaseException], ...] = (distributed.scheduler.KilledWorker,)
         self._patience, self._opened = patience, isinstance(cluster, str)
         if isinstance(cluster, str):
-            check_address(cluster, insecure)
+            _check_address(cluster, insecure)
             _check_certificates(cluster, security or distributed.Security())
             try:
                 cluster = distributed.Client(
@@ -126,7 +126,7 @@ class Dask(Executor):
             self._client.close()
 
 
-def check_address(address: str, insecure: bool) -> None:
+def _check_address(address: str, insecure: bool) -> None:
     """Raise a UsageError for a scheduler's address on another machine without TLS, unless `insecure`."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     if not parts.hostname or parts.scheme not in ("tcp", "tls"):

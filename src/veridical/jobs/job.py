@@ -83,12 +83,7 @@ def load_function(name: str, trust_code: bool = False) -> JobFunction:
 def check_trusted(name: str, trust_code: bool) -> None:
     """Raise a UsageError for a function outside Veridical, unless the caller trusts it."""
     if not trust_code and not name.startswith(_OWN):
-        raise argument_error(
-            "function",
-            name,
-            "a function of Veridical",
-            TRUST_HINT,
-        )
+        raise argument_error("function", name, "a function of Veridical", TRUST_HINT)
 
 
 def _check_finite(value: object, place: str) -> None:

@@ -91,7 +91,7 @@ class ProcessPool(ThreadPoolExecutor):
     ) -> None:
         if os.name != "posix":
             raise UsageError("ProcessPool needs Linux or macOS. Use InProcess, or Dask with a cluster.")
-        self._team = [_Worker(place) for place in worker_environments(workers, threads, gpus, per_gpu)]
+        self._team = [_Worker(place) for place in _worker_environments(workers, threads, gpus, per_gpu)]
         self.workers = len(self._team)
         super().__init__(self.workers, thread_name_prefix="process pool")
         # Last in, first out: a worker that runs is used before another is started.
@@ -119,10 +119,7 @@ class ProcessPool(ThreadPoolExecutor):
                 worker.dismiss()
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if kind is not None:
             self._broken_by = "the pool was shut down"
@@ -290,7 +287,7 @@ def _answer(call: bytes) -> bytes:
 # --- what a worker may use -------------------------------------------------------------------------------
 
 
-def worker_environments(
+def _worker_environments(
     workers: int | None, threads: int, gpus: Sequence[int] | str | None, per_gpu: int
 ) -> list[dict[str, str]]:
     """Return the variables of each worker; without `workers`, one worker per core or place on a GPU.

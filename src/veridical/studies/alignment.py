@@ -15,7 +15,7 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.maps import batch_maps
 from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
 from veridical.faithfulness.sources import describe_source, load_source
-from veridical.metrics.intervals import SHARE, mean_interval
+from veridical.metrics.intervals import SHARE, mean_interval, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS, area_share, mass_share
 from veridical.metrics.maps import saliency
 from veridical.report import Illustration, Panel, PictureGallery, PictureRow
@@ -37,7 +37,6 @@ from veridical.studies.maps import (
     region_record,
     regions_of,
 )
-from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.study import (
     Case,
     Context,
@@ -53,8 +52,8 @@ from veridical.studies.study import (
 from veridical.studies.training import training_title, undertrained
 from veridical.training.subject import Subject, load_model, load_subject
 
+# Test images of one job.
 STRETCH = 500
-"""Test images of one job."""
 
 COLUMNS = (
     Column("accuracy", "accuracy", "share"),

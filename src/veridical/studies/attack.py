@@ -31,7 +31,7 @@ from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import Arrays, read_json, to_plain
 from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
 from veridical.studies import attack_page
-from veridical.studies.attack_result import ARRAYS_FORM, AttackDocument, AttackResult, run_title
+from veridical.studies.attack_page import ARRAYS_FORM, AttackDocument, AttackResult, run_title
 from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work
 from veridical.training.subject import load_examined, load_subject
 

@@ -50,12 +50,12 @@ from veridical.studies.study import Case, Context, Study, StudyResult, Work, che
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
 from veridical.training.penalties import signed_sum
 
+# The natural and the adversarially trained MLP, and a linear model trained naturally.
 NAMES: Mapping[str, str] = {
     "natural": "natural network",
     "adversarial": "adversarially trained network",
     "linear": "linear model",
 }
-"""The natural and the adversarially trained MLP, and a linear model trained naturally."""
 
 _FOLLOWED = ("other_ratio", "noise_ratio", "normalised_margin")  # their course in training is kept
 _RECORDED = 40  # places of that course, beside the start

@@ -38,16 +38,15 @@ from veridical.runtime.options import (
     TiesName,
 )
 from veridical.studies import diffroar_page
-from veridical.studies.diffroar_result import (
+from veridical.studies.diffroar_page import (
     ARRAYS_FORM,
     DiffRoarDocument,
     attribution_name,
     judge_again,
     name_measurements,
 )
-from veridical.studies.executors import executor_of
 from veridical.studies.maps import first_of_each_class
-from veridical.studies.study import REPORT, Case, Study, StudyResult, Work
+from veridical.studies.study import REPORT, Case, Study, StudyResult, Work, executor_of
 from veridical.training.subject import load_subject
 
 

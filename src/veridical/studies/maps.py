@@ -15,7 +15,7 @@ from torch import Tensor
 
 from veridical.data import DATASETS, Dataset
 from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
-from veridical.metrics.intervals import SHARE
+from veridical.metrics.intervals import SHARE, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,
     area_share,
@@ -29,10 +29,9 @@ from veridical.metrics.maps import saliency
 from veridical.report import Colours, Curve, curves_figure
 from veridical.report.formats import main_interval
 from veridical.runtime.files import Arrays
-from veridical.studies.over_seeds import two_intervals
 
+# Measures that are one number per map; `topk` is one for each level.
 SINGLE = ("mass", "area", "auc", "pointing", "zero")
-"""Measures that are one number per map; `topk` is one for each level."""
 
 
 def map_measures(
@@ -80,8 +79,8 @@ _KINDS = {
 }
 
 
+# What the masks of generated files mark.
 _MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the planted patch"}
-"""What the masks of generated files mark."""
 
 
 @lru_cache(maxsize=2)

@@ -35,10 +35,10 @@ from veridical.training.objectives import Inner, Natural, Objective, ObjectiveVa
 from veridical.training.penalties import l1_norm, signed_sum
 
 REFERENCE = "soft max-margin"
+# What the theorem says is the same as the reference.
 EQUAL = ("adversarial", "ig-norm")
-"""What the theorem says is the same as the reference."""
+# Relative distance below which trajectories count as the same in float64.
 EQUAL_BELOW = 1e-6
-"""Relative distance below which trajectories count as the same in float64."""
 
 _BATCH, _RECORDED = 50, 100
 _LEAST_NODES, _MOST_NODES = 48, 4096

@@ -58,8 +58,8 @@ from veridical.studies.training import training_title
 from veridical.training.run import load
 from veridical.training.subject import load_model, load_subject
 
+# The training on true data beside those on randomised ones.
 CONTROL = "true"
-"""The training on true data beside those on randomised ones."""
 
 MEASURES = measures("sanity")
 TRAINING_WORDS = {CONTROL: "true data", "labels": "permuted labels", "data": "images of noise"}
@@ -70,8 +70,8 @@ ORDERS = {
 }
 SIMILARITIES = [Column(name, measure.label, "number") for name, measure in MEASURES.items()]
 
+# Columns of the gallery for the cascade.
 _MOST_STATES = 4
-"""Columns of the gallery for the cascade."""
 
 AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 
@@ -161,7 +161,7 @@ class Sanity(Study[SanityOptions]):
             }
             if run is not None:
                 overrides["batch_size"] = min(run.optimise.batch_size, self.train_examples)
-            part = randomise_data(self.data, CONTROL, self.train_examples, options.seed)
+            part = _randomise_data(self.data, CONTROL, self.train_examples, options.seed)
             self.training = resolve_training(part, self.model, run, "natural", overrides)
 
     def config(self) -> dict[str, Any]:
@@ -276,7 +276,7 @@ class Sanity(Study[SanityOptions]):
     def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
         """Train the architecture on randomised data; its accuracies on that and on the test images."""
         true = load_source(context.where, values["data"]["checksum"])
-        data = randomise_data(true, values["kind"], values["examples"], values["random_seed"])
+        data = _randomise_data(true, values["kind"], values["examples"], values["random_seed"])
         run = train_fresh(values, data, context.folder / "run", context.where)
         right = predict_classes(run.model, data.train) == data.train.labels
         return {
@@ -487,7 +487,7 @@ class Sanity(Study[SanityOptions]):
         return facts
 
 
-def randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
+def _randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
     """The training data of one kind: "true", with permuted "labels", or with noise for "data"."""
     part = shorten_training(data, examples, seed)
     change = {"labels": permute_labels, "data": replace_by_noise}.get(kind)

@@ -25,7 +25,7 @@ from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.randomisation import predict_classes
 from veridical.faithfulness.sources import describe_source
-from veridical.metrics.intervals import SHARE
+from veridical.metrics.intervals import SHARE, over_runs, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS
 from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import Interval
@@ -54,7 +54,6 @@ from veridical.studies.maps import (
     measures_over_seeds,
     scaled_saliency,
 )
-from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
 from veridical.studies.study import (
     Case,
     Context,
@@ -71,14 +70,14 @@ from veridical.training.loop import train
 from veridical.training.penalties import check_supported
 from veridical.training.settings import Settings
 
+# The test images: the patch as in training, independent of the class, and not there.
 VARIANTS: tuple[ShortcutTestName, ...] = ("agreeing", "moved", "gone")
-"""The test images: the patch as in training, independent of the class, and not there."""
 
+# Variants in which a model that relies on the patch loses accuracy.
 LOST = ("moved", "gone")
-"""Variants in which a model that relies on the patch loses accuracy."""
 
+# Test images whose maps are kept, the first ones of each class.
 PICTURES = 10
-"""Test images whose maps are kept, the first ones of each class."""
 
 RELIANCE = (
     *(Column(f"accuracy/{variant}", variant, "share") for variant in VARIANTS),
@@ -103,8 +102,8 @@ RELIANCE_TEXT = (
     "images."
 )
 
+# One data set with each kind of test images.
 Planted = Mapping[ShortcutTestName, MaskedDataset]
-"""One data set with each kind of test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +274,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         index = first_of_each_class(data.test.labels[: values["explained"]], PICTURES)
         arrays["index"] = np.asarray(index, dtype=np.int64)
         for variant, shown in variants.items():
-            regions = mark_patches(variants, variant)
+            regions = _mark_patches(variants, variant)
             arrays[f"predicted/{variant}"] = predict_classes(trained.model, shown.test).numpy()
             arrays[f"correct/{variant}"] = arrays[f"predicted/{variant}"] == arrays["label"]
             arrays[f"image/{variant}"] = shown.test.images[index].numpy()
@@ -469,7 +468,7 @@ def follows(predicted: NDArray[np.int64], moved: MaskedDataset, code: CodeName) 
     return np.where(agrees, np.nan, hit.astype(np.float64))
 
 
-def mark_patches(variants: Planted, variant: ShortcutTestName) -> Tensor:
+def _mark_patches(variants: Planted, variant: ShortcutTestName) -> Tensor:
     """Where maps are measured, bool (N, H, W): on the patch, or where it was in agreement if it is gone."""
     return variants["agreeing" if variant == "gone" else variant].test_mask
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +32,10 @@ import numpy as np
 import torch
 
 from veridical.faithfulness.diffroar import check_outcomes
-from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs, workers_of
-from veridical.metrics.intervals import SHARE, UNBOUNDED
+from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs, workers_of
+from veridical.jobs.cluster import Dask
+from veridical.jobs.pool import visible_cards
+from veridical.metrics.intervals import SHARE, UNBOUNDED, two_intervals
 from veridical.report import Panel, study_page
 from veridical.report.formats import Interval
 from veridical.report.table import Column, Table, write_points
@@ -52,30 +55,29 @@ from veridical.runtime.files import (
     write_atomic,
     write_json,
 )
+from veridical.runtime.guards import thread_count
 from veridical.runtime.options import DataRoot, Gallery, Placement
 from veridical.runtime.record import record
 from veridical.runtime.trusted_import import import_trusted
-from veridical.studies.executors import executor_of
-from veridical.studies.over_seeds import two_intervals
 
 RESULT, EXAMPLES, REPORT = "result.json", "examples.npz", "report.html"
+# Where intervals of a unit end.
 BOUNDS: Mapping[str, tuple[float, float]] = {"share": SHARE, "points": (-1.0, 1.0)}
-"""Where intervals of a unit end."""
 
+# The store of a study that names no other, and what a job keeps its arrays in.
 JOBS, ARRAYS = "jobs", "measured.npz"
-"""The store of a study that names no other, and what a job keeps its arrays in."""
 
+# (what is done, how far it is).
 ProgressCallback = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
 
 _PLACEMENT = {one.name for group in (Placement, DataRoot, Gallery) for one in fields(group)}
+# Options on which no number depends.
 _PLACEMENT = (_PLACEMENT | {"batch", "trust_code"}) - {"seed"}
-"""Options on which no number depends."""
 
 OptionsT = TypeVar("OptionsT")
 _OWN = "veridical."
+# Studies of this process by name: one that a notebook defines runs in it, though no worker can import it.
 _LIVE: dict[str, type[Study[Any]]] = {}
-"""Studies of this process by name: one that a notebook defines runs in it, though no worker can import it."""
 
 
 @record
@@ -521,3 +523,28 @@ def distinct_titles(
     if len(set(chosen)) < len(chosen):
         raise argument_error("titles", chosen, f"a different name for each {what}", "Give --titles.")
     return chosen
+
+
+@contextmanager
+def executor_of(options: Placement) -> Iterator[Executor]:
+    """Where the options say that jobs run; in the block torch has as many threads as a worker has.
+
+    A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
+    """
+    # A cluster's devices are other machines'.
+    device = None if options.scheduler is not None else resolve_device(options.device)
+    pinned = device is not None and options.device in ("auto", "cuda") and device.type == "cuda"
+    executor: Executor
+    if options.scheduler is not None:
+        executor = Dask(options.scheduler, insecure=options.insecure)
+    elif options.workers == 1:
+        executor = InProcess()
+    elif pinned:
+        share = -(-(options.workers or 1) // max(1, len(visible_cards())))
+        executor = ProcessPool(options.workers, options.threads or 1, gpus="all", per_gpu=share)
+    else:
+        executor = ProcessPool(options.workers, options.threads or 1)
+    alone = isinstance(executor, InProcess)
+    threads = options.threads or (torch.get_num_threads() if alone else 1)
+    with executor, thread_count(threads):
+        yield executor

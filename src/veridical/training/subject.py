@@ -85,7 +85,7 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
         return _subject_of_run(choice, load(choice.run, device=place, trust_code=choice.trust_code))
     if choice.data is None:
         raise argument_error("data", None, "the images", "A model does not know its own: give --data.")
-    data = load_data(choice.data, choice.data_root, equalise=bool(choice.equalise))
+    data = _load_images(choice, choice.data, equalise=bool(choice.equalise))
     source = {
         "model": str(choice.model),
         "options": json.dumps(choice.model_options, sort_keys=True),
@@ -105,12 +105,12 @@ def _subject_of_run(choice: SubjectChoice, run: Run) -> Subject:
         if getattr(choice, name):
             raise UsageError(f"{name}: the run has its own. Leave --{name.replace('_', '-')} out.")
     if choice.equalise is None and choice.data in (None, recorded["name"]):
-        data = run.data(choice.data_root)
+        data = run.data(choice.data_root, trust_code=choice.trust_code)
     else:
         equalise = (
             bool(recorded["options"].get("equalise", False)) if choice.equalise is None else choice.equalise
         )
-        data = load_data(choice.data or recorded["name"], choice.data_root, equalise=equalise)
+        data = _load_images(choice, choice.data or recorded["name"], equalise=equalise)
     here, there = ([list(data.shape), data.num_classes], [list(recorded["shape"]), recorded["num_classes"]])
     if here != there:
         raise UsageError(
@@ -121,6 +121,10 @@ def _subject_of_run(choice: SubjectChoice, run: Run) -> Subject:
     return Subject(
         str(run.folder), run.model, data, weights_digest(run.folder), source, run, run.settings.to_dict()
     )
+
+
+def _load_images(choice: SubjectChoice, name: str, *, equalise: bool) -> Dataset:
+    return load_data(name, choice.data_root, equalise=equalise, trust_code=choice.trust_code)
 
 
 def load_model(where: Mapping[str, str], digest: str, *, trust_code: bool = False) -> nn.Module:
