@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 import veridical
 from veridical.attacks.ball import L2, Linf, Noise
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.cli.main import main
 from veridical.data import Dataset
 from veridical.runtime.errors import UsageError

@@ -13,8 +13,7 @@ from veridical.attacks.ascent import value_and_gradient
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.prediction import pgd
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.path import path_attribution
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature, path_attribution
 from veridical.runtime.options import ScoreName
 from veridical.training.objectives import Inner, Natural, RobustAttribution, build_objective
 from veridical.training.penalties import (

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.maps import batch_maps
+from veridical.attribution.method import batch_maps
 from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
 from veridical.faithfulness.sources import describe_source, load_source
 from veridical.metrics.intervals import SHARE, mean_interval, paired_difference, two_intervals

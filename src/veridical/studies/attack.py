@@ -20,7 +20,7 @@ from veridical.attacks.protocols import EvaluationSettings, Protocol, Restart, e
 from veridical.attacks.robustness import Examination, batch_length, measure_robustness
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
 from veridical.faithfulness.sources import describe_source, load_source
 from veridical.jobs.pool import usable_cores, visible_cards

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from veridical.attacks.ball import ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.maps import dataset_maps
-from veridical.attribution.method import Attribution
+from veridical.attribution.method import Attribution, dataset_maps
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data.block_mnist import block_mnist
 from veridical.data.dataset import Split

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from veridical.attacks.ball import Linf, Noise
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.data import load
 from veridical.data.block_world import BlockWorld
 from veridical.faithfulness.sources import describe_source, load_source

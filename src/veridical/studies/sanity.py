@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.maps import dataset_maps
+from veridical.attribution.method import dataset_maps
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset
 from veridical.faithfulness.invariance import (

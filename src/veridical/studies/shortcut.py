@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.maps import batch_maps
+from veridical.attribution.method import batch_maps
 from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants

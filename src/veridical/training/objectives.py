@@ -13,8 +13,13 @@ from veridical.attacks.ascent import Start, ascend, value_and_gradient
 from veridical.attacks.ball import Ball, Noise, ball
 from veridical.attribution.classifier import logits_of
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.path import input_gradient, path_attribution, points_on_path, weighted_sum
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import (
+    Quadrature,
+    input_gradient,
+    path_attribution,
+    points_on_path,
+    weighted_sum,
+)
 from veridical.runtime.checking import check_count, check_positive
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
