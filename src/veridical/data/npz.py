@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error, decoding
 from veridical.data.registry import Shapes
+from veridical.runtime.files import read_array_header
 
 _MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
 _MAX_NAME_BYTES = 2**24
@@ -104,13 +105,7 @@ def _read_header(path: Path, archive: zipfile.ZipFile, name: str) -> _Header:
     with archive.open(info) as stream:
         start = io.BytesIO(stream.read(_MOST_HEADER))
     try:
-        version = np.lib.format.read_magic(start)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"format version {version}")
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(start)
+        shape, dtype = read_array_header(start)
     except (ValueError, SyntaxError, tokenize.TokenError) as error:  # all of them from numpy's parser
         found = f"an unreadable header ({error})"
         raise corrupt_file_error(where, found, "an array as numpy.savez writes it") from error

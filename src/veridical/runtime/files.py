@@ -31,6 +31,7 @@ _ABSENT = object()
 _SEAL = "seal"
 F = TypeVar("F")
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 """Arrays by name, as an .npz file holds them."""
@@ -336,9 +337,7 @@ def _read_array(content: bytes) -> Any:
     import numpy as np
 
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, dtype = read_array_header(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects")
     if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
@@ -347,6 +346,17 @@ def _read_array(content: bytes) -> Any:
     if dtype.kind == "U":
         array.tolist()  # numpy looks at its characters only now
     return array
+
+
+def read_array_header(stream: BinaryIO) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    """Shape and dtype that the header of a `.npy` file says; numpy's errors where it is none."""
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format version {version}")
+    shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
+    return shape, dtype
 
 
 def _has_form(array: Any, form: str, lengths: dict[str, int]) -> bool:
