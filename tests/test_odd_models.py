@@ -38,7 +38,7 @@ from veridical.faithfulness.randomisation import find_stages, model_randomisatio
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.penalties import absolute_sum, l1_norm, signed_sum, sum_and_l1
+from veridical.training.penalties import AttributionPenalty
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
 
@@ -135,10 +135,12 @@ def training(objective: Objective) -> Call:
 INNER = Inner(steps=2, step_size=0.05, start="random")
 OBJECTIVES: dict[str, Call] = {
     "natural": training(Natural()),
-    "adversarial": training(RobustAttribution(signed_sum(), LINF, inner=INNER)),
-    "IG-NORM": training(RobustAttribution(l1_norm(), LINF, inner=INNER)),
-    "IG-SUM-NORM": training(RobustAttribution(sum_and_l1(0.5), L2(0.5), inner=INNER)),
-    "loss-change": training(RobustAttribution(absolute_sum(), LINF, inner=INNER)),
+    "adversarial": training(RobustAttribution(AttributionPenalty(sum_weight=1.0), LINF, inner=INNER)),
+    "IG-NORM": training(RobustAttribution(AttributionPenalty(l1=1.0), LINF, inner=INNER)),
+    "IG-SUM-NORM": training(
+        RobustAttribution(AttributionPenalty(sum_weight=1.0, l1=0.5), L2(0.5), inner=INNER)
+    ),
+    "loss-change": training(RobustAttribution(AttributionPenalty(absolute_sum=1.0), LINF, inner=INNER)),
 }
 
 

@@ -488,7 +488,7 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
             f"`veridical {kind}`. Name another folder."
         )
     if existing["config"] != claim["config"]:
-        differences = "; ".join(_list_differences(existing["config"], claim["config"]))
+        differences = "; ".join(list_differences(existing["config"], claim["config"]))
         raise UsageError(
             f"{folder} belongs to another run: {differences}. "
             "Name another folder, or repeat the same options."
@@ -514,7 +514,7 @@ def _refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def _list_differences(before: object, now: object) -> list[str]:
+def list_differences(before: object, now: object) -> list[str]:
     """What differs, in words: an option once, of however many trainings it is part, and not without end."""
     places: dict[tuple[str, str, str], list[str]] = {}
     for place, old, new in _walk_differences(before, now):

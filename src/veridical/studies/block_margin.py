@@ -48,7 +48,7 @@ from veridical.runtime.options import BlockWorldChoice, NormName
 from veridical.runtime.seeds import stream
 from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, table_of
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.penalties import signed_sum
+from veridical.training.penalties import AttributionPenalty
 
 # The natural and the adversarially trained MLP, and a linear model trained naturally.
 NAMES: Mapping[str, str] = {
@@ -265,7 +265,7 @@ class BlockMargin(Study[BlockMarginOptions]):
             radius, inner_steps = values["radius"], values["inner_steps"]
             inner = Inner(inner_steps, 2.5 * radius / inner_steps, "random", "loss")
             threat = ball(values["norm"], radius, None)
-            objective = RobustAttribution(signed_sum(), threat, inner=inner)
+            objective = RobustAttribution(AttributionPenalty(sum_weight=1.0), threat, inner=inner)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         # The score is a mean over units, so that a unit moves only if the width multiplies the rate.
         optimiser = torch.optim.SGD(trained, lr=values["learning_rate"] * values["width"])
