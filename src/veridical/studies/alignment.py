@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.method import batch_maps
-from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
+from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.faithfulness.sources import describe_source, load_source
 from veridical.metrics.intervals import SHARE, mean_interval, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS, area_share, mass_share
@@ -28,6 +28,7 @@ from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice
 from veridical.studies.maps import (
     channels_last,
+    describe_methods,
     draw_topk,
     first_of_each_class,
     image_and_maps,
@@ -43,9 +44,9 @@ from veridical.studies.study import (
     Study,
     StudyResult,
     Work,
-    check_different,
     compare,
     distinct_titles,
+    limit_count,
     list_settings,
     table_of,
 )
@@ -110,7 +111,6 @@ class Alignment(Study[AlignmentOptions]):
     def prepare(self) -> None:
         """Load the subjects and their images, and group runs of one recipe."""
         options = self.options
-        check_different("attribution", options.attribution)
         if options.run == []:
             raise argument_error("run", options.run, "at least one folder of a run")
         subjects: list[Subject] = []
@@ -124,20 +124,15 @@ class Alignment(Study[AlignmentOptions]):
             _check_same_images(folder, subjects)
         self.data = subjects[0].data
         self.region = region_record(self.data)
-        self.methods = {name: self._describe(name) for name in options.attribution}
+        if self.region["kind"] != "mask":
+            for name in options.attribution:
+                check_on_black(name)
+        self.methods = describe_methods(options)
         self.models = _group(subjects, options)
         images = len(self.data.test)
-        self.examples = images if options.examples is None else min(options.examples, images)
+        self.examples = limit_count(options.examples, images)
         if self.examples < 2:
             raise argument_error("examples", options.examples, "at least 2 images")
-
-    def _describe(self, name: str) -> dict[str, Any]:
-        """An attribution as plain values; one that says nothing on a black ground is refused there."""
-        if self.region["kind"] != "mask":
-            check_on_black(name)
-        options = self.options
-        method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-        return describe_attribution(method)
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, as plain values; neither paths nor the machine."""

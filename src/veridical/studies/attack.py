@@ -32,7 +32,7 @@ from veridical.runtime.files import Arrays, read_json, to_plain
 from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
 from veridical.studies import attack_page
 from veridical.studies.attack_page import ARRAYS_FORM, AttackDocument, AttackResult, run_title
-from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work
+from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work, limit_count
 from veridical.training.subject import load_examined, load_subject
 
 _EDGES = ("top", "bottom", "left", "right")
@@ -84,7 +84,7 @@ class Attack(Study[AttackOptions]):
         self.subject = load_subject(options, device=self.local_device)
         self.data = self.subject.data
         self.split = self.subject.split(options.split)
-        self.images = len(self.split) if options.examples is None else min(options.examples, len(self.split))
+        self.images = limit_count(options.examples, len(self.split))
         robust = None if self.subject.run is None else self.subject.run.settings.robust
         trained = robust.radius if robust is not None and robust.norm == options.norm else None
         usual = (

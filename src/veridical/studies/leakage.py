@@ -23,7 +23,7 @@ from veridical.attacks.ball import ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.method import Attribution, dataset_maps
-from veridical.attribution.registry import create_attribution, describe_attribution
+from veridical.attribution.registry import create_attribution
 from veridical.data.block_mnist import block_mnist
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
@@ -68,6 +68,7 @@ from veridical.runtime.options import (
 from veridical.runtime.seeds import stream
 from veridical.studies.maps import (
     channels_last,
+    describe_methods,
     first_of_each_class,
     image_and_maps,
     make_topk_curve,
@@ -83,6 +84,7 @@ from veridical.studies.study import (
     Work,
     check_data,
     check_different,
+    limit_count,
     list_settings,
     table_of,
 )
@@ -297,18 +299,13 @@ class Leakage(Study[LeakageOptions]):
     def prepare(self) -> None:
         """Make the data, and fill every gap of the options."""
         options = self.options
-        for name in ("position", "objective", "attribution"):
+        for name in ("position", "objective"):
             check_different(name, getattr(options, name))
         check_supported(options.objective, {name: getattr(options, name) for name in _ROBUST})
         self.balls = balls_of(options)
         for norm, radius in self.balls:
             ball(norm, radius)  # refuses radii that cannot be
-        self.methods = {
-            name: describe_attribution(
-                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-            )
-            for name in options.attribution
-        }
+        self.methods = describe_methods(options)
         self.blocks = {at: self._blocks(at) for at in options.position}
         self.data = {at: _blocks_data(_key(self.blocks[at]), options.data_root) for at in options.position}
         self.conditions = [
@@ -321,10 +318,8 @@ class Leakage(Study[LeakageOptions]):
         self.titles = list(dict.fromkeys(one.title for one in self.conditions))
         self.seeds = range(options.seed, options.seed + options.seeds)
         images = len(next(iter(self.data.values())).test)
-        self.explained, self.attacked = (
-            images if wanted is None else min(wanted, images)
-            for wanted in (options.explained, options.attacked)
-        )
+        self.explained = limit_count(options.explained, images)
+        self.attacked = limit_count(options.attacked, images)
 
     def _blocks(self, position: PositionName) -> dict[str, Any]:
         given = {name: getattr(self.options, name) for name in _BLOCKS}

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import DATASETS, Dataset
 from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
 from veridical.metrics.intervals import SHARE, two_intervals
@@ -29,6 +30,7 @@ from veridical.metrics.maps import saliency
 from veridical.report import Colours, Curve, curves_figure
 from veridical.report.formats import main_interval
 from veridical.runtime.files import Arrays
+from veridical.studies.study import check_different
 
 # Measures that are one number per map; `topk` is one for each level.
 SINGLE = ("mass", "area", "auc", "pointing", "zero")
@@ -186,3 +188,13 @@ def channels_last(image: Any) -> Any:
     """Bytes (C, H, W) as numbers in [0, 1], (H, W) or (H, W, 3)."""
     values = image.astype(np.float64) / 255
     return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+
+
+def describe_methods(options: Any) -> dict[str, dict[str, Any]]:
+    """The attributions of a study's options as plain values, by name; a UsageError for none, or one twice."""
+    check_different("attribution", options.attribution)
+    trust = getattr(options, "trust_code", False)
+    return {
+        name: describe_attribution(create_attribution(name, seed=options.seed, trust_code=trust))
+        for name in options.attribution
+    }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.method import dataset_maps
-from veridical.attribution.registry import create_attribution, describe_attribution
+from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset
 from veridical.faithfulness.invariance import (
     INVARIANT_ABOVE,
@@ -52,8 +52,17 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
 from veridical.runtime.record import record
-from veridical.studies.maps import channels_last, first_of_each_class, image_and_maps
-from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, list_settings
+from veridical.studies.maps import channels_last, describe_methods, first_of_each_class, image_and_maps
+from veridical.studies.study import (
+    Case,
+    Context,
+    Study,
+    StudyResult,
+    Work,
+    check_different,
+    limit_count,
+    list_settings,
+)
 from veridical.studies.training import training_title
 from veridical.training.run import load
 from veridical.training.subject import load_model, load_subject
@@ -127,21 +136,15 @@ class Sanity(Study[SanityOptions]):
     def prepare(self) -> None:
         """Load the subject, and settle the new trainings."""
         options = self.options
-        check_different("attribution", options.attribution)
         check_different("tests", options.tests)
         self.subject = load_subject(options, device=options.device)
         self.data = self.subject.data
         if min(self.data.shape[1:]) < 3:
             raise argument_error("data", f"images of {self.data.shape}", "images of at least 3 x 3 pixels")
-        self.methods = {
-            name: describe_attribution(
-                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-            )
-            for name in options.attribution
-        }
+        self.methods = describe_methods(options)
         self.examples = min(options.examples, len(self.data.test))
         count = len(self.data.train)
-        self.train_examples = count if options.train_examples is None else min(options.train_examples, count)
+        self.train_examples = limit_count(options.train_examples, count)
         self.orders = [name for name in ORDERS if name in options.tests]
         randomised = [name for name in ("labels", "data") if name in options.tests]
         self.kinds = [CONTROL, *randomised] if randomised else []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
 from veridical.attribution.method import batch_maps
-from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
+from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.randomisation import predict_classes
@@ -46,6 +46,7 @@ from veridical.runtime.options import (
 from veridical.studies.maps import (
     SINGLE,
     channels_last,
+    describe_methods,
     draw_topk,
     first_of_each_class,
     image_and_maps,
@@ -63,6 +64,7 @@ from veridical.studies.study import (
     check_data,
     check_different,
     compare,
+    limit_count,
     table_of,
 )
 from veridical.studies.training import predict_cost, study_settings, training_fields, training_title
@@ -170,7 +172,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         options = self.options
         for name in options.attribution:
             check_on_black(name)
-        for name in ("objective", "rate", "attribution"):
+        for name in ("objective", "rate"):
             check_different(name, getattr(options, name))
         if options.radius is not None:
             check_different("radius", options.radius)
@@ -180,12 +182,9 @@ class Shortcut(Study[ShortcutStudyOptions]):
         data = planted(self._shortcut(options.rate[0]), options.data_root)["gone"]
         self.classes = data.classes
         images = len(data.test)
-        self.explained = images if options.explained is None else min(options.explained, images)
+        self.explained = limit_count(options.explained, images)
         self.explaining = {
-            "attributions": {
-                name: describe_attribution(create_attribution(name, seed=options.seed))
-                for name in options.attribution
-            },
+            "attributions": describe_methods(options),
             "explained": self.explained,
             "levels": list(LEVELS),
             "map_seed": options.seed,

@@ -548,3 +548,8 @@ def executor_of(options: Placement) -> Iterator[Executor]:
     threads = options.threads or (torch.get_num_threads() if alone else 1)
     with executor, thread_count(threads):
         yield executor
+
+
+def limit_count(wanted: int | None, available: int) -> int:
+    """How many of the available examples are used; None wants all."""
+    return available if wanted is None else min(wanted, available)
