@@ -223,7 +223,7 @@ class Alignment(Study[AlignmentOptions]):
                     # would reach.
                     one_map = np.sum([part.pop("average") for part in parts], axis=0)
                     usual.append(mass_share(torch.from_numpy(one_map).expand(regions.shape), regions).numpy())
-                    runs.append(joined(parts))
+                    runs.append(joined(parts))  # stretches in the order of the images
                 maps[name] = _measures(runs, usual)
                 inside[title, name] = {
                     _seed(one): run["mass"] for one, run in zip(members, runs, strict=True)
@@ -377,12 +377,14 @@ def _group(subjects: Sequence[Subject], options: AlignmentOptions) -> dict[str, 
     groups: list[list[Subject]] = []
     for one in subjects:
         recipe = {key: value for key, value in one.facts.items() if key != "seed"}
+        # Trainings that differ in the seed alone are repetitions of one model.
         like = next(
             (g for g in groups if {k: v for k, v in g[0].facts.items() if k != "seed"} == recipe), None
         )
         if like is None:
             groups.append([one])
         elif any(one.digest == other.digest for other in like):
+            # Twice the same weights would make the interval over seeds too narrow.
             raise argument_error("run", one.title, "different runs", "Two of them have the same weights.")
         else:
             like.append(one)
@@ -406,6 +408,7 @@ def _measures(runs: Sequence[Arrays], usual: Sequence[NDArray[Any]]) -> dict[str
     measures["beyond_one_map"] = two_intervals(
         [run["mass"] - one for run, one in zip(runs, usual, strict=True)]
     )
+    # Of images that the model reads right: elsewhere the map explains a mistake.
     measures["mass_where_correct"] = two_intervals(
         [np.where(run["correct"], run["mass"], np.nan) for run in runs]
     )

@@ -90,6 +90,7 @@ class Attack(Study[AttackOptions]):
         usual = (
             evaluation_settings(self.data.name, self.data.shape).radius if options.norm == "linf" else None
         )
+        # The radius that the run was trained for, else the paper's for the data, is the main one.
         main = trained if trained is not None else usual
         radii = tuple(sorted(options.radius)) if options.radius else ()
         if radii and main not in radii:
@@ -224,6 +225,7 @@ class Attack(Study[AttackOptions]):
             context.where, values["run"]["weights"], data, facts["split"], trust_code=trust
         )
         method = _create_method(values["method"], values["seed"], trust_code=trust)
+        # A worker on another machine may have other code behind the same name.
         described = to_plain(describe_attribution(method), "attribution")
         if described != values["attribution"] or len(split) != facts["images"]:
             what = "its images, code or settings differ. Repeat the command."
@@ -262,6 +264,7 @@ class Attack(Study[AttackOptions]):
         arrays = dict(self.measured.main.arrays)
         arrays["classes"] = np.asarray(self.data.classes, dtype=np.str_)
         left_out = {"index", "trace", "image", "perturbed", "saliency", "perturbed_saliency"}
+        # Pictures are of the main radius alone: a page shows no others, and files stay small.
         for point in self.measured.curve:
             if point.radius != self.measured.main.radius:
                 place = f"radius-{point.radius:.6g}"

@@ -375,6 +375,7 @@ class Leakage(Study[LeakageOptions]):
                     cost=predict_cost(one.settings),
                 )
                 yield training
+                # Attacked in every ball, also those that it was not trained in.
                 attack = {"balls": [list(around) for around in self.balls], "attacked": self.attacked}
                 yield replace(
                     training,
@@ -431,6 +432,7 @@ class Leakage(Study[LeakageOptions]):
         under_attack = {}
         for norm, radius in values["balls"]:
             hits = 0
+            # The stream is keyed by the batch's first image: batches are of a fixed length here.
             for first in range(0, count, _ROWS):
                 inputs, target = _batch(model, data, first, count)
                 generator = stream(values["seed"], "leakage attack", first)
@@ -458,6 +460,7 @@ class Leakage(Study[LeakageOptions]):
         data, model = _load_blocks(values, context), _load_model(context)
         moved = None
         if values["pairs"]:
+            # One training image is enough: only the test images are looked at.
             few = replace(
                 BlockOptions(**values["blocks"]), train_examples=1, test_examples=values["explained"]
             )
@@ -823,6 +826,7 @@ def _measures(runs: Sequence[Arrays]) -> dict[str, Any]:
         for run in runs
     ]
     measures: dict[str, Any] = {"null": measures_over_seeds(null)}
+    # What the steps measured by path, and its name in the results.
     names = {"telling": "telling", "telling_area": "telling_area", "level/signal": "signal_level"}
     names |= {"level/null": "null_level"} | {f"pair/{name}": name for name in PAIRED}
     for name, shown in names.items():

@@ -150,6 +150,7 @@ class Sanity(Study[SanityOptions]):
         self.kinds = [CONTROL, *randomised] if randomised else []
         self.model: dict[str, Any] | None = None
         self.training: dict[str, Any] | None = None
+        # Weights alone need no new training.
         if self.kinds:
             run = None if self.subject.run is None else self.subject.run.settings
             self.model = resolve_architecture(
@@ -163,6 +164,7 @@ class Sanity(Study[SanityOptions]):
                 "train_examples": self.train_examples,
             }
             if run is not None:
+                # Fewer images than the run had may not fill one of its batches.
                 overrides["batch_size"] = min(run.optimise.batch_size, self.train_examples)
             part = _randomise_data(self.data, CONTROL, self.train_examples, options.seed)
             self.training = resolve_training(part, self.model, run, "natural", overrides)
@@ -549,6 +551,7 @@ def _states(
     assert context.after is not None
     other = load(context.after / "run", device=next(model.parameters()).device).model
     others = explain(other)
+    # The other network explains the same classes; what it would say itself is recorded beside.
     seen = predict_classes(other, split, batch)
     yield _State("trained", compare_maps(maps, others, "sanity"), seen, others)
 

@@ -201,6 +201,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         data = planted(shortcut, options.data_root)["gone"]
         given = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
         for objective in options.objective:
+            # Natural training has no ball, so it is trained once however many radii there are.
             alone = objective == "natural" or options.radius is None
             for radius in [None] if alone else options.radius or []:
                 settings = study_settings(options, objective, {**given, "radius": radius}, data)
@@ -291,6 +292,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
                     arrays[f"maps/{name}/{variant}/{measure}"] = whole
                 pictured = _maps(trained.model, shown, name, index, seed)
                 arrays[f"saliency/{name}/{variant}"] = scaled_saliency(pictured)
+        # Where the moved patch happens to agree with the label nothing can be told: NaN.
         arrays["follows"] = follows(arrays["predicted/moved"], variants["moved"], values["shortcut"]["code"])
         results, timing = trained.result["results"], trained.result["timing"]
         return {"adversarial_accuracy": results["adversarial_accuracy"], "timing": timing, **arrays}
@@ -306,6 +308,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         for title, one in self.conditions.items():
             runs = measured[title]
             arms[title] = self._condition_results(one, list(runs.values()), attacked[title])
+            # The first condition on the same images: compared with others, the patch would differ too.
             reference = next(t for t, other in self.conditions.items() if other.shortcut == one.shortcut)
             if reference != title:
                 pair = (runs, measured[reference])
