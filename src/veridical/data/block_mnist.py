@@ -22,7 +22,7 @@ from veridical.runtime.options import BlockOptions
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
-__all__ = ["BlockOptions", "_cells_of", "block_mnist"]
+__all__ = ["BlockOptions", "block_mnist"]
 
 _CHUNK = 1024
 # Of a square, as shares of the block's sides: its distance from the border, and the width of its outline. In

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -245,17 +244,16 @@ def _read_gtsrb_table(path: Path, folder: Path) -> list[tuple[Path, int]]:
         table = list(csv.DictReader(stream, delimiter=";", skipinitialspace=True))
     if not table:
         raise corrupt_file_error(path, "no rows", "one row per test image")
-    return [_parse_gtsrb_row(path, folder, row) for row in table]
-
-
-def _parse_gtsrb_row(path: Path, folder: Path, row: dict[str, Any]) -> tuple[Path, int]:
-    name, label = row.get("Filename"), row.get("ClassId")
-    if not name or Path(name).name != name or not label or not label.isdecimal():
-        expected = "columns Filename (a plain name) and ClassId, separated by ;"
-        raise corrupt_file_error(path, f"the row {row}", expected)
-    if not (folder / name).is_file():
-        raise corrupt_file_error(folder / name, "no file", f"the image that {path} lists")
-    return folder / name, int(label)
+    files = []
+    for row in table:
+        name, label = row.get("Filename"), row.get("ClassId")
+        if not name or Path(name).name != name or not label or not label.isdecimal():
+            expected = "columns Filename (a plain name) and ClassId, separated by ;"
+            raise corrupt_file_error(path, f"the row {row}", expected)
+        if not (folder / name).is_file():
+            raise corrupt_file_error(folder / name, "no file", f"the image that {path} lists")
+        files.append((folder / name, int(label)))
+    return files
 
 
 def flower_places(root: Path, size: int) -> list[Place]:

@@ -19,7 +19,7 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ShortcutOptions, ShortcutTestName
 from veridical.runtime.seeds import per_example_uniform
 
-__all__ = ["ABSENT", "ShortcutOptions", "_patch_places", "shortcut", "shortcut_variants"]
+__all__ = ["ABSENT", "ShortcutOptions", "shortcut", "shortcut_variants"]
 
 ABSENT = -1
 """In `places["place"]`: no patch."""

@@ -76,8 +76,7 @@ def load_function(name: str, trust_code: bool = False) -> JobFunction:
     # A module of ours also holds what it imported itself: "veridical.x:Path" would be foreign code.
     if not callable(function) or not (trust_code or str(function.__module__).startswith(_OWN)):
         raise argument_error("function", name, "a function that Veridical defines")
-    found: JobFunction = function
-    return found
+    return function  # type: ignore[no-any-return]
 
 
 def check_trusted(name: str, trust_code: bool) -> None:

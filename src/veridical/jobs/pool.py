@@ -185,8 +185,8 @@ class _Worker:
         # Where the process finds Veridical; everything else comes from our own sys.path, which it is sent.
         paths = [str(Path(veridical.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._connection, theirs = Pipe()
-        # `serve` by name and not as the main module, which would be a second copy of this one.
-        main = f"from veridical.jobs.pool import serve; serve({theirs.fileno()}, {os.getpid()})"
+        # `_serve` by name and not as the main module, which would be a second copy of this one.
+        main = f"from veridical.jobs.pool import _serve; _serve({theirs.fileno()}, {os.getpid()})"
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed arguments
                 [sys.executable, "-P", "-c", main],
@@ -244,7 +244,7 @@ class _Worker:
 # --- in the worker process -------------------------------------------------------------------------------
 
 
-def serve(descriptor: int, parent: int) -> None:
+def _serve(descriptor: int, parent: int) -> None:
     """Make the calls that arrive at a socket until it closes: the whole of a worker process."""
     # Ctrl-C reaches all processes of a terminal; what to do about it is the parent's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -37,7 +37,7 @@ Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 """Arrays by name, as an .npz file holds them."""
 
 
-class Claim(TypedDict):
+class _Claim(TypedDict):
     """Whose a folder is: the command, and the options that decide its results."""
 
     kind: str
@@ -497,10 +497,10 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     return folder
 
 
-def read_claim(folder: Path) -> Claim:
+def read_claim(folder: Path) -> _Claim:
     """Whose a folder is; a RunError where that cannot be read."""
     hint = "What else lies in the folder is as it was, but begin anew in another folder."
-    return read_json(folder / CLAIM, Claim, hint=hint)
+    return read_json(folder / CLAIM, _Claim, hint=hint)
 
 
 def _refuse_foreign_files(folder: Path) -> None:
