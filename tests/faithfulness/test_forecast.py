@@ -35,12 +35,10 @@ def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement
 
 def test_the_sum_counts_every_retraining_and_the_workers() -> None:
     result = Forecast({"images": 20, "masks": 4}, {"images": 10.0, "masks": 5.0}, 30.0, 4.0, workers=2)
-    assert result.retraining_seconds == 220.0
     assert result.total_seconds == 34.0 + 12 * 220.0 / 24
     # Five at a time need five rounds for 24.
     five = dataclasses.replace(result, workers=5)
     assert five.total_seconds == 34.0 + 5 * 220.0 / 24
-    assert five.to_dict()["total_seconds"] == round(five.total_seconds, 3)
 
 
 def test_a_forecast_counts_what_the_design_has_and_leaves_no_files(

@@ -1,36 +1,36 @@
 """Randomised weights and data: layers, copies, sanity checks, and their verdicts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.method import dataset_maps
+from veridical.attribution.maps import dataset_maps
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import Arrays
 from veridical.data.dataset import build_dataset
-from veridical.faithfulness.invariance import (
+from veridical.faithfulness.randomisation import (
     InvarianceVerdict,
+    Stage,
+    _copy_reset,
+    _overwrite_stage,
+    _pick_partners,
     combine_verdicts,
     compare_unrelated,
     draws_interval,
-    is_nearer,
-    judge_remaining,
-    pick_partners,
-    remaining_similarity,
-)
-from veridical.faithfulness.randomisation import (
-    Stage,
-    copy_reset,
     find_stages,
     fresh_seed,
+    is_nearer,
+    judge_remaining,
     model_randomisation,
-    overwrite_stages,
     permute_labels,
     predict_classes,
+    remaining_similarity,
     replace_by_noise,
     shorten_training,
 )
@@ -81,12 +81,8 @@ def test_the_order_is_that_of_the_calls_and_scales_belong_to_the_layer_before() 
 
 
 def test_the_registrys_networks_are_taken_apart_from_the_logits_down() -> None:
-    assert names(build("cnn", shape=(1, 8, 8), num_classes=3, seed=0), (1, 8, 8)) == [
-        ("classify",),
-        ("hidden",),
-        ("conv2",),
-        ("conv1",),
-    ]
+    layers = names(build("cnn", shape=(1, 8, 8), num_classes=3, seed=0), (1, 8, 8))
+    assert layers == [("classify",), ("hidden",), ("conv2",), ("conv1",)]
     stages = names(build("resnet18", shape=(3, 8, 8), num_classes=3, seed=0, width=8), (3, 8, 8))
     assert stages[0] == ("classify",)
     assert stages[-1] == ("stem", "norm")
@@ -94,19 +90,10 @@ def test_the_registrys_networks_are_taken_apart_from_the_logits_down() -> None:
     assert len(stages) == 21
 
 
-def test_looking_leaves_the_network_as_it_was() -> None:
-    model = Backwards().train()
-    find_stages(model, torch.zeros(1, 4))
-    assert model.training
-    assert not any(module._forward_pre_hooks for module in model.modules())
-    with pytest.raises(UsageError, match="with parameters"):
-        find_stages(nn.Flatten(), torch.zeros(1, 4))
-
-
 def test_a_reset_copy_is_fresh_and_comes_from_the_seed_alone() -> None:
     model = Backwards()
     rng = torch.get_rng_state()
-    one, same, other = copy_reset(model, 1), copy_reset(model, 1), copy_reset(model, 2)
+    one, same, other = _copy_reset(model, 1), _copy_reset(model, 1), _copy_reset(model, 2)
     assert torch.equal(torch.get_rng_state(), rng)
     for name, weights in one.state_dict().items():
         assert torch.equal(weights, same.state_dict()[name])
@@ -115,43 +102,18 @@ def test_a_reset_copy_is_fresh_and_comes_from_the_seed_alone() -> None:
             assert not torch.equal(weights, model.state_dict()[name])
 
 
-def test_a_layer_that_cannot_be_reset_is_named() -> None:
-    class Scale(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(4))
-
-    with pytest.raises(UsageError, match=r"layer '0' \(Scale\).*Give fresh="):
-        copy_reset(nn.Sequential(Scale()), 0)
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
-def test_a_reset_that_leaves_weights_as_they_are_is_refused() -> None:
-    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 2)))
-    with pytest.raises(UsageError, match=r"layer '0' \(Linear\) does not reset .*weight_g.*Give fresh="):
-        copy_reset(model, 0)
-
-
 def test_only_the_chosen_stages_change() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model(torch.rand(8, 4))  # moves the running statistics
-    fresh = copy_reset(model, 3)
+    fresh = _copy_reset(model, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     changed = private_copy(model)
-    overwrite_stages(changed, fresh, [Stage("0", ("0", "1"))])
+    _overwrite_stage(changed, fresh, Stage("0", ("0", "1")))
     for name, value in changed.state_dict().items():
         source = before if name.startswith("2.") else fresh.state_dict()
         assert_close(value, source[name])
         assert_close(model.state_dict()[name], before[name])
     assert not torch.equal(before["1.running_mean"], changed.state_dict()["1.running_mean"])
-
-
-def test_a_fresh_network_of_another_architecture_is_refused() -> None:
-    model = nn.Sequential(nn.Linear(4, 2))
-    with pytest.raises(UsageError, match=r"fresh: .*\(2, 4\).*\(3, 4\)"):
-        overwrite_stages(model, nn.Sequential(nn.Linear(4, 3)), [Stage("0", ("0",))])
-    with pytest.raises(UsageError, match=r"fresh: .*same architecture"):
-        overwrite_stages(model, nn.Linear(4, 2), [Stage("0", ("0",))])
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +136,8 @@ def test_permuted_labels_are_the_same_labels_of_other_images(data: Dataset) -> N
 
 def test_noise_has_the_channels_distribution_and_nothing_of_the_class(data: Dataset) -> None:
     result = replace_by_noise(data, 1)
+    assert torch.equal(result.train.images, replace_by_noise(data, 1).train.images)
+    assert not torch.equal(result.train.images, replace_by_noise(data, 2).train.images)
     assert torch.equal(result.train.labels, data.train.labels)
     assert torch.equal(result.test.images, data.test.images)
     true, noise = data.train.images.double(), result.train.images.double()
@@ -186,12 +150,6 @@ def test_noise_has_the_channels_distribution_and_nothing_of_the_class(data: Data
     # Neighbours are as unlike as any two values.
     centred = noise - noise.mean((0, 2, 3), keepdim=True)
     assert abs(float((centred[..., 1:] * centred[..., :-1]).mean() / centred.square().mean())) < 0.05
-
-
-def test_noise_comes_from_the_seed_alone(data: Dataset) -> None:
-    part = shorten_training(data, 100, 0)
-    assert torch.equal(replace_by_noise(part, 3).train.images, replace_by_noise(part, 3).train.images)
-    assert not torch.equal(replace_by_noise(part, 3).train.images, replace_by_noise(part, 4).train.images)
 
 
 def test_a_part_is_chosen_across_classes_and_has_a_checksum_of_its_own(data: Dataset) -> None:
@@ -264,13 +222,8 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
     target = predict_classes(network, examples)
     assert float((target == examples.labels).double().mean()) > 0.9
     result = list(model_randomisation(network, examples, InputGradient(), seed=3))
-    assert [(state.stage.name, state.randomised) for state in result] == [
-        ("7", 1),
-        ("5", 2),
-        ("2", 3),
-        ("0", 4),
-    ]
-    fresh = copy_reset(network, 3)
+    assert [(state.stage.name, state.randomised) for state in result] == list(zip("7520", range(1, 5)))
+    fresh = _copy_reset(network, 3)
     # Of the classes that the trained network predicts, at every step.
     last = dataset_maps(fresh, examples, InputGradient(), target=target)
     assert torch.equal(result[-1].maps, last)
@@ -285,10 +238,10 @@ def test_the_cascade_ends_with_the_maps_of_a_fresh_network(network: nn.Module, e
 def test_independent_leaves_the_other_layers_trained(network: nn.Module, examples: Split) -> None:
     result = list(model_randomisation(network, examples, InputGradient(), order="independent", seed=3))
     assert [state.randomised for state in result] == [1, 1, 1, 1]
-    fresh, target = copy_reset(network, 3), predict_classes(network, examples)
+    fresh, target = _copy_reset(network, 3), predict_classes(network, examples)
     stages = find_stages(network, examples.batch(range(1))[0])
     middle = private_copy(network)
-    overwrite_stages(middle, fresh, stages[1:2])
+    _overwrite_stage(middle, fresh, stages[1])
     assert_close(result[1].maps, dataset_maps(middle, examples, InputGradient(), target=target))
 
 
@@ -297,34 +250,21 @@ def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Modu
 
     def fresh(seed: int) -> nn.Module:
         seeds.append(seed)
-        return copy_reset(network, seed)
+        return _copy_reset(network, seed)
 
-    options = {"fresh": fresh, "target": examples.labels, "seed": 4, "batch_size": 17}
     steps: list[tuple[int, int]] = []
-    result = list(
-        model_randomisation(
-            network,
-            examples,
-            InputGradient(),
-            progress=lambda done, total: steps.append((done, total)),
-            **options,  # type: ignore[arg-type]
-        )
-    )
+    options: dict[str, Any] = {"fresh": fresh, "target": examples.labels, "seed": 4, "batch_size": 17}
+    options["progress"] = lambda done, total: steps.append((done, total))
+    result = list(model_randomisation(network, examples, InputGradient(), **options))
     assert seeds == [fresh_seed(4)]
     assert seeds[0] > 1000
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    last = dataset_maps(copy_reset(network, seeds[0]), examples, InputGradient(), target=examples.labels)
+    last = dataset_maps(_copy_reset(network, seeds[0]), examples, InputGradient(), target=examples.labels)
     assert_close(result[-1].maps, last)
 
 
 def test_a_map_of_the_image_alone_does_not_change(network: nn.Module, examples: Split) -> None:
-    def image(
-        model: nn.Module,  # noqa: ARG001 - that it is not looked at is the point
-        inputs: Tensor,
-        target: Tensor | None = None,  # noqa: ARG001
-        *,
-        create_graph: bool = False,  # noqa: ARG001
-    ) -> Tensor:
+    def image(model: nn.Module, inputs: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ARG001
         return inputs - 0.5
 
     for state in model_randomisation(network, examples, image):
@@ -364,8 +304,35 @@ def test_gradients_fall_to_unrelated_maps_and_guided_backpropagation_is_caught(
     assert most["captum:GuidedBackprop"] > 0.6
 
 
+class Scale(nn.Module):
+    """A layer that cannot be reset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 def test_what_it_refuses(network: nn.Module, examples: Split) -> None:
-    with pytest.raises(UsageError, match=r"order: .*cascading or independent"):
+    with pytest.raises(UsageError, match="with parameters"):
+        find_stages(nn.Flatten(), torch.zeros(1, 4))
+    with pytest.raises(UsageError, match="at least one state"):
+        judge_remaining([])
+    weights_stay = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 2)))
+    for model, message in (
+        (nn.Sequential(Scale()), r"layer '0' \(Scale\).*Give fresh="),
+        (weights_stay, r"layer '0' \(Linear\) does not reset .*weight_g.*Give fresh="),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _copy_reset(model, 0)
+    model = nn.Sequential(nn.Linear(4, 2))
+    for fresh, message in (
+        (nn.Sequential(nn.Linear(4, 3)), r"fresh: .*\(2, 4\).*\(3, 4\)"),
+        (nn.Linear(4, 2), r"fresh: .*same architecture"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            _overwrite_stage(model, fresh, Stage("0", ("0",)))
+    with pytest.raises(UsageError, match=r"order: .*cascading, independent"):
         next(model_randomisation(network, examples, InputGradient(), order="sideways"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"target: .*each of 40 examples"):
         dataset_maps(network, examples, InputGradient(), target=torch.zeros(3, dtype=torch.int64))
@@ -375,12 +342,12 @@ def test_what_it_refuses(network: nn.Module, examples: Split) -> None:
 def test_unrelated_maps_are_those_of_other_images_of_another_class(counts: tuple[int, ...]) -> None:
     target = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     target = target[torch.randperm(len(target), generator=torch.Generator().manual_seed(2))]
-    result = pick_partners(target, 4)
+    result = _pick_partners(target, 4)
     assert sorted(result.tolist()) == list(range(len(target)))
     assert bool((result != torch.arange(len(target))).all())
     if 2 * max(counts) <= sum(counts):
         assert bool((target[result] != target).all())
-    assert torch.equal(result, pick_partners(target, 4))
+    assert torch.equal(result, _pick_partners(target, 4))
 
 
 def test_unrelated_maps_are_near_zero_for_noise_and_not_where_images_share_structure() -> None:
@@ -407,24 +374,16 @@ def values(draws: int) -> Tensor:
 
 def test_the_interval_joins_examples_and_draws() -> None:
     drawn = values(4) + torch.arange(4)[:, None]
-    result = draws_interval(drawn)
-    examples, draws = mean_interval(drawn.mean(0)), mean_interval(drawn.mean(1))
-    assert result["high"] is not None
-    assert result["low"] is not None
-    halves = [(one["high"] - one["low"]) / 2 for one in (examples, draws)]  # type: ignore[operator]
-    assert result["value"] == pytest.approx(float(drawn.mean()))
-    assert (result["high"] - result["low"]) / 2 == pytest.approx((halves[0] ** 2 + halves[1] ** 2) ** 0.5)
-    assert result["n"] == 30
+    intervals = draws_interval(drawn), mean_interval(drawn.mean(0)), mean_interval(drawn.mean(1))
+    half, *halves = [(one["high"] - one["low"]) / 2 for one in intervals]  # type: ignore[operator]
+    assert half == pytest.approx((halves[0] ** 2 + halves[1] ** 2) ** 0.5)
+    assert intervals[0]["value"] == pytest.approx(float(drawn.mean()))
+    assert intervals[0]["n"] == 30
     assert draws_interval(values(1)) == mean_interval(values(1)[0])
-
-
-def test_undefined_comparisons_are_left_out() -> None:
-    drawn = values(2)
-    drawn[0, 3] = torch.nan
-    drawn[:, 7] = torch.nan
-    result = draws_interval(drawn)
-    assert result["n"] == 29
-    assert result["low"] is not None
+    # Undefined comparisons are left out.
+    drawn[0, 3], drawn[:, 7] = torch.nan, torch.nan
+    assert draws_interval(drawn)["n"] == 29
+    assert draws_interval(drawn)["low"] is not None
     with pytest.raises(UsageError, match="draws, N"):
         draws_interval(drawn[0])
 
@@ -479,8 +438,3 @@ def test_a_control_tells_only_where_it_is_clearly_nearer() -> None:
     assert is_nearer(randomised + 0.1, randomised)
     assert not is_nearer(randomised, randomised)
     assert not is_nearer(values(2)[1], randomised)
-
-
-def test_no_state_has_no_verdict() -> None:
-    with pytest.raises(UsageError, match="at least one state"):
-        judge_remaining([])

@@ -1,9 +1,11 @@
 """Ranks of one batch and of data sets, by methods, maps in files and code of one's own."""
 
+import dataclasses
 import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,39 +130,41 @@ def test_the_checksum_is_that_of_the_ranks(ranking: Ranking) -> None:
     assert Ranking(ranking.train, ranking.test, ranking.shape, {}).checksum == ranking.checksum
 
 
+SMALL = np.zeros((2, 2), dtype=np.int16)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"train": SMALL}, "expected an array test"),
+        ({"train": np.array([[print]], dtype=object), "test": SMALL}, "dtype object"),
+        ({"train": SMALL.astype(np.float32), "test": SMALL}, "kind i"),
+    ],
+)
+def test_arrays_of_something_else_are_refused(
+    arrays: dict[str, NDArray[Any]], message: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "other.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=message):
+        Ranking.load(tmp_path / "other.npz")
+
+
 def test_files_of_something_else_are_refused(ranking: Ranking, tmp_path: Path) -> None:
-    path = tmp_path / "other.npz"
+    path, header, bomb = tmp_path / "other.npz", io.BytesIO(), tmp_path / "bomb.npz"
     with pytest.raises(RunError, match="no file"):
         Ranking.load(path)
-    path.write_bytes(b"PK not an archive")
-    with pytest.raises(RunError, match="damaged"):
-        Ranking.load(path)
-    np.savez(path, train=ranking.train)
-    with pytest.raises(RunError, match="expected an array test"):
-        Ranking.load(path)
-    np.savez(path, train=np.array([[print]], dtype=object), test=ranking.test)
-    with pytest.raises(RunError, match="dtype object"):
-        Ranking.load(path)
-    np.savez(path, train=ranking.train.astype(np.float32), test=ranking.test)
-    with pytest.raises(RunError, match="kind i"):
-        Ranking.load(path)
     ranking.save(path)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(RunError, match="damaged"):
-        Ranking.load(path)
-
-
-def test_a_header_that_asks_for_too_much_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.npz"
-    np.savez_compressed(path, train=np.zeros((2, 2), dtype=np.int16), test=np.zeros((2, 2), dtype=np.int16))
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<i2", "fortran_order": False, "shape": (2**40, 64)}
-    )
-    with zipfile.ZipFile(path, "w") as archive:
+    for content in (b"PK not an archive", path.read_bytes()[:-40]):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="damaged"):
+            Ranking.load(path)
+    # A header that asks for too much is refused before anything is read.
+    form = {"descr": "<i2", "fortran_order": False, "shape": (2**40, 64)}
+    np.lib.format.write_array_header_1_0(header, form)
+    with zipfile.ZipFile(bomb, "w") as archive:
         archive.writestr("train.npy", header.getvalue())
     with pytest.raises(RunError, match="GiB in one array"):
-        Ranking.load(path)
+        Ranking.load(bomb)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32])
@@ -171,8 +175,6 @@ def test_only_short_integers_are_ranks(ranking: Ranking, dtype: type) -> None:
 
 @pytest.fixture(scope="session")
 def few(marked_data: Dataset) -> Dataset:
-    import dataclasses
-
     train, test = marked_data.train.subset(range(25)), marked_data.test.subset(range(10))
     return dataclasses.replace(marked_data, train=train, test=test)
 
@@ -218,10 +220,7 @@ def test_batches_do_not_change_a_ranking_with_noise(network: nn.Module, few: Dat
 
 
 def test_exact_zeros_are_counted(network: nn.Module, few: Dataset) -> None:
-    def half(
-        model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
-    ) -> Tensor:
-        del model, target, create_graph
+    def half(model: nn.Module, inputs: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ARG001
         maps = torch.ones_like(inputs)
         maps[:, :, :4] = 0
         return maps

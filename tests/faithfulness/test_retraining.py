@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from veridical.data import Dataset, Split
-from veridical.faithfulness.baselines import linear_options, measure_linear_importances
-from veridical.faithfulness.ranking import Ranking, rank_coordinates
+from veridical.data import Dataset, Split, load
+from veridical.faithfulness.ranking import (
+    Ranking,
+    linear_options,
+    measure_linear_importances,
+    rank_coordinates,
+)
 from veridical.faithfulness.retraining import (
     ACCURACY,
     RUN,
-    build_fresh_model,
+    _build_own,
     hash_recipe,
     resolve_architecture,
     resolve_training,
@@ -54,8 +58,6 @@ def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def values(marked_data: Dataset, where: dict[str, str]) -> dict[str, Any]:
     """The values of a job that keeps half of each image, black elsewhere."""
-    from veridical.data import load
-
     data = load(where["data"])
     record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
     return {
@@ -84,28 +86,22 @@ def test_a_retraining_is_training_on_unmasked_images(
     marked_data: Dataset, values: dict[str, Any], where: dict[str, str], tmp_path: Path
 ) -> None:
     result = retrain(values, tmp_path, where)
-    direct = train(
-        model="mlp",
-        model_options={"width": 16},
-        data=by_hand(marked_data),
-        out=str(tmp_path / "direct"),
-        objective="natural",
-        validation=0,
-        seed=7,
-        device="cpu",
-        progress=False,
+    options: dict[str, Any] = {
         **SHORT,
-    )
+        "objective": "natural",
+        "validation": 0,
+        "device": "cpu",
+        "progress": False,
+    }
+    options |= {"model": "mlp", "model_options": {"width": 16}, "seed": 7}
+    direct = train(data=by_hand(marked_data), out=str(tmp_path / "direct"), **options)
     assert result["accuracy"] == direct.result["results"]["natural_accuracy"]["value"]
     assert result["correct"] == round(result["accuracy"] * 400)
     assert result["examples"] == 400
     assert result["accuracy"] > 0.7  # 0.5 without the four pixels
     # No weights and no images are left behind, whatever there is of a job.
-    assert sorted(path.name for path in (tmp_path / RUN).iterdir() if path.name[0] != ".") == [
-        "claim.json",
-        "log.jsonl",
-        "result.json",
-    ]
+    files = sorted(path.name for path in (tmp_path / RUN).iterdir() if path.name[0] != ".")
+    assert files == ["claim.json", "log.jsonl", "result.json"]
     claim = json.loads((tmp_path / RUN / "claim.json").read_text())
     assert claim["config"]["data"]["options"]["unmasked"]["kept"] == {"end": "top", "count": 32}
 
@@ -125,10 +121,8 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_stays(
     assert not (tmp_path / "job" / ACCURACY).exists()
     steps = (tmp_path / "job" / RUN / "log.jsonl").read_bytes()
     again = retrain(values, tmp_path / "job", where)
-    timing = ("training_seconds", "examples_per_second")
-    assert {k: v for k, v in again.items() if k not in timing} == {
-        k: v for k, v in whole.items() if k not in timing
-    }
+    for name in ("accuracy", "correct", "examples"):
+        assert again[name] == whole[name]
     assert (tmp_path / "job" / RUN / "log.jsonl").read_bytes() == steps
     # Neither data nor training are asked for any more.
     assert retrain(values, tmp_path / "job", {}) == again
@@ -148,8 +142,6 @@ def test_a_ranking_or_data_set_that_changed_is_noticed(
 
 def test_a_data_set_in_memory_comes_back_from_its_file(marked_data: Dataset, tmp_path: Path) -> None:
     where = write_source(marked_data, tmp_path / "data.npz")
-    from veridical.data import load
-
     loaded = load_source(where, load(where["data"]).checksum)
     assert torch.equal(loaded.train.images, marked_data.train.images)
     assert torch.equal(loaded.test.labels, marked_data.test.labels)
@@ -184,19 +176,9 @@ def settings_of(data: Dataset, **options: Any) -> Settings:
 
 
 def test_the_recipe_is_the_runs(marked_data: Dataset) -> None:
-    run = settings_of(
-        marked_data,
-        recipe="paper",
-        objective="ig-sum-norm",
-        radius=0.1,
-        beta=0.4,
-        optimiser="sgd",
-        batch_size=20,
-        epochs=3.0,
-        learning_rate=0.02,
-        augment="shift-rotate",
-        validation=100,
-    )
+    recipe = {"recipe": "paper", "objective": "ig-sum-norm", "radius": 0.1, "beta": 0.4, "optimiser": "sgd"}
+    more = {"batch_size": 20, "epochs": 3.0, "learning_rate": 0.02, "augment": "shift-rotate"}
+    run = settings_of(marked_data, **recipe, **more, validation=100)
     natural = resolve_training(marked_data, run.model, run, "natural", {})
     assert natural["objective"] == "natural"
     assert "radius" not in natural
@@ -255,13 +237,13 @@ def test_architectures_by_name_and_by_code(
     record = resolve_architecture(name, {}, marked_data, run, trust_code=True)
     assert len(record["source"]) == 64
     with pytest.raises(UsageError, match="--trust-code"):
-        build_fresh_model(record, 3, trust_code=False)
-    model = build_fresh_model(record, 3, trust_code=True)
+        _build_own(record, 3, trust_code=False)
+    model = _build_own(record, 3, trust_code=True)
     assert isinstance(model, nn.Module)
     assert float(next(model.parameters())[0, 0].detach()) == pytest.approx(0.003)
-    assert build_fresh_model(run.model, 3, trust_code=True) is None
+    assert _build_own(run.model, 3, trust_code=True) is None
     with pytest.raises(UsageError, match=r"an nn\.Module from"):
-        build_fresh_model({**record, "name": "own_architectures:text"}, 3, trust_code=True)
+        _build_own({**record, "name": "own_architectures:text"}, 3, trust_code=True)
     own = dataclasses.replace(run, model={**run.model, "name": "own"})
     for settings in (None, own):
         with pytest.raises(UsageError, match="retrain_model: a retraining starts from a fresh model"):
@@ -291,8 +273,6 @@ def test_the_recipes_source_is_its_code_without_comments(
 def test_the_linear_model_finds_the_marked_pixels(
     marked_data: Dataset, where: dict[str, str], tmp_path: Path
 ) -> None:
-    from veridical.data import load
-
     values = {"data": {"checksum": load(where["data"]).checksum}, "options": linear_options(marked_data)}
     result = measure_linear_importances(values, tmp_path / "job", where)
     weight = np.asarray(result["importances"]).reshape(8, 8)

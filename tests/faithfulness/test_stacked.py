@@ -25,15 +25,20 @@ from veridical.faithfulness.retraining import (
     train_fresh,
 )
 from veridical.faithfulness.sources import write_source
-from veridical.faithfulness.stacked import Stack, group_jobs, retrain_stacked, train_stacks
-from veridical.faithfulness.stacked_mlp import StackedMLP, is_stackable
+from veridical.faithfulness.stacked import (
+    Stack,
+    StackedMLP,
+    _group_jobs,
+    is_stackable,
+    retrain_stacked,
+    train_stacks,
+)
 from veridical.jobs import InProcess, Job, Store
 from veridical.models import build
 from veridical.models.networks import MLP
 from veridical.runtime.errors import RunError, UsageError
 
 RECIPE: dict[str, Any] = {"steps": 30, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.9}
-TIMING = ("training_seconds", "examples_per_second")
 
 
 @pytest.fixture
@@ -86,12 +91,14 @@ def members(where: dict[str, str]) -> list[dict[str, Any]]:
     ]
 
 
+def views_of(members: list[dict[str, Any]], where: dict[str, str]) -> list[Dataset]:
+    return [load_unmasked(one, {**where, "ranking": stacked._ranking_path(where, one)}) for one in members]
+
+
 def untimed(result: dict[str, Any]) -> list[Any]:
     """The results of the members without what they took."""
-    return [
-        one if one is None else {name: value for name, value in one.items() if name not in TIMING}
-        for one in result["members"]
-    ]
+    timed = ("training_seconds", "examples_per_second")
+    return [one and {name: one[name] for name in one.keys() - timed} for one in result["members"]]
 
 
 def folder_of(path: Path) -> Path:
@@ -105,8 +112,7 @@ def test_a_stack_gives_what_its_members_give_one_by_one(
 ) -> None:
     for one in members:
         one["training"] = {**one["training"], "averaging": averaging}
-    paths = [{**where, "ranking": stacked._ranking_path(where, one)} for one in members]
-    views = [load_unmasked(one, path) for one, path in zip(members, paths, strict=True)]
+    views = views_of(members, where)
     stack = Stack(members, views, torch.device("cpu"))
     while stack.step < 30:
         stack.advance()
@@ -169,22 +175,16 @@ def test_a_killed_stack_goes_on_and_a_finished_one_stays(
         steps.append(self.step)
         advance(self)
 
-    def followed(self: Stack) -> None:
-        steps.append(self.step)
-        advance(self)
-
     folder = folder_of(tmp_path / "killed")
-    with monkeypatch.context() as patched:
-        patched.setattr(Stack, "advance", counted)
-        with pytest.raises(KeyboardInterrupt):
-            retrain_stacked({"members": members}, folder, where)
-        # What the kill cut off is found out by its digest, and the checkpoint before it is taken.
-        newest = max((folder / stacked.CHECKPOINTS).glob("step-*"))
-        (newest / "weights.safetensors").write_bytes(b"cut off")
-        steps.clear()
-        patched.setattr(Stack, "advance", followed)
-        with pytest.warns(RuntimeWarning, match="damaged"):
-            again = retrain_stacked({"members": members}, folder, where)
+    monkeypatch.setattr(Stack, "advance", counted)
+    with pytest.raises(KeyboardInterrupt):
+        retrain_stacked({"members": members}, folder, where)
+    # What the kill cut off is found out by its digest, and the checkpoint before it is taken.
+    newest = max((folder / stacked.CHECKPOINTS).glob("step-*"))
+    (newest / "weights.safetensors").write_bytes(b"cut off")
+    steps.clear()
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        again = retrain_stacked({"members": members}, folder, where)
     assert steps == list(range(22, 30))
     assert untimed(again) == untimed(whole)
     assert not (folder / stacked.CHECKPOINTS).exists()
@@ -219,7 +219,10 @@ def test_a_member_that_is_lost_leaves_the_others_alone(
 def test_a_member_whose_last_step_ends_outside_the_numbers_is_lost(
     members: list[dict[str, Any]], where: dict[str, str]
 ) -> None:
-    views = [load_unmasked(one, {**where, "ranking": stacked._ranking_path(where, one)}) for one in members]
+    views = views_of(members, where)
+    other = {**members[1], "training": {**members[1]["training"], "steps": 31}}
+    with pytest.raises(RunError, match="one data set, architecture and recipe"):
+        Stack([members[0], other, *members[2:]], views, torch.device("cpu"))
     stack = Stack(members, views, torch.device("cpu"))
     average = stack.learner.average
     for model in [stack.model] + ([] if average is None else [average.module]):
@@ -231,7 +234,7 @@ def test_a_member_whose_last_step_ends_outside_the_numbers_is_lost(
 
 
 def test_slopes_whose_squares_overflow_are_finite() -> None:
-    mlps = [MLP(shape=(1, 2, 2), num_classes=3, seed=seed, width=256, mean=0.5, std=0.5) for seed in range(2)]
+    mlps = [MLP(shape=(1, 2, 2), num_classes=3, seed=seed) for seed in range(2)]
     stack = Stack.__new__(Stack)
     stack.model, stack.lost = StackedMLP(mlps, torch.device("cpu")), set()
     stack.model.rows.grad = torch.full_like(stack.model.rows, 1e30)
@@ -273,7 +276,7 @@ def test_stacks_hold_what_is_alike_and_unfinished(
     assert not is_stackable({**members[0], "training": {**other["training"], "objective": "adversarial"}})
 
     def numbers(workers: int) -> list[list[str]]:
-        result = group_jobs(jobs, store, workers=workers, device="cpu")
+        result = _group_jobs(jobs, store, workers=workers, device="cpu")
         return [sorted(member.label for member in chunk) for _, chunk in result]
 
     assert numbers(1) == [["0", "1", "2", "3", "4"]]
@@ -282,7 +285,7 @@ def test_stacks_hold_what_is_alike_and_unfinished(
     monkeypatch.setattr(stacked, "MEMBERS", {"cpu": 2})
     assert [len(chunk) for chunk in numbers(1)] == [2, 2]
     monkeypatch.setattr(stacked, "MEMBERS", {"cpu": 8})
-    monkeypatch.setattr(stacked, "MEMORY", 3 * stacked.member_bytes(members[0]))
+    monkeypatch.setattr(stacked, "MEMORY", 3 * stacked._member_bytes(members[0]))
     assert [len(chunk) for chunk in numbers(1)] == [3, 2]
     folder = store.folder(jobs[1])
     folder.mkdir(parents=True)
@@ -290,32 +293,12 @@ def test_stacks_hold_what_is_alike_and_unfinished(
     assert numbers(2) == [["0", "3"], ["2", "4"]]
 
 
-def test_a_stack_of_different_recipes_is_refused(
-    members: list[dict[str, Any]], where: dict[str, str]
-) -> None:
-    members[1] = {**members[1], "training": {**members[1]["training"], "steps": 31}}
-    views = [load_unmasked(one, {**where, "ranking": stacked._ranking_path(where, one)}) for one in members]
-    with pytest.raises(RunError, match="one data set, architecture and recipe"):
-        Stack(members, views, torch.device("cpu"))
-
-
 def measured(data: Dataset, out: Path, store: Path, **options: Any) -> DiffRoarResult:
     with InProcess() as executor:
-        return diffroar(
-            build("mlp", shape=(1, 8, 8), num_classes=2, seed=0, width=16),
-            data,
-            out=out,
-            store=store,
-            levels=(0.5,),
-            repeats=2,
-            baselines=("random",),
-            retrain_model="mlp",
-            retrain_model_options={"width": 16},
-            device="cpu",
-            executor=executor,
-            **RECIPE,
-            **options,
-        )
+        model = build("mlp", shape=(1, 8, 8), num_classes=2, seed=0, width=16)
+        options |= {"levels": (0.5,), "repeats": 2, "baselines": ("random",), "device": "cpu", **RECIPE}
+        options |= {"retrain_model": "mlp", "retrain_model_options": {"width": 16}}
+        return diffroar(model, data, out=out, store=store, executor=executor, **options)
 
 
 def test_a_measurement_has_the_same_numbers_and_the_same_store(

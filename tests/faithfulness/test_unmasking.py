@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from veridical.data import Dataset, Split
-from veridical.faithfulness.baselines import rank_randomly
 from veridical.faithfulness.fills import ConstantFill, LinearFill, resolve_fill
-from veridical.faithfulness.ranking import CoordinateOrder, Ranking, rank_coordinates
+from veridical.faithfulness.ranking import CoordinateOrder, Ranking, rank_coordinates, rank_randomly
 from veridical.faithfulness.unmasking import (
     End,
     Kept,
@@ -24,7 +23,7 @@ from veridical.runtime.errors import UsageError
 from veridical.runtime.options import ModeName
 
 PIXELS = CoordinateOrder(per="pixel")
-BLACK = ConstantFill((0.0,) * 3)
+BLACK, GREY = ConstantFill((0.0,) * 3), ConstantFill((0.5,) * 3)
 
 
 @pytest.fixture
@@ -89,11 +88,8 @@ def test_unmasked_is_what_a_loop_gives() -> None:
     assert torch.equal(inputs, before)
 
 
-def test_top_and_bottom_share_nothing_and_removing_is_keeping_the_rest() -> None:
+def test_removing_is_keeping_the_rest() -> None:
     ranks = rank_coordinates(torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(2)))
-    top, bottom = (mask(ranks, resolve_kept(0.25, 16, end), (1, 4, 4)) for end in ("top", "bottom"))
-    assert not bool((top & bottom).any())
-    assert top.flatten(1).sum(1).tolist() == [4, 4, 4]
     inputs = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(3))
     fill = ConstantFill((0.5,))
     removed = unmask(inputs, ranks, 0.25, "top", mode="remove", fill=fill)
@@ -122,6 +118,7 @@ def test_a_split_cuts_masks_with_its_batches(images: Dataset) -> None:
     assert torch.equal(target, images.train.labels[chosen])
     assert torch.equal(data.train.subset([9, 7, 2]).batch([1, 2])[0], whole[[7, 2]])
     assert torch.equal(data.train.subset([9, 7, 2]).subset([2, 0]).batch(slice(None))[0], whole[[2, 9]])
+    assert type(data.train.subset([0])) is UnmaskedSplit
     # The images themselves are shared and untouched; nothing was computed for the whole split.
     assert data.train.images is images.train.images
     assert data.train.batch(torch.tensor([0]), torch.float64)[0].dtype == torch.float64
@@ -161,15 +158,16 @@ def test_one_order_for_all_needs_one_row(images: Dataset) -> None:
 def test_the_checksum_names_everything_that_shapes_the_numbers(images: Dataset) -> None:
     ranking, other = rank_randomly(images, seed=1), rank_randomly(images, seed=2)
     another = dataclasses.replace(images, checksum="d" * 64)
+    top = Kept("top", 20)
     sets = [
-        unmask_dataset(images, ranking, Kept("top", 20), BLACK),
-        unmask_dataset(images, ranking, Kept("top", 21), BLACK),
-        unmask_dataset(images, ranking, Kept("bottom", 20), BLACK),
-        unmask_dataset(images, ranking, Kept("top", 20), ConstantFill((0.5,) * 3)),
-        unmask_dataset(images, ranking, Kept("top", 20), LinearFill((0.0,) * 3)),
-        unmask_dataset(images, ranking, Kept("top", 20), BLACK, shown="masks"),
-        unmask_dataset(images, other, Kept("top", 20), BLACK),
-        unmask_dataset(another, ranking, Kept("top", 20), BLACK),
+        *(
+            unmask_dataset(images, ranking, kept, BLACK)
+            for kept in (top, Kept("top", 21), Kept("bottom", 20))
+        ),
+        *(unmask_dataset(images, ranking, top, fill) for fill in (GREY, LinearFill((0.0,) * 3))),
+        unmask_dataset(images, ranking, top, BLACK, shown="masks"),
+        unmask_dataset(images, other, top, BLACK),
+        unmask_dataset(another, ranking, top, BLACK),
     ]
     assert len({data.checksum for data in sets}) == len(sets)
     again = unmask_dataset(images, rank_randomly(images, seed=1), Kept("top", 20), BLACK)
@@ -185,8 +183,3 @@ def test_a_ranking_of_other_images_is_refused(images: Dataset) -> None:
         unmask_dataset(fewer, ranking, Kept("top", 20), BLACK)
     with pytest.raises(UsageError, match="1 to 60 coordinates"):
         unmask_dataset(images, ranking, Kept("top", 61), BLACK)
-
-
-def test_unmasked_splits_keep_their_kind(images: Dataset) -> None:
-    data = unmask_dataset(images, rank_randomly(images), Kept("top", 3), BLACK)
-    assert type(data.train.subset([0])) is UnmaskedSplit

@@ -47,19 +47,13 @@ def expanded(mask: Tensor, maps: Tensor) -> Tensor:
 @pytest.mark.parametrize("level", [*LEVELS, 0.001, 1.0])
 def test_top_share_is_a_count_over_the_sorted_coordinates(level: float) -> None:
     maps, mask = maps_and_masks()
+    curve = topk_curve(maps, mask, [level, 0.5])
+    assert torch.equal(curve[:, 0], topk_share(maps, mask, level))
     region = expanded(mask, maps)
     count = resolve_kept(level, 70).count
     for row, share in enumerate(topk_share(maps, mask, level).tolist()):
         first = sorted(range(70), key=lambda place: -abs(float(maps[row].flatten()[place])))[:count]
         assert share == sum(bool(region[row, place]) for place in first) / count
-
-
-def test_levels_are_cut_from_one_order() -> None:
-    maps, mask = maps_and_masks(ties=True)
-    curve = topk_curve(maps, mask, LEVELS, seed=3)
-    assert curve.shape == (6, len(LEVELS))
-    for place, level in enumerate(LEVELS):
-        assert torch.equal(curve[:, place], topk_share(maps, mask, level, seed=3))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -70,22 +64,29 @@ def test_auc_is_that_of_scipy_with_ties_as_halves(ties: bool) -> None:
         inside, outside = sizes[row][region[row]], sizes[row][~region[row]]
         expected = mannwhitneyu(inside.numpy(), outside.numpy()).statistic / (len(inside) * len(outside))
         assert result == pytest.approx(expected, abs=1e-12)
-        pairs = inside[:, None] - outside
-        halves = (pairs > 0).double() + 0.5 * (pairs == 0).double()
-        assert result == pytest.approx(float(halves.mean()), abs=1e-12)
 
 
-def test_mass_is_a_share_of_the_sum_of_absolute_values() -> None:
+@every_measure
+def test_a_region_and_the_rest_add_up_to_everything(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+    maps, mask = maps_and_masks(ties=True)
+    both = measure(maps, mask) + measure(maps, ~mask)
+    torch.testing.assert_close(both, torch.ones(6, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    # A mask for all channels is that mask for each.
+    assert torch.equal(measure(maps, mask[:, None].expand(maps.shape)), measure(maps, mask))
+
+
+def test_small_cases_by_hand() -> None:
     maps, mask = maps_and_masks()
+    empty = torch.zeros_like(mask)
+    for region in (empty, ~empty):
+        assert bool(auc(maps, region).isnan().all())
+    assert mass_share(maps, empty).tolist() == [0.0] * 6
     expected = (maps.abs() * mask[:, None]).sum(dim=(1, 2, 3)) / maps.abs().sum(dim=(1, 2, 3))
     torch.testing.assert_close(mass_share(maps, mask), expected, rtol=1e-12, atol=0)
-
-
-def test_a_region_and_the_rest_add_up_to_everything() -> None:
-    maps, mask = maps_and_masks(ties=True)
-    for measure in MEASURES.values():
-        both = measure(maps, mask) + measure(maps, ~mask)
-        torch.testing.assert_close(both, torch.ones(6, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    peaks, region = torch.tensor([[[3.0, -3.0], [3.0, 1.0]]]), torch.tensor([[[True, False], [True, True]]])
+    assert pointing_game(peaks, region).item() == pytest.approx(2 / 3)
+    assert area_share(region).tolist() == [0.75]
+    assert zero_share(torch.tensor([[[0.0, -0.0], [1e-45, 2.0]]])).tolist() == [0.5]
 
 
 def test_maps_inside_and_outside_score_one_and_zero() -> None:
@@ -123,25 +124,6 @@ def test_random_ties_depend_on_seed_and_number_alone() -> None:
     assert not torch.equal(topk_share(maps, mask, 0.3, seed=3), whole)
 
 
-def test_several_maxima_share_the_point() -> None:
-    maps = torch.tensor([[[3.0, -3.0], [3.0, 1.0]]])
-    assert pointing_game(maps, torch.tensor([[[True, False], [True, True]]])).item() == pytest.approx(2 / 3)
-
-
-def test_shares_of_area_and_of_zeros() -> None:
-    mask = torch.tensor([[[True, False], [False, False]], [[True, True], [True, True]]])
-    assert area_share(mask).tolist() == [0.25, 1.0]
-    assert zero_share(torch.tensor([[[0.0, -0.0], [1e-45, 2.0]]])).tolist() == [0.5]
-
-
-def test_regions_of_nothing_or_everything_have_no_auc() -> None:
-    maps, _ = maps_and_masks()
-    empty = torch.zeros(6, 5, 7, dtype=torch.bool)
-    assert bool(auc(maps, empty).isnan().all())
-    assert bool(auc(maps, ~empty).isnan().all())
-    assert mass_share(maps, empty).tolist() == [0.0] * 6
-
-
 @every_measure
 @pytest.mark.parametrize("ties", [False, True])
 def test_sign_scale_and_order_of_the_pixels_do_not_matter(
@@ -158,32 +140,6 @@ def test_sign_scale_and_order_of_the_pixels_do_not_matter(
 
 
 @every_measure
-def test_nothing_is_changed_and_masks_of_all_channels_are_the_same(
-    measure: Callable[[Tensor, Tensor], Tensor],
-) -> None:
-    maps, mask = maps_and_masks(ties=True)
-    before, rng = (maps.clone(), mask.clone()), torch.get_rng_state()
-    result = measure(maps.requires_grad_(), mask)
-    assert result.dtype == torch.float64
-    assert not result.requires_grad
-    assert torch.equal(measure(maps, mask[:, None].expand(maps.shape)), result)
-    assert torch.equal(maps, before[0])
-    assert torch.equal(mask, before[1])
-    assert torch.equal(torch.get_rng_state(), rng)
-    assert measure(maps[:0].detach(), mask[:0]).shape == (0,)
-
-
-@every_measure
-def test_nan_stays_with_its_example(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
-    maps, mask = maps_and_masks()
-    expected = measure(maps, mask)
-    maps[2, 1, 3, 3] = torch.nan
-    result = measure(maps, mask)
-    assert result.isnan().nonzero().flatten().tolist() == [2]
-    assert torch.equal(result[[0, 1, 3, 4, 5]], expected[[0, 1, 3, 4, 5]])
-
-
-@every_measure
 def test_what_does_not_fit_is_refused(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
     maps, mask = maps_and_masks()
     for wrong in (mask.float(), mask[1:], mask[:, :4], mask.transpose(1, 2)):
@@ -191,19 +147,6 @@ def test_what_does_not_fit_is_refused(measure: Callable[[Tensor, Tensor], Tensor
             measure(maps, wrong)
     with pytest.raises(UsageError, match=r"^attribution: expected float32 or float64"):
         measure(maps.half(), mask)
-
-
-def test_levels_ties_and_numbers_are_checked() -> None:
-    maps, mask = maps_and_masks()
-    for level in (0.0, -0.1, 1.01):
-        with pytest.raises(UsageError, match="level"):
-            topk_share(maps, mask, level)
-    with pytest.raises(UsageError, match="random or stable"):
-        topk_share(maps, mask, 0.1, ties="first")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="6 integers"):
-        topk_share(maps, mask, 0.1, indices=[1, 2])
-    with pytest.raises(UsageError, match="bool tensor"):
-        area_share(mask.float())
 
 
 def maps() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -235,23 +178,6 @@ def test_cosine_is_signed_and_blind_to_what_lies_outside() -> None:
     torch.testing.assert_close(cosine_within(elsewhere, b, region), cosine_within(a, b, region))
 
 
-@pytest.mark.parametrize("measure", [left_behind, cosine_within])
-def test_undefined_cases_are_nan_and_stay_with_their_example(measure: object) -> None:
-    assert callable(measure)
-    a, b, region = maps()
-    expected = measure(a, b, region)
-    a[1], b[1] = 0.0, 0.0
-    a[2, 0, 2, 4] = torch.nan
-    result = measure(a, b, region)
-    assert result.isnan().nonzero().flatten().tolist() == [1, 2]
-    assert torch.equal(result[[0, 3]], expected[[0, 3]])
-    assert measure(a[:0], b[:0], region[:0]).shape == (0,)
-    with pytest.raises(UsageError, match=r"^region: expected a bool tensor"):
-        measure(a, b, region[:, :2])
-    with pytest.raises(UsageError, match=r"^b: expected maps of a's shape"):
-        measure(a, b[1:], region)
-
-
 def test_telling_places_are_where_class_means_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(300) % 3
@@ -270,17 +196,6 @@ def test_telling_places_are_where_class_means_differ() -> None:
         assert int(discriminative_pixels(images, labels, share).sum()) == count  # the nearest, at least one
 
 
-def test_telling_places_check_what_they_get() -> None:
-    images, labels = torch.rand(6, 4, 4), torch.arange(6)
-    for wrong in (images.byte(), images[None], images[:0]):
-        with pytest.raises(UsageError, match="images"):
-            discriminative_pixels(wrong, labels)
-    with pytest.raises(UsageError, match="labels"):
-        discriminative_pixels(images, labels[1:])
-    with pytest.raises(UsageError, match="share"):
-        discriminative_pixels(images, labels, 0.0)
-
-
 def test_blocks_have_their_euclidean_length() -> None:
     maps = torch.tensor([[3.0, -4.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 6.0, 8.0, 0.0, 0.0]])
     assert block_magnitudes(maps, 3).tolist() == [[5, 0, 1], [0, 10, 0]]
@@ -296,24 +211,43 @@ def test_roles_pick_the_carrying_block_its_likes_and_the_rest() -> None:
     assert roles.evenness.tolist() == [0.25, 0.25]
 
 
-def test_a_small_rest_is_not_rounded_away() -> None:
-    magnitudes = torch.tensor([[1e8, 1e-8, 1e-8]], dtype=torch.float32)
-    assert by_role(magnitudes, torch.tensor([0]), 3).other.item() == pytest.approx(1e-8)
+@pytest.mark.parametrize("measure", [left_behind, cosine_within])
+def test_maps_that_do_not_mark_the_region_have_no_leakage(measure: Callable[..., Tensor]) -> None:
+    a, b, region = maps()
+    a[1], b[1] = 0.0, 0.0
+    assert measure(a, b, region).isnan().tolist() == [False, True, False, False]
 
 
-def test_roles_without_members_are_undefined() -> None:
+def test_roles_that_round_or_are_undefined() -> None:
+    small = by_role(torch.tensor([[1e8, 1e-8, 1e-8]]), torch.tensor([0]), 3)
+    assert small.other.item() == pytest.approx(1e-8)
     roles = by_role(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 1)
-    assert roles.other.isnan().all()
-    assert roles.noise.isnan().all()
+    assert bool((roles.other.isnan() & roles.noise.isnan()).all())
     assert by_role(torch.zeros(1, 2), torch.tensor([1]), 2).evenness.isnan().all()
 
 
-def test_errors_name_what_is_wrong() -> None:
-    with pytest.raises(UsageError, match="blocks: expected a number of equal blocks in 6 values, but got 4"):
-        block_magnitudes(torch.zeros(1, 6), 4)
-    with pytest.raises(UsageError, match="relevant"):
-        by_role(torch.zeros(1, 4), torch.tensor([0]), 5)
-    with pytest.raises(UsageError, match="block"):
-        by_role(torch.zeros(1, 4), torch.tensor([2]), 2)
-    with pytest.raises(UsageError, match="block"):
-        by_role(torch.zeros(2, 4), torch.tensor([1]), 2)
+IMAGES, LABELS, CARRIERS = torch.rand(6, 4, 4), torch.arange(6), torch.tensor([0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        *((lambda level=level: topk_share(*maps_and_masks(), level), "level") for level in (0.0, -0.1, 1.01)),
+        (lambda: topk_share(*maps_and_masks(), 0.1, ties="first"), "random or stable"),  # type: ignore[arg-type]
+        (lambda: topk_share(*maps_and_masks(), 0.1, indices=[1, 2]), "6 integers"),
+        (lambda: area_share(torch.rand(2, 3)), "bool tensor"),
+        (lambda: left_behind(*maps()[:2], maps()[2][:, :2]), r"^region: expected a bool tensor"),
+        (lambda: discriminative_pixels(IMAGES.byte(), LABELS), "images"),
+        (lambda: discriminative_pixels(IMAGES[None], LABELS), "images"),
+        (lambda: discriminative_pixels(IMAGES[:0], LABELS), "images"),
+        (lambda: discriminative_pixels(IMAGES, LABELS[1:]), "labels"),
+        (lambda: discriminative_pixels(IMAGES, LABELS, 0.0), "share"),
+        (lambda: block_magnitudes(torch.zeros(1, 6), 4), "a number of equal blocks in 6 values, but got 4"),
+        (lambda: by_role(torch.zeros(1, 4), CARRIERS, 5), "relevant"),
+        (lambda: by_role(torch.zeros(1, 4), CARRIERS + 2, 2), "block"),
+        (lambda: by_role(torch.zeros(2, 4), CARRIERS + 1, 2), "block"),
+    ],
+)
+def test_bad_arguments_are_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        call()

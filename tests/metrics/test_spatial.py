@@ -1,6 +1,5 @@
 """SSIM against scikit-image; the centre of mass and its shift against scipy."""
 
-import math
 from typing import Any, Literal
 
 import pytest
@@ -75,11 +74,6 @@ def test_a_picture_s_number_depends_on_no_other() -> None:
     assert torch.equal(torch.cat([ssim(a[i : i + 1], b[i : i + 1], data_range=1.0) for i in range(5)]), whole)
 
 
-def test_a_negative_is_unlike() -> None:
-    a, _ = pictures((3, 16, 16))
-    assert bool((ssim(a, 1 - a, data_range=1.0) < 0).all())
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -112,23 +106,6 @@ def test_equals_scipy(dtype: torch.dtype) -> None:
     torch.testing.assert_close(
         mass_centre(maps), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0
     )
-
-
-def test_is_row_then_column() -> None:
-    maps = torch.zeros(1, 9, 9)
-    maps[0, 2, 7] = 3.0
-    assert mass_centre(maps).tolist() == [[2.0, 7.0]]
-
-
-def test_shift_is_a_distance_in_pixels() -> None:
-    a = torch.zeros(1, 20, 20)
-    a[0, 3:6, 3:6] = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
-    assert mass_centre_shift(a, a.roll((3, 4), dims=(1, 2))).item() == pytest.approx(5.0, abs=1e-12)
-    assert mass_centre_shift(a, a).item() == 0.0
-    # From corner to corner.
-    corner = torch.zeros(1, 20, 20)
-    corner[0, 0, 0] = 1.0
-    assert mass_centre_shift(corner, corner.flip(1, 2)).item() == pytest.approx(19 * math.sqrt(2))
 
 
 def test_a_map_without_mass_has_no_centre() -> None:

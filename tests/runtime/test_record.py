@@ -69,9 +69,8 @@ def test_the_words_say_what_there_is() -> None:
     class Inner:
         images: Tensor
 
-    @record
+    @record(kw_only=True)
     class Outer(Inner):
-        _: dataclasses.KW_ONLY
         inner: Inner
         model: nn.Module
         parts: tuple[int, ...] = (1, 2)

@@ -13,7 +13,6 @@ from typing import Any
 
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset
-from veridical.faithfulness.baselines import LINEAR, linear_options, rank_by_linear_model, rank_randomly
 from veridical.faithfulness.diffroar_plan import (
     BASELINES,
     LEVELS,
@@ -26,10 +25,18 @@ from veridical.faithfulness.diffroar_plan import (
     plan_diffroar,
 )
 from veridical.faithfulness.forecast import predict_retraining
-from veridical.faithfulness.ranking import Ranking, rank_dataset, rank_maps
+from veridical.faithfulness.ranking import (
+    LINEAR,
+    Ranking,
+    linear_options,
+    rank_by_linear_model,
+    rank_dataset,
+    rank_maps,
+    rank_randomly,
+)
 from veridical.faithfulness.result import DiffRoarResult, build_result
 from veridical.faithfulness.retraining import RETRAIN
-from veridical.faithfulness.stacked import check_stacked, train_stacks
+from veridical.faithfulness.stacked import train_stacks
 from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
 from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, checked
 from veridical.runtime.devices import resolve_device
@@ -68,7 +75,6 @@ def measure(
 
     The folder is the caller's, who has claimed it. Raises as `diffroar` does.
     """
-    check_stacked(stacked)
     start = time.monotonic()
     tell = progress or (lambda _what, _progress: None)
     # Before the data are placed: paths and what is written are no part of what numbers depend on.
@@ -119,14 +125,12 @@ def make_rankings(
 ) -> dict[RankingName, Ranking]:
     """The rankings of the attribution and the baselines, from their files where they are there already."""
     folder.mkdir(exist_ok=True)
-    rankings: dict[RankingName, Ranking] = {}
-    for name in measurement.design.rankings:
-        path = ranking_path(folder, name)
+    paths = {name: ranking_path(folder, name) for name in measurement.design.rankings}
+    for name, path in paths.items():
         if not path.exists():
             _rank(name, measurement, store, executor, batch, tell).save(path)
-        # Mapped from the file, as the jobs will have it.
-        rankings[name] = Ranking.load(path)
-    return rankings
+    # Mapped from the files, as the jobs will have them.
+    return {name: Ranking.load(path) for name, path in paths.items()}
 
 
 def _rank(
@@ -304,7 +308,6 @@ def diffroar(
         trust_code=trust_code,
         device=device,
     )
-    check_stacked(stacked)
     named = None if store is None else Store(store)  # refused, it leaves no claim
     folder = claim_folder(out, KIND, measurement.describe())
     with ExitStack() as stack:

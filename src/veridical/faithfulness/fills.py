@@ -44,10 +44,9 @@ class ConstantFill:
 
     def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:  # noqa: ARG002
         """Fill in what is not kept."""
-        channels = len(self.values)
-        if channels != inputs.shape[1]:
-            expected = f"(n, {channels}, H, W), as the fill has {channels} values"
-            raise argument_error("inputs", inputs, expected)
+        count = len(self.values)
+        if count != inputs.shape[1]:
+            raise argument_error("inputs", inputs, f"(n, {count}, H, W), as the fill has {count} values")
         return torch.where(kept, inputs, inputs.new_tensor(self.values).reshape(-1, 1, 1))
 
     def describe(self) -> dict[str, Any]:
@@ -70,20 +69,14 @@ class LinearFill:
 
     def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:
         """Fill in what is not kept."""
+        shape, purpose = inputs.shape[1:], f"imputation of {part}"
+        noise = per_example_normal(shape, self.seed, purpose, numbers, inputs.dtype, inputs.device)
         filled = impute(inputs, kept, inputs.new_tensor(self.fallback))
-        noise = per_example_normal(
-            inputs.shape[1:], self.seed, f"imputation of {part}", numbers, inputs.dtype, inputs.device
-        )
         return torch.where(kept, inputs, filled + self.noise * noise)
 
     def describe(self) -> dict[str, Any]:
         """Plain values from which `restore_fill` makes the same fill."""
-        return {
-            "kind": "linear",
-            "fallback": list(self.fallback),
-            "noise": self.noise,
-            "seed": self.seed,
-        }
+        return {"kind": "linear", "fallback": list(self.fallback), "noise": self.noise, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -130,19 +123,16 @@ FILLS = Registry(
         FillEntry(
             "mean",
             "the training images' mean of each channel",
-            lambda train, _seed: ConstantFill(channel_means(train)),
+            lambda train, _seed: ConstantFill(_channel_means(train)),
             constant=True,
         ),
         FillEntry(
-            "black",
-            "zero",
-            lambda train, _seed: ConstantFill((0.0,) * train.images.shape[1]),
-            constant=True,
+            "black", "zero", lambda train, _seed: ConstantFill((0.0,) * train.images.shape[1]), constant=True
         ),
         FillEntry(
             "linear",
             "noisy linear imputation (ROAD): the weighted mean of the neighbours, plus a little noise",
-            lambda train, seed: LinearFill(channel_means(train), seed=seed),
+            lambda train, seed: LinearFill(_channel_means(train), seed=seed),
             restore=lambda record: LinearFill(
                 tuple(map(float, record["fallback"])), float(record["noise"]), int(record["seed"])
             ),
@@ -182,7 +172,7 @@ def restore_fill(record: Mapping[str, Any], *, trust_code: bool = False) -> Fill
     return fill
 
 
-def channel_means(split: Split) -> tuple[float, ...]:
+def _channel_means(split: Split) -> tuple[float, ...]:
     """The mean of each channel over all images and places, in [0, 1]; exact sums of the bytes."""
     sums = torch.zeros(split.images.shape[1], dtype=torch.int64)
     for rows in split.images.split(_IMAGES_AT_ONCE):
@@ -194,7 +184,8 @@ def channel_means(split: Split) -> tuple[float, ...]:
 # A plane is solved when its residual is this share of its right side; errors are then below a grey level.
 _TOLERANCE = 1e-5
 
-_SIDE, _CORNER = 1 / 6, 1 / 12
+# Of a place's neighbours: those at a side, and those at a corner.
+_WEIGHTS = [[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0.0, 1 / 6], [1 / 12, 1 / 6, 1 / 12]]
 
 
 def impute(inputs: Tensor, kept: Tensor, fallback: Tensor) -> Tensor:
@@ -226,12 +217,13 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
     where a plane has a known value. A plane stops moving when it is solved, whatever the others need.
     """
     unknown = ~known
-    kernel = values.new_tensor(
-        [[_CORNER, _SIDE, _CORNER], [_SIDE, 0.0, _SIDE], [_CORNER, _SIDE, _CORNER]]
-    ).reshape(1, 1, 3, 3)
+    kernel = values.new_tensor(_WEIGHTS)[None, None]
 
     def neighbours(planes: Tensor) -> Tensor:
         return conv2d(planes, kernel, padding=1)
+
+    def dot(one: Tensor, other: Tensor) -> Tensor:
+        return (one * other).sum(dim=(1, 2, 3), keepdim=True)
 
     # A x = b for the unknown x: degree x - its unknown neighbours = its known neighbours.
     degree = neighbours(torch.ones_like(values[:1])) if len(values) else values
@@ -239,8 +231,8 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
     result = start * unknown
     residual = right - (degree * result - neighbours(result)) * unknown
     direction = residual.clone()
-    size = _dot(residual, residual)
-    target = _TOLERANCE**2 * torch.maximum(size, _dot(right, right))
+    size = dot(residual, residual)
+    target = _TOLERANCE**2 * torch.maximum(size, dot(right, right))
     solvable = known.flatten(1).any(1)[:, None, None, None]
     # Conjugate gradients need as many steps as there are unknowns at most; in practice a few image widths.
     for _ in range(values[0].numel() if len(values) else 0):
@@ -248,13 +240,9 @@ def _solve(values: Tensor, known: Tensor, start: Tensor) -> Tensor:
         if not bool(active.any()):
             break
         image = (degree * direction - neighbours(direction)) * unknown
-        length = torch.where(active, size / _dot(direction, image), 0)
+        length = torch.where(active, size / dot(direction, image), 0)
         result = result + length * direction
         residual = residual - length * image
-        before, size = size, torch.where(active, _dot(residual, residual), size)
+        before, size = size, torch.where(active, dot(residual, residual), size)
         direction = torch.where(active, residual + size / before * direction, direction)
     return result
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    return (one * other).sum(dim=(1, 2, 3), keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -13,13 +14,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from veridical.data import Dataset
-from veridical.faithfulness.baselines import linear_options, rank_randomly, train_linear
 from veridical.faithfulness.diffroar_plan import Measurement, Retraining
-from veridical.faithfulness.ranking import rank_dataset
+from veridical.faithfulness.ranking import linear_options, rank_dataset, rank_randomly, train_linear
 from veridical.faithfulness.retraining import train_fresh, unmask_as_planned
 from veridical.faithfulness.sources import load_source, take_first
-from veridical.faithfulness.stacked import Stack, stack_size
-from veridical.faithfulness.stacked_mlp import is_stackable
+from veridical.faithfulness.stacked import Stack, is_stackable, stack_size
 from veridical.faithfulness.unmasking import Shown
 from veridical.jobs import InProcess, workers_of
 from veridical.runtime.devices import resolve_device
@@ -30,8 +29,14 @@ from veridical.training.run import Run, measure_accuracies
 # Steps: not counted, and counted at least and at most.
 WARM_UP, LEAST, MOST = 3, 5, 400
 
+# How long steps are timed, about, after those that are not counted.
+SECONDS = 2.0
+
 # Test images whose evaluation is timed.
 TESTED = 500
+
+# Seconds, about, until a fresh process has imported torch.
+IMPORTING = 3.0
 
 # What `Measurement.values` makes of a retraining; which ranking it names does not matter here.
 Values = Mapping[str, Any]
@@ -46,9 +51,18 @@ def time_retraining(
     process of its own, which loads them first; that is not counted.
     """
     data = load_source(where, members[0]["data"]["checksum"]) if data is None else data
-    if len(members) == 1:
-        return _time_alone(members[0], data, where, per, seconds)
-    return _time_together(members, data, where, per, seconds)
+    if len(members) > 1:
+        return _time_together(members, data, where, per, seconds)
+    (values,) = members
+    training = values["training"]
+
+    def start(part: Dataset, out: Path, steps: int) -> Run:
+        # Which order does not matter for the time, so the rankings need not be there.
+        unmasked = unmask_as_planned(values, part, rank_randomly(part, per=per), where)
+        settings = {**training, "steps": steps, "train_examples": len(part.train)}
+        return train_fresh({**values, "training": settings}, unmasked, out, where)
+
+    return _extrapolate(start, data, training["steps"], training["batch_size"], where["device"], seconds)
 
 
 def _extrapolate(
@@ -66,8 +80,8 @@ def _extrapolate(
     with TemporaryDirectory() as folder:
         warm = start(take_first(data, WARM_UP * batch_size, TESTED), Path(folder) / "warm", WARM_UP)
         # As many steps as take about `seconds`, by what the warm-up took.
-        guess = max(_training_seconds(warm) / WARM_UP, 1e-6)
-        counted = min(max(LEAST, round(seconds / guess)), MOST, max(steps, WARM_UP))
+        guess = max(warm.result["timing"]["training_seconds"] / WARM_UP, 1e-6)
+        counted: int = min(max(LEAST, round(seconds / guess)), MOST, max(steps, WARM_UP))
         part = take_first(data, counted * batch_size, TESTED)
         started = time.perf_counter()
         run = start(part, Path(folder) / "timed", counted)
@@ -75,26 +89,12 @@ def _extrapolate(
         started = time.perf_counter()
         measure_accuracies(run.model, part.test, None, seed=0, device=resolve_device(device))
         tested = time.perf_counter() - started
-    training = _training_seconds(run)
+    training = float(run.result["timing"]["training_seconds"])
     rest = max(0.0, wall - training - tested)
     epochs = math.ceil(steps / max(1, len(data.train) // batch_size))
     # The rest is a start, a checkpoint and an end; every further epoch has a checkpoint too.
     whole = steps * training / counted + len(data.test) * tested / len(part.test)
     return whole + rest * (1 + (epochs - 1) / 2)
-
-
-def _time_alone(
-    values: Values, data: Dataset, where: Mapping[str, str], per: PerName, seconds: float
-) -> float:
-    training = values["training"]
-
-    def start(part: Dataset, out: Path, steps: int) -> Run:
-        # Which order does not matter for the time, so the rankings need not be there.
-        unmasked = unmask_as_planned(values, part, rank_randomly(part, per=per), where)
-        settings = {**training, "steps": steps, "train_examples": len(part.train)}
-        return train_fresh({**values, "training": settings}, unmasked, out, where)
-
-    return _extrapolate(start, data, training["steps"], training["batch_size"], where["device"], seconds)
 
 
 def _time_together(
@@ -124,18 +124,6 @@ def _time_together(
     return float(starting + steps + testing) / len(members)
 
 
-def _training_seconds(run: Run) -> float:
-    seconds: float = run.result["timing"]["training_seconds"]
-    return seconds
-
-
-# How long steps are timed, about, after a few that are not counted.
-SECONDS = 2.0
-
-# Seconds, about, until a fresh process has imported torch.
-IMPORTING = 3.0
-
-
 @dataclass(frozen=True)
 class Forecast:
     """Predicted seconds of a measurement, on a machine like this one.
@@ -152,29 +140,13 @@ class Forecast:
     workers: int
 
     @property
-    def retraining_seconds(self) -> float:
-        """Of all retrainings together, as if they came one after the other."""
-        return sum(count * self.seconds_each[shown] for shown, count in self.retrainings.items())
-
-    @property
     def total_seconds(self) -> float:
         """From the start to the end."""
         count = sum(self.retrainings.values())
+        in_turn = sum(number * self.seconds_each[shown] for shown, number in self.retrainings.items())
         # The last round takes as long as a full one, however few retrainings are left for it.
         rounds = math.ceil(count / self.workers)
-        return self.ranking_seconds + self.starting_seconds + rounds * self.retraining_seconds / count
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "retrainings": dict(self.retrainings),
-            "seconds_each": {name: round(value, 3) for name, value in self.seconds_each.items()},
-            "retraining_seconds": round(self.retraining_seconds, 3),
-            "ranking_seconds": round(self.ranking_seconds, 3),
-            "starting_seconds": round(self.starting_seconds, 3),
-            "workers": self.workers,
-            "total_seconds": round(self.total_seconds, 3),
-        }
+        return self.ranking_seconds + self.starting_seconds + rounds * in_turn / count
 
 
 def forecast(
@@ -191,14 +163,15 @@ def forecast(
     many `workers` it has counts as one. batch: images whose attributions are computed at a time. stacked: as
     in `diffroar`.
     """
-    shown = [retraining.shown for retraining in measurement.retrainings]
-    counts = {kind: shown.count(kind) for kind in dict.fromkeys(shown)}
     workers = workers_of(executor)
-    # This process has the data and torch already; workers load and import them.
-    starting = measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0)
-    each = predict_retraining(measurement, executor, stacked)
-    ranking = _predict_ranking(measurement, batch)
-    return Forecast(counts, each, ranking, starting, workers)
+    return Forecast(
+        retrainings=Counter(retraining.shown for retraining in measurement.retrainings),
+        seconds_each=predict_retraining(measurement, executor, stacked),
+        ranking_seconds=_predict_ranking(measurement, batch),
+        # This process has the data and torch already; workers load and import them.
+        starting_seconds=measurement.loading_seconds + (IMPORTING if workers > 1 else 0.0),
+        workers=workers,
+    )
 
 
 def predict_retraining(
@@ -210,27 +183,29 @@ def predict_retraining(
     Images that are in memory alone, which workers cannot load, are timed here. Raises RunError where a worker
     is lost or cannot train.
     """
-    together = _members_of_stacks(measurement, workers_of(executor)) if stacked == "auto" else 1
-    if together > 1:
-        share = _timed(measurement, measurement.retrainings[:together], executor)
-        return {"images": share, "masks": share} if measurement.design.control else {"images": share}
+    retrainings = measurement.retrainings
+    values = measurement.values(retrainings[0], {})
+    kinds: tuple[Shown, ...] = ("images", "masks") if measurement.design.control else ("images",)
+    if stacked == "auto" and is_stackable(values):
+        workers, device = workers_of(executor), measurement.where["device"]
+        together = stack_size(values, len(retrainings), workers, device)
+        if together > 1:
+            return dict.fromkeys(kinds, _timed(measurement, retrainings[:together], executor))
     result: dict[Shown, float] = {"images": _timed(measurement, [_typical(measurement, "images")], executor)}
-    if measurement.design.control:
+    for kind in kinds[1:]:
         # To put in a constant costs next to nothing, imputation does not.
         constant = measurement.fill.describe()["kind"] == "constant"
-        masks = [_typical(measurement, "masks")]
-        result["masks"] = result["images"] if constant else _timed(measurement, masks, executor)
+        masks = [_typical(measurement, kind)]
+        result[kind] = result["images"] if constant else _timed(measurement, masks, executor)
     return result
 
 
 def _predict_ranking(measurement: Measurement, batch: int) -> float:
     """Predicted seconds of all rankings: the attribution's and the baselines'."""
-    data, design = measurement.ranked, measurement.design
-    images = len(data.train) + len(data.test)
+    data, design, attribution = measurement.ranked, measurement.design, measurement.attribution
     part = take_first(data, batch, 1)
-    share = images / (len(part.train) + len(part.test))
+    share = (len(data.train) + len(data.test)) / (len(part.train) + len(part.test))
     seconds = 0.0
-    attribution = measurement.attribution
     if not isinstance(attribution, Path):
         # The first call also sets things up.
         rank_dataset(measurement.model, part, attribution, design, batch=batch)
@@ -242,16 +217,14 @@ def _predict_ranking(measurement: Measurement, batch: int) -> float:
         rank_randomly(part, per=design.per)
         seconds += share * (time.perf_counter() - started)
     if "input-agnostic" in design.baselines:
-        data = measurement.data
+        data, device = measurement.data, measurement.where["device"]
         options = linear_options(data)
-        steps = round(options["epochs"] * (len(data.train) // options["batch_size"]))
+        batch_size = options["batch_size"]
+        steps = round(options["epochs"] * (len(data.train) // batch_size))
 
         def start(part: Dataset, out: Path, steps: int) -> Run:
-            return train_linear(
-                part, out, {**options, "epochs": None, "steps": steps}, measurement.where["device"]
-            )
+            return train_linear(part, out, {**options, "epochs": None, "steps": steps}, device)
 
-        batch_size, device = options["batch_size"], measurement.where["device"]
         seconds += _extrapolate(start, data, steps, batch_size, device, SECONDS)
     return seconds
 
@@ -282,12 +255,3 @@ def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Ex
     finally:
         for call in calls:
             call.cancel()
-
-
-def _members_of_stacks(measurement: Measurement, workers: int) -> int:
-    """Members of the stacks; 1 if images are not retrained in stacks."""
-    retrainings = measurement.retrainings
-    values = measurement.values(retrainings[0], {})
-    if not is_stackable(values):
-        return 1
-    return stack_size(values, len(retrainings), workers, measurement.where["device"])

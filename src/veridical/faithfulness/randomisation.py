@@ -1,30 +1,32 @@
-"""Sanity checks by randomised weights and data: layers with fresh weights, labels in random order, noise."""
+"""Sanity checks by randomised weights and data: what is randomised, what remains of maps, the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from math import sqrt
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import examining, logits_of, parameter_like, predict
-from veridical.attribution.method import Attribution, dataset_maps
+from veridical.attribution.maps import dataset_maps
+from veridical.attribution.method import Attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import Arrays, hashed_order
 from veridical.data.dataset import build_dataset
+from veridical.metrics.intervals import Interval, mean_interval
 from veridical.metrics.registry import compare_maps
+from veridical.runtime.checking import check_value
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import preserved_rng, private_copy
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, seed_global, stream
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """What is randomised at a time: a layer with a matrix or kernel, and the scales and shifts behind it.
 
     name: of the layer, as `named_modules` gives it. layers: the names of all modules that belong to it.
@@ -44,9 +46,7 @@ def find_stages(model: nn.Module, inputs: Tensor) -> tuple[Stage, ...]:
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise argument_error("model", model, "a network of layers", "Give what was scripted or traced.")
-    owners = [
-        name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
-    ]
+    owners = [name for name, module in model.named_modules() if [*module.parameters(recurse=False)]]
     if not owners:
         raise argument_error("model", type(model).__name__, "a network with parameters")
     stages: list[list[str]] = []
@@ -63,7 +63,7 @@ def find_stages(model: nn.Module, inputs: Tensor) -> tuple[Stage, ...]:
     return tuple(Stage(names[0] or "(the network's own)", tuple(names)) for names in reversed(stages))
 
 
-def copy_reset(model: nn.Module, seed: int) -> nn.Module:
+def _copy_reset(model: nn.Module, seed: int) -> nn.Module:
     """A copy whose layers have all been reset by their own `reset_parameters`, from the seed alone.
 
     Raises UsageError for a layer that cannot be reset: its network needs a function that builds a fresh one.
@@ -75,14 +75,12 @@ def copy_reset(model: nn.Module, seed: int) -> nn.Module:
             own = dict(module.named_parameters(recurse=False))
             if not own:
                 continue
-            reset: Any = getattr(module, "reset_parameters", None) or getattr(
-                module, "_reset_parameters", None
-            )
+            layer = f"layer {name or type(module).__name__!r} ({type(module).__name__})"
+            hint = "Give fresh=, a function from a seed to a new network."
+            names = ("reset_parameters", "_reset_parameters")
+            reset: Any = next((getattr(module, one) for one in names if hasattr(module, one)), None)
             if reset is None:
-                raise UsageError(
-                    f"the layer {name or type(module).__name__!r} ({type(module).__name__}) has weights and "
-                    "no reset_parameters. Give fresh=, a function from a seed to a new network."
-                )
+                raise UsageError(f"the {layer} has weights and no reset_parameters. {hint}")
             for parameter in own.values():
                 # What a reset leaves out stays NaN, and is found below.
                 parameter.fill_(float("nan") if parameter.is_floating_point() else 0)
@@ -90,25 +88,19 @@ def copy_reset(model: nn.Module, seed: int) -> nn.Module:
             if any(bool(parameter.isnan().any()) for parameter in own.values()):
                 # As with torch's older weight_norm: what is reset there is made anew from what is not.
                 raise UsageError(
-                    f"the reset_parameters of the layer {name or type(module).__name__!r} "
-                    f"({type(module).__name__}) does not reset {', '.join(own)}. Give fresh=, a function "
-                    "from a seed to a new network."
+                    f"the reset_parameters of the {layer} does not reset {', '.join(own)}. {hint}"
                 )
     return fresh
 
 
-def overwrite_stages(model: nn.Module, fresh: nn.Module, stages: Sequence[Stage]) -> None:
-    """Copy the parameters and buffers of `fresh` into the layers of `stages`.
-
-    Raises UsageError where `fresh` is of another architecture.
-    """
-    with torch.no_grad():
-        for name in chain.from_iterable(stage.layers for stage in stages):
-            for (key, own), (other, new) in zip(_tensors(model, name), _tensors(fresh, name), strict=True):
-                if key != other or own.shape != new.shape:
-                    raise argument_error(
-                        "fresh", f"{other} {tuple(new.shape)} in {name}", f"{key} {tuple(own.shape)}"
-                    )
+def _overwrite_stage(model: nn.Module, fresh: nn.Module, stage: Stage) -> None:
+    """Copy the parameters and buffers of `fresh` into the layers of a stage; UsageError if they differ."""
+    for name in stage.layers:
+        for (key, own), (other, new) in zip(_tensors(model, name), _tensors(fresh, name), strict=True):
+            if key != other or own.shape != new.shape:
+                given = f"{other} {tuple(new.shape)} in {name}"
+                raise argument_error("fresh", given, f"{key} {tuple(own.shape)}")
+            with torch.no_grad():
                 own.copy_(new)
 
 
@@ -123,7 +115,14 @@ def _tensors(model: nn.Module, name: str) -> list[tuple[str, Tensor]]:
 def _called(model: nn.Module, inputs: Tensor, owners: Sequence[str]) -> list[str]:
     """The layers in the order of their first call."""
     calls: dict[str, int] = {}
-    with examining(model), torch.no_grad(), _noting(model, owners, calls):
+
+    def note(name: str, _module: nn.Module, _inputs: Any) -> None:
+        calls.setdefault(name, len(calls))
+
+    with examining(model), torch.no_grad(), ExitStack() as hooks:
+        for name in owners:
+            # Before the call: what a layer with weights of its own contains comes after it.
+            hooks.callback(model.get_submodule(name).register_forward_pre_hook(partial(note, name)).remove)
         logits_of(model, inputs)
     keys: dict[str, tuple[int, int]] = {}
     last = 0
@@ -133,31 +132,12 @@ def _called(model: nn.Module, inputs: Tensor, owners: Sequence[str]) -> list[str
     return sorted(owners, key=keys.__getitem__)
 
 
-@contextmanager
-def _noting(model: nn.Module, owners: Sequence[str], calls: dict[str, int]) -> Iterator[None]:
-    """While the block lasts, `calls` gets the place of each layer's first call."""
-
-    def noted(name: str) -> Any:
-        def note(_module: nn.Module, _inputs: Any) -> None:
-            calls.setdefault(name, len(calls))
-
-        return note
-
-    # Before the call: what a layer with weights of its own contains comes after it.
-    hooks = [model.get_submodule(name).register_forward_pre_hook(noted(name)) for name in owners]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def shorten_training(data: Dataset, examples: int, seed: int) -> Dataset:
     """The data set with `examples` of its training images, chosen by seed; the test images stay."""
     if not 1 <= examples <= len(data.train):
         raise argument_error("train_examples", examples, f"a number from 1 to {len(data.train)}")
     chosen = hashed_order(range(len(data.train)), seed, "sanity subset")[:examples]
-    return _changed(data, data.train.subset(chosen), {"train_examples": examples, "subset_seed": seed})
+    return _replace_train(data, data.train.subset(chosen), {"train_examples": examples, "subset_seed": seed})
 
 
 def permute_labels(data: Dataset, seed: int) -> Dataset:
@@ -170,7 +150,7 @@ def permute_labels(data: Dataset, seed: int) -> Dataset:
     """
     train = data.train
     order = torch.randperm(len(train), generator=stream(seed, "permuted labels"))
-    return _changed(data, Split(train.images, train.labels[order]), {"permuted_labels": seed})
+    return _replace_train(data, Split(train.images, train.labels[order]), {"permuted_labels": seed})
 
 
 def replace_by_noise(data: Dataset, seed: int) -> Dataset:
@@ -187,19 +167,14 @@ def replace_by_noise(data: Dataset, seed: int) -> Dataset:
     drawn: Tensor = per_example_normal(train.images.shape[1:], seed, "noise images", range(len(train)))
     # Bytes, as images are: what falls outside the range is cut.
     noise = (mean + deviation * drawn).round().clamp(0, 255).to(torch.uint8)
-    return _changed(data, Split(noise, train.labels), {"noise_images": seed})
+    return _replace_train(data, Split(noise, train.labels), {"noise_images": seed})
 
 
-def _changed(data: Dataset, train: Split, options: dict[str, object]) -> Dataset:
+def _replace_train(data: Dataset, train: Split, options: dict[str, object]) -> Dataset:
     """The data set with another training split, and a checksum of its own; recorded in its options."""
-    arrays = Arrays(
-        train.images.permute(0, 2, 3, 1).numpy(),
-        train.labels.numpy(),
-        data.test.images.permute(0, 2, 3, 1).numpy(),
-        data.test.labels.numpy(),
-        data.classes,
-        {**data.options, **options},
-    )
+    images = [split.images.permute(0, 2, 3, 1).numpy() for split in (train, data.test)]
+    labels = [split.labels.numpy() for split in (train, data.test)]
+    arrays = Arrays(images[0], labels[0], images[1], labels[1], data.classes, {**data.options, **options})
     return build_dataset(data.name, arrays, data.source)
 
 
@@ -236,48 +211,41 @@ def model_randomisation(
 ) -> Iterator[Randomised]:
     """Randomise a network's layers from the logits down and compare its maps with the trained network's.
 
-    Parameters
-    ----------
-    attribution
-        A method, or any callable of its form.
-    order
-        "cascading" randomises one more stage at each step and ends with a network that has learnt nothing;
-        "independent" randomises one stage at a time and leaves the others trained.
-    fresh
-        From a seed to a new network of the same architecture with its initial weights; None resets the layers
-        of a copy by their own `reset_parameters`.
-    target
-        The classes that are explained (N,), the same at every step; None takes those that the trained network
-        predicts. Maps of two classes would differ even if no weight did.
-    seed
-        Of the fresh weights, which no training of the registry's networks begins with.
-    map_seed
-        Of a callable's random numbers, the same for every network; see `dataset_maps`.
-    progress
-        Told how many steps are done, and how many there are.
+    attribution: a method, or any callable of its form. order: "cascading" randomises one more stage at each
+    step and ends with a network that has learnt nothing; "independent" randomises one stage at a time and
+    leaves the others trained. fresh: from a seed to a new network of the same architecture with its initial
+    weights; None resets the layers of a copy by their own `reset_parameters`, a UsageError for layers that
+    cannot be reset. target: the classes that are explained (N,), the same at every step; None takes those
+    that the trained network predicts. Maps of two classes would differ even if no weight did. seed: of the
+    fresh weights, which no training of the registry's networks begins with. map_seed: of a callable's random
+    numbers, the same for every network; see `dataset_maps`. progress: told how many steps are done, and how
+    many there are.
 
-    Yields a `Randomised` per stage. Raises UsageError for layers that cannot be reset.
+    Yields a `Randomised` per stage.
     Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 4.
     """
-    if order not in get_args(OrderName):
-        raise argument_error("order", order, " or ".join(get_args(OrderName)))
-    stages = find_stages(model, _first(model, examples))
+    check_value("order", order, OrderName)
+    like = parameter_like(model)
+    stages = find_stages(model, examples.batch(range(min(1, len(examples))), like.dtype, like.device)[0])
     explained = predict_classes(model, examples, batch_size) if target is None else target
-    new = copy_reset(model, seed) if fresh is None else fresh(fresh_seed(seed))
+    new = _copy_reset(model, seed) if fresh is None else fresh(fresh_seed(seed))
 
-    def maps_of(network: nn.Module) -> Tensor:
-        return dataset_maps(
-            network, examples, attribution, target=explained, batch_size=batch_size, seed=map_seed
-        )
-
+    maps_of = partial(
+        dataset_maps,
+        examples=examples,
+        attribution=attribution,
+        target=explained,
+        batch_size=batch_size,
+        seed=map_seed,
+    )
     trained, network = maps_of(model), private_copy(model)
     for number, stage in enumerate(stages, start=1):
-        overwrite_stages(network, new, [stage])
+        _overwrite_stage(network, new, stage)
         maps, classes = maps_of(network), predict_classes(network, examples, batch_size)
         randomised = number
         if order == "independent":
             # The trained weights come back before the next stage.
-            overwrite_stages(network, model, [stage])
+            _overwrite_stage(network, model, stage)
             randomised = 1
         yield Randomised(stage, randomised, maps, classes, compare_maps(trained, maps, "sanity"))
         if progress is not None:
@@ -299,6 +267,118 @@ def predict_classes(model: nn.Module, examples: Split, batch_size: int = 256) ->
     return torch.cat(result) if result else torch.zeros(0, dtype=torch.int64)
 
 
-def _first(model: nn.Module, examples: Split) -> Tensor:
-    like = parameter_like(model)
-    return examples.batch(range(min(1, len(examples))), like.dtype, like.device)[0]
+def compare_unrelated(maps: Tensor, target: Tensor, seed: int) -> dict[str, dict[str, Tensor]]:
+    """Similarities that say nothing about a network, by name of the other map: "other image" and "noise".
+
+    other image: the map (N, C, H, W) of another image by the same network, of another class as far as the
+    explained classes (N,) allow it. noise: independent normal values. At least 2 maps.
+    """
+    shape, numbers = maps.shape[1:], range(len(maps))
+    unrelated = {
+        "other image": maps[_pick_partners(target, seed).to(maps.device)],
+        "noise": per_example_normal(shape, seed, "unrelated map", numbers, maps.dtype, maps.device),
+    }
+    return {name: compare_maps(maps, other, "sanity") for name, other in unrelated.items()}
+
+
+def _pick_partners(target: Tensor, seed: int) -> Tensor:
+    """Another example for each (N,): each is taken once, none itself, of another class where that can be."""
+    count = len(target)
+    if count < 2:
+        raise argument_error("target", target, "at least 2 examples")
+    shuffled = torch.randperm(count, generator=stream(seed, "unrelated images"))
+    order = shuffled[target.cpu()[shuffled].argsort(stable=True)]
+    # Sorted by class and moved on by the largest class's size, nobody meets the own class, if that is
+    # at most half.
+    largest = int(target.cpu().bincount().max())
+    result = torch.empty_like(order)
+    result[order] = order.roll(-max(1, min(largest, count // 2)))
+    return result
+
+
+InvarianceVerdict = Literal["passes", "nearly invariant", "undecided"]
+
+# Remaining similarity from which on a map is nearly invariant: it kept more than it lost.
+INVARIANT_ABOVE = 0.5
+# Remaining similarity up to which a map passes.
+PASSES_BELOW = 0.25
+# Training accuracy that a network must reach on randomised data for the comparison to say something.
+LEARNT_BY_HEART = 0.95
+
+
+def draws_interval(values: Tensor) -> Interval:
+    """The mean of values (draws, N) with a 95% interval for both things that vary; NaN is left out.
+
+    Half its length is the root of the sum of squares of two: Student's t over the examples' means over draws,
+    and over the draws' means over examples. With one draw only the first is there. n is the number of
+    examples with a value.
+    """
+    if values.ndim != 2:
+        raise argument_error("values", values, "(draws, N)")
+    over_examples, over_draws = (mean_interval(values.nanmean(dim), undefined="exclude") for dim in (0, 1))
+    ends = [(one["low"], one["high"]) for one in (over_examples, over_draws)]
+    halves = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
+    low, high = ends[0]
+    if len(halves) < 2 or low is None or high is None:
+        return over_examples
+    # Both things vary independently, so their variances add up.
+    centre, half = (low + high) / 2, sqrt(sum(one**2 for one in halves))
+    return {"value": centre, "low": centre - half, "high": centre + half, "n": over_examples["n"]}
+
+
+def remaining_similarity(similarity: Tensor, unrelated: Tensor, identical: float = 1.0) -> Interval:
+    """How much of a map is left, from similarity to the changed maps (draws, N) and to unrelated ones (N,).
+
+    (similarity - unrelated) / (identical - mean unrelated), with `identical` the measure's value for equal
+    maps: 1 for the same map, 0 for one that has no more in common with it than the map of another image,
+    below 0 less. Differences are paired by example.
+    """
+    gap = identical - float(unrelated.nanmean())
+    if not abs(gap) > 0:
+        # Unrelated maps are the same map: nothing can be told from similarity.
+        return {"value": None, "low": None, "high": None, "n": 0}
+    return draws_interval((similarity - unrelated) / gap)
+
+
+def judge_remaining(states: Sequence[Interval]) -> InvarianceVerdict:
+    """The verdict of one measure from what remained at one or more states, all without what was learnt.
+
+    "nearly invariant" if at one of them the whole interval lies above INVARIANT_ABOVE, "passes" if at all of
+    them it lies below PASSES_BELOW, "undecided" otherwise, or where there is no interval.
+    """
+    if not states:
+        raise argument_error("states", list(states), "at least one state")
+    if any(one["low"] is not None and one["low"] > INVARIANT_ABOVE for one in states):
+        return "nearly invariant"
+    below = all(one["high"] is not None and one["high"] < PASSES_BELOW for one in states)
+    return "passes" if below else "undecided"
+
+
+def combine_verdicts(
+    verdicts: Mapping[str, InvarianceVerdict], telling: Mapping[str, bool]
+) -> InvarianceVerdict:
+    """One verdict from those of the measures: nearly invariant by any, or passes by all that can tell.
+
+    telling: whether a measure could have come out otherwise. What is the same by one measure is the same to
+    whoever looks at the maps in that way; a measure that cannot tell can refute a pass, not make one.
+    """
+    if "nearly invariant" in verdicts.values():
+        return "nearly invariant"
+    chosen = [verdict for name, verdict in verdicts.items() if telling[name]]
+    return "passes" if chosen and all(verdict == "passes" for verdict in chosen) else "undecided"
+
+
+def is_nearer(control: Tensor, randomised: Tensor, alike: str = "higher") -> bool:
+    """Whether maps come nearer to the judged ones after training on the true data (N,) than on randomised.
+
+    Without that a low similarity after training on randomised data shows nothing: trainings differ anyway.
+    alike: the direction of the measure in which maps are more alike, "higher" or "lower".
+    """
+    nearer = control - randomised if alike == "higher" else randomised - control
+    interval = mean_interval(nearer, undefined="exclude")
+    return interval["low"] is not None and interval["low"] > 0
+
+
+def count_undefined(similarity: Tensor) -> int:
+    """How many of the comparisons (draws, N) have no value, such as rank correlations with a constant map."""
+    return int(torch.isnan(similarity).sum())

@@ -1,4 +1,4 @@
-"""From attributions to ranks, for one batch or a whole data set: which coordinate of an image comes first."""
+"""From attributions to ranks of an image's coordinates; random orders and a linear model's beside them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.method import Attribution, batch_maps
+from veridical.attribution.maps import batch_maps
+from veridical.attribution.method import Attribution
 from veridical.attribution.registry import describe_attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error
-from veridical.faithfulness.sources import read_array, read_headers, take_first
+from veridical.faithfulness.sources import load_source, read_array, read_headers, take_first
 from veridical.metrics.rank import descending
 from veridical.runtime.checking import Checked, Seed, check_count, check_value
 from veridical.runtime.errors import DataError, RunError, UsageError, argument_error
-from veridical.runtime.files import AGAIN, atomic
+from veridical.runtime.files import AGAIN, atomic, read_json, write_sealed
 from veridical.runtime.options import OrderName, PerName, TargetName, TiesName
 from veridical.runtime.record import record
+from veridical.training.loop import train
+from veridical.training.run import Run
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
@@ -198,7 +201,7 @@ def rank_dataset(
         return batch_maps(attribution, model, inputs, explained, numbers, how.seed)
 
     facts = {"attribution": describe_attribution(attribution), "target": target, **(record or {})}
-    return rank_parts(maps, data, facts, how, batch=batch, progress=progress)
+    return _rank_parts(maps, data, facts, how, batch=batch, progress=progress)
 
 
 def describe_maps(path: Path) -> dict[str, Any]:
@@ -240,10 +243,10 @@ def rank_maps(
         return whole[:, None] if whole.ndim == 3 else whole
 
     used = data if train is None else take_first(data, train)
-    return rank_parts(maps, used, {"attribution": describe_maps(path)}, how, batch=batch, progress=progress)
+    return _rank_parts(maps, used, {"attribution": describe_maps(path)}, how, batch=batch, progress=progress)
 
 
-def rank_parts(
+def _rank_parts(
     maps: Callable[[Part, range], Tensor],
     data: Dataset,
     record: Mapping[str, Any],
@@ -282,3 +285,85 @@ def rank_parts(
 
 def _split(data: Dataset, part: Part) -> Split:
     return data.train if part == "train" else data.test
+
+
+# The job that trains the linear model.
+LINEAR = "veridical.faithfulness.ranking:measure_linear_importances"
+
+EPOCHS = 5.0
+_KEPT = "importances.json"
+
+
+def rank_randomly(data: Dataset, *, per: PerName = "value", seed: int = 0) -> Ranking:
+    """An order of its own, at random, for every instance: what a ranking without any information gets."""
+    plane = (1 if per == "pixel" else data.shape[0], *data.shape[1:])
+
+    def nothing(part: Part, numbers: range) -> Tensor:  # noqa: ARG001
+        return torch.zeros(len(numbers), *plane)
+
+    # Everything is tied, so the order is that of the ties, which have a stream of their own for this purpose.
+    how, record = CoordinateOrder(per=per, seed=seed), {"attribution": {"method": "random order"}}
+    return _rank_parts(nothing, data, record, how, batch=1000, purpose="random order")
+
+
+def measure_linear_importances(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
+    """Job: train a linear model on the data and return the sum over classes of its absolute weights.
+
+    values: {"data": {"checksum"}, "options": `linear_options`}. where: see `sources`. The result holds
+    importances, C * H * W numbers, and the accuracy on the test images.
+    """
+    if (folder / _KEPT).exists():
+        kept: dict[str, Any] = read_json(folder / _KEPT, sealed=True)
+        return kept
+    data = load_source(where, values["data"]["checksum"])
+    run = train_linear(data, folder / "run", values["options"], where.get("device", "auto"))
+    # How much a coordinate can move any logit, whichever its sign.
+    weight = next(run.model.parameters()).detach().double().abs().sum(dim=0)
+    accuracy = run.result["results"]["natural_accuracy"]["value"]
+    result = {"importances": weight.tolist(), "accuracy": accuracy}
+    write_sealed(folder / _KEPT, result)
+    return result
+
+
+def linear_options(data: Dataset, seed: int = 0) -> dict[str, Any]:
+    """How the linear model trains, as fields of TrainOptions: Adam, one cycle."""
+    return {
+        "objective": "natural",
+        "recipe": "fast",
+        "optimiser": "adam",
+        "schedule": "one-cycle",
+        "epochs": EPOCHS,
+        "batch_size": min(100, len(data.train)),
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "averaging": 0.0,
+        "warm_up": 0.15,
+        "validation": 0,
+        "seed": seed,
+    }
+
+
+def train_linear(data: Dataset, out: Path, options: Mapping[str, Any], device: str) -> Run:
+    """Train, or continue, in the folder `out` one linear layer on the flattened image, from zero."""
+    # Nothing is drawn; and a coordinate that is black in every image keeps the weight zero.
+    linear = nn.utils.skip_init(nn.Linear, int(np.prod(data.shape)), data.num_classes)
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    model = nn.Sequential(nn.Flatten(), linear)
+    return train(model=model, data=data, out=str(out), device=device, progress=False, **options)
+
+
+def rank_by_linear_model(
+    data: Dataset, result: Mapping[str, Any], *, per: PerName = "value", seed: int = 0
+) -> Ranking:
+    """One order for all instances from what `measure_linear_importances` returned; ties at random by seed."""
+    how = CoordinateOrder(per=per, seed=seed)
+    weight = torch.tensor(result["importances"], dtype=torch.float64).reshape(1, *data.shape)
+    order = rank_coordinates(weight, how, purpose="input-agnostic order").numpy()
+    record = {
+        "attribution": {"method": "weights of a linear model", "accuracy": result["accuracy"]},
+        **how.describe_order(),
+        "data": data.checksum,
+        "zero_share": float(np.mean(weight.numpy() == 0)),
+    }
+    return Ranking(order, order, data.shape, record)

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from veridical.faithfulness.diffroar_plan import Design, Measurement, RankingName, Retraining
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
 from veridical.metrics.intervals import LEVEL, mean_interval, proportion_interval
+from veridical.runtime.checking import check_count
 from veridical.runtime.errors import argument_error
+from veridical.runtime.files import to_plain
 from veridical.runtime.options import ModeName
 from veridical.runtime.record import record
 
@@ -59,11 +61,9 @@ def judge(
     repeat.
     """
     if len(top) != len(bottom) or not top:
-        raise argument_error(
-            "repeats", f"{len(top)} and {len(bottom)}", "as many for top as for bottom, one or more"
-        )
-    if examples < 1:
-        raise argument_error("examples", examples, "a number of at least 1")
+        given = f"{len(top)} and {len(bottom)}"
+        raise argument_error("repeats", given, "as many for top as for bottom, one or more")
+    check_count("examples", examples)
     value = sum(top) / len(top) - sum(bottom) / len(bottom)
     if len(top) == 1:
         return {"verdict": "undecided", "value": value, "low": None, "high": None, "as_good": []}
@@ -71,11 +71,11 @@ def judge(
     value, *halves = _difference(examples, top, bottom)
     half = hypot(*halves)
     result = {"value": value, "low": max(-1.0, value - half), "high": min(1.0, value + half)}
-    if abs(value) <= half:
-        return {"verdict": "undecided", **result, "as_good": []}
     # The end that is ahead must be above its own masks and, if it is the top, above the baselines.
     ahead, behind, place = (top, bottom, 0) if value > 0 else (bottom, top, 1)
-    as_good = []
+    as_good: list[str] = []
+    if abs(value) <= half:
+        return {"verdict": "undecided", **result, "as_good": as_good}
     if masks is not None:
         own, others = masks[place], masks[1 - place]
         if not (_above(examples, (ahead, own)) and _above(examples, (ahead, behind), (own, others))):
@@ -123,30 +123,20 @@ Point = dict[str, Any]
 class DiffRoarResult:
     """What a DiffROAR measurement found.
 
-    Attributes
-    ----------
-    curve
-        A point per level, in rising order: {"level", "coordinates", "top", "bottom", "difference"}; each of
-        the last three is {"repeats", "value", "low", "high"}, accuracies on the test images and their
+    curve: a point per level, in rising order: {"level", "coordinates", "top", "bottom", "difference"}; the
+        last three are {"repeats", "value", "low", "high"}, accuracies on the test images and their
         difference, with the 95% interval over the repeats within what they can be. In mode "keep" the
-        difference is top - bottom, in mode "remove" bottom - top: positive always means that the ranking
-        puts first what carries more.
-    verdicts
-        Per level {"level", "verdict", "value", "low", "high", "as_good"}; see `faithfulness.result.judge`.
-    baselines
-        Curves of the same form by name.
-    control
-        None, or {"chance", "curve"}: per level {"level", "top", "bottom"}, accuracies of models that saw the
-        masks alone, each with "leaks": whether it is above the share of the largest class, chance.
-    roar, kar
-        Per level {"level", "accuracy"} after the top coordinates were removed, or kept; only the levels that
-        were measured, which is all of them for one of the two.
-    rankings
-        How each ranking was made, with its checksum, by name.
-    notes
-        What a reader should know, a sentence or two each.
-    config, timing
-        All that the numbers depend on; and seconds, which vary.
+        difference is top - bottom, in mode "remove" bottom - top: positive always means that the ranking puts
+        first what carries more.
+    verdicts: per level {"level", "verdict", "value", "low", "high", "as_good"}; see `judge`.
+    baselines: curves of the same form by name.
+    control: None, or {"chance", "curve"}: per level {"level", "top", "bottom"}, accuracies of models that saw
+        the masks alone, each with "leaks": whether it is above the share of the largest class, chance.
+    roar, kar: per level {"level", "accuracy"} after the top coordinates were removed, or kept; only what
+        was measured, which is all of them for one of the two.
+    rankings: how each ranking was made, with its checksum, by name.
+    examples, notes: number of test images; what a reader should know, a sentence or two each.
+    config, timing: all that the numbers depend on; and seconds, which vary.
     """
 
     curve: tuple[Point, ...]
@@ -163,17 +153,8 @@ class DiffRoarResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the `results` of a result.json."""
-        return {
-            "curve": list(self.curve),
-            "verdicts": list(self.verdicts),
-            "baselines": {name: list(curve) for name, curve in self.baselines.items()},
-            "control": None if self.control is None else dict(self.control),
-            "roar": list(self.roar),
-            "kar": list(self.kar),
-            "rankings": dict(self.rankings),
-            "examples": self.examples,
-            "notes": list(self.notes),
-        }
+        names = (name for name in self.__dataclass_fields__ if name not in ("config", "timing"))
+        return {name: to_plain(getattr(self, name), name) for name in names}
 
 
 def build_result(

@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.sources import load_source, take_first
 from veridical.faithfulness.unmasking import Kept, unmask_dataset
 from veridical.models import build, model_config
+from veridical.runtime.checking import check_value
 from veridical.runtime.errors import RunError, UsageError, unknown_name_error
 from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.options import ObjectiveOptions, OptimiserOptions, RetrainObjectiveName, TrainOptions
@@ -59,8 +60,7 @@ def resolve_training(
     for name in overrides:
         if name not in OVERRIDES:
             raise unknown_name_error("option", name, OVERRIDES, "See veridical.diffroar.")
-    if objective not in get_args(RetrainObjectiveName):
-        raise unknown_name_error("retrain_objective", objective, get_args(RetrainObjectiveName))
+    check_value("retrain_objective", objective, RetrainObjectiveName)
     if objective == "same" and run is None:
         raise UsageError("retrain_objective=same is the run's objective, and no run was given.")
     chosen = {"recipe": "fast"} if run is None else _of_run(run, data, objective)
@@ -71,20 +71,14 @@ def resolve_training(
     chosen = {"objective": "natural", **chosen, **given, "validation": 0}
     options = TrainOptions(out=".", **chosen)
     settings = resolve(options, data=data.describe(), model=model, train_size=len(data.train))
-    explicit = {name: value for name, value in chosen.items() if name != "epochs"}
-    explicit |= {name: getattr(settings, name) for name in _decided_elsewhere()}
-    for name in OptimiserOptions.__dataclass_fields__:
-        if name != "epochs":
-            explicit[name] = getattr(settings.optimise, name)
-    return {**explicit, "train_examples": settings.train_examples}
+    chosen.pop("epochs", None)  # the number of steps says how long
+    optimise = OptimiserOptions.__dataclass_fields__.keys() - {"epochs"}
+    explicit = {name: getattr(settings, name) for name in (*_decided_elsewhere(), "train_examples")}
+    return {**chosen, **explicit, **{name: getattr(settings.optimise, name) for name in sorted(optimise)}}
 
 
 def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
     """The options that would train the run's recipe again, from the seed on."""
-    if objective == "same" and run.objective not in OBJECTIVES:
-        raise UsageError(
-            f"retrain_objective=same: the run's objective {run.objective} has no name to call it by."
-        )
     optimise = (name for name in OptimiserOptions.__dataclass_fields__ if name not in ("epochs", "steps"))
     chosen: dict[str, Any] = {name: getattr(run.optimise, name) for name in optimise}
     # A retraining begins with fresh weights: it trains as long as the run and the run it began with together.
@@ -92,15 +86,16 @@ def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
     chosen |= {"recipe": run.recipe, "epochs": run.epochs + before}
     chosen |= {name: getattr(run, name) for name in _decided_elsewhere()}
     # Images held out for validation do not make a run limited: they are trained on here.
-    limited = run.train_examples + run.validation < int(run.data["train"])
-    if limited:
+    if run.train_examples + run.validation < int(run.data["train"]):
         chosen["train_examples"] = min(run.train_examples, len(data.train))
     if objective == "same":
-        chosen["objective"] = run.objective
-        for name in ObjectiveOptions.__dataclass_fields__:
-            value = getattr(run.robust, name, None)
-            if value is not None:
-                chosen[name] = value
+        if run.objective not in OBJECTIVES:
+            raise UsageError(
+                f"retrain_objective=same: the run's objective {run.objective} has no name to call it by."
+            )
+        own = {name: getattr(run.robust, name, None) for name in ObjectiveOptions.__dataclass_fields__}
+        chosen |= {"objective": run.objective}
+        chosen |= {name: value for name, value in own.items() if value is not None}
     return chosen
 
 
@@ -121,34 +116,32 @@ def resolve_architecture(
 ) -> dict[str, Any]:
     """The record of what is retrained: a named architecture, a "module:callable", or (None) the run's own."""
     if model is None:
-        record = None if run is None else dict(run.model)
-        if record is None or record["name"] == OWN:
+        if run is None or run.model["name"] == OWN:
             raise UsageError(
                 "retrain_model: a retraining starts from a fresh model, which a module cannot give. Name an "
                 'architecture, or "module:callable" of shape, num_classes and seed, with trust_code.'
             )
         if options:
             raise UsageError("retrain_model_options go with the name of an architecture, retrain_model.")
-        return model_config(
-            record["name"], shape=data.shape, num_classes=data.num_classes, **record["options"]
-        )
+        # What a run names without foreign code needs no trust.
+        model, options, trust_code = run.model["name"], run.model["options"], False
     return model_config(
         model, shape=data.shape, num_classes=data.num_classes, trust_code=trust_code, **options
     )
 
 
-def build_fresh_model(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn.Module | None:
+def _build_own(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn.Module | None:
     """A new module from a record that names foreign code; None for one that `train` builds by its name."""
     if ":" not in record["name"]:
         return None
-    return build(
-        record["name"],
-        shape=record["shape"],
-        num_classes=record["num_classes"],
-        seed=seed,
-        trust_code=trust_code,
-        **record["options"],
-    )
+    form = {name: record[name] for name in ("shape", "num_classes")}
+    return build(record["name"], **form, seed=seed, trust_code=trust_code, **record["options"])
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
 
 
 @cache
@@ -160,20 +153,8 @@ def hash_recipe() -> str:
         assert spec is not None
         assert spec.origin is not None
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-        digest.update(f"{name}:{ast.dump(tree)}".encode())
+        digest.update(f"{name}:{ast.dump(_WithoutTexts().visit(tree))}".encode())
     return digest.hexdigest()
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 RETRAIN = "veridical.faithfulness.retraining:retrain"
@@ -232,7 +213,7 @@ def unmask_as_planned(
 def train_fresh(values: Mapping[str, Any], data: Dataset, out: Path, where: Mapping[str, str]) -> Run:
     """Train the architecture and recipe of a job's values, from its seed, on `data`."""
     model, seed = values["model"], values["seed"]
-    own = build_fresh_model(model, seed, trust_code=where.get("trust_code") == "yes")
+    own = _build_own(model, seed, trust_code=where.get("trust_code") == "yes")
     return train(
         model=model["name"] if own is None else own,
         model_options=model["options"] if own is None else {},

@@ -23,6 +23,7 @@ from veridical.runtime.files import atomic
 
 # Bytes of a member's header in a zip file; the last four are the lengths of name and extra field.
 _LOCAL_HEADER = 30
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class _Header(NamedTuple):
@@ -43,7 +44,10 @@ def read_headers(path: Path) -> dict[str, _Header]:
             result = {}
             for info in archive.infolist():
                 with archive.open(info) as stream:
-                    shape, fortran, dtype = _array_header(stream)
+                    version = np.lib.format.read_magic(stream)
+                    if version not in _READERS:
+                        raise ValueError(f"array format version {version}")
+                    shape, fortran, dtype = _READERS[version](stream)
                     length = stream.tell()
                 offset = None
                 if info.compress_type == zipfile.ZIP_STORED:
@@ -75,9 +79,8 @@ def read_array(path: Path, name: str, *, kinds: str, ndim: int) -> npt.NDArray[A
     if len(shape) != ndim:
         raise corrupt_file_error(where, f"shape {shape}", f"{ndim} dimensions")
     if int(np.prod(shape, dtype=object)) * dtype.itemsize > MAX_BYTES:
-        raise corrupt_file_error(
-            where, f"shape {shape} of {dtype}", f"at most {MAX_BYTES // 2**30} GiB in one array"
-        )
+        limit = f"at most {MAX_BYTES // 2**30} GiB in one array"
+        raise corrupt_file_error(where, f"shape {shape} of {dtype}", limit)
     if offset is not None and 0 not in shape and ndim:
         try:
             order: Literal["C", "F"] = "F" if fortran else "C"
@@ -90,18 +93,8 @@ def read_array(path: Path, name: str, *, kinds: str, ndim: int) -> npt.NDArray[A
             array: npt.NDArray[Any] = archive[name]
             return array
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
-        raise corrupt_file_error(
-            where, f"damaged content ({error})", "an array as numpy.savez writes it"
-        ) from error
-
-
-def _array_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(stream)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"array format version {version}")
+        fault = f"damaged content ({error})"
+        raise corrupt_file_error(where, fault, "an array as numpy.savez writes it") from error
 
 
 # Data sets that a process keeps in memory.
@@ -150,8 +143,7 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 
     Raises RunError if it is not the one with this checksum.
     """
-    trust = where.get("trust_code") == "yes"
-    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"), trust)
+    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"))
     if data.checksum != checksum:
         raise RunError(
             f"the data {where['data']} from {data.source} are not those that were planned with: their "
@@ -161,9 +153,9 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 
 
 @lru_cache(maxsize=CACHED)
-def _loaded(name: str, root: str | None, options: str, trust_code: bool) -> Dataset:
+def _loaded(name: str, root: str | None, options: str) -> Dataset:
     chosen: dict[str, Any] = json.loads(options)
-    return load(name, root, trust_code=trust_code, **chosen)
+    return load(name, root, **chosen)
 
 
 def take_first(data: Dataset, train: int, test: int | None = None) -> Dataset:

@@ -1,4 +1,4 @@
-"""Many retrainings of a multilayer perceptron as one job, and which retrainings train together."""
+"""Many retrainings of a multilayer perceptron as one job: which train together, and their arithmetic."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from veridical.data import Dataset
+from veridical.data import Dataset, Split
 from veridical.data.augmentation import balanced_order
+from veridical.faithfulness.fills import ConstantFill
 from veridical.faithfulness.retraining import ACCURACY, load_unmasked
-from veridical.faithfulness.stacked_mlp import Batches, StackedMLP, is_stackable
+from veridical.faithfulness.unmasking import MaskSplit, UnmaskedSplit, mask
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
+from veridical.models.layers import Standardise
 from veridical.models.networks import MLP
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import read_json, write_sealed
-from veridical.runtime.options import StackedName, TrainOptions
+from veridical.runtime.options import TrainOptions
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import Learner, load_newest, save_checkpoint
 from veridical.training.optimisation import (
@@ -35,7 +38,6 @@ from veridical.training.optimisation import (
 )
 from veridical.training.recipes import resolve
 from veridical.training.run import ROWS, build_recorded
-from veridical.training.settings import Settings
 
 STACKED = "veridical.faithfulness.stacked:retrain_stacked"
 CHECKPOINTS = "checkpoints"
@@ -94,19 +96,22 @@ class Stack:
             )
         self.device, self.views = device, views
         self.seeds = [int(one["seed"]) for one in members]
-        self.settings = _settings(members[0], views[0])
+        # What differs between members is not asked for.
+        options, data = TrainOptions(out=".", **members[0]["training"]), views[0]
+        self.settings = resolve(
+            options, data=data.describe(), model=members[0]["model"], train_size=len(data.train)
+        )
         networks = [build_recorded(members[0]["model"], seed) for seed in self.seeds]
         mlps = [network for network in networks if isinstance(network, MLP)]
         if len(mlps) < len(members):
-            raise RunError(
-                f"retrainings of {members[0]['model']['name']} cannot be stacked, those of mlp can."
-            )
+            name = members[0]["model"]["name"]
+            raise RunError(f"retrainings of {name} cannot be stacked, those of mlp can.")
         self.standardise = mlps[0].standardise
         optimise = self.settings.optimise
         self.model = StackedMLP(mlps, device)
         average = WeightAverage(self.model, optimise.averaging) if optimise.averaging else None
         self.learner = Learner(self.model, make_optimiser(self.model, optimise), average)
-        self.batches = Batches([view.train for view in views], self.standardise, device)
+        self.batches = _Batches([view.train for view in views], self.standardise, device)
         self.config = {"members": [dict(one) for one in members]}
         self.step, self.seconds = 0, 0.0
         self.lost: set[int] = set()
@@ -120,7 +125,7 @@ class Stack:
             self._orders = epoch, {seed: self._order(seed, epoch) for seed in set(self.seeds)}
         first = number * optimise.batch_size
         cut = {seed: order[first : first + optimise.batch_size] for seed, order in self._orders[1].items()}
-        with arithmetic():
+        with arithmetic(self.device):
             inputs, target = self.batches.batch([cut[seed] for seed in self.seeds])
             loss = self.model.gradients(inputs, target, mean=optimise.reduction == "mean")
             self._drop(loss)
@@ -137,36 +142,29 @@ class Stack:
         """
         average = self.learner.average
         model = self.model if average is None else average.module
-        tests = Batches([view.test for view in self.views], self.standardise, self.device)
+        tests = _Batches([view.test for view in self.views], self.standardise, self.device)
         result = torch.zeros(len(self.seeds), dtype=torch.int64, device=self.device)
-        examples = torch.arange(len(self.views[0].test))
-        with arithmetic():
-            for numbers in examples.split(ROWS):
+        with arithmetic(self.device):
+            for numbers in torch.arange(len(self.views[0].test)).split(ROWS):
                 inputs, target = tests.batch([numbers] * len(self.seeds))
                 logits = model(inputs)
                 result += (logits.argmax(2) == target).sum(1)
                 self.lost |= set((~logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist())
-        counts: list[int] = result.tolist()
-        return counts
+        return list(map(int, result))
 
     def results(self) -> list[dict[str, Any] | None]:
         """What `retrain` returns, for each member, with its share of the seconds; None for a lost one."""
         count, examples = len(self.seeds), len(self.views[0].test)
         share = self.seconds / count
         seen = self.step * self.settings.optimise.batch_size
-        return [
-            None
-            if row in self.lost
-            else {
-                "accuracy": right / examples,
-                "correct": right,
-                "examples": examples,
-                "training_seconds": round(share, 3),
-                "examples_per_second": round(seen / share, 2) if share else 0.0,
-                "stacked": count,
-            }
-            for row, right in enumerate(self.correct())
-        ]
+        common = {
+            "examples": examples,
+            "training_seconds": round(share, 3),
+            "examples_per_second": round(seen / share, 2) if share else 0.0,
+            "stacked": count,
+        }
+        results = [{"accuracy": right / examples, "correct": right, **common} for right in self.correct()]
+        return [None if row in self.lost else result for row, result in enumerate(results)]
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint that appears all at once."""
@@ -195,11 +193,8 @@ class Stack:
         for rows in (self.model.rows, slopes, *([] if average is None else average.module.parameters())):
             rows[bad] = 0.0
         self.lost |= set(bad)
-        warnings.warn(
-            f"step {self.step}: the loss or gradient of members {bad} is not finite; they are given up",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        lost = f"step {self.step}: the loss or gradient of members {bad} is not finite; they are given up"
+        warnings.warn(lost, RuntimeWarning, stacklevel=3)
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         """Positions of the training images of one epoch, as `Assignment.order` has them."""
@@ -209,23 +204,11 @@ class Stack:
         return torch.randperm(count, generator=shuffle)
 
 
-def _settings(values: Mapping[str, Any], data: Dataset) -> Settings:
-    """The settings that `retrain` would train with; those that differ between members are not asked for."""
-    options = TrainOptions(out=".", **values["training"])
-    return resolve(options, data=data.describe(), model=values["model"], train_size=len(data.train))
-
-
 # Retrainings of one stack, at most. On a CPU more of them only leave its caches.
 MEMBERS = {"cpu": 8, "cuda": 128}
 
 # Bytes of one stack, at most, about: weights, gradients, moments and average, and a batch.
 MEMORY = 2**30
-
-
-def check_stacked(stacked: StackedName) -> None:
-    """Refuse anything but the two choices."""
-    if stacked not in ("auto", "never"):
-        raise argument_error("stacked", stacked, "auto or never")
 
 
 def train_stacks(
@@ -244,18 +227,15 @@ def train_stacks(
     first is reused. Members of a stack that failed, or that were given up, are left to their own jobs.
     Returns the outcomes of the stacks.
     """
-    results = group_jobs(jobs, store, workers=workers_of(executor), device=device)
-    if not results:
+    stacks = _group_jobs(jobs, store, workers=workers_of(executor), device=device)
+    if not stacks:
         return {}
-    outcomes = run_jobs([stack for stack, _ in results], store, executor, progress=tell)
-    for stack, members in results:
+    outcomes = run_jobs([stack for stack, _ in stacks], store, executor, progress=tell)
+    for stack, members in stacks:
         outcome = outcomes[stack.id]
         if outcome.result is None:
-            warnings.warn(
-                f"{stack.label} failed and they are trained one by one: {outcome.error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            failure = f"{stack.label} failed and they are trained one by one: {outcome.error}"
+            warnings.warn(failure, RuntimeWarning, stacklevel=2)
             continue
         for member, result in zip(members, outcome.result["members"], strict=True):
             if result is not None and not _finished(store, member):
@@ -265,7 +245,7 @@ def train_stacks(
     return outcomes
 
 
-def group_jobs(
+def _group_jobs(
     jobs: Iterable[Job], store: Store, *, workers: int, device: str
 ) -> list[tuple[Job, list[Job]]]:
     """The stacks that are to be trained, each with its members.
@@ -298,11 +278,11 @@ def group_jobs(
 
 def stack_size(values: Mapping[str, Any], count: int, workers: int, device: str) -> int:
     """Members of a stack: as many as are good for the device, fit into `MEMORY`, and leave no worker idle."""
-    most = min(MEMBERS.get(resolve_device(device).type, MEMBERS["cpu"]), MEMORY // member_bytes(values))
+    most = min(MEMBERS.get(resolve_device(device).type, MEMBERS["cpu"]), MEMORY // _member_bytes(values))
     return max(1, min(most, -(-count // workers)))
 
 
-def member_bytes(values: Mapping[str, Any]) -> int:
+def _member_bytes(values: Mapping[str, Any]) -> int:
     """Bytes that one member takes, about: five arrays of its weights, and its batch with what is between."""
     channels, height, columns = values["model"]["shape"]
     inputs, classes = int(channels * height * columns), int(values["model"]["num_classes"])
@@ -326,3 +306,143 @@ def _stack(members: Sequence[Job]) -> Job:
 def _finished(store: Store, job: Job) -> bool:
     """Whether the job has a result, or needs only to pick it up."""
     return store.record(job) is not None or (store.folder(job) / ACCURACY).exists()
+
+
+class _Batches:
+    """The same part of the data set as each of R retrainings sees it, standardised.
+
+    splits: one for each, over the same images, with a constant fill. Where one is asked for several
+    retrainings' examples, images and ranks that they share are read once, and no image is held twice.
+    """
+
+    def __init__(self, splits: Sequence[Split], standardise: Standardise, device: torch.device) -> None:
+        self.device = device
+        self.splits: list[UnmaskedSplit] = []
+        self.fills: list[Tensor] = []
+        self.images = Split(splits[0].images, splits[0].labels)
+        self.standardise = standardise
+        one = torch.ones(1, self.images.images.shape[1], 1, 1, device=device)
+        # To standardise before filling in gives the same floats as after, once instead of R times.
+        self.seen = standardise(one)
+        for split in splits:
+            if not isinstance(split, UnmaskedSplit) or not isinstance(split.fill, ConstantFill):
+                raise argument_error("splits", split, "an UnmaskedSplit with a constant fill")
+            # A mask is 0 where nothing is shown.
+            values = torch.tensor(split.fill.values, device=device).reshape(1, -1, 1, 1)
+            self.splits.append(split)
+            self.fills.append(standardise(one * (0.0 if isinstance(split, MaskSplit) else values)))
+        self._room = torch.empty(0, device=device)
+
+    def batch(self, numbers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Inputs (R, n, D) and target (R, n) of each retraining's examples; inputs hold until the next call.
+
+        numbers: R index tensors (n,). Those that are one object are looked up once.
+        """
+        shape = self.images.images.shape[1:]
+        wanted = (len(self.splits), len(numbers[0]), *shape)
+        if self._room.shape != wanted:
+            self._room = torch.empty(wanted, device=self.device)
+        cut: dict[int, tuple[Tensor, Tensor]] = {}
+        ranks: dict[tuple[int, int], Tensor] = {}
+        for row, (split, chosen) in enumerate(zip(self.splits, numbers, strict=True)):
+            if id(chosen) not in cut:
+                inputs, target = self.images.batch(chosen, device=self.device)
+                cut[id(chosen)] = self.standardise(inputs), target
+            key = id(split.ranks), id(chosen)
+            if key not in ranks:
+                rows = chosen.numpy() if len(split.ranks) > 1 else np.zeros(1, dtype=np.int64)
+                ranks[key] = torch.from_numpy(split.ranks[rows]).to(self.device)
+            stays = mask(ranks[key], split.kept, shape)
+            seen = self.seen if isinstance(split, MaskSplit) else cut[id(chosen)][0]
+            torch.where(stays, seen, self.fills[row], out=self._room[row])
+        return self._room.flatten(2), torch.stack([cut[id(chosen)][1] for chosen in numbers])
+
+
+def is_stackable(values: Mapping[str, Any]) -> bool:
+    """Whether a retraining, by the values of its job, can be one of many in a stack.
+
+    It is an `mlp` with the natural objective, unchanged images and a constant fill: imputation takes longer
+    than the training, and every retraining needs its own.
+    """
+    training, fill = values["training"], values["fill"]
+    return (
+        values["model"]["name"] == "mlp"
+        and training["objective"] == "natural"
+        and training.get("augment", "none") == "none"
+        and not training.get("bf16")
+        and (fill is None or fill["kind"] == "constant")
+    )
+
+
+class StackedMLP(nn.Module):
+    """R networks `MLP` of one shape; row r of the parameter `rows` (R, P) holds all weights of network r.
+
+    The optimisers and the weights' average work by element, so that one call on `rows` moves every network as
+    calls of their own would. Gradients are written into `rows.grad` by formula: on a CPU, buffers that stay
+    where they are save a third of the time that autograd takes.
+    """
+
+    def __init__(self, networks: Sequence[MLP], device: torch.device) -> None:
+        super().__init__()
+        self.shapes = [parameter.shape for parameter in networks[0].parameters()]
+        whole = torch.stack([nn.utils.parameters_to_vector(one.parameters()).detach() for one in networks])
+        self.rows = nn.Parameter(whole.to(device))
+        self._buffers_of: tuple[torch.Size, list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (R, n, K) of standardised inputs (R, n, D)."""
+        weights = self._parts(self.rows)
+        features = inputs
+        for layer in range(0, len(weights), 2):
+            features = torch.baddbmm(weights[layer + 1][:, None], features, weights[layer].mT)
+            if layer + 2 < len(weights):
+                features.relu_()
+        return features
+
+    @torch.no_grad()
+    def gradients(self, inputs: Tensor, target: Tensor, *, mean: bool) -> Tensor:
+        """Put the derivatives of every network's mean (or summed) cross-entropy into `rows.grad`.
+
+        inputs (R, n, D) standardised, target (R, n). Returns the loss per example (R, n).
+        """
+        if self.rows.grad is None:
+            self.rows.grad = torch.zeros_like(self.rows)
+        weights, slopes = self._parts(self.rows), self._parts(self.rows.grad)
+        first, second, logits, error2, error1 = self._room(inputs.shape)
+        torch.bmm(inputs, weights[0].mT, out=first).add_(weights[1][:, None]).relu_()
+        torch.bmm(first, weights[2].mT, out=second).add_(weights[3][:, None]).relu_()
+        torch.bmm(second, weights[4].mT, out=logits).add_(weights[5][:, None])
+        chosen = target[..., None]
+        logs = logits.log_softmax(-1)
+        loss = -logs.gather(2, chosen).squeeze(2)
+        # The derivative of the cross-entropy in the logits: softmax minus one-hot.
+        error = logs.exp_()
+        error.scatter_add_(2, chosen, error.new_full((), -1.0).expand(chosen.shape))
+        if mean:
+            error.div_(inputs.shape[1])
+        # Back through the layers: a ReLU lets pass where its output is positive.
+        _sums(error, second, slopes[4], slopes[5])
+        torch.bmm(error, weights[4], out=error2).mul_(second > 0)
+        _sums(error2, first, slopes[2], slopes[3])
+        torch.bmm(error2, weights[2], out=error1).mul_(first > 0)
+        _sums(error1, inputs, slopes[0], slopes[1])
+        return loss
+
+    def _parts(self, rows: Tensor) -> list[Tensor]:
+        """Views of weights (R, out, in) and biases (R, out), layer by layer."""
+        pieces = rows.detach().split([shape.numel() for shape in self.shapes], dim=1)
+        return [piece.unflatten(1, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def _room(self, shape: torch.Size) -> list[Tensor]:
+        """Tensors for what lies between the layers, the same ones in every step."""
+        if self._buffers_of is None or self._buffers_of[0] != shape:
+            widths = [self.shapes[layer][0] for layer in (0, 2, 4, 2, 0)]
+            self._buffers_of = shape, [self.rows.new_empty(*shape[:2], width) for width in widths]
+        return self._buffers_of[1]
+
+
+def _sums(error: Tensor, features: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """The derivatives in a layer's weights (R, out, in) and biases from its error and its inputs."""
+    torch.bmm(error.mT, features, out=weight)
+    torch.sum(error, 1, out=bias)

@@ -153,12 +153,7 @@ def unmask_dataset(
     check_value("shown", shown, Shown)
     if not 0 < kept.count <= ranking.coordinates:
         raise argument_error("kept", kept, f"1 to {ranking.coordinates} coordinates")
-    what: dict[str, Any] = {
-        "data": data.checksum,
-        "ranking": ranking.checksum,
-        "kept": asdict(kept),
-        "shown": shown,
-    }
+    what = {"data": data.checksum, "ranking": ranking.checksum, "kept": asdict(kept), "shown": shown}
     if shown == "images":
         what["fill"] = fill.describe()
     kind = MaskSplit if shown == "masks" else UnmaskedSplit

@@ -87,11 +87,13 @@ class Settings(Checked):
         check_form(values, Settings, source, hint)
         robust = values["robust"]
         try:
-            parts = {
-                "robust": robust and RobustSettings(**robust),
-                "optimise": OptimiserSettings(**values["optimise"]),
-            }
-            return cls(**{**values, **parts})
+            return cls(
+                **{
+                    **values,
+                    "robust": None if robust is None else RobustSettings(**robust),
+                    "optimise": OptimiserSettings(**values["optimise"]),
+                }
+            )
         except UsageError as error:
             raise RunError(f"{source} is damaged: {error} {hint}") from error
 
