@@ -51,7 +51,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         {"model": NET, "split": SPLIT, "radius": 0.1, "steps": 1, "k": 5, "pgd_steps": 1},
         (
             "model split radius curve norm bounds protocol k steps step_size attribution attack pgd_steps "
-            "pgd_step_size window examples pictures seed rows share progress"
+            "pgd_step_size window examples pictures seed rows progress"
         ),
     ),
     "protocol": (protocol, {"name": "paper"}, "steps step_size k climb_nodes final_nodes climbs restarts"),

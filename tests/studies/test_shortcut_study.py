@@ -194,7 +194,8 @@ def test_the_page_shows_what_was_found(studied: ShortcutStudyOptions) -> None:
     for row in [row for table in Shortcut.tables(study).values() for row in table.drawn()[1]]:
         for cell in row:  # the interval stands below its value
             assert all(part in page for part in cell.removesuffix(")").split(" ("))
-    assert page.count("<svg") == 2  # the curves over k, and the gallery
+    assert "Share of the strongest values of input-gradient that lie on the patch" in page
+    assert "data:image/png" in page
     assert "predicts" in page
     with pytest.raises(RunError, match=r"result\.json does not exist"):
         Shortcut.read(Path(studied.out).parent)

@@ -72,8 +72,11 @@ class Curve:
     ) -> "Curve":
         """The curve through values with their intervals, as `Interval.read` takes them."""
         shown = [Interval.read(entry) for entry in entries]
-        ends = ([one.value for one in shown], [one.low for one in shown], [one.high for one in shown])
-        return cls(name, x, *ends, dashed, colour)
+        low, high = ([getattr(one, end) for one in shown] for end in ("low", "high"))
+        # Values without any interval have no band, which a legend would name.
+        banded = any(end is not None for end in (*low, *high))
+        y = [one.value for one in shown]
+        return cls(name, x, y, low if banded else None, high if banded else None, dashed, colour)
 
     def __post_init__(self) -> None:
         for part in ("y", "low", "high"):
