@@ -42,7 +42,6 @@ WITHOUT_TORCH = [
     "runtime.files",
     "runtime.options",
     "runtime.registry",
-    "runtime.study_config",
     "attacks.directions",
     "attribution.registry",
     "data.registry",
@@ -185,3 +184,38 @@ def test_tests_lie_in_plain_folders_under_unique_names() -> None:
     assert list(TESTS.rglob("__init__.py")) == []
     counts = Counter(path.name for path in TESTS.rglob("test_*.py"))
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Also inside packages, and also imports inside functions, which only hide a circle."""
+    graph = {
+        module: {name for name in _imported_modules(module) if name != module}
+        for module in modules()
+        if not module.endswith("__init__")
+    }
+    done: set[str] = set()
+
+    def follow(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way, module))
+        if module not in done:
+            for other in sorted(graph[module]):
+                follow(other, (*way, module))
+            done.add(module)
+
+    for module in graph:
+        follow(module, ())
+
+
+def _imported_modules(module: str) -> Iterator[str]:
+    """Modules of our own that a module imports, or imports names of; not what only its annotations need."""
+    known = set(modules())
+    tree = ast.parse(source_of(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    for name in imports(ast.unparse(tree)):
+        own = name.removeprefix("veridical.")
+        for one in (own, own.rpartition(".")[0]):
+            if own != name and one in known:
+                yield one
+                break

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import captum.attr
@@ -30,7 +30,7 @@ from veridical.attribution import axioms
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.maps import batch_maps, dataset_maps
+from veridical.attribution.method import batch_maps, dataset_maps
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
 from veridical.attribution.registry import ATTRIBUTIONS
 from veridical.data import Split
@@ -38,7 +38,7 @@ from veridical.faithfulness.randomisation import find_stages, model_randomisatio
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.penalties import absolute_sum, l1_norm, signed_sum, sum_and_l1
+from veridical.training.penalties import AttributionPenalty
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
 
@@ -135,10 +135,12 @@ def training(objective: Objective) -> Call:
 INNER = Inner(steps=2, step_size=0.05, start="random")
 OBJECTIVES: dict[str, Call] = {
     "natural": training(Natural()),
-    "adversarial": training(RobustAttribution(signed_sum(), LINF, inner=INNER)),
-    "IG-NORM": training(RobustAttribution(l1_norm(), LINF, inner=INNER)),
-    "IG-SUM-NORM": training(RobustAttribution(sum_and_l1(0.5), L2(0.5), inner=INNER)),
-    "loss-change": training(RobustAttribution(absolute_sum(), LINF, inner=INNER)),
+    "adversarial": training(RobustAttribution(AttributionPenalty(sum_weight=1.0), LINF, inner=INNER)),
+    "IG-NORM": training(RobustAttribution(AttributionPenalty(l1=1.0), LINF, inner=INNER)),
+    "IG-SUM-NORM": training(
+        RobustAttribution(AttributionPenalty(sum_weight=1.0, l1=0.5), L2(0.5), inner=INNER)
+    ),
+    "loss-change": training(RobustAttribution(AttributionPenalty(absolute_sum=1.0), LINF, inner=INNER)),
 }
 
 
@@ -171,14 +173,6 @@ class Plain(nn.Module):
         return self.after(self.last(self.drop(self.hidden(inputs).flatten(1))))
 
 
-def _standardised(inputs: Tensor) -> Tensor:
-    return (inputs - 0.5) / 0.25
-
-
-def _standardised_in_place(inputs: Tensor) -> Tensor:
-    return inputs.sub_(0.5).div_(0.25)
-
-
 class Overwriting(Plain):
     """What its layers return is written over, as by `out += identity` and `ReLU(inplace=True)`."""
 
@@ -204,14 +198,6 @@ class WrittenOut(Plain):
         return torch.softmax(tokens @ tokens.transpose(1, 2) / tokens.shape[2] ** 0.5, 2) @ tokens
 
 
-def _parallel(model: nn.Module) -> nn.Module:
-    return nn.DataParallel(model)
-
-
-def _frozen(model: nn.Module) -> nn.Module:
-    return model.requires_grad_(False)
-
-
 def _mixed(model: Plain) -> nn.Module:
     """In train mode, but for one layer; one parameter is frozen."""
     model.train()
@@ -226,20 +212,16 @@ def _hooked(model: nn.Module) -> nn.Module:
     return model
 
 
-def _compiled(model: nn.Module) -> nn.Module:
-    return torch.compile(model, backend="eager")  # type: ignore[return-value]
-
-
-RIGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+RIGHT: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "in train mode": (lambda: Plain().train(), Plain),
-    "with frozen parameters": (lambda: _frozen(Plain()), Plain),
+    "with frozen parameters": (lambda: Plain().requires_grad_(False), Plain),
     "with modes of its own": (lambda: _mixed(Plain()), Plain),
     "with hooks": (lambda: _hooked(Plain()), Plain),
-    "in DataParallel": (lambda: _parallel(Plain()), Plain),
-    "compiled": (lambda: _compiled(Plain()), Plain),
+    "in DataParallel": (lambda: nn.DataParallel(Plain()), Plain),
+    "compiled": (lambda: torch.compile(Plain(), backend="eager"), Plain),
     "writing into its input": (
-        lambda: Plain(before=_standardised_in_place),
-        lambda: Plain(before=_standardised),
+        lambda: Plain(before=lambda inputs: inputs.sub_(0.5).div_(0.25)),
+        lambda: Plain(before=lambda inputs: (inputs - 0.5) / 0.25),
     ),
     "writing over activations": (Overwriting, Plain),
     "with fused attention": (Attention, WrittenOut),
@@ -253,16 +235,13 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
 TRAINED = {"in train mode", "with frozen parameters", "with modes of its own"}
 """What a step of training looks at, so that its objectives differ."""
 
-
-@dataclass
-class Output:
-    logits: Tensor
-
-
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a tuple": (lambda: Plain(lambda logits: (logits, logits)), "returned a tuple.*logits alone"),
     "a dict": (lambda: Plain(lambda logits: {"out": logits}), "returned a dict of out"),
-    "an object with logits": (lambda: Plain(Output), "returned a Output.*logits alone"),
+    "an object with logits": (
+        lambda: Plain(lambda logits: SimpleNamespace(logits=logits)),
+        "returned a SimpleNamespace.*logits alone",
+    ),
     "one number per image": (lambda: Plain(lambda logits: logits[:, 0]), r"returned shape \(\d+,\)"),
     "a map of logits": (lambda: Plain(lambda logits: logits[:, :, None]), r"returned shape \(\d+, 3, 1\)"),
     "half of the rows": (lambda: Plain(lambda logits: logits[:1]), r"returned shape \(1, 3\)"),
@@ -351,10 +330,7 @@ def test_a_squeezed_lone_image_is_refused(name: str) -> None:
     model = Plain(torch.squeeze)
     if name == "own method":
         pytest.skip("it calls the model itself")
-    if name in (
-        "smoothgrad",
-        "integrated-gradients",
-    ):  # which call it with several rows, and so with its outputs in order
+    if name in ("smoothgrad", "integrated-gradients"):  # which call it with several rows at once
         plain = outcome(name, Plain(), images(1), TARGET[:1])
         assert_close(outcome(name, model, images(1), TARGET[:1]), plain)
         return
@@ -392,23 +368,20 @@ def test_models_that_draw_random_numbers_leave_the_generators_alone(name: str) -
     outcome(name, model, images(), TARGET)
 
 
+AROUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "nothing": nullcontext,
+}
+
+
 @every_function
-@pytest.mark.parametrize(
-    "around",
-    [
-        torch.no_grad,
-        torch.inference_mode,
-        lambda: torch.autocast("cpu", torch.bfloat16),
-        nullcontext,
-    ],
-    ids=["no_grad", "inference mode", "autocast", "nothing"],
-)
-def test_what_is_around_a_call_does_not_matter(
-    name: str, around: Callable[[], AbstractContextManager[Any]]
-) -> None:
+@pytest.mark.parametrize("around", AROUND)
+def test_what_is_around_a_call_does_not_matter(name: str, around: str) -> None:
     expected = outcome(name, Plain().float(), images(dtype=torch.float32), TARGET)
     model = Plain().float()
-    with around():
+    with AROUND[around]():
         found = outcome(name, model, images(dtype=torch.float32), TARGET.clone())
     assert_close(found, expected, rtol=0, atol=0)
 
@@ -431,12 +404,10 @@ def test_results_have_the_precision_of_the_model(name: str, dtype: torch.dtype) 
             outcome(name, Plain().to(dtype), images(dtype=dtype), TARGET)
         return
     found = outcome(name, Plain().to(dtype), images(dtype=dtype), TARGET)
-    tensors = [
-        part
-        for part in (found if isinstance(found, tuple) else (found,))
-        if isinstance(part, Tensor) and part.is_floating_point()
-    ]
-    assert all(part.dtype in (dtype, torch.float64) and bool(part.isfinite().all()) for part in tensors)
+    for part in found if isinstance(found, tuple) else (found,):
+        if isinstance(part, Tensor) and part.is_floating_point():
+            assert part.dtype in (dtype, torch.float64)
+            assert bool(part.isfinite().all())
 
 
 @every_function
@@ -456,7 +427,7 @@ def test_inputs_that_are_no_tensors_of_numbers_are_named(name: str, given: Any) 
         EVERY[name](Plain(), given, TARGET)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@every_function
 def test_what_is_no_module_is_named(name: str) -> None:
     if name == "stages":
         pytest.skip("internal: it walks the modules first")
@@ -464,7 +435,7 @@ def test_what_is_no_module_is_named(name: str) -> None:
         EVERY[name](lambda inputs: inputs.flatten(1), images(), TARGET)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@every_function
 def test_examples_are_independent_of_their_number(name: str) -> None:
     """A batch of one gives the row of the whole; one of none gives nothing."""
     if name == "stages":
@@ -482,7 +453,7 @@ def test_examples_are_independent_of_their_number(name: str) -> None:
         assert len(part) == 0
 
 
-@pytest.mark.parametrize("name", EVERY)
+@every_function
 def test_infinite_derivatives_are_no_explanation(name: str) -> None:
     """A black pixel under a square root: the logits are finite, their gradient is not."""
     inputs = images()
@@ -498,33 +469,11 @@ def test_infinite_derivatives_are_no_explanation(name: str) -> None:
         outcome(name, model, inputs, TARGET)
 
 
-def _cut(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Tensor:
-    return inputs[..., :5] if create_graph else inputs[..., :5].detach()
-
-
-def _undefined(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Tensor:
-    return inputs * (torch.nan if create_graph else torch.inf)
-
-
-def _detached(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Tensor:
-    return inputs.detach() * (1 + create_graph)
-
-
-def _plain_call(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
-    return inputs
-
-
-def _array(_model: nn.Module, inputs: Tensor, _target: Tensor, create_graph: bool = False) -> Any:
-    return inputs.detach().numpy() * (1 + create_graph)
-
-
 # Words of torch itself: of its compiler, and of a hook on a layer whose inputs need no gradient.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize(
-    "odd", sorted(RIGHT.keys() - {"in train mode", "with frozen parameters", "with modes of its own"})
-)
+@pytest.mark.parametrize("odd", sorted(RIGHT.keys() - TRAINED))
 def test_objectives_of_odd_models_are_those_of_plain_ones(odd: str, name: str) -> None:
     found = []
     for make in RIGHT[odd]:
@@ -569,16 +518,25 @@ def test_objectives_report_losses_that_are_not_finite(name: str) -> None:
     assert bool(loss.isnan().all())
 
 
+def _own(change: Callable[[Tensor], Any]) -> Any:
+    """A caller's own method, whose map is made of the inputs alone."""
+
+    def method(_model: nn.Module, inputs: Tensor, _target: Tensor, *, create_graph: bool = False) -> Any:
+        return change(inputs if create_graph else inputs.detach())
+
+    return method
+
+
 @pytest.mark.parametrize(
     ("attribution", "message"),
     [
         ("ig", "a method such as"),
-        (_plain_call, "create_graph="),
-        (_detached, "no graph"),
+        (lambda _model, inputs, _target: inputs, "create_graph="),
+        (_own(torch.detach), "no graph"),
         (RandomAttribution(), "no graph"),
-        (_cut, r"gave shape \(3, 1, 6, 5\)"),
-        (_undefined, "NaN or infinite for 3"),
-        (_array, "a ndarray"),
+        (_own(lambda inputs: inputs[..., :5]), r"gave shape \(3, 1, 6, 5\)"),
+        (_own(lambda inputs: inputs * torch.nan), "NaN or infinite for 3"),
+        (_own(lambda inputs: inputs.detach().numpy()), "a ndarray"),
     ],
 )
 def test_attributions_that_cannot_be_attacked_are_refused(attribution: Any, message: str) -> None:

@@ -14,7 +14,6 @@ from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
 
 ORIGIN = torch.tensor([[0.5, 0.5], [0.2, 0.9]], dtype=torch.float64)
-GENERATOR = stream(0, "starts")
 
 
 def hill(inputs: Tensor) -> Tensor:
@@ -28,7 +27,7 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[Tensor] = []
 
-    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         self.asked.append(inputs.clone())
         return inputs.sum(1), torch.ones_like(inputs)
 
@@ -41,7 +40,6 @@ def test_last_iterate_of_plain_ascent_is_a_loop_of_projected_sign_steps() -> Non
         expected = (expected + 0.07 * gradient.sign()).clamp(ORIGIN - 0.3, ORIGIN + 0.3).clamp(0, 1)
     found = ascend(hill, ORIGIN, threat, steps=7, step_size=0.07)
     assert torch.equal(found.inputs, expected)
-    assert found.gradients == 7
     assert found.value is None
 
 
@@ -74,12 +72,8 @@ def test_callable_keeps_its_least_value_and_never_the_start() -> None:
 def test_of_exactly_equal_iterates_the_earliest_is_kept(restarts: int) -> None:
     flat = Recorder()
     level = lambda inputs: torch.zeros(len(inputs), dtype=inputs.dtype)  # noqa: E731
-    options: dict[str, Any] = {
-        "steps": 3,
-        "step_size": 0.05,
-        "restarts": restarts,
-        "generator": stream(0, ""),
-    }
+    generator = stream(0, "")
+    options: dict[str, Any] = {"steps": 3, "step_size": 0.05, "restarts": restarts, "generator": generator}
     found = ascend(flat, ORIGIN, Linf(0.4), keep=level, **options)
     assert torch.equal(found.inputs, flat.asked[1])
     plateau = ascend(lambda inputs: 0 * inputs.sum(1), ORIGIN, Linf(0.4), keep="best", **options)
@@ -99,9 +93,8 @@ def test_nan_and_inadmissible_iterates_are_never_kept() -> None:
     found = ascend(hill, ORIGIN, Linf(0.4), steps=4, step_size=0.05, keep=keep)
     assert found.value is not None
     assert found.value.tolist() == [3.0, 1.0]
-    nothing = ascend(
-        hill, ORIGIN, Linf(0.4), steps=4, step_size=0.05, keep=lambda x: torch.full((2,), torch.nan).to(x)
-    )
+    undefined = lambda inputs: inputs[:, 0] * torch.nan  # noqa: E731
+    nothing = ascend(hill, ORIGIN, Linf(0.4), steps=4, step_size=0.05, keep=undefined)
     assert nothing.value is not None
     assert torch.equal(nothing.inputs, ORIGIN)
     assert bool(torch.isinf(nothing.value).all())
@@ -116,21 +109,13 @@ def test_restarts_keep_the_better_one_for_each_example() -> None:
     origin = torch.tensor([[0.4, 0.5], [0.7, 0.5]], dtype=torch.float64)
     single = ascend(peaks, origin, Linf(0.5), steps=40, step_size=0.02)
     assert peaks(single.inputs)[0] < 0.11
+    options: dict[str, Any] = {"steps": 40, "step_size": 0.02, "restarts": 8}
     for keep in ("last", "best"):
-        found = ascend(
-            peaks,
-            origin,
-            Linf(0.5),
-            steps=40,
-            step_size=0.02,
-            restarts=8,
-            keep=keep,
-            generator=[stream(0, "test", i) for i in range(2)],
-        )
+        generators = [stream(0, "test", i) for i in range(2)]
+        found = ascend(peaks, origin, Linf(0.5), keep=keep, generator=generators, **options)
         assert found.value is not None
         assert bool((found.value > 0.19).all())
         assert_close(peaks(found.inputs), found.value)
-        assert found.gradients == 8 * 40
 
 
 def test_starts_given_by_tensor_are_projected_first() -> None:
@@ -155,7 +140,7 @@ def test_momentum_is_a_sum_of_normalised_gradients() -> None:
         def __init__(self) -> None:
             self.rest = list(gradients)
 
-        def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
             return inputs.sum(1), self.rest.pop(0)
 
     origin = torch.zeros(1, 2, dtype=torch.float64)
@@ -179,17 +164,13 @@ def test_origin_and_requires_grad_of_the_caller_stay() -> None:
     assert not ascend(hill, origin, Linf(0.3), steps=0, step_size=0.1).inputs.requires_grad
 
 
-def test_works_without_gradients_around_it() -> None:
+def test_works_without_gradients_around_it_and_on_no_examples() -> None:
     with torch.no_grad():
         found = ascend(hill, ORIGIN, Linf(0.3), steps=3, step_size=0.02)
     assert bool((hill(found.inputs) > hill(ORIGIN)).all())
-
-
-def test_empty_batch() -> None:
-    found = ascend(hill, ORIGIN[:0], Linf(0.3), steps=3, step_size=0.1, keep="best")
-    assert found.inputs.shape == (0, 2)
-    assert found.value is not None
-    assert found.value.shape == (0,)
+    nothing = ascend(hill, ORIGIN[:0], Linf(0.3), steps=3, step_size=0.1, keep="best")
+    assert nothing.value is not None
+    assert (nothing.inputs.shape, nothing.value.shape) == ((0, 2), (0,))
 
 
 @pytest.mark.parametrize(

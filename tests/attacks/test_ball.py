@@ -51,10 +51,8 @@ def test_no_point_of_the_ball_is_nearer_than_the_projection(kind: type[Ball], se
 
 
 def test_linf_projection_with_bounds_is_the_nearest_admissible_point() -> None:
-    origin = torch.tensor([[0.05, 0.5, 0.95]], dtype=torch.float64)
-    moved = torch.tensor([[-0.3, 0.9, 1.4]], dtype=torch.float64)
-    expected = torch.tensor([[0.0, 0.6, 1.0]], dtype=torch.float64)
-    assert_close(Linf(0.1).project(moved, origin), expected)
+    origin, moved = torch.tensor([[[0.05, 0.5, 0.95]], [[-0.3, 0.9, 1.4]]], dtype=torch.float64)
+    assert_close(Linf(0.1).project(moved, origin), torch.tensor([[0.0, 0.6, 1.0]], dtype=torch.float64))
 
 
 @BOTH
@@ -76,13 +74,6 @@ def test_random_starts_lie_in_every_orthant_alike(kind: type[Ball]) -> None:
     orthant = ((offset > 0) * torch.tensor([1, 2, 4])).sum(1)
     expected = 4000 / 8
     assert (orthant.bincount(minlength=8) - expected).abs().max() < 4 * math.sqrt(expected)
-
-
-@BOTH
-def test_random_start_respects_bounds(kind: type[Ball]) -> None:
-    origin = images().round()
-    start = kind(0.9).random_start(origin, torch.Generator().manual_seed(3))
-    assert ((start >= 0) & (start <= 1)).all()
 
 
 @BOTH
@@ -135,9 +126,6 @@ def test_empty_batches_pass_through(kind: type[Ball]) -> None:
 
 
 def test_bad_arguments_are_refused_with_what_was_given() -> None:
-    for radius in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(UsageError, match="radius: expected"):
-            Linf(radius)
     with pytest.raises(UsageError, match="bounds="):
         L2(0.1, bounds=(1.0, 0.0))
     with pytest.raises(UsageError, match=r"linf, l2.*'l3'"):

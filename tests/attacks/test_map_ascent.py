@@ -67,10 +67,9 @@ def test_gradient_agrees_with_finite_differences(smooth: nn.Module, method: Any,
         scores: Tensor = direction(clean)(maps)
         return scores
 
-    moved = inputs + 0.02 * torch.randn(
-        inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
-    found, gradient = score.value_and_gradient(moved)
+    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = inputs + 0.02 * noise
+    found, gradient = score(moved)
     assert_close(found, value(moved))
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
@@ -93,14 +92,12 @@ def test_gradient_is_that_of_the_twin_at_the_steps_beta(trained: Trained) -> Non
         point = inputs.clone().requires_grad_(True)
         maps = normalised_to_area(saliency(method(twin, point, target, create_graph=True)))
         (expected,) = torch.autograd.grad(-(maps * mask).sum(), point)
-        value, gradient = score.value_and_gradient(inputs)
+        value, gradient = score(inputs)
         assert_close(gradient, expected, msg=f"step {step}")
         assert_close(value, -(maps * mask).sum((1, 2)).detach())
 
 
-def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(
-    trained: Trained,
-) -> None:
+def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(trained: Trained) -> None:
     model, inputs, target = trained
     other = (target + 1) % 3
 
@@ -110,7 +107,7 @@ def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(
         climb = Restart(beta=1.0, label_weight=weight)
         score = MapAscent(model, method, target, label, TopK(9), clean, climb, 10, torch.ones_like(inputs))
         with evaluating(model):
-            return score.value_and_gradient(inputs)[1]
+            return score(inputs)[1]
 
     assert_close(gradients(target, 1.0), gradients(target, 0.0))
     pull = gradients(other, 1.0) - gradients(other, 0.0)
@@ -129,7 +126,7 @@ def test_a_score_without_slope_is_nudged_and_only_that(smooth: nn.Module) -> Non
     inputs[1, 0, :2, :2] = 0.7  # four lit pixels: all of its map lies on the top nine
     score = ascent(smooth, IntegratedGradients(nodes=3), TopK(9), inputs, target, beta=None)
     score.nudge = torch.full_like(inputs, -1.0)
-    _, gradient = score.value_and_gradient(inputs)
+    _, gradient = score(inputs)
     assert torch.equal(gradient[1], score.nudge[1])
     assert not bool((gradient[[0, 2]] == -1).any())
 
@@ -218,7 +215,7 @@ def test_a_direction_of_the_callers_is_climbed_as_its_own(
     inputs, target = stripes(4, 3)
     clean = normalised_to_area(saliency(InputGradient()(smooth, inputs, target)))
     score = ascent(smooth, InputGradient(), direction, inputs, target, beta=None)
-    assert_close(score.value_and_gradient(inputs)[0], -clean.square().sum((1, 2)))
+    assert_close(score(inputs)[0], -clean.square().sum((1, 2)))
     assert len(describe_direction(direction)["source"]) == 64
     assert describe_direction(TopK(3)) == {"k": 3, "compared": None}
 

@@ -10,10 +10,10 @@ from torch.testing import assert_close
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.protocols import PAPER, protocol
+from veridical.attacks.protocols import protocol
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 
 from .conftest import Trained
 
@@ -78,11 +78,10 @@ def test_paper_is_the_published_evaluation(trained: Trained) -> None:
     # Half of them are mixtures, whose label is about to change.
     inputs = torch.cat([inputs[:3], 0.5 * (inputs[:3] + inputs[1:4])])
     target = predict(model, inputs).argmax(1)
-    assert (PAPER.climb_nodes, PAPER.judge_nodes, PAPER.final_nodes) == (
-        *[Quadrature("right", NODES)] * 2,
-        None,
-    )
-    assert len(PAPER.climbs) == 1
+    right = Quadrature("right", NODES)
+    paper = protocol("paper", k=COMPARED, steps=STEPS, step_size=ALPHA)
+    assert (paper.climb_nodes, paper.judge_nodes, paper.final_nodes) == (right, right, None)
+    assert len(paper.climbs) == 1
     result = attack(
         model,
         inputs,
@@ -90,7 +89,7 @@ def test_paper_is_the_published_evaluation(trained: Trained) -> None:
         attribution=IntegratedGradients(),
         attack=TopK(ATTACKED, compared=COMPARED),
         ball=Linf(RADIUS),
-        protocol=protocol("paper", k=COMPARED, steps=STEPS, step_size=ALPHA),
+        protocol=paper,
         rows=400,
     )
     for parameter in model.parameters():

@@ -12,21 +12,13 @@ from veridical.runtime.errors import UsageError
 
 
 def test_the_table_is_the_published_one() -> None:
-    table = {name: (row.attacked_k, row.k, row.step_size, row.steps) for name, row in PAPER_SETTINGS.items()}
+    names = ("radius", "attacked_k", "k", "step_size", "steps", "pgd_steps", "pgd_step_size")
+    table = {data: tuple(getattr(row, name) for name in names) for data, row in PAPER_SETTINGS.items()}
     assert table == {
-        "mnist": (200, 100, 0.01, 100),
-        "fashion-mnist": (100, 100, 0.01, 100),
-        "gtsrb": (100, 100, 1 / 255, 50),
-        "flowers17": (1000, 1000, 1 / 255, 100),
-    }
-    prediction = {
-        name: (row.radius, row.pgd_steps, row.pgd_step_size) for name, row in PAPER_SETTINGS.items()
-    }
-    assert prediction == {
-        "mnist": (0.3, 40, 0.01),
-        "fashion-mnist": (0.1, 20, 0.01),
-        "gtsrb": (8 / 255, 7, 2 / 255),
-        "flowers17": (8 / 255, 7, 2 / 255),
+        "mnist": (0.3, 200, 100, 0.01, 100, 40, 0.01),
+        "fashion-mnist": (0.1, 100, 100, 0.01, 100, 20, 0.01),
+        "gtsrb": (8 / 255, 100, 100, 1 / 255, 50, 7, 2 / 255),
+        "flowers17": (8 / 255, 1000, 1000, 1 / 255, 100, 7, 2 / 255),
     }
 
 
@@ -61,20 +53,6 @@ def test_steps_follow_the_radius_and_what_is_given_is_used() -> None:
     assert evaluation_settings("mnist", (1, 28, 28), radius=0.0).step_size == 0.01
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        *[(name, (0, -1, 2.5)) for name in ("k", "steps", "pgd_steps")],
-        *[(name, (0.0, -0.01, float("nan"), float("inf"))) for name in ("step_size", "pgd_step_size")],
-    ],
-)
-def test_numbers_that_attack_nothing_are_refused(name: str, values: tuple[Any, ...], norm: str) -> None:
-    for value in values:
-        with pytest.raises(UsageError, match=f"{name}: expected"):
-            evaluation_settings("mnist", (1, 28, 28), norm=norm, radius=0.1, **{name: value})
-
-
 def test_l2_needs_a_radius_and_takes_steps_from_it() -> None:
     with pytest.raises(UsageError, match="l2 has no radius in the paper"):
         evaluation_settings("mnist", (1, 28, 28), norm="l2")
@@ -90,13 +68,8 @@ def test_steps_of_a_grey_level_stay_on_grey_levels() -> None:
     origin = torch.randint(0, 256, (4, 3, 6, 6), generator=generator).float() / 255
     weights = torch.randn(3, 6, 6, generator=generator)
     row = PAPER_SETTINGS["gtsrb"]
-    moved = ascend(
-        lambda x: (x * weights).flatten(1).sum(1).cos() * 5,
-        origin,
-        Linf(row.radius),
-        steps=row.steps,
-        step_size=row.step_size,
-    ).inputs
+    score = lambda x: (x * weights).flatten(1).sum(1).cos() * 5  # noqa: E731
+    moved = ascend(score, origin, Linf(row.radius), steps=row.steps, step_size=row.step_size).inputs
     levels = moved * 255
     assert float((levels - levels.round()).abs().max()) < 1e-3
     assert float((moved - origin).abs().max()) > 1 / 255

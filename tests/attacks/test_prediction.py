@@ -1,6 +1,5 @@
 """PGD on predictions against Foolbox, and what it promises."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -13,15 +12,12 @@ from torch import Tensor, nn
 
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Ball, Linf
-from veridical.attacks.directions import TargetRegion, TopK
+from veridical.attacks.directions import TopK
 from veridical.attacks.prediction import pgd
-from veridical.attacks.protocols import Restart
-from veridical.attacks.surrogate import SoftplusTwin
 from veridical.attribution.classifier import predict
 from veridical.attribution.methods import InputGradient
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
-from veridical.training.objectives import Inner
 
 from .conftest import Trained, stripes
 
@@ -54,9 +50,8 @@ def test_as_strong_as_foolbox_from_the_same_start(trained: Trained, kind: type[B
     ours = pgd(model, inputs, target, threat, steps=STEPS, step_size=radius / 8, start="origin")
     assert bool((threat.distance(ours, inputs) <= radius + 1e-5).all())
     assert held(model, ours, target) <= held(model, theirs, target) < held(model, inputs, target)
-    assert float(losses(model, ours, target).mean()) >= (1 - 1e-4) * float(
-        losses(model, theirs, target).mean()
-    )
+    mine, others = (float(losses(model, moved, target).mean()) for moved in (ours, theirs))
+    assert mine >= (1 - 1e-4) * others
 
 
 @CASES
@@ -67,8 +62,7 @@ def test_as_strong_as_foolbox_from_random_starts(trained: Trained, kind: type[Ba
     for seed in range(4):
         torch.manual_seed(seed)
         theirs.append(losses(model, by_foolbox(model, inputs, target, threat, random_start=True), target))
-        noise = [stream(seed, "pgd", i) for i in range(len(inputs))]
-        found = pgd(model, inputs, target, threat, steps=STEPS, step_size=radius / 8, generator=noise)
+        found = pgd(model, inputs, target, threat, steps=STEPS, step_size=radius / 8, seed=seed)
         assert bool((threat.distance(found, inputs) <= radius + 1e-5).all())
         ours.append(losses(model, found, target))
     gain = torch.stack(ours).mean(0) - torch.stack(theirs).mean(0)
@@ -79,23 +73,13 @@ def test_as_strong_as_foolbox_from_random_starts(trained: Trained, kind: type[Ba
 
 def test_restarts_and_best_never_make_it_weaker(trained: Trained) -> None:
     model, inputs, target = trained
-    found_losses = []
     cases: list[tuple[int, Literal["last", "best"]]] = [(1, "last"), (1, "best"), (4, "best")]
-    for restarts, keep in cases:
-        generators = [stream(0, "pgd", i) for i in range(len(inputs))]
-        found = pgd(
-            model,
-            inputs,
-            target,
-            Linf(0.1),
-            steps=5,
-            restarts=restarts,
-            keep=keep,
-            generator=generators,
-        )
-        found_losses.append(losses(model, found, target))
-    assert bool((found_losses[1] >= found_losses[0] - 1e-12).all())
-    assert bool((found_losses[2] >= found_losses[1] - 1e-12).all())
+    single, best, restarted = (
+        losses(model, pgd(model, inputs, target, Linf(0.1), steps=5, restarts=restarts, keep=keep), target)
+        for restarts, keep in cases
+    )
+    assert bool((best >= single - 1e-12).all())
+    assert bool((restarted >= best - 1e-12).all())
 
 
 def test_default_step_size_is_that_of_madry(trained: Trained) -> None:
@@ -150,51 +134,8 @@ def test_both_attacks_refuse_what_cannot_be_attacked(
         BOTH_ATTACKS[name](trained[0], **given)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        *[{"steps": value} for value in (0, -1, 2.5)],
-        *[{"step_size": value} for value in (0.0, -0.01, math.nan, math.inf)],
-        *[{"restarts": value} for value in (0, 1.5)],
-    ],
-    ids=str,
-)
-def test_numbers_that_attack_nothing_are_refused(trained: Trained, changes: dict[str, Any]) -> None:
-    model, inputs, target = trained
-    with pytest.raises(UsageError, match=f"{next(iter(changes))}: expected"):
-        pgd(model, inputs, target, Linf(0.1), **changes)
-
-
 def test_inputs_at_bounds_that_float32_does_not_have_are_inside(trained: Trained) -> None:
     inputs = torch.full((1, 1, 8, 8), 0.1).clamp(0.0, 0.1)
     assert float(inputs.max()) > 0.1
     moved = pgd(trained[0].float(), inputs, torch.tensor([0]), Linf(0.0, (0.0, 0.1)), steps=1)
     assert torch.equal(moved, inputs)
-
-
-def blank_prediction(rows: Any) -> Tensor:
-    return predict(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.zeros(2, 1, 2, 2), rows=rows)
-
-
-COUNTS: dict[str, Callable[[Any], Any]] = {
-    "steps": lambda value: Inner(steps=value),
-    "bottom": lambda value: TargetRegion(0, value, 0, 2),
-    "compared": lambda value: TopK(4, compared=value),
-    "rows": blank_prediction,
-}
-LENGTHS: dict[str, Callable[[Any], Any]] = {
-    "step_size": lambda value: Inner(step_size=value),
-    "beta": SoftplusTwin,
-    "beta_end": lambda value: Restart(beta_end=value),
-    "momentum": lambda value: Restart(momentum=value),
-    "label_weight": lambda value: Restart(label_weight=value),
-    "step_scale": lambda value: Restart(step_scale=value),
-}
-
-
-@pytest.mark.parametrize("name", [*COUNTS, *LENGTHS])
-def test_numbers_that_mean_nothing_are_refused_where_they_are_given(name: str) -> None:
-    build = {**COUNTS, **LENGTHS}[name]
-    for value in (-1, math.nan, math.inf, "1", True, *((2.5,) if name in COUNTS else ())):
-        with pytest.raises(UsageError, match=f"{name}: expected"):
-            build(value)

@@ -17,7 +17,7 @@ from veridical.attacks.robustness import Examination, RobustnessResult, measure_
 from veridical.attribution.classifier import predict
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.methods import InputGradient
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.data import Split
 from veridical.metrics import (
     mass_centre_shift,
@@ -36,16 +36,6 @@ FAST = Protocol("test", 4, 0.05, 8, FIVE, FIVE, Quadrature("right", 20), 3)
 
 def measure(model: nn.Module, split: Split, **options: Any) -> RobustnessResult:
     return measure_robustness(model, split, **{"radius": 0.1, "protocol": FAST, "pgd_steps": 3, **options})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("pgd_steps", -1), ("pgd_steps", 0), ("pgd_step_size", -0.01), ("pgd_step_size", 0.0)]
-)
-def test_attacks_on_predictions_that_attack_nothing_are_refused(
-    model: nn.Module, split: Split, name: str, value: float
-) -> None:
-    with pytest.raises(UsageError, match=f"{name}: expected"):
-        measure(model, split, **{name: value})
 
 
 def test_every_number_is_what_direct_calls_give(model: nn.Module, split: Split) -> None:
@@ -110,10 +100,10 @@ def test_batches_change_nothing(model: nn.Module, split: Split) -> None:
 
 def test_fewer_examples_are_the_first_ones(model: nn.Module, split: Split) -> None:
     few, many = measure(model, split, examples=7), measure(model, split)
-    assert many.examples == 20
+    assert len(many.main.arrays["index"]) == 20
     for name in ("kendall_tau", "adversarial_prediction", "trace"):
         np.testing.assert_allclose(few.main.arrays[name], many.main.arrays[name][:7], atol=1e-6)
-    assert measure(model, split, examples=500).examples == 20
+    assert measure(model, split, examples=500).to_dict()["examples"] == 20
     with pytest.raises(UsageError, match=r"examples: expected .* from 1"):
         measure(model, split, examples=0)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from veridical.attacks.selection import IterateSelector, Shortlist
+from veridical.attacks.attribution import _IterateSelector, _Shortlist
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.metrics import kendall_tau
 from veridical.metrics.maps import saliency
@@ -14,10 +14,10 @@ from .conftest import Trained
 ORIGIN = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(1, 1, 3, 3)
 
 
-def judge(*, minimise_each: bool = False, shortlist: int = 1) -> IterateSelector:
+def judge(*, minimise_each: bool = False, shortlist: int = 1) -> _IterateSelector:
     """The map is the image itself; every iterate keeps its label."""
     label = torch.zeros(1, dtype=torch.int64)
-    return IterateSelector(
+    return _IterateSelector(
         lambda x: torch.eye(2)[:1].repeat(len(x), 1), _itself, ORIGIN, label, 3, shortlist, minimise_each
     )
 
@@ -79,7 +79,7 @@ def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained)
     """The judge may rank later climbs lower although the final map ranks them higher: the first stays in."""
     model, inputs, target = trained
     method = IntegratedGradients(nodes=20, rule="right")
-    selector = IterateSelector(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
+    selector = _IterateSelector(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
     first, second = inputs + 0.02, inputs - 0.02
     selector.by_tau[-1].offer(first, method(model, first, target), torch.full((9,), 0.5, dtype=torch.float64))
     selector.freeze()
@@ -102,7 +102,7 @@ def test_shortlist_keeps_the_least_in_order() -> None:
     values = torch.rand(20, 3, generator=generator, dtype=torch.float64)
     values[4] = torch.nan
     values[7, 1] = torch.inf
-    shortlist = Shortlist(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1, 2, 2), 4)
+    shortlist = _Shortlist(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1, 2, 2), 4)
     for number, row in enumerate(values):
         iterate = torch.full((3, 1, 2, 2), float(number))
         shortlist.offer(iterate, -iterate, row)

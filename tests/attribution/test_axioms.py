@@ -10,7 +10,6 @@ from veridical.attribution import axioms
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import OUTPUTS, Attribution, Output
 from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
-from veridical.attribution.quadrature import Quadrature
 from veridical.runtime.errors import UsageError
 
 FEATURES = 6
@@ -79,10 +78,6 @@ def no_attribution(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor
     return torch.zeros_like(inputs)
 
 
-def summed_over_pixels(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
-    return inputs.sum(dim=1)
-
-
 def test_residuals_are_zero_for_the_same_function_and_not_for_what_reads_the_weights() -> None:
     model = network(activation=nn.ReLU)
     # relu is homogeneous: twice the hidden units and half the weights behind them are the same function.
@@ -98,17 +93,10 @@ def test_residuals_are_zero_for_the_same_function_and_not_for_what_reads_the_wei
     torch.testing.assert_close(residual, expected)
 
 
-def test_networks_that_differ_are_no_case_of_implementation_invariance() -> None:
-    with pytest.raises(UsageError, match="twin: expected the outputs of model"):
-        axioms.implementation_invariance(INTEGRATED, network(0), network(1), batch(), TARGET)
-
-
 def test_sensitivity_a_fails_for_gradients_where_the_network_is_flat() -> None:
     model = OneOutput(flat_after_1)
-    inputs, target = (
-        torch.tensor([[2.0], [0.5], [0.0]], dtype=torch.float64),
-        torch.zeros(3, dtype=torch.int64),
-    )
+    inputs = torch.tensor([[2.0], [0.5], [0.0]], dtype=torch.float64)
+    target = torch.zeros(3, dtype=torch.int64)
     for method in (InputGradient(), GradientTimesInput()):
         # At 2 the output has changed by 1 and the gradient is 0; at 0.5 it is not; at 0 nothing has changed.
         assert axioms.sensitivity_a(method, model, inputs, target, 0).tolist() == [1.0, 0.0, 0.0]
@@ -148,15 +136,6 @@ def test_sensitivity_b_finds_attribution_to_unused_variables() -> None:
     torch.testing.assert_close(axioms.sensitivity_b(random, model, batch(), TARGET, unused), expected)
 
 
-def test_variables_that_are_used_are_no_case_of_sensitivity_b() -> None:
-    unused = torch.zeros(FEATURES, dtype=torch.bool)
-    with pytest.raises(UsageError, match="unused"):
-        axioms.sensitivity_b(INTEGRATED, network(), batch(), TARGET, unused)
-    unused[2] = True
-    with pytest.raises(UsageError, match="variables that change no output"):
-        axioms.sensitivity_b(INTEGRATED, network(), batch(), TARGET, unused)
-
-
 def test_linearity_fails_for_an_absolute_value() -> None:
     models, coefficients = [network(0), network(1, nn.Softplus)], [2.0, -0.5]
     for method in (INTEGRATED, GradientTimesInput(), InputGradient()):
@@ -166,12 +145,6 @@ def test_linearity_fails_for_an_absolute_value() -> None:
     # f - 3 f has the map |-2 f'|; the maps' combination is |f'| - 3 |f'|.
     residual = axioms.linearity(absolute_gradient, [models[0]] * 2, [1.0, -3.0], batch(), TARGET)
     torch.testing.assert_close(residual, 4 * absolute_gradient(models[0], batch(), TARGET).amax(dim=1))
-
-
-def test_linearity_needs_a_coefficient_per_model() -> None:
-    for models in ([], [network()]):
-        with pytest.raises(UsageError, match="coefficients"):
-            axioms.linearity(INTEGRATED, models, [1.0, 2.0], batch(), TARGET)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -195,10 +168,8 @@ def test_completeness_takes_functions_of_the_logits_and_baselines_per_example() 
 
 
 def test_completeness_residual_is_the_error_of_the_quadrature() -> None:
-    errors = []
-    for nodes in (4, 8, 16):
-        method = IntegratedGradients(nodes=nodes, rule=Quadrature("right", nodes).rule)
-        errors.append(float(axioms.completeness(method, network(), batch(), TARGET).max()))
+    methods = [IntegratedGradients(nodes=nodes, rule="right") for nodes in (4, 8, 16)]
+    errors = [float(axioms.completeness(one, network(), batch(), TARGET).max()) for one in methods]
     # The right Riemann sum has an error of order 1 / nodes.
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.15)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.15)
@@ -219,7 +190,6 @@ def test_gradient_times_input_is_complete_for_a_linear_network() -> None:
     torch.manual_seed(0)
     model = nn.Linear(FEATURES, 3).double()
     assert float(axioms.completeness(GradientTimesInput(), model, batch(), TARGET).max()) < 1e-12
-    assert float(axioms.completeness(InputGradient(), model, batch(), TARGET).min()) > 1e-3
 
 
 def test_symmetry_fails_for_a_path_along_the_axes() -> None:
@@ -241,17 +211,6 @@ def test_symmetry_of_integrated_gradients_on_a_network() -> None:
         weight[:, 4] = weight[:, 1]
     inputs[:, 4] = inputs[:, 1]
     assert float(axioms.symmetry(INTEGRATED, model, inputs, TARGET, (1, 4)).max()) < 1e-14
-
-
-def test_variables_that_cannot_be_exchanged_are_no_case_of_symmetry() -> None:
-    inputs = batch()
-    with pytest.raises(UsageError, match="equal values at positions 0 and 1"):
-        axioms.symmetry(INTEGRATED, network(), inputs, TARGET, (0, 1))
-    inputs[:, 1] = inputs[:, 0]
-    with pytest.raises(UsageError, match="exchange changes no output"):
-        axioms.symmetry(INTEGRATED, network(), inputs, TARGET, (0, 1))
-    with pytest.raises(UsageError, match="from 0 to 5"):
-        axioms.symmetry(INTEGRATED, network(), inputs, TARGET, (0, 6))
 
 
 def test_maps_that_are_nan_do_not_pass() -> None:
@@ -285,8 +244,41 @@ def test_images_are_flattened_in_order() -> None:
     assert bool((flat > 0).all())
 
 
-def test_calls_that_cannot_be_judged_say_why() -> None:
-    with pytest.raises(UsageError, match="at least one example"):
-        axioms.completeness(INTEGRATED, network(), batch()[:0], TARGET[:0])
-    with pytest.raises(UsageError, match="expected a floating-point map of that shape"):
-        axioms.completeness(summed_over_pixels, network(), batch(), TARGET)
+def _marked(*places: int) -> Tensor:
+    return torch.isin(torch.arange(FEATURES), torch.tensor(places))
+
+
+def _symmetry(pair: tuple[int, int], **changes: Tensor) -> Tensor:
+    inputs = batch()
+    inputs[:, 1] = changes.get("second", inputs[:, 0])
+    return axioms.symmetry(INTEGRATED, network(), inputs, TARGET, pair)
+
+
+REFUSED: dict[str, Callable[[], Tensor]] = {
+    "twin: expected the outputs of model": lambda: axioms.implementation_invariance(
+        INTEGRATED, network(0), network(1), batch(), TARGET
+    ),
+    "unused: expected a bool": lambda: axioms.sensitivity_b(
+        INTEGRATED, network(), batch(), TARGET, _marked(FEATURES)
+    ),
+    "variables that change no output": lambda: axioms.sensitivity_b(
+        INTEGRATED, network(), batch(), TARGET, _marked(2)
+    ),
+    "coefficients: expected one number": lambda: axioms.linearity(
+        INTEGRATED, [network()], [1.0, 2.0], batch(), TARGET
+    ),
+    "coefficients: .* of the 0": lambda: axioms.linearity(INTEGRATED, [], [1.0, 2.0], batch(), TARGET),
+    "equal values at positions 0 and 1": lambda: _symmetry((0, 1), second=torch.ones(4).double()),
+    "exchange changes no output": lambda: _symmetry((0, 1)),
+    "from 0 to 5": lambda: _symmetry((0, 6)),
+    "at least one example": lambda: axioms.completeness(INTEGRATED, network(), batch()[:0], TARGET[:0]),
+    "expected a floating-point map of that shape": lambda: axioms.completeness(
+        lambda _model, inputs, _target: inputs.sum(dim=1), network(), batch(), TARGET
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_cases_that_an_axiom_says_nothing_about_are_refused(message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        REFUSED[message]()

@@ -5,17 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captum.attr import (
-    DeepLift,
-    GuidedBackprop,
-    LayerConductance,
-    NoiseTunnel,
-    Occlusion,
-    Saliency,
-)
-from captum.attr import (
-    IntegratedGradients as CaptumIntegratedGradients,
-)
+from captum.attr import DeepLift, GuidedBackprop, LayerConductance, NoiseTunnel, Occlusion, Saliency
+from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.testing import assert_close
@@ -29,13 +20,17 @@ from veridical.runtime.errors import UsageError
 from .conftest import TARGET, images
 
 
-def network() -> nn.Sequential:
-    generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+def drawn(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in float64 with normal weights."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return model.double()
+
+
+def network() -> nn.Module:
+    return drawn(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)))
 
 
 @pytest.mark.parametrize("output", ["logit", "loss", "log-probability"])
@@ -50,11 +45,10 @@ def test_captums_maps_equal_ours(output: Any) -> None:
 def test_options_reach_the_constructor_or_the_call() -> None:
     model, inputs = network(), images()
     local = CaptumAttribution(CaptumIntegratedGradients, multiply_by_inputs=False, n_steps=3)
-    expected = CaptumIntegratedGradients(model, multiply_by_inputs=False).attribute(
-        inputs, target=TARGET, n_steps=3
-    )
+    reference = CaptumIntegratedGradients(model, multiply_by_inputs=False)
+    expected = reference.attribute(inputs, target=TARGET, n_steps=3)
     assert_close(local(model, inputs, TARGET), expected)
-    layer = CaptumAttribution(LayerConductance, layer=model[0])
+    layer = CaptumAttribution(LayerConductance, layer=model.get_submodule("0"))
     assert layer(model, inputs, TARGET).shape == (3, 3, 2, 2)
     occlusion = CaptumAttribution(Occlusion, sliding_window_shapes=(1, 2, 2))
     assert occlusion(model, inputs, TARGET).shape == inputs.shape
@@ -69,31 +63,12 @@ def test_classes_that_need_a_module_work_and_leave_no_hooks() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_noise_comes_from_the_seed() -> None:
-    model, inputs = network(), images()
-    options: dict[str, Any] = {"nt_samples": 4, "stdevs": 0.2}
-
-    def noisy(seed: int) -> Tensor:
-        method = CaptumAttribution(lambda model: NoiseTunnel(Saliency(model)), seed=seed, **options)
-        return method(model, inputs, TARGET)
-
-    first = noisy(1)
-    torch.manual_seed(99)
-    assert_close(noisy(1), first, rtol=0, atol=0)
-    assert not torch.allclose(noisy(2), first)
-
-
 def test_smoothgrad_is_captums_noise_tunnel_up_to_the_draw() -> None:
     """Both average gradients over normal noise: many samples of either give the same expected map."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    model = drawn(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)), 1)
     inputs = images()
-    theirs = CaptumAttribution(
-        lambda model: NoiseTunnel(Saliency(model)), nt_samples=4000, stdevs=0.5, abs=False
-    )(model, inputs, TARGET)
+    options: dict[str, Any] = {"nt_samples": 4000, "stdevs": 0.5, "abs": False}
+    theirs = CaptumAttribution(lambda one: NoiseTunnel(Saliency(one)), **options)(model, inputs, TARGET)
     ours = SmoothGrad(samples=4000, noise=0.5, rows=12_000)(model, inputs, TARGET)
     sharp = InputGradient()(model, inputs, TARGET)
     spread = float((ours - sharp).abs().mean())
@@ -178,23 +153,18 @@ class Functional(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("calls", ["relu", "relu_", "sigmoid"])
-def test_a_relu_that_hooks_would_miss_is_an_error(calls: str) -> None:
-    model, inputs = Functional(calls), torch.rand(3, 6)
-    for captum_class in (GuidedBackprop, DeepLift):
-        method = CaptumAttribution(captum_class)
-        if calls == "sigmoid":
-            assert method(model, inputs).shape == inputs.shape
-            continue
+@pytest.mark.parametrize("captum_class", [GuidedBackprop, DeepLift])
+def test_a_relu_that_hooks_would_miss_is_an_error(captum_class: Any) -> None:
+    method, inputs = CaptumAttribution(captum_class), torch.rand(3, 6)
+    for calls in ("relu", "relu_"):
+        model = Functional(calls)
         with pytest.raises(UsageError, match="1 times as a module and 1 times as a function"):
             method(model, inputs)
-    assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_a_network_without_any_would_give_the_plain_gradient() -> None:
-    model = nn.Sequential(nn.Linear(6, 5), nn.LeakyReLU(), nn.Linear(5, 2))
-    with pytest.raises(UsageError, match="calls ReLU 0 times as a module"):
-        CaptumAttribution(GuidedBackprop)(model, torch.rand(3, 6))
+    assert method(Functional("sigmoid"), inputs).shape == inputs.shape
+    without = nn.Sequential(nn.Linear(6, 5), nn.LeakyReLU(), nn.Linear(5, 2))
+    if captum_class is GuidedBackprop:  # which would give the plain gradient
+        with pytest.raises(UsageError, match="calls ReLU 0 times as a module"):
+            method(without, inputs)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18"])

@@ -6,13 +6,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.methods import (
-    GradientTimesInput,
-    InputGradient,
-    RandomAttribution,
-    SmoothGrad,
-)
-from veridical.runtime.errors import UsageError
+from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
 from veridical.runtime.seeds import per_example_normal
 
 
@@ -104,29 +98,12 @@ def test_smoothgrad_noise_has_the_stated_deviation() -> None:
     assert_close(found, inputs.pow(3) + 3 * 0.4**2 * inputs, rtol=0, atol=0.06)
 
 
-def test_seeds_change_random_maps_and_nothing_else_does() -> None:
-    inputs = images()
-    first = RandomAttribution(seed=1)(Quadratic(), inputs)
-    assert_close(RandomAttribution(seed=1)(nn.Linear(1, 1), 5 * inputs, 0), first, rtol=0, atol=0)
-    assert not torch.allclose(RandomAttribution(seed=2)(Quadratic(), inputs), first)
+def test_random_maps_look_at_nothing_and_are_standard_normal() -> None:
+    first = RandomAttribution(seed=1)(Quadratic(), images())
+    assert torch.equal(RandomAttribution(seed=1)(nn.Linear(1, 1), 5 * images(), 0), first)
     many = RandomAttribution()(Quadratic(), torch.zeros(400, 1, 5, 5, dtype=torch.float64), 0)
     assert abs(float(many.mean())) < 0.05
     assert abs(float(many.std()) - 1) < 0.05
-
-
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: InputGradient(output="logits"), "output: expected one of logit, loss, log-probability"),  # type: ignore[arg-type]
-        (lambda: SmoothGrad(samples=0), "samples: expected an integer from 1"),
-        (lambda: SmoothGrad(noise=-0.1), "noise: expected a number from 0"),
-        (lambda: SmoothGrad(rows=True), "rows: expected an integer"),
-    ],
-)
-def test_impossible_options_are_refused(build: object, message: str) -> None:
-    assert callable(build)
-    with pytest.raises(UsageError, match=message):
-        build()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -1,5 +1,6 @@
 """Convolutions differentiated by convolutions as by PyTorch itself; networks whose maps have derivatives."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -26,10 +27,7 @@ def _network(**options: Any) -> nn.Module:
 
 def _second(network: nn.Module, inputs: Tensor, quick: bool) -> list[Tensor]:
     point = inputs.clone().requires_grad_(True)
-    if quick:
-        with QuickSecondOrder():
-            value = (network(point) ** 2).sum()
-    else:
+    with QuickSecondOrder() if quick else nullcontext():
         value = (network(point) ** 2).sum()
     with inputs_only():
         (gradient,) = torch.autograd.grad(value, point, create_graph=True)

@@ -3,24 +3,18 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from veridical.cli.main import main
-from veridical.faithfulness import forecast, retraining
+from veridical.faithfulness import forecast
 from veridical.report.formats import duration
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small trained MLP; its data set lies beside it."""
-    folder = tmp_path_factory.mktemp("squares")
-    random = np.random.default_rng(0)
-    labels = np.arange(80) % 2
-    images = (labels[:, None, None] * 120 + random.integers(0, 120, (80, 8, 8))).astype(np.uint8)
-    path = folder / "squares.npz"
-    np.savez(path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
-    options = ["--data", str(path), "--model", "mlp", "--model-options", '{"width": 8}', "--epochs", "4"]
+def run(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained MLP."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = ["--data", str(squares), "--model", "mlp", "--model-options", '{"width": 8}', "--epochs", "4"]
     options += ["--objective", "natural", "--batch-size", "10", "--averaging", "0", "--progress=false"]
     assert main(["train", *options, "--out", str(folder / "run")]) == 0
     return folder / "run"
@@ -33,18 +27,8 @@ def _short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(run: Path, out: Path, *more: str) -> list[str]:
     options = ["--levels", "0.25", "0.5", "--repeats", "2", "--steps", "6", "--baselines", "random"]
-    return [
-        "diffroar",
-        "--run",
-        str(run),
-        "--out",
-        str(out),
-        *options,
-        "--no-control",
-        "--workers",
-        "1",
-        *more,
-    ]
+    options += ["--no-control", "--workers", "1"]
+    return ["diffroar", "--run", str(run), "--out", str(out), *options, *more]
 
 
 def test_from_a_run_to_a_page_over_two_measurements(
@@ -97,26 +81,6 @@ def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
     assert lines[2].startswith("rankings first: ")
     assert lines[3].startswith("in total, 2 at a time: ")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_retraining_is_exit_code_1_with_its_log(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = retraining.load_unmasked
-
-    def failing(values: object, where: object) -> object:
-        assert isinstance(values, dict)
-        if values["kept"] == {"end": "bottom", "count": 32} and values["seed"] == 0:
-            raise MemoryError("a squirrel ate it")
-        return whole(values, where)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(retraining, "load_unmasked", failing)
-    assert main(command(run, tmp_path / "out", "--baselines", "[]", "--no-progress")) == 1
-    told = capsys.readouterr().err
-    assert "1 of 8 jobs failed" in told
-    assert "MemoryError: a squirrel ate it" in told
-    finished = list((tmp_path / "out" / "jobs").glob("*/*/result.json"))
-    assert len(finished) == 7
 
 
 def test_progress_shows_every_stage(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

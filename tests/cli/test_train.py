@@ -3,21 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from veridical.cli.main import main
-
-
-@pytest.fixture
-def squares(tmp_path: Path) -> Path:
-    """A data set of two classes, dark and bright 8x8 images, as a file."""
-    random = np.random.default_rng(0)
-    labels = np.arange(80) % 2
-    images = (labels[:, None, None] * 120 + random.integers(0, 120, (80, 8, 8))).astype(np.uint8)
-    path = tmp_path / "squares.npz"
-    np.savez(path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
-    return path
 
 
 def command(squares: Path, out: Path, *more: str) -> list[str]:

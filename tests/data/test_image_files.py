@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from veridical.data import DATASETS, load
-from veridical.data.image_files import FLOWER_FILES, read_images
+from veridical.data.image_files import FLOWER_FILES, _read_images
 from veridical.data.registry import IMAGENETTE_FOLDERS
 from veridical.runtime.errors import DataError, UsageError
 
@@ -125,8 +125,8 @@ def test_grey_stays_grey_unless_another_file_has_colour(tmp_path: Path, draw: Dr
     save(tmp_path / "1.png", grey[1])
     save(tmp_path / "2.png", colour[0])
     files = [tmp_path / f"{number}.png" for number in range(3)]
-    np.testing.assert_array_equal(read_images(files[:2], None), grey)
-    mixed = read_images(files, None)
+    np.testing.assert_array_equal(_read_images(files[:2], None), grey)
+    mixed = _read_images(files, None)
     np.testing.assert_array_equal(mixed[0], np.repeat(grey[0][..., None], 3, axis=2))
     np.testing.assert_array_equal(mixed[2], colour[0])
 
@@ -137,8 +137,8 @@ def test_palettes_and_bitmaps_are_decoded_to_levels(tmp_path: Path) -> None:
     picture = Image.fromarray(pixels)
     picture.convert("P", palette=Image.Palette.ADAPTIVE, colors=2).save(tmp_path / "palette.png")
     picture.getchannel(0).convert("1").save(tmp_path / "bits.png")
-    np.testing.assert_array_equal(read_images([tmp_path / "palette.png"], None)[0], pixels)
-    np.testing.assert_array_equal(read_images([tmp_path / "bits.png"], None)[0], pixels[..., 0])
+    np.testing.assert_array_equal(_read_images([tmp_path / "palette.png"], None)[0], pixels)
+    np.testing.assert_array_equal(_read_images([tmp_path / "bits.png"], None)[0], pixels[..., 0])
 
 
 def test_sizes_that_differ_need_the_size_option(two_parts: Path, draw: Draw) -> None:
@@ -154,7 +154,7 @@ def test_resizing_is_pillow_s_bilinear_and_leaves_the_right_size_alone(tmp_path:
     images = draw(2, 12, 12, 3)[0]
     save(tmp_path / "0.png", images[0])
     save(tmp_path / "1.png", images[1][:, :9])
-    resized = read_images([tmp_path / "0.png", tmp_path / "1.png"], 12)
+    resized = _read_images([tmp_path / "0.png", tmp_path / "1.png"], 12)
     np.testing.assert_array_equal(resized[0], images[0])
     expected = Image.fromarray(images[1][:, :9]).resize((12, 12), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(resized[1], np.asarray(expected))
@@ -206,7 +206,7 @@ def test_enormous_pictures_are_refused_before_they_are_decoded(
     path = tmp_path / "huge.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
     with pytest.raises(DataError, match=r"huge\.png: expected"):
-        read_images([path], 8)
+        _read_images([path], 8)
 
 
 def test_folders_that_are_no_class_folders_are_explained(two_parts: Path, tmp_path: Path) -> None:

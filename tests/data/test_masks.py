@@ -16,11 +16,11 @@ from veridical.data.array_files import DEBIAN_FASHION
 from veridical.data.masked import (
     THRESHOLD,
     MaskedDataset,
-    box_masks,
-    garment_masks,
+    _box_masks,
+    _garment_masks,
+    _sign_boxes,
     load_masked,
     save_masked,
-    sign_boxes,
     with_foreground,
 )
 from veridical.runtime.errors import DataError, UsageError
@@ -150,25 +150,25 @@ CORNER = picture("......", "..##..", ".#.#..", "..##..", "......", "......")
 
 
 def test_enclosed_dark_pixels_belong_to_the_garment() -> None:
-    assert drawn(garment_masks(RING)[0]) == ["......", ".####.", ".####.", ".####.", ".####.", "......"]
-    assert drawn(garment_masks(OPEN)[0]) == ["......", ".####.", ".#..#.", ".#..#.", ".#.##.", "......"]
-    assert drawn(garment_masks(CORNER)[0]) == ["......", "..##..", ".###..", "..##..", "......", "......"]
+    assert drawn(_garment_masks(RING)[0]) == ["......", ".####.", ".####.", ".####.", ".####.", "......"]
+    assert drawn(_garment_masks(OPEN)[0]) == ["......", ".####.", ".#..#.", ".#..#.", ".#.##.", "......"]
+    assert drawn(_garment_masks(CORNER)[0]) == ["......", "..##..", ".###..", "..##..", "......", "......"]
 
 
 def test_images_do_not_touch_each_other() -> None:
-    together = garment_masks(torch.cat([RING, OPEN, CORNER, OPEN, RING]))
+    together = _garment_masks(torch.cat([RING, OPEN, CORNER, OPEN, RING]))
     for index, image in enumerate((RING, OPEN, CORNER, OPEN, RING)):
-        assert together[index : index + 1].equal(garment_masks(image))
-    assert garment_masks(RING[:0]).shape == (0, 6, 6)
+        assert together[index : index + 1].equal(_garment_masks(image))
+    assert _garment_masks(RING[:0]).shape == (0, 6, 6)
 
 
 def test_the_threshold_is_an_option() -> None:
-    assert garment_masks(RING, THRESHOLD + 1).sum() == 0
-    assert garment_masks(picture("-.."), THRESHOLD - 1).tolist() == [[[True, False, False]]]
+    assert _garment_masks(RING, THRESHOLD + 1).sum() == 0
+    assert _garment_masks(picture("-.."), THRESHOLD - 1).tolist() == [[[True, False, False]]]
     with pytest.raises(UsageError, match="threshold: expected a grey level from 0 to 254"):
-        garment_masks(RING, 255)
+        _garment_masks(RING, 255)
     with pytest.raises(UsageError, match=r"images: expected a uint8 tensor of shape \(N, 1, H, W\)"):
-        garment_masks(RING.float())
+        _garment_masks(RING.float())
 
 
 def test_boxes_against_every_pixel_s_centre() -> None:
@@ -177,7 +177,7 @@ def test_boxes_against_every_pixel_s_centre() -> None:
     left, top = generator.integers(0, width), generator.integers(0, height)
     right, bottom = generator.integers(left, width), generator.integers(top, height)
     boxes = np.stack([width, height, left, top, right, bottom], axis=1).astype(np.uint16)
-    masks = box_masks(boxes, 8, 5)
+    masks = _box_masks(boxes, 8, 5)
     for (full_width, full_height, x1, y1, x2, y2), mask in zip(boxes.tolist(), masks, strict=True):
         for row in range(8):
             for column in range(5):
@@ -186,15 +186,15 @@ def test_boxes_against_every_pixel_s_centre() -> None:
 
 
 def test_a_box_of_the_whole_image_is_all_of_it_and_one_pixel_can_be_nothing() -> None:
-    assert box_masks(np.array([[50, 40, 0, 0, 49, 39]]), 32, 32).all()
-    assert not box_masks(np.array([[50, 40, 0, 0, 0, 0]]), 4, 4).any()
+    assert _box_masks(np.array([[50, 40, 0, 0, 49, 39]]), 32, 32).all()
+    assert not _box_masks(np.array([[50, 40, 0, 0, 0, 0]]), 4, 4).any()
 
 
 @pytest.mark.parametrize("row", [[10, 10, 2, 2, 10, 5], [10, 10, 2, 2, 5, 10], [10, 10, 6, 2, 5, 5]])
 def test_a_box_outside_its_image_is_named(row: list[int]) -> None:
     boxes = np.array([[10, 10, 2, 2, 5, 5], row])
     with pytest.raises(DataError, match=r"gtsrb: .*at image 1"):
-        box_masks(boxes, 4, 4, "gtsrb")
+        _box_masks(boxes, 4, 4, "gtsrb")
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_signs_are_found_in_their_file(signs: Path) -> None:
         assert masked.train_mask.equal(expected.expand(4, 6, 6))
         assert masked.test_mask.equal(expected.expand(2, 6, 6))
         assert masked.describe() == data.describe()
-    assert sign_boxes(load(signs / "gtsrb.npz")).test_mask[0].equal(expected)
+    assert _sign_boxes(load(signs / "gtsrb.npz")).test_mask[0].equal(expected)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def renamed(signs: Path, name: str) -> Dataset:
 
 def test_the_data_set_s_name_decides(signs: Path) -> None:
     masked = with_foreground(renamed(signs, "fashion-mnist"), 100)
-    assert masked.train_mask.equal(garment_masks(masked.train.images, 100))
+    assert masked.train_mask.equal(_garment_masks(masked.train.images, 100))
     assert masked.test_mask.equal(masked.train_mask)
     assert with_foreground(masked) is masked
     with pytest.raises(DataError, match="mnist-5k: no foreground is known"):

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import binomtest, chisquare
 
 from veridical.data import Dataset, load
-from veridical.data.shortcut import ABSENT, ShortcutOptions, patch_places, shortcut, shortcut_variants
+from veridical.data.shortcut import ABSENT, ShortcutOptions, _patch_places, shortcut, shortcut_variants
 from veridical.runtime.errors import UsageError
 
 SIDE, CLASSES, TRAIN, TEST = 12, 5, 900, 600
@@ -76,7 +76,7 @@ def test_moved_is_independent_of_the_class(source: str, tmp_path: Path, code: st
 @pytest.mark.parametrize("code", ["place", "presence"])
 def test_the_patch_is_the_mask_and_nothing_else_is_changed(source: str, plain: Dataset, code: str) -> None:
     data = shortcut(options(source, code=code, pattern="solid"))
-    corners = patch_places(options(source), SIDE, SIDE, CLASSES)
+    corners = _patch_places(options(source), SIDE, SIDE, CLASSES)
     for part, number in (("train", 0), ("test", 1)):
         split, before = getattr(data, part), getattr(plain, part).images
         mask, places = getattr(data, f"{part}_mask"), data.places["place"][number]
@@ -140,7 +140,7 @@ def test_the_seed_decides_and_fewer_are_the_first_of_more(source: str) -> None:
 
 
 def test_places_lie_along_the_border_and_apart() -> None:
-    corners = patch_places(ShortcutOptions(size=4), 28, 28, 10)
+    corners = _patch_places(ShortcutOptions(size=4), 28, 28, 10)
     assert corners[0].tolist() == [0, 0]
     on_border = (corners == 0).any(axis=1) | (corners == 24).any(axis=1)
     assert on_border.all()
@@ -150,7 +150,7 @@ def test_places_lie_along_the_border_and_apart() -> None:
     for row, column in corners:
         covered[row : row + 4, column : column + 4] += 1
     assert covered.max() == 1
-    inner = patch_places(ShortcutOptions(size=3, margin=2), 20, 16, 4)
+    inner = _patch_places(ShortcutOptions(size=3, margin=2), 20, 16, 4)
     assert inner.min() == 2
     assert inner[:, 0].max() <= 20 - 2 - 3
     assert inner[:, 1].max() <= 16 - 2 - 3

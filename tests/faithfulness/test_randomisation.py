@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.maps import dataset_maps
+from veridical.attribution.method import dataset_maps
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split

@@ -234,7 +234,7 @@ def test_a_member_whose_last_step_ends_outside_the_numbers_is_lost(
 
 
 def test_slopes_whose_squares_overflow_are_finite() -> None:
-    mlps = [MLP(shape=(1, 2, 2), num_classes=3, seed=seed) for seed in range(2)]
+    mlps = [MLP(shape=(1, 2, 2), num_classes=3, seed=seed, width=256, mean=0.5, std=0.5) for seed in range(2)]
     stack = Stack.__new__(Stack)
     stack.model, stack.lost = StackedMLP(mlps, torch.device("cpu")), set()
     stack.model.rows.grad = torch.full_like(stack.model.rows, 1e30)

@@ -12,11 +12,6 @@ from pathlib import Path
 from veridical.jobs import Job, ProcessPool, Progress, Store, run_jobs
 
 
-def jobs_of(count: int) -> list[Job]:
-    """Jobs of four steps each, which continue after a kill."""
-    return [Job("job_functions:steps", {"seed": seed, "count": 4, "seconds": 0.03}) for seed in range(count)]
-
-
 def main(root: str, out: str, jobs: str, workers: int) -> None:
     def tell(_: Progress) -> None:
         draft = Path(f"{out}.{os.getpid()}")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from veridical.jobs import InProcess, Job, Store, WorkerLost, run_jobs
-from veridical.jobs.cluster import SETTINGS, Dask, check_address, cluster_environment
+from veridical.jobs.cluster import SETTINGS, Dask, _check_address, cluster_environment
 from veridical.runtime.errors import RunError, UsageError
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -112,33 +112,10 @@ def test_a_worker_is_killed_and_the_results_are_those_of_one_process(
 
 
 def test_a_stopped_worker_is_told(
-    scheduler: tuple[Any, str],
-    tmp_path: Path,
-    until: Callable[..., None],
-    lines: Callable[[Path], list[str]],
-    caplog: pytest.LogCaptureFixture,
+    scheduler: tuple[Any, str], run_while_stopped: Callable[[Dask], int]
 ) -> None:
-    started, go = tmp_path / "started", tmp_path / "go"
-    held = Job("job_functions:hold", {}, {"started": str(started), "go": str(go)})
-    store = Store(tmp_path / "patient", stale_after=1.0)
-
-    def stop() -> None:
-        until(lambda: lines(started))
-        worker = int(lines(started)[0])
-        os.kill(worker, signal.SIGSTOP)
-        try:
-            until(lambda: caplog.messages, seconds=30.0)
-        finally:
-            go.touch()
-            os.kill(worker, signal.SIGCONT)
-
     with Dask(scheduler[1]) as cluster:
-        stopper = threading.Thread(target=stop)
-        stopper.start()
-        outcomes = run_jobs([held], store, cluster, trust_code=True)
-        stopper.join()
-    assert outcomes[held.id].status == "done"
-    assert [str(store.folder(held)) in message for message in caplog.messages] == [True]
+        run_while_stopped(cluster)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +134,7 @@ def test_other_machines_need_tls_or_a_word(
 ) -> None:
     for insecure, message in ((False, refused), (True, refused_when_insecure)):
         if message is None:
-            check_address(address, insecure)
+            _check_address(address, insecure)
         else:
             with pytest.raises(UsageError, match=message):
                 Dask(address, insecure=insecure)

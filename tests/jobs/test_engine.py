@@ -61,6 +61,9 @@ def test_the_costliest_go_first_each_once_and_outcomes_keep_the_order(store: Sto
 
 def test_a_second_call_reuses_and_an_empty_one_is_empty(store: Store) -> None:
     first = run([echo(1)], store)
+    told: list[Progress] = []
+    run([echo(1)], store, progress=told.append)
+    assert len(told) == 1, "nothing was left to wait for"
     second = run([echo(1), echo(2)], store)
     assert [outcome.status for outcome in second.values()] == ["reused", "done"]
     assert second[echo(1).id].result == first[echo(1).id].result
@@ -187,11 +190,3 @@ def test_an_interrupt_passes_through_and_gives_the_job_back(
         with pytest.raises(KeyboardInterrupt):
             run([echo(1)], store)
     assert run([echo(1)], store)[echo(1).id].status == "done"
-
-
-def test_many_jobs(store: Store) -> None:
-    jobs = [echo(number) for number in range(300)]
-    told: list[Progress] = []
-    assert {outcome.status for outcome in run(jobs, store).values()} == {"done"}
-    assert {outcome.status for outcome in run(jobs, store, progress=told.append).values()} == {"reused"}
-    assert len(told) == 1

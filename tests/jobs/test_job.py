@@ -1,15 +1,19 @@
-"""Ids of jobs, what can be a job, and whose code runs."""
+"""A job from its id to its result: what can be one, where its files lie, and one run of it with its log."""
 
 import dataclasses
 import hashlib
+import json
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from veridical.jobs import Job
+from veridical.jobs import InProcess, Job, Store, run_jobs
+from veridical.jobs.execution import _log_to, execute, task
 from veridical.jobs.job import load_function
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import RunError, UsageError
 
 NAME = "job_functions:echo"
 
@@ -86,3 +90,153 @@ def test_our_own_modules_give_only_what_they_define(name: str) -> None:
     with pytest.raises(UsageError, match="function"):
         load_function(name)
     assert load_function("veridical.jobs.run:run_jobs").__name__ == "run_jobs"
+
+
+JOB = Job("job_functions:echo", {"x": 1}, {"data": "/somewhere"}, "the label")
+
+
+def test_a_jobs_folder_tells_all_about_it(store: Store) -> None:
+    assert store.result(JOB) is None
+    outcome = run_jobs([JOB], store, InProcess(), trust_code=True)[JOB.id]
+    folder = store.root / JOB.id[:2] / JOB.id
+    assert store.folder(JOB) == store.folder(JOB.id) == folder
+    assert json.loads((folder / "job.json").read_text()) == {"id": JOB.id} | JOB.record()
+    assert store.result(JOB) == store.result(JOB.id) == outcome.result
+    record = store.record(JOB)
+    assert record is not None
+    assert sorted(record) == ["environment", "files", "result", "seconds"]
+    assert record["seconds"] == outcome.seconds
+    assert "echo of {'x': 1}" in store.log_tail(JOB)
+    # Nothing but what the documentation names, and no draft.
+    names = {path.name for path in folder.iterdir()}
+    assert names == {".lock", "job.json", "log.txt", "result.json"}
+
+
+def test_the_tail_of_a_log_is_short(store: Store) -> None:
+    folder = store.folder(JOB)
+    folder.mkdir(parents=True)
+    assert store.log_tail(JOB) == ""
+    (folder / "log.txt").write_text("\n".join(f"line {number} é" for number in range(5000)))
+    tail = store.log_tail(JOB).splitlines()
+    assert (len(tail), tail[0], tail[-1]) == (20, "line 4980 é", "line 4999 é")
+    (folder / "log.txt").write_text("x" * 10**6)
+    assert store.log_tail(JOB) == "x" * 4000
+
+
+def test_a_store_is_made_once_however_many_begin(tmp_path: Path) -> None:
+    gate, tokens = threading.Barrier(8), []
+
+    def make() -> None:
+        gate.wait()
+        tokens.append(Store(tmp_path / "new" / "store").token)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tokens) == 8
+    assert len(set(tokens)) == 1
+    assert [path.name for path in (tmp_path / "new" / "store").iterdir()] == ["store.json"]
+
+
+def test_a_machine_that_has_something_else_there_says_so(tmp_path: Path, store: Store) -> None:
+    assert Store(store.root, token=store.token).root == store.root
+    other = Store(tmp_path / "other")
+    for root in (other.root, tmp_path / "missing"):
+        with pytest.raises(RunError, match="share"):
+            Store(root, token=store.token)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_what_cannot_be_a_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="A file is there"):
+        Store(tmp_path / "file")
+    with pytest.raises(UsageError, match="stale_after"):
+        Store(tmp_path / "store", stale_after=0.0)
+
+
+def answer(store: Store, function: str, trust_code: bool = True, **values: Any) -> dict[str, Any]:
+    return execute(task(Job(f"job_functions:{function}", values), store, trust_code))
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "logged"),
+    [
+        ("fail", "ValueError: no good", "last words"),
+        ("leave", "SystemExit: 3", "sys.exit(3)"),
+        ("return_text", "job_functions:return_text returned 'text'", "RunError"),
+        ("return_unknown", "result.here.there", "UsageError"),
+        ("missing", "a function in job_functions", "UsageError"),
+    ],
+)
+def test_what_goes_wrong_is_the_answer(store: Store, function: str, error: str, logged: str) -> None:
+    got = answer(store, function)
+    assert got["status"] == "failed"
+    assert error in got["error"]
+    assert logged in got["log_tail"]
+    # The next call tries it again.
+    assert answer(store, function)["status"] == "failed"
+    log = store.folder(Job(f"job_functions:{function}", {})) / "log.txt"
+    assert log.read_text().count("--- begun") == 2
+
+
+def test_a_worker_asks_for_trust_itself(store: Store) -> None:
+    assert "trust_code" in answer(store, "echo", trust_code=False)["error"]
+
+
+def test_a_worker_of_another_version_refuses(store: Store) -> None:
+    message = task(Job("job_functions:echo", {}), store, True) | {"version": "0.0.1"}
+    got = execute(message)
+    assert got["status"] == "failed"
+    assert "0.0.1" in got["error"]
+
+
+def test_an_owner_that_slept_writes_no_result(store: Store) -> None:
+    job = Job("job_functions:lose_lease", {})
+    assert execute(task(job, store, True)) == {"status": "busy"}
+    assert store.result(job) is None
+
+
+def test_only_the_jobs_own_thread_prints_into_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = sys.stdout, sys.stderr
+    inside, outside = threading.Event(), threading.Event()
+
+    def other() -> None:
+        inside.wait()
+        print("from elsewhere")
+        outside.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with _log_to(tmp_path / "log.txt"):
+        inside.set()
+        print("from the job")
+        outside.wait()
+        print("an error of it", file=sys.stderr)
+    thread.join()
+    assert (sys.stdout, sys.stderr) == streams
+    assert (tmp_path / "log.txt").read_text() == "from the job\nan error of it\n"
+    assert capsys.readouterr() == ("from elsewhere\n", "")
+
+
+def test_two_jobs_in_two_threads_have_two_logs(tmp_path: Path) -> None:
+    streams = sys.stdout, sys.stderr
+    gate = threading.Barrier(2)
+
+    def work(name: str) -> None:
+        with _log_to(tmp_path / name):
+            gate.wait()
+            print(name)
+            gate.wait()
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(tmp_path / name).read_text() for name in ("a", "b")] == ["a\n", "b\n"]
+    assert (sys.stdout, sys.stderr) == streams

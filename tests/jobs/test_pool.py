@@ -4,7 +4,6 @@ import os
 import signal
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
@@ -14,11 +13,10 @@ import pytest
 
 from veridical.jobs import InProcess, Job, ProcessPool, Store, run_jobs
 from veridical.jobs import pool as module
-from veridical.jobs.pool import usable_cores, visible_cards, worker_environments
+from veridical.jobs.pool import _worker_environments, usable_cores, visible_cards
 from veridical.runtime.errors import RunError, UsageError
 
 CARDS = "CUDA_VISIBLE_DEVICES"
-Lines = Callable[[Path], list[str]]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the pool is for POSIX systems")
 
@@ -146,31 +144,11 @@ def test_workers_that_are_killed_while_they_start_cost_no_retry(
 
 
 def test_a_stopped_worker_is_named_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, until: Callable[..., None], lines: Lines
+    run_while_stopped: Callable[[ProcessPool], int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    started, go = tmp_path / "started", tmp_path / "go"
-    job = Job("job_functions:hold", {}, {"started": str(started), "go": str(go)})
-
-    def stop() -> None:
-        until(lambda: lines(started))
-        pid = int(lines(started)[0])
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            until(lambda: caplog.messages)
-            time.sleep(1.0)
-        finally:
-            go.touch()
-            os.kill(pid, signal.SIGCONT)
-
     with ProcessPool(1) as pool:
-        stopper = threading.Thread(target=stop)
-        stopper.start()
-        store = Store(tmp_path / "impatient", stale_after=1.0)
-        (outcome,) = run_jobs([job], store, pool, trust_code=True, poll_seconds=0.05).values()
-        stopper.join()
-    assert outcome.status == "done"
-    (message,) = caplog.messages
-    assert f"process {lines(started)[0]} " in message
+        pid = run_while_stopped(pool)
+    assert f"process {pid} " in caplog.messages[0]
 
 
 def test_workers_that_cannot_start_break_the_pool(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,10 +180,10 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_are_as_many_as_cores_divided_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
-    assert len(worker_environments(None, 1, None, 1)) == 8
-    assert len(worker_environments(None, 3, None, 1)) == 2
-    assert len(worker_environments(None, 9, None, 1)) == 1
-    (environment,) = worker_environments(1, 3, None, 1)
+    assert len(_worker_environments(None, 1, None, 1)) == 8
+    assert len(_worker_environments(None, 3, None, 1)) == 2
+    assert len(_worker_environments(None, 9, None, 1)) == 1
+    (environment,) = _worker_environments(1, 3, None, 1)
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
     assert CARDS not in environment, "the GPUs of a CPU pool are nobody's business"
 
@@ -226,30 +204,30 @@ def test_a_containers_quota_counts(
 @pytest.mark.usefixtures("driver")
 def test_each_worker_gets_one_card_and_each_card_its_workers() -> None:
     assert visible_cards() == ("0", "1", "2")
-    assert cards_of(worker_environments(None, 1, "all", 1)) == ["0", "1", "2"]
-    assert cards_of(worker_environments(None, 1, [0, 2], 2)) == ["0", "2", "0", "2"]
+    assert cards_of(_worker_environments(None, 1, "all", 1)) == ["0", "1", "2"]
+    assert cards_of(_worker_environments(None, 1, [0, 2], 2)) == ["0", "2", "0", "2"]
     # Fewer workers than places spread over the cards.
-    assert cards_of(worker_environments(3, 1, [1, 2], 2)) == ["1", "2", "1"]
+    assert cards_of(_worker_environments(3, 1, [1, 2], 2)) == ["1", "2", "1"]
     with pytest.raises(UsageError, match="per_gpu"):
-        worker_environments(4, 1, "all", 1)
+        _worker_environments(4, 1, "all", 1)
     with pytest.raises(UsageError, match="from 0 to 2"):
-        worker_environments(None, 1, [3], 1)
+        _worker_environments(None, 1, [3], 1)
     with pytest.raises(UsageError, match="gpus"):
-        worker_environments(None, 1, [], 1)
+        _worker_environments(None, 1, [], 1)
     with pytest.raises(UsageError, match="gpus"):
-        worker_environments(None, 1, "0", 1)
+        _worker_environments(None, 1, "0", 1)
 
 
 def test_numbers_count_among_the_cards_that_we_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CARDS, "5, GPU-8d3e")
-    assert cards_of(worker_environments(None, 1, [1, 0], 1)) == ["GPU-8d3e", "5"]
+    assert cards_of(_worker_environments(None, 1, [1, 0], 1)) == ["GPU-8d3e", "5"]
 
 
 @pytest.mark.parametrize("named", ["", "-1"])
 def test_without_cards_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
     monkeypatch.setenv(CARDS, named)
     with pytest.raises(UsageError, match="none is visible"):
-        worker_environments(None, 1, "all", 1)
+        _worker_environments(None, 1, "all", 1)
     monkeypatch.delenv(CARDS)
     monkeypatch.setenv("PATH", "")
     assert visible_cards() == ()
@@ -258,4 +236,4 @@ def test_without_cards_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, named: 
 @pytest.mark.parametrize(("workers", "threads", "per_gpu"), [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
 def test_numbers_below_one_are_refused(workers: int, threads: int, per_gpu: int) -> None:
     with pytest.raises(UsageError, match="from 1"):
-        worker_environments(workers, threads, None, per_gpu)
+        _worker_environments(workers, threads, None, per_gpu)

@@ -9,8 +9,8 @@ from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
 from veridical.models import Normalized, build
-from veridical.models.layers import Standardise, convolve_and_pool, standardise_per_image
-from veridical.models.resnets import ResidualUnit
+from veridical.models.layers import Standardise
+from veridical.models.networks import _convolve_and_pool, _ResidualUnit, _standardise_per_image
 from veridical.runtime.errors import UsageError
 
 
@@ -41,9 +41,8 @@ def test_normalized_follows_train_and_eval_and_adds_no_state() -> None:
 def test_precision_survives_a_cast_to_bfloat16_and_back() -> None:
     wrapped = Normalized(nn.Identity(), [0.1, 0.2], [0.3, 0.7]).to(torch.bfloat16).double()
     inputs = images(1, 2, 3, 3)
-    expected = (inputs - torch.tensor([0.1, 0.2], dtype=torch.float64).reshape(2, 1, 1)) / torch.tensor(
-        [0.3, 0.7], dtype=torch.float64
-    ).reshape(2, 1, 1)
+    mean, std = torch.tensor([[0.1, 0.2], [0.3, 0.7]], dtype=torch.float64)[:, :, None, None]
+    expected = (inputs - mean) / std
     assert_close(wrapped(inputs), expected, rtol=1e-15, atol=0)
 
 
@@ -73,14 +72,14 @@ def test_grey_images_are_not_broadcast_to_three_channels() -> None:
 
 def test_per_image_standardisation_is_tensorflows() -> None:
     inputs = images(4, 3, 6, 5)
-    seen = standardise_per_image(inputs).flatten(1)
+    seen = _standardise_per_image(inputs).flatten(1)
     assert_close(seen.mean(dim=1), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-14)
     assert_close(seen.std(dim=1, correction=0), torch.ones(4, dtype=torch.float64))
     # A nearly uniform image is divided by the floor: 1 / sqrt(n) in 0..255, so 1 / (255 sqrt(n)) in 0..1.
     faint = torch.full((1, 3, 6, 5), 0.5, dtype=torch.float64)
     faint[0, 0, 0, 0] += 1e-5
     centred = faint - faint.mean()
-    assert_close(standardise_per_image(faint), centred * 255 * 90**0.5)
+    assert_close(_standardise_per_image(faint), centred * 255 * 90**0.5)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.25, 3.0])
@@ -105,7 +104,7 @@ def test_black_images_have_finite_first_and_second_derivatives() -> None:
 
 def test_paper_resnet_follows_tensorflows_padding_and_shortcuts() -> None:
     """One unit of stride 2 on a 4x4 image, computed by hand from TensorFlow's rules."""
-    unit = ResidualUnit(1, 3, stride=2, activate_first=False).double()
+    unit = _ResidualUnit(1, 3, stride=2, activate_first=False).double()
     with torch.no_grad():
         unit.conv1.weight.zero_()
         unit.conv1.weight[1, 0, 2, 2] = 1.0  # reads the lower right neighbour of the window's centre
@@ -125,7 +124,7 @@ def test_equals_convolution_then_pooling_with_its_gradients(channels: int, size:
     inputs = torch.randn(4, channels, *size, dtype=torch.float64, generator=generator, requires_grad=True)
     weight = torch.randn(6, channels, 5, 5, dtype=torch.float64, generator=generator, requires_grad=True)
     bias = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
-    folded = convolve_and_pool(inputs, weight, bias)
+    folded = _convolve_and_pool(inputs, weight, bias)
     plain = max_pool2d(conv2d(inputs, weight, bias, padding=2), 2)
     assert_close(folded, plain, rtol=1e-12, atol=1e-12)
     upstream = torch.randn(plain.shape, dtype=torch.float64, generator=generator)
@@ -140,14 +139,9 @@ def test_ties_go_to_the_first_place_of_the_window_as_in_max_pooling() -> None:
     inputs = torch.zeros(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     bias = torch.ones(3, dtype=torch.float64)
-    (ours,) = torch.autograd.grad(convolve_and_pool(inputs, weight, bias).sum(), inputs)
+    (ours,) = torch.autograd.grad(_convolve_and_pool(inputs, weight, bias).sum(), inputs)
     (theirs,) = torch.autograd.grad(max_pool2d(conv2d(inputs, weight, bias, padding=2), 2).sum(), inputs)
     assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_an_empty_batch_gives_an_empty_result() -> None:
-    weight = torch.randn(3, 1, 5, 5, generator=torch.Generator().manual_seed(1))
-    assert convolve_and_pool(torch.zeros(0, 1, 28, 28), weight, None).shape == (0, 3, 14, 14)
 
 
 def test_the_network_shows_its_first_layer_to_hooks_and_computes_the_same() -> None:

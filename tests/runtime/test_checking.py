@@ -20,6 +20,8 @@ from veridical import (
     RandomAttribution,
     SmoothGrad,
 )
+from veridical.attacks.directions import TargetRegion, TopK
+from veridical.attacks.protocols import EvaluationSettings, Protocol, Restart
 from veridical.cli.commands import COMMANDS
 from veridical.cli.main import main
 from veridical.cli.options import parse_options
@@ -28,6 +30,7 @@ from veridical.runtime.checking import Checked, Limit, option_hints
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import BlockOptions, ShortcutOptions, TrainOptions
 from veridical.studies.attack import AttackOptions
+from veridical.training.objectives import Inner
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 
 OF_COMMANDS = {name: command.options() for name, command in COMMANDS.items() if name != "run"}
@@ -38,6 +41,9 @@ CLASSES: dict[str, Any] = OF_COMMANDS | {
 CLASSES |= {
     kind.__name__: kind
     for kind in (InputGradient, GradientTimesInput, SmoothGrad, IntegratedGradients, RandomAttribution)
+}
+CLASSES |= {
+    kind.__name__: kind for kind in (TopK, TargetRegion, Restart, Protocol, EvaluationSettings, Inner)
 }
 
 

@@ -21,9 +21,9 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\n"
 
 @pytest.fixture(autouse=True)
 def _forget_the_processor() -> Iterator[None]:
-    devices.cpu_details.cache_clear()
+    devices._cpu_details.cache_clear()
     yield
-    devices.cpu_details.cache_clear()
+    devices._cpu_details.cache_clear()
 
 
 def _with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -68,7 +68,7 @@ def test_the_first_processors_model_is_told(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "cpuinfo"
     path.write_text(XEON + XEON.replace("Xeon", "Other"))
     monkeypatch.setattr(devices, "_CPU_INFO", path)
-    assert devices.cpu_details()["model"] == "Intel(R) Xeon(R)"
+    assert devices._cpu_details()["model"] == "Intel(R) Xeon(R)"
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512"])

@@ -89,15 +89,6 @@ def test_json_names_the_place_of_what_it_cannot_hold(tmp_path: Path, value: obje
     assert os.listdir(tmp_path) == []
 
 
-def test_a_missing_or_truncated_json_file_is_a_run_error_that_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "result.json"
-    with pytest.raises(RunError, match=r"result\.json does not exist"):
-        files.read_json(path)
-    path.write_text('{"schema": 1, "res')
-    with pytest.raises(RunError, match=r"result\.json is damaged: it is not valid JSON"):
-        files.read_json(path)
-
-
 def test_a_folder_is_claimed_once_and_entered_again_with_the_same_options(tmp_path: Path) -> None:
     config = {"data": "mnist", "ball": {"radius": 0.3}, "radii": (0.1, 0.2)}
     folder = files.claim_folder(tmp_path / "runs" / "a", "train", config)

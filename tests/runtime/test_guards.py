@@ -11,14 +11,7 @@ import torch
 from torch import nn
 
 from veridical.runtime.errors import UsageError
-from veridical.runtime.guards import (
-    eval_mode,
-    evaluating,
-    frozen,
-    preserved_rng,
-    private_copy,
-    thread_count,
-)
+from veridical.runtime.guards import eval_mode, evaluating, frozen, preserved_rng, private_copy, thread_count
 
 
 class BrokenError(Exception):
@@ -116,10 +109,7 @@ def test_thread_count_is_restored_and_checked() -> None:
         assert torch.get_num_threads() == before + 1
         raise BrokenError
     assert torch.get_num_threads() == before
-    with (
-        pytest.raises(UsageError, match="threads: expected an integer from 1 to"),
-        thread_count(0),
-    ):
+    with pytest.raises(UsageError, match="threads: expected an integer from 1 to"), thread_count(0):
         pass
 
 

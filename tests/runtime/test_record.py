@@ -69,8 +69,9 @@ def test_the_words_say_what_there_is() -> None:
     class Inner:
         images: Tensor
 
-    @record(kw_only=True)
+    @record
     class Outer(Inner):
+        _: dataclasses.KW_ONLY
         inner: Inner
         model: nn.Module
         parts: tuple[int, ...] = (1, 2)

@@ -13,19 +13,17 @@ from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.studies.attack import Attack
 from veridical.studies.attack_page import (
+    AttackResult,
     attack_table,
     attack_verdict,
-    paired_table,
-    robustness_scatter,
-    training_log,
-    write_attack_page,
-)
-from veridical.studies.attack_result import (
-    AttackResult,
     check_comparable,
     name_attacks,
     paired_differences,
+    paired_table,
+    robustness_scatter,
     run_title,
+    training_log,
+    write_attack_page,
 )
 
 from .conftest import options_for

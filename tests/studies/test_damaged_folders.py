@@ -16,8 +16,7 @@ from veridical.cli.main import main
 from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.files import claim_folder, digest, pack_arrays
 from veridical.studies.attack import Attack
-from veridical.studies.attack_page import write_attack_page
-from veridical.studies.attack_result import name_attacks
+from veridical.studies.attack_page import name_attacks, write_attack_page
 from veridical.studies.diffroar import DiffRoar, DiffRoarOptions
 from veridical.studies.diffroar_page import write_diffroar_page
 from veridical.training.run import load

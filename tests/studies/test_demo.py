@@ -1,4 +1,4 @@
-"""The demo from end to end at toy size, its verdict, and processes side by side."""
+"""The demo from end to end at toy size, and its verdict."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from veridical.cli.main import main
 from veridical.runtime.files import read_json
 from veridical.studies import demo as module
-from veridical.studies.attack_result import AttackResult
-from veridical.studies.demo import Scale, verdict
+from veridical.studies.demo import Demo, Scale
+from veridical.studies.study import StudyResult
 
 from .conftest import write_stripes
 
@@ -20,9 +20,12 @@ def test_the_demo_trains_attacks_and_names_its_page(
 ) -> None:
     monkeypatch.setattr(module, "SHORT", TOY)
     data, out = write_stripes(tmp_path / "stripes.npz"), tmp_path / "demo"
-    command = ["demo", "--short", "--data", str(data), "--out", str(out), "--progress=false"]
+    command = ["demo", "--short", "--data", str(data), "--out", str(out)]
     assert main(command) == 0
-    printed = capsys.readouterr().out
+    printed, bars = capsys.readouterr()
+    for title in ("Natural training", "IG-SUM-NORM"):
+        assert f"{title}: training steps" in bars
+        assert f"{title}: attacked images" in bars
     assert printed.strip().replace("\n", "").endswith(f"report: {out / 'report.html'}")
     assert "Natural training" in printed
     assert "IG-SUM-NORM" in printed
@@ -32,6 +35,9 @@ def test_the_demo_trains_attacks_and_names_its_page(
     document = read_json(out / "result.json")
     results = document["results"]
     assert set(results) == {"natural", "ig-sum-norm", "robust_above_natural"}
+    assert list(results["robust_above_natural"].values()) == [
+        "hold better" in line for line in Demo.findings(Demo.read(out))
+    ]
     for name in ("natural", "ig-sum-norm"):
         assert results[name] == read_json(out / f"{name}-attack" / "result.json")["results"]
         assert results[name]["examples"] == 12
@@ -55,20 +61,28 @@ def test_missing_data_is_an_error_before_anything_starts(
     assert not (tmp_path / "demo").exists()
 
 
-def result(**intervals: tuple[float, float]) -> AttackResult:
+def findings(natural: tuple[float, float], robust: tuple[float, float]) -> list[str]:
     results = {
-        name: {"value": (low + high) / 2, "low": low, "high": high, "n": 9}
-        for name, (low, high) in intervals.items()
+        name: {
+            measure: {"value": (low + high) / 2, "low": low, "high": high, "n": 9}
+            for measure in module.COMPARED
+        }
+        for name, (low, high) in (("natural", natural), ("ig-sum-norm", robust))
     }
-    return AttackResult(Path(), {"results": results}, {})
+    return Demo.findings(StudyResult(Path(), {"results": results}, {}))
 
 
-def test_the_verdict_claims_a_difference_only_for_disjoint_intervals() -> None:
-    natural = result(topk_intersection=(0.3, 0.4), kendall_tau=(0.2, 0.3))
-    lines, apart = verdict(natural, result(topk_intersection=(0.5, 0.6), kendall_tau=(0.29, 0.5)))
-    assert apart == {"topk_intersection": True, "kendall_tau": False}
-    assert "hold better" in lines[0]
-    assert "overlap" in lines[1]
-    lines, apart = verdict(natural, result(topk_intersection=(0.1, 0.2), kendall_tau=(0.31, 0.5)))
-    assert apart == {"topk_intersection": False, "kendall_tau": True}
-    assert "hold less well" in lines[0]
+@pytest.mark.parametrize(
+    ("robust", "words"),
+    [
+        ((0.5, 0.6), "hold better, and the 95% intervals do not overlap"),
+        ((0.35, 0.6), "no difference is shown: the 95% intervals overlap"),
+        ((0.1, 0.2), "hold less well"),
+    ],
+)
+def test_the_verdict_claims_a_difference_only_for_disjoint_intervals(
+    robust: tuple[float, float], words: str
+) -> None:
+    lines = findings((0.3, 0.4), robust)
+    assert len(lines) == 2
+    assert all(words in line for line in lines)

@@ -13,17 +13,15 @@ import pytest
 from veridical.runtime.errors import RunError, UsageError
 from veridical.studies.diffroar import DiffRoar
 from veridical.studies.diffroar_page import (
+    attribution_name,
+    check_comparable,
     differences_figure,
     diffroar_headline,
     diffroar_table,
     diffroar_verdict,
-    write_diffroar_page,
-)
-from veridical.studies.diffroar_result import (
-    attribution_name,
-    check_comparable,
     model_title,
     name_measurements,
+    write_diffroar_page,
 )
 from veridical.studies.study import StudyResult
 

@@ -16,7 +16,7 @@ from veridical.jobs import InProcess, ProcessPool, Progress, workers_of
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json, write_json
 from veridical.studies.diffroar import DiffRoar, DiffRoarOptions
-from veridical.studies.executors import executor_of
+from veridical.studies.study import executor_of
 
 LEVELS = [0.25, 0.5]
 

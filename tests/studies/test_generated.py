@@ -10,7 +10,7 @@ import pytest
 
 from veridical.cli.main import main
 from veridical.data import load
-from veridical.data.block_mnist import BlockOptions, block_mnist, counterfactual
+from veridical.data.block_mnist import BlockOptions, block_mnist
 from veridical.data.masked import load_masked
 from veridical.data.shortcut import ShortcutOptions, shortcut
 from veridical.studies import generated
@@ -69,7 +69,7 @@ def test_the_same_command_keeps_what_is_there_and_other_options_are_refused(
     assert set(before) == {"claim.json", "data.npz", "result.json", "report.html"}
     assert main([*arguments, "--moved", "1"]) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    moved = counterfactual(BlockOptions(source=source, position=0.7))
+    moved = block_mnist(BlockOptions(source=source, position=0.7), moved=1)
     assert load(out / "data.npz").checksum == moved.checksum
     assert main(arguments) == 2
     assert "moved is 1 there, 0 here" in capsys.readouterr().err

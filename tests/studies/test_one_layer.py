@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.cli.main import main
 from veridical.data import load
 from veridical.data.block_world import BlockWorld
@@ -177,20 +177,3 @@ def test_bad_usage_is_one_line_and_leaves_nothing(
     assert words in error
     assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_a_training_that_fails_is_exit_code_1_and_the_others_are_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(values: dict[str, Any], context: Context) -> dict[str, Any]:
-        del context
-        if values["seed"] == 1:
-            raise MemoryError("a squirrel ate it")
-        return {}
-
-    monkeypatch.setattr(OneLayer, "measure", staticmethod(fail))
-    assert main([*COMMAND, *HERE, "--weight", "1", "--out", str(tmp_path / "out")]) == 1
-    error = capsys.readouterr().err
-    assert "1 of 2 jobs failed" in error
-    assert "a squirrel ate it" in error
-    assert len(list((tmp_path / "out" / "jobs").glob("*/*/result.json"))) == 1

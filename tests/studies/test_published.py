@@ -1,6 +1,6 @@
 """The paper's numbers: complete, marked, in range and not to be changed by accident."""
 
-from veridical.studies.published import MEASURES, PAPER_NUMBERS, paper_numbers
+from veridical.studies.attack_page import MEASURES, PAPER_NUMBERS, paper_numbers
 
 OBJECTIVES = ("natural", "adversarial", "ig-norm", "ig-sum-norm")
 

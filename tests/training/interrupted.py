@@ -26,7 +26,7 @@ from veridical.data import Dataset, Split
 from veridical.training import loop
 from veridical.training.log import read_log
 from veridical.training.objectives import Inner, RobustAttribution
-from veridical.training.penalties import sum_and_l1
+from veridical.training.penalties import AttributionPenalty
 
 STEPS = 40
 LIMIT = 150.0
@@ -67,7 +67,7 @@ def images(count: int, seed: int) -> Split:
 def training(folder: Path, seconds: float, kind: str) -> None:
     data = Dataset("noise", images(90, 1), images(20, 2), ("a", "b", "c"), "0" * 64, "made here")
     inner, handling = KINDS[kind]
-    objective = RobustAttribution(sum_and_l1(0.2), Linf(0.1), inner=inner)
+    objective = RobustAttribution(AttributionPenalty(sum_weight=1.0, l1=0.2), Linf(0.1), inner=inner)
     loop.LOG_EVERY = 3  # so that checkpoints fall between lines, and lines between checkpoints
     loop.train(
         model=Net(),

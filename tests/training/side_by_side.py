@@ -27,7 +27,7 @@ from veridical.training import loop
 from veridical.training.distributed import ProcessGroup, Share, join_processes
 from veridical.training.log import read_log
 from veridical.training.objectives import Inner, Objective, ObjectiveValue, RobustAttribution
-from veridical.training.penalties import sum_and_l1
+from veridical.training.penalties import AttributionPenalty
 
 Work = Callable[[ProcessGroup], Any]
 
@@ -88,7 +88,9 @@ class Breaks:
         return ObjectiveValue(torch.where(white, torch.nan, loss))
 
 
-WARM = RobustAttribution(sum_and_l1(0.2), Linf(0.1), inner=Inner(steps=2, step_size=0.05, start="warm"))
+WARM = RobustAttribution(
+    AttributionPenalty(sum_weight=1.0, l1=0.2), Linf(0.1), inner=Inner(steps=2, step_size=0.05, start="warm")
+)
 KINDS: dict[str, dict[str, Any]] = {
     "": {},
     "-augmented": {"augment": "shift-rotate", "balance": "classes"},
@@ -112,7 +114,9 @@ def training(
     **given: Any,
 ) -> None:
     loop.LOG_EVERY = 3
-    robust = RobustAttribution(sum_and_l1(0.2), Linf(0.1), inner=Inner(steps=2, step_size=0.05))
+    robust = RobustAttribution(
+        AttributionPenalty(sum_weight=1.0, l1=0.2), Linf(0.1), inner=Inner(steps=2, step_size=0.05)
+    )
     values = {"batch_size": 7, "steps": STEPS, "averaging": 0.9, "checkpoint_seconds": 0, "seed": 4, **given}
     loop.train(
         model=Net(extra),

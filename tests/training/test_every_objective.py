@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 import veridical
 from veridical.attacks.ball import L2, Linf, Noise
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.cli.main import main
 from veridical.data import Dataset
 from veridical.runtime.errors import UsageError
@@ -23,7 +23,6 @@ from veridical.training.objectives import (
     ObjectiveValue,
     RobustAttribution,
     build_objective,
-    evaluation_ball,
 )
 from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ObjectiveEntry
 from veridical.training.recipes import resolve
@@ -58,11 +57,19 @@ def gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss.sum(), list(model.parameters())))
 
 
-@every_objective
+OTHER_SIZES = [
+    RobustAttribution(size, Linf(0.3, None), weight, Quadrature("gauss-legendre", 3))
+    for size in (AttributionPenalty(l1=1.0, power=2.0), AttributionPenalty(0.7, 0.2, 0.5, power=1.5))
+    for weight in (0.6, 1.0)
+]
+
+
+@pytest.mark.parametrize("of", [*ENTRIES, *OTHER_SIZES], ids=lambda of: getattr(of, "name", None))
 def test_the_gradient_in_the_weights_matches_finite_differences(
-    entry: ObjectiveEntry, smooth: nn.Module, batch: Batch
+    of: ObjectiveEntry | Objective, smooth: nn.Module, batch: Batch
 ) -> None:
-    objective, parameters = built(entry, weight=0.6, nodes=3), list(smooth.parameters())
+    objective = built(of, weight=0.6, nodes=3) if isinstance(of, ObjectiveEntry) else of
+    parameters = list(smooth.parameters())
     exact = gradients(smooth, value(objective, smooth, batch))
     generator = torch.Generator().manual_seed(4)
     direction = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
@@ -194,7 +201,7 @@ def test_ball_and_step_grow_in_proportion_and_evaluation_has_its_own(
     assert then.ball.radius == pytest.approx(0.3 * share)
     # The recipe's step is a share of the ball that is climbed in.
     assert then.inner.step_size == pytest.approx(0.7 * 0.3 * share)
-    assert evaluation_ball(robust).radius == 0.2
+    assert (robust.radius, robust.ball_radius) == (0.2, 0.3)
 
 
 @every_ascent

@@ -25,9 +25,11 @@ def test_lines_after_the_checkpoint_are_removed_and_written_again(tmp_path: Path
     ]
 
 
-def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_a_line_is_on_file_at_once_and_dropped_where_a_kill_cut_it_short(tmp_path: Path) -> None:
+    assert read_log(tmp_path) == []
     log = Log(tmp_path, 0)
     log.write(10, {"loss": 1.0})
+    assert read_log(tmp_path) == [{"step": 10, "loss": 1.0}]
     log.close()
     with (tmp_path / LOG).open("a") as file:
         file.write('{"step": 20, "lo')
@@ -36,17 +38,6 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     again.write(30, {"loss": 3.0})
     again.close()
     assert [line["step"] for line in read_log(tmp_path)] == [10, 30]
-
-
-def test_every_line_is_on_file_at_once(tmp_path: Path) -> None:
-    log = Log(tmp_path, 0)
-    log.write(1, {"loss": 1.0})
-    assert len(read_log(tmp_path)) == 1
-    log.close()
-
-
-def test_without_a_log_there_are_no_lines(tmp_path: Path) -> None:
-    assert read_log(tmp_path) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")

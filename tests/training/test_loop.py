@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Linf, Noise
@@ -28,7 +28,7 @@ from veridical.training.checkpoint import pack
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.objectives import Inner, ObjectiveValue, RobustAttribution
-from veridical.training.penalties import l1_norm
+from veridical.training.penalties import AttributionPenalty
 from veridical.training.run import Run, load
 
 Trained = Callable[..., Run]
@@ -118,22 +118,18 @@ def test_the_log_sums_up_steps_and_epochs(trained: Trained) -> None:
     assert {"loss", "natural_loss", "gradient_norm", "learning_rate"} <= set(steps[0])
 
 
-def test_the_delivered_model_is_in_eval_mode_and_loads_again(stripes: Dataset, trained: Trained) -> None:
+def test_a_finished_run_is_loaded_and_no_more(stripes: Dataset, trained: Trained) -> None:
+    def times(folder: Path) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
+
     run = trained("run")
-    assert not run.model.training
-    again = load(run.folder)
-    assert again.settings == run.settings
+    before = times(run.folder)
     inputs, _ = stripes.test.batch(range(5))
-    assert torch.equal(again.model(inputs), run.model(inputs))
-
-
-def test_a_finished_run_is_only_loaded(trained: Trained) -> None:
-    run = trained("run")
-    before = {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"}
-    again = trained("run")
-    after = {path.name: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.name != ".lock"}
-    assert before == after
-    assert again.result == run.result
+    for again in (trained("run"), load(run.folder)):
+        assert not again.model.training
+        assert (again.settings, again.result) == (run.settings, run.result)
+        assert torch.equal(again.model(inputs), run.model(inputs))
+    assert times(run.folder) == before
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 0.1}, {"seed": 1}, {"objective": "adversarial"}])
@@ -150,11 +146,6 @@ def test_a_seed_decides_everything(trained: Trained) -> None:
     ]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0] if "weight" in name)
-
-
-def test_the_average_is_what_is_delivered(trained: Trained) -> None:
-    last, mean = (trained(str(a), averaging=a) for a in (0.0, 0.9))
-    assert not torch.equal(*(weights_of(run)["classify.weight"] for run in (last, mean)))
 
 
 def test_options_can_be_an_object_with_replaced_fields(tmp_path: Path, stripes: Dataset) -> None:
@@ -181,7 +172,9 @@ class Own(nn.Module):
 
 
 def test_a_model_data_and_objective_of_the_callers_own(trained: Trained) -> None:
-    objective = RobustAttribution(l1_norm(), Linf(0.05), inner=Inner(steps=2, step_size=0.05))
+    objective = RobustAttribution(
+        AttributionPenalty(l1=1.0), Linf(0.05), inner=Inner(steps=2, step_size=0.05)
+    )
     model = Own().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     given: dict[str, Any] = {"epochs": 8.0, "learning_rate": 1e-2, "averaging": 0.8}
@@ -408,32 +401,24 @@ def test_tensorboard_events_are_written_on_request(trained: Trained) -> None:
         assert [event.step for event in events.Scalars("validation_natural_accuracy")] == [10, 20, 30]
 
 
-@pytest.mark.parametrize("content", [None, "", "demo"])
-def test_a_folder_that_is_no_finished_run_cannot_be_loaded(tmp_path: Path, content: str | None) -> None:
-    if content is not None:
-        (tmp_path / "claim.json").write_text(json.dumps({"kind": content, "config": {}}))
-    with pytest.raises(RunError):
-        load(tmp_path)
-
-
-def test_an_unfinished_run_says_how_to_go_on(tmp_path: Path, trained: Trained) -> None:
+def test_what_is_no_finished_run_says_how_to_go_on(tmp_path: Path, trained: Trained) -> None:
     with pytest.raises(RunError):
         trained("run", objective=SteepRoot())
     with pytest.raises(RunError, match="not finished"):
         load(tmp_path / "run")
+    with pytest.raises(RunError, match="no such folder"):
+        load(tmp_path / "nothing")
+    (tmp_path / "claim.json").write_text(json.dumps({"kind": "demo", "config": {}}))
+    with pytest.raises(RunError, match="holds the results of `veridical demo`"):
+        load(tmp_path)
 
 
-def test_damaged_weights_are_an_error(trained: Trained) -> None:
-    run = trained("run")
-    weights = run.folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
+def test_damaged_changed_weights_and_those_that_are_not_finite_are_refused(trained: Trained) -> None:
+    run = trained("run", steps=2)
+    tensors = load_tensors((run.folder / "model.safetensors").read_bytes())
+    (run.folder / "model.safetensors").write_bytes(b"rubbish")
     with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         load(run.folder)
-
-
-def test_changed_weights_and_those_that_are_not_finite_are_refused(trained: Trained) -> None:
-    run = trained("run", steps=2)
-    tensors = load_file(run.folder / "model.safetensors")
     for change, recorded, message in (
         (lambda value: 2 * value, False, "SHA-256"),
         (lambda value: value * torch.nan, True, "not finite"),
@@ -460,8 +445,8 @@ def test_a_run_finds_its_data_again_and_refuses_others(
         np.savez(tmp_path / "stripes.npz", **arrays)
 
     write(flip=False)
-    name = str(tmp_path / "stripes.npz")
-    run = trained("run", data=name, steps=2)
+    run = trained("run", data=tmp_path / "stripes.npz", steps=2)
+    assert run.settings.data["name"] == str(tmp_path / "stripes.npz")
     assert run.data().checksum == run.settings.data["checksum"]
     write(flip=True)
     with pytest.raises(RunError, match="checksum"):

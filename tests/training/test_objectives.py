@@ -1,7 +1,5 @@
 """Robust Attribution: gradients by finite differences, the theorems about it, what it leaves untouched."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,29 +11,23 @@ from veridical.attacks.ascent import value_and_gradient
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.prediction import pgd
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.path import path_attribution
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature, path_attribution
 from veridical.runtime.options import ScoreName
 from veridical.training.objectives import Inner, Natural, RobustAttribution, build_objective
-from veridical.training.penalties import (
-    AttributionPenalty,
-    absolute_sum,
-    l1_norm,
-    l1_power,
-    signed_sum,
-    sum_and_l1,
-)
+from veridical.training.penalties import AttributionPenalty
 from veridical.training.settings import RobustSettings
 
 Batch = tuple[Tensor, Tensor]
 EXACT = Quadrature("gauss-legendre", 48)
 EPS = 0.3
+L1_NORM, SIGNED_SUM = AttributionPenalty(l1=1.0), AttributionPenalty(sum_weight=1.0)
+ABSOLUTE_SUM = AttributionPenalty(absolute_sum=1.0)
 SIZES = {
-    "ig-norm": l1_norm(),
-    "ig-sum-norm": sum_and_l1(0.3),
-    "adversarial": signed_sum(),
-    "loss-change": absolute_sum(),
-    "squared norm": l1_power(2.0),
+    "ig-norm": L1_NORM,
+    "ig-sum-norm": AttributionPenalty(sum_weight=1.0, l1=0.3),
+    "adversarial": SIGNED_SUM,
+    "loss-change": ABSOLUTE_SUM,
+    "squared norm": AttributionPenalty(l1=1.0, power=2.0),
     "everything": AttributionPenalty(sum_weight=0.7, absolute_sum=0.2, l1=0.5, power=1.5),
 }
 
@@ -50,41 +42,6 @@ def objective_of(
 
 def moved_from(inputs: Tensor) -> Tensor:
     return inputs + EPS * torch.sin(77 * inputs)
-
-
-@contextmanager
-def shifted(model: nn.Module, direction: list[Tensor], length: float) -> Iterator[None]:
-    def move(by: float) -> None:
-        with torch.no_grad():
-            for parameter, change in zip(model.parameters(), direction, strict=True):
-                parameter.add_(change, alpha=by)
-
-    move(length)
-    try:
-        yield
-    finally:
-        move(-length)
-
-
-@pytest.mark.parametrize("weight", [1.0, 0.6])
-@pytest.mark.parametrize("name", ["squared norm", "everything"])
-def test_gradient_in_the_weights_at_a_fixed_perturbation(
-    smooth: nn.Module, batch: Batch, name: str, weight: float
-) -> None:
-    inputs, target = batch
-    objective, moved = objective_of(name, weight=weight), moved_from(inputs)
-    loss = objective.at(smooth, inputs, target, moved).loss.sum()
-    gradients = torch.autograd.grad(loss, list(smooth.parameters()))
-    generator = torch.Generator().manual_seed(4)
-    for _ in range(3):
-        direction = [torch.randn(g.shape, generator=generator, dtype=g.dtype) for g in gradients]
-        values = []
-        for length in (1e-5, -1e-5):
-            with shifted(smooth, direction, length):
-                values.append(float(objective.at(smooth, inputs, target, moved).loss.detach().sum()))
-        measured = (values[0] - values[1]) / 2e-5
-        exact = sum(float((g * d).sum()) for g, d in zip(gradients, direction, strict=True))
-        assert measured == pytest.approx(exact, rel=2e-7, abs=1e-8)
 
 
 @pytest.mark.parametrize("score", ["size", "loss"])
@@ -111,15 +68,12 @@ def test_chunks_of_nodes_give_the_value_and_gradient_of_one_pass(
 ) -> None:
     inputs, target = batch
     whole = objective_of(name, nodes=5)
-    chunked = RobustAttribution(
-        whole.size, whole.ball, weight=whole.weight, quadrature=whole.quadrature, inner=whole.inner, rows=rows
-    )
+    chunked = replace(whole, rows=rows)
     moved, parameters = moved_from(inputs), list(smooth.parameters())
     one, other = (o.at(smooth, inputs, target, moved).loss for o in (whole, chunked))
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
     ours, theirs = (torch.autograd.grad(loss.sum(), parameters) for loss in (one, other))
-    for left, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
 class Watched(nn.Module):
@@ -176,17 +130,6 @@ def test_modes_flags_and_generators_are_given_back(smooth: nn.Module, batch: Bat
         assert all(parameter.requires_grad for parameter in broken.parameters())
 
 
-@pytest.mark.parametrize("name", list(SIZES))
-def test_the_same_generator_gives_the_same_objective(smooth: nn.Module, batch: Batch, name: str) -> None:
-    inputs, target = batch
-    one, same, other = (
-        objective_of(name)(smooth, inputs, target, torch.Generator().manual_seed(seed)).loss
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
 def normalised_network() -> nn.Sequential:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(64, 3)
@@ -225,21 +168,16 @@ def test_with_batch_normalisation_ascent_and_attribution_use_the_running_statist
     assert not torch.allclose(in_training.parts["natural_loss"], in_eval.parts["natural_loss"])
 
 
-@pytest.mark.parametrize("rows", [1, 11])
-def test_chunks_see_batch_normalisation_in_eval_mode_when_they_are_computed_again(
-    batch: Batch, rows: int
-) -> None:
+def test_chunks_see_batch_normalisation_in_eval_mode_when_they_are_computed_again(batch: Batch) -> None:
     inputs, target = batch
-    moved, gradients, statistics = moved_from(inputs), [], []
-    for bound in (4096, rows):
-        model, whole = normalised_network().train(), objective_of("ig-norm", nodes=5)
-        objective = RobustAttribution(whole.size, whole.ball, quadrature=whole.quadrature, rows=bound)
-        loss = objective.at(model, inputs, target, moved).loss.sum()
+    gradients, statistics = [], []
+    for bound in (4096, 1, 11):
+        model, objective = normalised_network().train(), replace(objective_of("ig-norm", nodes=5), rows=bound)
+        loss = objective.at(model, inputs, target, moved_from(inputs)).loss.sum()
         gradients.append(torch.autograd.grad(loss, list(model.parameters())))
         statistics.append({name: value.clone() for name, value in model.named_buffers()})
-    for left, right in zip(*gradients, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-13)
-    torch.testing.assert_close(statistics[0], statistics[1])
+    torch.testing.assert_close(gradients[1:], [gradients[0]] * 2, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(statistics[1:], [statistics[0]] * 2)
 
 
 @pytest.mark.parametrize("name", list(SIZES))
@@ -279,22 +217,9 @@ class OneLayer(nn.Module):
         return torch.stack([torch.zeros_like(score), score], 1)
 
 
-def weight_gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(loss.sum(), list(model.parameters())))
-
-
 def assert_same_gradients(model: nn.Module, one: Tensor, other: Tensor) -> None:
-    for left, right in zip(weight_gradients(model, one), weight_gradients(model, other), strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("ball", [Linf(EPS, None), L2(EPS, None)])
-def test_attribution_of_the_loss_sums_to_its_change(smooth: nn.Module, batch: Batch, ball: Linf | L2) -> None:
-    inputs, target = batch
-    loss = TargetScalar(smooth, target, "loss")
-    moved = ball.random_start(inputs, torch.Generator().manual_seed(0))
-    total = path_attribution(loss, inputs, moved, EXACT).flatten(1).sum(1)
-    torch.testing.assert_close(total, (loss(moved) - loss(inputs)).detach(), rtol=1e-11, atol=1e-13)
+    ours, theirs = (torch.autograd.grad(loss.sum(), list(model.parameters())) for loss in (one, other))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.7])
@@ -302,7 +227,9 @@ def test_ig_sum_norm_with_weight_one_is_the_perturbed_loss_plus_beta_times_the_n
     smooth: nn.Module, batch: Batch, beta: float
 ) -> None:
     inputs, target = batch
-    objective = RobustAttribution(sum_and_l1(beta), Linf(EPS, None), quadrature=EXACT)
+    objective = RobustAttribution(
+        AttributionPenalty(sum_weight=1.0, l1=beta), Linf(EPS, None), quadrature=EXACT
+    )
     moved = inputs + EPS * torch.sin(100 * inputs).sign()
     value = objective.at(smooth, inputs, target, moved)
     loss = TargetScalar(smooth, target, "loss")
@@ -316,7 +243,7 @@ def test_the_sum_with_weight_one_is_adversarial_training(smooth: nn.Module, batc
     inputs, target = batch
     ball = Linf(EPS, None)
     inner = Inner(steps=4, step_size=0.1, start="random", score="size" if score == "size" else "loss")
-    objective = RobustAttribution(signed_sum(), ball, inner=inner)
+    objective = RobustAttribution(SIGNED_SUM, ball, inner=inner)
     value = objective(smooth, inputs, target, torch.Generator().manual_seed(7))
     moved = pgd(
         smooth, inputs, target, ball, steps=4, step_size=0.1, generator=torch.Generator().manual_seed(7)
@@ -328,7 +255,7 @@ def test_the_sum_with_weight_one_is_adversarial_training(smooth: nn.Module, batc
 
 def test_loss_change_is_the_absolute_difference(smooth: nn.Module, batch: Batch) -> None:
     inputs, target = batch
-    objective = RobustAttribution(absolute_sum(), Linf(EPS, None), weight=0.6)
+    objective = RobustAttribution(ABSOLUTE_SUM, Linf(EPS, None), weight=0.6)
     # One example falls, others rise: both signs of the sum are met.
     moved = inputs + EPS * torch.cos(37 * inputs)
     clean = cross_entropy(smooth(inputs), target, reduction="none")
@@ -337,20 +264,9 @@ def test_loss_change_is_the_absolute_difference(smooth: nn.Module, batch: Batch)
     value = objective.at(smooth, inputs, target, moved)
     torch.testing.assert_close(value.loss, clean + 0.6 * change.abs(), rtol=1e-12, atol=0)
     assert_same_gradients(smooth, value.loss, clean + 0.6 * change.abs())
-
-
-def test_loss_change_climbs_its_own_size(smooth: nn.Module, batch: Batch) -> None:
-    """|l(x') - l(x)|, whose slope turns where the loss falls below that of x, not l(x') itself."""
-    inputs, target = batch
-    objective = RobustAttribution(absolute_sum(), Linf(EPS, None))
-    moved = (inputs + EPS * torch.cos(37 * inputs)).requires_grad_()
-    clean = cross_entropy(smooth(inputs), target, reduction="none")
-    change = cross_entropy(smooth(moved), target, reduction="none") - clean
-    assert change.min() < 0 < change.max()
+    # What is climbed is |l(x') - l(x)|, whose slope turns where the loss falls, not l(x') itself.
     score = objective.inner_score(smooth, inputs, target)(moved)
     torch.testing.assert_close(score, change.abs(), rtol=1e-12, atol=1e-14)
-    expected = torch.autograd.grad(change.abs().sum(), moved, retain_graph=True)[0]
-    torch.testing.assert_close(torch.autograd.grad(score.sum(), moved)[0], expected)
 
 
 def one_layer_objectives(weight: float) -> dict[str, RobustAttribution]:
@@ -361,11 +277,11 @@ def one_layer_objectives(weight: float) -> dict[str, RobustAttribution]:
         "climb loss": Inner(steps=8, step_size=0.1, start="random", score="loss"),
     }
     found = {
-        f"ig-norm, {name}": RobustAttribution(l1_norm(), ball, weight=weight, quadrature=EXACT, inner=inner)
+        f"ig-norm, {name}": RobustAttribution(L1_NORM, ball, weight=weight, quadrature=EXACT, inner=inner)
         for name, inner in inners.items()
     }
     return found | {
-        "adversarial": RobustAttribution(signed_sum(), ball, weight=weight, inner=inners["climb loss"])
+        "adversarial": RobustAttribution(SIGNED_SUM, ball, weight=weight, inner=inners["climb loss"])
     }
 
 
@@ -385,16 +301,9 @@ def test_closed_form_of_one_layer(batch: Batch, name: str, weight: float) -> Non
 def test_ig_norm_bounds_the_adversarial_loss(smooth: nn.Module, batch: Batch) -> None:
     inputs, target = batch
     moved = inputs + EPS * torch.sin(50 * inputs).sign()
-    norm = RobustAttribution(l1_norm(), Linf(EPS, None), quadrature=EXACT).at(smooth, inputs, target, moved)
-    adversarial = RobustAttribution(signed_sum(), Linf(EPS, None)).at(smooth, inputs, target, moved)
+    norm = RobustAttribution(L1_NORM, Linf(EPS, None), quadrature=EXACT).at(smooth, inputs, target, moved)
+    adversarial = RobustAttribution(SIGNED_SUM, Linf(EPS, None)).at(smooth, inputs, target, moved)
     assert bool((norm.loss > adversarial.loss).all())
-
-
-Penalty = Callable[[Tensor], Tensor]
-PENALTIES: dict[str, Penalty] = {
-    "linf": lambda gradient: gradient.flatten(1).abs().sum(1),
-    "l2": lambda gradient: gradient.flatten(1).square().sum(1),
-}
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -407,7 +316,8 @@ def test_input_gradient_regularisation_is_the_one_node_case(
     point = inputs.clone().requires_grad_(True)
     loss = cross_entropy(smooth(point), target, reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum(), point, create_graph=True)
-    expected = loss + 0.8 * PENALTIES[norm](gradient)
+    flat = gradient.flatten(1)
+    expected = loss + 0.8 * (flat.abs() if norm == "linf" else flat.square()).sum(1)
     torch.testing.assert_close(value.loss, expected, rtol=1e-10, atol=1e-12)
     assert_same_gradients(smooth, value.loss, expected)
 
@@ -415,7 +325,7 @@ def test_input_gradient_regularisation_is_the_one_node_case(
 @pytest.mark.parametrize("ball", [Linf(3.0, None), L2(3.0, None), Linf(0.02, None), L2(0.02, None)])
 def test_the_gradient_start_lies_at_the_radius(smooth: nn.Module, batch: Batch, ball: Linf | L2) -> None:
     inputs, target = batch
-    objective = RobustAttribution(l1_norm(), ball, inner=Inner(steps=0, start="gradient"))
+    objective = RobustAttribution(L1_NORM, ball, inner=Inner(steps=0, start="gradient"))
     start = objective.maximise(smooth, inputs, target, None)
     torch.testing.assert_close(ball.distance(start, inputs), torch.full((len(inputs),), ball.radius).double())
 
@@ -426,7 +336,7 @@ def test_the_one_node_maximum_is_where_the_start_lies(smooth: nn.Module, batch: 
     ball = L2(EPS, None) if norm == "l2" else Linf(EPS, None)
     q = 2.0 if norm == "l2" else 1.0
     objective = RobustAttribution(
-        l1_power(q),
+        AttributionPenalty(l1=1.0, power=q),
         ball,
         quadrature=Quadrature("left", 1),
         inner=Inner(steps=0, start="gradient", quadrature=Quadrature("left", 1)),

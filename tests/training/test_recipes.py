@@ -26,17 +26,10 @@ CLASSES = {"gtsrb": 43, "flowers17": 17}
 def resolved(data: str, model: str | None = None, equalise: bool = False, **given: Any) -> Settings:
     train_size, shape = SIZES[data]
     network = model or ("rar-resnet" if shape[0] == 3 else "cnn")
-    return resolve(
-        TrainOptions(out="o", data=data, model=network, **given),
-        data={
-            "name": data,
-            "shape": list(shape),
-            "num_classes": CLASSES.get(data, 10),
-            "options": {"equalise": equalise},
-        },
-        model={"name": network},
-        train_size=train_size,
-    )
+    options = TrainOptions(out="o", data=data, model=network, **given)
+    described = {"name": data, "shape": list(shape), "num_classes": CLASSES.get(data, 10)}
+    described["options"] = {"equalise": equalise}
+    return resolve(options, data=described, model={"name": network}, train_size=train_size)
 
 
 # radius, inner steps, step size, IG-NORM lambda, IG-SUM-NORM beta, inner nodes
@@ -46,12 +39,12 @@ BALLS = {
     "gtsrb": (8 / 255, 7, 2 / 255, 1.0, 1.0, 5),
     "flowers17": (8 / 255, 7, 2 / 255, 0.1, 0.1, 5),
 }
-# batch, optimiser, schedule, natural and robust greatest rates, decay, natural and robust steps
+# batch, optimiser, schedule, decay, natural and robust greatest rates, natural and robust steps
 OPTIMISERS = {
-    "mnist": (50, "adam", "constant", 1e-4, 1e-4, 0.0, 25_000, 100_000),
-    "fashion-mnist": (50, "adam", "constant", 1e-4, 1e-4, 0.0, 25_000, 100_000),
-    "gtsrb": (64, "sgd", "steps", 1e-2, 1e-2, 2e-4, 70_001, 70_001),
-    "flowers17": (16, "sgd", "steps", 1e-2, 1e-3, 2e-4, 70_001, 70_001),
+    "mnist": (50, "adam", "constant", 0.0, (1e-4, 1e-4), (25_000, 100_000)),
+    "fashion-mnist": (50, "adam", "constant", 0.0, (1e-4, 1e-4), (25_000, 100_000)),
+    "gtsrb": (64, "sgd", "steps", 2e-4, (1e-2, 1e-2), (70_001, 70_001)),
+    "flowers17": (16, "sgd", "steps", 2e-4, (1e-2, 1e-3), (70_001, 70_001)),
 }
 
 
@@ -64,31 +57,19 @@ def test_the_paper_recipe_is_the_authors_table(data: str) -> None:
     assert total is not None
     assert (norm.weight, total.weight, total.beta, norm.beta) == (weight, 1.0, beta, None)
     for robust in (norm, total):
-        assert (robust.norm, robust.radius, robust.inner_steps, robust.inner_step_size) == (
-            "linf",
-            radius,
-            steps,
-            size,
-        )
+        ascent = (robust.norm, robust.radius, robust.inner_steps, robust.inner_step_size)
+        assert ascent == ("linf", radius, steps, size)
         assert (robust.inner_start, robust.inner_score, robust.rule) == ("random", "size", "right")
         assert (robust.inner_nodes, robust.nodes) == (nodes, 50)
 
 
 @pytest.mark.parametrize("data", list(OPTIMISERS))
 def test_the_paper_recipe_moves_the_weights_as_the_authors_do(data: str) -> None:
-    batch, optimiser, schedule, natural_rate, robust_rate, decay, natural_steps, robust_steps = OPTIMISERS[
-        data
-    ]
-    natural = resolved(data, objective="natural", recipe="paper")
-    robust = resolved(data, objective="ig-norm", recipe="paper")
-    assert natural.robust is None
-    for settings, rate, steps in (
-        (natural, natural_rate, natural_steps),
-        (robust, robust_rate, robust_steps),
-    ):
-        used = settings.optimise
+    batch, optimiser, schedule, decay, rates, steps = OPTIMISERS[data]
+    for objective, rate, count in zip(("natural", "ig-norm"), rates, steps, strict=True):
+        used = resolved(data, objective=objective, recipe="paper").optimise
         assert (used.batch_size, used.optimiser, used.schedule) == (batch, optimiser, schedule)
-        assert (used.learning_rate, used.weight_decay, used.steps) == (rate, decay, steps)
+        assert (used.learning_rate, used.weight_decay, used.steps) == (rate, decay, count)
         assert used.averaging == 0.0
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from veridical.data.arrays import Arrays
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.options import SubjectChoice
 from veridical.training.loop import train
@@ -34,6 +36,13 @@ def make_flat(num_classes: int, bias: float = 0.0) -> nn.Module:
     model = Flat(num_classes)
     nn.init.constant_(model.linear.bias, bias)
     return model
+
+
+def own_images(root: str | None) -> Arrays:
+    """Images of a caller's own, as `--data module:callable` names them."""
+    del root
+    images, labels = np.arange(6 * 64, dtype=np.uint8).reshape(6, 8, 8), np.arange(6) % 3
+    return Arrays(images, labels, images, labels)
 
 
 def not_a_model() -> str:
@@ -125,3 +134,24 @@ def test_what_names_no_subject_is_refused(folder: Path, tmp_path: Path) -> None:
     for given, message in wrong:
         with pytest.raises((UsageError, RunError), match=message):
             load_subject(choice(**given, trust_code=True))
+
+
+def test_a_subject_is_examined_on_class_folders_and_on_images_of_ones_own(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = load_subject(choice(run=folder / "run"))
+    for part in ("train", "test"):
+        for label in range(3):
+            (tmp_path / part / f"class-{label}").mkdir(parents=True)
+            for number in range(4):
+                pixels = np.full((8, 8), 20 * number + label, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / f"class-{label}" / f"{number}.png")
+    given = {"model": "mlp", "model_options": {"width": 4}, "weights": folder / "run" / "model.safetensors"}
+    on_folders = load_subject(choice(**given, data=tmp_path))
+    assert (on_folders.digest, len(on_folders.data.test)) == (run.digest, 12)
+    with pytest.raises(UsageError, match="trust_code"):
+        load_subject(choice(run=folder / "run", data=f"{__name__}:own_images"))
+    on_own = load_subject(choice(run=folder / "run", data=f"{__name__}:own_images", trust_code=True))
+    assert (on_own.digest, len(on_own.split("test"))) == (run.digest, 6)
+    with pytest.raises(UsageError, match="Leave --data out"):
+        on_own.split("validation")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,53 +13,34 @@ from veridical.attribution.path import check_scalar
 from veridical.runtime.checking import check_count, check_positive
 from veridical.runtime.errors import UsageError, unknown_name_error
 from veridical.runtime.lengths import power_of_two
-from veridical.runtime.record import record
-
-Score = Callable[[Tensor], Tensor]
-"""inputs (N, ...) -> the number to be raised for each example, (N,)."""
 
 Start = Literal["origin", "random"] | Tensor
 Keep = Literal["last", "best"] | Callable[[Tensor], Tensor]
 
 
-@runtime_checkable
-class GradientScore(Protocol):
-    """A score that brings its own gradient (one that is cheaper, or has none)."""
-
-    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The score (N,) and the direction of ascent (N, ...) at `inputs`."""
-        ...
+Score = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+"""inputs (N, ...) -> the number to be raised for each example, (N,); or that and the direction of ascent."""
 
 
-@record
-class Ascent:
-    """What the loop kept.
+class Ascent(NamedTuple):
+    """The kept iterates (N, ...), the origin where none was admissible, and the (N,) values they have.
 
-    Attributes
-    ----------
-    inputs
-        The kept iterates, (N, ...); the origin where no iterate was admissible.
-    value
-        (N,): what it was kept by; the score (higher is better) for "last" and "best", the callable's value
-        (lower is better, +inf where none was admissible) otherwise. None for one single "last" climb, which
-        needs no value and is spared the forward pass.
-    gradients
-        Number of gradient evaluations per example.
+    value: the score (higher is better) for "last" and "best", the callable's value (lower is better, +inf
+    where none was admissible) otherwise. None for one single "last" climb, which is spared that pass.
     """
 
     inputs: Tensor
     value: Tensor | None
-    gradients: int
 
 
 def ascend(
-    score: Score | GradientScore,
+    score: Score,
     origin: Tensor,
     ball: Ball,
     *,
     steps: int,
     step_size: float,
-    start: Start | Sequence[Start] = "origin",
+    start: Start = "origin",
     keep: Keep = "last",
     generator: Noise | None = None,
     restarts: int = 1,
@@ -68,40 +49,42 @@ def ascend(
 ) -> Ascent:
     """Raise `score` within `ball` around `origin` by projected steps of `ball.step(gradient)`.
 
-    Parameters
-    ----------
-    score
-        Climbed per example; a callable, or an object with `value_and_gradient`.
-    origin
-        (N, ...) the unperturbed inputs; never changed.
-    steps, step_size
-        Number of steps and their length in input units.
-    start
-        "origin", "random" (uniform in the ball), a tensor, or one of these for each restart. A single
-        "origin" with restarts > 1 is followed by random ones, since ascent is deterministic.
-    keep
-        "last" iterate; "best" by the score; or a callable inputs -> (N,), least value kept, with +inf for
+    score: climbed per example; see Score.
+    origin: (N, ...) the unperturbed inputs; never changed.
+    steps, step_size: number of steps and their length in input units.
+    start: "origin", "random" (uniform in the ball) or a tensor. Restarts of "origin" after the first are
+        random, since ascent is deterministic.
+    keep: "last" iterate; "best" by the score; or a callable inputs -> (N,), least value kept, with +inf for
         inadmissible iterates. A callable judges every iterate after a step, not the start.
-    generator
-        Source of random starts; one torch.Generator, or one per example.
-    momentum
-        Share of the previous direction that is added to the new gradient (normalised by its mean magnitude).
-    decay
-        "linear" shrinks the step from step_size to step_size / steps.
+    generator: source of random starts; one torch.Generator, or one per example.
+    momentum: share of the previous direction added to the new gradient (normalised by its mean magnitude).
+    decay: "linear" shrinks the step from step_size to step_size / steps.
     """
     check_count("steps", steps, least=0)
     if step_size != 0:
         check_positive("step_size", step_size, "a finite length of at least 0, in input units")
-    starts = _starts(start, restarts, generator)
+    check_count("restarts", restarts)
+    if isinstance(start, str) and start not in ("origin", "random"):
+        raise unknown_name_error("start", start, ("origin", "random"), more=", or a tensor")
+    # From one origin every climb would be the same.
+    further: Start = "random" if isinstance(start, str) else start
+    starts = [start, *[further] * (restarts - 1)]
+    if generator is None and any(isinstance(one, str) and one == "random" for one in starts):
+        raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
     origin = origin.detach()
 
     def climb(start: Start) -> tuple[Tensor, Tensor]:
-        begin = _begin(start, origin, ball, generator)
+        if isinstance(start, Tensor):
+            begin = ball.project(start.detach(), origin)
+        elif generator is not None and start == "random":
+            begin = ball.random_start(origin, generator)
+        else:
+            begin = origin.clone()
         return _climb(score, begin, origin, ball, steps, step_size, keep, momentum, decay)
 
     # The one climb that needs no value, as the inner maximum of training.
     if keep == "last" and len(starts) == 1:
-        return Ascent(climb(starts[0])[0], None, steps)
+        return Ascent(climb(start)[0], None)
     kept, value = origin, torch.full_like(origin.flatten(1)[:, 0], torch.inf)
     for one in starts:
         inputs, worth = climb(one)
@@ -109,11 +92,11 @@ def ascend(
             worth = -_value(score, inputs).to(worth.dtype)
         # Restarts compete per example; the first of equals stays.
         kept, value = _keep_least(inputs, worth, kept, value)
-    return Ascent(kept, value if callable(keep) else -value, steps * len(starts))
+    return Ascent(kept, value if callable(keep) else -value)
 
 
 def _climb(
-    score: Score | GradientScore,
+    score: Score,
     inputs: Tensor,
     origin: Tensor,
     ball: Ball,
@@ -162,46 +145,20 @@ def _spread(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def value_and_gradient(score: Score | GradientScore, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(score: Score, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The score (N,) and its gradient in the inputs (N, ...), both detached; weights get no gradient."""
-    if isinstance(score, GradientScore):
-        return score.value_and_gradient(inputs)
     with torch.enable_grad():
         point = inputs.detach().requires_grad_(True)
         # Outside the caller's graph: neither weights nor inputs get a gradient.
         value = score(point)
+        if isinstance(value, tuple):
+            return value
         check_scalar(value, point)
         (gradient,) = torch.autograd.grad(value.sum(), point)
     return value.detach(), gradient
 
 
-def _value(score: Score | GradientScore, inputs: Tensor) -> Tensor:
-    if callable(score):
-        with torch.no_grad():
-            return score(inputs).detach()
-    return score.value_and_gradient(inputs)[0]
-
-
-def _starts(start: Start | Sequence[Start], restarts: int, generator: Noise | None) -> tuple[Start, ...]:
-    check_count("restarts", restarts)
-    if isinstance(start, str | Tensor):
-        # From one origin every climb would be the same.
-        rest: Start = "random" if isinstance(start, str) else start
-        starts: tuple[Start, ...] = (start, *[rest] * (restarts - 1))
-    else:
-        starts = tuple(start)
-    for one in starts:
-        if isinstance(one, str) and one not in ("origin", "random"):
-            raise unknown_name_error("start", one, ("origin", "random"), more=", or a tensor")
-        if isinstance(one, str) and one == "random" and generator is None:
-            raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
-    return starts
-
-
-def _begin(start: Start, origin: Tensor, ball: Ball, generator: Noise | None) -> Tensor:
-    if isinstance(start, Tensor):
-        return ball.project(start.detach(), origin)
-    if start == "origin":
-        return origin.clone()
-    assert generator is not None
-    return ball.random_start(origin, generator)
+def _value(score: Score, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        value = score(inputs)
+    return value[0] if isinstance(value, tuple) else value.detach()

@@ -32,12 +32,8 @@ Noise = torch.Generator | NoiseRows | Sequence[torch.Generator]
 class Ball(Checked, ABC):
     """All inputs within `radius` (input units) of an origin and inside the valid pixel range.
 
-    Parameters
-    ----------
-    radius
-        At least 0, in the units of the inputs.
-    bounds
-        Least and greatest valid value, or None for no bounds (theorems are stated without them).
+    radius: at least 0, in the units of the inputs. bounds: least and greatest valid value, or None for no
+    bounds (theorems are stated without them).
     """
 
     radius: Length
@@ -173,10 +169,8 @@ def draw(like: Tensor, generator: Noise, kind: str) -> Tensor:
         if len(noise) != len(like):
             raise UsageError(f"noise for {len(noise)} examples was asked for {len(like)}")
     else:
-        if len(generator) != like.shape[0]:
-            raise UsageError(
-                f"{len(generator)} generators were given for {like.shape[0]} examples; need one each"
-            )
+        if (count := len(generator)) != len(like):
+            raise UsageError(f"{count} generators were given for {len(like)} examples; need one each")
         if not generator:
             return torch.zeros_like(like)
         rows = [sample(like.shape[1:], generator=g, dtype=like.dtype, device=g.device) for g in generator]

@@ -147,7 +147,7 @@ def describe_direction(direction: Direction) -> dict[str, Any]:
 
 
 def top_mask(maps: Tensor, k: int) -> Tensor:
-    """1 on the k greatest values of each map, (N, H, W); ties by stable ascending order, the last k."""
+    """1 on the k greatest values of each map, (N, H, W); of equal ones the last are taken."""
     from veridical.metrics.overlap import topk_mask
 
     # An empty batch has no map that could bound k.
@@ -161,10 +161,6 @@ def _centre(maps: Tensor) -> Tensor:
     """Row and column of the centre of mass of each map, (N, 2)."""
     import torch
 
-    height, width = maps.shape[1:]
-    mass = maps.flatten(1).sum(1)
-    rows = torch.arange(height, dtype=maps.dtype, device=maps.device)
-    columns = torch.arange(width, dtype=maps.dtype, device=maps.device)
-    row = (maps.sum(2) * rows).sum(1) / mass
-    column = (maps.sum(1) * columns).sum(1) / mass
-    return torch.stack([row, column], 1)
+    rows, columns = (torch.arange(size, dtype=maps.dtype, device=maps.device) for size in maps.shape[1:])
+    moments = torch.stack([(maps.sum(2) * rows).sum(1), (maps.sum(1) * columns).sum(1)], 1)
+    return moments / maps.flatten(1).sum(1, keepdim=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from types import MappingProxyType
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from veridical.attacks.directions import TopK
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.runtime.checking import Checked, Count, Factor, Length, Limit, StepSize
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 
-Sharpness = Annotated[float, Limit(0, 1e6, above=True)]
+_Sharpness = Annotated[float, Limit(0, 1e6, above=True)]
 """Of a softplus."""
 
 
@@ -20,26 +21,17 @@ Sharpness = Annotated[float, Limit(0, 1e6, above=True)]
 class Restart(Checked):
     """One restart of an attribution attack.
 
-    Parameters
-    ----------
-    start
-        "origin" or "random" (uniform in the ball).
-    beta, beta_end
-        Softplus sharpness of the twin at the first and the last step (geometric growth); beta None climbs the
-        network itself, which has no second derivative if it is piecewise linear.
-    momentum, decay
-        As in `veridical.attacks.ascend`.
-    goal
-        "attack": the attack's own direction; "decorrelate": the smooth stand-in for tau.
-    label_weight
-        Weight of a hinge on the margin of the predicted class that keeps iterates admissible; 0 has none.
-    step_scale
-        Multiplies the protocol's step size.
+    start: "origin" or "random" (uniform in the ball). beta, beta_end: softplus sharpness of the twin at the
+    first and the last step (geometric growth); beta None climbs the network itself, which has no second
+    derivative if it is piecewise linear. momentum, decay: as in `veridical.attacks.ascend`. goal: "attack" is
+    the attack's own direction, "decorrelate" the smooth stand-in for tau. label_weight: of a hinge on the
+    margin of the predicted class that keeps iterates admissible; 0 has none. step_scale: multiplies the
+    protocol's step size.
     """
 
     start: Literal["origin", "random"] = "origin"
-    beta: Sharpness | None = 1.0
-    beta_end: Sharpness | None = None
+    beta: _Sharpness | None = 1.0
+    beta_end: _Sharpness | None = None
     momentum: Factor = 0.0
     decay: Literal["constant", "linear"] = "constant"
     goal: Literal["attack", "decorrelate"] = "attack"
@@ -51,24 +43,13 @@ class Restart(Checked):
 class Protocol(Checked):
     """An attribution attack's budget and judge.
 
-    Parameters
-    ----------
-    name
-        Recorded in results.
-    steps, step_size
-        Iterations of each climb and their length in input units.
-    k
-        Pixels compared by the intersection; None takes those of the direction, 100 where it has none.
-    climb_nodes, judge_nodes
-        Quadratures of the map that is climbed (on the twin) and that judges every iterate (real network).
-    final_nodes
-        Quadrature of the map that judges the `shortlist` best iterates again and gives the result; None where
-        the judge's map is the final one.
-    climbs
-        The restarts.
-    minimise_each
-        Keep for tau and for the intersection each its own least iterate; otherwise both are those of the
-        iterate with the least tau (the paper's).
+    name: recorded in results. steps, step_size: iterations of each climb and their length in input units.
+    k: pixels compared by the intersection; None takes those of the direction, 100 where it has none.
+    climb_nodes, judge_nodes: quadratures of the map that is climbed (on the twin) and of the one that judges
+    every iterate (real network). final_nodes: of the map that judges the `shortlist` best iterates again and
+    gives the result; None where the judge's map is the final one. climbs: the restarts. minimise_each: keep
+    for tau and for the intersection each its own least iterate; otherwise both are those of the iterate with
+    the least tau (the paper's).
     """
 
     name: str
@@ -106,38 +87,21 @@ class Protocol(Checked):
         return replace(self, k=k)
 
 
-PAPER = Protocol("paper")
-PAPER_FAST = Protocol(
-    "paper-fast",
-    climb_nodes=Quadrature("gauss-legendre", 10),
-    judge_nodes=Quadrature("gauss-legendre", 10),
-    final_nodes=Quadrature("right", 100),
-    shortlist=5,
-)
-STRONG = Protocol(
-    "strong",
-    climb_nodes=Quadrature("gauss-legendre", 10),
-    judge_nodes=Quadrature("gauss-legendre", 10),
-    final_nodes=Quadrature("right", 100),
-    shortlist=5,
+_TEN, _FINAL = Quadrature("gauss-legendre", 10), Quadrature("right", 100)
+_PAPER_FAST = Protocol("paper-fast", climb_nodes=_TEN, judge_nodes=_TEN, final_nodes=_FINAL, shortlist=5)
+_further = partial(Restart, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0)
+_STRONG = replace(
+    _PAPER_FAST,
+    name="strong",
     climbs=(
         Restart(),
-        Restart("origin", 5.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
-        Restart("random", 20.0, 50.0, momentum=0.75, decay="linear", label_weight=1.0, step_scale=2.0),
-        Restart(
-            "random",
-            5.0,
-            50.0,
-            momentum=0.75,
-            decay="linear",
-            goal="decorrelate",
-            label_weight=1.0,
-            step_scale=2.0,
-        ),
+        _further("origin", 5.0, 50.0),
+        _further("random", 20.0, 50.0),
+        _further("random", 5.0, 50.0, goal="decorrelate"),
     ),
     minimise_each=True,
 )
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (PAPER, PAPER_FAST, STRONG)}
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (Protocol("paper"), _PAPER_FAST, _STRONG)}
 
 
 def protocol(name: str | Protocol, **changes: object) -> Protocol:
@@ -182,26 +146,6 @@ PAPER_SETTINGS: Final[Mapping[str, EvaluationSettings]] = MappingProxyType(
 )
 
 
-def _paper_settings(data: str, shape: Sequence[int]) -> EvaluationSettings:
-    """The row of a data set, or of like images for one that the paper does not have; shape is (C, H, W).
-
-    mnist-5k is a part of MNIST. Other grey images get Fashion-MNIST's row, colour images of up to 64 rows
-    GTSRB's and larger ones Flower's. Where a map has fewer than 2 k pixels, k is an eighth of them: the
-    overlap of almost all pixels with almost all says nothing.
-    """
-    channels, height, width = shape
-    name = "mnist" if data == "mnist-5k" else data
-    if name not in PAPER_SETTINGS:
-        name = "fashion-mnist" if channels == 1 else "gtsrb" if height <= 64 else "flowers17"
-    row, pixels = PAPER_SETTINGS[name], height * width
-    eighth = max(1, pixels // 8)
-    return replace(
-        row,
-        attacked_k=row.attacked_k if 2 * row.attacked_k <= pixels else eighth,
-        k=row.k if 2 * row.k <= pixels else eighth,
-    )
-
-
 def evaluation_settings(
     data: str,
     shape: Sequence[int],
@@ -214,29 +158,39 @@ def evaluation_settings(
     pgd_steps: int | None = None,
     pgd_step_size: float | None = None,
 ) -> EvaluationSettings:
-    """The paper's settings with what is given in their place; None keeps the paper's.
+    """The paper's settings of a data set with what is given in their place; None keeps the paper's.
+
+    shape: of an image, (C, H, W). mnist-5k is a part of MNIST. Of data that the paper does not have grey
+    images get Fashion-MNIST's row, colour images of up to 64 rows GTSRB's and larger ones Flower's. Where a
+    map has fewer than 2 k pixels, k is an eighth of them: the overlap of almost all pixels with almost all
+    says nothing.
 
     Step sizes follow the radius in proportion. In an L2 ball, which the paper does not have, a radius must be
     given, and the steps are a tenth of it (2.5 radius / steps in the attack on predictions).
     """
-    row = _paper_settings(data, shape)
+    channels, height, width = shape
+    like = "fashion-mnist" if channels == 1 else "gtsrb" if height <= 64 else "flowers17"
+    row = PAPER_SETTINGS.get("mnist" if data == "mnist-5k" else data, PAPER_SETTINGS[like])
+    pixels = height * width
+    changes: dict[str, Any] = {
+        name: max(1, pixels // 8) if 2 * getattr(row, name) > pixels else getattr(row, name)
+        for name in ("attacked_k", "k")
+    }
     if norm == "l2" and radius is None:
         raise UsageError("norm l2 has no radius in the paper: give one (--radius), in Euclidean length")
     if radius is not None:
         if not 0 <= radius < float("inf"):
             raise argument_error("radius", radius, "a finite number of at least 0, in input units")
         share = radius / row.radius if radius > 0 else 1.0
-        row = replace(
-            row, radius=radius, step_size=row.step_size * share, pgd_step_size=row.pgd_step_size * share
-        )
-    given = {"k": k, "attacked_k": k, "steps": steps, "pgd_steps": pgd_steps}
-    row = replace(row, **{name: value for name, value in given.items() if value is not None})
-    # The paper has no such steps: a tenth of the radius, and PGD's usual 2.5 radii in all.
+        changes |= {"radius": radius, "step_size": row.step_size * share}
+        changes |= {"pgd_step_size": row.pgd_step_size * share}
+    named = {"k": k, "attacked_k": k, "steps": steps, "step_size": step_size}
+    named |= {"pgd_steps": pgd_steps, "pgd_step_size": pgd_step_size}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    row = replace(row, **changes | given)
     if norm == "l2":
+        # The paper has no such steps: a tenth of the radius, and PGD's usual 2.5 radii in all.
         length = row.radius or 1.0
-        row = replace(row, step_size=length / 10, pgd_step_size=2.5 * length / row.pgd_steps)
-    return replace(
-        row,
-        step_size=row.step_size if step_size is None else step_size,
-        pgd_step_size=row.pgd_step_size if pgd_step_size is None else pgd_step_size,
-    )
+        usual = {"step_size": length / 10, "pgd_step_size": 2.5 * length / row.pgd_steps}
+        row = replace(row, **usual | given)
+    return row

@@ -54,24 +54,14 @@ class RadiusResult:
 class RobustnessResult:
     """What attacks on a model's predictions and explanations left standing.
 
-    Attributes
-    ----------
-    main
-        The result at the main radius. natural_accuracy and adversarial_accuracy are over all examples asked
-        for; topk_intersection, kendall_tau, spearman, windowed_topk_intersection, mass_centre_shift,
-        not_found and incomplete are over the correctly classified ones.
-    curve
-        The results at all radii asked for, by ascending radius, the main one among them.
-    natural_accuracy_of_all
-        Over the whole split, where the examples asked for are only its first ones.
-    gradient_evaluations
-        Per example, of the attack on the prediction and of that on the explanation (at the main radius).
-    rewrites
-        Calls that the smooth twin rewrote in one forward pass; 0 for a smooth network.
-    seconds
-        Spent in each of the two, over all radii, summed over processes and earlier sessions.
-    notes
-        What a reader should know, a sentence or two each.
+    main: at the main radius. natural_accuracy and adversarial_accuracy are over all examples asked for;
+    topk_intersection, kendall_tau, spearman, windowed_topk_intersection, mass_centre_shift, not_found and
+    incomplete over the correctly classified ones. curve: at all radii, ascending, the main one among them.
+    natural_accuracy_of_all: over the whole split, where the examples asked for are only its first ones.
+    gradient_evaluations: per example, of the attack on the prediction and of that on the explanation, at the
+    main radius. rewrites: calls that the smooth twin rewrote in one forward pass; 0 for a smooth network.
+    seconds: spent in each of the two, over all radii, summed over processes and earlier sessions. notes: what
+    a reader should know, a sentence or two each.
     """
 
     main: RadiusResult
@@ -82,18 +72,13 @@ class RobustnessResult:
     seconds: dict[str, float]
     notes: tuple[str, ...]
 
-    @property
-    def examples(self) -> int:
-        """How many examples were asked for."""
-        return len(self.main.arrays["index"])
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a result.json; arrays and times are not among them."""
-        correct = self.main.arrays["predicted"] == self.main.arrays["label"]
+        predicted, label = (self.main.arrays[name] for name in ("predicted", "label"))
         plain: dict[str, Any] = {
             **self.main.metrics,
-            "examples": self.examples,
-            "correctly_classified": int(correct.sum()),
+            "examples": len(label),
+            "correctly_classified": int((predicted == label).sum()),
             "radius": self.main.radius,
             "natural_accuracy_of_all": self.natural_accuracy_of_all,
             "gradient_evaluations": self.gradient_evaluations,
@@ -128,42 +113,28 @@ def measure_robustness(
     seed: Seed = 0,
     rows: Count | None = None,
     progress: Callable[[int, int], Any] | None = None,
-    examine: Examiner | None = None,
+    examine: Callable[[Sequence[tuple[Examination, range]]], Sequence[dict[str, Any]]] | None = None,
 ) -> RobustnessResult:
     """Attack the predictions and the explanations of the first `examples` images and measure what holds.
 
-    Parameters
-    ----------
-    model
-        Inputs (N, C, H, W) in [0, 1] to logits; computed on its own device and in its own dtype.
-    split
-        Test images and labels.
-    radius, curve
-        The main radius and further ones, in input units. Step sizes are those of the main radius, and in
-        proportion at the others.
-    norm, bounds
-        The ball, and the valid range of pixels.
-    protocol, k, steps, step_size
-        The attack on explanations: by name ("paper", "paper-fast", "strong") or a Protocol, with fields of it
-        replaced where given. step_size=None is a tenth of the radius for a protocol by name.
-    attribution, attack
-        The explanation of the label's logit, Integrated Gradients from black by default (with the protocol's
-        nodes), and where it is pushed: TopK(k) by default.
-    pgd_steps, pgd_step_size
-        The attack on predictions (one random start, the last iterate); None is 2.5 radius / pgd_steps.
-    window
-        Shift in pixels that windowed_topk_intersection forgives.
-    examples, pictures
-        How many of the first images are attacked (None: all), and of how many images and maps are kept.
-    seed
-        Example i draws its noise from streams keyed by (seed, purpose, i): batches do not change a result.
-    rows
-        Bound on examples times nodes at once; None takes 160 for 28x28 grey images, less for larger ones.
-    progress
-        Called with the examples done and in total, over all radii.
-    examine
-        Who examines the batches, in place of this process: (examination, numbers of examples) of each to its
-        arrays. See `Examination.examine`.
+    model: inputs (N, C, H, W) in [0, 1] to logits; computed on its own device and in its own dtype.
+    split: test images and labels.
+    radius, curve: the main radius and further ones, in input units. Step sizes are those of the main radius,
+        and in proportion at the others.
+    norm, bounds: the ball, and the valid range of pixels.
+    protocol, k, steps, step_size: the attack on explanations, by name ("paper", "paper-fast", "strong") or a
+        Protocol, with fields of it replaced where given. step_size=None is a tenth of the radius for a name.
+    attribution, attack: the explanation of the label's logit, Integrated Gradients from black by default
+        (with the protocol's nodes), and where it is pushed: TopK(k) by default.
+    pgd_steps, pgd_step_size: the attack on predictions (one random start, the last iterate); None is
+        2.5 radius / pgd_steps.
+    window: shift in pixels that windowed_topk_intersection forgives.
+    examples, pictures: how many of the first images are attacked (None: all), and kept with their maps.
+    seed: example i draws its noise from streams keyed by (seed, purpose, i): batches do not change a result.
+    rows: bound on examples times nodes at once; None takes 160 for 28x28 grey images, less for larger ones.
+    progress: called with the examples done and in total, over all radii.
+    examine: who examines the batches, in place of this process: (examination, numbers of examples) of each
+        to its arrays, in the same order. See `Examination.examine`.
 
     Source: Chen et al. (2019), section 5; the settings per data set are in `veridical.attacks.protocols`.
     """
@@ -172,7 +143,9 @@ def measure_robustness(
     count = len(split) if examples is None else min(examples, len(split))
     if count < 1:
         raise argument_error("examples", examples, f"a number from 1 to {len(split)}, the images there are")
-    plan = _plan(protocol, radius, k, steps, step_size)
+    usual = step_size is None and isinstance(protocol, str)
+    step_length = (radius / 10 or 1.0) if usual else step_size
+    plan = protocol_by_name(protocol, k=k, steps=steps, step_size=step_length)
     direction = TopK(plan.compared) if attack is None else attack
     plan = plan.towards(direction)
     method = IntegratedGradients() if attribution is None else attribution
@@ -184,7 +157,7 @@ def measure_robustness(
             pgd_length = share * (2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size)
         else:
             # Nothing is in proportion to no radius: those beside it have the steps that they have alone.
-            length = r / 10 if r > 0 and step_size is None and isinstance(protocol, str) else plan.step_size
+            length = r / 10 if r > 0 and usual else plan.step_size
             pgd_length = 2.5 * (r or 1.0) / pgd_steps if pgd_step_size is None else pgd_step_size
         return Examination(
             attribution=method,
@@ -214,7 +187,7 @@ def batch_length(split: Split, attribution: Method, protocol: Protocol, rows: in
     return batch_size(attribution, protocol, rows)
 
 
-def ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
+def _ignores_scale(model: nn.Module, split: Split, count: int = 8) -> bool:
     """Whether f(x / 2) = f(x) for the first images, to a thousandth of the logits' spread."""
     like = parameter_like(model)
     inputs, _ = split.batch(range(min(count, len(split))), like.dtype, like.device)
@@ -284,8 +257,15 @@ class Examination:
             "gradients": np.asarray([self.pgd_steps, result.gradient_evaluations], dtype=np.int64),
             "rewrites": np.asarray([result.rewrites], dtype=np.int64),
         }
+        perturbed = inputs.clone()
+        perturbed[attacked] = result.inputs
+        maps = {"saliency": result.clean_map, "perturbed_saliency": result.perturbed_map}
+        spread = _spread({name: saliency(map_).float() for name, map_ in maps.items()}, correct)
         pictured = sum(index < self.pictures for index in indices)
-        arrays |= _pictures(inputs, attacked, result, pictured)
+        # Copies: a view of a few pictures would keep its whole batch in memory.
+        for name, images in (("image", inputs), ("perturbed", perturbed)):
+            arrays[name] = images[:pictured].float().cpu().numpy().copy()
+        arrays |= {name: rows[:pictured].copy() for name, rows in spread.items()}
         # Last, so that the second time holds all that the explanation needs.
         arrays["seconds"] = np.asarray([between - start, time.monotonic() - between])
         return arrays
@@ -294,18 +274,12 @@ class Examination:
         self, model: nn.Module, inputs: Tensor, target: Tensor, result: AttackResult
     ) -> dict[str, Tensor]:
         """What is kept of each attacked example: (M,) or (M, T)."""
+        clean, perturbed, k = result.clean_map, result.perturbed_map, self.protocol.compared
         return {
             "found": result.found,
             **{name: getattr(result, name) for name in _MINIMISED},
-            **compare_maps(
-                result.clean_map,
-                result.perturbed_map,
-                "attack",
-                k=self.protocol.compared,
-                window=self.window,
-                skip=_MINIMISED,
-            ),
-            "relative_residual": self._relative_residual(model, inputs, target, result.clean_map),
+            **compare_maps(clean, perturbed, "attack", k=k, window=self.window, skip=_MINIMISED),
+            "relative_residual": self._relative_residual(model, inputs, target, clean),
             "trace": result.trace.float(),
         }
 
@@ -337,38 +311,6 @@ def _spread(numbers: dict[str, Tensor], correct: Tensor) -> Arrays:
         )
         spread[name][where] = rows
     return spread
-
-
-def _pictures(inputs: Tensor, attacked: Tensor, result: AttackResult, count: int) -> Arrays:
-    """Images and saliency maps of the first `count` examples; those not attacked have maps of NaN."""
-    # Copies: in float32 on the CPU these would be the inputs themselves, which are written over below.
-    image = inputs[:count].float().cpu().numpy().copy()
-    empty = np.full((count, *inputs.shape[2:]), np.nan, dtype=np.float32)
-    pictures: Arrays = {"image": image, "perturbed": image.copy()}
-    pictures |= {"saliency": empty, "perturbed_saliency": empty.copy()}
-    places = attacked.cpu().numpy()
-    # The result has rows for attacked examples alone: each goes to the place of its example.
-    shown = places < count
-    for name, values in (
-        ("perturbed", result.inputs),
-        ("saliency", saliency(result.clean_map)),
-        ("perturbed_saliency", saliency(result.perturbed_map)),
-    ):
-        pictures[name][places[shown]] = values.float().cpu().numpy()[shown]
-    return pictures
-
-
-def _plan(
-    protocol: str | Protocol, radius: float, k: int | None, steps: int | None, step_size: float | None
-) -> Protocol:
-    if isinstance(protocol, str):
-        length = (radius / 10 if radius > 0 else 1.0) if step_size is None else step_size
-        return protocol_by_name(protocol, k=k, steps=steps, step_size=length)
-    return protocol_by_name(protocol, k=k, steps=steps, step_size=step_size)
-
-
-Examiner = Callable[[Sequence[tuple[Examination, range]]], Sequence[dict[str, Any]]]
-"""Examines batches of examples; the arrays of each, in the same order."""
 
 
 def _examine_here(
@@ -462,7 +404,7 @@ def _notes(model: nn.Module, split: Split, main: RadiusResult, plan: Protocol) -
             f"{incomplete:.0%} of the explanations: they miss over {_INCOMPLETE:.0%} of the change of the "
             "output that they should add up to."
         )
-        if ignores_scale(model, split):
+        if _ignores_scale(model, split):
             notes.append(
                 "The network gives the same output for an image and for the same image at half the "
                 "brightness, as networks that standardise each image inside do. On the path from black the "

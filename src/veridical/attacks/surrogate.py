@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -29,11 +30,8 @@ class SoftplusTwin(TorchFunctionMode):
     relu6, hardsigmoid and hardswish; threshold(t, t) becomes t + softplus(x - t). Functions, methods and
     modules are all rewritten, in place or not. `rewrites` counts the calls.
 
-    Parameters
-    ----------
-    beta
-        Sharpness of the softplus, log(1 + exp(beta x)) / beta; the twin tends to the network as beta grows.
-        1 is what Ghorbani et al. (2019) and Chen et al. (2019) use.
+    beta: sharpness of the softplus, log(1 + exp(beta x)) / beta; the twin tends to the network as beta grows.
+    1 is what Ghorbani et al. (2019) and Chen et al. (2019) use.
     """
 
     def __init__(self, beta: float = 1.0) -> None:
@@ -43,23 +41,21 @@ class SoftplusTwin(TorchFunctionMode):
         self.rewrites = 0
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         # Everything that torch calls comes by here; most of it goes straight on.
         form = _FORMS.get(func)
         if form is None:
             return func(*args, **kwargs)
-        in_place = _in_place(func, args, kwargs)
+        position = _INPLACE_POSITION.get(func)
+        flagged = kwargs.get("inplace", False) or (position is not None and any(args[position:]))
+        in_place = flagged or func.__name__.endswith("_")
         options = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
         inputs = args[0] if args else kwargs["input"]
         # The softplus keeps its argument for the backward pass, so what is overwritten below must be another.
         source = inputs.clone() if in_place else inputs
-        smooth = form(self.beta, source, *args[1 : _INPLACE_POSITION.get(func)], **options)
+        smooth = form(self.beta, source, *args[1:position], **options)
         if smooth is None:
             return func(*args, **kwargs)
         self.rewrites += 1
@@ -96,11 +92,13 @@ class MapAscent:
         self.restart, self.steps, self.nudge = restart, steps, nudge
         self.step = 0
 
-    def value_and_gradient(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The score (N,) and its gradient (N, C, H, W) at the next step's sharpness of the twin."""
         with torch.enable_grad():
             point = inputs.detach().requires_grad_(True)
-            beta = self._beta()
+            beta, end = self.restart.beta, self.restart.beta_end
+            if beta is not None and end is not None and self.steps > 1:
+                beta = float(beta * (end / beta) ** (min(self.step, self.steps - 1) / (self.steps - 1)))
             # The twin is what the attribution sees of the model while it makes this map.
             with nullcontext() if beta is None else SoftplusTwin(beta):
                 attribution = self.attribute(self.model, point, self.target, create_graph=True)
@@ -115,13 +113,6 @@ class MapAscent:
         if self.restart.label_weight:
             gradient = gradient + self._pull_back(inputs, gradient)
         return value.detach(), gradient
-
-    def _beta(self) -> float | None:
-        begin, end = self.restart.beta, self.restart.beta_end
-        if begin is None or end is None or self.steps < 2:
-            # A constant sharpness, or nothing to grow over.
-            return begin
-        return float(begin * (end / begin) ** (min(self.step, self.steps - 1) / (self.steps - 1)))
 
     def _pull_back(self, inputs: Tensor, gradient: Tensor) -> Tensor:
         """Gradient of the margin where the label is lost or nearly so, as long as the score's own."""
@@ -150,41 +141,31 @@ class MapAscent:
 
 def check_twin(model: nn.Module, inputs: Tensor, target: Tensor, beta: float | None) -> int:
     """How many calls the twin rewrites in one forward pass; none in a piecewise-linear model is an error."""
-    if inputs.shape[0] == 0:
-        return 0
-    one, label = inputs[:1], target[:1]
-    rewrites = 0
+    twin = None if beta is None else SoftplusTwin(beta)
     with torch.enable_grad():
-        point = one.detach().requires_grad_(True)
-        if beta is None:
-            with QuickSecondOrder():
-                logit = logits_of(model, point)[0, label[0]]
-        else:
-            with QuickSecondOrder(), SoftplusTwin(beta) as twin:
-                logit = logits_of(model, point)[0, label[0]]
-            rewrites = twin.rewrites
+        point = inputs[:1].detach().requires_grad_(True)
+        with QuickSecondOrder(), twin or nullcontext():
+            logit = logits_of(model, point)[0, target[0]]
         # A softplus curves: nothing more to ask.
-        if rewrites:
-            return rewrites
+        if twin is not None and twin.rewrites:
+            return twin.rewrites
         (gradient,) = torch.autograd.grad(logit, point, create_graph=True)
-        curved = False
         if gradient.requires_grad:
             # Any vector off the few that a curved network may map to zero, as a black image's own pixels are.
-            probe = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(gradient)
+            probe = torch.randn(point.shape, generator=torch.Generator().manual_seed(0)).to(gradient)
             (second,) = torch.autograd.grad((gradient * probe).sum(), point, allow_unused=True)
-            curved = second is not None and bool(second.abs().sum() > 0)
-    if not curved:
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-            raise UsageError(
-                "the model is a TorchScript one, whose operations cannot be replaced by smooth ones; "
-                "give the nn.Module that it was made from"
-            )
+            if second is not None and bool(second.abs().sum() > 0):
+                return 0
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise UsageError(
-            "the model is piecewise linear (its second derivative is zero) and the softplus twin found no "
-            "relu, prelu, hardtanh, clamp(min=0) or like call to smooth, so its maps cannot be climbed; "
-            "use an activation that the twin knows, or one that is smooth"
+            "the model is a TorchScript one, whose operations cannot be replaced by smooth ones; "
+            "give the nn.Module that it was made from"
         )
-    return 0
+    raise UsageError(
+        "the model is piecewise linear (its second derivative is zero) and the softplus twin found no "
+        "relu, prelu, hardtanh, clamp(min=0) or like call to smooth, so its maps cannot be climbed; "
+        "use an activation that the twin knows, or one that is smooth"
+    )
 
 
 def _relu(beta: float, inputs: Tensor) -> Tensor:
@@ -235,55 +216,22 @@ def _clamp(beta: float, inputs: Tensor, *ends: Any, **keywords: Any) -> Tensor |
 
 # Where the flag `inplace` stands among positional arguments.
 _INPLACE_POSITION = {
-    F.relu: 1,
-    F.relu6: 1,
-    F.leaky_relu: 2,
-    F.hardtanh: 3,
-    F.hardsigmoid: 1,
-    F.hardswish: 1,
-    F.threshold: 3,
+    function: [*signature(function).parameters].index("inplace")
+    for function in (F.relu, F.relu6, F.leaky_relu, F.hardtanh, F.hardsigmoid, F.hardswish, F.threshold)
 }
-# These always write into their argument.
-_OVERWRITING: dict[Any, Callable[..., Tensor | None]] = {
-    F.leaky_relu_: _leaky,
-    F.hardtanh_: _hardtanh,
-    torch.threshold_: _threshold,
-    torch.relu_: _relu,
-    Tensor.relu_: _relu,
-    torch.clamp_: _clamp,
-    Tensor.clamp_: _clamp,
-    torch.clamp_min_: _clamp,
-    Tensor.clamp_min_: _clamp,
-    torch.clip_: _clamp,
-    Tensor.clip_: _clamp,
-}
+# Functions whose names end in an underscore write into their argument.
 _FORMS: dict[Any, Callable[..., Tensor | None]] = {
-    F.relu: _relu,
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_), _relu),
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), _leaky),
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
+    **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh),
+    **dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), _threshold),
     F.relu6: _relu6,
-    F.leaky_relu: _leaky,
-    F.hardtanh: _hardtanh,
     F.hardsigmoid: _hardsigmoid,
     F.hardswish: _hardswish,
-    F.threshold: _threshold,
-    torch.threshold: _threshold,
-    F.prelu: _prelu,
-    torch.prelu: _prelu,
-    Tensor.prelu: _prelu,
-    torch.relu: _relu,
-    Tensor.relu: _relu,
-    torch.clamp: _clamp,
-    Tensor.clamp: _clamp,
-    torch.clamp_min: _clamp,
-    Tensor.clamp_min: _clamp,
-    torch.clip: _clamp,
-    Tensor.clip: _clamp,
-    **_OVERWRITING,
+    **{
+        getattr(owner, name): _clamp
+        for owner in (torch, Tensor)
+        for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
+    },
 }
-
-
-def _in_place(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if func in _OVERWRITING:
-        return True
-    position = _INPLACE_POSITION.get(func)
-    given = position is not None and len(args) > position and args[position]
-    return bool(given or kwargs.get("inplace", False))

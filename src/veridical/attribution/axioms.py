@@ -24,12 +24,12 @@ from veridical.attribution.method import Output, OutputFunction, TargetScalar
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream
 
-AttributionFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+_Function = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, inputs (N, ...), target (N,)) -> map of the inputs' shape; every AttributionMethod is one."""
 
 
 def implementation_invariance(
-    attribute: AttributionFunction, model: nn.Module, twin: nn.Module, inputs: Tensor, target: Tensor
+    attribute: _Function, model: nn.Module, twin: nn.Module, inputs: Tensor, target: Tensor
 ) -> Tensor:
     """Largest difference of the maps of two networks that compute the same function (section 2.2).
 
@@ -42,7 +42,7 @@ def implementation_invariance(
 
 
 def sensitivity_a(
-    attribute: AttributionFunction,
+    attribute: _Function,
     model: nn.Module,
     inputs: Tensor,
     target: Tensor,
@@ -59,11 +59,10 @@ def sensitivity_a(
     size, the residual is |f(x) - f(baseline)|; elsewhere, and where the output does not differ, it is 0.
     `baseline` and `output` must be the method's own. Gradients violate this axiom where a network is flat.
     """
-    start = _baseline(inputs, baseline)
-    place = _positions("variable", variable, inputs)[:, None]
-    values = inputs.flatten(1).gather(1, place)
+    start = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
+    place = _positions("variable", variable, inputs)
     # The baseline with that one variable of the inputs in it.
-    changed = start.flatten(1).scatter(1, place, values).reshape(inputs.shape)
+    changed = start.flatten(1).scatter(1, place, inputs.flatten(1).gather(1, place)).reshape(inputs.shape)
     change = _outputs(model, changed, target, output) - _outputs(model, start, target, output)
     received = _maps(attribute, model, changed, target).gather(1, place)[:, 0]
     # Times 0, not zeros: an attribution that is NaN must not pass.
@@ -71,7 +70,7 @@ def sensitivity_a(
 
 
 def sensitivity_b(
-    attribute: AttributionFunction, model: nn.Module, inputs: Tensor, target: Tensor, unused: Tensor
+    attribute: _Function, model: nn.Module, inputs: Tensor, target: Tensor, unused: Tensor
 ) -> Tensor:
     """Largest attribution to a variable that the network does not depend on (section 4.1, "dummy").
 
@@ -79,11 +78,8 @@ def sensitivity_b(
     noise to them.
     """
     if unused.dtype != torch.bool or unused.shape != inputs.shape[1:] or not bool(unused.any()):
-        raise argument_error(
-            "unused",
-            unused,
-            f"a bool tensor of one example's shape {tuple(inputs.shape[1:])}, some of it true",
-        )
+        expected = f"a bool tensor of one example's shape {tuple(inputs.shape[1:])}, some of it true"
+        raise argument_error("unused", unused, expected)
     unused = unused.to(inputs.device)
     # Noise in the unused variables alone: the outputs must not notice.
     probe = torch.where(unused, inputs + _noise(inputs), inputs)
@@ -92,7 +88,7 @@ def sensitivity_b(
 
 
 def linearity(
-    attribute: AttributionFunction,
+    attribute: _Function,
     models: Sequence[nn.Module],
     coefficients: Sequence[float],
     inputs: Tensor,
@@ -105,14 +101,13 @@ def linearity(
     if not models or len(models) != len(coefficients):
         raise argument_error("coefficients", coefficients, f"one number for each of the {len(models)} models")
     combined = _maps(attribute, _Combination(models, coefficients), inputs, target)
-    parts = [
-        c * _maps(attribute, model, inputs, target) for model, c in zip(models, coefficients, strict=True)
-    ]
+    maps = [_maps(attribute, model, inputs, target) for model in models]
+    parts = [c * map_ for c, map_ in zip(coefficients, maps, strict=True)]
     return (combined - torch.stack(parts).sum(dim=0)).abs().amax(dim=1)
 
 
 def completeness(
-    attribute: AttributionFunction,
+    attribute: _Function,
     model: nn.Module,
     inputs: Tensor,
     target: Tensor,
@@ -125,13 +120,13 @@ def completeness(
     |sum(map) - (f(x) - f(baseline))|, with the method's own `baseline` (broadcast to the inputs' shape) and
     `output`. For Integrated Gradients it is the error of the quadrature.
     """
-    start = _baseline(inputs, baseline)
+    start = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
     change = _outputs(model, inputs, target, output) - _outputs(model, start, target, output)
     return (_maps(attribute, model, inputs, target).sum(dim=1) - change).abs()
 
 
 def symmetry(
-    attribute: AttributionFunction, model: nn.Module, inputs: Tensor, target: Tensor, pair: tuple[int, int]
+    attribute: _Function, model: nn.Module, inputs: Tensor, target: Tensor, pair: tuple[int, int]
 ) -> Tensor:
     """Difference of the attributions of two variables that can be exchanged (section 4.2).
 
@@ -139,22 +134,16 @@ def symmetry(
     is tried at noisy inputs, and that their values are equal in `inputs` (and in the method's baseline). Of
     all path methods Integrated Gradients alone satisfies it (Theorem 1).
     """
-    first, second = (_positions("pair", place, inputs)[:, None] for place in pair)
+    first, second = (_positions("pair", place, inputs) for place in pair)
+    values, noisy = inputs.flatten(1), (inputs + _noise(inputs)).flatten(1)
     # At the given inputs the values have to be equal, so that the attributions have to be.
-    values = inputs.flatten(1)
     if not torch.equal(values.gather(1, first), values.gather(1, second)):
-        raise argument_error(
-            "inputs", inputs, f"equal values at positions {pair[0]} and {pair[1]} of each example"
-        )
-    # At noisy inputs, where the two values differ, or any network would pass.
-    probe = (inputs + _noise(inputs)).flatten(1)
-    swapped = probe.scatter(1, first, probe.gather(1, second)).scatter(1, second, probe.gather(1, first))
-    _require_equal(
-        "pair",
-        _logits(model, probe.reshape(inputs.shape)),
-        _logits(model, swapped.reshape(inputs.shape)),
-        "variables whose exchange changes no output",
-    )
+        expected = f"equal values at positions {pair[0]} and {pair[1]} of each example"
+        raise argument_error("inputs", inputs, expected)
+    # At noisy inputs the two differ, or any network would pass.
+    swapped = noisy.scatter(1, first, noisy.gather(1, second)).scatter(1, second, noisy.gather(1, first))
+    before, after = (_logits(model, points.reshape(inputs.shape)) for points in (noisy, swapped))
+    _require_equal("pair", before, after, "variables whose exchange changes no output")
     maps = _maps(attribute, model, inputs, target)
     return (maps.gather(1, first) - maps.gather(1, second))[:, 0].abs()
 
@@ -172,7 +161,7 @@ class _Combination(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
 
-def _maps(attribute: AttributionFunction, model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+def _maps(attribute: _Function, model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
     """The method's maps as float64 (N, D)."""
     _require_examples(inputs)
     maps = attribute(model, inputs, target)
@@ -203,19 +192,14 @@ def _require_equal(name: str, one: Tensor, other: Tensor, expected: str) -> None
         )
 
 
-def _baseline(inputs: Tensor, baseline: float | Tensor) -> Tensor:
-    _require_examples(inputs)
-    return torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
-
-
 def _positions(name: str, place: int | Tensor, inputs: Tensor) -> Tensor:
-    """Flattened positions as int64 (N,)."""
+    """Flattened positions as int64 (N, 1)."""
     _require_examples(inputs)
     positions = torch.as_tensor(place, device=inputs.device).expand(len(inputs))
     size = inputs[0].numel()
     if positions.is_floating_point() or bool(((positions < 0) | (positions >= size)).any()):
         raise argument_error(name, place, f"a flattened position from 0 to {size - 1}")
-    return positions
+    return positions[:, None]
 
 
 def _require_examples(inputs: Tensor) -> None:

@@ -2,13 +2,15 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from veridical.attribution.classifier import check_target, logits_of
@@ -49,13 +51,7 @@ class CaptumAttribution(AttributionMethod):
             raise argument_error("output", output, "a name: Captum picks the target itself")
         _split(captum_class, options)
         # A frozen dataclass's own constructor could not take options by name.
-        for name, value in (
-            ("captum_class", captum_class),
-            ("options", options),
-            ("output", output),
-            ("seed", seed),
-        ):
-            object.__setattr__(self, name, value)
+        vars(self).update(captum_class=captum_class, options=options, output=output, seed=seed)
 
     def with_baseline(self, baseline: float | Tensor) -> "CaptumAttribution":
         """The same method with Captum's `baselines` set."""
@@ -79,15 +75,13 @@ class CaptumAttribution(AttributionMethod):
         # One example tells how many classes there are; Captum would fail inside.
         with torch.no_grad():
             check_target(request.target, logits_of(request.model, request.inputs[:1]))
-        # A class of Captum's can be given a model of our own making.
-        if inspect.isclass(self.captum_class) or self.output != "logit":
-            model: nn.Module = _Outputs(request.model, self.output)
-        else:
-            # A function of the caller's may look for layers in its model, which is not checked then.
-            model = request.model
+        # A class of Captum's can be given a model of our own making; a function of the caller's may look for
+        # layers in its model, which is not checked then.
+        own = inspect.isclass(self.captum_class) or self.output != "logit"
+        model = _Outputs(request.model, self.output) if own else request.model
         # The global generators are the caller's: AttributionMethod restores them.
         seed_global(self.seed)
-        _seed_numpy(self.seed)
+        np.random.seed(self.seed % 2**32)  # noqa: NPY002 -- Captum's perturbation methods draw from it
         if _name(self.captum_class) in _HOOKING:
             _check_rectifiers(model, request.inputs, _name(self.captum_class))
         explainer = self.captum_class(model, **construction)
@@ -123,17 +117,9 @@ class _Outputs(nn.Module):
 class _Counting(TorchFunctionMode):
     """Counts the calls of ReLU; those of modules come as functions too."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
+    calls = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += func in _RELU
         return func(*args, **(kwargs or {}))
 
@@ -146,16 +132,15 @@ def _check_rectifiers(model: nn.Module, inputs: Tensor, method: str) -> None:
     """
     in_modules = 0
 
-    def count(_module: nn.Module, _inputs: Any) -> None:
+    def count(module: nn.Module, _inputs: Any) -> None:
         nonlocal in_modules
-        in_modules += 1
+        in_modules += isinstance(module, nn.ReLU)
 
-    hooks = [m.register_forward_pre_hook(count) for m in model.modules() if isinstance(m, nn.ReLU)]
-    try:
-        with torch.no_grad(), _Counting() as counting:
+    with torch.no_grad(), _Counting() as counting:
+        hook = register_module_forward_pre_hook(count)
+        try:
             model(inputs[:1])
-    finally:
-        for hook in hooks:
+        finally:
             hook.remove()
     # What hooks on modules would not see.
     missed = counting.calls - in_modules
@@ -173,9 +158,8 @@ def _split(
     """Options of the constructor and of `.attribute`; those of a plain function all go to `.attribute`."""
     if not inspect.isclass(captum_class):
         if not callable(captum_class):
-            raise argument_error(
-                "captum_class", captum_class, "a class of captum.attr, or a function that makes one"
-            )
+            expected = "a class of captum.attr, or a function that makes one"
+            raise argument_error("captum_class", captum_class, expected)
         return {}, dict(options)
     explain: Callable[..., Any] | None = getattr(captum_class, "attribute", None)
     if explain is None:
@@ -185,18 +169,11 @@ def _split(
     makes = list(inspect.signature(captum_class.__init__).parameters)[2:]
     takes = [name for name in inspect.signature(explain).parameters if name not in ("self", "inputs")]
     possible = [name for name in [*makes, *takes] if name != "target"]
-    for name in options:
-        if name not in possible:
-            raise unknown_name_error(f"option of Captum's {_name(captum_class)}", name, possible)
+    if unknown := next((name for name in options if name not in possible), None):
+        raise unknown_name_error(f"option of Captum's {_name(captum_class)}", unknown, possible)
     construction = {name: value for name, value in options.items() if name in makes}
     return construction, {name: value for name, value in options.items() if name not in makes}
 
 
 def _name(captum_class: Callable[..., Any]) -> str:
     return getattr(captum_class, "__name__", repr(captum_class))
-
-
-def _seed_numpy(seed: int) -> None:
-    import numpy as np
-
-    np.random.seed(seed % 2**32)  # noqa: NPY002 -- Captum's perturbation methods draw from numpy's generator

@@ -25,7 +25,7 @@ def examining(model: nn.Module, *, weights: bool = False) -> Iterator[nn.Module]
     inference mode off; what it draws from the global generators is put back. Raises UsageError for what is
     not a module, or was built in inference mode.
     """
-    _check_model(model)
+    parameter_like(model)
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise UsageError(
             "the model's parameters were made under torch.inference_mode(), so nothing can be "
@@ -63,11 +63,8 @@ def _check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Ten
             "Wrap it in a module that returns the logits alone."
         )
     if logits.ndim != 2 or logits.shape[0] != rows or not logits.is_floating_point() or not logits.shape[1]:
-        hint = (
-            " A lone image must keep its row: look for squeeze() in the model."
-            if rows == 1 and logits.ndim == 1
-            else ""
-        )
+        squeezed = rows == 1 and logits.ndim == 1
+        hint = " A lone image must keep its row: look for squeeze() in the model." if squeezed else ""
         raise UsageError(
             f"the model returned shape {tuple(logits.shape)} and dtype {logits.dtype} for {rows} inputs; "
             f"expected floating-point logits ({rows}, K), one row per input.{hint}"
@@ -79,16 +76,6 @@ def _check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Ten
         raise UsageError(
             f"the model's {whose} are NaN or infinite for {bad} of {rows} inputs; look at its weights, and "
             "for a derivative that is infinite there (sqrt, log or a norm at 0)"
-        )
-    return logits
-
-
-def _check_classes(logits: Tensor) -> Tensor:
-    """Give back logits from which a class can be predicted; a UsageError for a single one (N, 1)."""
-    if logits.shape[1] == 1:
-        raise UsageError(
-            "the model has one logit (N, 1), whose sign is the class; models of one logit are not supported "
-            "yet. Wrap it in a module that returns two: torch.cat([-logit, logit], 1) / 2."
         )
     return logits
 
@@ -115,18 +102,11 @@ def check_climbable(logits: Tensor) -> None:
         )
 
 
-def _check_model(model: object) -> None:
-    """Raise a UsageError for what is not a module."""
-    if not isinstance(model, nn.Module):
-        raise argument_error("model", model, "an nn.Module from inputs to logits (N, K)")
-
-
 def check_inputs(inputs: object, name: str = "inputs") -> Tensor:
     """Give back floating-point inputs (N, ...), or raise a UsageError."""
     if not isinstance(inputs, Tensor):
-        raise argument_error(
-            name, inputs, "a tensor (N, ...)", "torch.as_tensor makes one of an array or a list."
-        )
+        hint = "torch.as_tensor makes one of an array or a list."
+        raise argument_error(name, inputs, "a tensor (N, ...)", hint)
     if inputs.ndim < 2 or not inputs.is_floating_point():
         raise argument_error(name, inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
     return inputs
@@ -196,9 +176,8 @@ def all_finite(values: Tensor) -> bool:
 def predict(model: nn.Module, inputs: Tensor, *, rows: int | None = None) -> Tensor:
     """Logits in eval mode without a graph, (N, K), in batches of `rows`; the model's mode is restored.
 
-    rows=None is 1000, and fewer of large images or where memory is short.
-
-    Raises UsageError for inputs or outputs that are not what a classifier takes and gives.
+    rows=None is 1000, and fewer of large images or where memory is short. Raises UsageError for inputs or
+    outputs that are not what a classifier takes and gives.
     """
     inputs = check_inputs(inputs)
     # Few models take an empty batch, so one blank example says how many classes there are.
@@ -214,7 +193,13 @@ def class_logits(model: nn.Module, inputs: Tensor, *, rows: int | None = None) -
     check_count("rows", rows)
     with torch.no_grad():
         parts = [logits_of(model, inputs[first : first + rows]) for first in range(0, len(inputs), rows)]
-    return _check_classes(torch.cat(parts))
+    logits = torch.cat(parts)
+    if logits.shape[1] == 1:
+        raise UsageError(
+            "the model has one logit (N, 1), whose sign is the class; models of one logit are not supported "
+            "yet. Wrap it in a module that returns two: torch.cat([-logit, logit], 1) / 2."
+        )
+    return logits
 
 
 def out_of_inference(tensor: Tensor) -> Tensor:
@@ -223,6 +208,10 @@ def out_of_inference(tensor: Tensor) -> Tensor:
 
 
 def parameter_like(model: nn.Module) -> Tensor:
-    """A tensor of the dtype and device in which the model computes: its first floating-point parameter."""
-    _check_model(model)
+    """A tensor of the dtype and device in which the model computes: its first floating-point parameter.
+
+    Raises UsageError for what is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise argument_error("model", model, "an nn.Module from inputs to logits (N, K)")
     return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))

@@ -17,8 +17,7 @@ from veridical.attribution.method import (
     Target,
     prepare_request,
 )
-from veridical.attribution.path import Scalar, path_attribution, rows_of
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature, Scalar, path_attribution, rows_of
 from veridical.attribution.second_order import check_second_order
 from veridical.runtime.checking import Count, Limit, Pixel, Size
 from veridical.runtime.errors import argument_error
@@ -138,14 +137,12 @@ class IntegratedGradients(AttributionMethod):
         path, create_graph = self._path(request), request.create_graph
         change, allowance = path.change_and_allowance(self.tolerance)
         if self.nodes == "auto":
-            attribution, nodes = path.integrate_until_complete(
-                change, allowance, self.max_nodes, create_graph
-            )
+            maps, nodes = path.integrate_until_complete(change, allowance, self.max_nodes, create_graph)
         else:
-            attribution = path.maps(path.examples, self.nodes, create_graph=create_graph)
+            maps = path.maps(path.examples, self.nodes, create_graph=create_graph)
             nodes = torch.full_like(path.examples, self.nodes)
-        residual = _sum(attribution) - change
-        return PathResult(attribution, change, residual, nodes, residual.abs() <= allowance)
+        residual = _sum(maps) - change
+        return PathResult(maps, change, residual, nodes, residual.abs() <= allowance)
 
     def _path(self, request: AttributionRequest) -> "_Path":
         return _Path(
@@ -250,11 +247,8 @@ def _start(baseline: Baseline, inputs: Tensor) -> Tensor:
     if not isinstance(baseline, Tensor) and callable(baseline):
         baseline = baseline(inputs)
     start = out_of_inference(torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device))
-    if start.ndim > inputs.ndim or any(
-        have not in (1, want)
-        for have, want in zip(reversed(start.shape), reversed(inputs.shape), strict=False)
-    ):
-        raise argument_error(
-            "baseline", start, f"something that broadcasts to the inputs' shape {tuple(inputs.shape)}"
-        )
-    return start.expand_as(inputs)
+    try:
+        return start.expand_as(inputs)
+    except RuntimeError:
+        expected = f"something that broadcasts to the inputs' shape {tuple(inputs.shape)}"
+        raise argument_error("baseline", start, expected) from None

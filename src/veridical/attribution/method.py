@@ -1,9 +1,12 @@
-"""What attribution methods share: one call that validates, guards and packages; subclasses make the map."""
+"""What attribution methods share: one call that validates, guards and packages; maps of whole data sets.
+
+Subclasses of `AttributionMethod` make the map.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from numbers import Integral
@@ -13,21 +16,25 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import (
+    check_attribution,
     check_climbable,
     check_finite_map,
     check_indices,
     check_inputs,
+    check_map,
     check_target,
     class_logits,
     examining,
     logits_of,
     out_of_inference,
+    parameter_like,
 )
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.second_order import check_second_order
-from veridical.runtime.checking import Checked, check_value
+from veridical.runtime.checking import Checked, check_count, check_value
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.record import record
+from veridical.runtime.seeds import seed_global, stream
 
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
@@ -134,12 +141,11 @@ class AttributionRequest:
         if self.create_graph or len(self.inputs) <= at_once:
             return make(self)
         parts = [slice(first, first + at_once) for first in range(0, len(self.inputs), at_once)]
-        return torch.cat(
-            [
-                make(AttributionRequest(self.model, self.inputs[n], self.target[n], self.indices[n], False))
-                for n in parts
-            ]
-        )
+        few = [
+            replace(self, inputs=self.inputs[n], target=self.target[n], indices=self.indices[n])
+            for n in parts
+        ]
+        return torch.cat([make(request) for request in few])
 
 
 @dataclass(frozen=True)
@@ -154,9 +160,7 @@ class AttributionMethod(Checked, ABC):
     def __new__(cls, *options: object, **_named: object) -> Self:
         """Refuse a model in place of the options, whose own checks would complain of something else."""
         if any(isinstance(given, nn.Module) for given in options):
-            hint = (
-                f"The model is given when the method is called: {cls.__name__}(...)(model, inputs, target)."
-            )
+            hint = f"The model is given to the method: {cls.__name__}(...)(model, inputs, target)."
             raise argument_error(cls.__name__, options[0], "options, no model", hint)
         return super().__new__(cls)
 
@@ -229,7 +233,7 @@ class BoundMethod:
         (map, Captum's delta): sum of the map minus change of the output, (N,). Raises UsageError for an
         argument that the method has no use for. target=None is the predicted class (Captum would refuse it).
         """
-        method = self.method
+        method: Any = self.method
 
         def require(ability: str, argument: str) -> Any:
             if not hasattr(method, ability):
@@ -303,3 +307,81 @@ def _plain(value: Any) -> Any:
     if callable(value):
         return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+class _Examples(Protocol):
+    """A data set's split, `veridical.data.Split` above all: inputs (n, ...) and target (n,) of examples."""
+
+    def __len__(self) -> int: ...
+
+    def batch(
+        self, indices: range, dtype: torch.dtype, device: torch.device | str | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def dataset_maps(
+    model: nn.Module,
+    examples: _Examples,
+    attribution: Attribution,
+    *,
+    target: Literal["predicted", "label"] | Tensor = "predicted",
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Tensor:
+    """Maps (N, ...) of all examples, on the CPU, in the dtype in which the model computes.
+
+    attribution: a method or any callable of its form; methods draw the noise of example i by its number i.
+    target: explain the class that is predicted, the label, or the class of each example given here, int64
+        (N,).
+    batch_size: examples of a batch.
+    seed: of the global generators, for a callable of the caller's own; see `batch_maps`.
+    progress: called with how many examples are done, and how many there are.
+
+    Raises UsageError for maps that have not the shape of the inputs, as those of a hidden layer.
+    """
+    check_count("batch_size", batch_size)
+    check_attribution(attribution, create_graph=False)
+    if isinstance(target, Tensor):
+        if target.shape != (len(examples),):
+            raise argument_error("target", target, f"a class for each of {len(examples)} examples")
+    elif target not in ("predicted", "label"):
+        raise argument_error("target", target, '"predicted", "label" or classes (N,)')
+    like, count = parameter_like(model), len(examples)
+    # An empty batch tells the shape of the maps without any image being made.
+    shape = examples.batch(range(0), like.dtype)[0].shape[1:]
+    maps = torch.zeros(count, *shape, dtype=like.dtype)
+    for first in range(0, count, batch_size):
+        numbers = range(first, min(first + batch_size, count))
+        part = slice(numbers.start, numbers.stop)
+        inputs, labels = examples.batch(numbers, like.dtype, like.device)
+        explained = labels if isinstance(target, str) and target == "label" else None
+        if isinstance(target, Tensor):
+            explained = target[part].to(inputs.device)
+        maps[part] = batch_maps(attribution, model, inputs, explained, numbers, seed).cpu()
+        if progress is not None:
+            progress(numbers.stop, count)
+    return maps
+
+
+def batch_maps(
+    attribution: Attribution,
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor | None,
+    indices: Sequence[int],
+    seed: int,
+) -> Tensor:
+    """The map of a batch, detached and of the inputs' shape; a UsageError for a map of another one.
+
+    A caller's own method runs in eval mode, with the weights frozen and the global generators set from the
+    seed and the batch's first number.
+    """
+    if isinstance(attribution, AttributionMethod):
+        maps = attribution(model, inputs, target, indices=indices)
+    else:
+        with examining(model):
+            seed_global(stream(seed, "attribution", indices[0] if indices else 0).initial_seed())
+            # A copy: what the caller wrote may change its input, or call a model that does.
+            maps = attribution(model, inputs.clone(), target if target is None else out_of_inference(target))
+    return check_map(maps, inputs).detach()

@@ -21,12 +21,10 @@ class InputGradient(AttributionMethod):
     output: Output | OutputFunction = "logit"
 
     def _maps(self, request: AttributionRequest) -> Tensor:
-        return request.by_parts(
-            lambda part: input_gradient(
-                part.scalar(self.output), part.inputs, create_graph=part.create_graph
-            ),
-            None,
-        )
+        return request.by_parts(self._gradient, None)
+
+    def _gradient(self, part: AttributionRequest) -> Tensor:
+        return input_gradient(part.scalar(self.output), part.inputs, create_graph=part.create_graph)
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,8 @@ class SmoothGrad(AttributionMethod):
         total = torch.zeros_like(request.inputs)
         for first in range(0, self.samples, at_once):
             samples = range(first, min(first + at_once, self.samples))
-            noisy = (
-                torch.stack([_draw(request, self.seed, f"smoothgrad sample {k}") for k in samples]).mul_(
-                    self.noise
-                )
-                + request.inputs
-            )
+            noise = torch.stack([_draw(request, self.seed, f"smoothgrad sample {k}") for k in samples])
+            noisy = noise.mul_(self.noise) + request.inputs
             gradients = input_gradient(scalar, noisy.flatten(0, 1), create_graph=request.create_graph)
             # One after another, so that memory does not grow with the number of samples.
             total = total + gradients.reshape(noisy.shape).sum(dim=0)

@@ -1,19 +1,21 @@
-"""The one core of Integrated Gradients: a path integral of gradients between two points."""
+"""The one core of Integrated Gradients: rules of quadrature, and a path integral of gradients by one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from veridical.attribution.quadrature import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder, inputs_only
+from veridical.runtime.checking import Size, check_value
 from veridical.runtime.devices import rows_at_once
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import UsageError, unknown_name_error
 
 Scalar = Callable[[Tensor], Tensor]
 """inputs (N, ...) -> one number per example (N,)."""
@@ -23,6 +25,65 @@ ROWS_PER_CHUNK = 512
 
 _KEPT = 60
 """Bytes that a gradient keeps for each byte of an input; 55 were measured on a ResNet-18 at 224x224."""
+
+
+_Rule = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
+def _riemann(place: float) -> _Rule:
+    """One node in each of n equal steps: at its start (0), in its middle (0.5) or at its end (1)."""
+    return lambda nodes: ((np.arange(nodes) + place) / nodes, np.full(nodes, 1.0 / nodes))
+
+
+def _trapezoid(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    if nodes < 2:
+        raise UsageError(f"the trapezoid rule got nodes={nodes}; it needs at least 2 (both ends of the path)")
+    weights = np.full(nodes, 1.0 / (nodes - 1))
+    # Both ends lie on one interval each, all others on two.
+    weights[[0, -1]] /= 2
+    return np.linspace(0.0, 1.0, nodes), weights
+
+
+def _gauss_legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    # NumPy has the rule for [-1, 1], which is twice as long as [0, 1].
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    return (points + 1) / 2, weights / 2
+
+
+_RULES: dict[str, _Rule] = {
+    "right": _riemann(1),
+    "left": _riemann(0),
+    "midpoint": _riemann(0.5),
+    "trapezoid": _trapezoid,
+    "gauss-legendre": _gauss_legendre,
+}
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Where along the path from start (0) to end (1) gradients are taken, and with which weights.
+
+    rule: "right" (the RAR authors' Riemann sum), "left", "midpoint", "trapezoid" or "gauss-legendre".
+    nodes: number of gradients, at least 1 (2 for "trapezoid"). The weights of every rule sum to one, so a
+    linear function is integrated exactly by all of them.
+    """
+
+    rule: str = "gauss-legendre"
+    nodes: Size = 32
+
+    def __post_init__(self) -> None:
+        if self.rule not in _RULES:
+            raise unknown_name_error("quadrature rule", self.rule, _RULES)
+        object.__setattr__(self, "nodes", check_value("nodes", self.nodes, Size))
+        _RULES[self.rule](self.nodes)
+
+    def points(
+        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Positions t in [0, 1] and their weights, two tensors of shape (nodes,)."""
+        both = _RULES[self.rule](self.nodes)
+        positions, weights = (torch.as_tensor(values, dtype=dtype, device=device) for values in both)
+        return positions, weights
 
 
 def path_attribution(
@@ -37,30 +98,17 @@ def path_attribution(
 ) -> Tensor:
     """Integrated Gradients of `scalar` along the straight path from `start` to `end`; sums to the change.
 
-    Parameters
-    ----------
-    scalar
-        The function explained; `many_nodes = True` on it says that it takes (M * N, ...) inputs at once.
-    start, end
-        Ends of the path, (N, ...) floating point, of one shape.
-    quadrature
-        Nodes and weights along the path.
-    layer
-        Attribute to the output of this module instead of the inputs: the integral of d scalar / d h_i times
-        d h_i / d t (what Captum calls layer conductance). The map then has the layer's shape.
-    create_graph
-        Keep the graph so that the result can be differentiated in start, end and weights. All nodes' graphs
-        are then alive at once; without it memory is that of `rows` examples.
-    rows
-        Bound on the examples times nodes of one forward pass; all examples of one node are taken together.
+    scalar: the function explained; `many_nodes = True` on it says that it takes (M * N, ...) inputs at once.
+    start, end: ends of the path, (N, ...) floating point, of one shape.
+    quadrature: nodes and weights along the path.
+    layer: attribute to the output of this module instead of the inputs: the integral of d scalar / d h_i
+        times d h_i / d t (what Captum calls layer conductance). The map then has the layer's shape.
+    create_graph: keep the graph so that the result can be differentiated in start, end and weights. All
+        nodes' graphs are then alive at once; without it memory is that of `rows` examples.
+    rows: bound on the examples times nodes of one forward pass; all examples of one node are taken together.
 
-    Returns
-    -------
-    Tensor
-        (N, ...) of the inputs' (or the layer's) shape and dtype.
-
-    Source: Sundararajan, Taly, Yan (2017), section 3; Chen et al. (2019), section 2 (any start, hidden
-    layers).
+    Returns (N, ...) of the inputs' (or the layer's) shape and dtype. Source: Sundararajan, Taly, Yan (2017),
+    section 3; Chen et al. (2019), section 2 (any start, hidden layers).
     """
     if start.shape != end.shape:
         raise UsageError(
@@ -79,14 +127,12 @@ def path_attribution(
     # The path is straight: d x / d t is the same at every node and comes out of the sum, except at a layer.
     total: Tensor | None = None
     for first in range(0, quadrature.nodes, at_once):
-        part = slice(first, first + at_once)
+        t, w = (values[first : first + at_once] for values in (positions, weights))
         if layer is None:
-            points = points_on_path(start, difference, positions[part])
-            gradient = weighted_sum(weights[part], input_gradient(scalar, points, create_graph=create_graph))
+            points = points_on_path(start, difference, t)
+            gradient = weighted_sum(w, input_gradient(scalar, points, create_graph=create_graph))
         else:
-            gradient = _conductance(
-                scalar, start, difference, positions[part], weights[part], layer, create_graph
-            )
+            gradient = _conductance(scalar, start, difference, t, w, layer, create_graph)
         total = gradient if total is None else total + gradient
     assert total is not None
     return total if layer is not None else difference * total
@@ -202,10 +248,9 @@ def _with_output_of(
 def check_scalar(values: Tensor, points: Tensor) -> None:
     """Raise a UsageError unless there is one number per input, with a graph to differentiate."""
     if values.shape != points.shape[:1]:
-        raise UsageError(
-            f"the scalar returned shape {tuple(values.shape)} for {points.shape[0]} inputs; expected "
-            f"({points.shape[0]},), one number per example"
-        )
+        given, count = tuple(values.shape), len(points)
+        expected = f"({count},), one number per example"
+        raise UsageError(f"the scalar returned shape {given} for {count} inputs; expected {expected}")
     if not values.requires_grad:
         raise UsageError(
             "the scalar does not depend on its inputs through differentiable operations; check for "

@@ -42,16 +42,9 @@ class AttributionEntry:
 
     def create(self, seed: int = 0) -> Attribution:
         """The attribution; seed: of its noise, if it has any."""
-        attribution: Attribution = load_factory(self.factory)(
-            **self.options, **({"seed": seed} if self.is_random else {})
-        )
+        seeded = {"seed": seed} if self.is_random else {}
+        attribution: Attribution = load_factory(self.factory)(**self.options, **seeded)
         return attribution
-
-
-def _wrap(name: str, function: Attribution) -> AttributionEntry:
-    return AttributionEntry(
-        name, "code of the caller's", lambda: function, multiplies_by_input=None, is_differentiable=None
-    )
 
 
 _METHODS = "veridical.attribution.methods:"
@@ -100,7 +93,9 @@ ATTRIBUTIONS = Registry(
             is_random=True,
         ),
     ),
-    wrap=_wrap,
+    wrap=lambda name, function: AttributionEntry(
+        name, "code of the caller's", lambda: function, multiplies_by_input=None, is_differentiable=None
+    ),
     positional=("model", "inputs", "target"),
     more=", captum:CLASS",
 )
@@ -111,39 +106,8 @@ def find_attribution(name: str, *, trust_code: bool = False) -> AttributionEntry
 
     Raises UsageError for a name that nobody has, and for code that is not trusted or not of the form.
     """
-    if name.startswith(_CAPTUM):
-        return _captum_entry(name)
-    return ATTRIBUTIONS.get(name, trust_code=trust_code)
-
-
-def create_attribution(name: str, *, seed: int = 0, trust_code: bool = False) -> Attribution:
-    """The attribution of a name that `find_attribution` knows; seed: of its noise, if it has any."""
-    return find_attribution(name, trust_code=trust_code).create(seed)
-
-
-def check_on_black(name: str) -> None:
-    """Raise a UsageError for a name whose maps are zero, or may be, on black pixels, or explain nothing."""
-    # Facts that are not known do not count as given.
-    entries = ATTRIBUTIONS.entries()
-    known = [e.name for e in entries if e.explains is not None and e.multiplies_by_input is False]
-    if name not in known:
-        hint = (
-            "Others multiply by the image, or are not known to do without: they are zero on a black ground."
-        )
-        raise unknown_name_error("attribution", name, known, hint, more=" on these images")
-
-
-def describe_attribution(attribution: Attribution) -> dict[str, Any]:
-    """The method as plain values; of a caller's own its name and the digest of its source."""
-    describe: Callable[[], dict[str, Any]] | None = getattr(attribution, "describe", None)
-    if describe is not None:
-        return describe()
-    kind = attribution if hasattr(attribution, "__qualname__") else type(attribution)
-    name = f"{getattr(kind, '__module__', '?')}.{getattr(kind, '__qualname__', repr(kind))}"
-    return {"method": name, "source": source_digest(attribution)}
-
-
-def _captum_entry(name: str) -> AttributionEntry:
+    if not name.startswith(_CAPTUM):
+        return ATTRIBUTIONS.get(name, trust_code=trust_code)
     try:
         import captum.attr
     except ImportError as error:
@@ -161,3 +125,28 @@ def _captum_entry(name: str) -> AttributionEntry:
         is_differentiable=False,
         is_random=True,
     )
+
+
+def create_attribution(name: str, *, seed: int = 0, trust_code: bool = False) -> Attribution:
+    """The attribution of a name that `find_attribution` knows; seed: of its noise, if it has any."""
+    return find_attribution(name, trust_code=trust_code).create(seed)
+
+
+def check_on_black(name: str) -> None:
+    """Raise a UsageError for a name whose maps are zero, or may be, on black pixels, or explain nothing."""
+    # Facts that are not known do not count as given.
+    entries = ATTRIBUTIONS.entries()
+    known = [e.name for e in entries if e.explains is not None and e.multiplies_by_input is False]
+    if name not in known:
+        hint = "Others multiply by the image, or may: they are zero on a black ground."
+        raise unknown_name_error("attribution", name, known, hint, more=" on these images")
+
+
+def describe_attribution(attribution: Attribution) -> dict[str, Any]:
+    """The method as plain values; of a caller's own its name and the digest of its source."""
+    describe: Callable[[], dict[str, Any]] | None = getattr(attribution, "describe", None)
+    if describe is not None:
+        return describe()
+    kind = attribution if hasattr(attribution, "__qualname__") else type(attribution)
+    name = f"{getattr(kind, '__module__', '?')}.{getattr(kind, '__qualname__', repr(kind))}"
+    return {"method": name, "source": source_digest(attribution)}

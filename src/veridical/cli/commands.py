@@ -33,61 +33,39 @@ def options_of(target: Any) -> Any:
     return target.Options if hasattr(target, "Options") else get_type_hints(target)["options"]
 
 
-COMMANDS: Mapping[str, Command] = {
+_TABLE = (
     # Train and examine.
-    "train": Command(
-        "veridical.cli.train:train", "train a classifier, plainly or so that explanations hold still", True
-    ),
-    "attack": Command(
-        "veridical.studies.attack:Attack", "attack the explanations of a model, measure what holds"
-    ),
-    "compare": Command("veridical.cli.attack:compare", "put finished attacks side by side on one page"),
-    "diffroar": Command(
-        "veridical.studies.diffroar:DiffRoar",
+    ("train", "cli.train:train", "train a classifier, plainly or so that explanations hold still"),
+    ("attack", "studies.attack:Attack", "attack the explanations of a model, measure what holds"),
+    ("compare", "cli.reports:compare", "put finished attacks side by side on one page"),
+    (
+        "diffroar",
+        "studies.diffroar:DiffRoar",
         "measure by retraining whether an attribution ranks informative pixels first",
     ),
-    "diffroar-report": Command(
-        "veridical.cli.diffroar:report", "overlay curves of finished diffroars on a page"
-    ),
-    "sanity": Command(
-        "veridical.studies.sanity:Sanity", "check whether explanations care what a network has learnt"
-    ),
+    ("diffroar-report", "cli.reports:report", "overlay curves of finished diffroars on a page"),
+    ("sanity", "studies.sanity:Sanity", "check whether explanations care what a network has learnt"),
     # Studies where the truth is known.
-    "leakage": Command(
-        "veridical.studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"
-    ),
-    "leakage-levels": Command(
-        "veridical.studies.leakage:compare_levels", "tabulate finished leakage studies at every level"
-    ),
-    "shortcut": Command(
-        "veridical.studies.shortcut:Shortcut", "measure how far models rely on a planted shortcut"
-    ),
-    "alignment": Command(
-        "veridical.studies.alignment:Alignment", "measure how much of the maps lies where people look"
-    ),
-    "one-layer": Command(
-        "veridical.studies.one_layer:OneLayer",
-        "check that IG-NORM is adversarial training for one layer",
-    ),
-    "block-margin": Command(
-        "veridical.studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"
-    ),
-    "demo": Command(
-        "veridical.cli.attack:demo", "train, attack and show a natural and a robust model on digits"
-    ),
+    ("leakage", "studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"),
+    ("leakage-levels", "studies.leakage:compare_levels", "tabulate finished leakage studies at every level"),
+    ("shortcut", "studies.shortcut:Shortcut", "measure how far models rely on a planted shortcut"),
+    ("alignment", "studies.alignment:Alignment", "measure how much of the maps lies where people look"),
+    ("one-layer", "studies.one_layer:OneLayer", "check that IG-NORM is adversarial training for one layer"),
+    ("block-margin", "studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"),
+    ("demo", "studies.demo:Demo", "train, attack and show a natural and a robust model on digits"),
     # Studies from outside, whose options are known when the first argument is.
-    "run": Command(
-        "veridical.cli.studies:own_study", "run a study of your own, module:Study (needs --trust-code)"
-    ),
+    ("run", "cli.studies:own_study", "run a study of your own, module:Study (needs --trust-code)"),
     # Data sets.
-    "make-block-mnist": Command(
-        "veridical.studies.generated:make_block_mnist",
+    (
+        "make-block-mnist",
+        "studies.generated:make_block_mnist",
         "write images of blocks of which one carries the label",
     ),
-    "make-shortcut": Command(
-        "veridical.studies.generated:make_shortcut", "write images with a planted shortcut"
-    ),
-    "data": Command(
-        "veridical.cli.data:list_data", "list the data sets: which are available, and where they lie"
-    ),
+    ("make-shortcut", "studies.generated:make_shortcut", "write images with a planted shortcut"),
+    ("data", "cli.data:list_data", "list the data sets: which are available, and where they lie"),
+)
+
+COMMANDS: Mapping[str, Command] = {
+    name: Command(f"veridical.{target}", summary, is_shared=name == "train")
+    for name, target, summary in _TABLE
 }

@@ -36,25 +36,30 @@ def list_data(options: ListOptions) -> int:
     from veridical.cli.terminal import say, terminal
     from veridical.data import available
     from veridical.data.lookup import data_root
+    from veridical.runtime.files import claim_folder, result_document, write_json
 
-    start = time.perf_counter()
+    start, config = time.perf_counter(), {"data_root": options.data_root}
     # Claimed first: a folder of another run is refused before any work.
-    folder = _claimed(options)
+    folder = None if options.out is None else claim_folder(options.out, "data", config)
     root = data_root(options.data_root)
     rows = available(root)  # headers alone are read
     seconds = time.perf_counter() - start
     console = terminal()
-    console.print(data_table(rows, root))
+    console.print(_data_table(rows, root))
     for row in rows:
         if row.problem:
             console.print(Text(visible(row.problem), style="red"))
     if folder is not None:
-        _write(folder, options, rows, seconds)
+        from veridical.runtime.devices import environment  # torch comes with it
+
+        results, surroundings = {row.name: row.to_dict() for row in rows}, environment("cpu", "uint8")
+        document = result_document(results, config, surroundings, {"seconds": seconds})
+        write_json(folder / "result.json", document)
         say(f"Wrote {folder / 'result.json'}")
     return 0
 
 
-def data_table(rows: "list[Availability]", root: Path) -> "Table":
+def _data_table(rows: "list[Availability]", root: Path) -> "Table":
     """One row per data set: images, size, and where it was found, below the root if nothing else is said."""
     from rich import box
     from rich.table import Table
@@ -71,16 +76,11 @@ def data_table(rows: "list[Availability]", root: Path) -> "Table":
     for row in rows:
         # Grey is missing, red is there and damaged.
         style = "dim" if not row.found else "red" if row.problem else "green"
-        shape = "" if row.shape is None else "x".join(map(str, row.shape))
-        name = Text(visible(Path(row.name).name), style=style)
-        table.add_row(
-            name, _number(row.train), _number(row.test), shape, Text(visible(_where(row, root)), style=style)
-        )
+        counts = ("" if count is None else f"{count:,}" for count in (row.train, row.test))
+        shape = "x".join(map(str, row.shape or ()))
+        name, where = (Text(visible(text), style) for text in (Path(row.name).name, _where(row, root)))
+        table.add_row(name, *counts, shape, where)
     return table
-
-
-def _number(count: int | None) -> str:
-    return "" if count is None else f"{count:,}"
 
 
 def _where(row: "Availability", root: Path) -> str:
@@ -102,21 +102,3 @@ def _where(row: "Availability", root: Path) -> str:
     return "not found" + (
         ": train --download" if DATASETS.get(row.name).download else f": {row.name}.npz goes here"
     )
-
-
-def _claimed(options: ListOptions) -> Path | None:
-    if options.out is None:
-        return None
-    from veridical.runtime.files import claim_folder
-
-    return claim_folder(options.out, "data", {"data_root": options.data_root})
-
-
-def _write(folder: Path, options: ListOptions, rows: "list[Availability]", seconds: float) -> None:
-    from veridical.runtime.devices import environment
-    from veridical.runtime.files import result_document, write_json
-
-    results = {row.name: row.to_dict() for row in rows}
-    config = {"data_root": options.data_root}
-    document = result_document(results, config, environment("cpu", "uint8"), {"seconds": seconds})
-    write_json(folder / "result.json", document)

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
 from veridical.runtime.errors import visible
@@ -35,55 +27,6 @@ def say(text: str = "") -> None:
 def terminal(*, stderr: bool = False) -> Console:
     """Where tables and bars go; brackets and colons in names are no markup."""
     return Console(stderr=stderr, markup=False, emoji=False)
-
-
-@contextmanager
-def progress_bar(what: str, *, shown: bool) -> Iterator[Callable[[int, int], Any]]:
-    """A bar on stderr with the remaining time, as a function of (done, total).
-
-    What is done when it is first called, by an earlier session, does not count for the speed.
-    """
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        # Batches take from seconds to minutes: the speed must be that of the last few.
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=terminal(stderr=True), disable=not shown, speed_estimate_period=600.0
-    ) as bar:
-        task: list[TaskID] = []
-
-        def tell(done: int, total: int) -> None:
-            if task:
-                bar.update(task[0], completed=done)
-            else:
-                task.append(bar.add_task(visible(what), total=total, completed=done))
-
-        yield tell
-
-
-@contextmanager
-def stage_bars(*, shown: bool) -> Iterator[Callable[[str, str, int, int], Any]]:
-    """A bar on stderr for each model, as a function of (model, what is done to it, done, total)."""
-    columns = (
-        TextColumn("{task.description:<42}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=terminal(stderr=True), disable=not shown) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(model: str, stage: str, done: int, total: int) -> None:
-            if model not in tasks:
-                tasks[model] = bar.add_task(visible(model), total=None)
-            bar.update(tasks[model], description=visible(f"{model}: {stage}"), completed=done, total=total)
-
-        yield show
 
 
 @contextmanager

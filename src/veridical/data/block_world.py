@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veridical.runtime.checking import Checked, Length, Seed, Size
 from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
@@ -34,7 +35,7 @@ class BlockExamples:
 
 
 @dataclass(frozen=True)
-class BlockWorld:
+class BlockWorld(Checked):
     """x = [x_1 ... x_d]: x_j = y u* + eta g_j for one j of the first d/2 blocks, x_i = eta g_i elsewhere.
 
     y is uniform on +-1 and j on the first d/2 blocks, which are task-relevant; the others are noise. The g_i
@@ -43,19 +44,16 @@ class BlockWorld:
     Source: Shah, Jain, Netrapalli (2021), section 5.
     """
 
-    blocks: int = 10
-    block_size: int = 1
-    noise: float = 0.0
+    blocks: Size = 10
+    block_size: Size = 1
+    noise: Length = 0.0
     direction: tuple[float, ...] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.blocks < 2 or self.blocks % 2:
+        super().__post_init__()
+        if self.blocks % 2:
             raise argument_error("blocks", self.blocks, "an even number of at least 2")
-        if self.block_size < 1:
-            raise argument_error("block_size", self.block_size, "an integer of at least 1")
-        if not 0 <= self.noise < float("inf"):
-            raise argument_error("noise", self.noise, "a finite number of at least 0")
         if self.direction is not None:
             given = torch.tensor(self.direction, dtype=torch.float64)
             if given.shape != (self.block_size,) or not 0 < float(given.norm()) < float("inf"):

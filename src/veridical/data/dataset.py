@@ -44,10 +44,7 @@ class Split:
         return len(self.labels)
 
     def batch(
-        self,
-        indices: Indices,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+        self, indices: Indices, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]:
         """Cut out examples: inputs `dtype` (n, C, H, W) in [0, 1] and target int64 (n,), new tensors.
 
@@ -218,12 +215,7 @@ def load(
 
 
 def build_dataset(
-    name: str,
-    arrays: Arrays,
-    source: str,
-    entry: DatasetEntry | None = None,
-    *,
-    equalise: bool = False,
+    name: str, arrays: Arrays, source: str, entry: DatasetEntry | None = None, *, equalise: bool = False
 ) -> Dataset:
     """Check the arrays and turn them into a data set; every option that shaped them is recorded.
 
@@ -239,10 +231,7 @@ def build_dataset(
     for array in hashed:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
-    train, test = (
-        Split(torch.from_numpy(part), torch.from_numpy(target))
-        for part, target in zip(images, labels, strict=True)
-    )
+    train, test = (Split(torch.from_numpy(part), torch.from_numpy(own)) for part, own in zip(images, labels))
     return Dataset(name, train, test, classes, digest.hexdigest(), source, options)
 
 

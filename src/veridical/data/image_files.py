@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +75,7 @@ def _read_two_parts(train: Path, test: Path, names: Sequence[str], size: int | N
     paths, labels = _list_images(train, names)
     test_paths, test_labels = _list_images(test, names)
     # One call, so that size and colour are one for both.
-    images = read_images([*paths, *test_paths], size)
+    images = _read_images([*paths, *test_paths], size)
     count, options = len(paths), {} if size is None else {"size": size}
     return Arrays(images[:count], labels, images[count:], test_labels, tuple(names), options)
 
@@ -88,7 +87,7 @@ def _read_one_level(folder: Path, names: Sequence[str], size: int | None, split_
     if len(alone):
         expected = "at least 2, one each for training and testing"
         raise corrupt_file_error(folder / names[alone[0]], "1 image", expected)
-    images = read_images(paths, size)
+    images = _read_images(paths, size)
     train, test = stratified(labels.tolist(), _TEST_FRACTION, split_seed, "folder")
     options: dict[str, object] = {"split_seed": split_seed, "test_fraction": _TEST_FRACTION}
     options |= {} if size is None else {"size": size}
@@ -151,7 +150,7 @@ def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(files[0]), sorted(files[1])
 
 
-def read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
+def _read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
     """Decode all files: (N, H, W) when all are grey, else (N, H, W, 3).
 
     size: height and width of the result; each whole image is resized to it (bilinear with antialiasing,
@@ -229,7 +228,7 @@ def _read_gtsrb(folder: Path, size: int) -> Arrays:
     test = _read_gtsrb_table(folder / "GT-final_test.csv", folder / "GTSRB" / "Final_Test" / "Images")
     if not train:
         raise corrupt_file_error(training, "no image files", "PPM images")
-    images = read_images([path for path, _ in train + test], size)
+    images = _read_images([path for path, _ in train + test], size)
     labels = np.array([label for _, label in train + test], dtype=np.int64)
     count = len(train)
     return Arrays(images[:count], labels[:count], images[count:], labels[count:], options={"size": size})
@@ -245,17 +244,16 @@ def _read_gtsrb_table(path: Path, folder: Path) -> list[tuple[Path, int]]:
         table = list(csv.DictReader(stream, delimiter=";", skipinitialspace=True))
     if not table:
         raise corrupt_file_error(path, "no rows", "one row per test image")
-    return [_parse_gtsrb_row(path, folder, row) for row in table]
-
-
-def _parse_gtsrb_row(path: Path, folder: Path, row: dict[str, Any]) -> tuple[Path, int]:
-    name, label = row.get("Filename"), row.get("ClassId")
-    if not name or Path(name).name != name or not label or not label.isdecimal():
-        expected = "columns Filename (a plain name) and ClassId, separated by ;"
-        raise corrupt_file_error(path, f"the row {row}", expected)
-    if not (folder / name).is_file():
-        raise corrupt_file_error(folder / name, "no file", f"the image that {path} lists")
-    return folder / name, int(label)
+    files = []
+    for row in table:
+        name, label = row.get("Filename"), row.get("ClassId")
+        if not name or Path(name).name != name or not label or not label.isdecimal():
+            expected = "columns Filename (a plain name) and ClassId, separated by ;"
+            raise corrupt_file_error(path, f"the row {row}", expected)
+        if not (folder / name).is_file():
+            raise corrupt_file_error(folder / name, "no file", f"the image that {path} lists")
+        files.append((folder / name, int(label)))
+    return files
 
 
 def flower_places(root: Path, size: int) -> list[Place]:
@@ -270,7 +268,7 @@ def _read_flowers(folder: Path, size: int) -> Arrays:
     Whole images resized to `size`, as the RAR paper's. The division is always the same; the paper's own
     draw of 72 and 8 is not published.
     """
-    images = read_images([folder / name for name in FLOWER_FILES], size)
+    images = _read_images([folder / name for name in FLOWER_FILES], size)
     labels = np.arange(len(FLOWER_FILES)) // 80
     train, test = stratified(labels.tolist(), 0.1, seed=0, purpose="flowers17")
     return Arrays(images[train], labels[train], images[test], labels[test], options={"size": size})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from veridical.data.npz import npz_shapes, read_npz
@@ -40,13 +40,12 @@ def find_place(entry: DatasetEntry, root: Path, *, download: bool, size: int | N
     Raises DataError with every place that was tried.
     """
     tried = _list_places(entry, root, size)
-    place = next((one for one in tried if not one.missing), None)
     outcome = "not asked for (`veridical train --download`, download=True)"
-    if place is None and download:
+    if download and not _first_complete(tried):
         outcome = _download_original(entry, root)
         # A download is no promise: what counts is what lies there now.
         tried = _list_places(entry, root, size)
-        place = next((one for one in tried if not one.missing), None)
+    place = _first_complete(tried)
     if place is not None:
         return place
     if not entry.download:
@@ -57,6 +56,10 @@ def find_place(entry: DatasetEntry, root: Path, *, download: bool, size: int | N
         + "".join(f"  {number}. {line}\n" for number, line in enumerate(lines, start=1))
         + "Put the data in one of these places, or name another root (--data-root, VERIDICAL_DATA)."
     )
+
+
+def _first_complete(places: Sequence[Place]) -> Place | None:
+    return next((place for place in places if not place.missing), None)
 
 
 def _download_original(entry: DatasetEntry, root: Path) -> str:
@@ -128,16 +131,16 @@ def available(root: str | os.PathLike[str] | None = None) -> list[Availability]:
 
 
 def _look(name: str, title: str, places: Sequence[Place]) -> Availability:
-    tried = tuple(place.describe() for place in places)
-    place = next((one for one in places if not one.missing), None)
+    row = Availability(name, title, tried=tuple(place.describe() for place in places))
+    place = _first_complete(places)
     if place is None:
-        return Availability(name, title, tried=tried)
+        return row
+    row = replace(row, kind=place.kind, where=place.where)
     try:
         shapes = place.shapes() if place.shapes else None
     except DataError as error:
-        return Availability(name, title, place.kind, place.where, problem=str(error), tried=tried)
+        return replace(row, problem=str(error))
     if shapes is None:
-        return Availability(name, title, place.kind, place.where, tried=tried)
-    train, test = shapes
-    shape = (train[3] if len(train) == 4 else 1, train[1], train[2])
-    return Availability(name, title, place.kind, place.where, train[0], test[0], shape, tried=tried)
+        return row
+    (train, height, width, *channels), (test, *_) = shapes
+    return replace(row, train=train, test=test, shape=(channels[0] if channels else 1, height, width))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from veridical.data.arrays import corrupt_file_error
-from veridical.data.dataset import Dataset, Split, load
+from veridical.data.arrays import Arrays, corrupt_file_error
+from veridical.data.dataset import Dataset, Split, build_dataset, load
 from veridical.data.npz import read_members
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error
@@ -31,7 +31,7 @@ THRESHOLD = 16
 traces of the images' reduction to 28 x 28 pixels."""
 
 
-@record(kw_only=True)
+@record
 class MaskedDataset(Dataset):
     """A data set in which the truth is known; it can stand wherever a `Dataset` can.
 
@@ -39,6 +39,7 @@ class MaskedDataset(Dataset):
     integers by name, int64 (N,) for training and for testing, such as the number of the signal block.
     """
 
+    _: KW_ONLY
     train_mask: Tensor
     test_mask: Tensor
     places: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -81,6 +82,33 @@ class MaskedDataset(Dataset):
         if name not in self.places:
             raise unknown_name_error("name", name, self.places or ["(there are none)"])
         return self.places[name][_PARTS.index(part)]
+
+
+@record
+class GeneratedPart:
+    """One part as generated: uint8 (N, C, H, W), int64 (N,), bool (N, H, W), and int64 (N,) by name."""
+
+    images: Tensor
+    labels: Tensor
+    mask: Tensor
+    places: Mapping[str, Tensor]
+
+
+def build_generated(
+    name: str,
+    source: Dataset,
+    options: Mapping[str, object],
+    classes: Sequence[str],
+    train: GeneratedPart,
+    test: GeneratedPart,
+) -> MaskedDataset:
+    """The data set that was generated from `source`; its options record both."""
+    recorded = {**options, "source_checksum": source.checksum}
+    halves = [(part.images.permute(0, 2, 3, 1).numpy(), part.labels.numpy()) for part in (train, test)]
+    arrays = Arrays(*halves[0], *halves[1], tuple(classes), recorded)
+    data = build_dataset(name, arrays, source.source)
+    places = {key: (train.places[key], test.places[key]) for key in train.places}
+    return MaskedDataset.of(data, train.mask, test.mask, places)
 
 
 def check_limit(part: PartName, limit: int | None, available: int) -> None:
@@ -145,24 +173,24 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
 
 
 def with_foreground(data: Dataset, threshold: int = THRESHOLD) -> MaskedDataset:
-    """The data set with masks of the object: `garment_masks` or `sign_boxes`, whichever it has.
+    """The data set with masks of the object: a garment by its grey levels, a sign by its box.
 
     A `MaskedDataset` is returned as it is. Raises DataError for a data set of which no foreground is known.
     """
     if isinstance(data, MaskedDataset):
         return data
     if data.name == "fashion-mnist":
-        train, test = (garment_masks(split.images, threshold) for split in (data.train, data.test))
+        train, test = (_garment_masks(split.images, threshold) for split in (data.train, data.test))
         return MaskedDataset.of(data, train, test)
     if data.name == "gtsrb":
-        return sign_boxes(data)
+        return _sign_boxes(data)
     raise DataError(
         f"{data.name}: no foreground is known. It is for fashion-mnist (the garment), gtsrb (the sign's box) "
         "and .npz files with masks. Name one of these with data (--data)."
     )
 
 
-def garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
+def _garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
     """Pixels brighter than `threshold`, and whatever they enclose: uint8 (N, 1, H, W) -> bool (N, H, W).
 
     Dark parts of a garment, and holes such as that under a bag's handle, count as garment when no way over
@@ -181,7 +209,7 @@ def garment_masks(images: Tensor, threshold: int = THRESHOLD) -> Tensor:
     return torch.from_numpy(binary_fill_holes(bright, neighbours))
 
 
-def sign_boxes(data: Dataset) -> MaskedDataset:
+def _sign_boxes(data: Dataset) -> MaskedDataset:
     """GTSRB with masks of the signs' bounding boxes, from the .npz file that the data set was loaded from.
 
     Its members box_train and box_test are integers (N, 6): width and height of the original image, then x1,
@@ -202,11 +230,11 @@ def sign_boxes(data: Dataset) -> MaskedDataset:
         if boxes.dtype.kind not in "iu" or boxes.shape != (len(split), 6):
             found = f"shape {boxes.shape} of {boxes.dtype}"
             raise corrupt_file_error(f"{path}, {name}", found, f"integers of shape ({len(split)}, 6)")
-        masks.append(box_masks(boxes, data.shape[1], data.shape[2], f"{path}, {name}"))
+        masks.append(_box_masks(boxes, data.shape[1], data.shape[2], f"{path}, {name}"))
     return MaskedDataset.of(data, masks[0], masks[1])
 
 
-def box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: object = "boxes") -> Tensor:
+def _box_masks(boxes: npt.NDArray[np.integer], height: int, width: int, where: object = "boxes") -> Tensor:
     """Boxes of original images as masks of the resized ones: integers (N, 6) -> bool (N, height, width).
 
     A pixel is in the box if its centre is. Raises DataError, naming `where`, for a box outside its image.

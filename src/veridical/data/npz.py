@@ -12,15 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error, decoding
+from veridical.data.registry import Shapes
+from veridical.runtime.files import read_array_header
 
 _MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
 _MAX_NAME_BYTES = 2**24
+# More than numpy parses.
+_MOST_HEADER = 2**14
 # zipfile also raises RuntimeError for an encrypted member, its subclass NotImplementedError for an unknown
 # compression, and ValueError and struct.error for damaged tables.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
@@ -32,7 +36,6 @@ class _Header(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran: bool
     size: int
 
 
@@ -45,23 +48,24 @@ def read_npz(path: Path) -> Arrays:
     """
     with _opened(path) as archive:
         # All headers before any content: a wrong last member is found before gigabytes are decoded.
-        for name, kind in _MEMBERS.items():
-            with _member(path, archive, name) as (_, header):
-                check_header(f"{path}, {name}", header.shape, header.dtype, kind)
-        x_train, y_train, x_test, y_test = (_content(path, archive, name) for name in _MEMBERS)
+        for name in _MEMBERS:
+            _check_member(path, archive, name)
+        x_train, y_train, x_test, y_test = (_content(archive, name) for name in _MEMBERS)
         classes = _classes(path, archive)
     return Arrays(x_train, y_train.reshape(-1), x_test, y_test.reshape(-1), classes)
 
 
-def npz_shapes(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def npz_shapes(path: Path) -> Shapes:
     """The shapes of x_train and x_test, from their headers alone. Raises DataError as `read_npz` does."""
-    shapes = []
     with _opened(path) as archive:
-        for name in ("x_train", "x_test"):
-            with _member(path, archive, name) as (_, header):
-                check_header(f"{path}, {name}", header.shape, header.dtype, "images")
-                shapes.append(header.shape)
-    return shapes[0], shapes[1]
+        return _check_member(path, archive, "x_train"), _check_member(path, archive, "x_test")
+
+
+def _check_member(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """The shape of a data set's member, once its header was checked."""
+    header = _read_header(path, archive, name)
+    check_header(f"{path}, {name}", header.shape, header.dtype, _MEMBERS[name])
+    return header.shape
 
 
 def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
@@ -72,12 +76,12 @@ def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray
     with _opened(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.startswith(prefixes)]
         for name in names:
-            with _member(path, archive, name) as (_, header):
-                if header.size > MAX_BYTES:
-                    found = f"shape {header.shape} of {header.dtype}"
-                    most = f"at most {MAX_BYTES // 2**30} GiB in one array"
-                    raise corrupt_file_error(f"{path}, {name}", found, most)
-        return {name: _content(path, archive, name) for name in names}
+            header = _read_header(path, archive, name)
+            if header.size > MAX_BYTES:
+                found = f"shape {header.shape} of {header.dtype}"
+                most = f"at most {MAX_BYTES // 2**30} GiB in one array"
+                raise corrupt_file_error(f"{path}, {name}", found, most)
+        return {name: _content(archive, name) for name in names}
 
 
 @contextmanager
@@ -89,9 +93,8 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-@contextmanager
-def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], _Header]]:
-    """Open one array and read its header; the stream is left at the first byte of the content."""
+def _read_header(path: Path, archive: zipfile.ZipFile, name: str) -> _Header:
+    """Parse one array's `.npy` header (numpy.lib.format); as much content has to follow as it says."""
     try:
         info = archive.getinfo(f"{name}.npy")
     except KeyError:
@@ -100,64 +103,38 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[I
         raise corrupt_file_error(path, found, "x_train, y_train, x_test and y_test") from None
     where = f"{path}, {name}"
     with archive.open(info) as stream:
-        header, length = _read_header(where, stream)
-        if header.dtype.hasobject:
-            hint = "Pickles are never loaded."
-            raise corrupt_file_error(where, "an array of Python objects", "plain numbers", hint)
-        if length + header.size != info.file_size:
-            found = f"{info.file_size - length} bytes of content"
-            expected = f"{header.size} for shape {header.shape} of {header.dtype}"
-            raise corrupt_file_error(where, found, expected)
-        yield stream, header
-
-
-def _read_header(where: str, stream: IO[bytes]) -> tuple[_Header, int]:
-    """Parse the `.npy` header (numpy.lib.format) and return it with its length in bytes."""
-    start = stream.read(12)
+        start = io.BytesIO(stream.read(_MOST_HEADER))
     try:
-        version = np.lib.format.read_magic(io.BytesIO(start))
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"format version {version}")
-        # The length field is 2 bytes in version 1 and 4 bytes in version 2, from byte 8 on.
-        width = 2 if version == (1, 0) else 4
-        length = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
-        if length > 2**16:
-            raise ValueError(f"a header of {length} bytes")
-        text = io.BytesIO(start[8:] + stream.read(length - len(start)))
-        read = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(text)
+        shape, dtype = read_array_header(start)
     except (ValueError, SyntaxError, tokenize.TokenError) as error:  # all of them from numpy's parser
         found = f"an unreadable header ({error})"
         raise corrupt_file_error(where, found, "an array as numpy.savez writes it") from error
+    if dtype.hasobject:
+        hint = "Pickles are never loaded."
+        raise corrupt_file_error(where, "an array of Python objects", "plain numbers", hint)
     # Python's integers are exact, however large the header claims the array to be.
-    return _Header(shape, dtype, fortran, prod(map(int, shape)) * dtype.itemsize), length
+    size, content = prod(map(int, shape)) * dtype.itemsize, info.file_size - start.tell()
+    if content != size:
+        expected = f"{size} for shape {shape} of {dtype}"
+        raise corrupt_file_error(where, f"{content} bytes of content", expected)
+    return _Header(shape, dtype, size)
 
 
-def _content(path: Path, archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    with _member(path, archive, name) as (stream, header):
-        flat = np.empty(header.size, dtype=np.uint8)
-        view, filled = memoryview(flat.data), 0
-        while filled < header.size:
-            # In small pieces: of an LZMA member zipfile unpacks all it has read, however much that becomes.
-            piece = stream.read(min(header.size - filled, 2**17))
-            if not piece:
-                expected = f"{header.size}; the file is truncated"
-                raise corrupt_file_error(f"{path}, {name}", f"{filled} bytes of content", expected)
-            view[filled : filled + len(piece)] = piece
-            filled += len(piece)
+def _content(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    with archive.open(f"{name}.npy") as stream:
+        # Numpy reads in small pieces: of an LZMA member zipfile unpacks all it has read, however much it is.
+        array = np.lib.format.read_array(stream, allow_pickle=False)
         stream.read(1)  # zipfile compares the checksum only when the end is reached
     # Files of another byte order are turned here; for others astype copies nothing.
-    array = flat.view(header.dtype)
-    shaped = array.reshape(header.shape, order="F" if header.fortran else "C")
-    return shaped.astype(header.dtype.newbyteorder("="), copy=False)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
     """The names in the optional member `classes`, one line of text each."""
     if "classes.npy" not in archive.namelist():
         return ()
-    with _member(path, archive, "classes") as (_, header):
-        if header.dtype.kind != "U" or len(header.shape) != 1 or header.size > _MAX_NAME_BYTES:
-            found = f"shape {header.shape} of {header.dtype}"
-            raise corrupt_file_error(f"{path}, classes", found, "a short list of class names (text)")
-    return tuple(str(name) for name in _content(path, archive, "classes"))
+    header = _read_header(path, archive, "classes")
+    if header.dtype.kind != "U" or len(header.shape) != 1 or header.size > _MAX_NAME_BYTES:
+        found = f"shape {header.shape} of {header.dtype}"
+        raise corrupt_file_error(f"{path}, classes", found, "a short list of class names (text)")
+    return tuple(str(name) for name in _content(archive, "classes"))

@@ -13,15 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from veridical.data.arrays import Arrays
-from veridical.data.dataset import Dataset, build_dataset, load
-from veridical.data.masked import MaskedDataset, PartName, check_limit
+from veridical.data.dataset import Dataset, load
+from veridical.data.masked import GeneratedPart, MaskedDataset, PartName, build_generated, check_limit
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ShortcutOptions, ShortcutTestName
-from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_uniform
 
-__all__ = ["ABSENT", "ShortcutOptions", "patch_places", "shortcut", "shortcut_variants"]
+__all__ = ["ABSENT", "ShortcutOptions", "shortcut", "shortcut_variants"]
 
 ABSENT = -1
 """In `places["place"]`: no patch."""
@@ -52,7 +50,7 @@ def shortcut_variants(
     return {name: _generate(replace(options, test=name), source, train) for name in names}
 
 
-def patch_places(options: ShortcutOptions, height: int, width: int, count: int) -> npt.NDArray[np.int64]:
+def _patch_places(options: ShortcutOptions, height: int, width: int, count: int) -> npt.NDArray[np.int64]:
     """Upper left corners (count, 2), row and column, of places that lie evenly along the border.
 
     The first is the upper left corner of the image, the others follow clockwise. Raises UsageError where they
@@ -77,32 +75,13 @@ def patch_places(options: ShortcutOptions, height: int, width: int, count: int) 
     return corners
 
 
-@record
-class _Half:
-    """One part as planted: images (N, C, H, W), labels, masks (N, H, W) and integers by name."""
-
-    images: Tensor
-    labels: Tensor
-    mask: Tensor
-    places: Mapping[str, Tensor]
-
-
-def _generate(options: ShortcutOptions, source: Dataset, train: _Half) -> MaskedDataset:
+def _generate(options: ShortcutOptions, source: Dataset, train: GeneratedPart) -> MaskedDataset:
     test = _plant(options, source, "test")
-    made_of = {
-        "generator": "shortcut",
-        "version": 1,
-        **asdict(options),
-        "source_checksum": source.checksum,
-    }
-    halves = [(half.images.permute(0, 2, 3, 1).numpy(), half.labels.numpy()) for half in (train, test)]
-    arrays = Arrays(*halves[0], *halves[1], source.classes, made_of)
-    data = build_dataset(f"shortcut-{Path(source.name).stem}", arrays, source.source)
-    places = {name: (train.places[name], test.places[name]) for name in train.places}
-    return MaskedDataset.of(data, train.mask, test.mask, places)
+    made_of = {"generator": "shortcut", "version": 1, **asdict(options)}
+    return build_generated(f"shortcut-{Path(source.name).stem}", source, made_of, source.classes, train, test)
 
 
-def _plant(options: ShortcutOptions, source: Dataset, part: PartName) -> _Half:
+def _plant(options: ShortcutOptions, source: Dataset, part: PartName) -> GeneratedPart:
     is_train = part == "train"
     split = source.train if is_train else source.test
     limit = options.train_examples if is_train else options.test_examples
@@ -112,7 +91,7 @@ def _plant(options: ShortcutOptions, source: Dataset, part: PartName) -> _Half:
     place, agrees = _draw_places(options, used.labels, part, variant, source.num_classes)
     images, mask = _paint(options, used.images, place, source.num_classes)
     example = torch.arange(len(used))
-    return _Half(images, used.labels, mask, {"place": place, "agrees": agrees, "example": example})
+    return GeneratedPart(images, used.labels, mask, {"place": place, "agrees": agrees, "example": example})
 
 
 def _draw_places(
@@ -143,7 +122,7 @@ def _paint(options: ShortcutOptions, images: Tensor, place: Tensor, classes: int
     """Images with the patch at these places, and masks of its pixels."""
     height, width = images.shape[2:]
     count = classes if options.code == "place" else 1
-    corners = torch.from_numpy(patch_places(options, height, width, count))
+    corners = torch.from_numpy(_patch_places(options, height, width, count))
     stencils = torch.zeros(count, height, width, dtype=torch.bool)
     for stencil, (row, column) in zip(stencils, corners.tolist(), strict=True):
         stencil[row : row + options.size, column : column + options.size] = True

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import examining, logits_of, parameter_like, predict
-from veridical.attribution.maps import dataset_maps
-from veridical.attribution.method import Attribution
+from veridical.attribution.method import Attribution, dataset_maps
 from veridical.data import Dataset, Split
 from veridical.data.arrays import Arrays, hashed_order
 from veridical.data.dataset import build_dataset

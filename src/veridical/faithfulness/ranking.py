@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.maps import batch_maps
-from veridical.attribution.method import Attribution
+from veridical.attribution.method import Attribution, batch_maps
 from veridical.attribution.registry import describe_attribution
 from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error

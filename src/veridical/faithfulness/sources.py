@@ -143,7 +143,8 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 
     Raises RunError if it is not the one with this checksum.
     """
-    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"))
+    trust = where.get("trust_code") == "yes"
+    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"), trust)
     if data.checksum != checksum:
         raise RunError(
             f"the data {where['data']} from {data.source} are not those that were planned with: their "
@@ -153,9 +154,9 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 
 
 @lru_cache(maxsize=CACHED)
-def _loaded(name: str, root: str | None, options: str) -> Dataset:
+def _loaded(name: str, root: str | None, options: str, trust_code: bool) -> Dataset:
     chosen: dict[str, Any] = json.loads(options)
-    return load(name, root, **chosen)
+    return load(name, root, trust_code=trust_code, **chosen)
 
 
 def take_first(data: Dataset, train: int, test: int | None = None) -> Dataset:

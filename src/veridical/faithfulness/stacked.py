@@ -125,7 +125,7 @@ class Stack:
             self._orders = epoch, {seed: self._order(seed, epoch) for seed in set(self.seeds)}
         first = number * optimise.batch_size
         cut = {seed: order[first : first + optimise.batch_size] for seed, order in self._orders[1].items()}
-        with arithmetic(self.device):
+        with arithmetic():
             inputs, target = self.batches.batch([cut[seed] for seed in self.seeds])
             loss = self.model.gradients(inputs, target, mean=optimise.reduction == "mean")
             self._drop(loss)
@@ -144,7 +144,7 @@ class Stack:
         model = self.model if average is None else average.module
         tests = _Batches([view.test for view in self.views], self.standardise, self.device)
         result = torch.zeros(len(self.seeds), dtype=torch.int64, device=self.device)
-        with arithmetic(self.device):
+        with arithmetic():
             for numbers in torch.arange(len(self.views[0].test)).split(ROWS):
                 inputs, target = tests.batch([numbers] * len(self.seeds))
                 logits = model(inputs)

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
+from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
@@ -58,11 +59,15 @@ class Dask(Executor):
     def __init__(
         self, cluster: str | Any, *, security: Any = None, insecure: bool = False, patience: float = 60.0
     ) -> None:
-        distributed = _distributed()
+        try:
+            distributed: Any = import_module("distributed")
+        except ModuleNotFoundError as error:
+            hint = "pip install 'veridical[cluster]', here and on all workers."
+            raise UsageError(f"Dask is not installed: {hint}") from error
         self._lost_errors: tuple[type[BaseException], ...] = (distributed.scheduler.KilledWorker,)
         self._patience, self._opened = patience, isinstance(cluster, str)
         if isinstance(cluster, str):
-            check_address(cluster, insecure)
+            _check_address(cluster, insecure)
             _check_certificates(cluster, security or distributed.Security())
             try:
                 cluster = distributed.Client(
@@ -107,14 +112,14 @@ class Dask(Executor):
             if remote.status == "finished":
                 future.set_result(remote.result(timeout=self._patience))
             elif remote.status == "error":
-                future.set_exception(self._told(remote.exception(timeout=self._patience)))
+                error = remote.exception(timeout=self._patience)
+                future.set_exception(
+                    WorkerLost(str(error)) if isinstance(error, self._lost_errors) else error
+                )
             else:
                 future.set_exception(WorkerLost("the Dask scheduler is gone, or dropped the call"))
-        except Exception as error:  # noqa: BLE001 - the connection broke while the result came
-            future.set_exception(WorkerLost(f"{type(error).__name__}: {error}"))
-
-    def _told(self, error: BaseException) -> BaseException:
-        return WorkerLost(str(error)) if isinstance(error, self._lost_errors) else error
+        except Exception as broken:  # noqa: BLE001 - the connection broke while the result came
+            future.set_exception(WorkerLost(f"{type(broken).__name__}: {broken}"))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
         """Close the connection if this object opened it: calls that did not start are dropped.
@@ -126,7 +131,7 @@ class Dask(Executor):
             self._client.close()
 
 
-def check_address(address: str, insecure: bool) -> None:
+def _check_address(address: str, insecure: bool) -> None:
     """Raise a UsageError for a scheduler's address on another machine without TLS, unless `insecure`."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     if not parts.hostname or parts.scheme not in ("tcp", "tls"):
@@ -135,13 +140,9 @@ def check_address(address: str, insecure: bool) -> None:
         )
     if parts.scheme == "tls" or insecure or _is_here(parts.hostname):
         return
-    raise argument_error(
-        "scheduler",
-        address,
-        "a tls:// address, or one on this machine",
-        "Over plain TCP anybody in between can run code on the workers; --insecure allows it in a network "
-        "that you trust.",
-    )
+    risk = "Over plain TCP anybody in between can run code on the workers"
+    hint = f"{risk}; --insecure allows it in a network that you trust."
+    raise argument_error("scheduler", address, "a tls:// address, or one on this machine", hint)
 
 
 def _check_certificates(address: str, security: Any) -> None:
@@ -161,13 +162,3 @@ def _is_here(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _distributed() -> Any:
-    try:
-        import distributed
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "Dask is not installed: pip install 'veridical[cluster]', here and on all workers."
-        ) from error
-    return distributed

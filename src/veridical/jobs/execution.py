@@ -69,7 +69,7 @@ def execute(task: Mapping[str, Any]) -> dict[str, Any]:
 def _call(job: Job, store: Store, lease: Lease, trust_code: bool) -> dict[str, Any]:
     """Call the function and write its result; its exception becomes the answer."""
     folder = store.folder(job)
-    with log_to(folder / LOG) as log:
+    with _log_to(folder / LOG) as log:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         log.write(f"--- begun {now}, {platform.node()}, process {os.getpid()}\n")
         try:
@@ -127,7 +127,7 @@ def own_the_process() -> None:
 
 
 @contextlib.contextmanager
-def log_to(path: Path) -> Iterator[TextIO]:
+def _log_to(path: Path) -> Iterator[TextIO]:
     """Append what this thread prints to a file, line by line, so that a kill loses no finished line."""
     if path.exists() and not path.is_file():  # a pipe would wait for a reader
         raise RunError(f"{path} is no file. Delete it and repeat the command.")

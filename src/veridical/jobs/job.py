@@ -76,19 +76,13 @@ def load_function(name: str, trust_code: bool = False) -> JobFunction:
     # A module of ours also holds what it imported itself: "veridical.x:Path" would be foreign code.
     if not callable(function) or not (trust_code or str(function.__module__).startswith(_OWN)):
         raise argument_error("function", name, "a function that Veridical defines")
-    found: JobFunction = function
-    return found
+    return function  # type: ignore[no-any-return]
 
 
 def check_trusted(name: str, trust_code: bool) -> None:
     """Raise a UsageError for a function outside Veridical, unless the caller trusts it."""
     if not trust_code and not name.startswith(_OWN):
-        raise argument_error(
-            "function",
-            name,
-            "a function of Veridical",
-            TRUST_HINT,
-        )
+        raise argument_error("function", name, "a function of Veridical", TRUST_HINT)
 
 
 def _check_finite(value: object, place: str) -> None:

@@ -91,7 +91,7 @@ class ProcessPool(ThreadPoolExecutor):
     ) -> None:
         if os.name != "posix":
             raise UsageError("ProcessPool needs Linux or macOS. Use InProcess, or Dask with a cluster.")
-        self._team = [_Worker(place) for place in worker_environments(workers, threads, gpus, per_gpu)]
+        self._team = [_Worker(place) for place in _worker_environments(workers, threads, gpus, per_gpu)]
         self.workers = len(self._team)
         super().__init__(self.workers, thread_name_prefix="process pool")
         # Last in, first out: a worker that runs is used before another is started.
@@ -119,10 +119,7 @@ class ProcessPool(ThreadPoolExecutor):
                 worker.dismiss()
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if kind is not None:
             self._broken_by = "the pool was shut down"
@@ -188,8 +185,8 @@ class _Worker:
         # Where the process finds Veridical; everything else comes from our own sys.path, which it is sent.
         paths = [str(Path(veridical.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._connection, theirs = Pipe()
-        # `serve` by name and not as the main module, which would be a second copy of this one.
-        main = f"from veridical.jobs.pool import serve; serve({theirs.fileno()}, {os.getpid()})"
+        # `_serve` by name and not as the main module, which would be a second copy of this one.
+        main = f"from veridical.jobs.pool import _serve; _serve({theirs.fileno()}, {os.getpid()})"
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with fixed arguments
                 [sys.executable, "-P", "-c", main],
@@ -247,7 +244,7 @@ class _Worker:
 # --- in the worker process -------------------------------------------------------------------------------
 
 
-def serve(descriptor: int, parent: int) -> None:
+def _serve(descriptor: int, parent: int) -> None:
     """Make the calls that arrive at a socket until it closes: the whole of a worker process."""
     # Ctrl-C reaches all processes of a terminal; what to do about it is the parent's business.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -290,7 +287,7 @@ def _answer(call: bytes) -> bytes:
 # --- what a worker may use -------------------------------------------------------------------------------
 
 
-def worker_environments(
+def _worker_environments(
     workers: int | None, threads: int, gpus: Sequence[int] | str | None, per_gpu: int
 ) -> list[dict[str, str]]:
     """Return the variables of each worker; without `workers`, one worker per core or place on a GPU.

@@ -20,7 +20,7 @@ JOB, LOG, RESULT = "job.json", "log.txt", "result.json"
 _JOBS = re.compile("[0-9a-f]{2}")
 
 
-class Record(TypedDict):
+class _Record(TypedDict):
     """A job's result.json; written sealed. files: the SHA-256 of each .npz file that the job left."""
 
     result: dict[str, Any]
@@ -29,7 +29,7 @@ class Record(TypedDict):
     files: NotRequired[dict[str, str]]
 
 
-class Mark(TypedDict):
+class _Mark(TypedDict):
     """What tells one store from another; deleted, it is written anew."""
 
     schema: Literal[1]
@@ -40,7 +40,7 @@ class Store:
     """Finished and unfinished jobs below `root`, each in root/<id[:2]>/<id>/; the folder is made if needed.
 
     A job's folder holds job.json, log.txt, lease.json while it runs, what the job itself keeps there, and,
-    once it is done, result.json (a `Record`). stale_after: seconds without a sign of life after which a job
+    once it is done, result.json (`_Record`). stale_after: seconds without a sign of life after which a job
     on another machine counts as dead; on one machine a dead owner is noticed at once. token: of a store that
     another process made; then it is a RunError if this machine does not see the same folder.
     """
@@ -79,7 +79,7 @@ class Store:
         # Most looks are at jobs that have no result, so the file is asked for before it is read.
         if not path.exists():
             return None
-        return {**read_json(path, Record, sealed=True)}
+        return {**read_json(path, _Record, sealed=True)}
 
     def result(self, job: Job | str) -> dict[str, Any] | None:
         """Return what the job's function returned, or None when it is not done."""
@@ -126,13 +126,13 @@ def _mark(root: Path) -> str:
     if not mark.exists():
         # Two commands may start at once; the second finds the first one's.
         create_json(mark, {"schema": 1, "store": secrets.token_hex(8)})
-    return read_json(mark, Mark)["store"]
+    return read_json(mark, _Mark)["store"]
 
 
 def _check_mark(root: Path, token: str) -> None:
     """Raise a RunError unless the folder is the store of that token."""
     mark = root / MARK
-    if not mark.exists() or read_json(mark, Mark)["store"] != token:
+    if not mark.exists() or read_json(mark, _Mark)["store"] != token:
         raise RunError(
             f"this machine ({platform.node()}) does not see the store {root}, or has another one there. "
             "All workers need it at the same path, on a disk that they share."

@@ -13,11 +13,10 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from veridical.models.layers import weight_generator
 from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
+from veridical.runtime.seeds import stream
 
-_LENGTH_TOLERANCE = 1e-12
 PROVEN = 0.5
 """noise * blocks up to which the closed form is proven to be the max-margin."""
 MOST_ENUMERATED = 14
@@ -25,15 +24,13 @@ MOST_ENUMERATED = 14
 
 
 class _TwoClasses(nn.Module):
-    """A network of one score: forward gives the logits (-s/2, s/2), `score` the s itself."""
+    """A network of one score s, (N,), whose sign is the prediction of inputs (N, size)."""
 
     def score(self, inputs: Tensor) -> Tensor:
-        """The number whose sign is the prediction, (N,), from inputs (N, size)."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, 2): class 1 stands for y = +1, class 0 for y = -1."""
-        # Symmetric logits: their cross-entropy is the logistic loss of the score, with no constant left.
         half = self.score(inputs) / 2
         return torch.stack([-half, half], dim=1)
 
@@ -45,8 +42,8 @@ class LinearScore(_TwoClasses):
         self, size: int, *, seed: int, deviation: float = 1.0, dtype: torch.dtype = torch.float64
     ) -> None:
         super().__init__()
-        generator = weight_generator(seed)
-        self.weight = nn.Parameter(deviation * torch.randn(size, generator=generator, dtype=dtype))
+        drawn = torch.randn(size, generator=stream(seed, "weights"), dtype=dtype)
+        self.weight = nn.Parameter(deviation * drawn)
 
     def score(self, inputs: Tensor) -> Tensor:
         """<w, x>, (N,)."""
@@ -63,7 +60,7 @@ class MeanFieldMLP(_TwoClasses):
 
     size: numbers in an input. deviation: of the normal that all weights are drawn from; it does not depend on
     the width, so a gradient step moves a unit by O(1) only with a learning rate in proportion to the width.
-    bias: whether units have the offset b_k; without it all are 0 and stay so.
+    bias: without it all b_k are 0 and stay so.
     Source: Shah, Jain, Netrapalli (2021), section 5; Chizat and Bach (2020).
     """
 
@@ -80,9 +77,8 @@ class MeanFieldMLP(_TwoClasses):
         super().__init__()
         if width < 1:
             raise argument_error("width", width, "a number of units of at least 1")
-        generator = weight_generator(seed)
         # Offsets are drawn in any case, so that the other weights do not depend on `bias`.
-        drawn = deviation * torch.randn(width, size + 2, generator=generator, dtype=dtype)
+        drawn = deviation * torch.randn(width, size + 2, generator=stream(seed, "weights"), dtype=dtype)
         self.outer = nn.Parameter(drawn[:, 0].clone())
         self.inner = nn.Parameter(drawn[:, 2:].clone())
         self.offset = nn.Parameter(drawn[:, 1].clone() * bias, requires_grad=bias)
@@ -109,9 +105,8 @@ class MaxMargin:
 
     f(x) = sum_k mass_k outer_k relu(<inner_k, x> + offset_k) with masses that sum to 1 and units
     (outer_k, inner_k, offset_k) of length 1. mass, outer, offset: (units,); inner: (units, blocks *
-    block_size). margin: min y f(x) over the whole support, kappa / (2 sqrt(d/2 + kappa^2)) with offsets, and
-    kappa / (4 sqrt(d/2)) without; kappa = 1 - eta d/2. slope: lambda of the dual's proof, see `dual_bound`;
-    None without offsets, where it needs none.
+    block_size). margin: min y f(x) over the whole support, see `closed_margin`. slope: lambda of the dual's
+    proof, see `dual_bound`; None without offsets, where it needs none.
     """
 
     mass: Tensor
@@ -131,8 +126,8 @@ class MaxMargin:
     def gradient(self, inputs: Tensor, *, at_kink: float = 0.0) -> Tensor:
         """The gradient of f in the inputs, (N, size).
 
-        at_kink: what stands for relu'(0), from 0 (PyTorch's choice) to 1. A unit counts as on its kink where
-        it is within rounding of it; without noise every input of the support is on one.
+        at_kink: what stands for relu'(0), from 0 (PyTorch's choice) to 1, where a unit is within rounding of
+        its kink; without noise every input of the support is on one.
         """
         reached = inputs.flatten(1) @ self.inner.T + self.offset
         # Sums that are 0 in exact arithmetic come out a few units of the last place away from it.
@@ -145,7 +140,6 @@ def max_margin(blocks: int, direction: Tensor, noise: float = 0.0, *, bias: bool
     """The max-margin classifier of the block world, for every noise up to 1 / (2 blocks).
 
     blocks: d, even. direction: u*, float64 (block_size,), of length 1. noise: eta. bias: with offsets.
-
     With kappa = 1 - eta d/2, half of the mass is on (alpha, r, beta) and half on (-alpha, -r, beta), where
     alpha = 1/sqrt 2, r = c u* on the first d/2 blocks and 0 on the others, beta = kappa c and
     c = 1/sqrt(d + 2 kappa^2). Without offsets c = 1/sqrt d, and the function is linear. Derived for this
@@ -154,9 +148,9 @@ def max_margin(blocks: int, direction: Tensor, noise: float = 0.0, *, bias: bool
     if blocks < 2 or blocks % 2:
         raise argument_error("blocks", blocks, "an even number of at least 2")
     unit = direction.double()
-    if abs(float(unit.norm()) - 1) > _LENGTH_TOLERANCE:
-        hint = "Divide it by its length."
-        raise argument_error("direction", float(unit.norm()), "a vector u* of length 1", hint)
+    if abs(float(unit.norm()) - 1) > 1e-12:
+        expected = "a vector u* of length 1"
+        raise argument_error("direction", float(unit.norm()), expected, "Divide it by its length.")
     if not 0 <= noise * blocks <= PROVEN:
         expected = f"from 0 to {PROVEN:g} / blocks = {PROVEN / blocks:g}"
         raise argument_error("noise", noise, expected, "For more noise this closed form is not proven.")
@@ -180,7 +174,10 @@ def max_margin(blocks: int, direction: Tensor, noise: float = 0.0, *, bias: bool
 
 
 def closed_margin(blocks: int, noise: float, *, bias: bool = True) -> float:
-    """The margin of the two atoms for any noise below 2 / blocks, whether or not it is the greatest there."""
+    """The margin of the two atoms for any noise below 2 / blocks, whether or not it is the greatest there.
+
+    kappa / (2 sqrt(d/2 + kappa^2)) with offsets and kappa / (4 sqrt(d/2)) without; kappa = 1 - eta d/2.
+    """
     relevant = blocks // 2
     kappa = 1 - noise * relevant
     return kappa / (2 * sqrt(relevant + kappa**2)) if bias else kappa / (4 * sqrt(relevant))
@@ -189,11 +186,9 @@ def closed_margin(blocks: int, noise: float, *, bias: bool = True) -> float:
 def dual_bound(classifier: MaxMargin) -> float:
     """No network has a greater margin than this: the proven maximum of `dual_value` over units of length 1.
 
-    The weights 1/d on the d corners of the support make a dual feasible point. For a unit (a, w, b) and
-    s_j = <w_j, u*>, its value is at most |a|/d times the sum over the relevant blocks of
-    min(2 t, t + |b|), t = kappa |s_j|, which is at most (1 + lambda) t + (1 - lambda) |b| for every lambda
-    from 0 to 1. That is linear, so by Cauchy-Schwarz it is at most half the length of its coefficients; the
-    best lambda makes it equal to the margin. Without offsets the value is linear itself.
+    The weights 1/d on the d corners of the support are a dual feasible point; by Cauchy-Schwarz they allow at
+    most this for every lambda from 0 to 1, of which the best makes it the margin. Without offsets the value
+    is linear itself. The proof is in docs/theory.md.
     """
     relevant = classifier.blocks // 2
     kappa = 1 - classifier.noise * relevant
@@ -212,18 +207,15 @@ def dual_value(units: Tensor, inputs: Tensor, sign: Tensor) -> Tensor:
 def enumerated_dual(inputs: Tensor, sign: Tensor, *, bias: bool = True) -> float:
     """The greatest `dual_value` of all units of length 1, by going through every pattern of active inputs.
 
-    inputs (N, size), sign (N,): the corners, at most `MOST_ENUMERATED`. A check of `dual_bound` that knows
-    nothing of its proof. Units with one pattern fill a cone of (b, w), in which the value is a <v, (b, w)>;
-    its maximum is half the length of the projection of v, or of -v for a < 0, onto the cone, the residual of
-    a non-negative least squares problem (Lawson and Hanson, 1974).
+    inputs (N, size), sign (N,): the corners, at most `MOST_ENUMERATED`. Units with one pattern fill a cone of
+    (b, w), in which the value is a <v, (b, w)>; its maximum is half the length of the projection of v, or of
+    -v for a < 0, onto the cone, the residual of non-negative least squares (Lawson and Hanson, 1974).
     """
     if not 1 <= len(inputs) <= MOST_ENUMERATED:
         raise argument_error("inputs", inputs, f"1 to {MOST_ENUMERATED} inputs: there are 2^N patterns")
-    offsets = np.full((len(inputs), 1), float(bias))
-    rows = np.hstack([offsets, inputs.double().numpy()])
-    labels = sign.double().numpy()
+    rows = np.insert(inputs.double().numpy(), 0, float(bias), axis=1)
     # Columns that all inputs leave at 0 only make the problems larger.
-    rows = rows[:, np.abs(rows).max(0) > 0]
+    rows, labels = rows[:, rows.any(0)], sign.double().numpy()
     greatest = 0.0
     # Of each cone: the sum of its active rows, and walls that keep active inputs active and others not.
     for pattern in product((True, False), repeat=len(rows)):

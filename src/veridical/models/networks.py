@@ -1,77 +1,146 @@
-"""The convolutional network of the RAR paper's MNIST and Fashion-MNIST experiments, and a perceptron."""
+"""The RAR paper's two networks, a perceptron, and ResNet-18 for small images.
+
+Each maps images (N, C, H, W) in [0, 1] to logits (N, K). `mean` and `std` normalise inside. Made by
+`veridical.models.build`, which checks the options.
+"""
 
 from __future__ import annotations
 
+from math import erf, exp, gcd, pi, sqrt
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import avg_pool2d, conv2d, leaky_relu, max_pool2d, pad
 
-from veridical.models.layers import (
-    CUT_DEVIATION,
-    PerChannel,
-    Standardise,
-    blank_convolution,
-    blank_linear,
-    convolve_and_pool,
-    he_deviation,
-    he_normal,
-    truncated_normal,
-    weight_generator,
-)
-from veridical.models.registry import INITIALISATION
-from veridical.runtime.errors import argument_error
+from veridical.models.layers import PerChannel, Standardise
+from veridical.runtime.seeds import stream
 
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+_Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 _PAPER_STD, _PAPER_BIAS = 0.1, 0.1
+# Deviation, .8796, of a standard normal that is cut at two deviations.
+_CUT_DEVIATION = sqrt(1 - 4 * exp(-2) / (sqrt(2 * pi) * erf(sqrt(2))))
+_LEAK, _FILTERS, _STRIDES = 0.1, (16, 16, 32, 64), (1, 2, 2)
+
+
+def _blank_convolution(
+    channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
+) -> nn.Conv2d:
+    """A convolution with unset weights: nn.Conv2d's own constructor would draw from the global generator."""
+    layer = nn.Conv2d(
+        channels_in, channels_out, kernel, stride, padding, bias=bias, device="meta", dtype=torch.float32
+    )
+    return _unset(layer)
+
+
+def _blank_linear(features_in: int, features_out: int) -> nn.Linear:
+    """A linear layer with unset weights, likewise."""
+    return _unset(nn.Linear(features_in, features_out, device="meta", dtype=torch.float32))
+
+
+def _unset(layer: _Layer) -> _Layer:
+    # From the device meta to the CPU by hand: `to_empty` would import half a second of torch.
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype)))
+    return layer
+
+
+@torch.no_grad()
+def _he_normal(layer: nn.Conv2d | nn.Linear, generator: torch.Generator, *, fan: str = "in") -> None:
+    layer.weight.normal_(0.0, _he_deviation(layer, fan=fan), generator=generator)
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+def _he_deviation(layer: nn.Conv2d | nn.Linear, *, fan: str = "in") -> float:
+    """sqrt(2 / fan): "in" counts the numbers that reach a unit, "out" is kernel area x output channels.
+
+    He, Zhang, Ren, Sun, "Delving deep into rectifiers", ICCV 2015, section 2.2.
+    """
+    units_out, units_in = layer.weight.shape[:2]
+    # Of the kernel; 1 for a linear layer, whose weight[0, 0] is one number.
+    area = layer.weight[0, 0].numel()
+    return sqrt(2.0 / (area * (units_out if fan == "out" else units_in)))
+
+
+def _standardise_per_image(inputs: Tensor) -> Tensor:
+    """(x - mean) / deviation for each image x of (N, C, H, W), over all its n = C H W numbers.
+
+    The deviation is at least 1 / (255 sqrt(n)): TensorFlow's per_image_standardization, which the authors
+    feed with 0..255, in [0, 1] units. So f(a x) = f(x) for every a > 0 that keeps the deviation above it.
+    """
+    centred = inputs - inputs.mean(dim=(1, 2, 3), keepdim=True)
+    variance = centred.square().mean(dim=(1, 2, 3), keepdim=True)
+    floor = variance.new_tensor(1 / (255**2 * inputs.shape[1:].numel()))
+    # The floor goes under the root, where a black image has a gradient of zero instead of 0 / 0; and it is a
+    # `maximum`, not a clamp, because what smooths piecewise-linear activations must leave this one alone.
+    return centred / torch.maximum(variance, floor).sqrt()
+
+
+def _convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """max_pool2d(conv2d(inputs, weight, bias, padding=2), 2) for 5x5 kernels, (N, K, H / 2, W / 2).
+
+    With one or three channels an ordinary convolution leaves vector units idle, worst in the gradient with
+    respect to the inputs. Here each 2x2 block of pixels is one position with four times the channels, and
+    pooling is a maximum over four output channels. Same numbers up to rounding, same tie rule (the first).
+    """
+    kernels, channels = weight.shape[:2]
+    batch, _, height, width = inputs.shape
+    # pixel_unshuffle in plain steps, since it leaves an empty batch as it is.
+    blocks = inputs.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+    blocks = blocks.reshape(batch, 4 * channels, height // 2, width // 2)
+    blocks = blocks.contiguous(memory_format=torch.channels_last)
+    # Place (row, column) of a window sees the kernel shifted by as much, on 6x6 pixels, which are 3x3 blocks.
+    shifted = torch.stack(
+        [pad(weight, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
+    )
+    folded = shifted.reshape(4, kernels, channels, 3, 2, 3, 2).permute(0, 1, 2, 4, 6, 3, 5)
+    folded = folded.reshape(4 * kernels, 4 * channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    maps = conv2d(blocks, folded, None if bias is None else bias.repeat(4), padding=1)
+    # In channels_last the four places of a kernel's window lie side by side: no map is copied.
+    places = maps.permute(0, 2, 3, 1).unflatten(3, (4, kernels))
+    pooled: Tensor = places.max(dim=3).values
+    return pooled.permute(0, 3, 1, 2)
 
 
 class PaperCNN(nn.Module):
-    """Two 5x5 convolutions, each max-pooled, and 1024 hidden units: (N, C, H, W) to logits (N, K).
+    """Two 5x5 convolutions of 32 and 64 filters, each max-pooled, and 1024 hidden units; ReLU.
 
-    32 and 64 filters, ReLU, "same" padding; weights from a truncated normal of deviation 0.1, biases 0.1. The
-    paper feeds raw pixels in [0, 1], hence mean 0 and std 1. Height and width must be divisible by 4.
-    initialisation="he" draws them by He et al. (2015) instead: the paper's deviation is four times too
-    large for the hidden layer, and robust training then needs several times the steps. "paper-he" has the
-    paper's convolutions and biases, and dense weights of He's deviation: it trains nearly as quickly, and its
-    maps hold better, perhaps since black pixels start inside a linear piece of the first layers, and not on
-    its edge as with He's zero biases. A number g from 0 to 1 stands between: weights from a truncated normal
-    whose deviation is He's to the power 1 - g times the paper's to the power g, in each layer, and biases
-    0.1 g; 1 gives the paper's weights themselves.
+    "Same" padding; height and width must be divisible by 4. The paper feeds raw pixels.
+    initialisation: "paper" draws weights from a truncated normal of deviation 0.1, biases are 0.1. "he" draws
+    them by He et al. (2015): the paper's deviation is four times too large for the hidden layer, and robust
+    training then needs several times the steps. "paper-he" has the paper's convolutions and biases, and dense
+    weights of He's deviation: it trains nearly as quickly, and its maps hold better, perhaps since black
+    pixels start inside a linear piece of the first layers. A number g from 0 to 1 stands between: deviation
+    He^(1 - g) * paper^g in each layer, biases 0.1 g; 1 gives the paper's weights themselves.
     Chen et al., "Robust Attribution Regularization", NeurIPS 2019, and the authors' code.
     """
 
     def __init__(
         self,
         *,
-        shape: tuple[int, int, int],
+        shape: Shape,
         num_classes: int,
         seed: int,
-        mean: PerChannel = 0.0,
-        std: PerChannel = 1.0,
-        initialisation: str | float = "paper",
+        mean: PerChannel,
+        std: PerChannel,
+        initialisation: str | float,
     ) -> None:
         super().__init__()
         channels, height, width = shape
         self.standardise = Standardise(mean, std)
-        self.conv1 = blank_convolution(channels, 32, 5, padding=2)
-        self.conv2 = blank_convolution(32, 64, 5, padding=2)
-        self.hidden = blank_linear(64 * (height // 4) * (width // 4), 1024)
-        self.classify = blank_linear(1024, num_classes)
+        self.conv1 = _blank_convolution(channels, 32, 5, padding=2)
+        self.conv2 = _blank_convolution(32, 64, 5, padding=2)
+        self.hidden = _blank_linear(64 * (height // 4) * (width // 4), 1024)
+        self.classify = _blank_linear(1024, num_classes)
         # Modules, not functions: methods such as guided backpropagation hook them.
         self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
-        self._draw(initialisation, weight_generator(seed))
-
-    def _draw(self, initialisation: str | float, generator: torch.Generator) -> None:
-        if not INITIALISATION.accepts(initialisation, channels=1):
-            raise argument_error("initialisation", initialisation, INITIALISATION.describe())
+        generator = stream(seed, "weights")
         for layer in (self.conv1, self.conv2, self.hidden, self.classify):
-            if initialisation == "he":
-                he_normal(layer, generator)
-            elif initialisation == "paper-he":
-                share = 1.0 if isinstance(layer, nn.Conv2d) else 0.0
-                truncated_normal(layer, generator, std=_deviation(layer, share), bias=_PAPER_BIAS)
-            else:
-                share = 1.0 if isinstance(initialisation, str) else initialisation
-                truncated_normal(layer, generator, std=_deviation(layer, share), bias=_PAPER_BIAS * share)
+            _initialise_paper_layer(layer, initialisation, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
@@ -81,49 +150,199 @@ class PaperCNN(nn.Module):
             # Somebody wants to see the layer itself, such as an attribution to it.
             pooled = max_pool2d(self.conv1(standardised), 2)
         else:
-            pooled = convolve_and_pool(standardised, self.conv1.weight, self.conv1.bias)
-        features = self.relu1(pooled)
-        features = self.relu2(max_pool2d(self.conv2(features), 2))
+            pooled = _convolve_and_pool(standardised, self.conv1.weight, self.conv1.bias)
+        features = self.relu2(max_pool2d(self.conv2(self.relu1(pooled)), 2))
         # flatten goes by index, not by memory, so channels_last inputs give the same logits.
         logits: Tensor = self.classify(self.relu3(self.hidden(features.flatten(1))))
         return logits
 
 
-def _deviation(layer: nn.Conv2d | nn.Linear, share: float) -> float:
-    """Deviation before the cut: the paper's to the power `share` times He's, which counts after it."""
-    return float((he_deviation(layer) / CUT_DEVIATION) ** (1 - share) * _PAPER_STD**share)
+def _initialise_paper_layer(
+    layer: nn.Conv2d | nn.Linear, initialisation: str | float, generator: torch.Generator
+) -> None:
+    if initialisation == "he":
+        _he_normal(layer, generator)
+        return
+    share = 1.0 if isinstance(initialisation, str) else initialisation
+    bias = _PAPER_BIAS * share
+    if initialisation == "paper-he" and isinstance(layer, nn.Linear):
+        share = 0.0
+    # He's deviation counts after the cut, the paper's before it.
+    std = float((_he_deviation(layer) / _CUT_DEVIATION) ** (1 - share) * _PAPER_STD**share)
+    # Cut at two deviations, as TensorFlow's truncated_normal.
+    nn.init.trunc_normal_(layer.weight, 0.0, std, -2 * std, 2 * std, generator=generator)
+    assert layer.bias is not None
+    nn.init.constant_(layer.bias, bias)
 
 
 class MLP(nn.Module):
-    """Flatten, two hidden ReLU layers of `width` units, linear: inputs (N, C, H, W) to logits (N, K).
-
-    Weights from a He normal, biases zero. mean and std normalise the [0, 1] inputs inside.
-    """
+    """Flatten, two hidden ReLU layers of `width` units, linear; weights from a He normal, biases zero."""
 
     def __init__(
-        self,
-        *,
-        shape: tuple[int, int, int],
-        num_classes: int,
-        seed: int,
-        width: int = 256,
-        mean: PerChannel = 0.5,
-        std: PerChannel = 0.5,
+        self, *, shape: Shape, num_classes: int, seed: int, width: int, mean: PerChannel, std: PerChannel
     ) -> None:
         super().__init__()
         channels, height, columns = shape
         self.standardise = Standardise(mean, std)
-        self.hidden1 = blank_linear(channels * height * columns, width)
-        self.hidden2 = blank_linear(width, width)
-        self.classify = blank_linear(width, num_classes)
-        # Modules, not functions: methods such as guided backpropagation hook them.
+        self.hidden1 = _blank_linear(channels * height * columns, width)
+        self.hidden2 = _blank_linear(width, width)
+        self.classify = _blank_linear(width, num_classes)
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
-        generator = weight_generator(seed)
+        generator = stream(seed, "weights")
         for layer in (self.hidden1, self.hidden2, self.classify):
-            he_normal(layer, generator)
+            _he_normal(layer, generator)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
         features = self.relu1(self.hidden1(self.standardise(inputs).flatten(1)))
         logits: Tensor = self.classify(self.relu2(self.hidden2(features)))
+        return logits
+
+
+class _ResidualUnit(nn.Module):
+    """Leaky ReLU, 3x3 convolution, leaky ReLU, 3x3 convolution, added to a shortcut without weights.
+
+    Where the unit changes the size, the shortcut is an average pool and zero channels on both sides. With
+    activate_first the shortcut too starts after the first activation. Strides are 1, or 2 on even sizes.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int, activate_first: bool) -> None:
+        super().__init__()
+        self.stride, self.activate_first = stride, activate_first
+        # Zero channels on both sides stand for a shortcut's projection, which would have weights.
+        self.margin = (channels_out - channels_in) // 2
+        padding = 1 if stride == 1 else 0
+        self.conv1 = _blank_convolution(
+            channels_in, channels_out, 3, stride=stride, padding=padding, bias=False
+        )
+        self.conv2 = _blank_convolution(channels_out, channels_out, 3, padding=1, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        active = leaky_relu(inputs, _LEAK)
+        shortcut = active if self.activate_first else inputs
+        if self.stride == 2:
+            # "Same" padding of a stride of 2 on an even size is one row at the end and none before it.
+            active = pad(active, (0, 1, 0, 1))
+            shortcut = avg_pool2d(shortcut, 2)
+        if self.margin:
+            shortcut = pad(shortcut, (0, 0, 0, 0, self.margin, self.margin))
+        residual: Tensor = self.conv2(leaky_relu(self.conv1(active), _LEAK))
+        return shortcut + residual
+
+
+class RARResNet(nn.Module):
+    """Per-image standardisation, 3x3 stem, three stages of `units` residual units, global average pool.
+
+    Filters 16, then 16, 32, 64 by stage with strides 1, 2, 2; leaky ReLU 0.1; no batch norm, no convolution
+    bias. units: 2 in the paper for 32x32, 1 for 128x128. Height and width must be divisible by 4.
+    Because of the standardisation Integrated Gradients from a black baseline is degenerate on this network.
+    Chen et al., NeurIPS 2019, and the authors' code (pre-activation ResNet: He et al., ECCV 2016).
+    """
+
+    def __init__(self, *, shape: Shape, num_classes: int, seed: int, units: int) -> None:
+        super().__init__()
+        self.stem = _blank_convolution(shape[0], _FILTERS[0], 3, padding=1, bias=False)
+        blocks: list[_ResidualUnit] = []
+        for stage, stride in enumerate(_STRIDES):
+            before, after = _FILTERS[stage], _FILTERS[stage + 1]
+            blocks.append(_ResidualUnit(before, after, stride=stride, activate_first=stage == 0))
+            blocks += [_ResidualUnit(after, after, stride=1, activate_first=False) for _ in range(units - 1)]
+        self.units = nn.Sequential(*blocks)
+        self.classify = _blank_linear(_FILTERS[-1], num_classes)
+        generator = stream(seed, "weights")
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _he_normal(module, generator, fan="out")
+        # Uniform of variance 1 / fan in, which keeps the inputs' variance.
+        limit = sqrt(3.0 / _FILTERS[-1])
+        nn.init.uniform_(self.classify.weight, -limit, limit, generator=generator)
+        nn.init.zeros_(self.classify.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
+        features = self.units(self.stem(_standardise_per_image(inputs)))
+        logits: Tensor = self.classify(leaky_relu(features, _LEAK).mean(dim=(2, 3)))
+        return logits
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    """The normalisation layer; at most 32 groups, of at least 8 channels each (Wu, He, ECCV 2018)."""
+    if kind == "group":
+        # Groups of one channel would wipe out all information where a late stage is one pixel wide.
+        groups = gcd(32, max(1, channels // 8), channels)
+        return nn.GroupNorm(groups, channels, device="cpu", dtype=torch.float32)
+    if kind == "batch":
+        return nn.BatchNorm2d(channels, device="cpu", dtype=torch.float32)
+    return nn.Identity()
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut: identity, or a 1x1 convolution where the size changes."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int, norm: str) -> None:
+        super().__init__()
+        bias = norm == "none"
+        self.conv1 = _blank_convolution(channels_in, channels_out, 3, stride=stride, padding=1, bias=bias)
+        self.norm1 = _norm(norm, channels_out)
+        self.conv2 = _blank_convolution(channels_out, channels_out, 3, padding=1, bias=bias)
+        self.norm2 = _norm(norm, channels_out)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            projection = _blank_convolution(channels_in, channels_out, 1, stride=stride, bias=bias)
+            self.shortcut = nn.Sequential(projection, _norm(norm, channels_out))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.relu1(self.norm1(self.conv1(inputs)))
+        active: Tensor = self.relu2(self.norm2(self.conv2(features)) + self.shortcut(inputs))
+        return active
+
+
+class ResNet18(nn.Module):
+    """CIFAR-style ResNet-18 (3x3 stem, no max-pool) for images of any size; weights from a He normal.
+
+    width: channels of the stem and the first stage, doubled in each of the three others (usually 64).
+    norm: "group", "batch" (attributions are then taken in eval mode), or "none": convolution biases instead,
+    and weights after Fixup (Zhang, Dauphin, Ma, ICLR 2019), so that depth does not blow up the outputs.
+    He, Zhang, Ren, Sun, CVPR 2016.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: Shape,
+        num_classes: int,
+        seed: int,
+        width: int,
+        norm: str,
+        mean: PerChannel,
+        std: PerChannel,
+    ) -> None:
+        super().__init__()
+        self.standardise = Standardise(mean, std)
+        self.stem = _blank_convolution(shape[0], width, 3, padding=1, bias=norm == "none")
+        self.norm = _norm(norm, width)
+        self.relu = nn.ReLU()
+        blocks: list[_BasicBlock] = []
+        channels = width
+        for stage, stride in enumerate((1, 2, 2, 2)):
+            for unit in range(2):
+                after = width * 2**stage
+                blocks.append(_BasicBlock(channels, after, stride=stride if unit == 0 else 1, norm=norm))
+                channels = after
+        self.blocks = nn.Sequential(*blocks)
+        self.classify = _blank_linear(channels, num_classes)
+        generator = stream(seed, "weights")
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                _he_normal(module, generator)
+        # Fixup with two convolutions a branch: the first is divided by sqrt(blocks), the last starts at zero.
+        for block in blocks if norm == "none" else ():
+            block.conv1.weight.data.mul_(1 / sqrt(len(blocks)))
+            nn.init.zeros_(block.conv2.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
+        features = self.blocks(self.relu(self.norm(self.stem(self.standardise(inputs)))))
+        logits: Tensor = self.classify(features.mean(dim=(2, 3)))
         return logits

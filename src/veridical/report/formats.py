@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 DASH: Final = "\N{EM DASH}"
 NOT_MEASURED: Final = "not measured"
 
+# {"examples": interval, "seeds": interval}: over the images, and over trainings with other seeds.
 Two = Mapping[str, Mapping[str, Any]]
-"""{"examples": interval, "seeds": interval}: over the images, and over trainings with other seeds."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ def notes_by_name(notes: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
-def setting_text(value: object) -> str:
+def _setting_text(value: object) -> str:
     """A setting in words: None is a dash, a list its members."""
     if value is None:
         return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(setting_text(part) for part in value) or DASH
+        return ", ".join(_setting_text(part) for part in value) or DASH
     return str(value)
 
 
@@ -156,7 +156,7 @@ def flatten_settings(values: Mapping[str, object], place: str = "") -> list[tupl
         if isinstance(value, Mapping) and value:
             pairs += flatten_settings(value, f"{place}{key}.")
         else:
-            pairs.append((f"{place}{key}", setting_text(value)))
+            pairs.append((f"{place}{key}", _setting_text(value)))
     return pairs
 
 

@@ -102,7 +102,7 @@ class PictureGallery:
                 "column": column,
                 "caption": caption or "",
                 "alt": alt or ", ".join(part for part in (row.heading, row.title, column, caption) if part),
-                "uri": png_uri(colour_pixels(picture, colours)),
+                "uri": _png_uri(colour_pixels(picture, colours)),
                 "crisp": max(np.shape(picture)[:2]) <= _LARGE,
                 "size": np.shape(picture)[1::-1],
                 "outline": "" if outline is None else mask_borders(outline),
@@ -119,14 +119,14 @@ def colour_pixels(picture: Array, colours: Colours) -> Pixels:
     if colours == "grey":
         levels = np.rint(255 * np.clip(values, 0.0, 1.0)).astype(np.uint8)
         return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=-1)
-    shares = values / top_of_scale(np.abs(values))
+    shares = values / _top_of_scale(np.abs(values))
     name = COLORMAP
     if colours == "signed":
         shares, name = 0.5 + shares / 2, "RdBu_r"
     return np.asarray(colormaps[name](np.clip(shares, 0.0, 1.0), bytes=True)[..., :3], dtype=np.uint8)
 
 
-def top_of_scale(values: Array) -> float:
+def _top_of_scale(values: Array) -> float:
     """Where the scale of a map's sizes, none negative, ends: never zero."""
     return float(np.quantile(values, _TOP_QUANTILE)) or float(np.max(values)) or 1.0
 
@@ -172,7 +172,7 @@ def mask_borders(mask: NDArray[np.bool_]) -> str:
     return "".join(strokes)
 
 
-def png_uri(pixels: Pixels) -> str:
+def _png_uri(pixels: Pixels) -> str:
     """(H, W, 3) bytes as a data URI; a picture larger than screens show it is averaged down."""
     step = -(-max(pixels.shape[:2]) // _LARGEST)
     if step > 1:
@@ -186,7 +186,7 @@ def png_uri(pixels: Pixels) -> str:
 
 def colour_bar_uri() -> str:
     """The colours of maps from none to most, one pixel high."""
-    return png_uri(colormaps[COLORMAP](np.linspace(0.0, 1.0, 128)[None, :], bytes=True)[..., :3])
+    return _png_uri(colormaps[COLORMAP](np.linspace(0.0, 1.0, 128)[None, :], bytes=True)[..., :3])
 
 
 def _check_map(row: PictureRow, picture: Array, colours: Colours) -> None:

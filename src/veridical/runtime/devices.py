@@ -41,7 +41,7 @@ def supports_bf16(device: torch.device | str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return kind == "cpu" and not _BF16_FLAGS.isdisjoint(cpu_details()["flags"].split())
+    return kind == "cpu" and not _BF16_FLAGS.isdisjoint(_cpu_details()["flags"].split())
 
 
 def fast_layout(model: nn.Module) -> torch.memory_format:
@@ -89,7 +89,7 @@ def free_memory(device: torch.device) -> int:
 
 
 @functools.cache
-def cpu_details() -> dict[str, str]:
+def _cpu_details() -> dict[str, str]:
     """Return the processor's {"model", "flags"} as Linux tells them; both are empty where it does not."""
     try:
         text = _CPU_INFO.read_text(encoding="utf-8", errors="replace")
@@ -105,10 +105,7 @@ def cpu_details() -> dict[str, str]:
 
 
 def environment(
-    device: torch.device | str,
-    dtype: torch.dtype | str,
-    threads: int | None = None,
-    seed: int | None = None,
+    device: torch.device | str, dtype: torch.dtype | str, threads: int | None = None, seed: int | None = None
 ) -> dict[str, object]:
     """Return plain values that say what computed a result; `threads` defaults to what torch uses now."""
     where = torch.device(device)
@@ -118,7 +115,7 @@ def environment(
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "cpu": cpu_details()["model"] or platform.processor() or platform.machine(),
+        "cpu": _cpu_details()["model"] or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "device": str(where),
         "gpu": torch.cuda.get_device_name(where) if where.type == "cuda" else None,

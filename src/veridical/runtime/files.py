@@ -31,12 +31,13 @@ _ABSENT = object()
 _SEAL = "seal"
 F = TypeVar("F")
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 """Arrays by name, as an .npz file holds them."""
 
 
-class Claim(TypedDict):
+class _Claim(TypedDict):
     """Whose a folder is: the command, and the options that decide its results."""
 
     kind: str
@@ -336,9 +337,7 @@ def _read_array(content: bytes) -> Any:
     import numpy as np
 
     stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, dtype = read_array_header(stream)
     if dtype.hasobject:
         raise ValueError("an array of Python objects")
     if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
@@ -347,6 +346,17 @@ def _read_array(content: bytes) -> Any:
     if dtype.kind == "U":
         array.tolist()  # numpy looks at its characters only now
     return array
+
+
+def read_array_header(stream: BinaryIO) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    """Shape and dtype that the header of a `.npy` file says; numpy's errors where it is none."""
+    from numpy.lib import format as npy
+
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"format version {version}")
+    shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
+    return shape, dtype
 
 
 def _has_form(array: Any, form: str, lengths: dict[str, int]) -> bool:
@@ -478,7 +488,7 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
             f"`veridical {kind}`. Name another folder."
         )
     if existing["config"] != claim["config"]:
-        differences = "; ".join(_list_differences(existing["config"], claim["config"]))
+        differences = "; ".join(list_differences(existing["config"], claim["config"]))
         raise UsageError(
             f"{folder} belongs to another run: {differences}. "
             "Name another folder, or repeat the same options."
@@ -487,10 +497,10 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     return folder
 
 
-def read_claim(folder: Path) -> Claim:
+def read_claim(folder: Path) -> _Claim:
     """Whose a folder is; a RunError where that cannot be read."""
     hint = "What else lies in the folder is as it was, but begin anew in another folder."
-    return read_json(folder / CLAIM, Claim, hint=hint)
+    return read_json(folder / CLAIM, _Claim, hint=hint)
 
 
 def _refuse_foreign_files(folder: Path) -> None:
@@ -504,7 +514,7 @@ def _refuse_foreign_files(folder: Path) -> None:
         )
 
 
-def _list_differences(before: object, now: object) -> list[str]:
+def list_differences(before: object, now: object) -> list[str]:
     """What differs, in words: an option once, of however many trainings it is part, and not without end."""
     places: dict[tuple[str, str, str], list[str]] = {}
     for place, old, new in _walk_differences(before, now):

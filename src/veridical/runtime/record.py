@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, dataclass_transform, overload
+from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 _LONGEST, _PART = 280, 60
 
 
-@overload
-def record(cls: type[T], /) -> type[T]: ...
-@overload
-def record(*, kw_only: bool) -> Callable[[type[T]], type[T]]: ...
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
-def record(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
+def record(cls: type[T]) -> type[T]:
     """`dataclass(frozen=True, eq=False)` whose repr gives kind and shape of arrays, not their numbers."""
-
-    def decorate(cls: type[T]) -> type[T]:
-        # With repr=False dataclass leaves the one that is set here.
-        cls.__repr__ = _describe  # type: ignore[method-assign]
-        return dataclass(frozen=True, eq=False, repr=False, kw_only=kw_only)(cls)
-
-    return decorate if cls is None else decorate(cls)
+    # With repr=False dataclass leaves the one that is set here.
+    cls.__repr__ = _describe  # type: ignore[method-assign]
+    return dataclass(frozen=True, eq=False, repr=False)(cls)
 
 
 def _describe(self: Any) -> str:

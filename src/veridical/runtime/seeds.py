@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,44 +35,21 @@ def seed_global(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
-def per_example_uniform(
-    shape: Sequence[int],
-    seed: int,
-    purpose: str,
-    indices: Tensor | Sequence[int],
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Uniform noise in [0, 1], (len(indices), *shape); row i depends on (seed, purpose, indices[i]) alone.
-
-    `shape` is one example's; `indices` are the examples' numbers in their data set. So neither the batch size
-    nor the way that a data set is cut among processes changes what an example gets. Drawn in float64, then
-    rounded to `dtype`.
-    """
-    return _per_example(np.random.Generator.random, shape, seed, purpose, indices, dtype, device)
-
-
-def per_example_normal(
-    shape: Sequence[int],
-    seed: int,
-    purpose: str,
-    indices: Tensor | Sequence[int],
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    """Standard normal noise of shape (len(indices), *shape), keyed like `per_example_uniform`."""
-    return _per_example(np.random.Generator.standard_normal, shape, seed, purpose, indices, dtype, device)
-
-
-def _per_example(
+def _draw_per_example(
     draw: Callable[..., np.ndarray],
     shape: Sequence[int],
     seed: int,
     purpose: str,
     indices: Tensor | Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
+    """Noise of shape (len(indices), *shape), of which row i depends on (seed, purpose, indices[i]) alone.
+
+    `shape` is one example's; `indices` are the examples' numbers in their data set. So neither the batch size
+    nor the way that a data set is cut among processes changes what an example gets. Drawn in float64, then
+    rounded to `dtype`.
+    """
     numbers = indices.tolist() if isinstance(indices, Tensor) else [int(index) for index in indices]
     rows = np.empty((len(numbers), math.prod(shape)), dtype=np.float64)
     # Philox takes a 128-bit key, so no two of a data set's streams coincide (32-bit seeds would, by birthday,
@@ -84,6 +62,12 @@ def _per_example(
         philox.state = start
         draw(generator, out=row)
     return torch.from_numpy(rows.reshape(len(numbers), *shape)).to(device=device, dtype=dtype)
+
+
+per_example_uniform = partial(_draw_per_example, np.random.Generator.random)
+"""Noise uniform in [0, 1]; shapes and keys as `_draw_per_example` says."""
+per_example_normal = partial(_draw_per_example, np.random.Generator.standard_normal)
+"""Standard normal noise, likewise."""
 
 
 def _digest(seed: int, purpose: str, index: int) -> bytes:

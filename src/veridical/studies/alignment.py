@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.maps import batch_maps
-from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
+from veridical.attribution.method import batch_maps
+from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.faithfulness.sources import describe_source, load_source
-from veridical.metrics.intervals import SHARE, mean_interval
+from veridical.metrics.intervals import SHARE, mean_interval, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS, area_share, mass_share
 from veridical.metrics.maps import saliency
 from veridical.report import Illustration, Panel, PictureGallery, PictureRow
@@ -28,6 +28,7 @@ from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice
 from veridical.studies.maps import (
     channels_last,
+    describe_methods,
     draw_topk,
     first_of_each_class,
     image_and_maps,
@@ -37,24 +38,23 @@ from veridical.studies.maps import (
     region_record,
     regions_of,
 )
-from veridical.studies.over_seeds import paired_difference, two_intervals
 from veridical.studies.study import (
     Case,
     Context,
     Study,
     StudyResult,
     Work,
-    check_different,
     compare,
     distinct_titles,
+    limit_count,
     list_settings,
     table_of,
 )
 from veridical.studies.training import training_title, undertrained
 from veridical.training.subject import Subject, load_model, load_subject
 
+# Test images of one job.
 STRETCH = 500
-"""Test images of one job."""
 
 COLUMNS = (
     Column("accuracy", "accuracy", "share"),
@@ -111,7 +111,6 @@ class Alignment(Study[AlignmentOptions]):
     def prepare(self) -> None:
         """Load the subjects and their images, and group runs of one recipe."""
         options = self.options
-        check_different("attribution", options.attribution)
         if options.run == []:
             raise argument_error("run", options.run, "at least one folder of a run")
         subjects: list[Subject] = []
@@ -125,20 +124,15 @@ class Alignment(Study[AlignmentOptions]):
             _check_same_images(folder, subjects)
         self.data = subjects[0].data
         self.region = region_record(self.data)
-        self.methods = {name: self._describe(name) for name in options.attribution}
+        if self.region["kind"] != "mask":
+            for name in options.attribution:
+                check_on_black(name)
+        self.methods = describe_methods(options)
         self.models = _group(subjects, options)
         images = len(self.data.test)
-        self.examples = images if options.examples is None else min(options.examples, images)
+        self.examples = limit_count(options.examples, images)
         if self.examples < 2:
             raise argument_error("examples", options.examples, "at least 2 images")
-
-    def _describe(self, name: str) -> dict[str, Any]:
-        """An attribution as plain values; one that says nothing on a black ground is refused there."""
-        if self.region["kind"] != "mask":
-            check_on_black(name)
-        options = self.options
-        method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-        return describe_attribution(method)
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, as plain values; neither paths nor the machine."""
@@ -229,7 +223,7 @@ class Alignment(Study[AlignmentOptions]):
                     # would reach.
                     one_map = np.sum([part.pop("average") for part in parts], axis=0)
                     usual.append(mass_share(torch.from_numpy(one_map).expand(regions.shape), regions).numpy())
-                    runs.append(joined(parts))
+                    runs.append(joined(parts))  # stretches in the order of the images
                 maps[name] = _measures(runs, usual)
                 inside[title, name] = {
                     _seed(one): run["mass"] for one, run in zip(members, runs, strict=True)
@@ -383,12 +377,14 @@ def _group(subjects: Sequence[Subject], options: AlignmentOptions) -> dict[str, 
     groups: list[list[Subject]] = []
     for one in subjects:
         recipe = {key: value for key, value in one.facts.items() if key != "seed"}
+        # Trainings that differ in the seed alone are repetitions of one model.
         like = next(
             (g for g in groups if {k: v for k, v in g[0].facts.items() if k != "seed"} == recipe), None
         )
         if like is None:
             groups.append([one])
         elif any(one.digest == other.digest for other in like):
+            # Twice the same weights would make the interval over seeds too narrow.
             raise argument_error("run", one.title, "different runs", "Two of them have the same weights.")
         else:
             like.append(one)
@@ -412,6 +408,7 @@ def _measures(runs: Sequence[Arrays], usual: Sequence[NDArray[Any]]) -> dict[str
     measures["beyond_one_map"] = two_intervals(
         [run["mass"] - one for run, one in zip(runs, usual, strict=True)]
     )
+    # Of images that the model reads right: elsewhere the map explains a mistake.
     measures["mass_where_correct"] = two_intervals(
         [np.where(run["correct"], run["mass"], np.nan) for run in runs]
     )

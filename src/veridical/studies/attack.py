@@ -20,7 +20,7 @@ from veridical.attacks.protocols import EvaluationSettings, Protocol, Restart, e
 from veridical.attacks.robustness import Examination, batch_length, measure_robustness
 from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
 from veridical.faithfulness.sources import describe_source, load_source
 from veridical.jobs.pool import usable_cores, visible_cards
@@ -31,8 +31,8 @@ from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import Arrays, read_json, to_plain
 from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
 from veridical.studies import attack_page
-from veridical.studies.attack_result import ARRAYS_FORM, AttackDocument, AttackResult, run_title
-from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work
+from veridical.studies.attack_page import ARRAYS_FORM, AttackDocument, AttackResult, run_title
+from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work, limit_count
 from veridical.training.subject import load_examined, load_subject
 
 _EDGES = ("top", "bottom", "left", "right")
@@ -84,12 +84,13 @@ class Attack(Study[AttackOptions]):
         self.subject = load_subject(options, device=self.local_device)
         self.data = self.subject.data
         self.split = self.subject.split(options.split)
-        self.images = len(self.split) if options.examples is None else min(options.examples, len(self.split))
+        self.images = limit_count(options.examples, len(self.split))
         robust = None if self.subject.run is None else self.subject.run.settings.robust
         trained = robust.radius if robust is not None and robust.norm == options.norm else None
         usual = (
             evaluation_settings(self.data.name, self.data.shape).radius if options.norm == "linf" else None
         )
+        # The radius that the run was trained for, else the paper's for the data, is the main one.
         main = trained if trained is not None else usual
         radii = tuple(sorted(options.radius)) if options.radius else ()
         if radii and main not in radii:
@@ -224,6 +225,7 @@ class Attack(Study[AttackOptions]):
             context.where, values["run"]["weights"], data, facts["split"], trust_code=trust
         )
         method = _create_method(values["method"], values["seed"], trust_code=trust)
+        # A worker on another machine may have other code behind the same name.
         described = to_plain(describe_attribution(method), "attribution")
         if described != values["attribution"] or len(split) != facts["images"]:
             what = "its images, code or settings differ. Repeat the command."
@@ -262,6 +264,7 @@ class Attack(Study[AttackOptions]):
         arrays = dict(self.measured.main.arrays)
         arrays["classes"] = np.asarray(self.data.classes, dtype=np.str_)
         left_out = {"index", "trace", "image", "perturbed", "saliency", "perturbed_saliency"}
+        # Pictures are of the main radius alone: a page shows no others, and files stay small.
         for point in self.measured.curve:
             if point.radius != self.measured.main.radius:
                 place = f"radius-{point.radius:.6g}"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 
 from veridical.attacks.directions import DIRECTIONS
 from veridical.attacks.protocols import PAPER_SETTINGS
+from veridical.metrics.intervals import Interval as IntervalForm
+from veridical.metrics.intervals import mean_interval
 from veridical.metrics.registry import measures
 from veridical.report import (
     Column,
@@ -50,11 +52,263 @@ from veridical.report.pictures import COLORMAP, GAINED, KEPT, LOST, overlap, top
 from veridical.report.table import Unit
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import UsageError
-from veridical.runtime.files import write_atomic
-from veridical.studies.attack_result import AttackResult, check_comparable, paired_differences
+from veridical.runtime.files import Frame, write_atomic
+from veridical.runtime.record import record
 from veridical.studies.maps import first_of_each_class
-from veridical.studies.published import CITATION, Mark, paper_numbers
+from veridical.studies.study import StudyResult, distinct_titles
+from veridical.studies.training import OBJECTIVE_TITLES
 from veridical.training.log import read_log
+
+CITATION: Final = (
+    "J. Chen, X. Wu, V. Rastogi, Y. Liang, S. Jha: "
+    "Robust Attribution Regularization. NeurIPS 2019, arXiv:1905.09957."
+)
+MEASURES: Final = ("natural_accuracy", "adversarial_accuracy", "topk_intersection", "kendall_tau")
+
+Mark = Literal["published", "recalled"]
+
+# MEASURES of the network that was trained on a data set under an objective.
+PAPER_NUMBERS: Final[Mapping[tuple[str, str], tuple[float, float, float, float]]] = {
+    ("mnist", "natural"): (0.9917, 0.0000, 0.4661, 0.1758),
+    ("mnist", "adversarial"): (0.9840, 0.9247, 0.6256, 0.2422),
+    ("mnist", "ig-norm"): (0.9874, 0.8143, 0.7136, 0.2841),
+    ("mnist", "ig-sum-norm"): (0.9834, 0.8817, 0.7245, 0.3111),
+    ("fashion-mnist", "natural"): (0.9086, 0.0001, 0.3901, 0.4610),
+    ("fashion-mnist", "adversarial"): (0.8573, 0.7301, 0.4612, 0.6251),
+    ("fashion-mnist", "ig-norm"): (0.8513, 0.6595, 0.5922, 0.6171),
+    ("fashion-mnist", "ig-sum-norm"): (0.8544, 0.7026, 0.7208, 0.6747),
+    ("gtsrb", "natural"): (0.9857, 0.2105, 0.5416, 0.6790),
+    ("gtsrb", "adversarial"): (0.9759, 0.8324, 0.6885, 0.7520),
+    ("gtsrb", "ig-norm"): (0.9702, 0.7524, 0.7481, 0.7555),
+    ("gtsrb", "ig-sum-norm"): (0.9568, 0.7712, 0.7404, 0.7684),
+    ("flowers17", "natural"): (0.8676, 0.0000, 0.0812, 0.4978),
+    ("flowers17", "adversarial"): (0.8382, 0.4191, 0.5587, 0.7784),
+    ("flowers17", "ig-norm"): (0.8529, 0.2426, 0.6468, 0.7591),
+    ("flowers17", "ig-sum-norm"): (0.8235, 0.4706, 0.6633, 0.7974),
+}
+
+# The natural accuracy of these three was stated by the authors; all other numbers are recalled.
+_STATED_ACCURACY: Final = frozenset({"natural", "ig-norm", "ig-sum-norm"})
+
+
+def paper_numbers(data: str, objective: str, mark: Mark) -> dict[str, float]:
+    """The numbers with this mark by measure; empty where the paper has no such network."""
+    numbers = dict(zip(MEASURES, PAPER_NUMBERS.get((data, objective), ()), strict=False))
+    stated = {"natural_accuracy"} if objective in _STATED_ACCURACY else set()
+    return {name: value for name, value in numbers.items() if (name in stated) == (mark == "published")}
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _Robust(TypedDict):
+    norm: str
+    radius: float
+    weight: NotRequired[float]
+    beta: NotRequired[float | None]
+    training_radius: NotRequired[float | None]
+
+
+class _Examined(TypedDict):
+    """What pages tell of the model; one that is no run has neither objective nor recipe."""
+
+    model: _Named
+    objective: NotRequired[str]
+    recipe: NotRequired[str]
+    robust: NotRequired[_Robust | None]
+
+
+class _Data(_Named):
+    split: str
+
+
+class _Nodes(TypedDict):
+    nodes: int
+    rule: str
+
+
+class _Protocol(_Named):
+    k: int
+    steps: int
+    step_size: float
+    climbs: list[Any]
+    judge_nodes: _Nodes
+    final_nodes: _Nodes | None
+
+
+class _Evaluation(TypedDict):
+    radius: float
+    pgd_steps: int
+    pgd_step_size: float
+
+
+class _Method(TypedDict):
+    method: str
+
+
+class _Direction(TypedDict):
+    direction: str
+    k: NotRequired[int]
+
+
+class _Config(TypedDict):
+    run: _Examined
+    data: _Data
+    examples: int
+    norm: Literal["linf", "l2"]
+    protocol: _Protocol
+    evaluation: _Evaluation
+    attribution: _Method
+    attack: _Direction
+
+
+class _Metrics(TypedDict):
+    natural_accuracy: IntervalForm
+    adversarial_accuracy: IntervalForm
+    topk_intersection: IntervalForm
+    kendall_tau: IntervalForm
+    spearman: IntervalForm
+    windowed_topk_intersection: IntervalForm
+    mass_centre_shift: IntervalForm
+    not_found: IntervalForm
+    incomplete: NotRequired[IntervalForm]
+
+
+class _Point(_Metrics):
+    radius: float
+
+
+class _Gradients(TypedDict):
+    explanation: int
+
+
+class _Results(_Metrics):
+    examples: int
+    natural_accuracy_of_all: IntervalForm
+    gradient_evaluations: _Gradients
+    notes: list[str]
+    curve: NotRequired[list[_Point]]
+
+
+class _Environment(TypedDict):
+    run: str
+
+
+class AttackDocument(Frame):
+    """The result.json of an attack."""
+
+    config: _Config
+    results: _Results
+    environment: _Environment  # type: ignore[misc]
+
+
+ARRAYS_FORM = {
+    **dict.fromkeys(("index", "label", "predicted"), "iu N"),
+    **dict.fromkeys(("kendall_tau", "topk_intersection"), "f N"),
+    **dict.fromkeys(("image", "perturbed"), "f M C H W"),
+    **dict.fromkeys(("saliency", "perturbed_saliency"), "f M H W"),
+    "trace": "f N T",
+    "classes": "U K",
+}
+
+
+@record
+class AttackResult(StudyResult):
+    """One finished attack."""
+
+    @property
+    def folder_of_run(self) -> Path:
+        """Where the run lay when it was attacked."""
+        return Path(self.document["environment"]["run"])
+
+    @property
+    def correct(self) -> Any:
+        """Which examples were classified correctly, (N,) bool."""
+        return self.arrays["predicted"] == self.arrays["label"]
+
+
+def check_comparable(attacks: Mapping[str, AttackResult]) -> None:
+    """Raise a UsageError unless all attacks have one configuration but for the run."""
+    (name, first), *others = attacks.items()
+    for other_name, other in others:
+        for key, value in first.config.items():
+            if key != "run" and other.config.get(key) != value:
+                raise UsageError(
+                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
+                    f"differs, {value} and {other.config.get(key)}. Attack both in the same way."
+                )
+
+
+def name_attacks(
+    attacks: Sequence[AttackResult], titles: Sequence[str] | None = None, *, with_protocol: bool = False
+) -> dict[str, AttackResult]:
+    """The attacks by title: the titles given, else the objectives', with the folder where two are equal.
+
+    with_protocol: by default the folder of the run and the protocol, where attacks differ in both.
+    """
+    defaults = [run_title(attacked) for attacked in attacks]
+    if with_protocol:
+        defaults = [f"{one.folder_of_run.name} ({one.config['protocol']['name']})" for one in attacks]
+    chosen = distinct_titles(titles, defaults, [attacked.folder for attacked in attacks], "attack")
+    return dict(zip(chosen, attacks, strict=True))
+
+
+@record
+class _PairedDifference:
+    """A measure's means over the images of two attacks, and the interval of second minus first."""
+
+    means: tuple[float, float]
+    difference: IntervalForm
+
+
+def paired_differences(first: AttackResult, second: AttackResult) -> dict[str, _PairedDifference]:
+    """How IN, CO and their kin differ image by image, over the images that both classify correctly.
+
+    The attacks may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of
+    several radii, or without an image in common.
+    """
+    for attacked in (first, second):
+        if len(attacked.config["radii"]) != 1:
+            raise UsageError(
+                f"{attacked.folder} has the radii {attacked.config['radii']}: give attacks of one radius."
+            )
+    for key in ("data", "radii", "norm"):
+        if first.config[key] != second.config[key]:
+            raise UsageError(
+                f"{first.folder} and {second.folder} do not pair: their {key} differs, "
+                f"{first.config[key]} and {second.config[key]}."
+            )
+    one, other = _rows(first), _rows(second)
+    shared = sorted(one.keys() & other.keys())
+    if not shared:
+        raise UsageError(f"{first.folder} and {second.folder} classify no image of both correctly.")
+    here, there = ([rows[index] for index in shared] for rows in (one, other))
+    pairs = {}
+    for name in ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection"):
+        a, b = first.arrays[name][here], second.arrays[name][there]
+        means = (_mean(a), _mean(b))
+        pairs[name] = _PairedDifference(means, mean_interval((b - a).tolist(), undefined="exclude"))
+    return pairs
+
+
+def _mean(values: Any) -> float:
+    """The mean of what is defined."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
+def _rows(attacked: AttackResult) -> dict[int, int]:
+    """Row in the arrays by number in the data set, of the images that are classified correctly."""
+    rows = np.flatnonzero(attacked.correct)
+    return {int(attacked.arrays["index"][row]): int(row) for row in rows}
+
+
+def run_title(attacked: AttackResult) -> str:
+    """A reader's name for the model: the run's objective, or the architecture."""
+    run = attacked.config["run"]
+    return OBJECTIVE_TITLES.get(str(run.get("objective")), str(run.get("objective", run["model"]["name"])))
+
 
 REPORT = "report.html"
 _ACCURACIES: Final = (
@@ -168,7 +422,7 @@ def attack_table(attacks: Attacks, *, literature: bool = False) -> Table:
 
     literature: below each, what is published of a network like it, for orientation and not as a yardstick.
     """
-    measured = attack_columns(attacks)
+    measured = _attack_columns(attacks)
     columns: list[Column | str] = ["model", *measured, *_COUNTS]
     rows: list[Mapping[str, object]] = []
     for name, attacked in attacks.items():
@@ -177,7 +431,7 @@ def attack_table(attacks: Attacks, *, literature: bool = False) -> Table:
     return Table(columns, rows, "Measured values with 95% intervals.")
 
 
-def attack_columns(attacks: Attacks) -> list[Column]:
+def _attack_columns(attacks: Attacks) -> list[Column]:
     """What an attack measures, as columns: both accuracies, then the registry's measures of two maps."""
     k = next(iter(attacks.values())).config["protocol"]["k"]
     columns = [*_ACCURACIES]
@@ -194,7 +448,7 @@ def attack_columns(attacks: Attacks) -> list[Column]:
 
 
 def _steadiness(attacks: Attacks) -> list[Column]:
-    return [column for column in attack_columns(attacks) if column.key in _STEADINESS]
+    return [column for column in _attack_columns(attacks) if column.key in _STEADINESS]
 
 
 def _comparison_panels(attacks: Attacks) -> list[Panel]:
@@ -244,7 +498,7 @@ def paired_table(attacks: Attacks) -> Table:
     """A row per measure: both means over the shared images, and their difference with its interval."""
     (name, first), (other, second) = attacks.items()
     columns: list[Column | str] = ["measure", name, other, Column("", "difference", "difference"), "images"]
-    headings = {column.key: column.heading for column in attack_columns(attacks)}
+    headings = {column.key: column.heading for column in _attack_columns(attacks)}
     rows = []
     for key, pair in paired_differences(first, second).items():
         one, two = (signed(mean, 4) for mean in pair.means)
@@ -394,7 +648,7 @@ def _results_panel(attacks: Attacks) -> Panel:
     text = [f"The top pixels are the k = {k:,} most important.", *_counts(attacks)]
     if len(table.rows) > len(attacks):
         text.append(_LITERATURE)
-    drawn = [_intervals(one, attacks) for one in attack_columns(attacks) if one.key not in _STEADINESS]
+    drawn = [_intervals(one, attacks) for one in _attack_columns(attacks) if one.key not in _STEADINESS]
     return Panel("Results", text, [one for one in drawn if one is not None], table)
 
 
@@ -414,7 +668,7 @@ def _literature_rows(
 def _counts(attacks: Attacks) -> Iterator[str]:
     """A sentence for each measure that is defined on fewer images than its kind."""
     for name, attacked in attacks.items():
-        for column in attack_columns(attacks):
+        for column in _attack_columns(attacks):
             # Accuracies are of all images; maps are compared only of those classified correctly.
             n = _read(attacked, column.key).n
             whole = attacked.results["examples"]
@@ -563,7 +817,7 @@ def _radius_panels(attacks: Attacks) -> list[Panel]:
     """Each measure against the attack radius with its 95% band; natural accuracy has no radius."""
     drawn = []
     curves = {name: one.results.get("curve") or () for name, one in attacks.items()}
-    for column in attack_columns(attacks)[1:]:
+    for column in _attack_columns(attacks)[1:]:
         lines = []
         for name, curve in curves.items():
             points = sorted(

@@ -48,14 +48,14 @@ from veridical.runtime.options import BlockWorldChoice, NormName
 from veridical.runtime.seeds import stream
 from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, table_of
 from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.penalties import signed_sum
+from veridical.training.penalties import AttributionPenalty
 
+# The natural and the adversarially trained MLP, and a linear model trained naturally.
 NAMES: Mapping[str, str] = {
     "natural": "natural network",
     "adversarial": "adversarially trained network",
     "linear": "linear model",
 }
-"""The natural and the adversarially trained MLP, and a linear model trained naturally."""
 
 _FOLLOWED = ("other_ratio", "noise_ratio", "normalised_margin")  # their course in training is kept
 _RECORDED = 40  # places of that course, beside the start
@@ -221,22 +221,18 @@ class BlockMargin(Study[BlockMarginOptions]):
                 yield self._case(network, seed)
 
     def _case(self, network: Network, seed: int) -> Case:
-        options, linear = self.options, network.kind == "linear"
-        robust = {"norm": options.norm, "radius": network.radius, "inner_steps": options.inner_steps}
-        names = ("steps", "learning_rate", "train_examples", "test_examples")
+        options = self.options
+        names = ("deviation", "steps", "learning_rate", "train_examples", "test_examples")
         values = {
             "world": self._world(network.noise, seed).describe(),
-            "network": {
-                "kind": "linear" if linear else "mlp",
-                "width": network.width,
-                # The linear model starts from what a mean-field network computes in the limit: 0.
-                "deviation": 0.0 if linear else options.deviation,
-                "bias": not linear,
-            },
-            "objective": {"name": "adversarial", **robust} if network.radius else {"name": "natural"},
+            "kind": network.kind,
+            "width": network.width,
+            "radius": network.radius,
             **{name: getattr(options, name) for name in names},
             "seed": seed,
         }
+        if network.radius:
+            values |= {"norm": options.norm, "inner_steps": options.inner_steps}
         passes = options.inner_steps + 1 if network.radius else 1
         examples = options.train_examples if network.noise else options.blocks
         cost = options.steps * (1e-3 + 1e-8 * passes * examples * network.width * options.blocks)
@@ -255,14 +251,24 @@ class BlockMargin(Study[BlockMarginOptions]):
         """
         del context  # it takes seconds, and reads no files
         world, seed = BlockWorld(**values["world"]), values["seed"]
-        network = _build_network(values["network"], world.size, seed)
+        network: LinearScore | MeanFieldMLP
+        if values["kind"] == "linear":  # in float64, from what a mean-field network computes in the limit: 0
+            network = LinearScore(world.size, seed=seed, deviation=0.0)
+        else:
+            network = MeanFieldMLP(world.size, values["width"], seed=seed, deviation=values["deviation"])
         train = world.examples(values["train_examples"]) if world.noise else world.points()
         test = world.examples(values["test_examples"], "test")
         dtype = next(network.parameters()).dtype
-        inputs, objective = train.inputs.to(dtype), _build_objective(values["objective"])
+        inputs, threat = train.inputs.to(dtype), None
+        objective: Objective = Natural()
+        if values["radius"]:
+            radius, inner_steps = values["radius"], values["inner_steps"]
+            inner = Inner(inner_steps, 2.5 * radius / inner_steps, "random", "loss")
+            threat = ball(values["norm"], radius, None)
+            objective = RobustAttribution(AttributionPenalty(sum_weight=1.0), threat, inner=inner)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         # The score is a mean over units, so that a unit moves only if the width multiplies the rate.
-        optimiser = torch.optim.SGD(trained, lr=values["learning_rate"] * values["network"]["width"])
+        optimiser = torch.optim.SGD(trained, lr=values["learning_rate"] * values["width"])
         steps, history = values["steps"], []
         every = max(1, steps // _RECORDED)
         for step in range(steps):
@@ -276,7 +282,13 @@ class BlockMargin(Study[BlockMarginOptions]):
             optimiser.step()
         measures = _measure_gradients(network, test, world)
         history.append({"step": steps, **measures})
-        robust_accuracy = _robust_accuracy(network, test, values["objective"], seed)
+        robust_accuracy = None
+        if threat is not None:
+            noise = stream(seed, "attack")
+            moved = pgd(
+                network, test.inputs.to(dtype), test.target, threat, steps=_PGD_STEPS, generator=noise
+            )
+            robust_accuracy = float((predict(network, moved).argmax(1) == test.target).double().mean())
         points = world.points()
         gradient = input_gradient(network.score, points.inputs.to(dtype)).double()
         magnitudes = block_magnitudes(gradient, world.blocks).unflatten(0, (2, world.relevant)).mean(0)
@@ -457,23 +469,6 @@ def certified_radius(world: BlockWorld, *, tolerance: float = 1e-4) -> float | N
 # One training
 
 
-def _build_network(record: Mapping[str, Any], size: int, seed: int) -> LinearScore | MeanFieldMLP:
-    """A fresh linear network (float64) or mean-field MLP (float32), as a step's values describe it."""
-    if record["kind"] == "linear":
-        return LinearScore(size, seed=seed, deviation=record["deviation"])
-    width, bias = record["width"], record["bias"]
-    return MeanFieldMLP(size, width, seed=seed, deviation=record["deviation"], bias=bias)
-
-
-def _build_objective(record: Mapping[str, Any]) -> Objective:
-    """The natural loss, or adversarial training in a ball without pixel bounds."""
-    if record["name"] == "natural":
-        return Natural()
-    radius, steps = record["radius"], record["inner_steps"]
-    inner = Inner(steps=steps, step_size=2.5 * radius / steps, start="random", score="loss")
-    return RobustAttribution(signed_sum(), ball(record["norm"], radius, None), inner=inner)
-
-
 def _measure_gradients(
     network: LinearScore | MeanFieldMLP, examples: BlockExamples, world: BlockWorld
 ) -> dict[str, float]:
@@ -503,18 +498,6 @@ def _measure_gradients(
 
 def _divide(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
-
-
-def _robust_accuracy(
-    network: LinearScore | MeanFieldMLP, test: BlockExamples, record: Mapping[str, Any], seed: int
-) -> float | None:
-    """Accuracy under projected gradient ascent in the ball of the training, None where there is none."""
-    if record["name"] == "natural":
-        return None
-    inputs = test.inputs.to(next(network.parameters()).dtype)
-    threat, noise = ball(record["norm"], record["radius"], None), stream(seed, "attack")
-    moved = pgd(network, inputs, test.target, threat, steps=_PGD_STEPS, generator=noise)
-    return float((predict(network, moved).argmax(1) == test.target).double().mean())
 
 
 # Trainings of several seeds

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from veridical.attacks.protocols import EvaluationSettings, evaluation_settings
+from veridical.attacks.protocols import evaluation_settings
 from veridical.data import load
-from veridical.jobs import InProcess, ProcessPool, WorkerLost
-from veridical.report.formats import Interval
-from veridical.runtime.devices import resolve_device
-from veridical.runtime.errors import RunError
-from veridical.runtime.files import CLAIM, claim_folder, result_document, write_json
-from veridical.runtime.options import TrainOptions
-from veridical.runtime.record import record
-from veridical.runtime.study_config import DemoOptions
+from veridical.jobs import Progress
+from veridical.report import Interval, Table
+from veridical.runtime.checking import FilePath
+from veridical.runtime.files import CLAIM
+from veridical.runtime.options import DataChoice, Machine, Placement, TrainOptions
 from veridical.studies.attack import Attack, AttackOptions, count_attacked
-from veridical.studies.attack_page import REPORT, write_attack_page
-from veridical.studies.attack_result import AttackResult
-from veridical.studies.finished import RESULT
+from veridical.studies.attack_page import AttackResult, attack_table, write_attack_page
+from veridical.studies.study import REPORT, RESULT, Case, Context, ProgressCallback, Study, StudyResult, Work
 from veridical.studies.training import OBJECTIVE_TITLES
 from veridical.training.log import read_log
 from veridical.training.loop import train
 from veridical.training.run import read_settings
 
-Show = Callable[[str, str, int, int], Any]
-"""(model, what is done to it, done, total)."""
-
-NATURAL: str = "natural"
-_NAMES: tuple[str, ...] = (NATURAL, "ig-sum-norm")
+NATURAL, ROBUST = MODELS = ("natural", "ig-sum-norm")
 COMPARED = {"topk_intersection": "top pixels kept (IN)", "kendall_tau": "Kendall's tau (CO)"}
+RADIUS = {"mnist-5k": 0.2, "mnist": 0.2}
+"""The paper's radius on MNIST, 0.3, needs many times the training; elsewhere the demo takes the paper's."""
 
 
 @dataclass(frozen=True)
@@ -55,176 +47,179 @@ class Scale:
 
 FULL = Scale(4.0, 6.0, 3600, 64, 40, 0.1)
 SHORT = Scale(2.0, 3.0, 3600, 24, 20, 0.2)
-_LEAD = (
-    "Two networks of one kind were trained on {data}: one in the ordinary way, one with Robust Attribution "
-    "Regularization (IG-SUM-NORM), so that its explanations hold still. Then each test image was changed a "
-    "little, so that the prediction stays and the explanation moves as far as it can."
-)
-RADIUS = {"mnist-5k": 0.2, "mnist": 0.2}
-"""The paper's radius on MNIST, 0.3, needs many times the training; elsewhere the demo takes the paper's."""
 
 
-@record
-class Finished:
-    """What the demo leaves: the page, both attacks by title, and the verdict, a line for each measure."""
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(DataChoice, Machine):
+    """Train a natural and a robust model, attack the explanations of both, and show them side by side.
 
-    page: Path
-    attacks: Mapping[str, AttackResult]
-    verdict: tuple[str, ...]
-
-
-def demo(options: DemoOptions, show: Show | None = None) -> Finished:
-    """Train, attack and compare; finished pieces of an earlier session are taken as they are.
-
-    Each model has a process of its own, so that two cores are used well: small batches gain little from a
-    second thread. Raises what a process raised.
+    Args:
+        out: Folder of everything; None is runs/demo, or runs/demo-short. The same command continues in it.
+        data: Name of a data set, an .npz file or a folder of class folders.
+        short: Less training, fewer images and steps, for a quick look.
+        seed: Seed of weights, batches and noise.
+        progress: Show progress bars.
     """
-    scale = SHORT if options.short else FULL
-    folder = Path(options.out or ("runs/demo-short" if options.short else "runs/demo"))
-    data = load(options.data, options.data_root)
-    settings = evaluation_settings(data.name, data.shape, radius=RADIUS.get(data.name))
-    settings = replace(settings, steps=scale.steps, step_size=scale.share_of_radius * settings.radius)
-    config = {
-        "data": data.describe(),
-        "scale": asdict(scale),
-        "evaluation": asdict(settings),
-        "seed": options.seed,
-    }
-    resolve_device(options.device)  # refused, it leaves no claim
-    claim_folder(folder, "demo", config)
-    begun = time.monotonic()
-    threads = max(1, (os.cpu_count() or 2) // 2)
-    arms = {name: _Arm(name, options, scale, settings, folder, threads, len(data.train)) for name in _NAMES}
-    tell = show or (lambda _model, _stage, _done, _total: None)
 
-    def watch() -> None:
-        for arm in arms.values():
-            tell(OBJECTIVE_TITLES[arm.name], *arm.stage())
+    out: FilePath | None = None
+    data: FilePath = "mnist-5k"
+    short: bool = False
 
-    with ProcessPool(len(arms), threads) if os.name == "posix" else InProcess() as executor:
-        running = {executor.submit(_train_and_attack, arm) for arm in arms.values()}
-        while running:
-            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    future.result()
-                except WorkerLost as error:
-                    raise RunError(f"a model's {error}. The same command continues where it was.") from None
-            watch()
-    attacks = {OBJECTIVE_TITLES[name]: Attack.read(arm.attacking.out) for name, arm in arms.items()}
-    lines, apart = verdict(*attacks.values())
-    seconds = {"seconds": round(time.monotonic() - begun, 3)}
-    results: dict[str, object] = {}
-    for name, attacked in zip(arms, attacks.values(), strict=True):
-        results[name] = attacked.results
-    surroundings = dict(next(iter(attacks.values())).document["environment"])
-    del surroundings["run"]
-    document = result_document({**results, "robust_above_natural": apart}, config, surroundings, seconds)
-    write_json(folder / RESULT, document)
-    page = write_attack_page(
-        folder / REPORT,
-        attacks,
-        title="What an attack leaves of two models' explanations",
-        lead=_LEAD.format(data=data.name),
-        notes=_deviations(data.name, settings, scale),
-    )
-    return Finished(page, attacks, lines)
+    store = scheduler = None  # no options: everything lies in `out`, and one machine does it
 
 
-@dataclass(frozen=True)
-class _Arm:
-    """One model of the demo: how it is trained, and how it is attacked."""
+class Demo(Study[DemoOptions]):
+    """Train a natural and a robust model on digits, attack the explanations of both, show them side by side.
 
-    name: str
-    options: DemoOptions
-    scale: Scale
-    settings: EvaluationSettings
-    folder: Path
-    threads: int
-    images: int
+    examples:
+      veridical demo
+      veridical demo --short --out runs/quick
 
-    @property
-    def training(self) -> TrainOptions:
-        options, scale = self.options, self.scale
-        validation = min(400, self.images // 10)
-        robust = self.name != NATURAL
-        return TrainOptions(
-            out=str(self.folder / self.name),
-            data=options.data,
-            data_root=options.data_root,
-            objective=self.name,
-            radius=self.settings.radius if robust else None,
-            epochs=scale.robust_epochs if robust else scale.natural_epochs,
-            model_options={"initialisation": "he"},
-            validation=validation,
-            train_examples=min(scale.train_examples, self.images - validation),
-            seed=options.seed,
-            device=options.device,
-            threads=self.threads,
-            progress=False,
-        )
+    Everything goes into one folder; an interrupted demo is continued by the same command. It ends by naming
+    the page to open.
+    """
 
-    @property
-    def attacking(self) -> AttackOptions:
-        options, settings = self.options, self.settings
-        return AttackOptions(
-            run=self.training.out,
-            out=f"{self.training.out}-attack",
-            data_root=options.data_root,
-            examples=self.scale.examples,
-            radius=[settings.radius],
-            steps=settings.steps,
-            step_size=settings.step_size,
-            seed=options.seed,
-            device=options.device,
-            threads=self.threads,
-            workers=1,
-            progress=False,
-        )
+    name = "demo"
+    summary = "train, attack and show a natural and a robust model on digits"
+    title = "What an attack leaves of two models' explanations"
+    Options = DemoOptions
 
-    def stage(self) -> tuple[str, int, int]:
-        """What its process is doing, how much is done, and of how much: read from its folders."""
-        run, attack = Path(self.training.out), Path(self.attacking.out)
-        if not (run / RESULT).exists():
-            total = read_settings(run).optimise.steps if (run / CLAIM).exists() else 1
-            log = read_log(run)
-            return "training, steps", log[-1]["step"] if log else 0, total
-        images = min(self.scale.examples, self.images)
-        if (attack / RESULT).exists():
-            return "attacked, images", images, images
-        return "under attack, images", count_attacked(attack), images
+    def prepare(self) -> None:
+        """Load the images and scale the attack of the paper down."""
+        options = self.options
+        out = options.out or ("runs/demo-short" if options.short else "runs/demo")
+        self.options = replace(options, out=out)
+        self.folder = Path(out)
+        self.scale = SHORT if options.short else FULL
+        self.data = load(options.data, options.data_root)
+        settings = evaluation_settings(self.data.name, self.data.shape, radius=RADIUS.get(self.data.name))
+        length = self.scale.share_of_radius * settings.radius
+        self.settings = replace(settings, steps=self.scale.steps, step_size=length)
 
+    def config(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; neither paths nor the machine."""
+        return {
+            "data": self.data.describe(),
+            "scale": asdict(self.scale),
+            "evaluation": asdict(self.settings),
+            "seed": self.options.seed,
+        }
 
-def _train_and_attack(arm: _Arm) -> None:
-    train(arm.training)
-    Attack(arm.attacking).run()
+    def placement(self) -> Placement:
+        """A process for each model, so that cores are used well: small batches gain little from threads."""
+        workers = len(MODELS) if os.name == "posix" else 1
+        threads = max(1, (os.cpu_count() or 2) // 2)
+        return Placement(out=str(self.folder), device=self.options.device, workers=workers, threads=threads)
 
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        return {**super().where(), "data": self.options.data, "out": str(self.folder)}
 
-def verdict(natural: AttackResult, robust: AttackResult) -> tuple[tuple[str, ...], dict[str, bool]]:
-    """A line for IN and one for CO, and whether the robust model's interval lies above the natural one's."""
-    lines, apart = [], {}
-    for name, words in COMPARED.items():
-        low, high = (Interval.read(attacked.results[name]) for attacked in (natural, robust))
-        order = high.against(low)
-        apart[name] = order == "higher"
-        said = {
+    def cases(self) -> Iterable[Case]:
+        """A training and an attack for each model."""
+        scale, seed, images = self.scale, self.options.seed, len(self.data.train)
+        validation = min(400, images // 10)
+        for name in MODELS:
+            is_robust = name == ROBUST
+            training = {
+                "objective": name,
+                "radius": self.settings.radius if is_robust else None,
+                "epochs": scale.robust_epochs if is_robust else scale.natural_epochs,
+                "model_options": {"initialisation": "he"},
+                "validation": validation,
+                "train_examples": min(scale.train_examples, images - validation),
+                "seed": seed,
+            }
+            attack = {
+                "examples": scale.examples,
+                "radius": [self.settings.radius],
+                "steps": self.settings.steps,
+                "step_size": self.settings.step_size,
+                "seed": seed,
+            }
+            values = {"data": self.data.checksum, "training": training, "attack": attack}
+            yield Case(values, name, stage="training and attacking")
+
+    @staticmethod
+    def measure(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Train into the folder of the demo, where people look for the run, and attack it beside."""
+        run = Path(context.where["out"]) / values["training"]["objective"]
+        shared: dict[str, Any] = {"device": context.device, "data_root": context.data_root, "progress": False}
+        train(TrainOptions(out=str(run), data=context.where["data"], **values["training"], **shared))
+        attack = AttackOptions(run=str(run), out=f"{run}-attack", workers=1, **values["attack"], **shared)
+        Attack(attack).run()
+        return {}
+
+    def run(self, progress: ProgressCallback | None = None) -> StudyResult:
+        """Train, attack and compare; finished pieces of an earlier session are taken as they are."""
+        return super().run(progress and (lambda _what, _state: self._report(progress)))
+
+    def _report(self, progress: ProgressCallback) -> None:
+        """Tell the steps of each training and the images of each attack, as their folders show them."""
+        images = min(self.scale.examples, len(self.data.test))
+        for name in MODELS:
+            run, title = self.folder / name, OBJECTIVE_TITLES[name]
+            if not (run / CLAIM).exists():
+                continue
+            log, steps = read_log(run), read_settings(run).optimise.steps
+            is_trained = (run / RESULT).exists()
+            done = steps if is_trained else log[-1]["step"] if log else 0
+            progress(f"{title}: training steps", Progress(done, steps, 0, 0, 0, None))
+            if is_trained:
+                attack = Path(f"{run}-attack")
+                done = images if (attack / RESULT).exists() else count_attacked(attack)
+                progress(f"{title}: attacked images", Progress(done, images, 0, 0, 0, None))
+
+    def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - they lie in the demo's folder
+        """The results of both attacks, and where the robust model's intervals lie above the natural one's."""
+        attacks = _attacks(self.folder).values()
+        results = {name: attack.results for name, attack in zip(MODELS, attacks, strict=True)}
+        above = {measure: _compare(results, measure) == "higher" for measure in COMPARED}
+        return {**results, "robust_above_natural": above}
+
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """Every measure of both models."""
+        return {"": attack_table(_attacks(result.folder)).transposed("measure")}
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """A line for IN and one for CO; a difference is claimed for disjoint intervals alone."""
+        words = {
             "higher": "the robust model's explanations hold better, and the 95% intervals do not overlap",
             "lower": "the robust model's explanations hold less well",
             "overlap": "no difference is shown: the 95% intervals overlap",
             "unknown": "not measured for both",
-        }[order]
-        lines.append(f"{words}: {said}.")
-    return tuple(lines), apart
+        }
+        return [f"{name}: {words[_compare(result.results, measure)]}." for measure, name in COMPARED.items()]
 
-
-def _deviations(data: str, settings: EvaluationSettings, scale: Scale) -> list[str]:
-    """In what the demo is less than the paper's experiment."""
-    steps = f"{scale.steps} steps of {settings.step_size:.3g} instead of the paper's 100"
-    training = f"{scale.natural_epochs:g} epochs of natural and {scale.robust_epochs:g} of robust training"
-    return [
-        (
-            f"This is a demonstration on {data}, in minutes: {training} on at most "
-            f"{scale.train_examples:,} images, a ball of radius {settings.radius:.3g}, {scale.examples} test "
-            f"images, {steps}. Its numbers do not compare with the paper's."
+    @classmethod
+    def write_page(cls, result: StudyResult) -> Path:
+        """Draw the page that `compare` draws of attacks, with how far the demo is from the paper's."""
+        data, scale = result.config["data"]["name"], Scale(**result.config["scale"])
+        settings = result.config["evaluation"]
+        lead = (
+            f"Two networks of one kind were trained on {data}: one in the ordinary way, one with Robust "
+            "Attribution Regularization (IG-SUM-NORM), so that its explanations hold still. Then each test "
+            "image was changed a little, so that the prediction stays and the explanation moves as far as it "
+            "can."
         )
-    ]
+        note = (
+            f"This is a demonstration on {data}, in minutes: {scale.natural_epochs:g} epochs of natural and "
+            f"{scale.robust_epochs:g} of robust training on at most {scale.train_examples:,} images, a ball "
+            f"of radius {settings['radius']:.3g}, {scale.examples} test images, {scale.steps} steps of "
+            f"{settings['step_size']:.3g} instead of the paper's 100. Its numbers do not compare with the "
+            "paper's."
+        )
+        attacks = _attacks(result.folder)
+        return write_attack_page(result.folder / REPORT, attacks, title=cls.title, lead=lead, notes=[note])
+
+
+def _attacks(folder: Path) -> dict[str, AttackResult]:
+    return {OBJECTIVE_TITLES[name]: Attack.read(f"{folder / name}-attack") for name in MODELS}
+
+
+def _compare(results: Mapping[str, Any], measure: str) -> str:
+    """Where the robust model's interval of a measure lies to the natural one's."""
+    natural, robust = (Interval.read(results[name][measure]) for name in MODELS)
+    return robust.against(natural)

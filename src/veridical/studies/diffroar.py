@@ -38,16 +38,15 @@ from veridical.runtime.options import (
     TiesName,
 )
 from veridical.studies import diffroar_page
-from veridical.studies.diffroar_result import (
+from veridical.studies.diffroar_page import (
     ARRAYS_FORM,
     DiffRoarDocument,
     attribution_name,
     judge_again,
     name_measurements,
 )
-from veridical.studies.executors import executor_of
 from veridical.studies.maps import first_of_each_class
-from veridical.studies.study import REPORT, Case, Study, StudyResult, Work
+from veridical.studies.study import REPORT, Case, Study, StudyResult, Work, executor_of
 from veridical.training.subject import load_subject
 
 
@@ -142,6 +141,7 @@ class DiffRoar(Study[DiffRoarOptions]):
         named = {one.name: getattr(options, one.name) for one in fields(Design)}
         design = Design(**named | {"levels": tuple(options.levels), "baselines": tuple(options.baselines)})
         retrained, retrained_options = options.retrain_model, options.retrain_model_options
+        # A run says itself what is retrained; a model by name and options is built anew from them.
         if retrained is None and self.subject.run is None:
             retrained, retrained_options = options.model, options.model_options
         self.measurement = plan_diffroar(
@@ -226,6 +226,7 @@ class DiffRoar(Study[DiffRoarOptions]):
         inputs, labels = split.batch(index)
         whole = ranking.test
         ranks = torch.from_numpy(np.array(whole[index] if len(whole) > 1 else whole[[0] * len(index)]))
+        # From 1 for what comes first to 0, as maps are drawn; one coordinate alone is first.
         last = max(1, ranking.coordinates - 1)
         order = (1 - ranks.double() / last).reshape(len(index), -1, *split.images.shape[2:]).mean(dim=1)
         unmasked = [

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from veridical.data.block_mnist import block_mnist, counterfactual
+from veridical.data.block_mnist import block_mnist
 from veridical.data.masked import MaskedDataset, PartName, load_masked, save_masked
 from veridical.data.shortcut import shortcut
 from veridical.report import Illustration, Panel, PictureGallery, PictureRow, Table, study_page
@@ -22,6 +22,7 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.files import claim_folder, read_json, result_document, write_atomic, write_json
 from veridical.runtime.options import BlockOptions, DataRoot, Gallery, ShortcutOptions
 
+# The rows of the picture of all kinds of BlockMNIST, by title.
 KINDS: Mapping[str, BlockOptions] = {
     "BlockMNIST: a square's outline, position random": BlockOptions(),
     "BlockMNIST-Top: position top": BlockOptions(position="top"),
@@ -37,7 +38,6 @@ KINDS: Mapping[str, BlockOptions] = {
     "contrast 0.5, null contrast 1": BlockOptions(contrast=0.5, null_contrast=1.0),
     "noise 0.2": BlockOptions(noise=0.2),
 }
-"""The rows of the picture of all kinds of BlockMNIST, by title."""
 
 _MOVED = "counterfactuals of the first row: the same images, the signal moved"
 _PARTS: tuple[PartName, PartName] = ("train", "test")
@@ -92,16 +92,14 @@ def make_block_mnist(options: BlockFileOptions) -> str:
     blocks = _part_of(BlockOptions, options)
 
     def make() -> MaskedDataset:
-        if options.moved:
-            return counterfactual(blocks, options.data_root, step=options.moved)
-        return block_mnist(blocks, options.data_root)
+        return block_mnist(blocks, options.data_root, moved=options.moved)
 
     config = {**asdict(blocks), "moved": options.moved}
     text = _write("make-block-mnist", config, make, options, "the signal block")
     if figure is None:
         return text
     figure.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw_kinds(options.source, options.data_root)
+    drawn = _draw_kinds(options.source, options.data_root)
     drawn.savefig(figure, dpi=144, facecolor="white", bbox_inches="tight", pad_inches=0.2)
     return f"{text}\nfigure: {figure}"
 
@@ -123,14 +121,14 @@ def make_shortcut(options: ShortcutFileOptions) -> str:
     return _write("make-shortcut", asdict(patch), make, options, "the patch")
 
 
-def draw_kinds(source: str, root: str | None = None) -> Figure:
+def _draw_kinds(source: str, root: str | None = None) -> Figure:
     """A row of training images for each of KINDS, then the counterfactuals of the first, masks outlined."""
     kinds = {
         title: replace(kind, source=source, train_examples=_ROW, test_examples=1)
         for title, kind in KINDS.items()
     }
     rows = {title: block_mnist(kind, root) for title, kind in kinds.items()}
-    rows[_MOVED] = counterfactual(next(iter(kinds.values())), root)
+    rows[_MOVED] = block_mnist(next(iter(kinds.values())), root, moved=1)
     figure = Figure(figsize=(1.4 * _ROW, 2.6 * len(rows)), layout="constrained")
     strips = np.ravel(figure.subfigures(len(rows), 1, squeeze=False))
     for strip, (title, data) in zip(strips, rows.items(), strict=True):

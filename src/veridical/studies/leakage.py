@@ -22,15 +22,14 @@ from torch import Tensor, nn
 from veridical.attacks.ball import ball
 from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.maps import dataset_maps
-from veridical.attribution.method import Attribution
-from veridical.attribution.registry import create_attribution, describe_attribution
-from veridical.data.block_mnist import block_mnist, counterfactual
+from veridical.attribution.method import Attribution, dataset_maps
+from veridical.attribution.registry import create_attribution
+from veridical.data.block_mnist import block_mnist
 from veridical.data.dataset import Split
 from veridical.data.masked import MaskedDataset
 from veridical.faithfulness.randomisation import predict_classes as predictions
 from veridical.faithfulness.sources import describe_source
-from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
+from veridical.metrics.intervals import SHARE, mean_interval, over_runs, proportion_interval, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,
     cosine_within,
@@ -69,6 +68,7 @@ from veridical.runtime.options import (
 from veridical.runtime.seeds import stream
 from veridical.studies.maps import (
     channels_last,
+    describe_methods,
     first_of_each_class,
     image_and_maps,
     make_topk_curve,
@@ -76,7 +76,6 @@ from veridical.studies.maps import (
     measures_over_seeds,
     scaled_saliency,
 )
-from veridical.studies.over_seeds import over_runs, two_intervals
 from veridical.studies.study import (
     Case,
     Context,
@@ -85,6 +84,7 @@ from veridical.studies.study import (
     Work,
     check_data,
     check_different,
+    limit_count,
     list_settings,
     table_of,
 )
@@ -100,42 +100,43 @@ from veridical.training.penalties import check_supported
 from veridical.training.run import load
 from veridical.training.settings import Settings
 
+# The data sets by where the digit stands.
 TITLES: Mapping[str, str] = {
     "random": "BlockMNIST",
     "top": "BlockMNIST-Top",
     "bottom": "BlockMNIST-Bottom",
 }
-"""The data sets by where the digit stands."""
 
 RUN = "run"
+# A prediction of at least this probability counts as saturated.
 SURE = 0.999
-"""A prediction of at least this probability counts as saturated."""
 
 ATTACK_STEPS = 20
 _ROWS = 500
 
+# Test images whose maps are kept for the page, the first ones of each class.
 PICTURES = 12
-"""Test images whose maps are kept for the page, the first ones of each class."""
 
+# Share of a block's pixels that count as those which tell the classes apart.
 DISCRIMINATIVE = 0.25
-"""Share of a block's pixels that count as those which tell the classes apart."""
 
+# Training images by which these pixels are found.
 LOOKED_AT = 5000
-"""Training images by which these pixels are found."""
 
+# A digit's own pixels are those of at least this share of its greatest grey level.
 INK = 0.5
-"""A digit's own pixels are those of at least this share of its greatest grey level."""
 
+# What the pairs measure; see `_compare_pairs`.
 PAIRED = ("left_at_ink", "left_in_block", "same_digit", "same_class", "other_class")
-"""What the pairs measure; see `_compare_pairs`."""
 
+# Differences of cosines: what is of the very digit that is elsewhere, and what of its class alone.
 APART = (("of_the_digit", "same_digit", "same_class"), ("of_the_class", "same_class", "other_class"))
-"""Differences of cosines: what is of the very digit that is elsewhere, and what of its class alone."""
 
 HEADLINE_LEVEL = 0.05
+# Levels that stand in sentences and in the table; the curves have all.
 SHOWN = (0.05, 0.1, 0.2)
-"""Levels that stand in sentences and in the table; the curves have all."""
 
+# What the page says of each training.
 TOLD = (
     "weight",
     "beta",
@@ -148,7 +149,6 @@ TOLD = (
     "batch_size",
     "learning_rate",
 )
-"""What the page says of each training."""
 
 CAPTION = (
     "Values with their 95% intervals, over seeds where there are several, else over images. AUC: of "
@@ -299,18 +299,13 @@ class Leakage(Study[LeakageOptions]):
     def prepare(self) -> None:
         """Make the data, and fill every gap of the options."""
         options = self.options
-        for name in ("position", "objective", "attribution"):
+        for name in ("position", "objective"):
             check_different(name, getattr(options, name))
         check_supported(options.objective, {name: getattr(options, name) for name in _ROBUST})
         self.balls = balls_of(options)
         for norm, radius in self.balls:
             ball(norm, radius)  # refuses radii that cannot be
-        self.methods = {
-            name: describe_attribution(
-                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-            )
-            for name in options.attribution
-        }
+        self.methods = describe_methods(options)
         self.blocks = {at: self._blocks(at) for at in options.position}
         self.data = {at: _blocks_data(_key(self.blocks[at]), options.data_root) for at in options.position}
         self.conditions = [
@@ -323,10 +318,8 @@ class Leakage(Study[LeakageOptions]):
         self.titles = list(dict.fromkeys(one.title for one in self.conditions))
         self.seeds = range(options.seed, options.seed + options.seeds)
         images = len(next(iter(self.data.values())).test)
-        self.explained, self.attacked = (
-            images if wanted is None else min(wanted, images)
-            for wanted in (options.explained, options.attacked)
-        )
+        self.explained = limit_count(options.explained, images)
+        self.attacked = limit_count(options.attacked, images)
 
     def _blocks(self, position: PositionName) -> dict[str, Any]:
         given = {name: getattr(self.options, name) for name in _BLOCKS}
@@ -382,6 +375,7 @@ class Leakage(Study[LeakageOptions]):
                     cost=predict_cost(one.settings),
                 )
                 yield training
+                # Attacked in every ball, also those that it was not trained in.
                 attack = {"balls": [list(around) for around in self.balls], "attacked": self.attacked}
                 yield replace(
                     training,
@@ -438,6 +432,7 @@ class Leakage(Study[LeakageOptions]):
         under_attack = {}
         for norm, radius in values["balls"]:
             hits = 0
+            # The stream is keyed by the batch's first image: batches are of a fixed length here.
             for first in range(0, count, _ROWS):
                 inputs, target = _batch(model, data, first, count)
                 generator = stream(values["seed"], "leakage attack", first)
@@ -445,7 +440,7 @@ class Leakage(Study[LeakageOptions]):
                     model, inputs, target, ball(norm, radius), steps=ATTACK_STEPS, generator=generator
                 )
                 hits += int((predict(model, moved).argmax(1) == target).sum())
-            under_attack[ball_name(norm, radius)] = proportion_interval(hits, count)
+            under_attack[_ball_name(norm, radius)] = proportion_interval(hits, count)
         images = len(data.test)
         parts = [_batch(model, data, first, images)[0] for first in range(0, images, _ROWS)]
         logits = torch.cat([predict(model, part).cpu() for part in parts]).double()
@@ -465,10 +460,11 @@ class Leakage(Study[LeakageOptions]):
         data, model = _load_blocks(values, context), _load_model(context)
         moved = None
         if values["pairs"]:
+            # One training image is enough: only the test images are looked at.
             few = replace(
                 BlockOptions(**values["blocks"]), train_examples=1, test_examples=values["explained"]
             )
-            moved = counterfactual(few, context.data_root)
+            moved = block_mnist(few, context.data_root, moved=1)
         name = values["attribution"]["name"]
         method = create_attribution(name, seed=values["seed"], trust_code=context.trust_code)
         return measure_leakage(
@@ -674,7 +670,7 @@ def balls_of(options: LeakageOptions) -> list[Ball]:
     return list(zip(norms, (float(radius) for radius in radii), strict=True))
 
 
-def ball_name(norm: str, radius: float) -> str:
+def _ball_name(norm: str, radius: float) -> str:
     """A ball as people name it: linf 0.1."""
     return f"{norm} {radius:.4g}"
 
@@ -830,6 +826,7 @@ def _measures(runs: Sequence[Arrays]) -> dict[str, Any]:
         for run in runs
     ]
     measures: dict[str, Any] = {"null": measures_over_seeds(null)}
+    # What the steps measured by path, and its name in the results.
     names = {"telling": "telling", "telling_area": "telling_area", "level/signal": "signal_level"}
     names |= {"level/null": "null_level"} | {f"pair/{name}": name for name in PAIRED}
     for name, shown in names.items():
@@ -1044,7 +1041,7 @@ def _trainings(name: str, study: StudyResult, options: LevelsOptions) -> list[_T
     attribution, trainings = options.attribution or explanations[0], []
     for title, at in _conditions(study):
         fields, model = study.config["models"][title][at], study.results["models"][title][at]
-        own = ball_name(fields["norm"], fields["radius"]) if "radius" in fields else None
+        own = _ball_name(fields["norm"], fields["radius"]) if "radius" in fields else None
         if options.ball is None or own in (None, options.ball):
             trainings.append(_Training(name, title, at, own, model, model["maps"][attribution]["null"]))
     return trainings

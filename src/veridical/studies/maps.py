@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import DATASETS, Dataset
 from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
-from veridical.metrics.intervals import SHARE
+from veridical.metrics.intervals import SHARE, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,
     area_share,
@@ -29,10 +30,10 @@ from veridical.metrics.maps import saliency
 from veridical.report import Colours, Curve, curves_figure
 from veridical.report.formats import main_interval
 from veridical.runtime.files import Arrays
-from veridical.studies.over_seeds import two_intervals
+from veridical.studies.study import check_different
 
+# Measures that are one number per map; `topk` is one for each level.
 SINGLE = ("mass", "area", "auc", "pointing", "zero")
-"""Measures that are one number per map; `topk` is one for each level."""
 
 
 def map_measures(
@@ -80,8 +81,8 @@ _KINDS = {
 }
 
 
+# What the masks of generated files mark.
 _MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the planted patch"}
-"""What the masks of generated files mark."""
 
 
 @lru_cache(maxsize=2)
@@ -187,3 +188,13 @@ def channels_last(image: Any) -> Any:
     """Bytes (C, H, W) as numbers in [0, 1], (H, W) or (H, W, 3)."""
     values = image.astype(np.float64) / 255
     return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+
+
+def describe_methods(options: Any) -> dict[str, dict[str, Any]]:
+    """The attributions of a study's options as plain values, by name; a UsageError for none, or one twice."""
+    check_different("attribution", options.attribution)
+    trust = getattr(options, "trust_code", False)
+    return {
+        name: describe_attribution(create_attribution(name, seed=options.seed, trust_code=trust))
+        for name in options.attribution
+    }

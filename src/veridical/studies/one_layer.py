@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from veridical.attacks.ball import Linf, Noise
-from veridical.attribution.quadrature import Quadrature
+from veridical.attribution.path import Quadrature
 from veridical.data import load
 from veridical.data.block_world import BlockWorld
 from veridical.faithfulness.sources import describe_source, load_source
@@ -32,13 +32,13 @@ from veridical.runtime.options import BlockWorldChoice, DataChoice
 from veridical.runtime.seeds import stream
 from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different
 from veridical.training.objectives import Inner, Natural, Objective, ObjectiveValue, RobustAttribution
-from veridical.training.penalties import l1_norm, signed_sum
+from veridical.training.penalties import AttributionPenalty
 
 REFERENCE = "soft max-margin"
+# What the theorem says is the same as the reference.
 EQUAL = ("adversarial", "ig-norm")
-"""What the theorem says is the same as the reference."""
+# Relative distance below which trajectories count as the same in float64.
 EQUAL_BELOW = 1e-6
-"""Relative distance below which trajectories count as the same in float64."""
 
 _BATCH, _RECORDED = 50, 100
 _LEAST_NODES, _MOST_NODES = 48, 4096
@@ -361,13 +361,13 @@ def _objectives(
     """The theorem's three objectives by name, those that break one of its conditions, and the natural."""
     radius, weight, steps = values["radius"], values["weight"], values["inner_steps"]
     free, bounded, length = Linf(radius, None), Linf(radius, bounds), radius / 4
-    size, one_node = l1_norm(), Quadrature("midpoint", 1)
+    size, one_node = AttributionPenalty(l1=1.0), Quadrature("midpoint", 1)
     from_gradient = Inner(steps, length, "gradient", "size", exact)
     from_anywhere = Inner(steps, length, "random", "size", exact)
     by_loss = Inner(steps, length, "gradient", "loss")
     return {
         REFERENCE: SoftMaxMargin(radius, weight),
-        "adversarial": RobustAttribution(signed_sum(), free, weight, inner=by_loss),
+        "adversarial": RobustAttribution(AttributionPenalty(sum_weight=1.0), free, weight, inner=by_loss),
         "ig-norm": RobustAttribution(size, free, weight, exact, from_gradient),
         "ig-norm, one node": RobustAttribution(size, free, weight, one_node, from_gradient),
         "ig-norm, random start": RobustAttribution(size, free, weight, exact, from_anywhere),

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.maps import dataset_maps
-from veridical.attribution.registry import create_attribution, describe_attribution
+from veridical.attribution.method import dataset_maps
+from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset
 from veridical.faithfulness.randomisation import (
     INVARIANT_ABOVE,
@@ -50,14 +50,23 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
 from veridical.runtime.record import record
-from veridical.studies.maps import channels_last, first_of_each_class, image_and_maps
-from veridical.studies.study import Case, Context, Study, StudyResult, Work, check_different, list_settings
+from veridical.studies.maps import channels_last, describe_methods, first_of_each_class, image_and_maps
+from veridical.studies.study import (
+    Case,
+    Context,
+    Study,
+    StudyResult,
+    Work,
+    check_different,
+    limit_count,
+    list_settings,
+)
 from veridical.studies.training import training_title
 from veridical.training.run import load
 from veridical.training.subject import load_model, load_subject
 
+# The training on true data beside those on randomised ones.
 CONTROL = "true"
-"""The training on true data beside those on randomised ones."""
 
 MEASURES = measures("sanity")
 TRAINING_WORDS = {CONTROL: "true data", "labels": "permuted labels", "data": "images of noise"}
@@ -68,8 +77,8 @@ ORDERS = {
 }
 SIMILARITIES = [Column(name, measure.label, "number") for name, measure in MEASURES.items()]
 
+# Columns of the gallery for the cascade.
 _MOST_STATES = 4
-"""Columns of the gallery for the cascade."""
 
 AtLeastTwo = Annotated[int, Limit(2, 10**9)]
 
@@ -125,26 +134,21 @@ class Sanity(Study[SanityOptions]):
     def prepare(self) -> None:
         """Load the subject, and settle the new trainings."""
         options = self.options
-        check_different("attribution", options.attribution)
         check_different("tests", options.tests)
         self.subject = load_subject(options, device=options.device)
         self.data = self.subject.data
         if min(self.data.shape[1:]) < 3:
             raise argument_error("data", f"images of {self.data.shape}", "images of at least 3 x 3 pixels")
-        self.methods = {
-            name: describe_attribution(
-                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-            )
-            for name in options.attribution
-        }
+        self.methods = describe_methods(options)
         self.examples = min(options.examples, len(self.data.test))
         count = len(self.data.train)
-        self.train_examples = count if options.train_examples is None else min(options.train_examples, count)
+        self.train_examples = limit_count(options.train_examples, count)
         self.orders = [name for name in ORDERS if name in options.tests]
         randomised = [name for name in ("labels", "data") if name in options.tests]
         self.kinds = [CONTROL, *randomised] if randomised else []
         self.model: dict[str, Any] | None = None
         self.training: dict[str, Any] | None = None
+        # Weights alone need no new training.
         if self.kinds:
             run = None if self.subject.run is None else self.subject.run.settings
             self.model = resolve_architecture(
@@ -158,8 +162,9 @@ class Sanity(Study[SanityOptions]):
                 "train_examples": self.train_examples,
             }
             if run is not None:
+                # Fewer images than the run had may not fill one of its batches.
                 overrides["batch_size"] = min(run.optimise.batch_size, self.train_examples)
-            part = randomise_data(self.data, CONTROL, self.train_examples, options.seed)
+            part = _randomise_data(self.data, CONTROL, self.train_examples, options.seed)
             self.training = resolve_training(part, self.model, run, "natural", overrides)
 
     def config(self) -> dict[str, Any]:
@@ -274,7 +279,7 @@ class Sanity(Study[SanityOptions]):
     def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
         """Train the architecture on randomised data; its accuracies on that and on the test images."""
         true = load_source(context.where, values["data"]["checksum"])
-        data = randomise_data(true, values["kind"], values["examples"], values["random_seed"])
+        data = _randomise_data(true, values["kind"], values["examples"], values["random_seed"])
         run = train_fresh(values, data, context.folder / "run", context.where)
         right = predict_classes(run.model, data.train) == data.train.labels
         return {
@@ -485,7 +490,7 @@ class Sanity(Study[SanityOptions]):
         return facts
 
 
-def randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
+def _randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
     """The training data of one kind: "true", with permuted "labels", or with noise for "data"."""
     part = shorten_training(data, examples, seed)
     change = {"labels": permute_labels, "data": replace_by_noise}.get(kind)
@@ -544,6 +549,7 @@ def _states(
     assert context.after is not None
     other = load(context.after / "run", device=next(model.parameters()).device).model
     others = explain(other)
+    # The other network explains the same classes; what it would say itself is recorded beside.
     seen = predict_classes(other, split, batch)
     yield _State("trained", compare_maps(maps, others, "sanity"), seen, others)
 

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from veridical.attribution.classifier import parameter_like
-from veridical.attribution.maps import batch_maps
-from veridical.attribution.registry import check_on_black, create_attribution, describe_attribution
+from veridical.attribution.method import batch_maps
+from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.randomisation import predict_classes
 from veridical.faithfulness.sources import describe_source
-from veridical.metrics.intervals import SHARE
+from veridical.metrics.intervals import SHARE, over_runs, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS
 from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import Interval
@@ -46,6 +46,7 @@ from veridical.runtime.options import (
 from veridical.studies.maps import (
     SINGLE,
     channels_last,
+    describe_methods,
     draw_topk,
     first_of_each_class,
     image_and_maps,
@@ -54,7 +55,6 @@ from veridical.studies.maps import (
     measures_over_seeds,
     scaled_saliency,
 )
-from veridical.studies.over_seeds import over_runs, paired_difference, two_intervals
 from veridical.studies.study import (
     Case,
     Context,
@@ -64,6 +64,7 @@ from veridical.studies.study import (
     check_data,
     check_different,
     compare,
+    limit_count,
     table_of,
 )
 from veridical.studies.training import predict_cost, study_settings, training_fields, training_title
@@ -71,14 +72,14 @@ from veridical.training.loop import train
 from veridical.training.penalties import check_supported
 from veridical.training.settings import Settings
 
+# The test images: the patch as in training, independent of the class, and not there.
 VARIANTS: tuple[ShortcutTestName, ...] = ("agreeing", "moved", "gone")
-"""The test images: the patch as in training, independent of the class, and not there."""
 
+# Variants in which a model that relies on the patch loses accuracy.
 LOST = ("moved", "gone")
-"""Variants in which a model that relies on the patch loses accuracy."""
 
+# Test images whose maps are kept, the first ones of each class.
 PICTURES = 10
-"""Test images whose maps are kept, the first ones of each class."""
 
 RELIANCE = (
     *(Column(f"accuracy/{variant}", variant, "share") for variant in VARIANTS),
@@ -103,8 +104,8 @@ RELIANCE_TEXT = (
     "images."
 )
 
+# One data set with each kind of test images.
 Planted = Mapping[ShortcutTestName, MaskedDataset]
-"""One data set with each kind of test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         options = self.options
         for name in options.attribution:
             check_on_black(name)
-        for name in ("objective", "rate", "attribution"):
+        for name in ("objective", "rate"):
             check_different(name, getattr(options, name))
         if options.radius is not None:
             check_different("radius", options.radius)
@@ -181,12 +182,9 @@ class Shortcut(Study[ShortcutStudyOptions]):
         data = planted(self._shortcut(options.rate[0]), options.data_root)["gone"]
         self.classes = data.classes
         images = len(data.test)
-        self.explained = images if options.explained is None else min(options.explained, images)
+        self.explained = limit_count(options.explained, images)
         self.explaining = {
-            "attributions": {
-                name: describe_attribution(create_attribution(name, seed=options.seed))
-                for name in options.attribution
-            },
+            "attributions": describe_methods(options),
             "explained": self.explained,
             "levels": list(LEVELS),
             "map_seed": options.seed,
@@ -203,6 +201,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         data = planted(shortcut, options.data_root)["gone"]
         given = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
         for objective in options.objective:
+            # Natural training has no ball, so it is trained once however many radii there are.
             alone = objective == "natural" or options.radius is None
             for radius in [None] if alone else options.radius or []:
                 settings = study_settings(options, objective, {**given, "radius": radius}, data)
@@ -275,7 +274,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         index = first_of_each_class(data.test.labels[: values["explained"]], PICTURES)
         arrays["index"] = np.asarray(index, dtype=np.int64)
         for variant, shown in variants.items():
-            regions = mark_patches(variants, variant)
+            regions = _mark_patches(variants, variant)
             arrays[f"predicted/{variant}"] = predict_classes(trained.model, shown.test).numpy()
             arrays[f"correct/{variant}"] = arrays[f"predicted/{variant}"] == arrays["label"]
             arrays[f"image/{variant}"] = shown.test.images[index].numpy()
@@ -293,6 +292,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
                     arrays[f"maps/{name}/{variant}/{measure}"] = whole
                 pictured = _maps(trained.model, shown, name, index, seed)
                 arrays[f"saliency/{name}/{variant}"] = scaled_saliency(pictured)
+        # Where the moved patch happens to agree with the label nothing can be told: NaN.
         arrays["follows"] = follows(arrays["predicted/moved"], variants["moved"], values["shortcut"]["code"])
         results, timing = trained.result["results"], trained.result["timing"]
         return {"adversarial_accuracy": results["adversarial_accuracy"], "timing": timing, **arrays}
@@ -308,6 +308,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         for title, one in self.conditions.items():
             runs = measured[title]
             arms[title] = self._condition_results(one, list(runs.values()), attacked[title])
+            # The first condition on the same images: compared with others, the patch would differ too.
             reference = next(t for t, other in self.conditions.items() if other.shortcut == one.shortcut)
             if reference != title:
                 pair = (runs, measured[reference])
@@ -469,7 +470,7 @@ def follows(predicted: NDArray[np.int64], moved: MaskedDataset, code: CodeName) 
     return np.where(agrees, np.nan, hit.astype(np.float64))
 
 
-def mark_patches(variants: Planted, variant: ShortcutTestName) -> Tensor:
+def _mark_patches(variants: Planted, variant: ShortcutTestName) -> Tensor:
     """Where maps are measured, bool (N, H, W): on the patch, or where it was in agreement if it is gone."""
     return variants["agreeing" if variant == "gone" else variant].test_mask
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,10 @@ import numpy as np
 import torch
 
 from veridical.faithfulness.diffroar import check_outcomes
-from veridical.jobs import InProcess, Job, Outcome, Progress, Store, run_jobs, workers_of
-from veridical.metrics.intervals import SHARE, UNBOUNDED
+from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs, workers_of
+from veridical.jobs.cluster import Dask
+from veridical.jobs.pool import visible_cards
+from veridical.metrics.intervals import SHARE, UNBOUNDED, two_intervals
 from veridical.report import Panel, study_page
 from veridical.report.formats import Interval
 from veridical.report.table import Column, Table, write_points
@@ -52,30 +54,29 @@ from veridical.runtime.files import (
     write_atomic,
     write_json,
 )
+from veridical.runtime.guards import thread_count
 from veridical.runtime.options import DataRoot, Gallery, Placement
 from veridical.runtime.record import record
 from veridical.runtime.trusted_import import import_trusted
-from veridical.studies.executors import executor_of
-from veridical.studies.over_seeds import two_intervals
 
 RESULT, EXAMPLES, REPORT = "result.json", "examples.npz", "report.html"
+# Where intervals of a unit end.
 BOUNDS: Mapping[str, tuple[float, float]] = {"share": SHARE, "points": (-1.0, 1.0)}
-"""Where intervals of a unit end."""
 
+# The store of a study that names no other, and what a job keeps its arrays in.
 JOBS, ARRAYS = "jobs", "measured.npz"
-"""The store of a study that names no other, and what a job keeps its arrays in."""
 
+# (what is done, how far it is).
 ProgressCallback = Callable[[str, Progress], object]
-"""(what is done, how far it is)."""
 
 _PLACEMENT = {one.name for group in (Placement, DataRoot, Gallery) for one in fields(group)}
+# Options on which no number depends.
 _PLACEMENT = (_PLACEMENT | {"batch", "trust_code"}) - {"seed"}
-"""Options on which no number depends."""
 
 OptionsT = TypeVar("OptionsT")
 _OWN = "veridical."
+# Studies of this process by name: one that a notebook defines runs in it, though no worker can import it.
 _LIVE: dict[str, type[Study[Any]]] = {}
-"""Studies of this process by name: one that a notebook defines runs in it, though no worker can import it."""
 
 
 @record
@@ -133,6 +134,7 @@ def run_step(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dic
     study = load_study(values["study"], trust_code=where.get("trust_code") == "yes")
     after = Path(where["after"]) if "after" in where else None
     measured = getattr(study, values["step"])(values["case"], Context(folder, after, where))
+    # Arrays first: the job's result, which its store writes last, says that the step is done.
     arrays = {name: value for name, value in measured.items() if isinstance(value, np.ndarray)}
     if arrays:
         write_atomic(folder / ARRAYS, pack_arrays(arrays))
@@ -163,6 +165,7 @@ class Work:
     def run(self, cases: Iterable[Case]) -> None:
         """Run cases by stage; a RunError with reasons and logs when the others of the stage are finished."""
         stages: dict[str, list[Job]] = {}
+        # A stage ends before the next begins, so that what a case comes after is there.
         for case in cases:
             stages.setdefault(case.stage, []).append(self._job(case))
         for what, jobs in stages.items():
@@ -190,6 +193,7 @@ class Work:
 
     def _job(self, case: Case) -> Job:
         if case not in self._jobs:
+            # All that the result depends on makes the job's id; `where` may differ between machines.
             values = {"study": self._study.spec, "step": case.step, "case": dict(case.values)}
             where = {**self._study.where(), **case.where}
             if case.after is not None:
@@ -274,6 +278,7 @@ class Study(Generic[OptionsT]):
         for name in ("data_root", "batch"):
             if getattr(options, name, None) is not None:
                 where[name] = str(getattr(options, name))
+        # A step from outside is imported by name where it runs, under the trust that its caller had.
         if getattr(options, "trust_code", False) or not self.spec.startswith(_OWN):
             where["trust_code"] = "yes"  # who has the class in hand has run its code
         return where
@@ -379,6 +384,7 @@ class Study(Generic[OptionsT]):
         """
         options: Any = self.options
         config = self.config()
+        # Steps that run in this process need no import, which a notebook's class could not pass.
         _LIVE[self.spec] = type(self)
         with executor_of(self.placement()) as executor:
             if type(self).__module__ == "__main__" and not isinstance(executor, InProcess):
@@ -406,6 +412,7 @@ class Study(Generic[OptionsT]):
             {"jobs": len(work.outcomes), "seconds": round(seconds, 3), **self.timing(work)},
             {EXAMPLES: examples},
         )
+        # The result is what the folder holds, as a later reader finds it: the page is drawn from that.
         write_json(folder / RESULT, {**document, "study": self.name})
         result = self.read(folder)
         self.write_page(result)
@@ -416,11 +423,13 @@ class Study(Generic[OptionsT]):
         """Read what the study left in a folder; a RunError for a folder that is not a finished one of it."""
         path = as_path(folder)
         document = read_json(path / RESULT, Document)
+        # Another study's document would pass the check of form and fail somewhere in the page.
         if document.get("study") != cls.name or EXAMPLES not in document["files"]:
             raise RunError(
                 f"{path} is not a finished {cls.name}: `veridical {cls.name} --out {path}` makes one."
             )
         check_form(document, cls.form, path / RESULT)
+        # Its digest, from the document, ties the pictures to these numbers.
         arrays = read_arrays(path / EXAMPLES, cls.forms, sha256=document["files"][EXAMPLES])
         if cls.forms and not set(arrays["label"].tolist()) <= set(range(len(arrays["classes"]))):
             raise RunError(f"{path / EXAMPLES} is damaged: label names classes that are not there. {AGAIN}")
@@ -452,8 +461,10 @@ def _source_digest(study: type[Study[Any]]) -> str:
     """SHA-256 of the file of a study from outside: with other code, what it measured is measured again."""
     try:
         text = inspect.getsource(inspect.getmodule(study) or study)
-    except (OSError, TypeError):  # defined where no file is, as in a notebook's cell
-        text = json.dumps(study.__qualname__)
+    except (OSError, TypeError):  # defined where no file is, as in a shell: the compiled code has to do
+        functions = [getattr(one, "__func__", one) for one in vars(study).values()]
+        codes = [one.__code__ for one in functions if inspect.isfunction(one)]
+        text = repr([(code.co_code, code.co_consts, code.co_names) for code in codes])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -521,3 +532,35 @@ def distinct_titles(
     if len(set(chosen)) < len(chosen):
         raise argument_error("titles", chosen, f"a different name for each {what}", "Give --titles.")
     return chosen
+
+
+@contextmanager
+def executor_of(options: Placement) -> Iterator[Executor]:
+    """Where the options say that jobs run; in the block torch has as many threads as a worker has.
+
+    A Dask scheduler by its address; one worker for each GPU, or a core; or this process, for one worker.
+    """
+    # A cluster's devices are other machines'.
+    device = None if options.scheduler is not None else resolve_device(options.device)
+    pinned = device is not None and options.device in ("auto", "cuda") and device.type == "cuda"
+    executor: Executor
+    if options.scheduler is not None:
+        executor = Dask(options.scheduler, insecure=options.insecure)
+    elif options.workers == 1:
+        executor = InProcess()
+    elif pinned:
+        # Workers are dealt out evenly over the cards, rounded up.
+        share = -(-(options.workers or 1) // max(1, len(visible_cards())))
+        executor = ProcessPool(options.workers, options.threads or 1, gpus="all", per_gpu=share)
+    else:
+        executor = ProcessPool(options.workers, options.threads or 1)
+    # Many processes of one thread beat few of several: small batches gain little from a second thread.
+    alone = isinstance(executor, InProcess)
+    threads = options.threads or (torch.get_num_threads() if alone else 1)
+    with executor, thread_count(threads):
+        yield executor
+
+
+def limit_count(wanted: int | None, available: int) -> int:
+    """How many of the available examples are used; None wants all."""
+    return available if wanted is None else min(wanted, available)

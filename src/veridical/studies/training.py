@@ -13,8 +13,8 @@ from veridical.training.penalties import OBJECTIVES, supported_options
 from veridical.training.settings import Settings
 from veridical.training.task import resolve_options
 
+# Share of the way from guessing to no error, below which a model has hardly learnt anything.
 _LEARNT = 0.1
-"""Share of the way from guessing to no error, below which a model has hardly learnt anything."""
 
 
 OBJECTIVE_TITLES: Mapping[str, str] = {

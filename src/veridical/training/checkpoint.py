@@ -9,14 +9,22 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import digest, read_bytes, read_json, to_plain, write_atomic, write_sealed
+from veridical.runtime.files import (
+    digest,
+    list_differences,
+    read_bytes,
+    read_json,
+    to_plain,
+    write_atomic,
+    write_sealed,
+)
 from veridical.runtime.record import record
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
@@ -26,26 +34,17 @@ _KEPT = 2
 _WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoint.json"
 
 
-class _Progress(TypedDict):
-    seconds: NotRequired[float]
-    sums: NotRequired[dict[str, float]]
-    summed: NotRequired[int]
-
-
 class _Record(TypedDict):
     step: int
     averaged: int | None
     sha256: dict[str, str]
     config: dict[str, Any]
-    progress: _Progress
+    progress: dict[str, Any]
 
 
 @record
 class Learner:
-    """All that a training step changes: a model, its optimiser and, if there is one, the weights' average.
-
-    kept: other tensors by name that steps change in place, such as warm starts.
-    """
+    """All that a training step changes; kept: tensors by name beside the weights, such as warm starts."""
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
@@ -80,12 +79,10 @@ def save_checkpoint(
     config: the run's settings, compared when it is loaded. progress: plain values that `load_newest` returns.
     A RunError instead of a checkpoint if a weight is not finite.
     """
-    if bad := nonfinite_weights(learner.model):
-        raise RunError(f"after step {step} the weights {', '.join(bad[:3])} hold values that are not finite")
-    tensors = learner.tensors()
+    check_finite(learner.model, f"after step {step}", "Lower the learning rate, in a new folder.")
     optimiser = io.BytesIO()
     torch.save(learner.optimiser.state_dict(), optimiser)
-    files = {_WEIGHTS: pack(tensors), _OPTIMISER: optimiser.getvalue()}
+    files = {_WEIGHTS: pack(learner.tensors()), _OPTIMISER: optimiser.getvalue()}
     folder.mkdir(exist_ok=True)
     # A leading dot: what a kill leaves behind here is no checkpoint and is cleared away by the next one.
     for unfinished in folder.glob(".step-*"):
@@ -135,10 +132,10 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
             shutil.rmtree(path)
             continue
         # Beyond damage: another configuration or model is the caller's mistake, and nothing is removed.
-        _compare(path, record["config"], to_plain(dict(config), "config"))
-        own = learner.tensors()
-        check_tensors(path, tensors, own)
-        copy_weights(own, tensors)
+        if differences := list_differences(record["config"], to_plain(dict(config), "config")):
+            listed = "; ".join(differences)
+            raise RunError(f"{path} belongs to another configuration: {listed}. Name another folder.")
+        copy_tensors(path, tensors, learner.tensors())
         learner.optimiser.load_state_dict(optimiser)
         if learner.average:
             learner.average.updates = record["averaged"] or 0
@@ -153,26 +150,31 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
     return safetensors.torch.save(whole)
 
 
+def digest_weights(model: nn.Module) -> str:
+    """SHA-256 of a model's weights, as a run's model.safetensors has it."""
+    return digest(pack(weights(model)))
+
+
 @torch.no_grad()
-def copy_weights(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Copy values into the tensors of a model, in place, so that device and memory layout stay theirs."""
-    for name, value in own.items():
-        value.copy_(tensors[name])
+def copy_tensors(path: Path, stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Copy values into the tensors of a model, in place, so that device and memory layout stay theirs.
 
-
-def check_tensors(path: Path, stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise a RunError that says what differs, unless names, shapes and dtypes are the same."""
-    differences = [f"{name} is missing there" for name in expected if name not in stored]
-    differences += [f"{name} is only there" for name in stored if name not in expected]
-    for name in expected:
-        if name in stored and _form(stored[name]) != _form(expected[name]):
-            differences.append(f"{name} is {_form(stored[name])} there, {_form(expected[name])} here")
+    A RunError that says what differs from those in `path`, unless names, shapes and dtypes are the same.
+    """
+    there, here = ({name: _form(value) for name, value in one.items()} for one in (stored, own))
+    differences = [f"{name} is missing there" for name in here if name not in there]
+    differences += [f"{name} is only there" for name in there if name not in here]
+    for name, form in here.items():
+        if there.get(name, form) != form:
+            differences.append(f"{name} is {there[name]} there, {form} here")
     if differences:
         more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
         raise RunError(
             f"{path} holds the weights of another model: {'; '.join(differences[:4])}{more}. "
             "Build the model as it was when the run began, or name another folder."
         )
+    for name, value in own.items():
+        value.copy_(stored[name])
 
 
 def unpack(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
@@ -183,17 +185,21 @@ def unpack(content: bytes, source: Path, hint: str) -> dict[str, Tensor]:
         raise RunError(f"{source} is damaged: it holds no tensors ({error}). {hint}") from error
 
 
-def nonfinite_weights(model: nn.Module) -> list[str]:
-    """The names of what is learnt and holds NaN or infinities, and of what is constant (a mask) and NaN."""
+def check_finite(model: nn.Module, source: object, hint: str) -> None:
+    """Raise a RunError unless what is learnt is finite, and what is constant (a mask) is not NaN."""
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     trained |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
     # A mask of -inf is a constant of the model's own; NaN is sound nowhere.
-    bad = {True: lambda value: ~torch.isfinite(value), False: torch.isnan}
-    return [name for name, value in weights(model).items() if bool(bad[name in trained](value).any())]
+    bad = [
+        name
+        for name, value in weights(model).items()
+        if bool(value.isnan().any()) or (name in trained and bool(value.isinf().any()))
+    ]
+    if bad:
+        raise RunError(f"{source}: the weights {', '.join(bad[:3])} are not finite. {hint}")
 
 
 def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Tensor], dict[str, Any]]:
-    """The record, the weights and the optimiser's state of one checkpoint; a RunError if it is damaged."""
     record = read_json(path / _RECORD, _Record, hint="", sealed=True)
     digests = {name: record["sha256"].get(name, "") for name in (_WEIGHTS, _OPTIMISER)}
     contents = {name: read_bytes(path / name, hint="", sha256=digest) for name, digest in digests.items()}
@@ -211,7 +217,7 @@ def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Te
 
 
 def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
-    """Whether a state is of the same groups and parameters; raises what it must for one of no structure."""
+    """Whether a state is of the same groups and parameters; raises anything for one of no structure."""
     shapes = [value.shape for group in own.param_groups for value in group["params"]]
     expected = own.state_dict()["param_groups"]
     same = [group["params"] for group in state["param_groups"]] == [group["params"] for group in expected]
@@ -222,22 +228,6 @@ def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
         same &= set(moments) == MOMENTS.get(type(own).__name__, set(moments))
         same &= all(not value.ndim or value.shape == shapes[number] for value in moments.values())
     return bool(same)
-
-
-def _compare(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    there, here = _flatten(stored), _flatten(expected)
-    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    if differing:
-        listed = "; ".join(f"{n} is {there.get(n)!r} there, {here.get(n)!r} here" for n in differing[:4])
-        raise RunError(f"{path} belongs to another configuration: {listed}. Name another folder.")
-
-
-def _flatten(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """The values of nested mappings, each by its dotted place."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{place}{key}.") if isinstance(value, Mapping) else {place + key: value}
-    return flat
 
 
 def _form(tensor: Tensor) -> str:

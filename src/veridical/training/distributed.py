@@ -37,8 +37,8 @@ _NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 class ProcessGroup:
     """This process among `size` that do one training together; `rank` counts from 0.
 
-    local_rank: its number on its own machine, and that of its GPU. Of size 1 it is a program as usual. What
-    communicates must be called by all processes in the same order: everything but `first` and `device`.
+    local_rank: its number on its own machine, and that of its GPU. What communicates must be called by all
+    processes in the same order: everything but `first` and `device`.
     """
 
     rank: int = 0
@@ -105,13 +105,13 @@ class ProcessGroup:
     def in_turn(self) -> Iterator[None]:
         """A guarded block that process 0 does first and the others, all at once, when it has done it."""
         if not self.first:
-            self._agree(None)
+            self._agree()
         with self.guarded():
             yield
         if self.first:
-            self._agree(None)
+            self._agree()
 
-    def _agree(self, failure: Exception | None) -> None:
+    def _agree(self, failure: Exception | None = None) -> None:
         """Wait for all processes; raise on each if one brings a failure."""
         if self.size == 1:
             return
@@ -143,15 +143,14 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-"""One process, which shares its work with nobody."""
 
 
 @contextmanager
 def join_processes(device: str = "auto") -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started with this one, for as long as the block lasts.
+    """Join the processes that torchrun started with this one, for the block; `ALONE` where there is only one.
 
-    `ALONE` where there is only one. device: the option of that name; GPUs communicate by NCCL, all else by
-    gloo. A program that has a torch.distributed group already makes its own `ProcessGroup`.
+    device: the option of that name; GPUs communicate by NCCL, all else by gloo. A program that has a
+    torch.distributed group already makes its own `ProcessGroup`.
     """
     # A scheduler's WORLD_SIZE alone numbers no process.
     size = _variable("WORLD_SIZE", 1, 1, _MOST_PROCESSES) if "RANK" in os.environ else 1
@@ -173,7 +172,7 @@ def join_processes(device: str = "auto") -> Iterator[ProcessGroup]:
         raise UsageError(f"{error}. Start the processes with torchrun.") from error
     try:
         yield group
-        group._agree(None)
+        group._agree()
     except BaseException:
         # NCCL would wait here for processes that may be gone; this one is about to end anyway.
         if own.type != "cuda":
@@ -197,8 +196,7 @@ def _variable(name: str, default: int, least: int, most: int) -> int:
 class Share:
     """The rows of each batch of `count` examples that are this process's; alone, all of them.
 
-    With several processes the sums and gradients of a step are those of one process up to rounding, and the
-    same bits on each.
+    Sums and gradients of a step are those of one process up to rounding, and the same bits on each.
     """
 
     group: ProcessGroup
@@ -241,20 +239,17 @@ class Share:
         if self.group.size == 1:
             return
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # One exchange for all parameters of a dtype, and for how many processes have a gradient of each.
         for dtype in sorted({parameter.dtype for parameter in trained}, key=str):
-            self._add([parameter for parameter in trained if parameter.dtype == dtype])
-
-    def _add(self, parameters: list[nn.Parameter]) -> None:
-        """One exchange for all parameters of a dtype, and for how many processes have a gradient of each."""
-        like = parameters[0]
-        has = torch.tensor([p.grad is not None for p in parameters], dtype=like.dtype, device=like.device)
-        flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        total = self.group.all_reduce(torch.cat([*(gradient.reshape(-1) for gradient in flat), has]))
-        *sums, counts = total.split([*(p.numel() for p in parameters), len(parameters)])
-        for parameter, gradient, added, count in zip(parameters, flat, sums, counts.tolist(), strict=True):
-            if count:
-                # In place: the gradient keeps its memory layout, which a fused optimiser expects.
-                parameter.grad = gradient.copy_(added.view_as(parameter))
+            same = [parameter for parameter in trained if parameter.dtype == dtype]
+            has = torch.tensor([p.grad is not None for p in same], dtype=dtype, device=same[0].device)
+            flat = [torch.zeros_like(p) if p.grad is None else p.grad for p in same]
+            total = self.group.all_reduce(torch.cat([*(gradient.reshape(-1) for gradient in flat), has]))
+            *sums, counts = total.split([*(p.numel() for p in same), len(same)])
+            for parameter, gradient, added, count in zip(same, flat, sums, counts.tolist(), strict=True):
+                if count:
+                    # In place: the gradient keeps its memory layout, which a fused optimiser expects.
+                    parameter.grad = gradient.copy_(added.view_as(parameter))
 
     def check_step(self, step: int, folder: Path) -> None:
         """Raise a RunError on every process unless all continue from the same step."""
@@ -286,8 +281,7 @@ def check_parallel(model: nn.Module, batch_size: int, group: ProcessGroup) -> No
     """Raise a UsageError for what several processes cannot train as one does."""
     if group.size == 1:
         return
-    names = [name for name, layer in model.named_modules() if isinstance(layer, _NORMALISED)]
-    if names:
+    if names := [name for name, layer in model.named_modules() if isinstance(layer, _NORMALISED)]:
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         raise UsageError(
             f"{type(model).__name__} has batch normalisation ({listed}). Each of {group.size} processes "

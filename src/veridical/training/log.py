@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.progress import (
@@ -45,10 +44,11 @@ class Log:
         path = folder / LOG
         kept = [line for line in read_log(folder) if line["step"] <= from_step]
         write_atomic(path, "".join(_as_line(line) for line in kept))
-        # purge_step hides the events of steps that are done again.
-        events = {"purge_step": from_step + 1}
-        self._events = event_writer()(str(folder / "tensorboard"), **events) if tensorboard else None
         self._file = path.open("a", encoding="utf-8")
+        self._events = None
+        if tensorboard:
+            # purge_step hides the events of steps that are done again.
+            self._events = event_writer()(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line; it is in the system's hands when this returns."""
@@ -101,42 +101,34 @@ def event_writer() -> Any:
     return SummaryWriter
 
 
-class Display:
+class Display(Progress):
     """A progress bar over the steps on stderr; with is_shown=False nothing is written at all.
 
     steps, done: steps in total, and those of earlier sessions.
     """
 
     def __init__(self, is_shown: bool, steps: int, done: int) -> None:
-        self._console = Console(stderr=True, quiet=not is_shown)
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeElapsedColumn())
-        self._progress = Progress(
+        super().__init__(
             TextColumn("[progress.description]{task.description}"),
-            *columns,
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=self._console,
+            console=Console(stderr=True, quiet=not is_shown),
             disable=not is_shown,
         )
-        self._task = self._progress.add_task("training", total=steps, completed=done, speed="")
+        self._task = self.add_task("training", total=steps, completed=done, speed="")
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def advance(self, loss: float, examples_per_second: float) -> None:
+    def show_step(self, loss: float, examples_per_second: float) -> None:
         """Show that one step is done."""
         speed = f"{examples_per_second:.0f} examples/s"
-        self._progress.update(self._task, advance=1, description=f"loss {loss:.3f}", speed=speed)
+        self.update(self._task, advance=1, description=f"loss {loss:.3f}", speed=speed)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(visible(text), highlight=False, markup=False)
+        self.console.print(visible(text), highlight=False, markup=False)
 
 
 def _as_line(values: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from veridical.training.checkpoint import (
 )
 from veridical.training.distributed import ALONE, ProcessGroup, Share, check_parallel
 from veridical.training.log import Display, Log, event_writer
-from veridical.training.objectives import Objective, ObjectiveValue
+from veridical.training.objectives import Objective
 from veridical.training.optimisation import (
     WeightAverage,
     arithmetic,
@@ -66,19 +66,12 @@ def train(
 ) -> Run:
     """Train a classifier and return the finished run; a run that was interrupted in `out` is continued.
 
-    Parameters
-    ----------
-    options
-        All of it as a `TrainOptions`; or leave it out and give its fields as keyword arguments. Both together
-        replace fields.
-    model, data, objective
-        Names, or a path of data, as in `TrainOptions`; or a module (inputs (N, C, H, W) in [0, 1] to logits
-        (N, K)), a `Dataset`, an `Objective`. The module is copied: the caller's own keeps its weights.
-    group
-        The processes that share every batch: `training.distributed.join_processes()` under torchrun. All
-        call this with the same arguments and get the same run; `out` must be a folder that all of them see.
-    fields
-        Fields of `TrainOptions`; `out` is required.
+    options, fields: a `TrainOptions`, or its fields as keyword arguments (`out` is required); both together
+    replace fields. model, data, objective: names, or a path of data, as in `TrainOptions`; or a module
+    (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a `Dataset`, an `Objective`. The module is copied: the
+    caller's own keeps its weights. group: the processes that share every batch:
+    `training.distributed.join_processes()` under torchrun. All call this with the same arguments and get the
+    same run; `out` must be a folder that all of them see.
 
     Interrupted at any moment, even by kill -9, the same call continues and ends with bitwise the weights of
     an unbroken run on the same machine, with the same threads and processes. A finished run is only loaded.
@@ -100,7 +93,9 @@ def train(
     with threads, preserved_rng(), default_modes(), ExitStack() as held:
         # Process 0 first: it claims the folder, and the others find it claimed for the same.
         with group.in_turn():
-            initial = _initial_weights(options, own_model)
+            initial = None
+            if options.initial_run is not None:
+                initial = load(options.initial_run, model=own_model, trust_code=options.trust_code)
             task = prepare_task(options, device, own_model, own_data, own_objective, initial)
             check_parallel(task.model, task.settings.optimise.batch_size, group)
             # Claimed last: what is refused leaves no folder behind.
@@ -146,13 +141,6 @@ def _own(name: str, given: Any, kind: Any, expected: str) -> Any:
     return given
 
 
-def _initial_weights(options: TrainOptions, model: nn.Module | None) -> Run | None:
-    """The run whose weights are begun with, if one is named. model: its architecture, if a caller's own."""
-    if options.initial_run is None:
-        return None
-    return load(options.initial_run, model=model, trust_code=options.trust_code)
-
-
 @contextmanager
 def _lock_folder(folder: Path) -> Iterator[None]:
     """Hold the folder against a second process, where the system has file locks; a kill releases it."""
@@ -180,18 +168,11 @@ class _Session:
     """One session: from the newest checkpoint, or the start, to the result."""
 
     def __init__(
-        self,
-        options: TrainOptions,
-        task: Task,
-        folder: Path,
-        device: torch.device,
-        group: ProcessGroup,
+        self, options: TrainOptions, task: Task, folder: Path, device: torch.device, group: ProcessGroup
     ) -> None:
         self.options, self.task, self.folder, self.device = options, task, folder, device
-        self.group = group
-        self.settings = task.settings
+        self.group, self.settings, optimise = group, task.settings, task.settings.optimise
         self.config = task.settings.to_dict()
-        optimise = self.settings.optimise
         self.share = Share(group, optimise.batch_size)
         model = task.model.train()
         average = WeightAverage(model, optimise.averaging) if optimise.averaging else None
@@ -212,19 +193,18 @@ class _Session:
 
     def run(self) -> None:
         """Do the remaining steps, then complete the folder."""
-        steps = self.settings.optimise.steps
+        steps, is_first = self.settings.optimise.steps, self.group.first
         with ExitStack() as stack:
             log = None
-            if self.group.first:
+            if is_first:
                 log = Log(self.folder, self.step, tensorboard=self.options.tensorboard)
                 stack.callback(log.close)
-            is_shown = self.options.progress and self.group.first
-            display = stack.enter_context(Display(is_shown, steps, self.step))
+            display = stack.enter_context(Display(self.options.progress and is_first, steps, self.step))
             if self.step:
                 display.note(f"{self.folder}: continued after step {self.step} of {steps}")
             self._steps(log, display)
         # The others wait here: a run that cannot be measured or written fails on all processes.
-        with arithmetic(self.device), self.group.guarded():
+        with arithmetic(), self.group.guarded():
             if self.group.first:
                 self._finish()
 
@@ -257,8 +237,7 @@ class _Session:
             "processes": self.group.size,
             "layout": str(task.layout).removeprefix("torch."),
         }
-        files = {MODEL: content}
-        document = result_document(results, settings.to_dict(), surroundings, self._timing(), files)
+        document = result_document(results, self.config, surroundings, self._timing(), {MODEL: content})
         write_json(self.folder / RESULT, document)
         _clear(self.folder)
 
@@ -279,7 +258,7 @@ class _Session:
             loss = self._one_step()
             self.seconds += time.monotonic() - before
             session += batch
-            display.advance(loss, session / (time.monotonic() - started))
+            display.show_step(loss, session / (time.monotonic() - started))
             last = self.step == self.settings.optimise.steps
             ended = last or self.step % self.settings.steps_per_epoch == 0
             # Once an epoch: the weights of all processes must be equal, or they would drift apart unseen.
@@ -312,7 +291,7 @@ class _Session:
         inputs = inputs.contiguous(memory_format=self.task.layout)
         # For layers that draw from the global generator, such as dropout.
         seed_global(self.share.layer_seed(settings.seed, self.step))
-        with arithmetic(self.device, bf16=settings.bf16), self.group.guarded():
+        with arithmetic(bf16=settings.bf16), self.group.guarded():
             objective = self.task.objective(self.step / settings.optimise.steps)
             arguments = learner.model, inputs, target, self.share.noise(settings.seed, self.step)
             value = self.starts.value(objective, *arguments, own) if self.starts else objective(*arguments)
@@ -336,7 +315,11 @@ class _Session:
         if learner.average is not None:
             learner.average.update(learner.model)
         self.step += 1
-        return self._sum_up(value, norm)
+        means = {"loss": float(value.loss.mean()), "gradient_norm": norm}
+        means |= {name: float(part.mean()) for name, part in value.parts.items()}
+        self.sums |= {name: self.sums.get(name, 0.0) + mean for name, mean in means.items()}
+        self.summed += 1
+        return means["loss"]
 
     def _batch(self) -> Tensor:
         """Positions of the step's images in the training images."""
@@ -347,14 +330,6 @@ class _Session:
         size = self.settings.optimise.batch_size
         return self._order[1][number * size : (number + 1) * size]
 
-    def _sum_up(self, value: ObjectiveValue, norm: float) -> float:
-        means = {"loss": float(value.loss.mean()), "gradient_norm": norm}
-        means |= {name: float(part.mean()) for name, part in value.parts.items()}
-        for name, mean in means.items():
-            self.sums[name] = self.sums.get(name, 0.0) + mean
-        self.summed += 1
-        return means["loss"]
-
     def _log_steps(self, log: Log) -> None:
         means = {name: total / self.summed for name, total in self.sums.items()} if self.summed else {}
         rate = self.learner.optimiser.param_groups[0]["lr"]
@@ -363,7 +338,7 @@ class _Session:
 
     def _log_epoch(self, log: Log, held: Split) -> str:
         """Measure the weights that would be delivered now; return a line for the terminal."""
-        with arithmetic(self.device):
+        with arithmetic():
             accuracies = self._accuracies(held)
         values = {f"validation_{name}": one["value"] for name, one in accuracies.items() if one}
         log.write(self.step, {"kind": "epoch", "epoch": self._epoch, **values, **self._timing()})
@@ -383,22 +358,21 @@ class _Session:
         """End the run on all processes, because of the images `bad` among those of the step."""
         with self.group.guarded():
             if self.group.first:
-                raise self._nonfinite_error(what, self.task.indices[positions], bad)
+                # By their numbers in the training split.
+                batch, report = self.task.indices[positions], self.folder / "stopped.json"
+                images, blamed = batch.tolist(), batch[bad].tolist()
+                # The newest is from before the step, whose weights were not moved.
+                checkpoint = next(iter(list_checkpoints(self.folder / _CHECKPOINTS)), None)
+                record = {"step": self.step, "not_finite": what, "images": blamed, "batch": images}
+                write_json(report, record | {"checkpoint": checkpoint})
+                listed = ", ".join(map(str, images[:16])) + (", ..." if len(images) > 16 else "")
+                raise RunError(
+                    f"{what} was not finite at step {self.step} for {len(blamed)} of {len(images)} images. "
+                    f"The batch was the training images {listed} (all are in {report}). "
+                    f"The last good checkpoint is {checkpoint or 'none'}. "
+                    "Lower the learning rate or the radius, in a new folder."
+                )
         raise AssertionError("process 0 raised")
-
-    def _nonfinite_error(self, what: str, batch: Tensor, bad: Tensor) -> RunError:
-        """Build (not raise) the error and write stopped.json; images by number in the training split."""
-        images, blamed, report = batch.tolist(), batch[bad].tolist(), self.folder / "stopped.json"
-        # The newest is from before the step, whose weights were not moved.
-        checkpoint = next(iter(list_checkpoints(self.folder / _CHECKPOINTS)), None)
-        record = {"step": self.step, "not_finite": what, "images": blamed, "batch": images}
-        write_json(report, record | {"checkpoint": checkpoint})
-        listed = ", ".join(map(str, images[:16])) + (", ..." if len(images) > 16 else "")
-        return RunError(
-            f"{what} was not finite at step {self.step} for {len(blamed)} of {len(images)} images. The batch "
-            f"was the training images {listed} (all are in {report}). The last good checkpoint is "
-            f"{checkpoint or 'none'}. Lower the learning rate or the radius, in a new folder."
-        )
 
 
 def _objective_record(settings: Settings) -> dict[str, Any]:
@@ -406,7 +380,6 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
     robust = settings.robust
     if robust is None:
         return {"name": settings.objective}
-    names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
     record: dict[str, Any] = {"name": settings.objective}
     record |= {name: getattr(robust, name) for name in ("weight", "beta", "norm", "radius")}
     record["training_radius"] = robust.ball_radius
@@ -414,6 +387,7 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
         record["radius_warm_up"] = robust.radius_warm_up
     if OBJECTIVES.get(settings.objective).at_the_image:
         return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
+    names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
     record |= {name: getattr(robust, name) for name in names}
     if robust.inner_score is None:
         # The signed sum is the change of the loss: to climb it is to climb the loss.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,15 @@ from veridical.attacks.ascent import Start, ascend, value_and_gradient
 from veridical.attacks.ball import Ball, Noise, ball
 from veridical.attribution.classifier import logits_of
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.path import input_gradient, path_attribution, points_on_path, weighted_sum
-from veridical.attribution.quadrature import Quadrature
-from veridical.runtime.checking import check_count, check_positive
-from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
+from veridical.attribution.path import (
+    Quadrature,
+    input_gradient,
+    path_attribution,
+    points_on_path,
+    weighted_sum,
+)
+from veridical.runtime.checking import Checked, Length, Steps
+from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.options import ScoreName, StartName
 from veridical.runtime.record import record
@@ -45,72 +50,42 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Natural:
-    """The cross-entropy at the clean input."""
+    """The cross-entropy at the clean input; nothing is random."""
 
     def __call__(
         self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
     ) -> ObjectiveValue:
-        """Cross-entropy per example; nothing is random, so the generator is not used."""
+        """Cross-entropy per example."""
         del generator
         loss = TargetScalar(model, target, "loss", finite=False)(inputs)
         return ObjectiveValue(loss, {"natural_loss": loss.detach()})
 
 
 @dataclass(frozen=True)
-class Inner:
+class Inner(Checked):
     """How the inner maximum over the ball is sought.
 
-    Parameters
-    ----------
-    steps, step_size
-        Projected ascent steps and their length in input units.
-    start
-        "random" (uniform in the ball, the RAR authors'), "origin", "gradient": x + radius * step(grad l), or
-        "warm": random unless `maximise` is given starts, as `train` gives it the last epoch's x'. x itself
-        is a stationary point of ||IG||_1, so "origin" is of use for the score "loss" only.
-    score
-        "size" climbs what the objective measures, l(x) + weight * size, exactly; "loss" climbs l(x') alone,
-        which needs no second derivative.
-    quadrature
-        Nodes of the attribution inside the ascent (the authors: 10 right Riemann).
+    steps, step_size: projected ascent steps and their length in input units. start: "random" (uniform in the
+    ball, the RAR authors'), "origin", "gradient" (x + radius * step(grad l)), or "warm" (random unless
+    `maximise` is given starts, as `train` gives it the last epoch's x'). x itself is a stationary point of
+    ||IG||_1, so "origin" is of use for the score "loss" only. score: "size" climbs what the objective
+    measures, l(x) + weight * size, exactly; "loss" climbs l(x') alone, which needs no second derivative.
+    quadrature: nodes of the attribution inside the ascent (the authors: 10 right Riemann).
     """
 
-    steps: int = 3
-    step_size: float = 0.05
+    steps: Steps = 3
+    step_size: Length = 0.05
     start: StartName = "random"
     score: ScoreName = "size"
     quadrature: Quadrature = Quadrature("midpoint", 1)
-
-    def __post_init__(self) -> None:
-        check_count("inner steps", self.steps, least=0)
-        if self.step_size != 0:
-            check_positive("inner step_size", self.step_size)
-        for name, given, known in (
-            ("inner start", self.start, get_args(StartName)),
-            ("inner score", self.score, get_args(ScoreName)),
-        ):
-            if given not in known:
-                raise unknown_name_error(name, given, known)
 
 
 @dataclass(frozen=True)
 class RobustAttribution:
     """l(x) + weight * max over x' in the ball of size(IG of the loss from x to x'), per example.
 
-    Parameters
-    ----------
-    size
-        The size function s; see `veridical.training.penalties`.
-    ball
-        Where x' may be.
-    weight
-        lambda, at least 0.
-    quadrature
-        Nodes of the attribution in the outer step (the authors: 50 right Riemann).
-    inner
-        The inner ascent.
-    rows
-        Bound on examples times nodes whose graphs are alive at once in the outer step.
+    weight: lambda, at least 0. quadrature: nodes of the attribution in the outer step (the authors: 50 right
+    Riemann). rows: bound on examples times nodes whose graphs are alive at once in the outer step.
 
     The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d
     held constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in
@@ -134,8 +109,7 @@ class RobustAttribution:
         self, model: nn.Module, inputs: Tensor, target: Tensor, generator: Noise | None = None
     ) -> ObjectiveValue:
         """The objective at the x' that the inner ascent finds from starts drawn by `generator`."""
-        perturbed = self.maximise(model, inputs, target, generator)
-        return self.at(model, inputs, target, perturbed)
+        return self.at(model, inputs, target, self.maximise(model, inputs, target, generator))
 
     def maximise(
         self,
@@ -149,17 +123,21 @@ class RobustAttribution:
 
         start: x' (N, ...) to begin with, projected into the ball, in place of `inner.start`.
         """
+        inner, ball = self.inner, self.ball
         # Eval mode, and no parameter asks for a gradient: the ascent costs passes in the inputs alone.
         with evaluating(model):
             score = self.inner_score(model, inputs, target)
+            begin: Start = "random"
+            if start is not None:
+                begin = start
+            elif inner.start == "gradient":
+                _, slope = value_and_gradient(TargetScalar(model, target, "loss", finite=False), inputs)
+                begin = inputs + ball.radius * ball.step(slope)
+            elif inner.start != "warm":
+                begin = inner.start
+            steps, size = inner.steps, inner.step_size
             return ascend(
-                score,
-                inputs,
-                self.ball,
-                steps=self.inner.steps,
-                step_size=self.inner.step_size,
-                start=self._start(model, inputs, target) if start is None else start,
-                generator=generator,
+                score, inputs, ball, steps=steps, step_size=size, start=begin, generator=generator
             ).inputs
 
     def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | _PenaltyScore:
@@ -175,8 +153,7 @@ class RobustAttribution:
         loss = TargetScalar(model, target, "loss", finite=False)
         clean_share = 1 - self.weight * self.size.sum_weight
         # lambda s = lambda sum + ...: where the sum's weight is one, l(x) cancels and its pass is saved.
-        skip_clean = clean_share == 0 and not self.size.absolute_sum
-        if skip_clean:
+        if clean_share == 0 and not self.size.absolute_sum:
             clean, moved = None, loss(perturbed)
             change = torch.zeros_like(moved)
         elif self.size.sum_weight or self.size.absolute_sum:
@@ -210,31 +187,29 @@ class RobustAttribution:
             _, slope = self.size.derivatives(None, change)
             return change, torch.zeros_like(change), slope
         with eval_mode(model), default_modes():
-            difference = perturbed - inputs
-            # Small enough: one graph serves the map and its gradient in the weights.
-            if inputs.shape[0] * self.quadrature.nodes <= self.rows:
-                attribution = path_attribution(
-                    loss, inputs, perturbed, self.quadrature, create_graph=True, rows=self.rows
-                )
-                direction, slope = self.size.derivatives(attribution, change)
-                assert direction is not None
+            # Small enough: one graph serves the map and its gradient in the weights. Else the nodes are gone
+            # through twice: for the map, then with v = u d in chunks of graphs.
+            whole = inputs.shape[0] * self.quadrature.nodes <= self.rows
+            attribution = path_attribution(
+                loss, inputs, perturbed, self.quadrature, create_graph=whole, rows=self.rows
+            )
+            direction, slope = self.size.derivatives(attribution, change)
+            assert direction is not None
+            if whole:
                 surrogate = (direction * attribution).flatten(1).sum(1)
                 attribution = attribution.detach()
             else:
-                # Else the nodes are gone through twice: for the map, then with v = u d in chunks of graphs.
-                attribution = path_attribution(loss, inputs, perturbed, self.quadrature, rows=self.rows)
-                direction, slope = self.size.derivatives(attribution, change)
-                assert direction is not None
-                surrogate = self._by_chunks(model, loss, inputs, difference, direction * difference)
+                surrogate = self._by_chunks(model, loss, inputs, perturbed - inputs, direction)
         # <u, IG> equals the size only for sizes of degree one; the value reported is the size itself.
         map_size = replace(self.size, sum_weight=0.0, absolute_sum=0.0)
         value = map_size(attribution, torch.zeros_like(change))
         return attribution, surrogate + (value - surrogate.detach()), slope
 
     def _by_chunks(
-        self, model: nn.Module, loss: TargetScalar, inputs: Tensor, difference: Tensor, v: Tensor
+        self, model: nn.Module, loss: TargetScalar, inputs: Tensor, difference: Tensor, direction: Tensor
     ) -> Tensor:
         """sum_k w_k <v, grad l(z_k)> per example; each chunk's graph is made again in the backward pass."""
+        v = direction * difference
         positions, weights = self.quadrature.points(inputs.dtype, inputs.device)
         at_once = max(1, self.rows // inputs.shape[0])
 
@@ -252,12 +227,6 @@ class RobustAttribution:
             total = total + checkpoint(part, positions[piece], weights[piece], use_reentrant=False)
         return total
 
-    def _start(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Start:
-        if self.inner.start != "gradient":
-            return "random" if self.inner.start == "warm" else self.inner.start
-        _, gradient = value_and_gradient(TargetScalar(model, target, "loss", finite=False), inputs)
-        return inputs + self.ball.radius * self.ball.step(gradient)
-
 
 @record
 class _PenaltyScore:
@@ -269,7 +238,6 @@ class _PenaltyScore:
     quadrature: Quadrature
 
     def __call__(self, perturbed: Tensor) -> Tensor:
-        """The size at x' (N, ...), (N,); differentiable in x' where a graph is recorded."""
         change = self.loss(perturbed)
         # The sign of the change matters here; elsewhere l(x) is a constant that no slope sees.
         if self.size.absolute_sum:
@@ -311,31 +279,19 @@ def build_objective(
     # What follows is the one form of all of them: a penalty, a ball, and an ascent in it.
     if entry.at_the_image:
         return _at_the_image(penalty, robust)
-    assert robust.inner_steps is not None
-    assert robust.inner_step_size is not None
-    assert robust.inner_start is not None
     # The step shrinks with the ball, or it would leave a small ball at once.
     grown = min(1.0, progress / robust.radius_warm_up) if robust.radius_warm_up else 1.0
     rule = robust.rule or "midpoint"
+    assert robust.inner_steps is not None and robust.inner_step_size is not None  # noqa: PT018 - for mypy
     inner = Inner(
-        steps=robust.inner_steps,
-        step_size=grown * robust.inner_step_size,
-        start=robust.inner_start,
-        score=robust.inner_score or "size",
-        quadrature=Quadrature(rule, robust.inner_nodes or 1),
+        robust.inner_steps,
+        grown * robust.inner_step_size,
+        robust.inner_start or "random",
+        robust.inner_score or "size",
+        Quadrature(rule, robust.inner_nodes or 1),
     )
-    return RobustAttribution(
-        penalty,
-        ball(robust.norm, grown * robust.ball_radius, bounds),
-        weight=robust.weight,
-        quadrature=Quadrature(rule, robust.nodes or 1),
-        inner=inner,
-    )
-
-
-def evaluation_ball(robust: RobustSettings) -> Ball:
-    """The ball in which a run's predictions are attacked while it is validated."""
-    return ball(robust.norm, robust.radius)
+    grown_ball = ball(robust.norm, grown * robust.ball_radius, bounds)
+    return RobustAttribution(penalty, grown_ball, robust.weight, Quadrature(rule, robust.nodes or 1), inner)
 
 
 def _at_the_image(penalty: AttributionPenalty, robust: RobustSettings) -> RobustAttribution:

@@ -68,34 +68,26 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
+        self.decay, self.updates = decay, 0
         self.module = private_copy(model).requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the model's present weights."""
-        # A growing decay: early on the average is nearly the present weights.
         share = 1 - min(self.decay, (self.updates + 1) / (self.updates + 10))
         for mean, parameter in zip(self.module.parameters(), model.parameters(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(parameter, share)
-            else:
-                mean.copy_(parameter)
+            mean.lerp_(parameter, share) if mean.is_floating_point() else mean.copy_(parameter)
         for kept, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(buffer)
         self.updates += 1
 
 
 @contextmanager
-def arithmetic(device: torch.device, *, bf16: bool = False) -> Iterator[None]:
-    """Compute float32 products and convolutions exactly, or in bfloat16 on a CPU; deterministically on CUDA.
+def arithmetic(*, bf16: bool = False) -> Iterator[None]:
+    """Compute float32 products and convolutions exactly, or in bfloat16; deterministically on CUDA.
 
-    Weights, sums and everything else stay float32. The global flags are restored, after exceptions too.
-    Raises UsageError for bf16 where it could have no effect (`check_bf16`).
+    Weights, sums and everything else stay float32. Whether bf16 has an effect is for `check_bf16`.
     """
-    if bf16:
-        check_bf16(device)
     with _oneDNN("bf16" if bf16 else "ieee"):
         # Autotuned convolutions of cuDNN differ from run to run; a resumed run must not.
         cudnn = torch.backends.cudnn

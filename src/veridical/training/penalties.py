@@ -22,7 +22,8 @@ class AttributionPenalty:
     """sum_weight * sum(IG) + absolute_sum * |sum(IG)| + l1 * ||IG||_1 ** power, per example.
 
     sum(IG) is computed as the change of the loss, l(x') - l(x), which equals it (completeness) and needs no
-    quadrature. Source: Chen et al. (2019), section 3 and table of special cases.
+    quadrature. IG-NORM is l1 = 1, adversarial training sum_weight = 1, IG-SUM-NORM sum_weight = 1 and
+    l1 = beta. Source: Chen et al. (2019), section 3 and table of special cases.
     """
 
     sum_weight: float = 0.0
@@ -34,9 +35,8 @@ class AttributionPenalty:
         if self.power < 1:
             raise UsageError(f"power={self.power!r}; a size needs a power of at least 1 (q of 1/p + 1/q = 1)")
         if not (self.sum_weight or self.absolute_sum or self.l1):
-            raise UsageError(
-                "a size with all weights 0 measures nothing; give sum_weight, absolute_sum or l1"
-            )
+            weights = "sum_weight, absolute_sum or l1"
+            raise UsageError(f"a size with all weights 0 measures nothing; give {weights}")
 
     @property
     def needs_map(self) -> bool:
@@ -71,52 +71,17 @@ class AttributionPenalty:
         return direction, slope
 
 
-def l1_norm() -> AttributionPenalty:
-    """IG-NORM: the L1 norm of the attribution."""
-    return AttributionPenalty(l1=1.0)
-
-
-def signed_sum() -> AttributionPenalty:
-    """Adversarial training (with weight 1): the sum of the attribution, the change of the loss."""
-    return AttributionPenalty(sum_weight=1.0)
-
-
-def sum_and_l1(beta: float) -> AttributionPenalty:
-    """IG-SUM-NORM: the sum plus beta times the L1 norm."""
-    return AttributionPenalty(sum_weight=1.0, l1=beta)
-
-
-def absolute_sum() -> AttributionPenalty:
-    """Loss-change: the absolute change of the loss."""
-    return AttributionPenalty(absolute_sum=1.0)
-
-
-def l1_power(q: float) -> AttributionPenalty:
-    """Input-gradient regularisation: the L1 norm to the power q, 1/p + 1/q = 1 for an l_p ball."""
-    return AttributionPenalty(l1=1.0, power=q)
-
-
 @dataclass(frozen=True)
 class ObjectiveEntry:
     """One objective by name: what it is made of, and what commands, recipes and docs have to know of it.
 
-    Parameters
-    ----------
-    name, summary
-        What the option --objective takes, and what is minimised, in one line for help and docs.
-    penalty
-        (settings, progress of the training from 0 to 1) -> the penalty; None: there is none.
-    options
-        Fields of `ObjectiveOptions` that it takes, beside the norm; others are refused.
-    needs_second_order
-        Whether its gradient in the weights differentiates a gradient in the inputs.
-    at_the_image
-        Whether the attribution has one node, at the image itself, so that the inner maximum is known.
-    cost
-        Time of a step, as a multiple of a natural one's, roughly: it orders the jobs of a study.
-    build
-        For an objective of another kind, in place of the penalty: (settings, progress, bounds of the inputs)
-        -> `Objective`, or "module:function". The settings are None for an objective without options.
+    penalty: (settings, progress of the training from 0 to 1) -> the penalty; None: there is none. options:
+    fields of `ObjectiveOptions` that it takes, beside the norm; others are refused. needs_second_order:
+    whether its gradient in the weights differentiates a gradient in the inputs. at_the_image: whether the
+    attribution has one node, at the image itself, so that the inner maximum is known. cost: of a step, as a
+    multiple of a natural one's, roughly: it orders the jobs of a study. build: in place of the penalty, for
+    an objective of another kind: (settings, progress, bounds of the inputs) -> `Objective`, or
+    "module:function"; the settings are None for an objective without options.
     """
 
     name: str
@@ -131,12 +96,8 @@ class ObjectiveEntry:
 
 def _ig_sum_norm(robust: RobustSettings, progress: float) -> AttributionPenalty:
     assert robust.beta is not None
-    return sum_and_l1(robust.beta if progress >= (robust.beta_from or 0.0) else 0.0)
-
-
-def _input_gradient(robust: RobustSettings, progress: float) -> AttributionPenalty:
-    del progress
-    return l1_power({"linf": 1.0, "l2": 2.0}[robust.norm])  # q of 1/p + 1/q = 1
+    beta = robust.beta if progress >= (robust.beta_from or 0.0) else 0.0
+    return AttributionPenalty(sum_weight=1.0, l1=beta)
 
 
 _BALL = ("weight", "radius", "training_radius")
@@ -152,13 +113,14 @@ OBJECTIVES = Registry(
         ObjectiveEntry(
             "adversarial",
             "max l(x') (Madry et al. 2018): the size is the sum, with weight 1",
-            lambda *_: signed_sum(),
+            lambda *_: AttributionPenalty(sum_weight=1.0),
             (*_BALL, *_ASCENT),
         ),
         ObjectiveEntry(
             "input-gradient",
             "l(x) + weight' * (dual norm of the gradient)^q: the L1 norm to the power q, one node at x",
-            _input_gradient,
+            # q of 1/p + 1/q = 1 for an l_p ball
+            lambda robust, _: AttributionPenalty(l1=1.0, power={"linf": 1.0, "l2": 2.0}[robust.norm]),
             _BALL,
             needs_second_order=True,
             at_the_image=True,
@@ -167,7 +129,7 @@ OBJECTIVES = Registry(
         ObjectiveEntry(
             "ig-norm",
             "l(x) + weight * max of the L1 norm",
-            lambda *_: l1_norm(),
+            lambda *_: AttributionPenalty(l1=1.0),
             (*_BALL, *_ASCENT, *_MAPS),
             needs_second_order=True,
             cost=6.0,
@@ -183,7 +145,7 @@ OBJECTIVES = Registry(
         ObjectiveEntry(
             "loss-change",
             "l(x) + weight * max of abs(l(x') - l(x)): the absolute sum",
-            lambda *_: absolute_sum(),
+            lambda *_: AttributionPenalty(absolute_sum=1.0),
             (*_BALL, *_ASCENT),
         ),
     ],

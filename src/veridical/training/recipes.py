@@ -7,8 +7,7 @@ overrules all. Free of torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from veridical.data.registry import DATASETS
@@ -18,22 +17,12 @@ from veridical.training.penalties import OBJECTIVES
 from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
 
 _Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """Values for some data sets (rows of the paper's table; empty: all) and some objectives (empty: all)."""
-
-    data: tuple[str, ...]
-    objectives: tuple[str, ...]
-    values: _Values
-
-    def fits(self, data: str, objective: str) -> bool:
-        return (not self.data or data in self.data) and (not self.objectives or objective in self.objectives)
+_Rule = tuple[tuple[str, ...], tuple[str, ...], _Values]
 
 
 def _rule(data: tuple[str, ...] = (), objectives: tuple[str, ...] = (), /, **values: Any) -> _Rule:
-    return _Rule(data, objectives, values)
+    """Values for some data sets (rows of the paper's table; empty: all) and some objectives (empty: all)."""
+    return data, objectives, values
 
 
 _IMAGES_28 = ("mnist", "mnist-5k", "fashion-mnist")
@@ -129,7 +118,6 @@ def resolve(
 
 
 def _augment(options: TrainOptions, values: _Values, data: _Values) -> AugmentName:
-    """How images are changed; a UsageError for mirroring where no class is known to allow it."""
     if options.augment == "shift-rotate-flip":
         known = data["name"] in DATASETS
         mirrored = DATASETS.get(data["name"]).mirrored(data["num_classes"]) if known else ()
@@ -138,8 +126,7 @@ def _augment(options: TrainOptions, values: _Values, data: _Values) -> AugmentNa
                 f"augment=shift-rotate-flip: no class of {data['name']} is known to have mirror images that "
                 "belong to a class. Take shift-rotate."
             )
-    result: AugmentName = options.augment or values["augment"]
-    return result
+    return options.augment or values["augment"]
 
 
 def _refuse_unused(options: TrainOptions, used: tuple[str, ...], objective: str) -> None:
@@ -190,7 +177,7 @@ def _optimise(options: TrainOptions, values: _Values, examples: int) -> Optimise
 
 
 def _paper_row(data: str, shape: tuple[int, int, int]) -> str:
-    """The column of the paper's table whose settings a data set gets: its own, else that of like images."""
+    """The row of the paper's table that a data set gets: its own, else that of like images."""
     if data in (*_IMAGES_28, *_RESNETS):
         return data
     channels, height, _ = shape
@@ -201,16 +188,19 @@ def _paper_row(data: str, shape: tuple[int, int, int]) -> str:
 
 def _recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
     """All values of a recipe for one row of the table and one objective."""
-    result: dict[str, Any] = {}
-    for rule in _PAPER:
-        if rule.fits(row, objective):
-            # Veridical's recipe keeps of the paper's how large the ball and the penalty are.
-            kept = ("weight", "beta", "radius") if recipe == "fast" else tuple(rule.values)
-            result |= {name: value for name, value in rule.values.items() if name in kept}
-    for rule in _FAST if recipe == "fast" else ():
-        if rule.fits(row, objective):
-            result |= rule.values
-    return result
+
+    def gather(rules: Sequence[_Rule]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for data, objectives, values in rules:
+            if (not data or row in data) and (not objectives or objective in objectives):
+                result |= values
+        return result
+
+    paper = gather(_PAPER)
+    if recipe == "paper":
+        return paper
+    # Veridical's recipe keeps of the paper's how large the ball and the penalty are.
+    return {name: paper[name] for name in ("weight", "beta", "radius") if name in paper} | gather(_FAST)
 
 
 _IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")
@@ -231,15 +221,13 @@ def list_deviations(settings: Settings) -> list[dict[str, Any]]:
     name, optimise, initial = settings.data["name"], settings.optimise, settings.initial
     row = _paper_row(name, tuple(settings.data["shape"]))
     paper = _recipe_values("paper", row, settings.objective)
+    start = f"those of a run, {initial['objective']}, {initial['epochs']:g} epochs" if initial else "fresh"
+    averaging = f"exponential, decay {optimise.averaging}" if optimise.averaging else "none"
     pairs: list[tuple[str, Any, Any]] = [
         ("data", "mnist" if row == "mnist-5k" else row, name),
         ("model", paper["model"], settings.model["name"]),
         ("initial weights", _PAPER_WEIGHTS, _initial_weights(settings)),
-        (
-            "weights at the start",
-            "fresh",
-            f"those of a run, {initial['objective']}, {initial['epochs']:g} epochs" if initial else "fresh",
-        ),
+        ("weights at the start", "fresh", start),
     ]
     if settings.robust is not None:
         pairs.append(("norm", "linf", settings.robust.norm))
@@ -248,11 +236,7 @@ def list_deviations(settings: Settings) -> list[dict[str, Any]]:
     for option in ("optimiser", "schedule", "learning_rate", "weight_decay", "batch_size", "steps"):
         pairs.append((option, paper[option], getattr(optimise, option)))
     pairs += [
-        (
-            "weight averaging",
-            "none",
-            f"exponential, decay {optimise.averaging}" if optimise.averaging else "none",
-        ),
+        ("weight averaging", "none", averaging),
         ("losses of a batch", f"their {paper['reduction']}", f"their {optimise.reduction}"),
         ("training images", paper.get("train_examples", settings.train_examples), settings.train_examples),
         ("precision", "float32", _BFLOAT16 if settings.bf16 else "float32"),

@@ -25,7 +25,7 @@ from veridical.runtime.files import CLAIM, Frame, check_form, read_bytes, read_c
 from veridical.runtime.guards import private_copy
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
-from veridical.training.checkpoint import check_tensors, copy_weights, nonfinite_weights, unpack, weights
+from veridical.training.checkpoint import check_finite, copy_tensors, unpack, weights
 from veridical.training.log import read_log
 from veridical.training.settings import Records, Settings
 
@@ -70,9 +70,8 @@ class _Result(Frame):
 class Run:
     """A finished training.
 
-    folder: where it lies. model: with the weights that are delivered (averaged, if the run averages), in eval
-    mode. settings: all that decided them. history: one mapping per epoch, from log.jsonl. result: the
-    content of result.json.
+    model: with the weights that are delivered (averaged, if the run averages), in eval mode. settings: all
+    that decided them. history: one mapping per epoch, from log.jsonl. result: the content of result.json.
     """
 
     folder: Path
@@ -82,11 +81,7 @@ class Run:
     result: Mapping[str, Any]
 
     def data(
-        self,
-        root: str | os.PathLike[str] | None = None,
-        *,
-        download: bool = False,
-        trust_code: bool = False,
+        self, root: str | os.PathLike[str] | None = None, *, download: bool = False, trust_code: bool = False
     ) -> Dataset:
         """Load the data set of the run again; a RunError if its images are not those it was trained on."""
         recorded = self.settings.data
@@ -125,51 +120,30 @@ def load(
     if not isinstance(model, nn.Module | None):
         raise argument_error("model", model, "a torch.nn.Module of the run's architecture, or None")
     settings = read_settings(path)
-    result = _read_result(path)
-    network = _architecture(path, settings, model, trust_code).to(resolve_device(str(device)))
+    if not (path / RESULT).exists():
+        raise RunError(f"{path} is not finished. Repeat the command that began it.")
+    result = read_json(path / RESULT, _Result, hint=_ANEW)
+    network = _architecture(path, settings, trust_code) if model is None else private_copy(model)
     # Before the weights are copied in, as in training: the layout then stays, and with it the last bits.
-    network = network.to(memory_format=fast_layout(network))
-    source, own = path / MODEL, weights(network)
-    tensors = unpack(_read_weights(path, result), source, _ANEW)
-    check_tensors(source, tensors, own)
-    copy_weights(own, tensors)
-    if bad := nonfinite_weights(network):
-        raise RunError(f"{source}: the weights {', '.join(bad[:3])} are not finite. {_ANEW}")
+    network = network.to(resolve_device(str(device))).to(memory_format=fast_layout(network))
+    source = path / MODEL
+    content = read_bytes(source, hint=_ANEW, sha256=result["files"].get(MODEL, ""))
+    copy_tensors(source, unpack(content, source, _ANEW), weights(network))
+    check_finite(network, source, _ANEW)
     history = tuple(line for line in read_log(path) if line.get("kind") == "epoch")
     return Run(path, network.eval(), settings, history, result)
 
 
-def _read_result(folder: Path) -> _Result:
-    """The result.json of a finished run; a RunError where there is none."""
-    if not (folder / RESULT).exists():
-        raise RunError(f"{folder} is not finished. Repeat the command that began it.")
-    return read_json(folder / RESULT, _Result, hint=_ANEW)
-
-
-def weights_digest(folder: Path) -> str:
-    """The digest of a finished run's weights, after they were compared with it."""
-    result = _read_result(folder)
-    _read_weights(folder, result)
-    return result["files"][MODEL]
-
-
-def _read_weights(folder: Path, result: _Result) -> bytes:
-    return read_bytes(folder / MODEL, hint=_ANEW, sha256=result["files"].get(MODEL, ""))
-
-
 def read_settings(folder: Path) -> Settings:
     """The settings that a folder was claimed for; a RunError if no training claimed it."""
+    hint = "Name the --out of a finished `veridical train`."
     if not (folder / CLAIM).exists():
         missing = f"it has no {CLAIM}" if folder.exists() else "there is no such folder"
-        raise RunError(
-            f"{folder} is not the folder of a run: {missing}. Name the --out of a `veridical train`."
-        )
+        raise RunError(f"{folder} is not the folder of a run: {missing}. {hint}")
     claim = read_claim(folder)
     if claim["kind"] != KIND:
-        raise RunError(
-            f"{folder} holds the results of `veridical {claim['kind']}`, not of a training. "
-            "Name the --out of a finished `veridical train`."
-        )
+        found = f"the results of `veridical {claim['kind']}`"
+        raise RunError(f"{folder} holds {found}, not of a training. {hint}")
     check_form(claim["config"], Records, folder / CLAIM, _ANEW)
     return Settings.from_dict(claim["config"], folder / CLAIM)
 
@@ -196,8 +170,7 @@ def measure_accuracies(
     """natural_accuracy on all images and adversarial_accuracy on the first 200, with 95% intervals.
 
     ball: where predictions are attacked, from one random start in ten steps; None leaves adversarial_accuracy
-    None. The attack's noise depends on the seed alone, so that epochs can be compared. Float32 whatever the
-    training computes in.
+    None. The attack's noise depends on the seed alone, so that epochs can be compared.
     """
     dtype = parameter_like(model).dtype
     correct = 0
@@ -215,10 +188,8 @@ def measure_accuracies(
     return result
 
 
-def _architecture(folder: Path, settings: Settings, model: nn.Module | None, trust_code: bool) -> nn.Module:
+def _architecture(folder: Path, settings: Settings, trust_code: bool) -> nn.Module:
     record = settings.model
-    if model is not None:
-        return private_copy(model)
     if record["name"] == OWN:
         raise UsageError(
             f"{folder} was trained with a module of its own, {record['options']['class']}. "

@@ -87,13 +87,11 @@ class Settings(Checked):
         check_form(values, Settings, source, hint)
         robust = values["robust"]
         try:
-            return cls(
-                **{
-                    **values,
-                    "robust": None if robust is None else RobustSettings(**robust),
-                    "optimise": OptimiserSettings(**values["optimise"]),
-                }
-            )
+            parts = {
+                "robust": robust and RobustSettings(**robust),
+                "optimise": OptimiserSettings(**values["optimise"]),
+            }
+            return cls(**{**values, **parts})
         except UsageError as error:
             raise RunError(f"{source} is damaged: {error} {hint}") from error
 

@@ -6,7 +6,6 @@ FILE`). Jobs load it again from a few plain texts, and compare the digest of its
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -26,15 +25,8 @@ from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.options import SubjectChoice
 from veridical.runtime.record import record
 from veridical.runtime.trusted_import import import_trusted
-from veridical.training.checkpoint import (
-    check_tensors,
-    copy_weights,
-    nonfinite_weights,
-    pack,
-    unpack,
-    weights,
-)
-from veridical.training.run import Run, load, read_settings, split_data, weights_digest
+from veridical.training.checkpoint import check_finite, copy_tensors, digest_weights, unpack, weights
+from veridical.training.run import MODEL, Run, load, read_settings, split_data
 
 _HINT = "Name a file of weights that fits --model and --model-options."
 
@@ -44,8 +36,7 @@ class Subject:
     """A model in eval mode, and the data set that it is examined on.
 
     title: the run's folder or the model's name. digest: SHA-256 of the weights. source: how a job loads the
-    model again (`load_model`). run: the run that it comes from, if it does. facts: what decided the model, as
-    plain values: a run's settings, or its architecture.
+    model again (`load_model`). run: where it comes from one. facts: what decided the model, as plain values.
     """
 
     title: str
@@ -85,42 +76,45 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
         return _subject_of_run(choice, load(choice.run, device=place, trust_code=choice.trust_code))
     if choice.data is None:
         raise argument_error("data", None, "the images", "A model does not know its own: give --data.")
-    data = load_data(choice.data, choice.data_root, equalise=bool(choice.equalise))
+    data = _load_images(choice, choice.data, equalise=bool(choice.equalise))
     source = {
-        "model": str(choice.model),
-        "options": json.dumps(choice.model_options, sort_keys=True),
-        "weights": "" if choice.weights is None else str(as_path(choice.weights, "weights").absolute()),
-        "shape": json.dumps(list(data.shape)),
-        "classes": str(data.num_classes),
+        "model": choice.model,
+        "options": dict(choice.model_options),
+        "weights": choice.weights and str(as_path(choice.weights, "weights").absolute()),
+        "shape": list(data.shape),
+        "num_classes": data.num_classes,
     }
     model = _build_model(source, place, choice.trust_code)
     facts = {"model": {"name": choice.model, "options": dict(choice.model_options)}}
-    title = str(choice.model)
-    return Subject(title, model, data, digest_weights(model), {"subject": json.dumps(source)}, None, facts)
+    where = {"subject": json.dumps(source)}
+    return Subject(str(choice.model), model, data, digest_weights(model), where, None, facts)
 
 
 def _subject_of_run(choice: SubjectChoice, run: Run) -> Subject:
     recorded = run.settings.data
-    for name in ("weights", "model_options"):
-        if getattr(choice, name):
-            raise UsageError(f"{name}: the run has its own. Leave --{name.replace('_', '-')} out.")
     if choice.equalise is None and choice.data in (None, recorded["name"]):
-        data = run.data(choice.data_root)
+        data = run.data(choice.data_root, trust_code=choice.trust_code)
     else:
-        equalise = (
-            bool(recorded["options"].get("equalise", False)) if choice.equalise is None else choice.equalise
-        )
-        data = load_data(choice.data or recorded["name"], choice.data_root, equalise=equalise)
-    here, there = ([list(data.shape), data.num_classes], [list(recorded["shape"]), recorded["num_classes"]])
+        equalise = choice.equalise
+        if equalise is None:
+            equalise = bool(recorded["options"].get("equalise", False))
+        data = _load_images(choice, choice.data or recorded["name"], equalise=equalise)
+    described: Mapping[str, Any] = data.describe()
+    there, here = (
+        f"images {list(one['shape'])} of {one['num_classes']} classes" for one in (recorded, described)
+    )
     if here != there:
         raise UsageError(
-            f"{choice.run} was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
-            f"{data.name} has images {here[0]} of {here[1]} classes. Leave --data out, or name another."
+            f"{choice.run} was trained on {recorded['name']}, {there}; {data.name} has {here}. "
+            "Leave --data out, or name another."
         )
-    source = {"subject": json.dumps({"run": str(run.folder.absolute())})}
-    return Subject(
-        str(run.folder), run.model, data, weights_digest(run.folder), source, run, run.settings.to_dict()
-    )
+    where = {"subject": json.dumps({"run": str(run.folder.absolute())})}
+    digest, facts = run.result["files"][MODEL], run.settings.to_dict()
+    return Subject(str(run.folder), run.model, data, digest, where, run, facts)
+
+
+def _load_images(choice: SubjectChoice, name: str, *, equalise: bool) -> Dataset:
+    return load_data(name, choice.data_root, equalise=equalise, trust_code=choice.trust_code)
 
 
 def load_model(where: Mapping[str, str], digest: str, *, trust_code: bool = False) -> nn.Module:
@@ -128,8 +122,7 @@ def load_model(where: Mapping[str, str], digest: str, *, trust_code: bool = Fals
 
     Raises RunError if its weights are not the planned ones.
     """
-    device = where.get("device", "auto")
-    model, found = _load_model(where["subject"], device, trust_code, digest)
+    model, found = _load_model(where["subject"], where.get("device", "auto"), trust_code, digest)
     if found != digest:
         raise RunError(f"the weights of {where['subject']} are not those planned with. Repeat the command.")
     return model
@@ -150,50 +143,39 @@ def load_examined(
 @lru_cache(maxsize=2)
 def _load_model(source: str, device: str, trust_code: bool, planned: str) -> tuple[nn.Module, str]:
     del planned  # part of the key alone: a folder may get other weights
-    named: dict[str, str] = json.loads(source)
+    named: dict[str, Any] = json.loads(source)
     if "run" in named:
         run = load(named["run"], device=device, trust_code=trust_code)
-        return run.model, weights_digest(run.folder)
+        return run.model, run.result["files"][MODEL]
     model = _build_model(named, resolve_device(device), trust_code)
     return model, digest_weights(model)
 
 
-def digest_weights(model: nn.Module) -> str:
-    """SHA-256 of a model's weights, as a run's model.safetensors has it."""
-    return hashlib.sha256(pack(weights(model))).hexdigest()
-
-
-def _build_model(source: Mapping[str, str], device: torch.device, trust_code: bool) -> nn.Module:
+def _build_model(source: Mapping[str, Any], device: torch.device, trust_code: bool) -> nn.Module:
     """The architecture with its weights, in eval mode; see `load_subject` for the errors."""
-    name, options = source["model"], json.loads(source["options"])
-    sizes = {"shape": tuple(json.loads(source["shape"])), "num_classes": int(source["classes"]), "seed": 0}
+    name, options, weights_file = source["model"], source["options"], source["weights"]
+    sizes = {"shape": tuple(source["shape"]), "num_classes": source["num_classes"], "seed": 0}
     if ":" in name:
         factory = import_trusted("model", name, trust_code=trust_code, positional=None)
-        parameters = inspect.signature(factory).parameters
         # Who writes a factory for one data set need not ask for what it knows.
-        known = {key: value for key, value in sizes.items() if key in parameters}
+        known = {key: sizes[key] for key in sizes.keys() & inspect.signature(factory).parameters}
         try:
             model = factory(**known, **options)
         except TypeError as error:
-            raise argument_error(
-                "model_options", options, f"options that {name} takes", f"{error}."
-            ) from error
+            expected = f"options that {name} takes"
+            raise argument_error("model_options", options, expected, f"{error}.") from error
         if not isinstance(model, nn.Module):
             expected = f"a callable that returns an nn.Module, not a {type(model).__name__}"
             raise argument_error("model", name, expected)
     else:
-        shape, classes = json.loads(source["shape"]), int(source["classes"])
-        model = build(name, shape=shape, num_classes=classes, seed=0, **options)
-        if not source["weights"]:
+        model = build(name, **sizes, **options)
+        if not weights_file:
             expected = f"a file of weights of {name}"
             raise argument_error("weights", None, expected, "Without one there is nothing to examine.")
-    if source["weights"]:
-        path = Path(source["weights"])
-        own, tensors = weights(model), _read_weights(path)
-        check_tensors(path, tensors, own)
-        copy_weights(own, tensors)
-    if bad := nonfinite_weights(model):
-        raise RunError(f"the weights {', '.join(bad[:3])} of {name} are not finite. {_HINT}")
+    if weights_file:
+        path = Path(weights_file)
+        copy_tensors(path, _read_weights(path), weights(model))
+    check_finite(model, name, _HINT)
     model = model.to(device)
     return model.to(memory_format=fast_layout(model)).eval()
 
@@ -207,9 +189,8 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler fails in nearly any way on what is no state_dict
-        raise RunError(
-            f"{path} holds no state_dict that can be read without running code ({error})."
-        ) from error
+        reason = f"no state_dict that can be read without running code ({error})"
+        raise RunError(f"{path} holds {reason}.") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise RunError(f"{path} holds a {type(state).__name__}, no state_dict of tensors. {_HINT}")
     return dict(state)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from veridical.attacks.ball import Ball
+from veridical.attacks.ball import Ball, ball
 from veridical.attribution.classifier import check_climbable, parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split, load
 from veridical.data.augmentation import Augmentation, balanced_order
@@ -21,8 +21,8 @@ from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.record import record
-from veridical.training.checkpoint import check_tensors, copy_weights, pack, weights
-from veridical.training.objectives import Objective, RobustAttribution, build_objective, evaluation_ball
+from veridical.training.checkpoint import copy_tensors, digest_weights, weights
+from veridical.training.objectives import Objective, RobustAttribution, build_objective
 from veridical.training.optimisation import arithmetic
 from veridical.training.recipes import resolve
 from veridical.training.run import OWN, Run, build_recorded, split_data
@@ -34,11 +34,10 @@ from veridical.training.warm_start import starts_warm
 class Task:
     """What is trained on what.
 
-    train, validation: the divided training split (None: nothing held out). indices: each training image's
-    number in the data set's training split. model: a module of this training's own, on its device. objective:
-    progress from 0 to 1 -> what is minimised then. ball: where predictions are attacked in validation.
-    augment: how training images are changed (None: not at all). warm: whether the inner ascent starts where
-    it ended for the image before.
+    train, validation: the divided training split. indices: each training image's number in the undivided one.
+    model: a module of this training's own, on its device. objective: progress from 0 to 1 -> what is
+    minimised then. ball: where predictions are attacked in validation. warm: whether the inner ascent starts
+    where it ended for the image before.
     """
 
     settings: Settings
@@ -68,18 +67,10 @@ def prepare_task(
     objective: Objective | None = None,
     initial: Run | None = None,
 ) -> Task:
-    """Load, build and resolve what `options` names, and take what is given in place of a name.
-
-    initial: a finished run whose weights the model begins with in place of its own.
-    """
+    """Load, build and resolve what `options` names, and take what is given in place of a name."""
     if data is None:
-        data = load(
-            options.data,
-            options.data_root,
-            download=options.download,
-            equalise=options.equalise,
-            trust_code=options.trust_code,
-        )
+        taken = {name: getattr(options, name) for name in ("download", "equalise", "trust_code")}
+        data = load(options.data, options.data_root, **taken)
     elif options.equalise or options.download:
         raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
     described = None if objective is None else _describe_objective(objective)
@@ -87,28 +78,43 @@ def prepare_task(
         settings = resolve_options(options, data, objective=described)
         module = build_recorded(settings.model, options.seed, trust_code=options.trust_code)
     else:
-        module = _copy_model(options, model)
+        if options.model_options:
+            raise UsageError("model_options are for networks by name; a module is taken as it is.")
+        # Their digest and the optimiser need shapes.
+        if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
+            raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")
+        module = private_copy(model)
         settings = resolve_options(options, data, model=_describe_model(model, data), objective=described)
     # Before the model moves to its device and layout, and before the settings are claimed.
     if initial is not None:
         _check_split(initial, settings)
-        own = weights(module)
-        check_tensors(initial.folder, weights(initial.model), own)
-        copy_weights(own, weights(initial.model))
-        settings = replace(settings, initial=_describe_weights(initial))
+        copy_tensors(initial.folder, weights(initial.model), weights(module))
+        before = initial.settings
+        # What decides the initial weights; the epochs are all that led to them.
+        described_weights = {
+            "weights": digest_weights(initial.model),
+            "objective": before.objective,
+            "epochs": before.epochs + (before.initial["epochs"] if before.initial else 0.0),
+        }
+        settings = replace(settings, initial=described_weights)
     layout = fast_layout(module)
     module = module.to(device).to(memory_format=layout)
+
+    name, robust = settings.objective, settings.robust
 
     def objective_at(progress: float) -> Objective:
         if objective is not None:
             return objective
-        name, robust = settings.objective, settings.robust
         return build_objective(name, robust, progress=progress, trust_code=options.trust_code)
 
     # Built once at both ends: what cannot be built is refused before a folder is claimed.
     first, last = objective_at(0.0), objective_at(1.0)
     if model is not None:
         _check_outputs(module, data, device, climbed=isinstance(last, RobustAttribution))
+    augment = None
+    if settings.augment != "none":
+        mirrored = DATASETS.get(data.name).mirrored(data.num_classes) if data.name in DATASETS else ()
+        augment = Augmentation(settings.augment, mirrored)
     train, validation, indices = split_data(data.train, settings)
     return Task(
         settings=settings,
@@ -119,8 +125,8 @@ def prepare_task(
         model=module,
         layout=layout,
         objective=objective_at,
-        ball=evaluation_ball(settings.robust) if settings.robust else getattr(last, "ball", None),
-        augment=_augmentation(settings, data),
+        ball=ball(robust.norm, robust.radius) if robust else getattr(last, "ball", None),
+        augment=augment,
         warm=starts_warm(first, settings),
     )
 
@@ -139,8 +145,8 @@ def resolve_options(
     if model is None:
         given: dict[str, Any] = {**options.model_options, "trust_code": options.trust_code}
         model = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
-    size = len(data.train)
-    return resolve(options, data=data.describe(), model=model, train_size=size, objective=objective)
+    described = data.describe()
+    return resolve(options, data=described, model=model, train_size=len(data.train), objective=objective)
 
 
 def _check_split(initial: Run, settings: Settings) -> None:
@@ -154,16 +160,6 @@ def _check_split(initial: Run, settings: Settings) -> None:
             f"training would hold out {settings.validation} by seed {settings.seed}, and validate on images "
             "that the weights have seen. Give the run's own seed and validation, or validation=0."
         )
-
-
-def _describe_weights(initial: Run) -> dict[str, Any]:
-    """What decides the initial weights, as plain values; the epochs are all that led to them."""
-    settings, before = initial.settings, initial.settings.initial
-    return {
-        "weights": hashlib.sha256(pack(weights(initial.model))).hexdigest(),
-        "objective": settings.objective,
-        "epochs": settings.epochs + (before["epochs"] if before else 0.0),
-    }
 
 
 def _describe_objective(objective: Objective) -> str:
@@ -189,20 +185,10 @@ def _describe_model(model: nn.Module, data: Dataset) -> dict[str, Any]:
     }
 
 
-def _copy_model(options: TrainOptions, model: nn.Module) -> nn.Module:
-    if options.model_options:
-        raise UsageError("model_options are for networks by name; a module is taken as it is.")
-    # Their digest and the optimiser need shapes.
-    lazy = [name for name, value in model.named_parameters() if is_lazy(value)]
-    if lazy:
-        raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")
-    return private_copy(model)
-
-
 def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, climbed: bool) -> None:
     """Raise a UsageError unless a caller's model has a logit, no probability, for each class of the data."""
     image, _ = data.train.batch([0], parameter_like(model).dtype, device)
-    with arithmetic(device):
+    with arithmetic():
         logits = predict(model, image)
     if climbed:
         check_climbable(logits)
@@ -212,10 +198,3 @@ def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, cli
             f"{type(model).__name__} with {logits.shape[1]} logits",
             f"one logit for each of the {data.num_classes} classes of {data.name}",
         )
-
-
-def _augmentation(settings: Settings, data: Dataset) -> Augmentation | None:
-    if settings.augment == "none":
-        return None
-    mirrored = DATASETS.get(data.name).mirrored(data.num_classes) if data.name in DATASETS else ()
-    return Augmentation(settings.augment, mirrored)

@@ -37,8 +37,7 @@ class WarmStarts:
 
     offsets: int8 (N, C, H, W), in steps of 1/127 of the image's greatest absolute offset. scales: that
     greatest offset, float32 (N,), -1 for an image that was not met yet; it starts at random, as does one
-    whose ascent never left x. Both are on the CPU and in the checkpoint: a run that goes on sees the same
-    rounded numbers as one that never stopped.
+    whose ascent never left x. Both are in the checkpoint, so a run that goes on sees the same numbers.
     """
 
     def __init__(self, count: int, shape: Sequence[int]) -> None:

@@ -1,14 +1,13 @@
-"""Attacks side by side, and the demonstration."""
+"""Finished studies side by side: attacks on one page, DiffROAR curves on another."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from veridical.runtime.checking import FilePath, Pictures
+from veridical.runtime.checking import POSITIONAL, Checked, FilePath, Pictures
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.options import Gallery
-from veridical.runtime.study_config import DemoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +51,12 @@ def compare(options: CompareOptions) -> int:
         REPORT,
         attack_table,
         attack_verdict,
+        check_comparable,
+        name_attacks,
         paired_table,
         robustness_scatter,
         write_attack_page,
     )
-    from veridical.studies.attack_result import check_comparable, name_attacks
 
     if len(options.attacks) < 2:
         raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")
@@ -98,24 +98,66 @@ def compare(options: CompareOptions) -> int:
     return 0
 
 
-def demo(options: DemoOptions) -> int:
-    """Train a natural and a robust model on digits, attack the explanations of both, show them side by side.
+@dataclass(frozen=True)
+class ReportOptions(Checked):
+    """Finished measurements, and where the page goes.
+
+    Args:
+        folders: Folders that `veridical diffroar` wrote, in the order of the page; the flag may be left out.
+        out: The page, a file that ends in .html.
+        titles: A name for each of them; None takes attribution and model, as far as they differ.
+        figure: File (.svg or .png) for the differences over the levels.
+        markdown: Print one table as Markdown.
+    """
+
+    folders: list[FilePath] = field(metadata=POSITIONAL)
+    out: FilePath
+    titles: list[str] | None = None
+    figure: FilePath | None = None
+    markdown: bool = False
+
+
+def report(options: ReportOptions) -> int:
+    """Overlay the curves of finished DiffROAR measurements on one page.
 
     examples:
-      veridical demo
-      veridical demo --short --out runs/quick
+      veridical diffroar-report runs/dr-natural runs/dr-l2 runs/dr-linf --out runs/diffroar.html
+      veridical diffroar-report runs/dr-* --out runs/diffroar.html --markdown --figure diffroar.svg
 
-    Everything goes into one folder; an interrupted demo is continued by the same command. It ends by
-    naming the page to open.
+    The first is the one that the others are compared with. All must have retrained the same networks on
+    the same images in the same way: otherwise their numbers do not compare.
     """
-    from veridical.cli.terminal import print_table, say, stage_bars
-    from veridical.studies.attack_page import attack_table
-    from veridical.studies.demo import demo as run_demo
+    from veridical.cli.terminal import print_results, say
+    from veridical.studies.diffroar import DiffRoar
+    from veridical.studies.diffroar_page import (
+        differences_figure,
+        diffroar_headline,
+        diffroar_table,
+        name_measurements,
+        write_diffroar_page,
+    )
 
-    with stage_bars(shown=options.progress) as show:
-        finished = run_demo(options, show)
-    print_table(attack_table(finished.attacks).transposed("measure"))
-    for line in finished.verdict:
-        say(line)
-    say(f"\nreport: {finished.page}")
+    # Refused before the folders are read, which takes longer.
+    page = Path(options.out)
+    if page.suffix.lower() not in (".html", ".htm") or page.is_dir():
+        raise argument_error("out", options.out, "the name of a file that ends in .html")
+    measured = name_measurements([DiffRoar.read(folder) for folder in options.folders], options.titles)
+    data = next(iter(measured.values())).config["data"]["name"]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    written = write_diffroar_page(
+        page,
+        measured,
+        title="Which explanations mark what a network can learn from?",
+        lead=f"{len(measured)} measurements of DiffROAR on {data}, with the same networks retrained.",
+    )
+    if options.markdown:
+        say(diffroar_table(measured).to_markdown())
+    for name, one in measured.items():
+        if not options.markdown:
+            print_results(diffroar_table({name: one}), name)
+        say(diffroar_headline(name, one))
+    if options.figure is not None:
+        differences_figure(measured).savefig(options.figure)
+        say(f"figure: {options.figure}")
+    say(f"report: {written}")
     return 0

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from veridical.metrics.intervals import proportion_interval
+from veridical.metrics.intervals import paired_difference, proportion_interval, two_intervals
 from veridical.report.formats import main_interval
 from veridical.runtime.errors import UsageError
-from veridical.studies.over_seeds import paired_difference, two_intervals
 
 
 def students(values: list[float]) -> tuple[float, float]:
