@@ -202,15 +202,13 @@ def signs(tmp_path: Path) -> Path:
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
     boxes = np.array([[60, 60, 10, 20, 49, 39]] * 4, dtype=np.uint16)
     labels = np.array([0, 1, 2, 3])
-    np.savez(
-        tmp_path / "gtsrb.npz",
-        x_train=images,
-        y_train=labels,
-        x_test=images[:2],
-        y_test=labels[:2],
-        box_train=boxes,
-        box_test=boxes[:2],
-    )
+    members: dict[str, Any] = {
+        "x_train": images,
+        "y_train": labels,
+        "x_test": images[:2],
+        "y_test": labels[:2],
+    }
+    np.savez(tmp_path / "gtsrb.npz", **members, box_train=boxes, box_test=boxes[:2])
     return tmp_path
 
 

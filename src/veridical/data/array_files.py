@@ -7,7 +7,7 @@ import io
 import pickle
 import pickletools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -309,20 +309,18 @@ class _ArrayRecord:
         raise corrupt_file_error(path, found, f"uint8 pixels of shape {shape}")
 
 
-def _reconstruct(*_: object) -> _ArrayRecord:
-    """Stands for numpy's function of this name: an empty array, whose state follows."""
-    return _ArrayRecord()
+# All that a pickle of a numpy array asks for; an array is made empty, and its state follows.
+_STAND_INS: Mapping[tuple[str, str], Any] = {
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: _ArrayRecord() for core in ("core", "_core")},
+    ("numpy", "ndarray"): _ArrayRecord,
+    ("numpy", "dtype"): _TypeRecord,
+}
 
 
 class _Restricted(pickle.Unpickler):
     """Refuses every name but those of a numpy array, and answers these with the records above."""
 
     def find_class(self, module: str, name: str) -> Any:
-        match module, name:
-            case ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct"):
-                return _reconstruct
-            case ("numpy", "ndarray"):
-                return _ArrayRecord
-            case ("numpy", "dtype"):
-                return _TypeRecord
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is never loaded")
+        if (module, name) not in _STAND_INS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is never loaded")
+        return _STAND_INS[module, name]
