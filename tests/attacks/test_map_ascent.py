@@ -44,9 +44,8 @@ METHODS = [IntegratedGradients(nodes=4, rule="right"), InputGradient()]
 def ascent(
     model: nn.Module, method: Any, direction: Any, inputs: Tensor, target: Tensor, **climb: Any
 ) -> MapAscent:
-    clean = saliency(method(model, inputs, target))
-    nudge = torch.ones_like(inputs)
-    return MapAscent(model, method, target, target, direction, clean, Restart(**climb), 10, nudge)
+    score = direction(normalised_to_area(saliency(method(model, inputs, target))))
+    return MapAscent(model, method, target, target, score, Restart(**climb), 10, torch.ones_like(inputs))
 
 
 def directional(score: Callable[[Tensor], Tensor], inputs: Tensor, along: Tensor, h: float = 1e-6) -> Tensor:
@@ -102,10 +101,8 @@ def test_label_weight_adds_a_pull_towards_the_label_only_near_the_boundary(train
     other = (target + 1) % 3
 
     def gradients(label: Tensor, weight: float) -> Tensor:
-        method = InputGradient()
-        clean = saliency(method(model, inputs, target))
-        climb = Restart(beta=1.0, label_weight=weight)
-        score = MapAscent(model, method, target, label, TopK(9), clean, climb, 10, torch.ones_like(inputs))
+        score = ascent(model, InputGradient(), TopK(9), inputs, target, label_weight=weight)
+        score.label = label
         with evaluating(model):
             return score(inputs)[1]
 
@@ -129,13 +126,6 @@ def test_a_score_without_slope_is_nudged_and_only_that(smooth: nn.Module) -> Non
     _, gradient = score(inputs)
     assert torch.equal(gradient[1], score.nudge[1])
     assert not bool((gradient[[0, 2]] == -1).any())
-
-
-def test_top_mask_breaks_ties_towards_the_last() -> None:
-    maps = torch.tensor([[[0.0, 1.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    assert top_mask(maps, 2).flatten(1).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1]]
-    with pytest.raises(UsageError, match=r"k=5.*1 to 4"):
-        top_mask(maps, 5)
 
 
 def test_goals_measure_what_they_say() -> None:

@@ -112,15 +112,10 @@ BOTH_ATTACKS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inputs": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "floating-point.*torch.uint8"),
         ({"inputs": torch.full((2, 1, 8, 8), torch.nan)}, "NaN"),
         ({"inputs": torch.full((2, 1, 8, 8), -torch.inf)}, "infinite"),
         ({"inputs": torch.full((2, 1, 8, 8), 200.0)}, "200.*outside the ball's bounds"),
         ({"inputs": torch.full((2, 1, 8, 8), -1e-6)}, "outside the ball's bounds"),
-        ({"target": torch.zeros(3, dtype=torch.int64)}, r"expected \(2,\).*shape \(3,\)"),
-        ({"target": torch.zeros(2)}, "int64.*float32"),
-        ({"target": [0, 1]}, r"int64.*got \[0, 1\]"),
-        ({"indices": [1]}, "indices: expected 2 integers"),
         ({"ball": 0.1}, r"ball: expected a ball, such as Linf\(0.1\)"),
     ],
 )

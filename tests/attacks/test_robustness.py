@@ -28,7 +28,6 @@ from veridical.metrics import (
 from veridical.metrics.maps import saliency
 from veridical.models import build
 from veridical.runtime.errors import UsageError
-from veridical.runtime.seeds import stream
 
 FIVE = Quadrature("gauss-legendre", 5)
 FAST = Protocol("test", 4, 0.05, 8, FIVE, FIVE, Quadrature("right", 20), 3)
@@ -39,12 +38,11 @@ def measure(model: nn.Module, split: Split, **options: Any) -> RobustnessResult:
 
 
 def test_every_number_is_what_direct_calls_give(model: nn.Module, split: Split) -> None:
-    result = measure(model, split, examples=15, pictures=6)
+    result = measure(model, split, examples=15, pictures=6, seed=3)
     inputs, target = split.batch(range(15), torch.float64)
     right = predict(model, inputs).argmax(1) == target
     assert 0 < int(right.sum()) < 15, "some must be classified wrongly"
-    noise = [stream(0, "pgd", i) for i in range(15)]
-    moved = pgd(model, inputs, target, Linf(0.1), steps=3, generator=noise)
+    moved = pgd(model, inputs, target, Linf(0.1), steps=3, seed=3)
     held = int((predict(model, moved).argmax(1) == target).sum())
     attacked = attack(
         model,
@@ -54,6 +52,7 @@ def test_every_number_is_what_direct_calls_give(model: nn.Module, split: Split) 
         attack=TopK(8),
         ball=Linf(0.1),
         protocol=FAST,
+        seed=3,
         indices=right.nonzero()[:, 0],
     )
     clean, perturbed = saliency(attacked.clean_map), saliency(attacked.perturbed_map)
@@ -161,33 +160,22 @@ def test_other_norms_methods_and_directions(model: nn.Module, split: Split) -> N
     assert gradient.to_dict()["kendall_tau"]["value"] < 1
 
 
-def test_seed_decides_the_random_start(model: nn.Module, split: Split) -> None:
-    found = [
-        measure(model, split, seed=seed, pgd_steps=1, pgd_step_size=1e-9, radius=0.3).main.arrays
-        for seed in (0, 0, 1)
-    ]
-    np.testing.assert_array_equal(found[0]["adversarial_prediction"], found[1]["adversarial_prediction"])
-    assert (found[0]["adversarial_prediction"] != found[2]["adversarial_prediction"]).any()
-
-
-def test_networks_that_standardise_each_image_are_explained() -> None:
-    network = build("rar-resnet", shape=(3, 8, 8), num_classes=4, seed=0, units=1)
+def test_networks_that_standardise_each_image_are_explained(model: nn.Module, split: Split) -> None:
+    network, striped = build("rar-resnet", shape=(3, 8, 8), num_classes=4, seed=0, units=1), split
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (6, 3, 8, 8), generator=generator).to(torch.uint8)
     inputs = images.float() / 255
     split = Split(images, predict(network, inputs).argmax(1))
     result = measure(network, split, radius=8 / 255, protocol=FAST, examples=4)
     assert result.main.metrics["incomplete"]["value"] == 1.0
+    ordinary = measure(model, striped, protocol=FAST)
+    incomplete = ordinary.main.metrics["incomplete"]["value"]
+    assert incomplete is not None
+    assert incomplete < 0.5
+    assert not any("converge" in note for note in ordinary.notes)
     text = " ".join(result.notes)
     assert "did not converge (converged = False) for 100%" in text
     assert "gradient x input" in text
-
-
-def test_ordinary_networks_get_no_such_note(model: nn.Module, split: Split) -> None:
-    result = measure(model, split, protocol=FAST)
-    assert result.main.metrics["incomplete"]["value"] is not None
-    assert result.main.metrics["incomplete"]["value"] < 0.5
-    assert not any("converge" in note for note in result.notes)
 
 
 def test_notes_on_what_was_not_found_and_on_protocols_of_many_climbs(model: nn.Module, split: Split) -> None:

@@ -74,10 +74,6 @@ def absolute_gradient(model: nn.Module, inputs: Tensor, target: Tensor) -> Tenso
     return InputGradient()(model, inputs, target).abs()
 
 
-def no_attribution(_model: nn.Module, inputs: Tensor, _target: Tensor) -> Tensor:
-    return torch.zeros_like(inputs)
-
-
 def test_residuals_are_zero_for_the_same_function_and_not_for_what_reads_the_weights() -> None:
     model = network(activation=nn.ReLU)
     # relu is homogeneous: twice the hidden units and half the weights behind them are the same function.
@@ -126,8 +122,7 @@ def test_sensitivity_a_changes_one_variable_of_the_baseline() -> None:
 
 
 def test_sensitivity_b_finds_attribution_to_unused_variables() -> None:
-    model, unused = network(), torch.zeros(FEATURES, dtype=torch.bool)
-    unused[[1, 4]] = True
+    model, unused = network(), _marked(1, 4)
     with torch.no_grad():
         linear(model, 0).weight[:, unused] = 0
     assert axioms.sensitivity_b(INTEGRATED, model, batch(), TARGET, unused).tolist() == [0.0] * 4
@@ -214,9 +209,7 @@ def test_symmetry_of_integrated_gradients_on_a_network() -> None:
 
 
 def test_maps_that_are_nan_do_not_pass() -> None:
-    model, inputs = network(), batch()
-    unused = torch.zeros(FEATURES, dtype=torch.bool)
-    unused[1] = True
+    model, inputs, unused = network(), batch(), _marked(1)
     with torch.no_grad():
         linear(model, 0).weight[:, unused] = 0
 
@@ -239,8 +232,11 @@ def test_images_are_flattened_in_order() -> None:
     inputs = batch().reshape(4, 1, 2, 3)
     model = nn.Sequential(nn.Flatten(), *network())
     assert float(axioms.completeness(INTEGRATED, model, inputs, TARGET).max()) < 1e-12
-    flat = axioms.sensitivity_a(no_attribution, model, inputs, TARGET, 4)
-    torch.testing.assert_close(flat, axioms.sensitivity_a(no_attribution, network(), batch(), TARGET, 4))
+    flat, plain = (
+        axioms.sensitivity_a(lambda _model, x, _target: torch.zeros_like(x), one, given, TARGET, 4)
+        for one, given in ((model, inputs), (network(), batch()))
+    )
+    torch.testing.assert_close(flat, plain)
     assert bool((flat > 0).all())
 
 

@@ -9,7 +9,6 @@ from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import LayerConductance
 from torch import Tensor, nn
 from torch.testing import assert_close
-from torchvision.models import resnet18
 
 from veridical.attribution.integrated_gradients import IntegratedGradients, NotConvergedWarning
 from veridical.attribution.methods import GradientTimesInput
@@ -79,19 +78,12 @@ def test_equals_captum(rule: str, nodes: int) -> None:
         lambda x: torch.full_like(x, 0.25),
     ],
 )
-def test_forms_of_one_baseline_agree(baseline: Any) -> None:
+def test_forms_of_one_baseline_agree_and_none_is_black(baseline: Any) -> None:
     model, inputs = SmoothNet(), images()
     expected = IntegratedGradients(8, baseline=torch.full_like(inputs, 0.25))(model, inputs, TARGET)
-    found = IntegratedGradients(8, baseline=baseline)(model, inputs, TARGET)
-    assert_close(found, expected, rtol=0, atol=0)
-
-
-def test_no_baseline_is_black_and_a_function_sees_the_inputs() -> None:
-    model, inputs = SmoothNet(), images()
-    black = IntegratedGradients(8)(model, inputs, TARGET)
-    assert_close(IntegratedGradients(8, baseline=0.0)(model, inputs, TARGET), black, rtol=0, atol=0)
-    still = IntegratedGradients(8, baseline=lambda x: x)(model, inputs, TARGET)
-    assert not bool(still.any())
+    assert torch.equal(IntegratedGradients(8, baseline=baseline)(model, inputs, TARGET), expected)
+    black = (IntegratedGradients(8, baseline=start)(model, inputs, TARGET) for start in (None, 0.0))
+    assert torch.equal(*black)
 
 
 @pytest.mark.parametrize("output", ["loss", "log-probability"])
@@ -187,17 +179,6 @@ def test_layers_whose_output_is_written_over_are_explained_at_their_own_output(l
     assert_close(maps, by_differences(model, layer, inputs, TARGET, 4), rtol=1e-6, atol=1e-8)
     assert_close(method(model, inputs, TARGET, create_graph=True).detach(), maps)
     assert not model.get_submodule(layer)._forward_hooks
-
-
-@pytest.mark.parametrize("layer", ["layer1.0.bn2", "layer2.0.bn2", "layer4.1.bn2", "bn1"])
-def test_layers_of_a_torchvision_resnet_are_explained_at_their_own_output(layer: str) -> None:
-    torch.manual_seed(0)
-    model = resnet18(num_classes=5).double().eval()
-    inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    target = torch.tensor([1, 4])
-    maps = IntegratedGradients(2, "right", layer=layer)(model, inputs, target)
-    expected = by_differences(model, layer, inputs, target, 2)
-    assert_close(maps, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_an_output_that_is_written_over_by_another_name_is_refused() -> None:

@@ -116,9 +116,3 @@ def test_defaults_are_used_and_what_is_said_wins(monkeypatch: pytest.MonkeyPatch
             model = Sums()
             call(model, rows)
             assert model.most == (1 if rows is None else rows), name
-
-
-def test_a_record_says_the_number_behind_the_default() -> None:
-    assert IntegratedGradients(5).describe() == IntegratedGradients(5, rows=512).describe()
-    assert SmoothGrad().describe()["rows"] == 512
-    assert "rows" not in InputGradient().describe()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from veridical.attacks.ascent import Score, ascend
 from veridical.attacks.ball import Ball, check_examples, draw
-from veridical.attacks.directions import Direction, RandomSign
+from veridical.attacks.directions import Decorrelate, Direction, RandomSign
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attacks.surrogate import MapAscent, check_twin
@@ -29,7 +29,7 @@ from veridical.attribution.classifier import (
 from veridical.attribution.method import AttributionMethod
 from veridical.attribution.path import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder, check_second_order
-from veridical.metrics.maps import saliency
+from veridical.metrics.maps import normalised_to_area, saliency
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.runtime.checking import Count, Seed, checked
@@ -132,9 +132,9 @@ def attack(
             results.append(_attack_batch(batch, attack, ball, plan, seed))
             if progress is not None:
                 progress(min(first + at_once, len(inputs)))
-    numbers_of_calls = ("gradient_evaluations", "rewrites")
-    names = [field.name for field in fields(AttackResult) if field.name not in numbers_of_calls]
-    joined: dict[str, Any] = {n: torch.cat([getattr(one, n) for one in results]) for n in names}
+    # Counts per example are the same in every batch.
+    tensors = [f.name for f in fields(AttackResult) if isinstance(getattr(results[0], f.name), Tensor)]
+    joined: dict[str, Any] = {name: torch.cat([getattr(one, name) for one in results]) for name in tensors}
     return replace(results[0], **joined)
 
 
@@ -212,10 +212,9 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
         if isinstance(direction, RandomSign):
             score = _constant(draw(inputs, generators, "normal").sign())
         else:
-            method, clean = batch.explain(plan.climb_nodes), selector.clean
-            score = MapAscent(
-                batch.model, method, batch.target, label, direction, clean, restart, plan.steps, nudge
-            )
+            goal = Decorrelate() if restart.goal == "decorrelate" else direction
+            aim, method = goal(normalised_to_area(selector.clean)), batch.explain(plan.climb_nodes)
+            score = MapAscent(batch.model, method, batch.target, label, aim, restart, plan.steps, nudge)
             rewrites = max(rewrites, check_twin(batch.model, inputs, batch.target, restart.beta))
             # The pull back to the label takes one gradient more.
             per_step = _gradients_per_map(batch.method, plan.climb_nodes) + (restart.label_weight > 0)

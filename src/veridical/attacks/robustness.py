@@ -143,8 +143,8 @@ def measure_robustness(
     count = len(split) if examples is None else min(examples, len(split))
     if count < 1:
         raise argument_error("examples", examples, f"a number from 1 to {len(split)}, the images there are")
-    usual = step_size is None and isinstance(protocol, str)
-    step_length = (radius / 10 or 1.0) if usual else step_size
+    is_default = step_size is None and isinstance(protocol, str)
+    step_length = (radius / 10 or 1.0) if is_default else step_size
     plan = protocol_by_name(protocol, k=k, steps=steps, step_size=step_length)
     direction = TopK(plan.compared) if attack is None else attack
     plan = plan.towards(direction)
@@ -157,7 +157,7 @@ def measure_robustness(
             pgd_length = share * (2.5 * radius / pgd_steps if pgd_step_size is None else pgd_step_size)
         else:
             # Nothing is in proportion to no radius: those beside it have the steps that they have alone.
-            length = r / 10 if r > 0 and usual else plan.step_size
+            length = r / 10 if r > 0 and is_default else plan.step_size
             pgd_length = 2.5 * (r or 1.0) / pgd_steps if pgd_step_size is None else pgd_step_size
         return Examination(
             attribution=method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from veridical.attacks.directions import Decorrelate, Direction
+from veridical.attacks.directions import MapScore
 from veridical.attacks.protocols import Restart
 from veridical.attribution.classifier import check_map, logits_of
 from veridical.attribution.second_order import QuickSecondOrder
@@ -63,10 +64,11 @@ class SoftplusTwin(TorchFunctionMode):
         return inputs.copy_(smooth) if in_place else smooth
 
 
+@dataclass(eq=False)
 class MapAscent:
     """The score of a direction, of the twin's saliency map, as a function of the inputs.
 
-    The clean map that fixes the target pixels is the real network's; the map climbed is the twin's,
+    score: of the real network's clean map, which fixes the target pixels. The map climbed is the twin's,
     normalised to sum H * W with the gradient through the normaliser (the RAR authors' evaluation).
 
     Where the whole map lies on the target pixels, as that of a digit with fewer than k lit pixels does, the
@@ -74,23 +76,15 @@ class MapAscent:
     in motion; here `nudge`, signs of the inputs' shape, takes its place, so that results do not hang on it.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        attribute: Callable[..., Tensor],
-        target: Tensor,
-        label: Tensor,
-        direction: Direction,
-        clean: Tensor,
-        restart: Restart,
-        steps: int,
-        nudge: Tensor,
-    ) -> None:
-        self.model, self.attribute, self.target, self.label = model, attribute, target, label
-        goal = Decorrelate() if restart.goal == "decorrelate" else direction
-        self.score = goal(normalised_to_area(clean))
-        self.restart, self.steps, self.nudge = restart, steps, nudge
-        self.step = 0
+    model: nn.Module
+    attribute: Callable[..., Tensor]
+    target: Tensor
+    label: Tensor
+    score: MapScore
+    restart: Restart
+    steps: int
+    nudge: Tensor
+    step: int = 0
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The score (N,) and its gradient (N, C, H, W) at the next step's sharpness of the twin."""
@@ -188,18 +182,6 @@ def _hardtanh(beta: float, inputs: Tensor, min_val: float = -1.0, max_val: float
     return rise + min_val if min_val else rise
 
 
-def _relu6(beta: float, inputs: Tensor) -> Tensor:
-    return _hardtanh(beta, inputs, 0.0, 6.0)
-
-
-def _hardsigmoid(beta: float, inputs: Tensor) -> Tensor:
-    return _relu6(beta, inputs + 3) / 6
-
-
-def _hardswish(beta: float, inputs: Tensor) -> Tensor:
-    return inputs * _hardsigmoid(beta, inputs)
-
-
 def _threshold(beta: float, inputs: Tensor, threshold: float, value: float) -> Tensor | None:
     # Another value is a jump, which nothing smooth is near to.
     return value + F.softplus(inputs - threshold, beta=beta) if value == threshold else None
@@ -226,9 +208,9 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh),
     **dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), _threshold),
-    F.relu6: _relu6,
-    F.hardsigmoid: _hardsigmoid,
-    F.hardswish: _hardswish,
+    F.relu6: lambda beta, inputs: _hardtanh(beta, inputs, 0.0, 6.0),
+    F.hardsigmoid: lambda beta, inputs: _hardtanh(beta, inputs + 3, 0.0, 6.0) / 6,
+    F.hardswish: lambda beta, inputs: inputs * (_hardtanh(beta, inputs + 3, 0.0, 6.0) / 6),
     **{
         getattr(owner, name): _clamp
         for owner in (torch, Tensor)

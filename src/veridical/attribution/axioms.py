@@ -59,8 +59,8 @@ def sensitivity_a(
     size, the residual is |f(x) - f(baseline)|; elsewhere, and where the output does not differ, it is 0.
     `baseline` and `output` must be the method's own. Gradients violate this axiom where a network is flat.
     """
-    start = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
     place = _positions("variable", variable, inputs)
+    start = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
     # The baseline with that one variable of the inputs in it.
     changed = start.flatten(1).scatter(1, place, inputs.flatten(1).gather(1, place)).reshape(inputs.shape)
     change = _outputs(model, changed, target, output) - _outputs(model, start, target, output)
@@ -120,9 +120,10 @@ def completeness(
     |sum(map) - (f(x) - f(baseline))|, with the method's own `baseline` (broadcast to the inputs' shape) and
     `output`. For Integrated Gradients it is the error of the quadrature.
     """
+    total = _maps(attribute, model, inputs, target).sum(dim=1)
     start = torch.as_tensor(baseline, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
     change = _outputs(model, inputs, target, output) - _outputs(model, start, target, output)
-    return (_maps(attribute, model, inputs, target).sum(dim=1) - change).abs()
+    return (total - change).abs()
 
 
 def symmetry(

@@ -50,11 +50,6 @@ def logits_of(model: nn.Module, inputs: Tensor, *, finite: bool = True) -> Tenso
             f"the model's parameters are {own} and the inputs {inputs.dtype}, which it does not take "
             f"({error}). Convert one to the other."
         ) from error
-    return _check_logits(logits, inputs, finite=finite)
-
-
-def _check_logits(logits: object, inputs: Tensor, *, finite: bool = True) -> Tensor:
-    """Give back the logits, or raise a UsageError that says what a model returned in place of (N, K)."""
     rows = inputs.shape[0]
     if not isinstance(logits, Tensor):
         inside = " of " + ", ".join(map(str, logits)) if isinstance(logits, dict) else ""

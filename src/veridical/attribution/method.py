@@ -194,9 +194,9 @@ class AttributionMethod(Checked, ABC):
     def _maps(self, request: AttributionRequest) -> Tensor:
         """The map, for arguments that were checked, inside the guards and with gradients enabled."""
 
-    def bind(self, model: nn.Module) -> "BoundMethod":
+    def bind(self, model: nn.Module) -> "_BoundMethod":
         """The method with its model, which answers Captum's `.attribute(inputs, baselines, target)`."""
-        return BoundMethod(self, model)
+        return _BoundMethod(self, model)
 
     def describe(self) -> dict[str, Any]:
         """The method and its options as plain values for a record; tensors by shape and SHA-256."""
@@ -208,7 +208,7 @@ class AttributionMethod(Checked, ABC):
 
 
 @record
-class BoundMethod:
+class _BoundMethod:
     """What `method.bind(model)` returns: call it, or hand it to code written for Captum."""
 
     method: AttributionMethod

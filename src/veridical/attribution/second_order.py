@@ -70,7 +70,14 @@ def check_second_order(attribution: Tensor) -> None:
     Fused attention kernels and autograd functions marked once_differentiable are such operations. PyTorch
     itself complains only in the backward pass, far from the attribution that caused it.
     """
-    names = _operations(attribution)
+    # Without recursion: graphs of many nodes are deeper than Python's stack.
+    pending, seen = [attribution.grad_fn], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending.extend(next_node for next_node, _ in node.next_functions)
+    names = {node.name() for node in seen}
     if names.isdisjoint(_DEAD_ENDS):
         return
     # The name of the node is all that autograd tells about what the model called.
@@ -82,18 +89,6 @@ def check_second_order(attribution: Tensor) -> None:
         "which has one; if it is an autograd function of yours, drop once_differentiable; or ask for "
         "create_graph=False."
     )
-
-
-def _operations(tensor: Tensor) -> set[str]:
-    """Names of all nodes of the graph that made the tensor."""
-    # Without recursion: graphs of many nodes are deeper than Python's stack.
-    pending, seen = [tensor.grad_fn], set[Node]()
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            pending.extend(next_node for next_node, _ in node.next_functions)
-    return {node.name() for node in seen}
 
 
 def _conv2d(
