@@ -25,7 +25,7 @@ from veridical.attacks.directions import TopK
 from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import protocol
 from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.models import build, cnn
+from veridical.models import build, networks
 from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import build_objective
 from veridical.training.recipes import resolve
@@ -37,7 +37,7 @@ MODELS: tuple[tuple[str, tuple[int, int, int], dict[str, Any]], ...] = (
     ("rar-resnet", (3, 32, 32), {}),
     ("resnet18", (3, 32, 32), {"width": 16}),
 )
-FOLDED = cnn.convolve_and_pool
+FOLDED = networks._convolve_and_pool
 
 
 def convolutions(batch: int) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
@@ -92,7 +92,7 @@ def _steps(
         def run() -> object:
             # The paper's network brings its second convolution into channels_last by itself.
             whole = FOLDED if layout == "channels_last" else lambda *given: FOLDED(*given).contiguous()
-            cnn.convolve_and_pool = whole
+            networks._convolve_and_pool = whole
             return step()
 
         return run

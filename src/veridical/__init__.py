@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from veridical.data import load
     from veridical.faithfulness.diffroar import diffroar
     from veridical.faithfulness.result import DiffRoarResult
-    from veridical.models import Normalized, build
+    from veridical.models import build
+    from veridical.models.layers import Normalized
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
     from veridical.runtime.options import TrainOptions
     from veridical.training.loop import train
@@ -114,7 +115,8 @@ _HOMES = {
     "data": ("load",),
     "faithfulness.diffroar": ("diffroar",),
     "faithfulness.result": ("DiffRoarResult",),
-    "models": ("Normalized", "build"),
+    "models": ("build",),
+    "models.layers": ("Normalized",),
     "runtime.options": ("TrainOptions",),
     "runtime.errors": ("DataError", "RunError", "UsageError", "VeridicalError"),
     "training.loop": ("train",),

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
-from veridical.models import Normalized, build
-from veridical.models.layers import Standardise
+from veridical.models import build
+from veridical.models.layers import Normalized, Standardise
 from veridical.models.networks import _convolve_and_pool, _ResidualUnit, _standardise_per_image
 from veridical.runtime.errors import UsageError
 

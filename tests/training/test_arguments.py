@@ -35,8 +35,6 @@ TENSORS = TensorDataset(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int6
         ({"objective": 1.0}, "objective: expected a name.* got 1.0"),
         ({"objective": nn.CrossEntropyLoss()}, "objective: expected a name.* cannot be called so"),
         ({"objective": nn.Linear}, "objective: expected a name.* got the class Linear"),
-        ({"epochs": "3"}, "epochs: expected a number"),
-        ({"steps": 2.5}, "steps: expected an integer"),
         ({"lr": 0.1}, "Did you mean learning_rate"),
         ({"epocs": 3}, "Did you mean epochs"),
         ({"out": None}, "out"),

@@ -141,10 +141,7 @@ FORGED: dict[str, tuple[str, bytes]] = {
     "fewer parameters": ("optimiser.pt", _moments(lambda state: state["param_groups"][0]["params"].pop())),
     "another rate": ("optimiser.pt", _moments(lambda state: state["param_groups"][0].update(betas="x"))),
     "other moments": ("optimiser.pt", _moments(lambda state: state["state"][0].pop("exp_avg"))),
-    "moments of another shape": (
-        "optimiser.pt",
-        _moments(lambda state: state["state"][0].update(exp_avg=torch.zeros(3))),
-    ),
+    "other shape": ("optimiser.pt", _moments(lambda state: state["state"][0].update(exp_avg=torch.zeros(3)))),
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,10 +47,14 @@ def watched(trained: Trained) -> Trained:
 
 def test_images_are_changed_in_training_by_seed_and_step(tmp_path: Path, watched: Trained) -> None:
     batches = {}
-    for name, given in (
-        ("plain", {}), ("one", {"augment": "warp"}), ("again", {"augment": "warp"}),
-        ("other", {"augment": "warp", "seed": 1}),
-    ):  # fmt: skip
+    warped: dict[str, Any] = {"augment": "warp"}
+    cases: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "one": warped,
+        "again": warped,
+        "other": {**warped, "seed": 1},
+    }
+    for name, given in cases.items():
         SEEN.clear()
         run = watched(name, **given)
         batches[name] = [inputs for inputs, _ in SEEN]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -95,30 +96,17 @@ def test_an_image_that_breaks_one_process_is_named_by_all(place: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "first", "second"),
     [
-        (
-            "raises",
-            "RunError: process 1 of 2 stopped: ValueError('no step today')",
-            "ValueError: no step today",
-        ),
-        (
-            "norm",
-            "UsageError: Net has batch normalisation (extra)",
-            "RunError: process 0 of 2 stopped: Net has",
-        ),
+        ("raises", r"RunError: process 1 .*'no step today'", "ValueError: no step today"),
+        ("norm", r"UsageError: Net has batch normalisation \(extra\)", "RunError: process 0 .* Net has"),
         ("statistics", "RunError: after step 5 processes 0 and 1 hold", "RunError: after step 5 processes 0"),
-        (
-            "small",
-            "UsageError: batch_size: expected an image",
-            "RunError: process 0 of 2 stopped: batch_size",
-        ),
+        ("small", "UsageError: batch_size: expected an image", "RunError: process 0 .* batch_size"),
         ("other", "RunError: process 1 of 2 stopped:", "UsageError:"),
         ("step", "RunError: process 1 of 2 stopped: in", "RunError: in"),
     ],
 )
 def test_an_error_of_one_process_ends_both(place: Path, name: str, first: str, second: str) -> None:
-    told = messages(place, name)
-    assert told[0].startswith(first)
-    assert told[1].startswith(second)
+    for message, expected in zip(messages(place, name), (first, second), strict=True):
+        assert re.match(expected, message)
 
 
 def test_a_refused_training_leaves_no_folder(place: Path) -> None:
@@ -174,17 +162,9 @@ def test_torchrun_starts_the_command(place: Path, tmp_path: Path, run_python: Ru
     code, printed, errors = run_python(tmp_path, *torchrun, *command)
     assert code == 0, errors
     assert printed.count("finished") == 1
-    alone = train(
-        data=str(place / "shades.npz"),
-        model="mlp",
-        objective="ig-sum-norm",
-        steps=6,
-        batch_size=15,
-        optimiser="sgd",
-        threads=1,
-        out=str(tmp_path / "one"),
-        progress=False,
-    )
+    given: dict[str, Any] = {"model": "mlp", "objective": "ig-sum-norm", "steps": 6, "batch_size": 15}
+    given |= {"data": str(place / "shades.npz"), "optimiser": "sgd", "threads": 1, "progress": False}
+    alone = train(out=str(tmp_path / "one"), **given)
     weights = load_file(tmp_path / "two" / "model.safetensors")
     for name, weight in alone.model.state_dict().items():
         torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=1e-5)

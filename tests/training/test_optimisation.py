@@ -170,7 +170,7 @@ def test_training_uses_bf16_and_metrics_do_not(tmp_path: Path, stripes: Dataset)
     SEEN.clear()
     run = train(
         data=stripes, model=Watched(), out=str(tmp_path / "run"), objective="natural", steps=3, bf16=True,
-        progress=False,
+        progress=False
     )  # fmt: skip
     assert sorted(SEEN) == [(False, "ieee", "ieee"), (True, "bf16", "bf16")]
     assert run.settings.bf16

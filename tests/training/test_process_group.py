@@ -8,12 +8,8 @@ import torch
 
 from veridical.cli.main import main
 from veridical.jobs import ProcessPool
-from veridical.runtime.checking import MOST_PROCESSES
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
-from veridical.studies.attack import AttackOptions
-from veridical.studies.diffroar import DiffRoarOptions
-from veridical.studies.sanity import SanityOptions
 from veridical.training.distributed import ALONE, ProcessGroup, join_processes
 
 
@@ -59,10 +55,6 @@ def test_threads_and_processes_are_bounded_wherever_they_are_taken(number: Any) 
     for name, take in places.items():
         with pytest.raises(UsageError, match=f"^{name}: expected an integer from 1 to"):
             take()
-    for kind in (AttackOptions, DiffRoarOptions, SanityOptions):
-        for name in ("threads", "workers"):
-            with pytest.raises(UsageError, match=f"^{name}: expected an integer from 1 to {MOST_PROCESSES}"):
-                kind(run="run", out="out", **{name: number})
 
 
 def test_one_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

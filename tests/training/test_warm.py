@@ -106,7 +106,7 @@ def test_an_image_that_was_not_met_starts_at_random(smooth: nn.Module, batch: tu
 def climbing(trained: Callable[..., Run]) -> Callable[..., Run]:
     return partial(
         trained, objective="ig-norm", radius=0.1, inner_steps=1, inner_step_size=0.02, validation=0,
-        batch_size=40, averaging=0.0,
+        batch_size=40, averaging=0.0
     )  # fmt: skip
 
 

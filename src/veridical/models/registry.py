@@ -122,13 +122,7 @@ MODELS = Registry(
 
 
 def build(
-    name: str,
-    *,
-    shape: Sequence[int],
-    num_classes: int,
-    seed: int,
-    trust_code: bool = False,
-    **options: Any,
+    name: str, *, shape: Sequence[int], num_classes: int, seed: int, trust_code: bool = False, **options: Any
 ) -> nn.Module:
     """Build the network `name` for inputs (N, *shape) in [0, 1], giving logits (N, num_classes).
 

@@ -75,12 +75,7 @@ _FAST = (
 
 
 def resolve(
-    options: TrainOptions,
-    *,
-    data: _Values,
-    model: _Values,
-    train_size: int,
-    objective: str | None = None,
+    options: TrainOptions, *, data: _Values, model: _Values, train_size: int, objective: str | None = None
 ) -> Settings:
     """Fill every gap of `options` from its recipe; a UsageError for an option that cannot have an effect.
 
