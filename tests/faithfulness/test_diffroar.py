@@ -61,10 +61,7 @@ class Marked:
     def __init__(self, sign: float = 1.0) -> None:
         self.sign = sign
 
-    def __call__(
-        self, model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
-    ) -> Tensor:
-        del model, target, create_graph
+    def __call__(self, model: nn.Module, inputs: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ARG002
         maps = torch.rand(inputs.shape) + 2
         maps[:, :, 2:4, 5:7] += 2 * self.sign
         return maps
@@ -79,29 +76,17 @@ def ends(result: DiffRoarResult, level: float = 0.0625) -> tuple[float, float]:
 def perfect(
     model: nn.Module, marked_data: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> DiffRoarResult:
-    return measured(
-        model,
-        marked_data,
-        tmp_path_factory.mktemp("perfect") / "out",
-        attribution=Marked(),
-        levels=(0.0625, 0.5),
-        control=True,
-    )
+    options: dict[str, Any] = {"attribution": Marked(), "levels": (0.0625, 0.5), "control": True}
+    return measured(model, marked_data, tmp_path_factory.mktemp("perfect") / "out", **options)
 
 
 @pytest.fixture(scope="module")
 def compared(
     model: nn.Module, marked_data: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> DiffRoarResult:
-    return measured(
-        model,
-        marked_data,
-        tmp_path_factory.mktemp("compared") / "out",
-        attribution=Marked(),
-        levels=(0.0625,),
-        baselines=("random", "input-agnostic"),
-        repeats=2,
-    )
+    options: dict[str, Any] = {"attribution": Marked(), "levels": (0.0625,), "repeats": 2}
+    options["baselines"] = ("random", "input-agnostic")
+    return measured(model, marked_data, tmp_path_factory.mktemp("compared") / "out", **options)
 
 
 def test_a_perfect_ranking_gives_the_known_gap(perfect: DiffRoarResult) -> None:
@@ -168,10 +153,7 @@ def test_a_result_is_plain_and_complete(perfect: DiffRoarResult, compared: DiffR
 def test_equally_informative_coordinates_are_undecided(
     model: nn.Module, repeated_data: Dataset, tmp_path: Path
 ) -> None:
-    def first_to_last(
-        model: nn.Module, inputs: Tensor, target: Tensor | None = None, *, create_graph: bool = False
-    ) -> Tensor:
-        del model, target, create_graph
+    def first_to_last(model: nn.Module, inputs: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ARG001
         return torch.arange(64.0, 0.0, -1.0).reshape(1, 1, 8, 8).expand(inputs.shape)
 
     result = measured(
@@ -236,16 +218,8 @@ def test_a_permutation_of_coordinates_changes_nothing(
     curves = []
     for number, (judged, data) in enumerate(((network, marked_data), (twin, other))):
         # A linear model from zero treats coordinates alike, so that only rounding can differ.
-        result = measured(
-            judged,
-            data,
-            tmp_path / str(number),
-            levels=(0.0625, 0.5),
-            trust_code=True,
-            retrain_model="zero_linear:linear",
-            retrain_model_options=None,
-            repeats=2,
-        )
+        own = {"trust_code": True, "retrain_model": "zero_linear:linear", "retrain_model_options": None}
+        result = measured(judged, data, tmp_path / str(number), levels=(0.0625, 0.5), repeats=2, **own)
         curves.append([ends(result, level) for level in (0.0625, 0.5)])
     assert np.allclose(curves[0], curves[1], atol=0.0051)
 

@@ -15,7 +15,7 @@ from veridical.faithfulness.fills import (
     ConstantFill,
     LinearFill,
     _channel_means,
-    impute,
+    _impute,
     resolve_fill,
     restore_fill,
 )
@@ -63,7 +63,7 @@ def planes(share: float, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.6, 1.0])
 def test_the_system_is_solved_exactly_enough(share: float) -> None:
     images, kept = planes(share, seed=1)
-    result = impute(images, kept, torch.tensor([0.1, 0.2]))
+    result = _impute(images, kept, torch.tensor([0.1, 0.2]))
     for example, channel in ((0, 0), (1, 1), (3, 0)):
         image, stays = images[example, channel], kept[example, channel]
         # A tenth of a grey level.
@@ -73,25 +73,25 @@ def test_the_system_is_solved_exactly_enough(share: float) -> None:
 
 def test_a_constant_image_stays_constant_and_an_empty_plane_gets_the_fallback() -> None:
     images, kept = planes(0.1, seed=3)
-    assert torch.allclose(impute(torch.full_like(images, 0.7), kept, torch.zeros(2)), torch.tensor(0.7))
+    assert torch.allclose(_impute(torch.full_like(images, 0.7), kept, torch.zeros(2)), torch.tensor(0.7))
     kept[1, 1] = False
-    result = impute(images, kept, torch.tensor([0.1, 0.2]))
+    result = _impute(images, kept, torch.tensor([0.1, 0.2]))
     assert torch.equal(result[1, 1], torch.full((9, 11), 0.2))
     assert torch.allclose(result[1, 0], solved(images[1, 0], kept[1, 0]), atol=4e-4)
     # Of a block in a corner, in all channels by one mask.
     block = torch.zeros(4, 1, 9, 11, dtype=torch.bool)
     block[:, :, :2, :2] = True
-    result = impute(images, block, torch.zeros(2))
+    result = _impute(images, block, torch.zeros(2))
     assert torch.allclose(result[0, 1], solved(images[0, 1], block[0, 0]), atol=4e-4)
 
 
 def test_examples_do_not_depend_on_their_company() -> None:
     easy, some = planes(0.5, seed=4)
     hard, few = planes(0.01, seed=5)
-    together = impute(torch.cat([easy, hard]), torch.cat([some, few]), torch.zeros(2))
-    alone = impute(easy[1:2], some[1:2], torch.zeros(2))
+    together = _impute(torch.cat([easy, hard]), torch.cat([some, few]), torch.zeros(2))
+    alone = _impute(easy[1:2], some[1:2], torch.zeros(2))
     assert torch.allclose(together[1:2], alone, atol=1e-6)
-    assert impute(easy[:0], some[:0], torch.zeros(2)).shape == (0, 2, 9, 11)
+    assert _impute(easy[:0], some[:0], torch.zeros(2)).shape == (0, 2, 9, 11)
 
 
 @pytest.mark.parametrize("name", [*FILLS, 0.25])

@@ -104,7 +104,7 @@ def test_imputation_is_timed_for_itself(
         asked.extend(values["shown"] for values in members)
         return 1.0
 
-    monkeypatch.setattr(module, "time_retraining", seconds)
+    monkeypatch.setattr(module, "_time_retraining", seconds)
     predict_retraining(measurement(network, marked_data))
     assert asked == ["images"]
     predict_retraining(measurement(network, marked_data, fill="linear"))
@@ -148,7 +148,7 @@ def test_all_workers_are_timed_at_once_and_count_the_same(
 def test_images_in_memory_alone_are_timed_here(
     network: nn.Module, marked_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "time_retraining", lambda *_: 5.0)
+    monkeypatch.setattr(module, "_time_retraining", lambda *_: 5.0)
     executor = Workers()
     result = predict_retraining(measurement(network, marked_data), executor)
     assert (executor.calls, result) == (0, {"images": 5.0, "masks": 5.0})

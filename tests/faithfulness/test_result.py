@@ -9,7 +9,7 @@ from scipy import stats
 
 from veridical.faithfulness.diffroar import diffroar
 from veridical.faithfulness.diffroar_plan import Design, Retraining
-from veridical.faithfulness.result import judge, repeats_interval
+from veridical.faithfulness.result import _repeats_interval, judge
 from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import Kept
 from veridical.runtime.errors import UsageError
@@ -46,7 +46,7 @@ def test_verdicts(top: list[float], bottom: list[float], verdict: str) -> None:
 def test_seeds_that_agree_do_not_make_few_images_many() -> None:
     # The repeats differ by one image in a thousand, always the same way; the images alone vary by 2.5%.
     top, bottom = [0.801, 0.802, 0.801, 0.802], [0.79, 0.791, 0.79, 0.791]
-    assert repeats_interval([one - other for one, other in zip(top, bottom, strict=True)])["low"] > 0
+    assert _repeats_interval([one - other for one, other in zip(top, bottom, strict=True)])["low"] > 0
     assert judge(top, bottom, 1000)["verdict"] == "undecided"
     assert judge(top, bottom, 100_000)["verdict"] == "satisfied"
 
@@ -96,9 +96,9 @@ def test_what_explains_a_difference_as_well_leaves_it_undecided(
 
 
 def test_intervals_end_where_accuracies_and_their_differences_do() -> None:
-    assert repeats_interval([0.4, 0.9]) == {"repeats": [0.4, 0.9], "value": 0.65, "low": 0.0, "high": 1.0}
-    assert repeats_interval([-0.4, 0.9], -1.0)["low"] == -1.0
-    assert repeats_interval([0.7]) == {"repeats": [0.7], "value": 0.7, "low": None, "high": None}
+    assert _repeats_interval([0.4, 0.9]) == {"repeats": [0.4, 0.9], "value": 0.65, "low": 0.0, "high": 1.0}
+    assert _repeats_interval([-0.4, 0.9], -1.0)["low"] == -1.0
+    assert _repeats_interval([0.7]) == {"repeats": [0.7], "value": 0.7, "low": None, "high": None}
     assert judge([0.9], [0.5], 1000)["low"] is None
     result = judge([0.4, 0.9], [0.3, 0.1], 10)
     assert (result["low"], result["high"]) == (-1.0, 1.0)

@@ -1,6 +1,5 @@
 """Max-sensitivity: against Captum with the same noise, closed forms, keyed noise, edge cases."""
 
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -57,13 +56,8 @@ def test_noise_belongs_to_the_example_not_to_the_batch() -> None:
     ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-6, atol=0)
     assert not torch.allclose(max_sensitivity(cubic, inputs, 0.1, 3, seed=6), whole)
-
-
-def test_more_samples_never_find_less() -> None:
-    inputs = torch.rand(8, 5, generator=torch.Generator().manual_seed(3))
-    results = [max_sensitivity(cubic, inputs, 0.2, samples) for samples in (1, 2, 5, 10)]
-    assert all(bool((more >= fewer).all()) for fewer, more in pairwise(results))
-    assert bool((results[-1] > results[0]).any())
+    # More samples never find less.
+    assert bool((max_sensitivity(cubic, inputs, 0.1, 6, seed=5) >= whole).all())
 
 
 def test_noise_stays_in_the_ball_and_in_bounds() -> None:

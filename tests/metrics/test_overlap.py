@@ -90,11 +90,8 @@ def windowed_by_hand(a: Tensor, b: Tensor, k: int, window: int) -> tuple[float, 
 def test_windows_are_chebyshev_distances(maps: Tensor, k: int, window: int) -> None:
     a, b = maps
     by_hand = torch.tensor([windowed_by_hand(left, right, k, window) for left, right in zip(a, b)])
-    for direction, expected in (
-        ("precision", by_hand[:, 0]),
-        ("recall", by_hand[:, 1]),
-        ("mean", by_hand.mean(dim=1)),
-    ):
+    answers = {"precision": by_hand[:, 0], "recall": by_hand[:, 1], "mean": by_hand.mean(dim=1)}
+    for direction, expected in answers.items():
         result = windowed_topk_intersection(a, b, k, window, direction=direction)  # type: ignore[arg-type]
         torch.testing.assert_close(result, expected.double(), rtol=0, atol=1e-6)
 

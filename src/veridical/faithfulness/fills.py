@@ -71,7 +71,7 @@ class LinearFill:
         """Fill in what is not kept."""
         shape, purpose = inputs.shape[1:], f"imputation of {part}"
         noise = per_example_normal(shape, self.seed, purpose, numbers, inputs.dtype, inputs.device)
-        filled = impute(inputs, kept, inputs.new_tensor(self.fallback))
+        filled = _impute(inputs, kept, inputs.new_tensor(self.fallback))
         return torch.where(kept, inputs, filled + self.noise * noise)
 
     def describe(self) -> dict[str, Any]:
@@ -87,7 +87,6 @@ class _OwnFill:
     function: Callable[..., Tensor]
 
     def __call__(self, inputs: Tensor, kept: Tensor, numbers: Tensor, part: str) -> Tensor:
-        """Fill in what is not kept."""
         filled = self.function(inputs.clone(), kept, numbers, part)
         if not isinstance(filled, Tensor) or filled.shape != inputs.shape:
             raise argument_error("fill", filled, f"a tensor {tuple(inputs.shape)} from {self.name}")
@@ -188,7 +187,7 @@ _TOLERANCE = 1e-5
 _WEIGHTS = [[1 / 12, 1 / 6, 1 / 12], [1 / 6, 0.0, 1 / 6], [1 / 12, 1 / 6, 1 / 12]]
 
 
-def impute(inputs: Tensor, kept: Tensor, fallback: Tensor) -> Tensor:
+def _impute(inputs: Tensor, kept: Tensor, fallback: Tensor) -> Tensor:
     """Replace what is not kept so that each value is the weighted mean of its up to eight neighbours.
 
     inputs (n, C, H, W) floating. kept: bool, (n, C, H, W) or (n, 1, H, W), True where the value stays.

@@ -42,7 +42,7 @@ IMPORTING = 3.0
 Values = Mapping[str, Any]
 
 
-def time_retraining(
+def _time_retraining(
     members: Sequence[Values], data: Dataset | None, where: Mapping[str, str], per: PerName, seconds: float
 ) -> float:
     """Predicted seconds of one retraining; of several members, of each one's share of their stack.
@@ -240,12 +240,12 @@ def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Ex
     values = [measurement.values(one, {}) for one in members]
     per, where = measurement.design.per, dict(measurement.where)
     if executor is None or isinstance(executor, InProcess) or "data" not in where:
-        return time_retraining(values, measurement.data, where, per, SECONDS)
+        return _time_retraining(values, measurement.data, where, per, SECONDS)
     jobs = math.ceil(len(measurement.retrainings) / len(members))
     calls: list[Future[float]] = []
     try:
         times = range(min(workers_of(executor), jobs))
-        calls.extend(executor.submit(time_retraining, values, None, where, per, SECONDS) for _ in times)
+        calls.extend(executor.submit(_time_retraining, values, None, where, per, SECONDS) for _ in times)
         return fmean(call.result() for call in calls)
     except UsageError:
         raise

@@ -21,7 +21,7 @@ Verdict = Literal["satisfied", "violated", "undecided"]
 Pair = tuple[Sequence[float], Sequence[float]]
 
 
-def repeats_interval(values: Sequence[float], least: float = 0.0) -> dict[str, Any]:
+def _repeats_interval(values: Sequence[float], least: float = 0.0) -> dict[str, Any]:
     """One number by its repeats: {"repeats", "value", "low", "high"}, the 95% interval by Student's t.
 
     It ends at `least`, 0 for an accuracy and -1 for a difference of two, and at 1. With one repeat there is
@@ -189,7 +189,7 @@ def build_result(
         """ROAR ("remove") or KAR ("keep") of the top coordinates, at the levels that were measured."""
         kept = {level: resolve_kept(level, count, "top", mode) for level in design.levels}
         return tuple(
-            {"level": level, "accuracy": repeats_interval(values)}
+            {"level": level, "accuracy": _repeats_interval(values)}
             for level, what in kept.items()
             if (values := repeats("judged", "images", what))
         )
@@ -228,15 +228,15 @@ def _point(top: list[float], bottom: list[float], *, keep: bool) -> Point:
     sign = 1 if keep else -1
     differences = [sign * (one - other) for one, other in zip(top, bottom, strict=True)]
     return {
-        "top": repeats_interval(top),
-        "bottom": repeats_interval(bottom),
-        "difference": repeats_interval(differences, -1.0),
+        "top": _repeats_interval(top),
+        "bottom": _repeats_interval(bottom),
+        "difference": _repeats_interval(differences, -1.0),
     }
 
 
 def _leak(values: list[float], examples: int, chance: float) -> dict[str, Any]:
     """The control's accuracy; it leaks if Wilson's interval over the test images is above chance."""
-    interval = repeats_interval(values)
+    interval = _repeats_interval(values)
     low = proportion_interval(round(interval["value"] * examples), examples)["low"]
     return {**interval, "leaks": low is not None and low > chance}
 

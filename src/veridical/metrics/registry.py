@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -112,8 +113,12 @@ def _picture_ssim(a: Tensor, b: Tensor) -> Tensor:
 
 _ORDER_ONLY: tuple[Invariance, ...] = ("scale", "sign", "order", "exchange", "permutation")
 
+_of_attack = partial(Measure, studies=("attack",))
+# A constant map has no order: such pairs are left out of means.
+_of_sanity = partial(Measure, studies=("sanity",), undefined="exclude")
+
 _ENTRIES = (
-    Measure(
+    _of_attack(
         name="topk_intersection",
         compare=topk_intersection,
         label="Attribution intersection",
@@ -123,9 +128,8 @@ _ENTRIES = (
         bounds=SHARE,
         unit="share",
         invariances=_ORDER_ONLY,
-        studies=("attack",),
     ),
-    Measure(
+    _of_attack(
         name="kendall_tau",
         compare=kendall_tau,
         label="Attribution rank correlation",
@@ -133,17 +137,15 @@ _ENTRIES = (
         help="Kendall's tau between the importance rankings of all pixels: 1 is the same order, "
         "0 no relation, \N{MINUS SIGN}1 the reverse",
         invariances=_ORDER_ONLY,
-        studies=("attack",),
     ),
-    Measure(
+    _of_attack(
         name="spearman",
         compare=spearman,
         label="Spearman rank correlation",
         help="Spearman's rho between the importance rankings of all pixels",
         invariances=_ORDER_ONLY,
-        studies=("attack",),
     ),
-    Measure(
+    _of_attack(
         name="windowed_topk_intersection",
         compare=windowed_topk_intersection,
         label="Windowed intersection",
@@ -153,9 +155,8 @@ _ENTRIES = (
         bounds=SHARE,
         unit="share",
         invariances=("scale", "sign", "order", "exchange"),
-        studies=("attack",),
     ),
-    Measure(
+    _of_attack(
         name="mass_centre_shift",
         compare=mass_centre_shift,
         label="Shift of the centre of mass",
@@ -166,37 +167,30 @@ _ENTRIES = (
         unit="pixels",
         undefined="exclude",  # a map that is zero everywhere has no centre
         invariances=("scale", "sign", "exchange"),
-        studies=("attack",),
     ),
-    Measure(
+    _of_sanity(
         name="spearman_signed",
         compare=spearman,
         label="signed ranks",
         help="rank correlation of the values",
         view="values",
-        undefined="exclude",
         invariances=("scale", "order", "exchange", "permutation"),
-        studies=("sanity",),
     ),
-    Measure(
+    _of_sanity(
         name="spearman_absolute",
         compare=spearman,
         label="ranks of sizes",
         help="rank correlation of the sizes",
         view="sizes",
-        undefined="exclude",
         invariances=_ORDER_ONLY,
-        studies=("sanity",),
     ),
-    Measure(
+    _of_sanity(
         name="ssim",
         compare=_picture_ssim,
         label="SSIM",
         help="structural similarity of the pictures",
         view="picture",
-        undefined="exclude",
         invariances=("scale", "sign", "exchange"),
-        studies=("sanity",),
     ),
 )
 
