@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from veridical.attacks.surrogate import SoftplusTwin
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.path import input_gradients
+from veridical.attribution.path import input_gradient
 from veridical.models.registry import build
 
 
@@ -45,7 +45,7 @@ def second_order(model: nn.Module, inputs: Tensor, target: Tensor, direction: Te
     scalar = TargetScalar(model, target)
     with SoftplusTwin(1.0):
         if quick:
-            gradient = input_gradients(scalar, point, create_graph=True)
+            gradient = input_gradient(scalar, point, create_graph=True)
         else:
             (gradient,) = torch.autograd.grad(scalar(point).sum(), point, create_graph=True)
     (second,) = torch.autograd.grad((gradient * direction).sum(), point)

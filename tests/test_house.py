@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,13 @@ def _imported_modules(module: str) -> Iterator[str]:
             if own != name and one in known:
                 yield one
                 break
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE.parents[1] / "benchmarks").glob("*.py")), ids=lambda p: p.stem
+)
+def test_benchmarks_import_what_there_is(path: Path) -> None:
+    for name in imports(path.read_text(encoding="utf-8")):
+        if name.startswith("veridical."):
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(import_module(module), attribute), name
