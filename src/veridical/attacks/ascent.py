@@ -18,8 +18,8 @@ Start = Literal["origin", "random"] | Tensor
 Keep = Literal["last", "best"] | Callable[[Tensor], Tensor]
 
 
+# inputs (N, ...) -> the number to be raised for each example, (N,); or that and the direction of ascent.
 Score = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
-"""inputs (N, ...) -> the number to be raised for each example, (N,); or that and the direction of ascent."""
 
 
 class Ascent(NamedTuple):

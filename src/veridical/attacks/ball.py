@@ -24,8 +24,8 @@ class NoiseRows:
     count: int
 
 
+# One generator for a batch (training), or one per example (evaluation: results do not depend on batches).
 Noise = torch.Generator | NoiseRows | Sequence[torch.Generator]
-"""One generator for a batch (training), or one per example (evaluation: results do not depend on batches)."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from veridical.runtime.trusted_import import source_digest
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,).
 MapScore = Callable[["Tensor"], "Tensor"]
-"""Saliency maps (N, H, W) that sum to H * W -> the number to be raised, (N,)."""
 
 
+# A goal of an attribution attack: from clean saliency maps (N, H, W) to a differentiable score of others.
 Direction = Callable[["Tensor"], MapScore]
-"""A goal of an attribution attack: from clean saliency maps (N, H, W) to a differentiable score of others."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class DirectionEntry:
         return self.factory(**{name: available[name] for name in self.takes})
 
 
+# By name, or "module:callable": a function of the form of `Direction`.
 DIRECTIONS = Registry(
     "attack",
     "veridical.directions",
@@ -136,7 +137,6 @@ DIRECTIONS = Registry(
     wrap=lambda name, function: DirectionEntry(name, "code of the caller's", lambda: function),
     positional=("clean",),
 )
-"""By name, or "module:callable": a function of the form of `Direction`."""
 
 
 def describe_direction(direction: Direction) -> dict[str, Any]:

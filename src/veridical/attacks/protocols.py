@@ -13,8 +13,8 @@ from veridical.attribution.path import Quadrature
 from veridical.runtime.checking import Checked, Count, Factor, Length, Limit, StepSize
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 
+# Of a softplus.
 _Sharpness = Annotated[float, Limit(0, 1e6, above=True)]
-"""Of a softplus."""
 
 
 @dataclass(frozen=True)

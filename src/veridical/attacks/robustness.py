@@ -28,11 +28,11 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.record import record
 
+# Measures that an attack may minimise one by one, so that it hands over its own numbers.
 _MINIMISED = ("topk_intersection", "kendall_tau", "spearman")
-"""Measures that an attack may minimise one by one, so that it hands over its own numbers."""
 _PER_BATCH = ("gradients", "seconds", "rewrites")
+# A map is called incomplete where its sum misses more than this share of the output's change.
 _INCOMPLETE = 0.1
-"""A map is called incomplete where its sum misses more than this share of the output's change."""
 _ATTACKED = ("prediction", "explanation")
 
 

@@ -24,8 +24,8 @@ from veridical.attribution.method import Output, OutputFunction, TargetScalar
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.seeds import stream
 
+# (model, inputs (N, ...), target (N,)) -> map of the inputs' shape; every AttributionMethod is one.
 _Function = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""(model, inputs (N, ...), target (N,)) -> map of the inputs' shape; every AttributionMethod is one."""
 
 
 def implementation_invariance(

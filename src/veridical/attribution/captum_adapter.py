@@ -19,8 +19,8 @@ from veridical.runtime.errors import UsageError, argument_error, unknown_name_er
 from veridical.runtime.seeds import seed_global
 
 _GUIDED = ("GuidedBackprop", "Deconvolution", "GuidedGradCam")
+# Classes of captum.attr that change how nn.ReLU modules pass gradients back; the first do nothing else.
 _HOOKING = (*_GUIDED, "DeepLift", "DeepLiftShap")
-"""Classes of captum.attr that change how nn.ReLU modules pass gradients back; the first do nothing else."""
 
 # nn.ReLU calls F.relu, so calls of modules are among these.
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)

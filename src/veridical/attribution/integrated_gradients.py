@@ -25,9 +25,9 @@ from veridical.runtime.record import record
 
 _FIRST_NODES = 16
 
+# Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example, (N, C,
+# H, W); a function gets the inputs.
 Baseline = Pixel | Tensor | Callable[[Tensor], Tensor] | None
-"""Where the path starts: None is black (0); a tensor is one for all, (C, H, W), or one per example,
-(N, C, H, W); a function gets the inputs."""
 
 
 class NotConvergedWarning(UserWarning):

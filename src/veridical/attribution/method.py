@@ -39,11 +39,11 @@ from veridical.runtime.seeds import seed_global, stream
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
 
+# (logits (N, K), target (N,)) -> the number explained, (N,).
 OutputFunction = Callable[[Tensor, Tensor], Tensor]
-"""(logits (N, K), target (N,)) -> the number explained, (N,)."""
 
+# Class of each example, (N,) integers; one class for all; or None for the predicted ones.
 Target = Tensor | int | None
-"""Class of each example, (N,) integers; one class for all; or None for the predicted ones."""
 
 
 class Attribution(Protocol):

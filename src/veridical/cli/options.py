@@ -28,13 +28,13 @@ from veridical.runtime.trusted_import import import_named
 OptionsT = TypeVar("OptionsT")
 
 _PRINT_CONFIG = "--print_config"
+# What stands in a docstring for the names of a registry, those of installed packages included.
 _NAMES = {
     "{attributions}": "veridical.attribution.registry:ATTRIBUTIONS",
     "{directions}": "veridical.attacks.directions:DIRECTIONS",
 }
-"""What stands in a docstring for the names of a registry, those of installed packages included."""
+# Of a file of options in YAML, and of the lists and mappings in each other there.
 _MOST_BYTES, _DEEPEST = 100_000, 20
-"""Of a file of options in YAML, and of the lists and mappings in each other there."""
 
 
 def parse_options(

@@ -16,10 +16,10 @@ from veridical.data.registry import DatasetEntry
 from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.record import record
 
+# Largest decoded array; a header that asks for more is refused before anything is read.
 MAX_BYTES = 8 * 2**30
-"""Largest decoded array; a header that asks for more is refused before anything is read."""
+# Largest height or width of an image, in pixels.
 MAX_SIDE = 8192
-"""Largest height or width of an image, in pixels."""
 _MAX_CLASSES = 65536
 _CHUNK = 4096  # planes that are equalised at a time
 

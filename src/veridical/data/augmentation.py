@@ -12,15 +12,15 @@ from torch.nn.functional import grid_sample
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import AugmentName
 
+# Greatest rotation, in degrees, to either side.
 ANGLE = 15.0
-"""Greatest rotation, in degrees, to either side."""
 
+# Of "shift-rotate": greatest shift as a share of height and width, and greatest change of the brightness.
 SHIFT_SHARE, BRIGHTNESS = 0.1, 0.2
-"""Of "shift-rotate": greatest shift as a share of height and width, and greatest change of the brightness."""
 
+# Of "warp": greatest shift in pixels, greatest shift of a corner as a share of the height, and the share of
+# images that stay as they are (that of the originals among the authors' images).
 WARP_SHIFT, WARP_DEPTH, WARP_UNCHANGED = 2.5, 0.24, 0.08
-"""Of "warp": greatest shift in pixels, greatest shift of a corner as a share of the height, and the share of
-images that stay as they are (that of the originals among the authors' images)."""
 
 _DRAWS = 13
 _ORIGIN = slice(None)

@@ -26,9 +26,9 @@ PartName = Literal["train", "test"]
 _PARTS: tuple[PartName, PartName] = ("train", "test")
 _BOXES = ("box_train", "box_test")
 
+# Grey level above which a pixel of Fashion-MNIST belongs to the garment. The ground is 0, but for faint
+# traces of the images' reduction to 28 x 28 pixels.
 THRESHOLD = 16
-"""Grey level above which a pixel of Fashion-MNIST belongs to the garment. The ground is 0, but for faint
-traces of the images' reduction to 28 x 28 pixels."""
 
 
 @record

@@ -103,6 +103,7 @@ _SIGNS = _names(
 _SIGN_MIRRORS = {label: label for label in (11, 12, 13, 15, 17, 18, 22, 26, 30, 35)}
 _SIGN_MIRRORS |= {19: 20, 20: 19, 33: 34, 34: 33, 36: 37, 37: 36, 38: 39, 39: 38}
 
+# WordNet id, which names the class folder, and class name; in the order of the labels.
 IMAGENETTE_FOLDERS: Mapping[str, str] = {
     "n01440764": "tench",
     "n02102040": "English springer",
@@ -115,7 +116,6 @@ IMAGENETTE_FOLDERS: Mapping[str, str] = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-"""WordNet id, which names the class folder, and class name; in the order of the labels."""
 
 _BOTH_PARTS = ({"split": "train"}, {"split": "test"})
 
@@ -125,6 +125,7 @@ def _unchanged(classes: Sequence[str]) -> dict[int, int]:
     return {label: label for label in range(len(classes))}
 
 
+# The table of names; iterating gives the names.
 DATASETS = Registry(
     "data",
     "veridical.datasets",
@@ -214,4 +215,3 @@ DATASETS = Registry(
     ],
     more=", an .npz file, a folder of class folders or package.module:callable",
 )
-"""The table of names; iterating gives the names."""

@@ -21,8 +21,8 @@ from veridical.runtime.seeds import per_example_uniform
 
 __all__ = ["ABSENT", "ShortcutOptions", "shortcut", "shortcut_variants"]
 
+# In `places["place"]`: no patch.
 ABSENT = -1
-"""In `places["place"]`: no patch."""
 
 
 def shortcut(options: ShortcutOptions, root: str | os.PathLike[str] | None = None) -> MaskedDataset:

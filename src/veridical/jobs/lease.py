@@ -29,8 +29,8 @@ except ImportError:  # Windows: leases alone
     fcntl = None  # type: ignore[assignment]
 
 LEASE = "lease.json"
+# The inode of a lease, which changes with its owner, and its time of modification, which shows life.
 Stamp = tuple[int, int]
-"""The inode of a lease, which changes with its owner, and its time of modification, which shows life."""
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _TOUCHES = 6  # in the time after which a lease is stale

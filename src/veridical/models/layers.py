@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from veridical.runtime.errors import argument_error
 
+# One number, or one for each channel.
 PerChannel = float | Sequence[float] | Tensor
-"""One number, or one for each channel."""
 
 
 class Standardise(nn.Module):

@@ -17,10 +17,10 @@ from veridical.runtime.errors import argument_error
 from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
+# noise * blocks up to which the closed form is proven to be the max-margin.
 PROVEN = 0.5
-"""noise * blocks up to which the closed form is proven to be the max-margin."""
+# Inputs up to which `enumerated_dual` takes seconds.
 MOST_ENUMERATED = 14
-"""Inputs up to which `enumerated_dual` takes seconds."""
 
 
 class _TwoClasses(nn.Module):

@@ -16,8 +16,8 @@ from torch.nn.functional import avg_pool2d, conv2d, leaky_relu, max_pool2d, pad
 from veridical.models.layers import PerChannel, Standardise
 from veridical.runtime.seeds import stream
 
+# Channels, height, width.
 Shape = tuple[int, int, int]
-"""Channels, height, width."""
 
 _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 _PAPER_STD, _PAPER_BIAS = 0.1, 0.1

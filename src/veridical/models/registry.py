@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # What a factory is called with, beside its options.
 _FORM = ("shape", "num_classes", "seed")
 # Greatest of all numbers here: far from where float32 ends.
+# Of an image in channels, rows or columns, or a number of classes.
 Extent = Annotated[int, Limit(1, 10**5)]
-"""Of an image in channels, rows or columns, or a number of classes."""
 _Scale = Annotated[float, Limit(1e-6, 1e6)]
 
 
@@ -57,6 +57,7 @@ def _normalisation(mean: float, std: float) -> dict[str, Option]:
     }
 
 
+# The table of networks; iterating gives the names, and it needs no torch.
 MODELS = Registry(
     "model",
     "veridical.models",
@@ -118,7 +119,6 @@ MODELS = Registry(
     named=_FORM,
     hint="A network of your own needs no name: every function takes any nn.Module.",
 )
-"""The table of networks; iterating gives the names, and it needs no torch."""
 
 
 def build(

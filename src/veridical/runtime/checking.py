@@ -60,8 +60,8 @@ class Limit(NamedTuple):
         return f" {least} {low} and {most} {high}"
 
 
+# Threads of a process, or processes: more than this machine can be meant to run are refused.
 MOST_PROCESSES = max(64, 4 * (os.cpu_count() or 1))
-"""Threads of a process, or processes: more than this machine can be meant to run are refused."""
 
 Seed = Annotated[int, Limit(-(2**63), 2**63 - 1)]
 Count = Annotated[int, Limit(1, 10**9)]
@@ -80,15 +80,15 @@ Contrast = Annotated[float, Limit(0, 1, above=True)]
 Level = Annotated[float, Limit(0, 1, above=True, below=True)]
 Length = Annotated[float, Limit(0, 1e4)]
 _OF_IMAGES = "around images"
+# Of a ball around an image: beside the norm linf, more than 1 is refused too.
 Radius = Annotated[float, Limit(0, 1e4), _OF_IMAGES]
-"""Of a ball around an image: beside the norm linf, more than 1 is refused too."""
 
 _IS_PATH = "a path"
+# A text that is, or may be, the name of a file or folder, in which ~ is the user's own.
 FilePath = Annotated[str, _IS_PATH]
-"""A text that is, or may be, the name of a file or folder, in which ~ is the user's own."""
 
+# Metadata of an option of several values, those without a flag on a command line.
 POSITIONAL = {"positional": True}
-"""Metadata of an option of several values, those without a flag on a command line."""
 
 
 def needs(option: str, *values: Any) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from veridical.runtime.checking import as_path, check_structure
 from veridical.runtime.errors import RunError, UsageError, argument_error
 
 CLAIM = "claim.json"
+# What to do about a damaged file, where that file can be written again.
 AGAIN = "Delete it and repeat the command that wrote it."
-"""What to do about a damaged file, where that file can be written again."""
+# Bytes at most of a JSON file, and of all arrays in an .npz file together.
 MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
-"""Bytes at most of a JSON file, and of all arrays in an .npz file together."""
 _DEEPEST = 64
 _MOST_DIFFERENCES = 6
 _ABSENT = object()
@@ -33,8 +33,8 @@ F = TypeVar("F")
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+# Arrays by name, as an .npz file holds them.
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
-"""Arrays by name, as an .npz file holds them."""
 
 
 class _Claim(TypedDict):

@@ -64,10 +64,10 @@ def _draw_per_example(
     return torch.from_numpy(rows.reshape(len(numbers), *shape)).to(device=device, dtype=dtype)
 
 
+# Noise uniform in [0, 1]; shapes and keys as `_draw_per_example` says.
 per_example_uniform = partial(_draw_per_example, np.random.Generator.random)
-"""Noise uniform in [0, 1]; shapes and keys as `_draw_per_example` says."""
+# Standard normal noise, likewise.
 per_example_normal = partial(_draw_per_example, np.random.Generator.standard_normal)
-"""Standard normal noise, likewise."""
 
 
 def _digest(seed: int, purpose: str, index: int) -> bytes:
