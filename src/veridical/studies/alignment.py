@@ -37,6 +37,7 @@ from veridical.studies.maps import (
     measures_over_seeds,
     region_record,
     regions_of,
+    undertrained,
 )
 from veridical.studies.study import (
     Case,
@@ -50,7 +51,7 @@ from veridical.studies.study import (
     list_settings,
     table_of,
 )
-from veridical.studies.training import training_title, undertrained
+from veridical.training.penalties import training_title
 from veridical.training.subject import Subject, load_model, load_subject
 
 # Test images of one job.

@@ -56,8 +56,8 @@ from veridical.runtime.files import Frame, write_atomic
 from veridical.runtime.record import record
 from veridical.studies.maps import first_of_each_class
 from veridical.studies.study import StudyResult, distinct_titles
-from veridical.studies.training import OBJECTIVE_TITLES
 from veridical.training.log import read_log
+from veridical.training.penalties import objective_title
 
 CITATION: Final = (
     "J. Chen, X. Wu, V. Rastogi, Y. Liang, S. Jha: "
@@ -307,7 +307,7 @@ def _rows(attacked: AttackResult) -> dict[int, int]:
 def run_title(attacked: AttackResult) -> str:
     """A reader's name for the model: the run's objective, or the architecture."""
     run = attacked.config["run"]
-    return OBJECTIVE_TITLES.get(str(run.get("objective")), str(run.get("objective", run["model"]["name"])))
+    return objective_title(run["objective"]) if "objective" in run else str(run["model"]["name"])
 
 
 REPORT = "report.html"

@@ -18,9 +18,9 @@ from veridical.runtime.options import DataChoice, Machine, Placement, TrainOptio
 from veridical.studies.attack import Attack, AttackOptions, count_attacked
 from veridical.studies.attack_page import AttackResult, attack_table, write_attack_page
 from veridical.studies.study import REPORT, RESULT, Case, Context, ProgressCallback, Study, StudyResult, Work
-from veridical.studies.training import OBJECTIVE_TITLES
 from veridical.training.log import read_log
 from veridical.training.loop import train
+from veridical.training.penalties import objective_title
 from veridical.training.run import read_settings
 
 NATURAL, ROBUST = MODELS = ("natural", "ig-sum-norm")
@@ -158,7 +158,7 @@ class Demo(Study[DemoOptions]):
         """Tell the steps of each training and the images of each attack, as their folders show them."""
         images = min(self.scale.examples, len(self.data.test))
         for name in MODELS:
-            run, title = self.folder / name, OBJECTIVE_TITLES[name]
+            run, title = self.folder / name, objective_title(name)
             if not (run / CLAIM).exists():
                 continue
             log, steps = read_log(run), read_settings(run).optimise.steps
@@ -216,7 +216,7 @@ class Demo(Study[DemoOptions]):
 
 
 def _attacks(folder: Path) -> dict[str, AttackResult]:
-    return {OBJECTIVE_TITLES[name]: Attack.read(f"{folder / name}-attack") for name in MODELS}
+    return {objective_title(name): Attack.read(f"{folder / name}-attack") for name in MODELS}
 
 
 def _compare(results: Mapping[str, Any], measure: str) -> str:

@@ -45,7 +45,7 @@ from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import AGAIN, Frame, write_atomic
 from veridical.studies.study import EXAMPLES, RESULT, StudyResult
-from veridical.studies.training import training_title
+from veridical.training.penalties import training_title
 
 # What must agree for accuracies to be of the same images, networks and trainings.
 _SAME = ("data", "fill", "model", "training")

@@ -75,6 +75,7 @@ from veridical.studies.maps import (
     map_measures,
     measures_over_seeds,
     scaled_saliency,
+    undertrained,
 )
 from veridical.studies.study import (
     Case,
@@ -88,17 +89,11 @@ from veridical.studies.study import (
     list_settings,
     table_of,
 )
-from veridical.studies.training import (
-    predict_cost,
-    study_settings,
-    training_fields,
-    training_title,
-    undertrained,
-)
 from veridical.training.loop import train
-from veridical.training.penalties import check_supported
+from veridical.training.penalties import check_supported, training_title
 from veridical.training.run import load
 from veridical.training.settings import Settings
+from veridical.training.task import predict_cost, study_settings, training_fields
 
 # The data sets by where the digit stands.
 TITLES: Mapping[str, str] = {

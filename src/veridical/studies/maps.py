@@ -28,7 +28,7 @@ from veridical.metrics.localisation import (
 )
 from veridical.metrics.maps import saliency
 from veridical.report import Colours, Curve, curves_figure
-from veridical.report.formats import main_interval
+from veridical.report.formats import main_interval, percent
 from veridical.runtime.files import Arrays
 from veridical.studies.study import check_different
 
@@ -198,3 +198,24 @@ def describe_methods(options: Any) -> dict[str, dict[str, Any]]:
         name: describe_attribution(create_attribution(name, seed=options.seed, trust_code=trust))
         for name in options.attribution
     }
+
+
+# Share of the way from guessing to no error, below which a model has hardly learnt anything.
+_LEARNT = 0.1
+
+
+def undertrained(accuracy: Mapping[str, Any], classes: int) -> str | None:
+    """What is to be said of a model that has hardly come away from guessing; None for others.
+
+    accuracy: its two intervals, and where it has them those of `each` training, one of which is enough to
+    spoil the mean. classes: of the data; guessing is right once in so many.
+    """
+    guessing = 1 / classes
+    each = [one["value"] for one in accuracy.get("each", [main_interval(accuracy)])]
+    failed = [value for value in each if value < guessing + _LEARNT * (1 - guessing)]
+    if not failed:
+        return None
+    reason = f"accuracy {percent(max(failed), 1)}, guessing {percent(guessing, 1)}"
+    if len(each) > 1:
+        reason = f"{len(failed)} of {len(each)} trainings; {reason}"
+    return f"has hardly learnt anything ({reason}), so nothing follows from its maps"

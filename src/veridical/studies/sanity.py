@@ -61,7 +61,7 @@ from veridical.studies.study import (
     limit_count,
     list_settings,
 )
-from veridical.studies.training import training_title
+from veridical.training.penalties import training_title
 from veridical.training.run import load
 from veridical.training.subject import load_model, load_subject
 

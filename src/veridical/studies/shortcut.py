@@ -67,10 +67,10 @@ from veridical.studies.study import (
     limit_count,
     table_of,
 )
-from veridical.studies.training import predict_cost, study_settings, training_fields, training_title
 from veridical.training.loop import train
-from veridical.training.penalties import check_supported
+from veridical.training.penalties import check_supported, training_title
 from veridical.training.settings import Settings
+from veridical.training.task import predict_cost, study_settings, training_fields
 
 # The test images: the patch as in training, independent of the class, and not there.
 VARIANTS: tuple[ShortcutTestName, ...] = ("agreeing", "moved", "gone")

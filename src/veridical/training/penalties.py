@@ -81,7 +81,7 @@ class ObjectiveEntry:
     attribution has one node, at the image itself, so that the inner maximum is known. cost: of a step, as a
     multiple of a natural one's, roughly: it orders the jobs of a study. build: in place of the penalty, for
     an objective of another kind: (settings, progress, bounds of the inputs) -> `Objective`, or
-    "module:function"; the settings are None for an objective without options.
+    "module:function"; the settings are None for an objective without options. title: for people.
     """
 
     name: str
@@ -92,6 +92,7 @@ class ObjectiveEntry:
     at_the_image: bool = False
     cost: float = 3.5
     build: str | Callable[..., Any] | None = None
+    title: str = ""
 
 
 def _ig_sum_norm(robust: RobustSettings, progress: float) -> AttributionPenalty:
@@ -109,12 +110,13 @@ OBJECTIVES = Registry(
     "veridical.objectives",
     ObjectiveEntry,
     [
-        ObjectiveEntry("natural", "l(x)", cost=1.0),
+        ObjectiveEntry("natural", "l(x)", cost=1.0, title="Natural training"),
         ObjectiveEntry(
             "adversarial",
             "max l(x') (Madry et al. 2018): the size is the sum, with weight 1",
             lambda *_: AttributionPenalty(sum_weight=1.0),
             (*_BALL, *_ASCENT),
+            title="Adversarial training",
         ),
         ObjectiveEntry(
             "input-gradient",
@@ -125,6 +127,7 @@ OBJECTIVES = Registry(
             needs_second_order=True,
             at_the_image=True,
             cost=3.0,
+            title="Input-gradient regularisation",
         ),
         ObjectiveEntry(
             "ig-norm",
@@ -133,6 +136,7 @@ OBJECTIVES = Registry(
             (*_BALL, *_ASCENT, *_MAPS),
             needs_second_order=True,
             cost=6.0,
+            title="IG-NORM",
         ),
         ObjectiveEntry(
             "ig-sum-norm",
@@ -141,12 +145,14 @@ OBJECTIVES = Registry(
             (*_BALL, "beta", "beta_from", *_ASCENT, *_MAPS),
             needs_second_order=True,
             cost=5.0,
+            title="IG-SUM-NORM",
         ),
         ObjectiveEntry(
             "loss-change",
             "l(x) + weight * max of abs(l(x') - l(x)): the absolute sum",
             lambda *_: AttributionPenalty(absolute_sum=1.0),
             (*_BALL, *_ASCENT),
+            title="Loss change",
         ),
     ],
     wrap=lambda name, function: ObjectiveEntry(name, "the caller's own", build=lambda *_: function),
@@ -165,3 +171,14 @@ def check_supported(objectives: Sequence[str], given: Mapping[str, Any]) -> None
     for name, value in given.items():
         if value is not None and not any(name in OBJECTIVES.get(one).options for one in objectives):
             raise UsageError(f"{name} has no effect on {', '.join(objectives)}. Leave {name} out.")
+
+
+def objective_title(name: str) -> str:
+    """A reader's name for an objective."""
+    return (OBJECTIVES.get(name).title if name in OBJECTIVES else "") or name
+
+
+def training_title(run: Mapping[str, Any]) -> str:
+    """A reader's name for a training, from its settings as plain values: objective, and the ball if any."""
+    title, robust = objective_title(run["objective"]), run["robust"]
+    return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,12 @@ from veridical.models import model_config
 from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
-from veridical.runtime.options import TrainOptions
+from veridical.runtime.options import OptimiserOptions, TrainingGrid, TrainOptions
 from veridical.runtime.record import record
 from veridical.training.checkpoint import copy_tensors, digest_weights, weights
 from veridical.training.objectives import Objective, RobustAttribution, build_objective
 from veridical.training.optimisation import arithmetic
+from veridical.training.penalties import OBJECTIVES, supported_options
 from veridical.training.recipes import resolve
 from veridical.training.run import OWN, Run, build_recorded, split_data
 from veridical.training.settings import Settings
@@ -198,3 +199,40 @@ def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, cli
             f"{type(model).__name__} with {logits.shape[1]} logits",
             f"one logit for each of the {data.num_classes} classes of {data.name}",
         )
+
+
+def study_settings(
+    options: TrainingGrid, objective: str, robust: Mapping[str, Any], data: Dataset
+) -> Settings:
+    """What a study trains for one objective, nothing held out. robust: options, as far as it takes them."""
+    optimise = {name: getattr(options, name) for name in OptimiserOptions.__dataclass_fields__}
+    wanted = TrainOptions(
+        out=".",
+        model=options.model,
+        model_options=options.model_options,
+        objective=objective,
+        recipe=options.recipe,
+        validation=0,
+        **optimise,
+        **supported_options(objective, robust),
+    )
+    return resolve_options(wanted, data)
+
+
+def training_fields(settings: Settings) -> dict[str, Any]:
+    """The fields of `TrainOptions`, explicit but for the seed, that train these settings on the same data."""
+    optimise = {name: value for name, value in asdict(settings.optimise).items() if name != "reduction"}
+    robust = {} if settings.robust is None else asdict(settings.robust)
+    names = ("objective", "recipe", "validation", "train_examples", "augment", "balance", "bf16")
+    return {
+        "model": settings.model["name"],
+        "model_options": dict(settings.model["options"]),
+        **{name: getattr(settings, name) for name in names},
+        **{name: value for name, value in robust.items() if value is not None},
+        **optimise,
+    }
+
+
+def predict_cost(settings: Settings) -> float:
+    """Roughly how long a training takes beside others of the same network, for the order of jobs."""
+    return 0.01 * settings.optimise.steps * OBJECTIVES.get(settings.objective).cost
