@@ -59,6 +59,11 @@ from veridical.studies.study import StudyResult, distinct_titles
 from veridical.training.log import read_log
 from veridical.training.penalties import objective_title
 
+# What the paper reports. Every number carries a mark. "published": stated by the authors in what was read
+# again for this table. "recalled": written down from memory of the paper's table and not read again, so it
+# is shown as "recalled, unverified". Neither kind is ever compared with a measurement to pass a verdict,
+# here or in a test; both stand beside it. All are fractions (0.9086, not 90.86%) but Kendall's tau, which
+# lies in [-1, 1].
 CITATION: Final = (
     "J. Chen, X. Wu, V. Rastogi, Y. Liang, S. Jha: "
     "Robust Attribution Regularization. NeurIPS 2019, arXiv:1905.09957."
@@ -96,6 +101,9 @@ def paper_numbers(data: str, objective: str, mark: Mark) -> dict[str, float]:
     numbers = dict(zip(MEASURES, PAPER_NUMBERS.get((data, objective), ()), strict=False))
     stated = {"natural_accuracy"} if objective in _STATED_ACCURACY else set()
     return {name: value for name, value in numbers.items() if (name in stated) == (mark == "published")}
+
+
+# What result.json and examples.npz of an attack must hold, as far as pages read them.
 
 
 class _Named(TypedDict):
