@@ -66,7 +66,7 @@ def test_options_of_loading_are_for_data_by_name(tmp_path: Path, stripes: Datase
     "method", [veridical.IntegratedGradients, veridical.InputGradient, veridical.SmoothGrad]
 )
 def test_a_method_that_is_given_a_model_says_when_it_comes(method: Callable[..., AttributionMethod]) -> None:
-    with pytest.raises(UsageError, match="The model is given when the method is called"):
+    with pytest.raises(UsageError, match="The model is given to the method"):
         method(nn.Flatten())
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def seed_global(seed: int) -> None:
 
 
 def _draw_per_example(
-    draw: Callable[..., np.ndarray],
+    draw: Literal["random", "standard_normal"],
     shape: Sequence[int],
     seed: int,
     purpose: str,
@@ -60,14 +61,14 @@ def _draw_per_example(
     for row, number in zip(rows, numbers, strict=True):
         start["state"]["key"] = np.frombuffer(_digest(seed, purpose, number)[:16], dtype="<u8")
         philox.state = start
-        draw(generator, out=row)
+        getattr(generator, draw)(out=row)
     return torch.from_numpy(rows.reshape(len(numbers), *shape)).to(device=device, dtype=dtype)
 
 
 # Noise uniform in [0, 1]; shapes and keys as `_draw_per_example` says.
-per_example_uniform = partial(_draw_per_example, np.random.Generator.random)
+per_example_uniform = partial(_draw_per_example, "random")
 # Standard normal noise, likewise.
-per_example_normal = partial(_draw_per_example, np.random.Generator.standard_normal)
+per_example_normal = partial(_draw_per_example, "standard_normal")
 
 
 def _digest(seed: int, purpose: str, index: int) -> bytes:
