@@ -25,9 +25,14 @@ CLASSES = sorted(
     },
     key=lambda one: f"{one.__module__}.{one.__qualname__}",
 )
-# What counts its own steps is no record, though it is compared by identity.
-FROZEN: list[Any] = [one for one in CLASSES if vars(one)["__dataclass_params__"].frozen]
-RECORDS = [one for one in FROZEN if one.__eq__ is object.__eq__]
+
+
+def is_record(kind: Any) -> bool:
+    """Compared by identity and frozen: what counts its own steps is no record."""
+    return kind.__eq__ is object.__eq__ and bool(kind.__dataclass_params__.frozen)
+
+
+RECORDS = [one for one in CLASSES if is_record(one)]
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
