@@ -19,7 +19,7 @@ from PIL import Image
 
 from veridical.cli.data import ListOptions, list_data
 from veridical.cli.main import main
-from veridical.data import DATASETS, Dataset, available, load
+from veridical.data import DATASETS, Dataset, Split, available, load
 from veridical.data.array_files import DEBIAN_FASHION, IDX_STEMS
 from veridical.data.lookup import data_root
 from veridical.runtime.errors import DataError, UsageError
@@ -429,6 +429,15 @@ def real(name: str) -> Dataset:
     if not REAL or not (Path(REAL) / f"{name}.npz").is_file():
         pytest.skip(f"no {name}.npz: VERIDICAL_DATA is {REAL or 'unset'}")
     return load(name, REAL)
+
+
+def test_every_image_of_mnist_5k_is_a_training_image_of_mnist() -> None:
+    mnist, digits = real("mnist"), load("mnist-5k", REAL)
+
+    def pairs(split: Split) -> set[tuple[bytes, int]]:
+        return {(one.numpy().tobytes(), int(k)) for one, k in zip(split.images, split.labels, strict=True)}
+
+    assert pairs(digits.train) | pairs(digits.test) <= pairs(mnist.train)
 
 
 def test_fashion_mnist_from_debian_s_package(tmp_path: Path) -> None:

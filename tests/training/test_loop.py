@@ -40,6 +40,11 @@ def weights_of(run: Run) -> dict[str, Tensor]:
     return run.model.state_dict()
 
 
+def test_the_average_is_what_is_delivered(trained: Trained) -> None:
+    last, mean = (trained(str(average), averaging=average) for average in (0.0, 0.9))
+    assert not torch.equal(*(weights_of(run)["classify.weight"] for run in (last, mean)))
+
+
 @pytest.mark.parametrize(
     ("objective", "given"),
     [
