@@ -69,7 +69,7 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
         from veridical.cli.studies import run_study
 
         return run_study(target, options)
-    result: int | str = getattr(target, "run", target)(options)
+    result: int | str = target(options)
     if isinstance(result, str):
         from veridical.cli.terminal import say
 

@@ -25,7 +25,7 @@ from veridical.faithfulness.sources import describe_source, take_first, write_so
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
 from veridical.runtime.checking import Level, Repeats, Share, as_path, needs
 from veridical.runtime.devices import resolve_device
-from veridical.runtime.errors import RunError, UsageError, argument_error
+from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.options import (
     BaselineName,
     ModeName,
@@ -37,7 +37,7 @@ from veridical.training.checkpoint import pack, weights
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
 from veridical.training.settings import Settings
-from veridical.training.subject import Subject
+from veridical.training.subject import Subject, load_images
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
@@ -297,21 +297,8 @@ def _load_images(run: Run | None, data: Dataset | str | None, root: str | None) 
     """The images that were given, or the run's; UsageError where they cannot be the run's."""
     if isinstance(data, Dataset):
         return data
-    recorded = None if run is None else run.settings.data
-    if recorded is None and data is None:
+    if run is not None:
+        return load_images(run, data, root)
+    if data is None:
         raise argument_error("data", data, "a data set or its name", "A module does not know its images.")
-    if run is not None and recorded is not None and data in (None, recorded["name"]):
-        images = run.data(root)
-    else:
-        assert data is not None
-        equalise = bool(recorded["options"].get("equalise", False)) if recorded else False
-        images = load(data, root, equalise=equalise)
-    if recorded is not None:
-        here = [list(images.shape), images.num_classes]
-        there = [list(recorded["shape"]), recorded["num_classes"]]
-        if here != there:
-            raise UsageError(
-                f"the run was trained on {recorded['name']}, images {there[0]} of {there[1]} classes; "
-                f"{images.name} has images {here[0]} of {here[1]} classes."
-            )
-    return images
+    return load(data, root)

@@ -170,9 +170,10 @@ class Attack(Study[AttackOptions]):
 
     def work(self, work: Work) -> None:
         """A case for each batch at one radius; the measures tell which there are."""
+        facts = self.config()
 
         def examine(batches: Sequence[tuple[Examination, range]]) -> list[Arrays]:
-            cases = [self._case(*batch) for batch in batches]
+            cases = [self._case(facts, *batch) for batch in batches]
             work.run(cases)
             return [work.arrays(case) for case in cases]
 
@@ -193,8 +194,7 @@ class Attack(Study[AttackOptions]):
             examine=examine,
         )
 
-    def _case(self, examination: Examination, batch: range) -> Case:
-        facts = self.config()
+    def _case(self, facts: Mapping[str, Any], examination: Examination, batch: range) -> Case:
         # The checksum names the images; another path to them changes nothing.
         images = {name: value for name, value in facts["data"].items() if name != "name"}
         return Case(

@@ -536,8 +536,9 @@ class Leakage(Study[LeakageOptions]):
         """
         arrays: Arrays = {"classes": np.asarray(next(iter(self.data.values())).classes, dtype=np.str_)}
         for number, one in enumerate(self.conditions):
-            for name, runs in self._maps(work, number).items():
-                first, shown = runs[0], slice(self.options.gallery)
+            shown = slice(self.options.gallery)
+            for case in self._by_step("explain", number)[: len(self.methods)]:
+                name, first = case.values["attribution"]["name"], work.arrays(case)
                 index = first["index"][shown]
                 arrays[f"{one.position}/index"] = index
                 for part in ("label", "image", "signal"):

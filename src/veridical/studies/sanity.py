@@ -44,7 +44,7 @@ from veridical.metrics.registry import compare_maps, measures, ssim_window
 from veridical.models import MODELS, build
 from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import DASH, listed, percent
-from veridical.report.table import Column, Table, write_cell
+from veridical.report.table import Table, write_cell
 from veridical.runtime.checking import Factor, Limit, Repeats
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
@@ -75,7 +75,6 @@ ORDERS = {
     "cascading": "Layers randomised one after the other, from the logits down",
     "independent": "One layer randomised at a time, the others trained",
 }
-SIMILARITIES = [Column(name, measure.label, "number") for name, measure in MEASURES.items()]
 
 # Columns of the gallery for the cascade.
 _MOST_STATES = 4

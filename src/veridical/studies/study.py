@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -161,6 +161,8 @@ class Work:
         self.outcomes: dict[str, Outcome] = {}
         self._study, self.progress = study, progress or (lambda _what, _state: None)
         self._jobs: dict[Case, Job] = {}
+        self._where = study.where()
+        self._source = None if study.spec.startswith(_OWN) else _source_digest(type(study))
 
     def run(self, cases: Iterable[Case]) -> None:
         """Run cases by stage; a RunError with reasons and logs when the others of the stage are finished."""
@@ -169,13 +171,10 @@ class Work:
         for case in cases:
             stages.setdefault(case.stage, []).append(self._job(case))
         for what, jobs in stages.items():
-            self.run_jobs(what, jobs)
-
-    def run_jobs(self, what: str, jobs: Sequence[Job]) -> None:
-        """Run jobs that a study makes itself, as the stage `what`."""
-        outcomes = run_jobs(jobs, self.store, self.executor, progress=lambda now: self.progress(what, now))
-        check_outcomes(outcomes, jobs)
-        self.outcomes |= outcomes
+            tell = partial(self.progress, what)
+            outcomes = run_jobs(jobs, self.store, self.executor, progress=tell)
+            check_outcomes(outcomes, jobs)
+            self.outcomes |= outcomes
 
     def plain(self, case: Case) -> Mapping[str, Any]:
         """The plain values that a finished step returned."""
@@ -195,13 +194,13 @@ class Work:
         if case not in self._jobs:
             # All that the result depends on makes the job's id; `where` may differ between machines.
             values = {"study": self._study.spec, "step": case.step, "case": dict(case.values)}
-            where = {**self._study.where(), **case.where}
+            where = {**self._where, **case.where}
             if case.after is not None:
                 before = self._job(case.after)
                 values["after"] = before.id  # which names what that step depended on
                 where["after"] = str(self.store.folder(before))
-            if not self._study.spec.startswith(_OWN):
-                values["source"] = _source_digest(type(self._study))
+            if self._source is not None:
+                values["source"] = self._source
             self._jobs[case] = Job(
                 f"{__name__}:run_step", values, where, label=case.label or case.group, cost=case.cost
             )
@@ -265,7 +264,8 @@ class Study(Generic[OptionsT]):
 
     def config(self) -> dict[str, Any]:
         """What results depend on, as plain values: neither paths nor the machine. Default: the options."""
-        return {name: getattr(self.options, name) for name in _own_fields(self.Options)}
+        names = [one.name for one in fields(self.Options) if one.name not in _PLACEMENT]
+        return {name: getattr(self.options, name) for name in names}
 
     def cases(self) -> Iterable[Case]:
         """The steps, in any order that has a case behind the one that it comes `after`."""
@@ -450,11 +450,6 @@ class Study(Generic[OptionsT]):
         target = result.folder / REPORT
         write_atomic(target, page)
         return target
-
-
-def _own_fields(options: Any) -> list[str]:
-    """The options that numbers depend on: all but those that every study has."""
-    return [one.name for one in fields(options) if one.name not in _PLACEMENT]
 
 
 def _source_digest(study: type[Study[Any]]) -> str:
