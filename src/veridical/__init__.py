@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from veridical.faithfulness.diffroar import diffroar
     from veridical.faithfulness.result import DiffRoarResult
     from veridical.models import build
-    from veridical.models.layers import Normalized
+    from veridical.models.networks import Normalized
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
     from veridical.runtime.options import TrainOptions
     from veridical.training.loop import train
@@ -116,7 +116,7 @@ _HOMES = {
     "faithfulness.diffroar": ("diffroar",),
     "faithfulness.result": ("DiffRoarResult",),
     "models": ("build",),
-    "models.layers": ("Normalized",),
+    "models.networks": ("Normalized",),
     "runtime.options": ("TrainOptions",),
     "runtime.errors": ("DataError", "RunError", "UsageError", "VeridicalError"),
     "training.loop": ("train",),

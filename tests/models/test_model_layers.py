@@ -9,8 +9,13 @@ from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
 from veridical.models import build
-from veridical.models.layers import Normalized, Standardise
-from veridical.models.networks import _convolve_and_pool, _ResidualUnit, _standardise_per_image
+from veridical.models.networks import (
+    Normalized,
+    Standardise,
+    _convolve_and_pool,
+    _ResidualUnit,
+    _standardise_per_image,
+)
 from veridical.runtime.errors import UsageError
 
 

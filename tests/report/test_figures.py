@@ -20,7 +20,7 @@ from veridical.report import (
     scatter_figure,
     shares_grid,
 )
-from veridical.report.svg import inline_svg
+from veridical.report.figures import inline_svg
 from veridical.runtime.errors import UsageError
 
 

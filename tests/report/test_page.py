@@ -26,7 +26,7 @@ from veridical.report import (
     settings_panel,
     study_page,
 )
-from veridical.report.svg import LINES, PALETTE, inline_svg
+from veridical.report.figures import LINES, PALETTE, inline_svg
 from veridical.runtime.errors import UsageError
 
 EVIL = '</title><script>alert("1")</script><b onclick=x>&amp;"\''
@@ -187,7 +187,7 @@ def test_drawings_take_the_colours_and_the_font_of_the_page() -> None:
 
 @pytest.mark.parametrize("shorthand", [True, False])
 def test_fonts_are_replaced_in_both_ways_of_writing_them(shorthand: bool) -> None:
-    from veridical.report.svg import _styled
+    from veridical.report.figures import _styled
 
     family = "'DejaVu Sans', 'Bitstream Vera Sans', sans-serif"
     style = (

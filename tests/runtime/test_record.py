@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import veridical
-from veridical.runtime.record import _describe, record
+from veridical.runtime.checking import _describe, record
 
 MODULES = [one.name for one in pkgutil.walk_packages(veridical.__path__, "veridical.")]
 CLASSES = sorted(

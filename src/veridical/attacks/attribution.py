@@ -32,10 +32,9 @@ from veridical.attribution.second_order import QuickSecondOrder, check_second_or
 from veridical.metrics.maps import normalised_to_area, saliency
 from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
-from veridical.runtime.checking import Count, Seed, checked
+from veridical.runtime.checking import Count, Seed, checked, record
 from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import argument_error
-from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
 # An `Attribution`, or a function of its form with fewer names: (model, inputs, target, create_graph).

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.checking import Checked, Count, Steps
 from veridical.runtime.errors import UsageError
-from veridical.runtime.registry import Registry
-from veridical.runtime.trusted_import import source_digest
+from veridical.runtime.registry import Registry, source_digest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,10 +23,20 @@ from veridical.data.dataset import Split
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.maps import saliency
 from veridical.metrics.registry import compare_maps, measures
-from veridical.runtime.checking import Count, Length, Limit, Pictures, Pixel, Seed, Steps, StepSize, checked
+from veridical.runtime.checking import (
+    Count,
+    Length,
+    Limit,
+    Pictures,
+    Pixel,
+    Seed,
+    Steps,
+    StepSize,
+    checked,
+    record,
+)
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
-from veridical.runtime.record import record
 
 # Measures that an attack may minimise one by one, so that it hands over its own numbers.
 _MINIMISED = ("topk_intersection", "kendall_tau", "spearman")

@@ -14,7 +14,7 @@ from veridical.runtime.checking import check_count
 from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating, preserved_rng
-from veridical.runtime.trusted_import import check_signature
+from veridical.runtime.registry import check_signature
 
 
 @contextmanager

@@ -19,9 +19,8 @@ from veridical.attribution.method import (
 )
 from veridical.attribution.path import Quadrature, Scalar, path_attribution, rows_of
 from veridical.attribution.second_order import check_second_order
-from veridical.runtime.checking import Count, Limit, Pixel, Size
+from veridical.runtime.checking import Count, Limit, Pixel, Size, record
 from veridical.runtime.errors import argument_error
-from veridical.runtime.record import record
 
 _FIRST_NODES = 16
 

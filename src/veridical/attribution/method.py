@@ -31,9 +31,8 @@ from veridical.attribution.classifier import (
 )
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.second_order import check_second_order
-from veridical.runtime.checking import Checked, check_count, check_value
+from veridical.runtime.checking import Checked, check_count, check_value, record
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
-from veridical.runtime.record import record
 from veridical.runtime.seeds import seed_global, stream
 
 Output = Literal["logit", "loss", "log-probability"]

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
-from veridical.runtime.registry import Registry, load_factory
-from veridical.runtime.trusted_import import source_digest
+from veridical.runtime.registry import Registry, load_factory, source_digest
 
 if TYPE_CHECKING:
     from veridical.attribution.method import Attribution

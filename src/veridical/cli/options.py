@@ -23,7 +23,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from veridical.runtime.checking import as_path, check_value, option_hints
 from veridical.runtime.errors import UsageError, argument_error, nearest, unknown_name_error
-from veridical.runtime.trusted_import import import_named
+from veridical.runtime.registry import import_named
 
 OptionsT = TypeVar("OptionsT")
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from veridical.data.registry import DatasetEntry
+from veridical.runtime.checking import record
 from veridical.runtime.errors import DataError, argument_error
-from veridical.runtime.record import record
 
 # Largest decoded array; a header that asks for more is refused before anything is read.
 MAX_BYTES = 8 * 2**30

@@ -17,9 +17,9 @@ import torch
 
 from veridical.data.dataset import Split, load
 from veridical.data.masked import GeneratedPart, MaskedDataset, PartName, build_generated, check_limit
+from veridical.runtime.checking import record
 from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.options import BlockOptions
-from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
 __all__ = ["BlockOptions", "block_mnist"]

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veridical.runtime.checking import Checked, Length, Seed, Size
+from veridical.runtime.checking import Checked, Length, Seed, Size, record
 from veridical.runtime.errors import argument_error
-from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
 

@@ -19,10 +19,9 @@ from veridical.data.image_files import read_folder
 from veridical.data.lookup import data_root, find_place
 from veridical.data.npz import read_npz
 from veridical.data.registry import DATASETS, DatasetEntry
-from veridical.runtime.checking import Seed, Size, as_path, checked
+from veridical.runtime.checking import Seed, Size, as_path, checked, record
 from veridical.runtime.errors import DataError, argument_error
-from veridical.runtime.record import record
-from veridical.runtime.trusted_import import import_trusted
+from veridical.runtime.registry import import_trusted
 
 Indices = Tensor | Sequence[int] | range | slice
 

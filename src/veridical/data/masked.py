@@ -17,10 +17,9 @@ from torch import Tensor
 from veridical.data.arrays import Arrays, corrupt_file_error
 from veridical.data.dataset import Dataset, Split, build_dataset, load
 from veridical.data.npz import read_members
-from veridical.runtime.checking import as_path
+from veridical.runtime.checking import as_path, record
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error
 from veridical.runtime.files import atomic, to_plain
-from veridical.runtime.record import record
 
 PartName = Literal["train", "test"]
 _PARTS: tuple[PartName, PartName] = ("train", "test")

@@ -23,7 +23,7 @@ from veridical.faithfulness.ranking import CoordinateOrder, describe_maps
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
 from veridical.faithfulness.sources import describe_source, take_first, write_source
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
-from veridical.runtime.checking import Level, Repeats, Share, as_path, needs
+from veridical.runtime.checking import Level, Repeats, Share, as_path, needs, record
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.options import (
@@ -32,7 +32,6 @@ from veridical.runtime.options import (
     RetrainObjectiveName,
     TargetName,
 )
-from veridical.runtime.record import record
 from veridical.training.checkpoint import pack, weights
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run

@@ -18,9 +18,8 @@ from torch.nn.functional import conv2d
 
 from veridical.data import Split
 from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.registry import Registry
+from veridical.runtime.registry import Registry, source_digest
 from veridical.runtime.seeds import per_example_normal
-from veridical.runtime.trusted_import import source_digest
 
 # Images whose bytes are summed up at a time for the mean.
 _IMAGES_AT_ONCE = 4096

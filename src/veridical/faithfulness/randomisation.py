@@ -18,10 +18,9 @@ from veridical.data.arrays import Arrays, hashed_order
 from veridical.data.dataset import build_dataset
 from veridical.metrics.intervals import Interval, mean_interval
 from veridical.metrics.registry import compare_maps
-from veridical.runtime.checking import check_value
+from veridical.runtime.checking import check_value, record
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import preserved_rng, private_copy
-from veridical.runtime.record import record
 from veridical.runtime.seeds import per_example_normal, seed_global, stream
 
 

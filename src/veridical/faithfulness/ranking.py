@@ -22,11 +22,10 @@ from veridical.data import Dataset, Split
 from veridical.data.arrays import corrupt_file_error
 from veridical.faithfulness.sources import load_source, read_array, read_headers, take_first
 from veridical.metrics.rank import descending
-from veridical.runtime.checking import Checked, Seed, check_count, check_value
+from veridical.runtime.checking import Checked, Seed, check_count, check_value, record
 from veridical.runtime.errors import DataError, RunError, UsageError, argument_error
 from veridical.runtime.files import AGAIN, atomic, read_json, write_sealed
 from veridical.runtime.options import OrderName, PerName, TargetName, TiesName
-from veridical.runtime.record import record
 from veridical.training.loop import train
 from veridical.training.run import Run
 

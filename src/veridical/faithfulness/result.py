@@ -11,11 +11,10 @@ from typing import Any, Literal
 from veridical.faithfulness.diffroar_plan import Design, Measurement, RankingName, Retraining
 from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
 from veridical.metrics.intervals import LEVEL, mean_interval, proportion_interval
-from veridical.runtime.checking import check_count
+from veridical.runtime.checking import check_count, record
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import to_plain
 from veridical.runtime.options import ModeName
-from veridical.runtime.record import record
 
 Verdict = Literal["satisfied", "violated", "undecided"]
 Pair = tuple[Sequence[float], Sequence[float]]

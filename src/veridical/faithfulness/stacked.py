@@ -21,8 +21,7 @@ from veridical.faithfulness.fills import ConstantFill
 from veridical.faithfulness.retraining import ACCURACY, load_unmasked
 from veridical.faithfulness.unmasking import MaskSplit, UnmaskedSplit, mask
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
-from veridical.models.layers import Standardise
-from veridical.models.networks import MLP
+from veridical.models.networks import MLP, Standardise
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import read_json, write_sealed

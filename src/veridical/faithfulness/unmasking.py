@@ -16,10 +16,9 @@ from torch import Tensor
 from veridical.data import Dataset, Split
 from veridical.faithfulness.fills import Fill
 from veridical.faithfulness.ranking import PARTS, Part, Ranking, Ranks
-from veridical.runtime.checking import check_value
+from veridical.runtime.checking import check_value, record
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ModeName
-from veridical.runtime.record import record
 
 End = Literal["top", "bottom"]
 Shown = Literal["images", "masks"]

@@ -14,7 +14,7 @@ from typing import Any
 
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import to_plain
-from veridical.runtime.trusted_import import TRUST_HINT, import_named
+from veridical.runtime.registry import TRUST_HINT, import_named
 
 # (values, folder, where) -> result, as plain values. What it keeps in the folder outlives a kill.
 JobFunction = Callable[[dict[str, Any], Path, dict[str, str]], Mapping[str, Any]]

@@ -13,8 +13,8 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
+from veridical.runtime.checking import record
 from veridical.runtime.errors import argument_error
-from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 
 # noise * blocks up to which the closed form is proven to be the max-margin.

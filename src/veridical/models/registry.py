@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from veridical.runtime.checking import Limit, Pixel, Share, check_value, checked
 from veridical.runtime.errors import argument_error, unknown_name_error
-from veridical.runtime.registry import Registry, load_factory
-from veridical.runtime.trusted_import import check_signature, source_digest
+from veridical.runtime.registry import Registry, check_signature, load_factory, source_digest
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,13 +13,12 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from veridical.report.figures import Curve, curves_figure, describe_curves
+from veridical.report.figures import Curve, curves_figure, describe_curves, inline_svg
 from veridical.report.formats import DASH, flatten_settings
 from veridical.report.pictures import PictureGallery, PictureRow, colour_bar_uri
-from veridical.report.svg import inline_svg
 from veridical.report.table import Table, explained
+from veridical.runtime.checking import record
 from veridical.runtime.errors import argument_error, visible
-from veridical.runtime.record import record
 
 # Figures up to this natural width stand side by side and fit a phone; wider ones scroll there.
 _NARROW: Final = 440.0

@@ -10,8 +10,8 @@ from matplotlib import colormaps
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 
+from veridical.runtime.checking import record
 from veridical.runtime.errors import argument_error
-from veridical.runtime.record import record
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]

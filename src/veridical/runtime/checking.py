@@ -1,4 +1,6 @@
-"""What a value may be, written down as its annotation and checked in one place; free of torch.
+"""Dataclasses of the house: options checked by their annotations, records of arrays; free of torch.
+
+What a value may be is written down as its annotation and checked in one place.
 
 Options (`Checked`), arguments of functions (`checked`) and the content of our own files (`check_structure`)
 are refused in the same words, options before any work and before a folder is made. Limits of a number stand
@@ -24,6 +26,7 @@ from typing import (
     ParamSpec,
     TypeVar,
     Union,
+    dataclass_transform,
     get_args,
     get_origin,
     get_type_hints,
@@ -34,6 +37,7 @@ from veridical.runtime.errors import UsageError, argument_error, nearest
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 
 
 class Limit(NamedTuple):
@@ -402,3 +406,38 @@ def _check_radii(options: Any) -> None:
 def _is_marked(hint: Any, mark: str) -> bool:
     own = getattr(hint, "__metadata__", ())
     return mark in own or any(_is_marked(one, mark) for one in get_args(hint))
+
+
+# Characters at most of a record in words, and of one of its values.
+_OF_RECORD, _OF_VALUE = 280, 60
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field,))
+def record(cls: type[_T]) -> type[_T]:
+    """A frozen dataclass of arrays: not compared by value, and told by their kind and shape, not numbers."""
+    # With repr=False dataclass leaves the one that is set here.
+    cls.__repr__ = _describe  # type: ignore[method-assign]
+    return dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+
+
+def _describe(self: Any) -> str:
+    shown = [one.name for one in dataclasses.fields(self) if one.repr]
+    parts = ", ".join(f"{name}={_short_words(getattr(self, name))}" for name in shown)
+    return _shorten(f"{type(self).__name__}({parts}", _OF_RECORD) + ")"
+
+
+def _short_words(value: Any) -> str:
+    """A value in a few words: an array's kind and shape, a collection's size, a network's class."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None and not isinstance(value, type):
+        return f"{str(dtype).removeprefix('torch.')} {tuple(shape)}"
+    if isinstance(value, Mapping | list | tuple) and value:
+        return f"{len(value)} of {type(value).__name__}"
+    if hasattr(value, "named_parameters"):
+        return type(value).__name__
+    is_record = getattr(type(value), "__repr__", None) is _describe
+    return _shorten(repr(value), _OF_RECORD if is_record else _OF_VALUE)
+
+
+def _shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -50,10 +50,9 @@ from veridical.report.formats import (
 )
 from veridical.report.pictures import COLORMAP, GAINED, KEPT, LOST, overlap, top_mask
 from veridical.report.table import Unit
-from veridical.runtime.checking import as_path
+from veridical.runtime.checking import as_path, record
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import Frame, write_atomic
-from veridical.runtime.record import record
 from veridical.studies.maps import first_of_each_class
 from veridical.studies.study import StudyResult, distinct_titles
 from veridical.training.log import read_log

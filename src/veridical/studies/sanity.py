@@ -45,11 +45,10 @@ from veridical.models import MODELS, build
 from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
 from veridical.report.formats import DASH, listed, percent
 from veridical.report.table import Table, write_cell
-from veridical.runtime.checking import Factor, Limit, Repeats
+from veridical.runtime.checking import Factor, Limit, Repeats, record
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
-from veridical.runtime.record import record
 from veridical.studies.maps import channels_last, describe_methods, first_of_each_class, image_and_maps
 from veridical.studies.study import (
     Case,

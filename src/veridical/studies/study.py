@@ -38,7 +38,7 @@ from veridical.metrics.intervals import SHARE, UNBOUNDED, two_intervals
 from veridical.report import Panel, study_page
 from veridical.report.formats import Interval
 from veridical.report.table import Column, Table, write_points
-from veridical.runtime.checking import as_path
+from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import environment, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
@@ -56,8 +56,7 @@ from veridical.runtime.files import (
 )
 from veridical.runtime.guards import thread_count
 from veridical.runtime.options import DataRoot, Gallery, Placement
-from veridical.runtime.record import record
-from veridical.runtime.trusted_import import import_trusted
+from veridical.runtime.registry import import_trusted
 
 RESULT, EXAMPLES, REPORT = "result.json", "examples.npz", "report.html"
 # Where intervals of a unit end.

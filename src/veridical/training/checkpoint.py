@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from veridical.runtime.checking import record
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import (
     digest,
@@ -25,7 +26,6 @@ from veridical.runtime.files import (
     write_atomic,
     write_sealed,
 )
-from veridical.runtime.record import record
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
 # Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged.

@@ -20,11 +20,10 @@ from veridical.attribution.path import (
     points_on_path,
     weighted_sum,
 )
-from veridical.runtime.checking import Checked, Length, Steps
+from veridical.runtime.checking import Checked, Length, Steps, record
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating
 from veridical.runtime.options import ScoreName, StartName
-from veridical.runtime.record import record
 from veridical.runtime.registry import load_factory
 from veridical.training.penalties import OBJECTIVES, AttributionPenalty
 from veridical.training.settings import RobustSettings

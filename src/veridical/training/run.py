@@ -18,12 +18,11 @@ from veridical.data import load as load_data
 from veridical.data.arrays import held_out
 from veridical.metrics.intervals import Interval, proportion_interval
 from veridical.models import build
-from veridical.runtime.checking import as_path, checked
+from veridical.runtime.checking import as_path, checked, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import CLAIM, Frame, check_form, read_bytes, read_claim, read_json
 from veridical.runtime.guards import private_copy
-from veridical.runtime.record import record
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import check_finite, copy_tensors, unpack, weights
 from veridical.training.log import read_log

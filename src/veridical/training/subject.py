@@ -19,12 +19,11 @@ from torch import nn
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.models import build
-from veridical.runtime.checking import as_path
+from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.options import SubjectChoice
-from veridical.runtime.record import record
-from veridical.runtime.trusted_import import import_trusted
+from veridical.runtime.registry import import_trusted
 from veridical.training.checkpoint import check_finite, copy_tensors, digest_weights, unpack, weights
 from veridical.training.run import MODEL, Run, load, read_settings, split_data
 

@@ -16,11 +16,11 @@ from veridical.attribution.classifier import check_climbable, parameter_like, pr
 from veridical.data import DATASETS, Dataset, Split, load
 from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.models import model_config
+from veridical.runtime.checking import record
 from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import OptimiserOptions, TrainingGrid, TrainOptions
-from veridical.runtime.record import record
 from veridical.training.checkpoint import copy_tensors, digest_weights, weights
 from veridical.training.objectives import Objective, RobustAttribution, build_objective
 from veridical.training.optimisation import arithmetic
