@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import protocol
-from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import IntegratedGradients
 from veridical.models import build, networks
 from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import build_objective

@@ -20,18 +20,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TopK
-from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import protocol
 from veridical.attacks.robustness import measure_robustness
 from veridical.attribution import axioms
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import predict
-from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import batch_maps, dataset_maps
-from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
+from veridical.attribution.methods import (
+    GradientTimesInput,
+    InputGradient,
+    IntegratedGradients,
+    RandomAttribution,
+)
 from veridical.attribution.registry import ATTRIBUTIONS
 from veridical.data import Split
 from veridical.faithfulness.randomisation import find_stages, model_randomisation

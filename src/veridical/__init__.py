@@ -29,15 +29,15 @@ if TYPE_CHECKING:
         studies,
         training,
     )
+    from veridical.attacks.ascent import pgd
     from veridical.attacks.attribution import AttackResult, attack
     from veridical.attacks.ball import L2, Linf
     from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
-    from veridical.attacks.prediction import pgd
     from veridical.attribution.captum_adapter import CaptumAttribution
-    from veridical.attribution.integrated_gradients import IntegratedGradients
     from veridical.attribution.methods import (
         GradientTimesInput,
         InputGradient,
+        IntegratedGradients,
         RandomAttribution,
         SmoothGrad,
     )
@@ -105,13 +105,18 @@ _PACKAGES = (
     "training",
 )
 _HOMES = {
+    "attacks.ascent": ("pgd",),
     "attacks.attribution": ("AttackResult", "attack"),
     "attacks.ball": ("L2", "Linf"),
     "attacks.directions": ("MassCentre", "RandomSign", "TargetRegion", "TopK"),
-    "attacks.prediction": ("pgd",),
     "attribution.captum_adapter": ("CaptumAttribution",),
-    "attribution.methods": ("GradientTimesInput", "InputGradient", "RandomAttribution", "SmoothGrad"),
-    "attribution.integrated_gradients": ("IntegratedGradients",),
+    "attribution.methods": (
+        "GradientTimesInput",
+        "InputGradient",
+        "IntegratedGradients",
+        "RandomAttribution",
+        "SmoothGrad",
+    ),
     "data": ("load",),
     "faithfulness.diffroar": ("diffroar",),
     "faithfulness.result": ("DiffRoarResult",),

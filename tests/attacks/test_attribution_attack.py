@@ -13,8 +13,7 @@ from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
 from veridical.attacks.protocols import Protocol, Restart, protocol
 from veridical.attribution.classifier import predict
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.methods import InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.methods import InputGradient, IntegratedGradients, RandomAttribution, SmoothGrad
 from veridical.attribution.path import Quadrature
 from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersection
 from veridical.metrics.maps import saliency

@@ -24,8 +24,7 @@ from veridical.attacks.directions import (
 )
 from veridical.attacks.protocols import Restart
 from veridical.attacks.surrogate import MapAscent, check_twin
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.methods import InputGradient
+from veridical.attribution.methods import InputGradient, IntegratedGradients
 from veridical.metrics.maps import normalised_to_area, saliency
 from veridical.metrics.spatial import mass_centre
 from veridical.runtime.errors import UsageError

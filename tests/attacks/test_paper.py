@@ -15,7 +15,7 @@ from veridical.attacks.ball import Linf
 from veridical.attacks.directions import TopK
 from veridical.attacks.protocols import PAPER_SETTINGS, evaluation_settings, protocol
 from veridical.attribution.classifier import predict
-from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.runtime.errors import UsageError
 
@@ -191,7 +191,7 @@ def test_steps_of_a_grey_level_stay_on_grey_levels() -> None:
     weights = torch.randn(3, 6, 6, generator=generator)
     row = PAPER_SETTINGS["gtsrb"]
     score = lambda x: (x * weights).flatten(1).sum(1).cos() * 5  # noqa: E731
-    moved = ascend(score, origin, Linf(row.radius), steps=row.steps, step_size=row.step_size).inputs
+    moved = ascend(score, origin, Linf(row.radius), steps=row.steps, step_size=row.step_size)
     levels = moved * 255
     assert float((levels - levels.round()).abs().max()) < 1e-3
     assert float((moved - origin).abs().max()) > 1 / 255

@@ -10,10 +10,10 @@ from foolbox.attacks import L2PGD, LinfPGD
 from foolbox.models.pytorch import PyTorchModel
 from torch import Tensor, nn
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import predict
 from veridical.attribution.methods import InputGradient
 from veridical.runtime.errors import UsageError

@@ -8,15 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.attribution import attack
 from veridical.attacks.ball import L2, Linf
 from veridical.attacks.directions import TopK
-from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol, protocol
 from veridical.attacks.robustness import Examination, RobustnessResult, measure_robustness
 from veridical.attribution.classifier import predict
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.methods import InputGradient
+from veridical.attribution.methods import InputGradient, IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.data import Split
 from veridical.metrics import (

@@ -39,7 +39,7 @@ def slope(gradient: Tensor) -> Score:
 
 def climbed(gradient: Tensor) -> Tensor:
     origin = torch.zeros_like(gradient)
-    return ascend(slope(gradient), origin, FREE, steps=2, step_size=0.1, momentum=0.5).inputs
+    return ascend(slope(gradient), origin, FREE, steps=2, step_size=0.1, momentum=0.5)
 
 
 def sensitivity(maps: Tensor, relative: bool) -> Tensor:
@@ -157,7 +157,7 @@ def test_nothing_leaves_the_ball_in_any_dtype(
     moved = {
         "start": threat.random_start(origin, generator),
         "step": threat.project(origin + radius * threat.step(gradient), origin),
-        "ascent": ascend(slope(gradient), origin, threat, steps=3, step_size=radius).inputs,
+        "ascent": ascend(slope(gradient), origin, threat, steps=3, step_size=radius),
         "far": threat.project(origin + 5 * gradient, origin),
     }
     # One rounding of the pixels themselves, of numbers of 32 bits and more.

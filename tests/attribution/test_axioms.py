@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution import axioms
-from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import OUTPUTS, Attribution, Output
-from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution
+from veridical.attribution.methods import (
+    GradientTimesInput,
+    InputGradient,
+    IntegratedGradients,
+    RandomAttribution,
+)
 from veridical.runtime.errors import UsageError
 
 FEATURES = 6

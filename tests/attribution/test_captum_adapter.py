@@ -12,8 +12,7 @@ from torch.nn.functional import relu
 from torch.testing import assert_close
 
 from veridical.attribution.captum_adapter import CaptumAttribution
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.methods import InputGradient, SmoothGrad
+from veridical.attribution.methods import InputGradient, IntegratedGradients, SmoothGrad
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 

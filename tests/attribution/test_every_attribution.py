@@ -16,9 +16,14 @@ from veridical.attacks.ball import Linf
 from veridical.attacks.directions import TopK
 from veridical.attacks.protocols import protocol
 from veridical.attribution.captum_adapter import CaptumAttribution
-from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution, AttributionMethod, batch_maps
-from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.methods import (
+    GradientTimesInput,
+    InputGradient,
+    IntegratedGradients,
+    RandomAttribution,
+    SmoothGrad,
+)
 from veridical.attribution.registry import (
     ATTRIBUTIONS,
     AttributionEntry,

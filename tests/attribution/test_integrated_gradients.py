@@ -10,8 +10,7 @@ from captum.attr import LayerConductance
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.integrated_gradients import IntegratedGradients, NotConvergedWarning
-from veridical.attribution.methods import GradientTimesInput
+from veridical.attribution.methods import GradientTimesInput, IntegratedGradients, NotConvergedWarning
 from veridical.attribution.path import Quadrature
 from veridical.models import build
 from veridical.runtime.errors import UsageError

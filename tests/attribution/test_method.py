@@ -9,8 +9,7 @@ from torch.testing import assert_close
 
 from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import all_finite
-from veridical.attribution.integrated_gradients import IntegratedGradients
-from veridical.attribution.methods import InputGradient, SmoothGrad
+from veridical.attribution.methods import InputGradient, IntegratedGradients, SmoothGrad
 from veridical.attribution.registry import ATTRIBUTIONS, create_attribution, describe_attribution
 from veridical.runtime.errors import UsageError
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from veridical.attribution.classifier import predict
-from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import AttributionMethod
-from veridical.attribution.methods import GradientTimesInput, InputGradient, SmoothGrad
+from veridical.attribution.methods import GradientTimesInput, InputGradient, IntegratedGradients, SmoothGrad
 from veridical.runtime import devices
 from veridical.runtime.devices import free_memory, rows_at_once
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.registry import ATTRIBUTIONS, create_attribution
 from veridical.attribution.second_order import QuickSecondOrder, check_second_order, inputs_only
 from veridical.models import build
@@ -69,7 +69,7 @@ def test_first_order_weight_gradients_are_complete_outside_inputs_only() -> None
         ("resnet18", (3, 8, 8), {"width": 4, "norm": "batch"}),
     ],
 )
-@pytest.mark.filterwarnings("ignore::veridical.attribution.integrated_gradients.NotConvergedWarning")
+@pytest.mark.filterwarnings("ignore::veridical.attribution.methods.NotConvergedWarning")
 def test_every_registered_network_gets_weight_gradients(
     attribution: str, name: str, shape: tuple[int, int, int], options: dict[str, Any]
 ) -> None:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from veridical.attacks.ascent import value_and_gradient
+from veridical.attacks.ascent import pgd, value_and_gradient
 from veridical.attacks.ball import L2, Linf
-from veridical.attacks.prediction import pgd
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import Quadrature, path_attribution
 from veridical.runtime.options import ScoreName

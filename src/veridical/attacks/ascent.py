@@ -1,36 +1,26 @@
-"""The one projected-ascent loop: PGD, the inner maximum of training and attribution attacks."""
+"""The one projected-ascent loop, and the attack on predictions made of it (PGD, Madry et al. 2018)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from veridical.attacks.ball import Ball, Noise
+from veridical.attacks.ball import Ball, Noise, NoiseRows, check_examples
+from veridical.attribution.classifier import all_finite, examining, out_of_inference
+from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import check_scalar
-from veridical.runtime.checking import check_count, check_positive
-from veridical.runtime.errors import UsageError, unknown_name_error
+from veridical.runtime.checking import Count, Repeats, Seed, StepSize, check_count, check_positive, checked
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.lengths import power_of_two
+from veridical.runtime.seeds import stream
 
 Start = Literal["origin", "random"] | Tensor
-Keep = Literal["last", "best"] | Callable[[Tensor], Tensor]
-
 
 # inputs (N, ...) -> the number to be raised for each example, (N,); or that and the direction of ascent.
 Score = Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
-
-
-class Ascent(NamedTuple):
-    """The kept iterates (N, ...), the origin where none was admissible, and the (N,) values they have.
-
-    value: the score (higher is better) for "last" and "best", the callable's value (lower is better, +inf
-    where none was admissible) otherwise. None for one single "last" climb, which is spared that pass.
-    """
-
-    inputs: Tensor
-    value: Tensor | None
 
 
 def ascend(
@@ -41,103 +31,84 @@ def ascend(
     steps: int,
     step_size: float,
     start: Start = "origin",
-    keep: Keep = "last",
+    keep: Literal["last", "best"] = "last",
     generator: Noise | None = None,
     restarts: int = 1,
     momentum: float = 0.0,
     decay: Literal["constant", "linear"] = "constant",
-) -> Ascent:
-    """Raise `score` within `ball` around `origin` by projected steps of `ball.step(gradient)`.
+    observe: Callable[[Tensor], object] | None = None,
+) -> Tensor:
+    """Raise `score` within `ball` around `origin` by projected steps of `ball.step(gradient)`; (N, ...).
 
     score: climbed per example; see Score.
     origin: (N, ...) the unperturbed inputs; never changed.
     steps, step_size: number of steps and their length in input units.
     start: "origin", "random" (uniform in the ball) or a tensor. Restarts of "origin" after the first are
         random, since ascent is deterministic.
-    keep: "last" iterate; "best" by the score; or a callable inputs -> (N,), least value kept, with +inf for
-        inadmissible iterates. A callable judges every iterate after a step, not the start.
+    keep: of each restart the "last" iterate, or the "best" by the score, the start among them; of several
+        restarts the best. The origin where the score is NaN everywhere.
     generator: source of random starts; one torch.Generator, or one per example.
     momentum: share of the previous direction added to the new gradient (normalised by its mean magnitude).
     decay: "linear" shrinks the step from step_size to step_size / steps.
+    observe: called with every iterate after a step, not with the start.
     """
     check_count("steps", steps, least=0)
     if step_size != 0:
         check_positive("step_size", step_size, "a finite length of at least 0, in input units")
     check_count("restarts", restarts)
-    if isinstance(start, str) and start not in ("origin", "random"):
-        raise unknown_name_error("start", start, ("origin", "random"), more=", or a tensor")
-    # From one origin every climb would be the same.
-    further: Start = "random" if isinstance(start, str) else start
-    starts = [start, *[further] * (restarts - 1)]
-    if generator is None and any(isinstance(one, str) and one == "random" for one in starts):
-        raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
     origin = origin.detach()
-
-    def climb(start: Start) -> tuple[Tensor, Tensor]:
-        if isinstance(start, Tensor):
-            begin = ball.project(start.detach(), origin)
-        elif generator is not None and start == "random":
-            begin = ball.random_start(origin, generator)
-        else:
-            begin = origin.clone()
-        return _climb(score, begin, origin, ball, steps, step_size, keep, momentum, decay)
-
-    # The one climb that needs no value, as the inner maximum of training.
-    if keep == "last" and len(starts) == 1:
-        return Ascent(climb(start)[0], None)
-    kept, value = origin, torch.full_like(origin.flatten(1)[:, 0], torch.inf)
-    for one in starts:
-        inputs, worth = climb(one)
-        if keep == "last":
-            worth = -_value(score, inputs).to(worth.dtype)
+    best, most = origin, torch.full_like(origin.flatten(1)[:, 0], -torch.inf)
+    for number in range(restarts):
+        inputs = _begin("random" if number and isinstance(start, str) else start, origin, ball, generator)
+        velocity = torch.zeros_like(origin)
+        for k in range(steps):
+            value, gradient = value_and_gradient(score, inputs)
+            if keep == "best":
+                best, most = _keep_greatest(inputs, value, best, most)
+            if momentum:
+                velocity = gradient = momentum * velocity + _normalise(gradient)
+            # The last step is still step_size / steps long.
+            size = step_size * (1 - k / steps) if decay == "linear" else step_size
+            inputs = ball.project(inputs + size * ball.step(gradient), origin)
+            if observe is not None:
+                observe(inputs)
+        # The one climb that needs no value, as the inner maximum of training.
+        if keep == "last" and restarts == 1:
+            return inputs
         # Restarts compete per example; the first of equals stays.
-        kept, value = _keep_least(inputs, worth, kept, value)
-    return Ascent(kept, value if callable(keep) else -value)
+        with torch.no_grad():
+            final = score(inputs)
+        best, most = _keep_greatest(inputs, final[0] if isinstance(final, tuple) else final, best, most)
+    return best
 
 
-def _climb(
-    score: Score,
-    inputs: Tensor,
-    origin: Tensor,
-    ball: Ball,
-    steps: int,
-    step_size: float,
-    keep: Keep,
-    momentum: float,
-    decay: str,
-) -> tuple[Tensor, Tensor]:
-    """One restart from `inputs`: what is kept and its worth (lower is better; not computed for "last")."""
-    best, worth = origin, torch.full_like(origin.flatten(1)[:, 0], torch.inf)
-    velocity = torch.zeros_like(origin)
-    for k in range(steps):
-        value, gradient = value_and_gradient(score, inputs)
-        if keep == "best":
-            best, worth = _keep_least(inputs, -value, best, worth)
-        if momentum:
-            # By a power of two first, which is exact: the mean of tiny gradients would be 0.
-            unit = power_of_two(gradient.flatten(1))
-            gradient = gradient / _spread(unit, gradient)
-            scale = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
-            velocity = momentum * velocity + gradient / _spread(scale, gradient)
-            gradient = velocity
-        # The last step is still step_size / steps long.
-        size = step_size * (1 - k / steps) if decay == "linear" else step_size
-        inputs = ball.project(inputs + size * ball.step(gradient), origin)
-        if callable(keep):
-            best, worth = _keep_least(inputs, keep(inputs), best, worth)
-    if keep == "last":
-        return inputs, worth
-    if keep == "best":
-        best, worth = _keep_least(inputs, -_value(score, inputs), best, worth)
-    return best, worth
+def _begin(start: Start, origin: Tensor, ball: Ball, generator: Noise | None) -> Tensor:
+    """Where a climb starts, (N, ...): a tensor of its own, in the ball."""
+    if isinstance(start, Tensor):
+        return ball.project(start.detach(), origin)
+    if start not in ("origin", "random"):
+        raise unknown_name_error("start", start, ("origin", "random"), more=", or a tensor")
+    if start == "origin":
+        return origin.clone()
+    if generator is None:
+        raise UsageError("a random start needs generator=: a torch.Generator, or one per example")
+    return ball.random_start(origin, generator)
 
 
-def _keep_least(inputs: Tensor, candidate: Tensor, best: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
-    """Per example the better of two inputs (N, ...) and their worths (N,)."""
-    candidate = candidate.to(worth.dtype)
+def _normalise(gradient: Tensor) -> Tensor:
+    """The gradient over its mean magnitude, per example."""
+    # By a power of two first, which is exact: the mean of tiny gradients would be 0.
+    gradient = gradient / _spread(power_of_two(gradient.flatten(1)), gradient)
+    scale = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / _spread(scale, gradient)
+
+
+def _keep_greatest(inputs: Tensor, value: Tensor, best: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """Per example the better of two inputs (N, ...) and their values (N,)."""
+    value = value.to(most.dtype)
     # NaN compares false, so an undefined value is never kept.
-    better = candidate < worth
-    return torch.where(_spread(better, inputs), inputs, best), torch.where(better, candidate, worth)
+    better = value > most
+    return torch.where(_spread(better, inputs), inputs, best), torch.where(better, value, most)
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:
@@ -158,7 +129,56 @@ def value_and_gradient(score: Score, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), gradient
 
 
-def _value(score: Score, inputs: Tensor) -> Tensor:
-    with torch.no_grad():
-        value = score(inputs)
-    return value[0] if isinstance(value, tuple) else value.detach()
+@checked("ball", "indices")
+def pgd(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    ball: Ball,
+    *,
+    steps: Count = 20,
+    step_size: StepSize | None = None,
+    start: Literal["origin", "random"] = "random",
+    restarts: Repeats = 1,
+    keep: Literal["last", "best"] = "last",
+    seed: Seed = 0,
+    indices: Sequence[int] | Tensor | None = None,
+    generator: Noise | None = None,
+) -> Tensor:
+    """Inputs in the ball that raise the cross-entropy of `target`; (N, ...) like `inputs`.
+
+    The RAR paper's adversarial accuracy is one random start, the last iterate, steps and step size of
+    training. `step_size=None` is 2.5 radius / steps (Madry et al. 2018). The model is evaluated in eval mode.
+    Random starts of example i come from the stream (seed, "pgd", indices[i]), None numbering the examples
+    from 0, or from `generator`. Raises UsageError for inputs outside the ball's bounds and for arguments that
+    do not fit.
+    """
+    numbers = check_examples(inputs, target, ball, indices)
+    # Together 2.5 radii: from any start the far side of the ball can be reached.
+    size = 2.5 * ball.radius / steps if step_size is None else step_size
+    if not numbers:
+        return inputs.detach()
+    each = generator if isinstance(generator, Sequence) else [generator]
+    if not all(isinstance(one, torch.Generator | NoiseRows | None) for one in each):
+        raise argument_error("generator", generator, "a torch.Generator, one per example, or None")
+    if generator is None:
+        generator = [stream(seed, "pgd", number) for number in numbers]
+    with examining(model):
+        inputs = out_of_inference(inputs)
+        moved = ascend(
+            TargetScalar(model, out_of_inference(target), "loss", climbed=True),
+            inputs,
+            ball,
+            steps=steps,
+            step_size=size,
+            start=start,
+            keep=keep,
+            generator=generator,
+            restarts=restarts,
+        )
+    # A NaN in the gradient spreads through every later step.
+    if not all_finite(moved):
+        raise UsageError(
+            "the loss has a gradient that is NaN; look for an infinite derivative (sqrt or log at 0)"
+        )
+    return moved

@@ -225,10 +225,10 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
             steps=plan.steps,
             step_size=plan.step_size * restart.step_scale,
             start=restart.start,
-            keep=selector,
             generator=generators,
             momentum=restart.momentum,
             decay=restart.decay,
+            observe=selector,
         )
     # Maps that the judge made already are not made again.
     same = final_nodes == plan.judge_nodes or not hasattr(batch.method, "with_quadrature")

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.attribution import ROWS, AttackResult, Method, attack, batch_size
 from veridical.attacks.ball import Ball, ball
 from veridical.attacks.directions import Direction, TopK
-from veridical.attacks.prediction import pgd
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.integrated_gradients import IntegratedGradients
+from veridical.attribution.methods import IntegratedGradients
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.maps import saliency

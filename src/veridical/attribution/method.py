@@ -64,7 +64,7 @@ class TargetScalar:
     climbed: refuse probabilities in place of logits.
 
     Called with (M * N, ...) inputs, node by node in blocks of N, it repeats the targets, so that many
-    points of a path can be evaluated in one batch (`many_nodes`).
+    points of a path can be evaluated in one batch.
     """
 
     model: nn.Module
@@ -72,7 +72,6 @@ class TargetScalar:
     output: Output | OutputFunction = "logit"
     finite: bool = True
     climbed: bool = False
-    many_nodes: bool = True
 
     def __post_init__(self) -> None:
         check_output(self.output)

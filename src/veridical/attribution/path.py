@@ -98,7 +98,7 @@ def path_attribution(
 ) -> Tensor:
     """Integrated Gradients of `scalar` along the straight path from `start` to `end`; sums to the change.
 
-    scalar: the function explained; `many_nodes = True` on it says that it takes (M * N, ...) inputs at once.
+    scalar: the function explained; it is called with many nodes at once, (M * N, ...), node by node.
     start, end: ends of the path, (N, ...) floating point, of one shape.
     quadrature: nodes and weights along the path.
     layer: attribute to the output of this module instead of the inputs: the integral of d scalar / d h_i
@@ -122,8 +122,8 @@ def path_attribution(
     examples = end.shape[0]
     if examples == 0 and layer is None:
         return torch.zeros_like(end)
-    # Several nodes in one batch where the scalar allows it: as many as `rows` holds.
-    at_once = max(1, rows // max(examples, 1)) if getattr(scalar, "many_nodes", False) else 1
+    # Several nodes in one batch: as many as `rows` holds.
+    at_once = max(1, rows // max(examples, 1))
     # The path is straight: d x / d t is the same at every node and comes out of the sum, except at a layer.
     total: Tensor | None = None
     for first in range(0, quadrature.nodes, at_once):

@@ -72,7 +72,7 @@ ATTRIBUTIONS = Registry(
         AttributionEntry(
             "integrated-gradients",
             "the inputs times the mean gradient on the path from black, of 32 nodes",
-            "veridical.attribution.integrated_gradients:IntegratedGradients",
+            _METHODS + "IntegratedGradients",
             # A fixed number, so that every image of a data set costs the same.
             {"nodes": 32},
             multiplies_by_input=True,

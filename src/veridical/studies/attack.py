@@ -18,8 +18,8 @@ from veridical.attacks.ball import ball
 from veridical.attacks.directions import DIRECTIONS, Direction, RandomSign, describe_direction, top_mask
 from veridical.attacks.protocols import EvaluationSettings, Protocol, Restart, evaluation_settings, protocol
 from veridical.attacks.robustness import Examination, batch_length, measure_robustness
-from veridical.attribution.integrated_gradients import IntegratedGradients
 from veridical.attribution.method import Attribution
+from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
 from veridical.faithfulness.sources import describe_source, load_source

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import ball
-from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import predict
 from veridical.attribution.path import input_gradient
 from veridical.data.block_world import BlockExamples, BlockWorld

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import ball
-from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.method import Attribution, dataset_maps
 from veridical.attribution.registry import create_attribution

@@ -135,9 +135,7 @@ class RobustAttribution:
             elif inner.start != "warm":
                 begin = inner.start
             steps, size = inner.steps, inner.step_size
-            return ascend(
-                score, inputs, ball, steps=steps, step_size=size, start=begin, generator=generator
-            ).inputs
+            return ascend(score, inputs, ball, steps=steps, step_size=size, start=begin, generator=generator)
 
     def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | _PenaltyScore:
         """The function of x' that the inner ascent climbs."""

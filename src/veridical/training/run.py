@@ -10,8 +10,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import Ball
-from veridical.attacks.prediction import pgd
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
