@@ -32,7 +32,7 @@ class Recorder:
         return inputs.sum(1), torch.ones_like(inputs)
 
 
-def test_last_iterate_of_plain_ascent_is_a_loop_of_projected_sign_steps_which_an_observer_sees() -> None:
+def test_plain_ascent_is_a_loop_of_projected_sign_steps_which_an_observer_sees() -> None:
     threat = Linf(0.3)
     expected = [ORIGIN.clone()]
     for _ in range(7):
@@ -55,7 +55,7 @@ def test_best_keeps_the_highest_score_among_all_iterates_and_the_start() -> None
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
-def test_of_equal_iterates_the_earliest_is_kept_and_none_where_the_score_is_not_a_number(
+def test_of_equal_iterates_the_earliest_is_kept_and_none_where_the_score_is_nan(
     restarts: int,
 ) -> None:
     options: dict[str, Any] = {"steps": 3, "step_size": 0.05, "restarts": restarts, "keep": "best"}

@@ -20,7 +20,7 @@ from veridical.metrics import cosine_within, max_sensitivity
 from veridical.metrics.localisation import block_magnitudes
 from veridical.metrics.spatial import mass_centre
 from veridical.runtime.lengths import length
-from veridical.training.warm_start import _packed
+from veridical.training.objectives import _packed
 
 from .conftest import Trained
 

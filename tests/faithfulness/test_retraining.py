@@ -30,8 +30,7 @@ from veridical.faithfulness.sources import describe_source, load_source, write_s
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.options import TrainOptions
 from veridical.training.loop import train
-from veridical.training.recipes import resolve
-from veridical.training.settings import Settings
+from veridical.training.recipes import Settings, resolve
 
 SHORT: dict[str, Any] = {"epochs": 1.0, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.0}
 

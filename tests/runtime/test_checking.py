@@ -31,7 +31,7 @@ from veridical.runtime.errors import UsageError
 from veridical.runtime.options import BlockOptions, ShortcutOptions, TrainOptions
 from veridical.studies.attack import AttackOptions
 from veridical.training.objectives import Inner
-from veridical.training.settings import OptimiserSettings, RobustSettings, Settings
+from veridical.training.recipes import OptimiserSettings, RobustSettings, Settings
 
 OF_COMMANDS = {name: command.options() for name, command in COMMANDS.items() if name != "run"}
 CLASSES: dict[str, Any] = OF_COMMANDS | {

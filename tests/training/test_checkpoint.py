@@ -18,7 +18,7 @@ from veridical.runtime.errors import RunError
 from veridical.runtime.files import write_sealed
 from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, pack, save_checkpoint
 from veridical.training.optimisation import WeightAverage, make_optimiser
-from veridical.training.settings import OptimiserSettings
+from veridical.training.recipes import OptimiserSettings
 
 ADAM = OptimiserSettings("adam", "constant", 1e-2, 1e-3, 4, 100, 0.9, 0.0, "mean")
 SGD = OptimiserSettings("sgd", "constant", 1e-2, 1e-3, 4, 100, 0.0, 0.0, "mean")

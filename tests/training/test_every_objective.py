@@ -25,8 +25,7 @@ from veridical.training.objectives import (
     build_objective,
 )
 from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ObjectiveEntry
-from veridical.training.recipes import resolve
-from veridical.training.settings import RobustSettings
+from veridical.training.recipes import RobustSettings, resolve
 
 Batch = tuple[Tensor, Tensor]
 DATA = {"name": "fashion-mnist", "shape": [1, 28, 28], "num_classes": 3}

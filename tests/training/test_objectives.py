@@ -14,7 +14,7 @@ from veridical.attribution.path import Quadrature, path_attribution
 from veridical.runtime.options import ScoreName
 from veridical.training.objectives import Inner, Natural, RobustAttribution, build_objective
 from veridical.training.penalties import AttributionPenalty
-from veridical.training.settings import RobustSettings
+from veridical.training.recipes import RobustSettings
 
 Batch = tuple[Tensor, Tensor]
 EXACT = Quadrature("gauss-legendre", 48)

@@ -20,7 +20,7 @@ from veridical.training.optimisation import (
     learning_rate,
     make_optimiser,
 )
-from veridical.training.settings import OptimiserSettings
+from veridical.training.recipes import OptimiserSettings
 
 CYCLE = OptimiserSettings("adam", "one-cycle", 2e-3, 0.0, 8, 1000, 0.0, 0.2, "mean")
 

@@ -7,8 +7,7 @@ import pytest
 
 from veridical.runtime.errors import UsageError
 from veridical.runtime.options import TrainOptions
-from veridical.training.recipes import list_deviations, resolve
-from veridical.training.settings import Settings
+from veridical.training.recipes import Settings, list_deviations, resolve
 
 SIZES = {
     "mnist": (60_000, (1, 28, 28)),

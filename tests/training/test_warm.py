@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.runtime.errors import UsageError
 from veridical.training.distributed import ALONE, Share
-from veridical.training.objectives import Inner, RobustAttribution
+from veridical.training.objectives import Inner, RobustAttribution, WarmStarts
 from veridical.training.penalties import AttributionPenalty
 from veridical.training.run import Run
-from veridical.training.warm_start import WarmStarts
 
 BALLS = [Linf(0.1), L2(0.5), Linf(0.1, None)]
 

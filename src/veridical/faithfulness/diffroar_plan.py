@@ -33,9 +33,9 @@ from veridical.runtime.options import (
     TargetName,
 )
 from veridical.training.checkpoint import pack, weights
+from veridical.training.recipes import Settings
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
-from veridical.training.settings import Settings
 from veridical.training.subject import Subject, load_images
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)

@@ -25,9 +25,8 @@ from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.options import ObjectiveOptions, OptimiserOptions, RetrainObjectiveName, TrainOptions
 from veridical.training.loop import train
 from veridical.training.penalties import OBJECTIVES
-from veridical.training.recipes import resolve
+from veridical.training.recipes import Settings, resolve
 from veridical.training.run import MODEL, OWN, Run
-from veridical.training.settings import Settings
 
 # Modules whose code, and not only whose settings, decides what a retraining gives.
 SOURCES = (

@@ -91,8 +91,8 @@ from veridical.studies.study import (
 )
 from veridical.training.loop import train
 from veridical.training.penalties import check_supported, training_title
+from veridical.training.recipes import Settings
 from veridical.training.run import load
-from veridical.training.settings import Settings
 from veridical.training.task import predict_cost, study_settings, training_fields
 
 # The data sets by where the digit stands.

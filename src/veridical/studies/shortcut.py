@@ -69,7 +69,7 @@ from veridical.studies.study import (
 )
 from veridical.training.loop import train
 from veridical.training.penalties import check_supported, training_title
-from veridical.training.settings import Settings
+from veridical.training.recipes import Settings
 from veridical.training.task import predict_cost, study_settings, training_fields
 
 # The test images: the patch as in training, independent of the class, and not there.

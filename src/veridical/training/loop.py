@@ -33,7 +33,7 @@ from veridical.training.checkpoint import (
 )
 from veridical.training.distributed import ALONE, ProcessGroup, Share, check_parallel
 from veridical.training.log import Display, Log, event_writer
-from veridical.training.objectives import Objective
+from veridical.training.objectives import Objective, WarmStarts
 from veridical.training.optimisation import (
     WeightAverage,
     arithmetic,
@@ -43,11 +43,9 @@ from veridical.training.optimisation import (
     set_learning_rate,
 )
 from veridical.training.penalties import OBJECTIVES
-from veridical.training.recipes import list_deviations
+from veridical.training.recipes import Settings, list_deviations
 from veridical.training.run import ATTACK_STEPS, KIND, MODEL, RESULT, Run, load, measure_accuracies
-from veridical.training.settings import Settings
 from veridical.training.task import Task, prepare_task
-from veridical.training.warm_start import WarmStarts
 
 _CHECKPOINTS = "checkpoints"
 # Steps that one line of the log sums up; the last line of an epoch may cover fewer.

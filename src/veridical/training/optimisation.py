@@ -14,7 +14,7 @@ from torch import nn
 from veridical.runtime.devices import supports_bf16
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
-from veridical.training.settings import OptimiserSettings
+from veridical.training.recipes import OptimiserSettings
 
 # What each optimiser keeps of a parameter.
 MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}

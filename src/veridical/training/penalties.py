@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from veridical.runtime.errors import UsageError
 from veridical.runtime.registry import Registry
-from veridical.training.settings import RobustSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from veridical.training.recipes import RobustSettings
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from veridical.runtime.guards import private_copy
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import check_finite, copy_tensors, unpack, weights
 from veridical.training.log import read_log
-from veridical.training.settings import Records, Settings
+from veridical.training.recipes import Records, Settings
 
 MODEL, RESULT = "model.safetensors", "result.json"
 KIND = "train"

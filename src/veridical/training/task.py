@@ -22,13 +22,11 @@ from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import OptimiserOptions, TrainingGrid, TrainOptions
 from veridical.training.checkpoint import copy_tensors, digest_weights, weights
-from veridical.training.objectives import Objective, RobustAttribution, build_objective
+from veridical.training.objectives import Objective, RobustAttribution, build_objective, starts_warm
 from veridical.training.optimisation import arithmetic
 from veridical.training.penalties import OBJECTIVES, supported_options
-from veridical.training.recipes import resolve
+from veridical.training.recipes import Settings, resolve
 from veridical.training.run import OWN, Run, build_recorded, split_data
-from veridical.training.settings import Settings
-from veridical.training.warm_start import starts_warm
 
 
 @record
@@ -74,18 +72,15 @@ def prepare_task(
         data = load(options.data, options.data_root, **taken)
     elif options.equalise or options.download:
         raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
-    described = None if objective is None else _describe_objective(objective)
+    own = None if objective is None else _describe_objective(objective)
+    described = _describe_named(options, data) if model is None else _describe_model(model, data, options)
+    settings = resolve(
+        options, data=data.describe(), model=described, train_size=len(data.train), objective=own
+    )
     if model is None:
-        settings = resolve_options(options, data, objective=described)
-        module = build_recorded(settings.model, options.seed, trust_code=options.trust_code)
+        module = build_recorded(described, options.seed, trust_code=options.trust_code)
     else:
-        if options.model_options:
-            raise UsageError("model_options are for networks by name; a module is taken as it is.")
-        # Their digest and the optimiser need shapes.
-        if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
-            raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")
         module = private_copy(model)
-        settings = resolve_options(options, data, model=_describe_model(model, data), objective=described)
     # Before the model moves to its device and layout, and before the settings are claimed.
     if initial is not None:
         _check_split(initial, settings)
@@ -132,24 +127,6 @@ def prepare_task(
     )
 
 
-def resolve_options(
-    options: TrainOptions,
-    data: Dataset,
-    *,
-    model: Mapping[str, Any] | None = None,
-    objective: str | None = None,
-) -> Settings:
-    """The settings that `train` would use for these options and data; UsageError as `train` raises it.
-
-    model, objective: the records of a caller's own, in place of those that the options name.
-    """
-    if model is None:
-        given: dict[str, Any] = {**options.model_options, "trust_code": options.trust_code}
-        model = model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
-    described = data.describe()
-    return resolve(options, data=described, model=model, train_size=len(data.train), objective=objective)
-
-
 def _check_split(initial: Run, settings: Settings) -> None:
     """Raise a UsageError if images that the new training holds out were trained on in the initial run."""
     before = initial.settings
@@ -172,8 +149,19 @@ def _describe_objective(objective: Objective) -> str:
     return f"{getattr(objective, '__module__', kind.__module__)}.{name}"
 
 
-def _describe_model(model: nn.Module, data: Dataset) -> dict[str, Any]:
+def _describe_named(options: TrainOptions, data: Dataset) -> dict[str, Any]:
+    """The network that the options name as plain values."""
+    given: dict[str, Any] = {**options.model_options, "trust_code": options.trust_code}
+    return model_config(options.model, shape=data.shape, num_classes=data.num_classes, **given)
+
+
+def _describe_model(model: nn.Module, data: Dataset, options: TrainOptions) -> dict[str, Any]:
     """A caller's model as plain values: its class, and a digest of the names and shapes of its weights."""
+    if options.model_options:
+        raise UsageError("model_options are for networks by name; a module is taken as it is.")
+    # Their digest and the optimiser need shapes.
+    if lazy := [name for name, value in model.named_parameters() if is_lazy(value)]:
+        raise UsageError(f"model: {', '.join(lazy[:3])} have no shape yet. Call the model once before.")
     forms = [(name, tuple(value.shape), str(value.dtype)) for name, value in weights(model).items()]
     return {
         "name": OWN,
@@ -216,7 +204,8 @@ def study_settings(
         **optimise,
         **supported_options(objective, robust),
     )
-    return resolve_options(wanted, data)
+    described = _describe_named(wanted, data)
+    return resolve(wanted, data=data.describe(), model=described, train_size=len(data.train))
 
 
 def training_fields(settings: Settings) -> dict[str, Any]:
