@@ -1,5 +1,6 @@
 """The readers of our own files: whatever is wrong with one is a RunError that names it, and the field."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -191,3 +192,19 @@ def test_annotations_are_read_as_they_are_meant() -> None:
         check_structure(value, form)
     with pytest.raises(UsageError, match=r"content: expected an integer or a text, but got a list\."):
         check_structure(json.loads("[1]"), int | str)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"a": 1}, None),
+        ({"a": 1, "more": 2, "b": [{"x": {"c": None}, "y": {"c": {"d": "text"}}}]}, None),
+        ({}, r"a: missing\."),
+        ({"a": 1, "b": 3}, "b: expected a list of values, each a mapping of names to values, but got 3"),
+        ({"a": 1, "b": [{"x": {"c": 3}}]}, r"b\[0\]\.x\.c: expected a mapping, but got 3"),
+        ({"a": 1, "b": [{"x": {"c": {"d": 3}}}]}, r"b\[0\]\.x\.c\.d: expected a text, but got 3"),
+    ],
+)
+def test_forms_that_are_written_out(value: object, told: str | None) -> None:
+    with pytest.raises(UsageError, match=told) if told else contextlib.nullcontext():
+        check_structure(value, {"a": int, "b?": [{"*": {"c": ({"d": str}, None)}}]})

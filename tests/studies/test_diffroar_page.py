@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,10 @@ import pytest
 from veridical.runtime.errors import RunError, UsageError
 from veridical.studies.diffroar import DiffRoar
 from veridical.studies.diffroar_page import (
-    attribution_name,
-    check_comparable,
     differences_figure,
     diffroar_headline,
     diffroar_table,
     diffroar_verdict,
-    model_title,
     name_measurements,
     write_diffroar_page,
 )
@@ -117,17 +115,9 @@ def test_titles_are_as_short_as_they_can_be(measured: Build) -> None:
     for titles in (["a"], ["a", "a"]):
         with pytest.raises(UsageError, match="titles"):
             name_measurements([natural, robust], titles)
-    assert model_title(robust) == "Adversarial training (l2 1)"
-    assert attribution_name(other) == "smoothgrad.npz"
-
-
-def test_two_of_the_same_are_told_apart_by_their_folders(measured: Build) -> None:
-    one = measured()
-    other = StudyResult(Path("elsewhere/second"), one.document, one.arrays)
-    assert list(name_measurements([one, other])) == [
-        "input-gradient (natural-input-gradient)",
-        "input-gradient (second)",
-    ]
+    again = StudyResult(Path("elsewhere/second"), natural.document, natural.arrays)
+    by_folder = ["input-gradient (natural-input-gradient)", "input-gradient (second)"]
+    assert list(name_measurements([natural, again])) == by_folder
 
 
 @pytest.mark.parametrize(
@@ -137,20 +127,17 @@ def test_two_of_the_same_are_told_apart_by_their_folders(measured: Build) -> Non
         ({"training": {"objective": "natural", "steps": 7, "batch_size": 24}}, "their training differs"),
         ({"model": {"name": "cnn", "options": {}}}, "their model differs"),
         ({"fill": {"kind": "constant", "values": [0.0]}}, "their fill differs"),
+        ({"measured": {"order": "signed"}}, "their order differs, absolute and signed"),
+        ({"measured": {"levels": [0.2]}}, None),
     ],
 )
-def test_only_the_same_retraining_compares(measured: Build, changes: dict[str, Any], told: str) -> None:
-    check_comparable({"a": measured(), "b": measured("adversarial")})
-    with pytest.raises(UsageError, match=told):
-        check_comparable({"a": measured(), "b": measured(**changes)})
-
-
-def test_the_order_of_the_ranking_must_agree_and_levels_need_not(measured: Build) -> None:
-    one, other = measured(), measured("adversarial")
-    check_comparable({"a": one, "b": measured(measured={**other.config["measured"], "levels": [0.2]})})
-    signed = measured(measured={**other.config["measured"], "order": "signed"})
-    with pytest.raises(UsageError, match="their order differs, absolute and signed"):
-        check_comparable({"a": one, "b": signed})
+def test_only_the_same_retraining_compares_and_levels_need_not_agree(
+    measured: Build, tmp_path: Path, changes: dict[str, Any], told: str | None
+) -> None:
+    design = {"measured": measured().config["measured"] | changes.get("measured", {})}
+    found = {"a": measured(), "b": measured("adversarial", **changes | design)}
+    with pytest.raises(UsageError, match=told) if told else nullcontext():
+        page_of(tmp_path, found)
 
 
 def page_of(folder: Path, measured: dict[str, StudyResult]) -> str:
@@ -175,8 +162,7 @@ def test_pictures_are_of_the_images_that_all_have(measured: Build, tmp_path: Pat
 def test_the_page_says_how_it_was_measured(measured: Build, tmp_path: Path) -> None:
     found = name_measurements([measured(), measured("adversarial")])
     found["input-gradient, Natural training"].document["results"]["notes"].append("Only here.")
-    page = write_diffroar_page(tmp_path / "page.html", found, title="Both", lead="A lead.")
-    text = page.read_text(encoding="utf-8")
+    text = page_of(tmp_path, found)
     for told in (
         "stripes, 240 training and 30 test images",
         "objective natural, steps 6, batches of 24",
@@ -219,23 +205,18 @@ def test_the_figure_draws_the_differences_and_zero(measured: Build) -> None:
     assert [[0, 0], [1, 0]] in drawn
 
 
-def judged(values: Sequence[float], verdicts: Sequence[str | tuple[str, ...]], half: float | None) -> Any:
-    """A verdict for each of LEVELS, with what is as good behind it where it is a tuple."""
-    found = []
-    for level, value, said in zip(LEVELS, values, verdicts, strict=True):
-        verdict, *as_good = (said,) if isinstance(said, str) else said
-        ends = {"low": None, "high": None} if half is None else {"low": value - half, "high": value + half}
-        found.append({"level": level, "verdict": verdict, "value": value, **ends, "as_good": as_good})
-    return found
-
-
 def with_verdicts(
     one: StudyResult,
     values: Sequence[float],
     verdicts: Sequence[str | tuple[str, ...]],
     half: float | None = 0.01,
 ) -> StudyResult:
-    one.results["verdicts"] = judged(values, verdicts, half)  # type: ignore[index]
+    """A measurement with a verdict for each of LEVELS, and what is as good behind it where it is a tuple."""
+    found = one.results["verdicts"]
+    for point, value, said in zip(found, values, verdicts, strict=True):
+        verdict, *as_good = (said,) if isinstance(said, str) else said
+        ends = {"low": None, "high": None} if half is None else {"low": value - half, "high": value + half}
+        point.update(verdict=verdict, value=value, as_good=as_good, **ends)
     return one
 
 

@@ -163,7 +163,8 @@ def check_structure(value: object, form: Any) -> None:
     """Raise a UsageError that names the field, as in "config.seed", unless plain values fit an annotation.
 
     form: as for options, and beside that a TypedDict (further keys are left alone) or a dataclass (its fields
-    by name, no others). Only that is checked.
+    by name, no others). Or written out: {"name": str, "seed?": int} is a TypedDict whose seed may be missing,
+    {"*": form} has any keys, [form] is a list, (form, None) a choice. Only that is checked.
     """
     _fit("", value, form, plain=True)
 
@@ -228,7 +229,7 @@ def _convert(place: str, value: Any, hint: Any, plain: bool, marks: Sequence[Any
 
     marks: what `Annotated` says of this annotation.
     """
-    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    kind, arguments = _parts(hint)
     # Before all else: what stands around an annotation changes no value, only its limits.
     if kind is Annotated or kind is NotRequired:
         return _convert(place, value, arguments[0], plain, arguments[1:])
@@ -244,7 +245,7 @@ def _convert(place: str, value: Any, hint: Any, plain: bool, marks: Sequence[Any
         return _sequence(place, value, kind, arguments[0] if arguments else Any, plain)
     if kind in (dict, Mapping):
         return _mapping(place, value, arguments[-1] if arguments else Any, plain)
-    if is_typeddict(kind) or (plain and dataclasses.is_dataclass(kind)):
+    if isinstance(kind, dict) or is_typeddict(kind) or (plain and dataclasses.is_dataclass(kind)):
         return _record(place, value, kind)
     if kind is Callable:
         return value if callable(value) and not isinstance(value, type) else _MISFIT
@@ -321,14 +322,18 @@ def _mapping(place: str, value: Any, inner: Any, plain: bool) -> Any:
 
 
 def _record(place: str, value: Any, form: Any) -> Any:
-    """A mapping whose keys are those of a TypedDict or the fields of a dataclass."""
+    """A mapping whose keys are those of a form: a TypedDict, written out, or the fields of a dataclass."""
     if not isinstance(value, Mapping):
         return _MISFIT
-    hints = _hints(form)
-    if is_typeddict(form):
+    if isinstance(form, dict):
+        hints = {key.removesuffix("?"): inner for key, inner in form.items()}
+        required = hints.keys() & form.keys()
+    elif is_typeddict(form):
+        hints = _hints(form)
         # Not from __required_keys__, which misses what `from __future__ import annotations` leaves as text.
         required = {key for key, inner in hints.items() if get_origin(inner) is not NotRequired}
     else:
+        hints = _hints(form)
         required = {one.name for one in dataclasses.fields(form) if _default(one) is dataclasses.MISSING}
         for key in value:
             if key not in hints:
@@ -346,10 +351,20 @@ def _below(place: str, key: object) -> str:
     return f"{place}.{key}" if place else str(key)
 
 
+def _parts(hint: Any) -> tuple[Any, Any]:
+    """An annotation's kind and arguments, also of a form that is written out."""
+    if isinstance(hint, list | tuple):
+        return (list if isinstance(hint, list) else Union), hint
+    if isinstance(hint, dict) and "*" in hint:
+        return dict, (str, hint["*"])
+    return get_origin(hint) or hint, get_args(hint)
+
+
 def _members(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a union but for None, which only says that a value may be left out."""
-    members = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
-    return tuple(one for one in members if one is not _NONE) or (_NONE,)
+    kind, arguments = _parts(hint)
+    members = arguments if kind in _UNIONS else (hint,)
+    return tuple(one for one in members if one not in (None, _NONE)) or (_NONE,)
 
 
 def _words(hint: Any) -> str:
@@ -358,7 +373,7 @@ def _words(hint: Any) -> str:
 
 
 def _words_of(hint: Any, marks: Sequence[Any]) -> str:
-    kind, arguments = get_origin(hint) or hint, get_args(hint)
+    kind, arguments = _parts(hint)
     if kind is Annotated or kind is NotRequired:
         return _words_of(arguments[0], arguments[1:])
     if kind in (int, float):
@@ -370,7 +385,8 @@ def _words_of(hint: Any, marks: Sequence[Any]) -> str:
         return f"a list of values, each {_words(arguments[0])}"
     if kind in (dict, Mapping) and arguments:
         return "a mapping of names to values"
-    return "a mapping" if is_typeddict(kind) else _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
+    is_form = isinstance(kind, dict) or is_typeddict(kind)
+    return "a mapping" if is_form else _WORDS.get(kind, f"a {getattr(kind, '__name__', kind)}")
 
 
 def _check_needs(options: Any) -> None:

@@ -31,7 +31,7 @@ from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import Arrays, read_json, to_plain
 from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
 from veridical.studies import attack_page
-from veridical.studies.attack_page import ARRAYS_FORM, AttackDocument, AttackResult, run_title
+from veridical.studies.attack_page import ARRAYS_FORM, FORM, run_title
 from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work, limit_count
 from veridical.training.subject import load_examined, load_subject
 
@@ -74,8 +74,7 @@ class Attack(Study[AttackOptions]):
     summary = "attack the explanations of a model, measure what holds"
     question = "do explanations hold still?"
     Options = AttackOptions
-    Result = AttackResult
-    form = AttackDocument
+    form = FORM
     forms = ARRAYS_FORM
 
     def prepare(self) -> None:
@@ -272,14 +271,7 @@ class Attack(Study[AttackOptions]):
         return arrays
 
     @classmethod
-    def read(cls, folder: str | Path) -> AttackResult:
-        """Read what an attack left in a folder; a RunError for a folder that is not a finished one."""
-        result = super().read(folder)
-        assert isinstance(result, AttackResult)
-        return result
-
-    @classmethod
-    def tables(cls, result: AttackResult) -> dict[str, Table]:  # type: ignore[override]
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
         """Every measure with its interval."""
         return {"": attack_page.attack_table({run_title(result): result}).transposed("measure")}
 
@@ -289,7 +281,7 @@ class Attack(Study[AttackOptions]):
         return [f"note: {note}" for note in result.results["notes"]]
 
     @classmethod
-    def write_page(cls, result: AttackResult) -> Path:  # type: ignore[override]
+    def write_page(cls, result: StudyResult) -> Path:
         """Draw the page that `compare` draws of several attacks, and return its path."""
         name, config = run_title(result), result.config
         run = result.document["environment"]["run"]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, NotRequired, TypedDict
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -50,11 +50,11 @@ from veridical.report.formats import (
 )
 from veridical.report.pictures import COLORMAP, GAINED, KEPT, LOST, overlap, top_mask
 from veridical.report.table import Unit
-from veridical.runtime.checking import as_path, record
+from veridical.runtime.checking import as_path
 from veridical.runtime.errors import UsageError
-from veridical.runtime.files import Frame, write_atomic
+from veridical.runtime.files import write_atomic
 from veridical.studies.maps import first_of_each_class
-from veridical.studies.study import StudyResult, distinct_titles
+from veridical.studies.study import StudyResult, check_alike, distinct_titles
 from veridical.training.log import read_log
 from veridical.training.penalties import objective_title
 
@@ -102,114 +102,47 @@ def paper_numbers(data: str, objective: str, mark: Mark) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if (name in stated) == (mark == "published")}
 
 
-# What result.json and examples.npz of an attack must hold, as far as pages read them.
-
-
-class _Named(TypedDict):
-    name: str
-
-
-class _Robust(TypedDict):
-    norm: str
-    radius: float
-    weight: NotRequired[float]
-    beta: NotRequired[float | None]
-    training_radius: NotRequired[float | None]
-
-
-class _Examined(TypedDict):
-    """What pages tell of the model; one that is no run has neither objective nor recipe."""
-
-    model: _Named
-    objective: NotRequired[str]
-    recipe: NotRequired[str]
-    robust: NotRequired[_Robust | None]
-
-
-class _Data(_Named):
-    split: str
-
-
-class _Nodes(TypedDict):
-    nodes: int
-    rule: str
-
-
-class _Protocol(_Named):
-    k: int
-    steps: int
-    step_size: float
-    climbs: list[Any]
-    judge_nodes: _Nodes
-    final_nodes: _Nodes | None
-
-
-class _Evaluation(TypedDict):
-    radius: float
-    pgd_steps: int
-    pgd_step_size: float
-
-
-class _Method(TypedDict):
-    method: str
-
-
-class _Direction(TypedDict):
-    direction: str
-    k: NotRequired[int]
-
-
-class _Config(TypedDict):
-    run: _Examined
-    data: _Data
-    examples: int
-    norm: Literal["linf", "l2"]
-    protocol: _Protocol
-    evaluation: _Evaluation
-    attribution: _Method
-    attack: _Direction
-
-
-class _Metrics(TypedDict):
-    natural_accuracy: IntervalForm
-    adversarial_accuracy: IntervalForm
-    topk_intersection: IntervalForm
-    kendall_tau: IntervalForm
-    spearman: IntervalForm
-    windowed_topk_intersection: IntervalForm
-    mass_centre_shift: IntervalForm
-    not_found: IntervalForm
-    incomplete: NotRequired[IntervalForm]
-
-
-class _Point(_Metrics):
-    radius: float
-
-
-class _Gradients(TypedDict):
-    explanation: int
-
-
-class _Results(_Metrics):
-    examples: int
-    natural_accuracy_of_all: IntervalForm
-    gradient_evaluations: _Gradients
-    notes: list[str]
-    curve: NotRequired[list[_Point]]
-
-
-class _Environment(TypedDict):
-    run: str
-
-
-class AttackDocument(Frame):
-    """The result.json of an attack."""
-
-    config: _Config
-    results: _Results
-    environment: _Environment  # type: ignore[misc]
-
-
+_MAPS_COMPARED: Final = measures("attack")
+_INTERVALS = dict.fromkeys(
+    ("natural_accuracy", "adversarial_accuracy", *_MAPS_COMPARED, "not_found", "incomplete?"), IntervalForm
+)
+_NODES = {"nodes": int, "rule": str}
+_BALL = {"norm": str, "radius": float, "weight?": float, "beta?": float | None}
+# What result.json of an attack must hold, as far as pages read it; a model that is no run has no objective.
+FORM = {
+    "config": {
+        "run": {
+            "model": {"name": str},
+            "objective?": str,
+            "recipe?": str,
+            "robust?": (_BALL | {"training_radius?": float | None}, None),
+        },
+        "data": {"name": str, "split": str},
+        "examples": int,
+        "norm": Literal["linf", "l2"],
+        "protocol": {
+            "name": str,
+            "k": int,
+            "steps": int,
+            "step_size": float,
+            "climbs": list,
+            "judge_nodes": _NODES,
+            "final_nodes": (_NODES, None),
+        },
+        "evaluation": {"radius": float, "pgd_steps": int, "pgd_step_size": float},
+        "attribution": {"method": str},
+        "attack": {"direction": str, "k?": int},
+    },
+    "results": _INTERVALS
+    | {
+        "examples": int,
+        "natural_accuracy_of_all": IntervalForm,
+        "gradient_evaluations": {"explanation": int},
+        "notes": list[str],
+        "curve?": [_INTERVALS | {"radius": float}],
+    },
+    "environment": {"run": str},
+}
 ARRAYS_FORM = {
     **dict.fromkeys(("index", "label", "predicted"), "iu N"),
     **dict.fromkeys(("kendall_tau", "topk_intersection"), "f N"),
@@ -220,98 +153,42 @@ ARRAYS_FORM = {
 }
 
 
-@record
-class AttackResult(StudyResult):
-    """One finished attack."""
-
-    @property
-    def folder_of_run(self) -> Path:
-        """Where the run lay when it was attacked."""
-        return Path(self.document["environment"]["run"])
-
-    @property
-    def correct(self) -> Any:
-        """Which examples were classified correctly, (N,) bool."""
-        return self.arrays["predicted"] == self.arrays["label"]
+Attacks = Mapping[str, StudyResult]
 
 
-def check_comparable(attacks: Mapping[str, AttackResult]) -> None:
+def check_comparable(attacks: Attacks) -> None:
     """Raise a UsageError unless all attacks have one configuration but for the run."""
-    (name, first), *others = attacks.items()
-    for other_name, other in others:
-        for key, value in first.config.items():
-            if key != "run" and other.config.get(key) != value:
-                raise UsageError(
-                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
-                    f"differs, {value} and {other.config.get(key)}. Attack both in the same way."
-                )
+    configs = {name: {**attacked.config} for name, attacked in attacks.items()}
+    for config in configs.values():
+        del config["run"]
+    check_alike(attacks, configs, "Attack both in the same way.")
 
 
 def name_attacks(
-    attacks: Sequence[AttackResult], titles: Sequence[str] | None = None, *, with_protocol: bool = False
-) -> dict[str, AttackResult]:
+    attacks: Sequence[StudyResult], titles: Sequence[str] | None = None, *, with_protocol: bool = False
+) -> dict[str, StudyResult]:
     """The attacks by title: the titles given, else the objectives', with the folder where two are equal.
 
     with_protocol: by default the folder of the run and the protocol, where attacks differ in both.
     """
     defaults = [run_title(attacked) for attacked in attacks]
     if with_protocol:
-        defaults = [f"{one.folder_of_run.name} ({one.config['protocol']['name']})" for one in attacks]
+        defaults = [f"{_folder_of_run(one).name} ({one.config['protocol']['name']})" for one in attacks]
     chosen = distinct_titles(titles, defaults, [attacked.folder for attacked in attacks], "attack")
     return dict(zip(chosen, attacks, strict=True))
 
 
-@record
-class _PairedDifference:
-    """A measure's means over the images of two attacks, and the interval of second minus first."""
-
-    means: tuple[float, float]
-    difference: IntervalForm
+def _folder_of_run(attacked: StudyResult) -> Path:
+    """Where the run lay when it was attacked."""
+    return Path(attacked.document["environment"]["run"])
 
 
-def paired_differences(first: AttackResult, second: AttackResult) -> dict[str, _PairedDifference]:
-    """How IN, CO and their kin differ image by image, over the images that both classify correctly.
-
-    The attacks may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of
-    several radii, or without an image in common.
-    """
-    for attacked in (first, second):
-        if len(attacked.config["radii"]) != 1:
-            raise UsageError(
-                f"{attacked.folder} has the radii {attacked.config['radii']}: give attacks of one radius."
-            )
-    for key in ("data", "radii", "norm"):
-        if first.config[key] != second.config[key]:
-            raise UsageError(
-                f"{first.folder} and {second.folder} do not pair: their {key} differs, "
-                f"{first.config[key]} and {second.config[key]}."
-            )
-    one, other = _rows(first), _rows(second)
-    shared = sorted(one.keys() & other.keys())
-    if not shared:
-        raise UsageError(f"{first.folder} and {second.folder} classify no image of both correctly.")
-    here, there = ([rows[index] for index in shared] for rows in (one, other))
-    pairs = {}
-    for name in ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection"):
-        a, b = first.arrays[name][here], second.arrays[name][there]
-        means = (_mean(a), _mean(b))
-        pairs[name] = _PairedDifference(means, mean_interval((b - a).tolist(), undefined="exclude"))
-    return pairs
+def _correct(attacked: StudyResult) -> Any:
+    """Which examples were classified correctly, (N,) bool."""
+    return attacked.arrays["predicted"] == attacked.arrays["label"]
 
 
-def _mean(values: Any) -> float:
-    """The mean of what is defined."""
-    defined = values[np.isfinite(values)]
-    return float(defined.mean()) if len(defined) else math.nan
-
-
-def _rows(attacked: AttackResult) -> dict[int, int]:
-    """Row in the arrays by number in the data set, of the images that are classified correctly."""
-    rows = np.flatnonzero(attacked.correct)
-    return {int(attacked.arrays["index"][row]): int(row) for row in rows}
-
-
-def run_title(attacked: AttackResult) -> str:
+def run_title(attacked: StudyResult) -> str:
     """A reader's name for the model: the run's objective, or the architecture."""
     run = attacked.config["run"]
     return objective_title(run["objective"]) if "objective" in run else str(run["model"]["name"])
@@ -356,6 +233,13 @@ _CAUTION = (
 )
 # Logs of single steps are averaged down to this many points; more than that no reader can tell apart.
 _LOG_POINTS = 100
+_LOGGED: Final = {
+    "loss": "loss",
+    "validation_natural_accuracy": "validation accuracy",
+    "natural_loss": "part of the loss: natural loss",
+    "perturbed_loss": "part of the loss: perturbed loss",
+    "attribution_l1": "part of the loss: attribution l1",
+}
 
 _MARKS: Final[Mapping[Mark, str]] = {"published": "published", "recalled": "recalled, unverified"}
 _TRACE = (
@@ -372,8 +256,6 @@ _READ_GALLERY = (
     "Each image was attacked so as to move its explanation. A steady explanation looks the same for the "
     "image and for the changed image, and \u201cTop pixels\u201d is then mostly white."
 )
-
-Attacks = Mapping[str, AttackResult]
 
 
 def write_attack_page(
@@ -400,7 +282,8 @@ def write_attack_page(
         *_attack_panels(attacks),
         *_radius_panels(attacks),
     ]
-    config = {key: value for key, value in first.config.items() if key != "run"} | _runs(attacks)
+    runs = {name: attacked.config["run"] for name, attacked in attacks.items()}
+    config = {**first.config, "run": runs if len(runs) > 1 else first.config["run"]}
     if any_protocol:
         pictures_and_curves, config = [], {name: attacked.config for name, attacked in attacks.items()}
     panels = [
@@ -442,7 +325,7 @@ def _attack_columns(attacks: Attacks) -> list[Column]:
     """What an attack measures, as columns: both accuracies, then the registry's measures of two maps."""
     k = next(iter(attacks.values())).config["protocol"]["k"]
     columns = [*_ACCURACIES]
-    for measure in measures("attack").values():
+    for measure in _MAPS_COMPARED.values():
         name = _SHORT_LABELS.get(measure.name, measure.label)
         heading = f"{name} ({measure.short})" if measure.short else name
         meaning = (
@@ -477,7 +360,7 @@ def _comparison_panels(attacks: Attacks) -> list[Panel]:
     return panels
 
 
-def _aa(attacked: AttackResult) -> str:
+def _aa(attacked: StudyResult) -> str:
     return _ACCURACIES[1].cell(_read(attacked, "adversarial_accuracy"))
 
 
@@ -502,15 +385,41 @@ def robustness_scatter(attacks: Attacks, measures: Sequence[Column] | None = Non
 
 
 def paired_table(attacks: Attacks) -> Table:
-    """A row per measure: both means over the shared images, and their difference with its interval."""
-    (name, first), (other, second) = attacks.items()
-    columns: list[Column | str] = ["measure", name, other, Column("", "difference", "difference"), "images"]
+    """How IN, CO and their kin differ image by image, over the images that both classify correctly.
+
+    A row per measure: the means of both attacks, and the mean of second minus first with its interval. They
+    may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of several
+    radii, or without an image in common.
+    """
+    first, second = attacks.values()
+    for attacked in (first, second):
+        if len(attacked.config["radii"]) != 1:
+            raise UsageError(
+                f"{attacked.folder} has the radii {attacked.config['radii']}: give attacks of one radius."
+            )
+    for key in ("data", "radii", "norm"):
+        if first.config[key] != second.config[key]:
+            raise UsageError(
+                f"{first.folder} and {second.folder} do not pair: their {key} differs, "
+                f"{first.config[key]} and {second.config[key]}."
+            )
+    right = [np.flatnonzero(_correct(attacked)) for attacked in (first, second)]
+    numbers = (one.arrays["index"][rows] for one, rows in zip((first, second), right, strict=True))
+    shared, *places = np.intersect1d(*numbers, return_indices=True)
+    if not len(shared):
+        raise UsageError(f"{first.folder} and {second.folder} classify no image of both correctly.")
+    here, there = (rows[place] for rows, place in zip(right, places, strict=True))
     headings = {column.key: column.heading for column in _attack_columns(attacks)}
-    rows = []
-    for key, pair in paired_differences(first, second).items():
-        one, two = (signed(mean, 4) for mean in pair.means)
-        rows.append([headings[key], one, two, pair.difference, f"{pair.difference['n']:,}"])
-    return Table(columns, rows)
+    table = []
+    for name in ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection"):
+        ours, theirs = first.arrays[name][here], second.arrays[name][there]
+        means = (mean_interval(one.tolist(), undefined="exclude")["value"] for one in (ours, theirs))
+        difference = mean_interval((theirs - ours).tolist(), undefined="exclude")
+        table.append([headings[name], *means, difference, difference["n"]])
+    columns = [Column("", name, "number", digits=4) for name in attacks]
+    return Table(
+        ["measure", *columns, Column("", "difference", "difference"), Column("", "images", "count")], table
+    )
 
 
 def attack_verdict(attacks: Attacks) -> Verdict:
@@ -527,11 +436,11 @@ def attack_verdict(attacks: Attacks) -> Verdict:
     )
 
 
-def _read(attacked: AttackResult, name: str) -> Interval:
+def _read(attacked: StudyResult, name: str) -> Interval:
     return Interval.read(attacked.results.get(name))
 
 
-def _condition(attacked: AttackResult) -> str:
+def _condition(attacked: StudyResult) -> str:
     """The clause on what the attack may do."""
     radius = radius_text(attacked.config["evaluation"]["radius"])
     if attacked.config["norm"] == "linf":
@@ -541,7 +450,7 @@ def _condition(attacked: AttackResult) -> str:
     return f"Under an attack that {bound} and leaves the prediction as it was"
 
 
-def _kept(attacked: AttackResult) -> list[str]:
+def _kept(attacked: StudyResult) -> list[str]:
     """The headline on a single model; none when its top-k intersection was not measured."""
     share = _read(attacked, "topk_intersection")
     if share.value is None:
@@ -571,7 +480,7 @@ def _overlap(attacks: Attacks) -> str:
     return f"{_condition(first)}, {'; '.join(clauses)}."
 
 
-def _chance(attacked: AttackResult) -> str:
+def _chance(attacked: StudyResult) -> str:
     """What two unrelated maps would share; without it a reader takes the bottom of the scale for zero."""
     k, maps = attacked.config["protocol"]["k"], attacked.arrays["saliency"]
     pixels = int(np.prod(maps.shape[1:]))
@@ -609,7 +518,7 @@ def _accuracy(attacks: Attacks) -> str:
     return f"{'; '.join(parts)}.{_price(*attacks.values()) if len(attacks) == 2 else ''}"
 
 
-def _price(first: AttackResult, second: AttackResult) -> str:
+def _price(first: StudyResult, second: StudyResult) -> str:
     """Whether the second model's accuracy on unchanged images differs; empty when that is unknown."""
     outcome = _read(second, "natural_accuracy").against(_read(first, "natural_accuracy"))
     if outcome == "unknown":
@@ -621,7 +530,7 @@ def _price(first: AttackResult, second: AttackResult) -> str:
     )
 
 
-def _headline(first: tuple[str, AttackResult], other: tuple[str, AttackResult]) -> str:
+def _headline(first: tuple[str, StudyResult], other: tuple[str, StudyResult]) -> str:
     """How the explanations of `other` hold against those of `first`, by the intervals of IN and CO."""
     there, here = quoted(first[0]), quoted(other[0])
     by: dict[str, list[str]] = {"higher": [], "lower": [], "overlap": [], "unknown": []}
@@ -660,7 +569,7 @@ def _results_panel(attacks: Attacks) -> Panel:
 
 
 def _literature_rows(
-    name: str, attacked: AttackResult, columns: Sequence[Column]
+    name: str, attacked: StudyResult, columns: Sequence[Column]
 ) -> Iterator[dict[str, object]]:
     """What is published, and what is recalled, of a network like this one under the same attack."""
     data = attacked.config["data"]["name"] if _is_as_published(attacked) else ""
@@ -698,7 +607,7 @@ def _intervals(column: Column, attacks: Attacks) -> Illustration | None:
     return Illustration(drawn, "", f"{column.heading}. {told}.")
 
 
-def _is_as_published(attacked: AttackResult) -> bool:
+def _is_as_published(attacked: StudyResult) -> bool:
     """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
     config = attacked.config
     row = PAPER_SETTINGS.get(config["data"]["name"])
@@ -748,7 +657,7 @@ def _gallery_panels(attacks: Attacks, count: int) -> list[Panel]:
 
 
 def _picture_row(
-    name: str, attacked: AttackResult, place: int, k: int, label: str, heading: str
+    name: str, attacked: StudyResult, place: int, k: int, label: str, heading: str
 ) -> tuple[PictureRow, int]:
     """One example of one model, and how many of the top pixels are drawn as kept."""
     arrays = attacked.arrays
@@ -771,11 +680,11 @@ def _picture_row(
     return PictureRow(title, pictures, alts=alts, heading=heading), shared
 
 
-def _shown(attacks: Sequence[AttackResult], count: int) -> list[int]:
+def _shown(attacks: Sequence[StudyResult], count: int) -> list[int]:
     """Examples for the gallery: the first of each class that all models classify correctly, then the next."""
     first = attacks[0].arrays
     pictured = len(first["image"])
-    right = np.logical_and.reduce([attacked.correct[:pictured] for attacked in attacks])
+    right = np.logical_and.reduce([_correct(attacked)[:pictured] for attacked in attacks])
     places = np.flatnonzero(right)
     chosen = first_of_each_class(torch.from_numpy(first["label"][places].astype(np.int64)), count)
     return [int(place) for place in places[chosen]]
@@ -784,7 +693,7 @@ def _shown(attacks: Sequence[AttackResult], count: int) -> list[int]:
 def _attack_panels(attacks: Attacks) -> list[Panel]:
     """Tau over the iterations of the attack, and how tau and the kept pixels spread over the images."""
     drawn = []
-    traces = {name: one.arrays["trace"][one.correct] for name, one in attacks.items()}
+    traces = {name: one.arrays["trace"][_correct(one)] for name, one in attacks.items()}
     lines = [_quartiles(name, trace) for name, trace in traces.items() if np.isfinite(trace).any()]
     if lines:
         lowest = min(
@@ -800,7 +709,7 @@ def _attack_panels(attacks: Attacks) -> list[Panel]:
             )
         )
     for column in _steadiness(attacks):
-        values = {name: one.arrays[column.key][one.correct].astype(float) for name, one in attacks.items()}
+        values = {name: one.arrays[column.key][_correct(one)].astype(float) for name, one in attacks.items()}
         samples = {name: each[np.isfinite(each)] for name, each in values.items() if np.isfinite(each).any()}
         if samples:
             share = column.unit == "share"
@@ -823,19 +732,16 @@ def _quartiles(name: str, trace: Any) -> Curve:
 def _radius_panels(attacks: Attacks) -> list[Panel]:
     """Each measure against the attack radius with its 95% band; natural accuracy has no radius."""
     drawn = []
-    curves = {name: one.results.get("curve") or () for name, one in attacks.items()}
+    curves = {
+        name: sorted(one.results.get("curve") or (), key=lambda point: point["radius"])
+        for name, one in attacks.items()
+    }
     for column in _attack_columns(attacks)[1:]:
-        lines = []
-        for name, curve in curves.items():
-            points = sorted(
-                ((p["radius"], Interval.read(p.get(column.key))) for p in curve), key=lambda p: p[0]
-            )
-            if any(point.value is not None for _, point in points):
-                radii = [float(radius) for radius, _ in points]
-                value, low, high = (
-                    [getattr(point, end) for _, point in points] for end in ("value", "low", "high")
-                )
-                lines.append(Curve(name, radii, value, low, high))
+        lines = [
+            Curve.through(name, [point["radius"] for point in curve], [p.get(column.key) for p in curve])
+            for name, curve in curves.items()
+        ]
+        lines = [line for line in lines if any(value is not None for value in line.y)]
         if lines:
             known = [end for line in lines for end in (*line.y, *(line.low or ())) if end is not None]
             y_range = None if column.unit == "pixels" else (min(0.0, *known), 1.0)
@@ -854,56 +760,38 @@ def _radius_panels(attacks: Attacks) -> list[Panel]:
 
 def _training_panels(attacks: Attacks) -> list[Panel]:
     """Loss, validation accuracy and the parts of the loss over the epochs, with a line for each model."""
-    logs = {name: training_log(attacked.folder_of_run) for name, attacked in attacks.items()}
-    keys = dict.fromkeys(key for log in logs.values() for record in log for key in record)
+    logs = {name: read_log(_folder_of_run(attacked)) for name, attacked in attacks.items()}
     drawn = []
-    for key in keys:
-        lines = [_training_curve(name, log, key) for name, log in logs.items() if any(key in r for r in log)]
-        if key == "epoch" or not lines:
-            continue
-        words = key.replace("_", " ")
-        caption = "Each objective has a loss of its own; only its course compares." if key == "loss" else ""
-        drawn.append(
-            curves_illustration(
-                lines,
-                caption,
-                x_label="epoch",
-                y_label=words,
-                title=words[0].upper() + words[1:],
-                y_percent=key == "validation accuracy",
+    for key, words in _LOGGED.items():
+        lines = [_training_curve(name, log, key) for name, log in logs.items()]
+        lines = [line for line in lines if line.x]
+        if lines:
+            drawn.append(
+                curves_illustration(
+                    lines,
+                    "Each objective has a loss of its own; only its course compares."
+                    if key == "loss"
+                    else "",
+                    x_label="epoch",
+                    y_label=words,
+                    title=words[0].upper() + words[1:],
+                    y_percent=words == "validation accuracy",
+                )
             )
-        )
     return [Panel("Training", (), drawn)] if drawn else []
 
 
-def _training_curve(name: str, log: Sequence[Mapping[str, float]], key: str) -> Curve:
-    points = np.array([(record["epoch"], record[key]) for record in log if key in record], dtype=float)
+def _training_curve(name: str, log: Sequence[Mapping[str, Any]], key: str) -> Curve:
+    """A number of a training's log over the epochs, the mean over the steps of each."""
+    epochs: dict[int, list[float]] = {}
+    for line in log:
+        if finite(line.get(key)) is not None:
+            epochs.setdefault(math.ceil(line["epoch"]), []).append(float(line[key]))
+    means = [(epoch, sum(values) / len(values)) for epoch, values in sorted(epochs.items())]
+    points = np.array(means, dtype=float).reshape(-1, 2)
     if len(points) > _LOG_POINTS:
         points = np.stack([part.mean(axis=0) for part in np.array_split(points, _LOG_POINTS)])
     return Curve(name, points[:, 0].tolist(), points[:, 1].tolist())
-
-
-def training_log(folder: Path) -> list[dict[str, float]]:
-    """A run's log.jsonl as means over each epoch; empty if the folder is not there."""
-    epochs: dict[int, dict[str, list[float]]] = {}
-    for line in read_log(folder):
-        record = epochs.setdefault(math.ceil(line["epoch"]), {})
-        for name, value in line.items():
-            if name not in ("step", "epoch", "kind") and finite(value) is not None:
-                record.setdefault(name, []).append(float(value))
-    return [_epoch(number, record) for number, record in sorted(epochs.items())]
-
-
-def _epoch(number: int, record: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    means = {name: sum(values) / len(values) for name, values in record.items()}
-    shown = {
-        "loss": "loss",
-        "validation_natural_accuracy": "validation accuracy",
-        "natural_loss": "part of the loss: natural loss",
-        "perturbed_loss": "part of the loss: perturbed loss",
-        "attribution_l1": "part of the loss: attribution l1",
-    }
-    return {"epoch": float(number)} | {words: means[name] for name, words in shown.items() if name in means}
 
 
 def _protocol(attacks: Attacks) -> dict[str, object]:
@@ -963,9 +851,3 @@ def _notes(attacks: Attacks) -> list[str]:
     if climbs > 1:
         notes.append(f"In the trace the {climbs} climbs of the attack stand one behind the other.")
     return notes
-
-
-def _runs(attacks: Attacks) -> dict[str, object]:
-    """What the models were trained with: all of one, of several by title."""
-    runs = {name: attacked.config["run"] for name, attacked in attacks.items()}
-    return {"run": next(iter(runs.values())) if len(runs) == 1 else runs}

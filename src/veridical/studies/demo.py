@@ -16,7 +16,7 @@ from veridical.runtime.checking import FilePath
 from veridical.runtime.files import CLAIM
 from veridical.runtime.options import DataChoice, Machine, Placement, TrainOptions
 from veridical.studies.attack import Attack, AttackOptions, count_attacked
-from veridical.studies.attack_page import AttackResult, attack_table, write_attack_page
+from veridical.studies.attack_page import attack_table, write_attack_page
 from veridical.studies.study import REPORT, RESULT, Case, Context, ProgressCallback, Study, StudyResult, Work
 from veridical.training.log import read_log
 from veridical.training.loop import train
@@ -215,7 +215,7 @@ class Demo(Study[DemoOptions]):
         return write_attack_page(result.folder / REPORT, attacks, title=cls.title, lead=lead, notes=[note])
 
 
-def _attacks(folder: Path) -> dict[str, AttackResult]:
+def _attacks(folder: Path) -> dict[str, StudyResult]:
     return {objective_title(name): Attack.read(f"{folder / name}-attack") for name in MODELS}
 
 

@@ -40,7 +40,7 @@ from veridical.runtime.options import (
 from veridical.studies import diffroar_page
 from veridical.studies.diffroar_page import (
     ARRAYS_FORM,
-    DiffRoarDocument,
+    FORM,
     attribution_name,
     judge_again,
     name_measurements,
@@ -131,7 +131,7 @@ class DiffRoar(Study[DiffRoarOptions]):
     summary = "measure by retraining whether an attribution ranks informative pixels first"
     question = "are explanations faithful?"
     Options = DiffRoarOptions
-    form = DiffRoarDocument
+    form = FORM
     forms = ARRAYS_FORM
 
     def prepare(self) -> None:

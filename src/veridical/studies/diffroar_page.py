@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, NotRequired, TypedDict
+from typing import Any, Final, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -42,126 +42,49 @@ from veridical.report.formats import (
 from veridical.report.pictures import colour_pixels
 from veridical.report.table import Unit, write_cell, write_number
 from veridical.runtime.checking import as_path
-from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import AGAIN, Frame, write_atomic
-from veridical.studies.study import EXAMPLES, RESULT, StudyResult
+from veridical.runtime.errors import RunError, argument_error
+from veridical.runtime.files import AGAIN, write_atomic
+from veridical.studies.study import EXAMPLES, RESULT, StudyResult, check_alike, distinct_titles
 from veridical.training.penalties import training_title
 
 # What must agree for accuracies to be of the same images, networks and trainings.
 _SAME = ("data", "fill", "model", "training")
 _SAME_DESIGN = ("mode", "order", "per")
 
-
-class _Number(TypedDict):
-    repeats: list[float]
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-class _Level(TypedDict):
-    level: float
-
-
-class _Accuracy(_Level):
-    accuracy: _Number
-
-
-class _Ends(_Level):
-    top: _Number
-    bottom: _Number
-
-
-class _Point(_Ends):
-    difference: _Number
-
-
-class _Control(TypedDict):
-    chance: float | None
-    curve: list[_Ends]
-
-
-class _Judged(TypedDict):
-    coordinates: int
-    zero_share: float
-
-
-class _Rankings(TypedDict):
-    judged: _Judged
-
-
-class _Results(TypedDict):
-    curve: list[_Point]
-    baselines: dict[str, list[_Point]]
-    control: _Control | None
-    roar: list[_Accuracy]
-    kar: list[_Accuracy]
-    rankings: _Rankings
-    examples: int
-    notes: list[str]
-
-
-class _Named(TypedDict):
-    name: str
-
-
-class _Examined(TypedDict):
-    """What pages tell of the model; one that is no run has no objective."""
-
-    model: _Named
-    objective: NotRequired[str]
-    recipe: NotRequired[str]
-    robust: NotRequired[dict[str, Any] | None]
-
-
-class _Data(_Named):
-    train: int
-    test: int
-
-
-class _Design(TypedDict):
-    mode: Literal["keep", "remove"]
-    order: str
-    ties: str
-    per: str
-    fill: str | float
-    repeats: int
-
-
-class _Training(TypedDict):
-    objective: str
-    steps: int
-    batch_size: int
-
-
-class _Config(TypedDict):
-    run: _Examined
-    weights: str
-    data: _Data
-    attribution: dict[str, Any]
-    measured: _Design
-    fill: dict[str, Any]
-    model: _Named
-    training: _Training
-
-
-class _Environment(TypedDict):
-    attribution: str
-
-
-class _Timing(TypedDict):
-    retrainings: int
-
-
-class DiffRoarDocument(Frame):
-    """The result.json of a measurement."""
-
-    config: _Config
-    results: _Results
-    environment: _Environment  # type: ignore[misc]
-    timing: _Timing  # type: ignore[misc]
-
-
+_NUMBER = {"repeats": list[float], **dict.fromkeys(("value", "low", "high"), float | None)}
+_BOTH_ENDS = {"level": float, "top": _NUMBER, "bottom": _NUMBER}
+_CURVE = [_BOTH_ENDS | {"difference": _NUMBER}]
+_ACCURACIES = [{"level": float, "accuracy": _NUMBER}]
+# What result.json must hold, as far as pages read it; a model that is no run has no objective.
+FORM = {
+    "config": {
+        "run": {"model": {"name": str}, "objective?": str, "recipe?": str, "robust?": dict | None},
+        "weights": str,
+        "data": {"name": str, "train": int, "test": int},
+        "attribution": dict,
+        "measured": {
+            "mode": Literal["keep", "remove"],
+            **dict.fromkeys(("order", "ties", "per"), str),
+            "fill": str | float,
+            "repeats": int,
+        },
+        "fill": dict,
+        "model": {"name": str},
+        "training": {"objective": str, "steps": int, "batch_size": int},
+    },
+    "results": {
+        "curve": _CURVE,
+        "baselines": {"*": _CURVE},
+        "control": ({"chance": float | None, "curve": [_BOTH_ENDS]}, None),
+        "roar": _ACCURACIES,
+        "kar": _ACCURACIES,
+        "rankings": {"judged": {"coordinates": int, "zero_share": float}},
+        "examples": int,
+        "notes": list[str],
+    },
+    "environment": {"attribution": str},
+    "timing": {"retrainings": int},
+}
 ARRAYS_FORM = {
     **dict.fromkeys(("index", "label"), "iu N"),
     "image": "u N C H W",
@@ -193,24 +116,12 @@ def name_measurements(
     found: Sequence[StudyResult], titles: Sequence[str] | None = None
 ) -> dict[str, StudyResult]:
     """The measurements by title: the titles given, else attribution and model as far as they differ."""
-    if titles is not None and len(titles) != len(found):
-        raise argument_error("titles", list(titles), f"{len(found)} names, one for each measurement")
-    chosen = list(titles) if titles is not None else _titles(found)
-    if len(set(chosen)) < len(chosen):
-        raise argument_error("titles", chosen, "a different name for each measurement", "Give --titles.")
+    names = [attribution_name(one) for one in found]
+    with_model = [f"{name}, {model_title(one)}" for name, one in zip(names, found, strict=True)]
+    # The shortest that tell them apart; where none do, the folder's name helps.
+    defaults = with_model if len(set(names)) < len(set(with_model)) == len(found) else names
+    chosen = distinct_titles(titles, defaults, [one.folder for one in found], "measurement")
     return dict(zip(chosen, found, strict=True))
-
-
-def _titles(found: Sequence[StudyResult]) -> list[str]:
-    """The shortest names that tell them apart: what is judged, the attribution, then model, then folder."""
-    ways = (
-        [attribution_name(one) for one in found],
-        [f"{attribution_name(one)}, {model_title(one)}" for one in found],
-    )
-    for names in ways:
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({one.folder.name})" for name, one in zip(ways[0], found, strict=True)]
 
 
 def model_title(measured: StudyResult) -> str:
@@ -224,25 +135,6 @@ def attribution_name(measured: StudyResult) -> str:
     return Path(str(measured.document["environment"]["attribution"])).name
 
 
-def check_comparable(found: Mapping[str, StudyResult]) -> None:
-    """Raise a UsageError unless all retrained the same networks on the same images in the same way."""
-    (name, first), *others = found.items()
-    for other_name, other in others:
-        here, there = _conditions(first), _conditions(other)
-        for key, value in here.items():
-            if there[key] != value:
-                raise UsageError(
-                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
-                    f"differs, {value} and {there[key]}. Measure both in the same way."
-                )
-
-
-def _conditions(measured: StudyResult) -> dict[str, Any]:
-    config = measured.config
-    return {key: config[key] for key in _SAME} | {key: config["measured"][key] for key in _SAME_DESIGN}
-
-
-REPORT = "report.html"
 Measured = Mapping[str, StudyResult]
 # {"level", "top", "bottom", "difference"}; the last three are {"repeats", "value", "low", "high"}.
 Point = Mapping[str, Any]
@@ -288,7 +180,12 @@ def write_diffroar_page(path: Path, measured: Measured, *, title: str, lead: str
         raise argument_error(
             "measurements", f"{len(measured)} of them", f"1 to {_MOST}", "Make several pages."
         )
-    check_comparable(measured)
+    conditions = {
+        name: {key: one.config[key] for key in _SAME}
+        | {key: one.config["measured"][key] for key in _SAME_DESIGN}
+        for name, one in measured.items()
+    }
+    check_alike(measured, conditions, "Measure both in the same way.")
     first = next(iter(measured.values()))
     own = ("weights", "run", "attribution")
     about = {name: {key: one.config[key] for key in own} for name, one in measured.items()}
@@ -574,9 +471,8 @@ def _interval(judged: Interval, repeats: int) -> str:
 
 def _curve(label: str, curve: Sequence[Point], name: str) -> Curve:
     """One column of a curve over its levels ("value": its points are intervals), with their band."""
-    intervals = [Interval.read(point if name == "value" else point.get(name)) for point in curve]
-    value, low, high = ([getattr(one, end) for one in intervals] for end in ("value", "low", "high"))
-    return Curve(label, [float(point["level"]) for point in curve], value, low, high)
+    entries = [point if name == "value" else point.get(name) for point in curve]
+    return Curve.through(label, [float(point["level"]) for point in curve], entries)
 
 
 def _accuracies(

@@ -242,8 +242,6 @@ class Study(Generic[OptionsT]):
     question: ClassVar[str] = "a study"
     columns: ClassVar[Sequence[Column]] = ()
     Options: ClassVar[type[Any]]
-    Result: ClassVar[type[StudyResult]] = StudyResult
-    """What `run` and `read` return."""
     form: ClassVar[Any] = Document
     forms: ClassVar[Mapping[str, str] | None] = None
     """What result.json and the arrays must have, as `read_json` and `read_arrays` take it."""
@@ -432,7 +430,7 @@ class Study(Generic[OptionsT]):
         arrays = read_arrays(path / EXAMPLES, cls.forms, sha256=document["files"][EXAMPLES])
         if cls.forms and not set(arrays["label"].tolist()) <= set(range(len(arrays["classes"]))):
             raise RunError(f"{path / EXAMPLES} is damaged: label names classes that are not there. {AGAIN}")
-        return cls.Result(path, document, arrays)
+        return StudyResult(path, document, arrays)
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:
@@ -526,6 +524,20 @@ def distinct_titles(
     if len(set(chosen)) < len(chosen):
         raise argument_error("titles", chosen, f"a different name for each {what}", "Give --titles.")
     return chosen
+
+
+def check_alike(
+    named: Mapping[str, StudyResult], conditions: Mapping[str, Mapping[str, Any]], advice: str
+) -> None:
+    """Raise a UsageError unless all results by title were measured under the conditions of the first."""
+    (name, first), *others = named.items()
+    for other_name, other in others:
+        for key, value in conditions[name].items():
+            if conditions[other_name].get(key) != value:
+                raise UsageError(
+                    f"{name} ({first.folder}) and {other_name} ({other.folder}) do not compare: their {key} "
+                    f"differs, {value} and {conditions[other_name].get(key)}. {advice}"
+                )
 
 
 @contextmanager
