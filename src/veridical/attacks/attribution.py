@@ -30,8 +30,8 @@ from veridical.attribution.method import AttributionMethod
 from veridical.attribution.path import Quadrature
 from veridical.attribution.second_order import QuickSecondOrder, check_second_order
 from veridical.metrics.maps import normalised_to_area, saliency
-from veridical.metrics.overlap import topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
+from veridical.metrics.spatial import topk_intersection
 from veridical.runtime.checking import Count, Seed, checked, record
 from veridical.runtime.devices import rows_at_once
 from veridical.runtime.errors import argument_error

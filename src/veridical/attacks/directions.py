@@ -147,7 +147,7 @@ def describe_direction(direction: Direction) -> dict[str, Any]:
 
 def top_mask(maps: Tensor, k: int) -> Tensor:
     """1 on the k greatest values of each map, (N, H, W); of equal ones the last are taken."""
-    from veridical.metrics.overlap import topk_mask
+    from veridical.metrics.spatial import topk_mask
 
     # An empty batch has no map that could bound k.
     pixels = maps[0].numel() if len(maps) else k

@@ -12,10 +12,16 @@ from veridical.metrics.localisation import (
     topk_share,
     zero_share,
 )
-from veridical.metrics.overlap import topk_intersection, topk_mask, windowed_topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
 from veridical.metrics.sensitivity import max_sensitivity
-from veridical.metrics.spatial import mass_centre, mass_centre_shift, ssim
+from veridical.metrics.spatial import (
+    mass_centre,
+    mass_centre_shift,
+    ssim,
+    topk_intersection,
+    topk_mask,
+    windowed_topk_intersection,
+)
 
 __all__ = [
     "Interval",

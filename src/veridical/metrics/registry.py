@@ -23,9 +23,14 @@ from torch import Tensor
 
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.maps import VIEWS, View, as_images
-from veridical.metrics.overlap import topk_intersection, windowed_topk_intersection
 from veridical.metrics.rank import kendall_tau, spearman
-from veridical.metrics.spatial import GAUSSIAN, mass_centre_shift, ssim
+from veridical.metrics.spatial import (
+    GAUSSIAN,
+    mass_centre_shift,
+    ssim,
+    topk_intersection,
+    windowed_topk_intersection,
+)
 from veridical.runtime.errors import argument_error
 from veridical.runtime.registry import Registry
 
