@@ -6,9 +6,9 @@ Figures are as wide as a phone, so that their text stays legible.
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from veridical.report.formats import Interval, finite, percent, signed
@@ -77,6 +77,8 @@ _STYLE: Final = {
     "axes.spines.right": False,
     "text.color": INK,
 }
+_in_style = mpl.rc_context(_STYLE)  # type: ignore[arg-type]  # the stub wants literal names of settings
+_ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Curve:
             )
 
 
+@_in_style
 def curves_figure(
     curves: Sequence[Curve],
     *,
@@ -155,20 +158,19 @@ def curves_figure(
     told = [name for name in (*names, "" if level_line is None else level_line[1]) if name]
     below = _LINE * sum(1 + name.count("\n") for name in told)
     height = _PLOT_HEIGHT + below + (24 if title else 0)
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
-        axes.set(title=_words(title), xlabel=_words(x_label), ylabel=_words(y_label))
-        _fill(axes, curves, names, y_bounds, level_line)
-        _across(axes, curves, x_percent, log_x)
-        _upward(axes, y_percent, log_y, y_range)
-        if told:
-            figure.legend(
-                loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35, handlelength=2.6
-            )
+    figure, (axes,) = _figure(_WIDTH, height, grid="y")
+    axes.set(title=_words(title), xlabel=_words(x_label), ylabel=_words(y_label))
+    _fill(axes, curves, names, y_bounds, level_line)
+    _across(axes, curves, x_percent, log_x)
+    _upward(axes, y_percent, log_y, y_range)
+    if told:
+        figure.legend(
+            loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35, handlelength=2.6
+        )
     return figure
 
 
+@_in_style
 def shares_grid(
     panels: Sequence[tuple[str, Sequence[Curve]]],
     *,
@@ -186,26 +188,24 @@ def shares_grid(
         raise argument_error("panels", [title for title, _ in panels], "one chart or more, each with a curve")
     rows = -(-len(panels) // columns)
     kinds = {curve.name for _, curves in panels for curve in curves} | {level_line}
-    size = (_GRID_WIDTH * columns / 72, (_GRID_HEIGHT * rows + _LINE * (2 + -(-len(kinds) // columns))) / 72)
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
-        figure = Figure(figsize=size, layout="constrained")
-        every = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        named: set[str] = set()
-        for axes, (title, curves) in zip(every, panels, strict=False):
-            axes.set_title(_words(title, _TITLE_LENGTH))
-            names = ["" if curve.name in named else curve.name for curve in curves]
-            named.update(names)
-            names = [_words(name) for name in names]
-            _fill(axes, curves, names, (0.0, 1.0), level_line)
-            level_line = level_line and (level_line[0], "")
-        for axes in every[len(panels) :]:
-            axes.set_axis_off()
-        _across(every[0], panels[0][1], True, False)
-        _upward(every[0], True, False, None)
-        for axes in every[-columns:]:
-            axes.set_xlabel(_words(x_label))
-        figure.supylabel(_words(y_label), color=SOFT, fontsize=12)
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
+    height = _GRID_HEIGHT * rows + _LINE * (2 + -(-len(kinds) // columns))
+    figure, every = _figure(_GRID_WIDTH * columns, height, rows, columns, grid="y")
+    named: set[str] = set()
+    for axes, (title, curves) in zip(every, panels, strict=False):
+        axes.set_title(_words(title, _TITLE_LENGTH))
+        names = ["" if curve.name in named else curve.name for curve in curves]
+        named.update(names)
+        names = [_words(name) for name in names]
+        _fill(axes, curves, names, (0.0, 1.0), level_line)
+        level_line = level_line and (level_line[0], "")
+    for axes in every[len(panels) :]:
+        axes.set_axis_off()
+    _across(every[0], panels[0][1], True, False)
+    _upward(every[0], True, False, None)
+    for axes in every[-columns:]:
+        axes.set_xlabel(_words(x_label))
+    figure.supylabel(_words(y_label), color=SOFT, fontsize=12)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.6)
     return figure
 
 
@@ -223,13 +223,17 @@ def describe_curves(
     told = []
     for curve in curves:
         known = [(x, y) for x, y in zip(curve.x, map(finite, curve.y), strict=True) if y is not None]
-        ends = [f"{_number(y, y_percent)} at {_tick(x, x_percent)}" for x, y in known[:1] + known[1:][-1:]]
+        ends = [
+            f"{_number(y, y_percent)} at {_tick_text(x_percent)(x, 0.0)}"
+            for x, y in known[:1] + known[1:][-1:]
+        ]
         told.append(f"{curve.name}: from {' to '.join(ends)}" if ends else f"{curve.name}: no values")
     if level_line is not None and level_line[1]:
         told.append(f"{level_line[1]}: {_number(level_line[0], y_percent)}")
     return f"{y_label} against {x_label}. {'; '.join(told)}."
 
 
+@_in_style
 def histograms_figure(
     samples: Mapping[str, Array], *, x_label: str, x_range: tuple[float, float], x_percent: bool = False
 ) -> tuple[Figure, str]:
@@ -237,63 +241,50 @@ def histograms_figure(
 
     samples: arrays (N,) by name, each with its own N, all finite. Heights are shares of N, so they compare.
     """
-    edges, height = np.linspace(*x_range, _BINS + 1), _ROW_HEIGHT * len(samples) + 50
+    edges, height = np.linspace(*x_range, _BINS + 1).tolist(), _ROW_HEIGHT * len(samples) + 50
     told = []
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
-        rows = figure.subplots(len(samples), 1, sharex=True, sharey=True, squeeze=False).ravel()
-        for place, (axes, (name, values)) in enumerate(zip(rows, samples.items(), strict=True)):
-            middle, images = float(np.median(values)), "image" if len(values) == 1 else "images"
-            median = percent(middle, 0) if x_percent else signed(middle, 2)
-            words = f"median {median}, {len(values):,} {images}"
-            told.append(f"{name}: {words}")
-            axes.hist(
-                values, edges, weights=np.full(len(values), 1 / len(values)), color=LINES[place % len(LINES)]
-            )
-            axes.axvline(middle, color=INK, linewidth=1.6)
-            short = textwrap.shorten(name, _NAME_LENGTH - len(words), placeholder="\N{HORIZONTAL ELLIPSIS}")
-            axes.set_title(_words(f"{short}  {words}"), fontsize=12, fontweight="normal")
-            axes.yaxis.set_visible(False)
-            axes.tick_params(colors=SOFT, labelsize=12)
-            axes.spines["left"].set_visible(False)
-        rows[-1].set_xlim(*x_range)
-        rows[-1].set_xlabel(_words(x_label))
-        rows[-1].xaxis.set_major_formatter(FuncFormatter(_percent_text if x_percent else _plain_text))
+    figure, rows = _figure(_WIDTH, height, len(samples))
+    for place, (axes, (name, values)) in enumerate(zip(rows, samples.items(), strict=True)):
+        middle, images = float(np.median(values)), "image" if len(values) == 1 else "images"
+        median = percent(middle, 0) if x_percent else signed(middle, 2)
+        words = f"median {median}, {len(values):,} {images}"
+        told.append(f"{name}: {words}")
+        axes.hist(
+            values, edges, weights=np.full(len(values), 1 / len(values)), color=LINES[place % len(LINES)]
+        )
+        axes.axvline(middle, color=INK, linewidth=1.6)
+        short = textwrap.shorten(name, _NAME_LENGTH - len(words), placeholder=_ELLIPSIS)
+        axes.set_title(_words(f"{short}  {words}"), fontsize=12, fontweight="normal")
+        _lay_flat(axes, x_range, x_percent)
+    rows[-1].set_xlabel(_words(x_label))
     return figure, f"Histograms of {x_label}. {'; '.join(told)}."
 
 
+@_in_style
 def intervals_figure(
     rows: Mapping[str, Interval], *, title: str = "", x_percent: bool = False, x_range: tuple[float, float]
 ) -> Figure:
     """Values with their 95% intervals to one scale, a line for each name; unknown ones have no mark."""
-    height = 46 * len(rows) + 34 + (24 if title else 0)
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(_words(title, _NAME_LENGTH))
-        axes.grid(axis="x", color=GRID)
-        axes.set_axisbelow(True)
-        for place, (name, interval) in enumerate(rows.items()):
-            colour = LINES[place % len(LINES)]
-            if interval.value is not None:
-                axes.errorbar(
-                    interval.value, -place, xerr=_bars(interval), color=colour, **_mark(place), elinewidth=6
-                )
-                axes.lines[-1].set_zorder(3)
-            short = textwrap.shorten(name, _NAME_LENGTH, placeholder="\N{HORIZONTAL ELLIPSIS}")
-            axes.text(
-                0, 0.28 - place, _words(short), transform=axes.get_yaxis_transform(), color=SOFT, fontsize=12
+    figure, (axes,) = _figure(_WIDTH, 46 * len(rows) + 34 + (24 if title else 0), grid="x")
+    axes.set_title(_words(title, _NAME_LENGTH))
+    for place, (name, interval) in enumerate(rows.items()):
+        colour = LINES[place % len(LINES)]
+        if interval.value is not None:
+            axes.errorbar(
+                interval.value, -place, xerr=_bars(interval), color=colour, **_mark(place), elinewidth=6
             )
-        # Room above the first line for its name, below the last for half a line.
-        axes.set_ylim(-len(rows) + 0.6, 0.8)
-        axes.set_xlim(*x_range)
-        axes.yaxis.set_visible(False)
-        axes.tick_params(colors=SOFT, labelsize=12)
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_formatter(FuncFormatter(_percent_text if x_percent else _plain_text))
+            axes.lines[-1].set_zorder(3)
+        short = textwrap.shorten(name, _NAME_LENGTH, placeholder=_ELLIPSIS)
+        axes.text(
+            0, 0.28 - place, _words(short), transform=axes.get_yaxis_transform(), color=SOFT, fontsize=12
+        )
+    # Room above the first line for its name, below the last for half a line.
+    axes.set_ylim(-len(rows) + 0.6, 0.8)
+    _lay_flat(axes, x_range, x_percent)
     return figure
 
 
+@_in_style
 def scatter_figure(
     charts: Sequence[tuple[str, bool, Mapping[str, tuple[Interval, Interval]]]], *, x_label: str
 ) -> Figure:
@@ -305,26 +296,20 @@ def scatter_figure(
     names = list(dict.fromkeys(name for _, _, points in charts for name in points))
     wrapped = {name: _words(name, _NAME_LENGTH) for name in names}
     below = _LINE * sum(1 + name.count("\n") for name in wrapped.values())
-    size = (_WIDTH * len(charts) / 72, (_PLOT_HEIGHT + below) / 72)
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]  # the stub wants literal names of settings
-        figure = Figure(figsize=size, layout="constrained")
-        for axes, (y_label, share, points) in zip(
-            figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
-        ):
-            axes.grid(color=GRID)
-            axes.set_axisbelow(True)
-            axes.tick_params(colors=SOFT, labelsize=12)
-            axes.set(xlabel=_words(x_label), ylabel=_words(y_label))
-            for name, (x, y) in points.items():
-                if x.value is not None and y.value is not None:
-                    place = names.index(name)
-                    label = wrapped.pop(name, "_unnamed")
-                    look = {"color": LINES[place % len(LINES)], **_mark(place)}
-                    axes.errorbar(x.value, y.value, xerr=_bars(x), yerr=_bars(y), label=label, **look)
-            axes.xaxis.set_major_formatter(FuncFormatter(_percent_text))
-            axes.yaxis.set_major_formatter(FuncFormatter(_percent_text if share else _plain_text))
-        if len(wrapped) < len(names):
-            figure.legend(loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35)
+    size = (_WIDTH * len(charts), _PLOT_HEIGHT + below)
+    figure, every = _figure(*size, columns=len(charts), grid="both", share=False)
+    for axes, (y_label, share, points) in zip(every, charts, strict=True):
+        axes.set(xlabel=_words(x_label), ylabel=_words(y_label))
+        for name, (x, y) in points.items():
+            if x.value is not None and y.value is not None:
+                place = names.index(name)
+                label = wrapped.pop(name, "_unnamed")
+                look = {"color": LINES[place % len(LINES)], **_mark(place)}
+                axes.errorbar(x.value, y.value, xerr=_bars(x), yerr=_bars(y), label=label, **look)
+        axes.xaxis.set_major_formatter(_percent_text)
+        axes.yaxis.set_major_formatter(_tick_text(share))
+    if len(wrapped) < len(names):
+        figure.legend(loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35)
     return figure
 
 
@@ -340,12 +325,37 @@ def _bars(interval: Interval) -> list[list[float]] | None:
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
+def _figure(
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    grid: Literal["x", "y", "both"] | None = None,
+    share: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of this size in points, and its charts row by row, of one scale if they share that."""
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    charts = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).ravel().tolist()
+    for axes in charts:
+        if grid:
+            axes.grid(axis=grid, color=GRID)
+            axes.set_axisbelow(True)
+        # Said here and not in the settings: ticks are made later, when they are first drawn.
+        axes.tick_params(which="both", colors=SOFT, labelsize=12)
+    return figure, charts
+
+
+def _lay_flat(axes: Axes, x_range: tuple[float, float], x_percent: bool) -> None:
+    """A chart of which only the horizontal axis is read."""
+    axes.set_xlim(*x_range)
+    axes.xaxis.set_major_formatter(_tick_text(x_percent))
+    axes.yaxis.set_visible(False)
+    axes.spines["left"].set_visible(False)
+
+
 def _number(value: float, share: bool) -> str:
     return percent(value, 1) if share else signed(value, 2)
-
-
-def _tick(value: float, share: bool) -> str:
-    return _percent_text(value) if share else _plain_text(value)
 
 
 def _fill(
@@ -355,11 +365,7 @@ def _fill(
     bounds: tuple[float, float] | None,
     level_line: tuple[float, str] | None,
 ) -> None:
-    """The curves on their ground, with the level line above them."""
-    axes.grid(axis="y", color=GRID)
-    axes.set_axisbelow(True)
-    # Said here and not in the settings: ticks are made later, when they are first drawn.
-    axes.tick_params(which="both", colors=SOFT, labelsize=12)
+    """The curves, with the level line above them."""
     for place, (curve, name) in enumerate(zip(curves, names, strict=True)):
         _draw(axes, curve, place if curve.colour is None else curve.colour, name, bounds)
     if level_line is not None:
@@ -396,7 +402,7 @@ def _across(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> No
     places = sorted({float(x) for curve in curves for x in curve.x if np.isfinite(x)})
     if log and places and places[-1] > 0:
         axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent_text if percent else _plain_text))
+    axes.xaxis.set_major_formatter(_tick_text(percent))
     if 0 < len(places) <= _MOST_NAMED:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(places)
@@ -406,7 +412,7 @@ def _upward(axes: Axes, percent: bool, log: bool, bounds: tuple[float, float] | 
     if log and axes.dataLim.y1 > 0:
         axes.set_yscale("log")
     if percent:
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent_text))
+        axes.yaxis.set_major_formatter(_percent_text)
     if bounds is not None:
         axes.set_ylim(*bounds)
 
@@ -417,11 +423,15 @@ def _words(name: str, length: int | None = None) -> str:
     return textwrap.fill(shown, length) if length else shown
 
 
-def _plain_text(value: float, _: int | None = None) -> str:
+def _tick_text(share: bool) -> Callable[[float, float], str]:
+    return _percent_text if share else _plain_text
+
+
+def _plain_text(value: float, _place: float = 0.0) -> str:
     return f"{value:,.10g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _percent_text(value: float, _: int | None = None) -> str:
+def _percent_text(value: float, _place: float = 0.0) -> str:
     return f"{_plain_text(100 * value)}%"
 
 
