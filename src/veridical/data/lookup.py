@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from veridical.data.npz import npz_shapes, read_npz
+from veridical.data.array_files import npz_shapes, read_npz
 from veridical.data.registry import DATASETS, DatasetEntry, Place
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import DataError

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from veridical.data.array_files import read_members
 from veridical.data.arrays import Arrays, corrupt_file_error
 from veridical.data.dataset import Dataset, Split, build_dataset, load
-from veridical.data.npz import read_members
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.errors import DataError, argument_error, unknown_name_error
 from veridical.runtime.files import atomic, to_plain

@@ -11,6 +11,7 @@ import platform
 import secrets
 import stat
 import time
+import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -26,6 +27,8 @@ AGAIN = "Delete it and repeat the command that wrote it."
 # Bytes at most of a JSON file, and of all arrays in an .npz file together.
 MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
 _DEEPEST = 64
+# Bytes of an array's header, more than numpy parses.
+_MOST_HEADER = 2**14
 _MOST_DIFFERENCES = 6
 _ABSENT = object()
 _SEAL = "seal"
@@ -317,9 +320,10 @@ def read_arrays(
             size = sum(info.file_size for info in archive.infolist())  # before a byte is unpacked
             if size > MOST_ARRAYS:
                 raise ValueError(f"it unpacks to {size:,} bytes")
-            arrays = {
-                name.removesuffix(".npy"): _read_array(archive.read(name)) for name in archive.namelist()
-            }
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            for name in names:
+                read_array_header(archive, name)
+            arrays = {name: read_array(archive, name) for name in names}
     except Exception as error:  # noqa: BLE001 - damaged archives and headers fail in nearly any way
         _fail_damaged(source, f"it is not an .npz file as it was written ({_shorten_reason(error)})", hint)
     lengths: dict[str, int] = {}
@@ -332,31 +336,46 @@ def read_arrays(
     return arrays
 
 
-def _read_array(content: bytes) -> Any:
-    """One member of an .npz file, whose header is believed only where the content is there."""
-    import numpy as np
+def read_array_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    """Shape and dtype of an array in an .npz file, of which as much is there as its header says.
 
-    stream = io.BytesIO(content)
-    shape, dtype = read_array_header(stream)
-    if dtype.hasobject:
-        raise ValueError("an array of Python objects")
-    if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
-        raise ValueError(f"{len(content)} bytes do not hold {shape} of {dtype}")
-    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    if dtype.kind == "U":
-        array.tolist()  # numpy looks at its characters only now
-    return array
-
-
-def read_array_header(stream: BinaryIO) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
-    """Shape and dtype that the header of a `.npy` file says; numpy's errors where it is none."""
+    Raises KeyError for no array of that name, ValueError for a header that is not numpy's or not true, and
+    for Python objects.
+    """
     from numpy.lib import format as npy
 
-    version = npy.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"format version {version}")
-    shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(stream)
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as stream:
+        start = io.BytesIO(stream.read(_MOST_HEADER))
+    try:
+        version = npy.read_magic(start)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"format version {version}")
+        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(
+            start
+        )
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:  # all of them from numpy's parser
+        raise ValueError(f"an unreadable header ({error})") from error
+    if dtype.hasobject:
+        raise ValueError("an array of Python objects, and pickles are never loaded")
+    # Python's integers are exact, however large the header claims the array to be.
+    size, content = math.prod(map(int, shape)) * dtype.itemsize, info.file_size - start.tell()
+    if content != size:
+        raise ValueError(f"{content} bytes of content, and not {size} for shape {shape} of {dtype}")
     return shape, dtype
+
+
+def read_array(archive: zipfile.ZipFile, name: str) -> Any:
+    """The content of an array whose header was checked, in this machine's byte order."""
+    import numpy as np
+
+    with archive.open(f"{name}.npy") as stream:
+        # Numpy reads in small pieces: of an LZMA member zipfile unpacks all it has read, however much it is.
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        stream.read(1)  # zipfile compares the checksum only when the end is reached
+    if array.dtype.kind == "U":
+        array.tolist()  # numpy looks at its characters only now
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _has_form(array: Any, form: str, lengths: dict[str, int]) -> bool:
