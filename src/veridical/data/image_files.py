@@ -25,7 +25,7 @@ from veridical.data.arrays import (
     hashed_order,
     stratified,
 )
-from veridical.data.registry import IMAGENETTE_FOLDERS, Place, folder_place
+from veridical.data.registry import IMAGENETTE_FOLDERS, Place
 from veridical.runtime.errors import visible
 
 FLOWER_FILES = tuple(f"image_{number:04d}.jpg" for number in range(1, 1361))
@@ -210,7 +210,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
 def gtsrb_places(root: Path, size: int) -> list[Place]:
     """Where GTSRB may lie: as torchvision unpacks it."""
     names = ("GTSRB/Training", "GTSRB/Final_Test/Images", "GT-final_test.csv")
-    return [folder_place(root / "gtsrb", names, partial(_read_gtsrb, root / "gtsrb", size))]
+    return [Place(root / "gtsrb", names, partial(_read_gtsrb, root / "gtsrb", size))]
 
 
 def _read_gtsrb(folder: Path, size: int) -> Arrays:
@@ -259,7 +259,7 @@ def _read_gtsrb_table(path: Path, folder: Path) -> list[tuple[Path, int]]:
 def flower_places(root: Path, size: int) -> list[Place]:
     """Where the 17 flowers may lie: their archive's images, with or without its folder."""
     folders = [root / "17flowers", root / "17flowers" / "jpg"]
-    return [folder_place(folder, FLOWER_FILES, partial(_read_flowers, folder, size)) for folder in folders]
+    return [Place(folder, FLOWER_FILES, partial(_read_flowers, folder, size)) for folder in folders]
 
 
 def _read_flowers(folder: Path, size: int) -> Arrays:
@@ -279,8 +279,7 @@ def imagenette_places(root: Path, size: int) -> list[Place]:
     sides = {"imagenette2-160": 160, "imagenette2-320": 320, "imagenette2": MAX_SIDE}
     ordered = sorted(sides, key=lambda name: sides[name] < size)
     return [
-        folder_place(root / name, ("train", "val"), partial(_read_imagenette, root / name, size))
-        for name in ordered
+        Place(root / name, ("train", "val"), partial(_read_imagenette, root / name, size)) for name in ordered
     ]
 
 

@@ -25,13 +25,12 @@ def _list_places(entry: DatasetEntry, root: Path, size: int | None = None) -> li
 
     size: height and width for original files that differ in size; None is the registry's.
     """
-    file = root / f"{entry.name}.npz"
     originals = load_factory(entry.factory)(root, entry.shape[1] if size is None else size)
-    return [_npz_place(file, () if file.is_file() else (file.name,)), *originals]
+    return [_npz_place(root / f"{entry.name}.npz"), *originals]
 
 
-def _npz_place(file: Path, missing: Sequence[str] = ()) -> Place:
-    return Place("npz", str(file), missing, not missing, lambda: read_npz(file), lambda: npz_shapes(file))
+def _npz_place(file: Path) -> Place:
+    return Place(file.parent, [file.name], lambda: read_npz(file), "npz", str(file), lambda: npz_shapes(file))
 
 
 def find_place(entry: DatasetEntry, root: Path, *, download: bool, size: int | None) -> Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,33 +18,46 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Place:
-    """One place where a data set may lie.
+    """One place where a data set may lie: files, or folders, in a folder.
 
-    kind: "npz", "original", "debian" or "package". where: the path, for messages. missing: what is not there;
-    with nothing missing `read` can be called, which tells whether the files are sound. found: something of it
-    is there. shapes: reads the shapes of training and test images from headers alone, where that is quick.
+    names: what has to be there; one that ends in [.gz] may be compressed. With nothing missing `read` can be
+    called, which tells whether the files are sound. kind: "npz", "original", "debian" or "package". label:
+    for messages, where the folder's path does not tell. shapes: reads the shapes of training and test images
+    from headers alone, where that is quick.
     """
 
-    kind: str
-    where: str
-    missing: Sequence[str]
-    found: bool
+    folder: Path
+    names: Sequence[str]
     read: Callable[[], Arrays]
+    kind: str = "original"
+    label: str = ""
     shapes: Callable[[], Shapes] | None = None
+
+    @property
+    def where(self) -> str:
+        """The place in messages."""
+        return self.label or str(self.folder)
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """The names that are not there."""
+        return [name for name in self.names if not any(map(self._is_there, _spellings(name)))]
+
+    def _is_there(self, name: str) -> bool:
+        # A pipe or a device of that name is no file: reading it could wait for ever.
+        return (self.folder / name).is_file() or (self.folder / name).is_dir()
 
     def describe(self) -> str:
         """One line for the list of places that were tried."""
-        if not self.missing or not self.found:
+        if len(self.missing) in (0, len(self.names)):
             return f"{self.where}: {'not there' if self.missing else 'found'}"
         more = f" and {len(self.missing) - 4} more" if len(self.missing) > 4 else ""
         return f"{self.where}: incomplete, without {', '.join(self.missing[:4])}{more}"
 
 
-def folder_place(folder: Path, names: Sequence[str], read: Callable[[], Arrays], where: str = "") -> Place:
-    """A folder that has to hold these files or folders; `where` names them when the folder does not tell."""
-    # A pipe or a device of that name is no file: reading it could wait for ever.
-    missing = [name for name in names if not ((folder / name).is_file() or (folder / name).is_dir())]
-    return Place("original", where or str(folder), missing, len(missing) < len(names), read)
+def _spellings(name: str) -> tuple[str, ...]:
+    plain = name.removesuffix("[.gz]")
+    return (name,) if plain == name else (plain, f"{plain}.gz")
 
 
 @dataclass(frozen=True)
