@@ -236,7 +236,7 @@ def test_the_page_shows_what_was_found(studied: AlignmentOptions) -> None:
     for row in [row for table in Alignment.tables(study).values() for row in table.drawn()[1]]:
         for cell in row:  # the interval stands below its value
             assert all(part in page for part in cell.removesuffix(")").split(" ("))
-    assert page.count("Share of the strongest values of") >= 2  # a curve for each attribution
+    assert page.count("Share of the k% strongest values that lie inside") == 2  # a chart for each attribution
     assert "data:image/png" in page
     assert "% inside" in page
     with pytest.raises(RunError, match=r"result\.json does not exist"):

@@ -15,12 +15,10 @@ from veridical.cli.main import main
 from veridical.jobs import Progress
 from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import RunError, UsageError
-from veridical.studies import leakage
 from veridical.studies.leakage import (
     Leakage,
     LeakageOptions,
     LevelsOptions,
-    balls_of,
     compare_levels,
     draw_levels,
 )
@@ -124,8 +122,8 @@ def test_the_same_command_continues_and_finds_everything_done(
 ) -> None:
     before = document(folder)
     (folder / "study" / "result.json").unlink()
-    monkeypatch.setattr(leakage, "train", None)
-    monkeypatch.setattr(leakage, "measure_leakage", None)
+    monkeypatch.setattr(Leakage, "train", None)
+    monkeypatch.setattr(Leakage, "explain", None)
     seen: dict[str, Progress] = {}
     Leakage(options_in(folder)).run(seen.__setitem__)
     assert stages(seen) == {"training": (8, 8), "explaining": (16, 16)}
@@ -167,9 +165,8 @@ def test_results_of_other_data_are_not_taken(folder: Path) -> None:
 
 def test_every_radius_goes_with_its_norm(folder: Path) -> None:
     given = {"norm": ["linf", "l2"], "radius": [0.1, 1.5]}
-    assert balls_of(options_in(folder, **given)) == [("linf", 0.1), ("l2", 1.5)]
-    assert balls_of(options_in(folder, norm=["l2"], radius=[0.5, 1])) == [("l2", 0.5), ("l2", 1.0)]
-    assert balls_of(options_in(folder, norm=["linf", "l2"])) == [("linf", 0.1), ("l2", 1.0)]
+    assert Leakage(options_in(folder, norm=["l2"], radius=[0.5, 1])).balls == [("l2", 0.5), ("l2", 1.0)]
+    assert Leakage(options_in(folder, norm=["linf", "l2"])).balls == [("linf", 0.1), ("l2", 1.0)]
     plan = Leakage(options_in(folder, objective=["natural", "ig-norm"], position=["top"], **given))
     assert plan.titles == [NATURAL, "IG-NORM (linf 0.1)", "IG-NORM (l2 1.5)"]
     robust = [arm.settings.robust for arm in plan.conditions]

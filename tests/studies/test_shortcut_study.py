@@ -14,7 +14,7 @@ from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.files import read_json
 from veridical.runtime.options import ShortcutOptions
 from veridical.studies import shortcut
-from veridical.studies.shortcut import Shortcut, ShortcutStudyOptions, chance_rate, follows
+from veridical.studies.shortcut import Shortcut, ShortcutStudyOptions, follows
 from veridical.studies.study import ARRAYS, Work
 from veridical.training.run import load
 
@@ -83,7 +83,7 @@ def test_the_numbers_are_those_of_the_models(studied: ShortcutStudyOptions) -> N
     plan = Shortcut(studied)
     work = Work(plan, Store(Path(studied.out) / "jobs"), InProcess(), None)
     arm = plan.conditions[NATURAL]
-    variants = shortcut_variants(ShortcutOptions(**dict(arm.shortcut)))
+    variants = shortcut_variants(arm.shortcut)
     results = read_json(Path(studied.out) / "result.json")["results"]["arms"][NATURAL]
     accuracy, mass = [], []
     for case in [case for case in plan.all_cases if case.group == NATURAL]:
@@ -116,8 +116,9 @@ def test_who_follows_the_patch(noise: Path, code: Any) -> None:
         assert set(found[~agrees]) == {expected}
 
 
-def test_a_patch_that_tells_nothing_agrees_by_chance() -> None:
-    assert (chance_rate("place", 10), chance_rate("presence", 10)) == (0.1, 0.5)
+def test_a_patch_whose_presence_tells_nothing_is_there_by_chance(noise: Path, tmp_path: Path) -> None:
+    plan = Shortcut(study_options(noise, tmp_path, code="presence"))
+    assert plan.conditions[CONTROL].shortcut.rate == 0.5
 
 
 def test_the_same_options_find_it_finished_and_others_are_refused(studied: ShortcutStudyOptions) -> None:
@@ -194,7 +195,7 @@ def test_the_page_shows_what_was_found(studied: ShortcutStudyOptions) -> None:
     for row in [row for table in Shortcut.tables(study).values() for row in table.drawn()[1]]:
         for cell in row:  # the interval stands below its value
             assert all(part in page for part in cell.removesuffix(")").split(" ("))
-    assert "Share of the strongest values of input-gradient that lie on the patch" in page
+    assert "Share of the k% strongest values that lie on the patch" in page
     assert "data:image/png" in page
     assert "predicts" in page
     with pytest.raises(RunError, match=r"result\.json does not exist"):

@@ -9,34 +9,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.method import batch_maps
 from veridical.attribution.registry import check_on_black, create_attribution
+from veridical.faithfulness.randomisation import predict_classes
 from veridical.faithfulness.sources import describe_source, load_source
 from veridical.metrics.intervals import SHARE, mean_interval, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS, area_share, mass_share
 from veridical.metrics.maps import saliency
-from veridical.report import Illustration, Panel, PictureGallery, PictureRow
+from veridical.report import Panel
 from veridical.report.formats import percent
 from veridical.report.table import Column, Table, write_cell
 from veridical.runtime.checking import Count, FilePath
-from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice
 from veridical.studies.maps import (
-    channels_last,
     describe_methods,
-    draw_topk,
-    first_of_each_class,
-    image_and_maps,
+    examples_panel,
+    explain,
+    first_images,
     joined,
+    make_topk_curve,
     map_measures,
+    map_row,
     measures_over_seeds,
     region_record,
     regions_of,
+    topk_panel,
     undertrained,
 )
 from veridical.studies.study import (
@@ -57,14 +56,22 @@ from veridical.training.subject import Subject, load_model, load_subject
 # Test images of one job.
 STRETCH = 500
 
+_ONE_MAP = (
+    "Mass inside minus that of the model's mean map over all images, put on every image. Objects stand "
+    "mostly in the middle, so a map that is the same for all images can lie inside without looking at any; "
+    "only what is above it follows the image."
+)
+_EXCESS = "Mass inside minus the area, in percentage points; a map that looks at nothing has 0."
+_AUC = "The chance that a value inside is greater than one outside; 0.5 says nothing."
+_POINTING = "The pointing game: how often the greatest |attribution| lies inside."
 COLUMNS = (
     Column("accuracy", "accuracy", "share"),
-    Column("mass", "mass inside", "share"),
-    Column("area/examples/value", "its area", "share"),
-    Column("excess", "beyond the area", "points"),
-    Column("beyond_one_map", "beyond one map", "points"),
-    Column("pointing", "strongest value inside", "share"),
-    Column("auc", "AUC", "number"),
+    Column("mass", "mass inside", "share", None, "Share of the sum of |attribution| inside the region."),
+    Column("area/examples/value", "its area", "share", None, "The region's share of the image."),
+    Column("excess", "beyond the area", "points", None, _EXCESS),
+    Column("beyond_one_map", "beyond one map", "points", None, _ONE_MAP),
+    Column("pointing", "strongest value inside", "share", None, _POINTING),
+    Column("auc", "AUC", "number", None, _AUC),
     Column("zero", "exact zeros", "share"),
 )
 
@@ -182,79 +189,73 @@ class Alignment(Study[AlignmentOptions]):
     def measure(values: Mapping[str, Any], context: Context) -> Arrays:
         """Explain some test images by one attribution of one model and compare the maps with the regions.
 
-        The measures of `map_measures`, predicted int64 (n,), correct bool (n,), and `average`, float64
-        (H, W), the sum of the maps after each was divided by its own sum.
+        The measures of `map_measures`, correct bool (n,), and `average`, float64 (H, W), the sum of the maps
+        after each was divided by its own sum.
         """
-        device, seed = resolve_device(context.device), values["seed"]
+        seed, numbers = values["seed"], range(values["first"], values["last"])
         model = load_model(context.where, values["weights"], trust_code=context.trust_code)
         data = load_source(context.where, values["data"]["checksum"])
-        regions = regions_of(data)
         method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
-        parts: list[Arrays] = []
-        average = np.zeros(regions.shape[1:], dtype=np.float64)
-        for start in range(values["first"], values["last"], context.batch):
-            numbers = range(start, min(start + context.batch, values["last"]))
-            inputs, target = data.test.batch(numbers, parameter_like(model).dtype, device)
-            predicted = predict(model, inputs).argmax(1)
-            maps = batch_maps(method, model, inputs, predicted, numbers, seed).cpu().float()
-            masks = regions[numbers.start : numbers.stop]
-            part = map_measures(maps, masks, levels=values["levels"], seed=seed, indices=numbers)
-            parts.append(
-                part | {"predicted": predicted.cpu().numpy(), "correct": (predicted == target).cpu().numpy()}
-            )
-            whole = saliency(maps.double())
-            total = whole.sum(dim=(1, 2), keepdim=True)
-            # A map of zeros stays one.
-            average += (whole / torch.where(total == 0, torch.ones_like(total), total)).sum(0).numpy()
-        return joined(parts) | {"average": average}
+        shown, regions = data.test.subset(numbers), regions_of(data)[numbers.start : numbers.stop]
+        predicted = predict_classes(model, shown)
+        maps = explain(model, data.test, method, numbers, predicted, batch=context.batch, seed=seed)
+        sizes = saliency(maps.double())
+        total = sizes.sum(dim=(1, 2), keepdim=True)
+        # A map of zeros stays one.
+        shares = sizes / torch.where(total == 0, torch.ones_like(total), total)
+        return {
+            **map_measures(maps, regions, levels=values["levels"], seed=seed, indices=numbers),
+            "correct": (predicted == shown.labels).numpy(),
+            "average": sum(part.sum(0) for part in shares.split(context.batch)).numpy(),
+        }
 
     def results(self, work: Work) -> dict[str, Any]:
         """Every model's measures by attribution, and how they differ from the first model's."""
         regions = regions_of(self.data)[: self.examples]
-        models: dict[str, Any] = {}
-        inside: dict[tuple[str, str], dict[int, NDArray[Any]]] = {}
-        for title, members in self.models.items():
-            maps: dict[str, Any] = {}
-            correct: list[NDArray[Any]] = []
-            for name in self.methods:
-                runs, usual = [], []
-                for number in range(len(members)):
-                    parts = [work.arrays(case) for case in self._cases_of(title, number, name)]
-                    # A map that only knows where signs and garments usually are: what one map for all images
-                    # would reach.
-                    one_map = np.sum([part.pop("average") for part in parts], axis=0)
-                    usual.append(mass_share(torch.from_numpy(one_map).expand(regions.shape), regions).numpy())
-                    runs.append(joined(parts))  # stretches in the order of the images
-                maps[name] = _measures(runs, usual)
-                inside[title, name] = {
-                    _seed(one): run["mass"] for one, run in zip(members, runs, strict=True)
-                }
-                correct = correct or [run["correct"] for run in runs]
-            models[title] = {
-                "seeds": [_seed(one) for one in members],
-                "accuracy": two_intervals(correct, SHARE),
-                "maps": maps,
-            }
+        runs = {
+            (title, name): [self._measured(work, title, number, name) for number in range(len(members))]
+            for title, members in self.models.items()
+            for name in self.methods
+        }
+        seeds = {title: [_seed(one) for one in members] for title, members in self.models.items()}
+        mass = {
+            (title, name): {seed: run["mass"] for seed, run in zip(seeds[title], measured, strict=True)}
+            for (title, name), measured in runs.items()
+        }
         first, *others = self.models
+        by = next(iter(self.methods))  # what is read right does not depend on how it is explained
         return {
             "examples": self.examples,
             "area": mean_interval(area_share(regions), bounds=SHARE),
-            "models": models,
+            "models": {
+                title: {
+                    "seeds": seeds[title],
+                    "accuracy": two_intervals([run["correct"] for run in runs[title, by]], SHARE),
+                    "maps": {name: _intervals(runs[title, name]) for name in self.methods},
+                }
+                for title in self.models
+            },
             "reference": first,
             "differences": {
                 title: {
-                    name: paired_difference(inside[title, name], inside[first, name]) for name in self.methods
+                    name: paired_difference(mass[title, name], mass[first, name]) for name in self.methods
                 }
                 for title in others
             },
         }
 
-    def _cases_of(self, title: str, number: int, attribution: str) -> list[Case]:
-        return [
-            case
-            for case in self.all_cases
-            if (case.group, case.seed, case.values["attribution"]) == (title, number, attribution)
+    def _measured(self, work: Work, title: str, number: int, attribution: str) -> Arrays:
+        """What was measured of one run's maps of all images, and the mass of their mean map, `one_map`."""
+        wanted = (title, number, attribution)
+        parts = [
+            work.arrays(case)
+            for case in self.all_cases  # stretches in the order of the images
+            if (case.group, case.seed, case.values["attribution"]) == wanted
         ]
+        # A map that only knows where signs and garments usually are: what one map for all images would reach.
+        average = torch.from_numpy(np.sum([part.pop("average") for part in parts], axis=0))
+        regions = regions_of(self.data)[: self.examples]
+        return joined(parts) | {"one_map": mass_share(average.expand(regions.shape), regions).numpy()}
 
     def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - drawn from the models themselves
         """The first images of each class and the maps of each model's first run.
@@ -263,29 +264,21 @@ class Alignment(Study[AlignmentOptions]):
         attributions, n, H, W), and the names of models, attributions and classes.
         """
         split, options = self.data.test, self.options
-        index = first_of_each_class(split.labels[: self.examples], options.gallery)
-        device = resolve_device(options.device)
+        arrays = first_images(self.data, self.examples, options.gallery)
+        index = arrays["index"].tolist()
         rows = []
         for first, *_ in self.models.values():
-            inputs, _ = split.batch(index, parameter_like(first.model).dtype, device)
-            methods = [
-                create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-                for name in self.methods
-            ]
-            maps = [
-                saliency(batch_maps(method, first.model, inputs, None, index, options.seed))
-                for method in methods
-            ]
-            rows.append(torch.stack(maps).cpu().float().numpy())
-        return {
-            "index": np.asarray(index, dtype=np.int64),
-            "label": split.labels[index].numpy(),
-            "image": split.images[index].numpy(),
+            classes = predict_classes(first.model, split.subset(index))
+            for name in self.methods:
+                method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
+                settings = {"batch": options.batch, "seed": options.seed}
+                rows.append(saliency(explain(first.model, split, method, index, classes, **settings)).numpy())
+        shape = (len(self.models), len(self.methods), *rows[0].shape)
+        return arrays | {
             "region": regions_of(self.data)[index].numpy(),
-            "saliency": np.stack(rows),
+            "saliency": np.stack(rows).reshape(shape),
             "models": np.asarray(list(self.models), dtype=np.str_),
             "attributions": np.asarray(options.attribution, dtype=np.str_),
-            "classes": np.asarray(self.data.classes, dtype=np.str_),
         }
 
     @classmethod
@@ -333,14 +326,37 @@ class Alignment(Study[AlignmentOptions]):
 
     @classmethod
     def panels(cls, result: StudyResult) -> list[Panel]:
-        """Tables, the strongest values over k, images with their regions, and what the columns mean."""
-        area = percent(result.results["area"]["value"], 1)
+        """Tables, the strongest values over k, and images with their regions."""
+        results, arrays = result.results, result.arrays
+        area = results["area"]["value"]
         text = (
-            f"A map without knowledge puts {area} inside, the share of the area. Values stand with their 95% "
-            "intervals, over seeds where a model was trained several times, else over images."
+            f"A map without knowledge puts {percent(area, 1)} inside, the share of the area. Values stand "
+            "with their 95% intervals, over seeds where a model was trained several times, else over images."
         )
-        panels = [Panel(title, [text], table=table) for title, table in cls.tables(result).items()]
-        return [*panels, _curves_panel(result), _gallery_panel(result), _meaning_panel(result)]
+        caution = (
+            "A high share is no proof that a model is right for the right reasons, and a low one no proof of "
+            "the reverse: what surrounds an object can tell its class, too."
+        )
+        charts = {
+            name: [
+                make_topk_curve(title, result.config["levels"], model["maps"][name]["topk"])
+                for title, model in results["models"].items()
+            ]
+            for name in result.config["attributions"]
+        }
+        titles = [f"{model}, {name}" for model in arrays["models"] for name in arrays["attributions"]]
+        rows = []
+        for place, label in enumerate(arrays["label"].tolist()):
+            region = arrays["region"][place]
+            maps = arrays["saliency"][:, :, place].reshape(-1, *region.shape)
+            inside = [_inside(one, region) for one in maps]
+            rows.append(map_row(arrays["classes"][label], arrays["image"][place], maps, inside, region))
+        shown = "The region is outlined; below each map stands the share of it that lies inside."
+        return [
+            *(Panel(title, [text], table=table) for title, table in cls.tables(result).items()),
+            topk_panel("The strongest values", charts, area, "inside", [caution]),
+            examples_panel("Examples", [shown], rows, titles),
+        ]
 
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:
@@ -402,92 +418,20 @@ def _seed(subject: Subject) -> int:
     return 0 if subject.run is None else subject.run.settings.seed
 
 
-def _measures(runs: Sequence[Arrays], usual: Sequence[NDArray[Any]]) -> dict[str, Any]:
-    """Every measure of one model's maps with its two intervals; usual: of one map for all images, by run."""
-    measures = measures_over_seeds(runs)
-    measures["one_map"] = two_intervals(usual)
-    measures["beyond_one_map"] = two_intervals(
-        [run["mass"] - one for run, one in zip(runs, usual, strict=True)]
-    )
-    # Of images that the model reads right: elsewhere the map explains a mistake.
-    measures["mass_where_correct"] = two_intervals(
-        [np.where(run["correct"], run["mass"], np.nan) for run in runs]
-    )
-    return measures
-
-
-# From a finished study to its page
+def _intervals(runs: Sequence[Arrays]) -> dict[str, Any]:
+    """Every measure of one model's maps with its two intervals, from each of its runs."""
+    return measures_over_seeds(runs) | {
+        "one_map": two_intervals([run["one_map"] for run in runs]),
+        "beyond_one_map": two_intervals([run["mass"] - run["one_map"] for run in runs]),
+        # Of images that the model reads right: elsewhere the map explains a mistake.
+        "mass_where_correct": two_intervals([np.where(run["correct"], run["mass"], np.nan) for run in runs]),
+    }
 
 
 def _data_name(result: StudyResult) -> str:
     return Path(result.config["data"]["name"]).name
 
 
-def _curves_panel(result: StudyResult) -> Panel:
-    levels = result.config["levels"]
-    figures = [
-        Illustration(
-            draw_topk(
-                {title: model["maps"][name]["topk"] for title, model in result.results["models"].items()},
-                levels,
-                (result.results["area"]["value"], "share of the area"),
-                title=name,
-            ),
-            caption=f"{name}: share of the k% strongest values that lie inside.",
-            alt=f"Share of the strongest values of {name} that lie inside, over k, for each model.",
-        )
-        for name in result.config["attributions"]
-    ]
-    return Panel(title="The strongest values", illustrations=figures)
-
-
-def _gallery_panel(result: StudyResult) -> Panel:
-    arrays = result.arrays
-    models, names = arrays["models"].tolist(), arrays["attributions"].tolist()
-    titles = ["image", *(f"{model}, {name}" for model in models for name in names)]
-    gallery = []
-    for place, label in enumerate(arrays["label"].tolist()):
-        image, region = channels_last(arrays["image"][place]), arrays["region"][place]
-        maps = [arrays["saliency"][m, a, place] for m in range(len(models)) for a in range(len(names))]
-        captions = ["", *(_inside(one, region) for one in maps)]
-        outlines = [region] * (1 + len(maps))
-        gallery.append(PictureRow(str(arrays["classes"][label]), [image, *maps], captions, outlines))
-    text = ["The region is outlined; below each map stands the share of it that lies inside."]
-    if not gallery:
-        return Panel(title="Examples", text=["No images were asked for."])
-    figure = PictureGallery(gallery, titles, image_and_maps(len(titles) - 1))
-    alt = f"{len(gallery)} images with their regions outlined, and the maps of {len(models)} models."
-    return Panel(title="Examples", text=text, illustrations=[Illustration(figure, "", alt)])
-
-
 def _inside(saliency: Any, region: Any) -> str:
     total = float(saliency.sum())
     return "a map of zeros" if total == 0 else f"{percent(float(saliency[region].sum()) / total, 0)} inside"
-
-
-def _meaning_panel(result: StudyResult) -> Panel:
-    words = result.config["region"]["words"]
-    return Panel(
-        title="What the columns mean",
-        text=[
-            (
-                f"Mass inside: the share of the sum of |attribution| that lies inside {words}. Beyond "
-                "the area: that minus the region's share of the image, in percentage points; a map "
-                "that looks at nothing has 0."
-            ),
-            (
-                "Beyond one map: the same mass minus that of the model's mean map over all images, put "
-                "on every image. Objects stand mostly in the middle, so a map that is the same for all "
-                "images can lie inside without looking at any; only what is above it follows the image."
-            ),
-            (
-                "Strongest value inside: the pointing game, how often the greatest |attribution| lies "
-                "inside. AUC: the chance that a value inside is greater than one outside; 0.5 says "
-                "nothing."
-            ),
-            (
-                "A high share is no proof that a model is right for the right reasons, and a low one "
-                "no proof of the reverse: what surrounds an object can tell its class, too."
-            ),
-        ],
-    )

@@ -5,11 +5,9 @@ Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?",
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -37,16 +35,8 @@ from veridical.metrics.localisation import (
     left_behind,
     mass_share,
 )
-from veridical.report import (
-    Curve,
-    Illustration,
-    Panel,
-    PictureGallery,
-    PictureRow,
-    curves_figure,
-    shares_grid,
-)
-from veridical.report.formats import Interval, level_text, main_interval, percent
+from veridical.report import Curve, Interval, Panel, main_interval, shares_grid
+from veridical.report.formats import level_text, percent
 from veridical.report.table import Column, Table, write_cell
 from veridical.runtime.checking import POSITIONAL, Checked, Contrast, Count, FilePath, Share, Steps, as_path
 from veridical.runtime.errors import argument_error
@@ -67,14 +57,18 @@ from veridical.runtime.options import (
 )
 from veridical.runtime.seeds import stream
 from veridical.studies.maps import (
-    channels_last,
+    RUN,
+    check_data,
     describe_methods,
+    examples_panel,
     first_of_each_class,
-    image_and_maps,
     make_topk_curve,
     map_measures,
+    map_row,
     measures_over_seeds,
     scaled_saliency,
+    topk_panel,
+    train_step,
     undertrained,
 )
 from veridical.studies.study import (
@@ -83,13 +77,12 @@ from veridical.studies.study import (
     Study,
     StudyResult,
     Work,
-    check_data,
     check_different,
+    distinct_titles,
     limit_count,
     list_settings,
     table_of,
 )
-from veridical.training.loop import train
 from veridical.training.penalties import check_supported, training_title
 from veridical.training.recipes import Settings
 from veridical.training.run import load
@@ -102,7 +95,6 @@ TITLES: Mapping[str, str] = {
     "bottom": "BlockMNIST-Bottom",
 }
 
-RUN = "run"
 # A prediction of at least this probability counts as saturated.
 SURE = 0.999
 
@@ -145,74 +137,59 @@ TOLD = (
     "learning_rate",
 )
 
-CAPTION = (
-    "Values with their 95% intervals, over seeds where there are several, else over images. AUC: of "
-    "|attribution| as a sign of the null block; 0.5 says nothing, 0 puts the digit's block first."
+CAPTION = "Values with their 95% intervals, over seeds where there are several, else over images."
+_SHARE = (
+    "Of the k% of coordinates with the greatest |attribution|, the share that lies in the null block (Shah, "
+    "Jain, Netrapalli, NeurIPS 2021). Equal values, such as exact zeros, are ordered at random for each "
+    "image, so that zeros say nothing; how many there are is in the table."
+)
+_AUC = "Of |attribution| as a sign of the null block; 0.5 says nothing, 0 puts the digit's block first."
+_OTHERS = (
+    "The share of |attribution| in the null block on BlockMNIST minus that on BlockMNIST-Top, of the same "
+    "digits with the same null content, in percentage points. The two trainings differ in whether other "
+    "instances have their digit in that block; in nothing else but what follows from it, as that each place "
+    "sees fewer digits. It takes several seeds: which block is null differs, too, and initial weights alone "
+    "mark one more than the other."
+)
+_LEFT = (
+    "|attribution| in the block that the digit moves to, before it stands there, as a share of the sum "
+    "before and after, over the digit's own pixels. 0% if the block is marked only with the digit in it, 50% "
+    "if it is marked as strongly without."
+)
+_SAME_DIGIT = (
+    "Of the signed maps in that block before and after the move. What it has more than that of the same "
+    "class is a picture of the very digit that is elsewhere."
+)
+_SAME_CLASS = (
+    "With the map of another image of the same class, its digit there too. What it has more than that of "
+    "another class is of its class alone, as the map of a linear model, one for all images."
+)
+_TELLING = (
+    "Of the |attribution| in the null block, the share on the quarter of a block's pixels that tells the "
+    "classes apart where a digit stands; 25% is chance."
 )
 PAIR_COLUMNS = (
-    Column("others/mass", "null share through other instances, points", "points"),
-    Column("left_at_ink", "left at the digit's pixels", "share"),
-    Column("left_in_block", "left in the block", "share"),
-    Column("same_digit", "cosine, same digit", "number"),
-    Column("same_class", "cosine, same class", "number"),
-    Column("other_class", "cosine, other class", "number"),
-    Column("telling", "null mass at discriminative pixels", "share"),
+    Column("others/mass", "null share through other instances, points", "points", None, _OTHERS),
+    Column("left_at_ink", "left at the digit's pixels", "share", None, _LEFT),
+    Column("left_in_block", "left in the block", "share", None, "The same over the whole block."),
+    Column("same_digit", "cosine, same digit", "number", None, _SAME_DIGIT),
+    Column("same_class", "cosine, same class", "number", None, _SAME_CLASS),
+    Column("other_class", "cosine, other class", "number", None, "The same of an image of another class."),
+    Column("telling", "null mass at discriminative pixels", "share", None, _TELLING),
 )
+_LEVEL = "Mean size of a coordinate; in logits per input unit for the input gradient."
 SURE_COLUMNS = (
     Column("loss", "test loss", "number"),
-    Column("margin", "margin, logits", "number"),
-    Column("sure", "sure", "share"),
-    Column("signal_level", "attribution, digit's block", "number"),
-    Column("null_level", "attribution, null block", "number"),
+    Column("margin", "margin, logits", "number", None, "By how much the predicted logit is above the next."),
+    Column("sure", "sure", "share", None, "Predictions of at least 99.9%."),
+    Column("signal_level", "attribution, digit's block", "number", None, _LEVEL),
+    Column("null_level", "attribution, null block", "number", None, _LEVEL),
 )
-
-PAIRS = [
-    (
-        "Null share through other instances: the share of |attribution| in the null block on BlockMNIST "
-        "minus that on BlockMNIST-Top, of the same digits with the same null content, in percentage points. "
-        "The two trainings differ in whether other instances have their digit in that block; in nothing else "
-        "but what follows from it, as that each place sees fewer digits. It takes several seeds: which block "
-        "is null differs, too, and initial weights alone mark one more than the other."
-    ),
-    (
-        "Left: |attribution| in the block that the digit moves to, before it stands there, as a share of the "
-        "sum before and after; over the digit's own pixels, and over the whole block. 0% if the block is "
-        "marked only with the digit in it, 50% if it is marked as strongly without."
-    ),
-    (
-        "Cosine: of the signed maps in that block before and after the move; beside it the cosines with the "
-        "maps of another image of the same class, and of one of another class, their digits there too. What "
-        "the first has more than the second is a picture of the very digit that is elsewhere; what the "
-        "second has more than the third is of its class alone, as the map of a linear model, one for all "
-        "images."
-    ),
-    (
-        "Null mass at discriminative pixels: of the |attribution| in the null block, the share on the "
-        "quarter of a block's pixels that tells the classes apart where a digit stands; 25% is chance."
-    ),
-]
-
-SURE_TEXT = [
-    (
-        "A model that is sure of everything has hardly any loss left, and training in a ball then hardly "
-        "asks for less attribution in the null block. Margin: by how much the predicted logit is above the "
-        "next. Sure: predictions of at least 99.9%. Attribution: mean size of a coordinate in either block; "
-        "in logits per input unit for the input gradient."
-    )
-]
-
-MEANING = [
-    (
-        "Null share: of the k% of coordinates with the greatest |attribution|, the share that lies in the "
-        "null block (Shah, Jain, Netrapalli, NeurIPS 2021). Equal values, such as exact zeros, are ordered "
-        "at random for each image, so that zeros say nothing; how many there are is in the table. Null mass: "
-        "the share of the sum of |attribution|. Strongest in null: how often the greatest value lies there."
-    ),
-    (
-        "Accuracy is that on all test images; under attack, that on the first of them after 20 steps of "
-        "projected gradient descent in each ball. Explained is the class that the model predicts."
-    ),
-]
+SURE_TEXT = (
+    "A model that is sure of everything has hardly any loss left, and training in a ball then hardly asks "
+    "for less attribution in the null block."
+)
+_ATTACKED = "On the first test images, after 20 steps of projected gradient descent in the ball."
 
 Ball = tuple[NormName, float]
 _ROBUST = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
@@ -297,12 +274,12 @@ class Leakage(Study[LeakageOptions]):
         for name in ("position", "objective"):
             check_different(name, getattr(options, name))
         check_supported(options.objective, {name: getattr(options, name) for name in _ROBUST})
-        self.balls = balls_of(options)
+        self.balls = _balls_of(options)
         for norm, radius in self.balls:
             ball(norm, radius)  # refuses radii that cannot be
         self.methods = describe_methods(options)
         self.blocks = {at: self._blocks(at) for at in options.position}
-        self.data = {at: _blocks_data(_key(self.blocks[at]), options.data_root) for at in options.position}
+        self.data = {at: make_blocks(blocks, options.data_root) for at, blocks in self.blocks.items()}
         self.conditions = [
             Condition(position, training_title(settings.to_dict()), settings)
             for position in options.position
@@ -316,10 +293,10 @@ class Leakage(Study[LeakageOptions]):
         self.explained = limit_count(options.explained, images)
         self.attacked = limit_count(options.attacked, images)
 
-    def _blocks(self, position: PositionName) -> dict[str, Any]:
+    def _blocks(self, position: PositionName) -> BlockOptions:
         given = {name: getattr(self.options, name) for name in _BLOCKS}
         given["source"] = describe_source(self.options.source, self.options.data_root, {})["data"]
-        return asdict(BlockOptions(position=position, seed=0, **given))
+        return BlockOptions(position=position, seed=0, **given)
 
     def _settings(self, objective: str, around: Ball | None, position: PositionName) -> Settings:
         robust: dict[str, Any] = {}
@@ -347,16 +324,12 @@ class Leakage(Study[LeakageOptions]):
             "seed": self.options.seed,
         }
 
-    def where(self) -> dict[str, str]:
-        """What all steps are told of paths and machine."""
-        return super().where() | describe_source(self.options.source, self.options.data_root, {})
-
     def cases(self) -> Iterable[Case]:
         """For each condition and seed a training, the attack on its predictions, and its maps."""
         seed = self.options.seed
         for number, one in enumerate(self.conditions):
             data = {
-                "blocks": self.blocks[one.position],
+                "blocks": asdict(self.blocks[one.position]),
                 "data": {"checksum": self.data[one.position].checksum},
             }
             for trained in self.seeds:
@@ -370,14 +343,13 @@ class Leakage(Study[LeakageOptions]):
                     cost=predict_cost(one.settings),
                 )
                 yield training
+                then = replace(training, after=training, stage="explaining", cost=5.0)
                 # Attacked in every ball, also those that it was not trained in.
                 attack = {"balls": [list(around) for around in self.balls], "attacked": self.attacked}
                 yield replace(
-                    training,
+                    then,
                     values={**data, **attack, "seed": seed},
                     step="attack",
-                    after=training,
-                    stage="explaining",
                     label=f"{training.label}, attacked",
                     cost=5.0 * len(self.balls),
                 )
@@ -387,27 +359,12 @@ class Leakage(Study[LeakageOptions]):
                     # Where the digit never moves in training, an image with a moved one is none that the
                     # model knows.
                     values["pairs"] = list(PAIRED) if one.position == "random" else []
-                    yield replace(
-                        training,
-                        values=values,
-                        step="explain",
-                        after=training,
-                        stage="explaining",
-                        label=f"{training.label}, {name}",
-                        cost=5.0,
-                    )
+                    yield replace(then, values=values, step="explain", label=f"{training.label}, {name}")
 
     @staticmethod
     def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
-        """Train one classifier on blocks. Killed at any moment, it continues from its checkpoint."""
-        run = train(
-            data=_load_blocks(values, context),
-            out=str(context.folder / RUN),
-            seed=values["seed"],
-            device=context.device,
-            progress=False,
-            **values["training"],
-        )
+        """Train one classifier on blocks."""
+        run = train_step(_load_blocks(values, context), values, context)
         timing = run.result["timing"]
         return {
             "accuracy": run.result["results"]["natural_accuracy"],
@@ -477,21 +434,17 @@ class Leakage(Study[LeakageOptions]):
         """The cases of one step of the condition of that number, in the order of the seeds."""
         return [case for case in self.all_cases if case.step == step and case.group == str(number)]
 
-    def _maps(self, work: Work, number: int) -> dict[str, list[Arrays]]:
-        """What was measured of the maps of a condition: by attribution, for each seed."""
-        maps: dict[str, list[Arrays]] = {name: [] for name in self.methods}
-        for case in self._by_step("explain", number):
-            maps[case.values["attribution"]["name"]].append(work.arrays(case))
-        return maps
-
     def results(self, work: Work) -> dict[str, Any]:
         """The results by title of the training and position of the digit, and what other instances add."""
         models: dict[str, dict[str, Any]] = {title: {} for title in self.titles}
-        arrays: dict[tuple[str, str, str], list[Arrays]] = {}
+        maps: dict[tuple[str, str, str], list[Arrays]] = {}
         for number, one in enumerate(self.conditions):
-            trained = [work.plain(case) for case in self._by_step("train", number)]
-            attacked = [work.plain(case) for case in self._by_step("attack", number)]
-            maps = self._maps(work, number)
+            trained, attacked = (
+                [work.plain(case) for case in self._by_step(step, number)] for step in ("train", "attack")
+            )
+            for case in self._by_step("explain", number):
+                kind = (case.values["attribution"]["name"], one.title, one.position)
+                maps.setdefault(kind, []).append(work.arrays(case))
             models[one.title][one.position] = {
                 "seeds": list(self.seeds),
                 "accuracy": over_runs([run["accuracy"] for run in trained], SHARE),
@@ -501,17 +454,15 @@ class Leakage(Study[LeakageOptions]):
                 },
                 "sure": over_runs([run["sure"] for run in attacked], SHARE),
                 **{name: over_runs([run[name] for run in attacked]) for name in ("margin", "loss")},
-                "maps": {name: _measures(runs) for name, runs in maps.items()},
+                "maps": {name: _measures(maps[name, one.title, one.position]) for name in self.methods},
             }
-            arrays |= {(name, one.title, one.position): runs for name, runs in maps.items()}
         # The same digits with the same null content and the same seeds: what BlockMNIST has more than
         # BlockMNIST-Top is there since other instances have their digit in that block.
         leakage: dict[str, Any] = {}
-        for name in self.methods:
-            for title in self.titles:
-                pair = [arrays.get((name, title, position)) for position in ("random", "top")]
-                if pair[0] and pair[1]:
-                    leakage.setdefault(name, {})[title] = _differences(pair[0], pair[1])
+        for (name, title, position), runs in maps.items():
+            others = maps.get((name, title, "top"))
+            if position == "random" and others:
+                leakage.setdefault(name, {})[title] = _differences(runs, others)
         return {
             "explained": self.explained,
             "attacked": self.attacked,
@@ -552,34 +503,9 @@ class Leakage(Study[LeakageOptions]):
     @classmethod
     def tables(cls, result: StudyResult) -> dict[str, Table]:
         """For each attribution the null block's shares, pairs with the digit moved; how sure models are."""
-        levels, first = result.config["levels"], _first_model(result)
-        # Attacked are fewer images than the accuracy beside it is of.
-        few = f"first {result.results['attacked']:,} attacked"
-        columns = [
-            Column("accuracy", "accuracy", "share"),
-            *(Column(f"under_attack/{one}", f"{few}, {one}", "share") for one in first["under_attack"]),
-            *(
-                Column(f"null/topk/{levels.index(level)}", f"null share, top {level_text(level)}", "share")
-                for level in SHOWN
-                if level in levels
-            ),
-            Column("null/mass", "null mass", "share"),
-            Column("null/pointing", "strongest in null", "share"),
-            Column("null/auc", "AUC", "number"),
-            Column("null/zero", "exact zeros", "share"),
-        ]
-        tables = {}
+        tables: dict[str, Table] = {}
         for name in result.config["attributions"]:
-            rows = _rows(result, name)
-            tables[f"In numbers: {name}"] = table_of("training, data", columns, rows, caption=CAPTION)
-            moved = {
-                title: row | {"others": result.results["leakage"].get(name, {}).get(title)}
-                for (title, _), row in zip(_conditions(result), rows.values(), strict=True)
-                if "left_at_ink" in row
-            }
-            if moved:
-                pairs = table_of("training", PAIR_COLUMNS, moved)
-                tables[f"The same digit in the other place: {name}"] = pairs
+            tables |= _tables_of_maps(result, name)
         sure = _rows(result, next(iter(result.config["attributions"])))
         return tables | {"How sure the models are": table_of("training, data", SURE_COLUMNS, sure)}
 
@@ -615,20 +541,14 @@ class Leakage(Study[LeakageOptions]):
 
     @classmethod
     def panels(cls, result: StudyResult) -> list[Panel]:
-        """For each attribution curves, tables and images; how sure the models are; what is measured."""
-        tables, panels = cls.tables(result), []
+        """For each attribution curves, tables and images; how sure the models are."""
+        panels = []
         for name in result.config["attributions"]:
             panels.append(_curves_panel(result, name))
-            for title, text in (
-                (f"In numbers: {name}", []),
-                (f"The same digit in the other place: {name}", PAIRS),
-            ):
-                if title in tables:
-                    panels.append(Panel(title, text, table=tables.pop(title)))
-            if len(result.arrays[f"{next(iter(result.config['data']))}/label"]):
-                panels.append(_gallery_panel(result, name))
-        panels += [Panel(title, SURE_TEXT, table=table) for title, table in tables.items()]
-        return [*panels, Panel("What is measured", MEANING)]
+            panels += [Panel(title, table=one) for title, one in _tables_of_maps(result, name).items()]
+            panels.append(_gallery_panel(result, name))
+        *_, (title, sure) = cls.tables(result).items()
+        return [*panels, Panel(title, [SURE_TEXT], table=sure)]
 
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:
@@ -651,7 +571,7 @@ class Leakage(Study[LeakageOptions]):
         return facts | {name: list_settings(one) for name, one in config["attributions"].items()}
 
 
-def balls_of(options: LeakageOptions) -> list[Ball]:
+def _balls_of(options: LeakageOptions) -> list[Ball]:
     """The balls that robust models are trained and all are attacked in: each radius with its norm."""
     norms, radii = list(options.norm), options.radius
     if radii is None:
@@ -671,19 +591,15 @@ def _ball_name(norm: str, radius: float) -> str:
     return f"{norm} {radius:.4g}"
 
 
-def _key(blocks: Mapping[str, Any]) -> str:
-    return json.dumps(dict(blocks), sort_keys=True)
-
-
 @lru_cache(maxsize=2)
-def _blocks_data(blocks: str, root: str | None) -> MaskedDataset:
-    """The data set of `BlockOptions` as JSON; a process keeps two, as BlockMNIST and BlockMNIST-Top."""
-    return block_mnist(BlockOptions(**json.loads(blocks)), root)
+def make_blocks(options: BlockOptions, root: str | None) -> MaskedDataset:
+    """The data set of these options; a process keeps two, as BlockMNIST and BlockMNIST-Top."""
+    return block_mnist(options, root)
 
 
 def _load_blocks(values: Mapping[str, Any], context: Context) -> MaskedDataset:
-    """The data set of a step, made once per process; a RunError if it is not the planned one."""
-    data = _blocks_data(_key(values["blocks"]), context.data_root)
+    """The data set of a step; a RunError if it is not the planned one."""
+    data = make_blocks(BlockOptions(**values["blocks"]), context.data_root)
     check_data(data, values["data"]["checksum"])
     return data
 
@@ -817,11 +733,7 @@ def _partners(classes: Tensor, blocks: Tensor, *, same: bool) -> Tensor:
 
 def _measures(runs: Sequence[Arrays]) -> dict[str, Any]:
     """The intervals of one attribution's maps: of the null blocks, of their content, and of pairs."""
-    null = [
-        {name.removeprefix("null/"): values for name, values in run.items() if name.startswith("null/")}
-        for run in runs
-    ]
-    measures: dict[str, Any] = {"null": measures_over_seeds(null)}
+    measures: dict[str, Any] = {"null": measures_over_seeds(runs, "null/")}
     # What the steps measured by path, and its name in the results.
     names = {"telling": "telling", "telling_area": "telling_area", "level/signal": "signal_level"}
     names |= {"level/null": "null_level"} | {f"pair/{name}": name for name in PAIRED}
@@ -850,24 +762,70 @@ def _differences(here: Sequence[Arrays], there: Sequence[Arrays]) -> dict[str, A
 # From a finished study to its page
 
 
-def _conditions(result: StudyResult) -> list[tuple[str, str]]:
-    """(training, position) in the order of the options."""
-    return [(title, at) for title, models in result.results["models"].items() for at in models]
+def _ball_of(result: StudyResult, title: str, position: str) -> str | None:
+    """The ball that a kind of training has, if any."""
+    fields = result.config["models"][title][position]
+    return _ball_name(fields["norm"], fields["radius"]) if "radius" in fields else None
+
+
+def _conditions(result: StudyResult, ball: str | None = None) -> list[tuple[str, str]]:
+    """(training, position) in the order of the options; of robust trainings those in one ball, or all."""
+    known = [(title, at) for title, models in result.results["models"].items() for at in models]
+    return [one for one in known if ball is None or _ball_of(result, *one) in (None, ball)]
 
 
 def _rows(result: StudyResult, attribution: str) -> dict[str, dict[str, Any]]:
     """What was measured of each training on each data set, one attribution's maps among it, by name."""
-    models = result.results["models"]
-    return {
-        f"{title}, {TITLES[at]}": {**models[title][at], **models[title][at]["maps"][attribution]}
-        for title, at in _conditions(result)
-    }
+    rows = {}
+    for title, at in _conditions(result):
+        model = result.results["models"][title][at]
+        others = result.results["leakage"].get(attribution, {}).get(title)
+        rows[f"{title}, {TITLES[at]}"] = {**model, **model["maps"][attribution], "others": others}
+    return rows
 
 
 def _first_model(result: StudyResult) -> Mapping[str, Any]:
     """The results of the first training on the first data set."""
     first: Mapping[str, Any] = next(iter(next(iter(result.results["models"].values())).values()))
     return first
+
+
+def _area(result: StudyResult) -> float:
+    """The null block's share of an image."""
+    area: float = next(iter(_first_model(result)["maps"].values()))["null"]["area"]["examples"]["value"]
+    return area
+
+
+def _tables_of_maps(result: StudyResult, attribution: str) -> dict[str, Table]:
+    """Where the maps of one attribution lie, and how they compare with those of the digit moved."""
+    levels, first = result.config["levels"], _first_model(result)
+    # Attacked are fewer images than the accuracy beside it is of.
+    few = f"first {result.results['attacked']:,} attacked"
+    columns = [
+        Column("accuracy", "accuracy", "share", None, "On all test images."),
+        *(
+            Column(f"under_attack/{ball}", f"{few}, {ball}", "share", None, _ATTACKED)
+            for ball in first["under_attack"]
+        ),
+        *(
+            Column(f"null/topk/{place}", f"null share, top {level_text(level)}", "share", None, _SHARE)
+            for place, level in enumerate(levels)
+            if level in SHOWN
+        ),
+        Column("null/mass", "null mass", "share", None, "The share of the sum of |attribution|."),
+        Column(
+            "null/pointing", "strongest in null", "share", None, "How often the greatest value lies there."
+        ),
+        Column("null/auc", "AUC", "number", None, _AUC),
+        Column("null/zero", "exact zeros", "share"),
+    ]
+    rows = _rows(result, attribution)
+    tables = {f"In numbers: {attribution}": table_of("training, data", columns, rows, CAPTION)}
+    moved = {name: row for name, row in rows.items() if "left_at_ink" in row}
+    if moved:
+        pairs = table_of("training, data", PAIR_COLUMNS, moved)
+        tables[f"The same digit in the other place: {attribution}"] = pairs
+    return tables
 
 
 def _added_by_others(mass: Mapping[str, Any]) -> str:
@@ -879,48 +837,26 @@ def _added_by_others(mass: Mapping[str, Any]) -> str:
     return " That digits of other instances add to its mass is not shown."
 
 
-def _null_curves(result: StudyResult, attribution: str) -> dict[str, list[Curve]]:
+def _null_curves(result: StudyResult, attribution: str, ball: str | None = None) -> dict[str, list[Curve]]:
     """By data set the null shares over k; a training has one colour in all of them."""
     titles, curves = list(result.results["models"]), dict[str, list[Curve]]()
-    for title, at in _conditions(result):
+    for title, at in _conditions(result, ball):
         topk = result.results["models"][title][at]["maps"][attribution]["null"]["topk"]
         # IG-SUM-NORM lies on adversarial training more often than not.
         dashed = result.config["models"][title][at]["objective"] == "ig-sum-norm"
         curve = make_topk_curve(
             title, result.config["levels"], topk, colour=titles.index(title), dashed=dashed
         )
-        curves.setdefault(at, []).append(curve)
+        curves.setdefault(TITLES[at], []).append(curve)
     return curves
 
 
 def _curves_panel(result: StudyResult, attribution: str) -> Panel:
-    """A chart for each data set, of one scale."""
-    by_position = _null_curves(result, attribution)
-    area = _first_model(result)["maps"][attribution]["null"]["area"]["examples"]["value"]
-    heights = [y for curves in by_position.values() for curve in curves for y in curve.y if y is not None]
-    illustrations = []
-    for position, curves in by_position.items():
-        figure = curves_figure(
-            curves,
-            title=TITLES[position],
-            x_label="k, share of the coordinates",
-            y_label="share of them in the null block",
-            x_percent=True,
-            y_percent=True,
-            # Intervals over few seeds can be many times as wide as the range of a share.
-            y_range=(0.0, min(1.0, 0.1 + max(area, *heights))),
-            level_line=(area, "its share of the area"),
-        )
-        alt = (
-            f"Share of the top coordinates of {attribution} in the null block over k on {TITLES[position]}, "
-            "by training."
-        )
-        illustrations.append(Illustration(figure, "Bands: 95% intervals; two seeds have none.", alt))
-    return Panel(
-        title=f"The null block's share: {attribution}",
-        text=["0% marks the digit alone; the share of the area is what a map without knowledge scores."],
-        illustrations=illustrations,
-    )
+    """A chart for each data set."""
+    text = "0% marks the digit alone; the share of the area is what a map without knowledge scores."
+    charts = _null_curves(result, attribution)
+    title = f"The null block's share: {attribution}"
+    return topk_panel(title, charts, _area(result), "in the null block", [text])
 
 
 def _gallery_panel(result: StudyResult, attribution: str) -> Panel:
@@ -928,27 +864,27 @@ def _gallery_panel(result: StudyResult, attribution: str) -> Panel:
     arrays, titles = result.arrays, list(result.results["models"])
     levels: Sequence[float] = result.config["levels"]
     level = 0.1 if 0.1 in levels else levels[0]
-    positions, gallery = list(result.config["data"]), []
+    positions, rows = list(result.config["data"]), []
     for place in range(len(arrays[f"{positions[0]}/label"])):
         for position in positions:
-            label = str(arrays["classes"][arrays[f"{position}/label"][place]])
-            maps, captions = [channels_last(arrays[f"{position}/image"][place])], [""]
+            maps, captions = [], []
             for number in range(len(titles)):
                 key = f"{position}/{attribution}/{number}"
-                maps.append(arrays[f"{key}/saliency"][place].astype(np.float64))
-                share = arrays[f"{key}/null_share"][place][levels.index(level)]
+                maps.append(arrays[f"{key}/saliency"][place])
+                share = float(arrays[f"{key}/null_share"][place][levels.index(level)])
                 right = "" if arrays[f"{key}/correct"][place] else ", misread"
-                captions.append(f"{percent(float(share), 0)} null{right}")
-            outlines = [arrays[f"{position}/signal"][place]] * len(maps)
-            gallery.append(PictureRow(f"{label}, {TITLES[position]}", maps, captions, outlines))
-    figure = PictureGallery(gallery, ["image", *titles], image_and_maps(len(titles)))
-    alt = f"Images with the digit's block outlined, and maps of {attribution} of each training."
+                captions.append(f"{percent(share, 0)} null{right}")
+            label, image, signal = (
+                arrays[f"{position}/{part}"][place] for part in ("label", "image", "signal")
+            )
+            title = f"{arrays['classes'][label]}, {TITLES[position]}"
+            rows.append(map_row(title, image, maps, captions, signal))
     text = (
         "The digit's block is outlined. Below each map stands the share of its top "
         f"{level_text(level)} of coordinates that lies in the null block. Each map has a "
         "scale of its own; models are those of the first seed."
     )
-    return Panel(f"Examples: {attribution}", [text], illustrations=[Illustration(figure, "", alt)])
+    return examples_panel(f"Examples: {attribution}", [text], rows, titles)
 
 
 # Several finished studies in one table
@@ -975,18 +911,6 @@ class LevelsOptions(Checked):
     figure: FilePath | None = None
 
 
-@dataclass(frozen=True)
-class _Training:
-    """One kind of training on one data set of a study; ball: that it was trained in."""
-
-    study: str
-    title: str
-    position: str
-    ball: str | None
-    model: Mapping[str, Any]
-    null: Mapping[str, Any]
-
-
 def compare_levels(options: LevelsOptions) -> str:
     """Null shares of finished leakage studies at every level, as a Markdown table and a figure.
 
@@ -998,74 +922,65 @@ def compare_levels(options: LevelsOptions) -> str:
     have a column of names. Draws the figure, a chart for each study and data set. Raises UsageError for
     studies of different levels, and for a ball, an attribution or levels that a study does not have.
     """
-    titles = options.titles or [Path(folder).name for folder in options.folders]
-    if len(titles) != len(options.folders) or len(set(titles)) < len(titles):
-        expected = f"{len(options.folders)} different names, one for each folder"
-        raise argument_error("titles", titles, expected)
-    read = [Leakage.read(folder) for folder in options.folders]
-    studies = dict(zip(titles, read, strict=True))
-    levels: list[float] = read[0].config["levels"]
-    if any(one.config["levels"] != levels for one in read):
+    folders = [as_path(folder, "folders") for folder in options.folders]
+    names = distinct_titles(options.titles, [folder.name for folder in folders], folders, "folder")
+    studies = {name: Leakage.read(folder) for name, folder in zip(names, folders, strict=True)}
+    levels, *others = (study.config["levels"] for study in studies.values())
+    if any(other != levels for other in others):
         raise argument_error("folders", "studies of different levels", "the same levels in all")
     shown = levels if options.levels is None else options.levels
     if not set(shown) <= set(levels):
         raise argument_error("levels", list(shown), f"some of {', '.join(f'{level:g}' for level in levels)}")
-    trainings = [one for name, study in studies.items() for one in _trainings(name, study, options)]
-    heads = ["network"] if len(studies) > 1 else []
-    heads += ["training", "data", "accuracy", "under PGD", *map(level_text, shown), "mass"]
     rows = []
-    for one in trainings:
-        shares = [one.null["topk"][levels.index(level)] for level in shown]
-        cells = [one.study] if len(studies) > 1 else []
-        attacked = one.model["under_attack"].get(one.ball)
-        cells += [one.title, TITLES[one.position], _half_interval(one.model["accuracy"])]
-        cells += ["" if attacked is None else _half_interval(attacked)]
-        rows.append(cells + [_half_interval(two) for two in (*shares, one.null["mass"])])
+    for name, study in studies.items():
+        attribution = _choose_attribution(name, study, options)
+        for title, at in _conditions(study, options.ball):
+            model, ball = study.results["models"][title][at], _ball_of(study, title, at)
+            null = model["maps"][attribution]["null"]
+            shares = {level_text(level): null["topk"][levels.index(level)] for level in shown}
+            measured = {"accuracy": model["accuracy"], "under PGD": model["under_attack"].get(ball)}
+            measured |= {**shares, "mass": null["mass"]}
+            cells = {head: _half_interval(two) for head, two in measured.items()}
+            rows.append({"network": name, "training": title, "data": TITLES[at], **cells})
     if options.figure is not None:
         path = as_path(options.figure, "figure")
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_levels(studies, options).savefig(path)
-    return Table(heads, rows).to_markdown()
+    heads = list(rows[0])
+    return Table(heads if len(studies) > 1 else heads[1:], rows).to_markdown()
 
 
-def _trainings(name: str, study: StudyResult, options: LevelsOptions) -> list[_Training]:
+def _choose_attribution(name: str, study: StudyResult, options: LevelsOptions) -> str:
+    """The attribution that is shown of a study; a UsageError for one, or a ball, that it does not have."""
     explanations, balls = list(study.config["attributions"]), list(_first_model(study)["under_attack"])
-    known = {"ball": balls, "attribution": explanations}
-    for what, values in known.items():
+    for what, values in (("ball", balls), ("attribution", explanations)):
         if getattr(options, what) not in (None, *values):
             raise argument_error(what, getattr(options, what), f"one that {name} has: {', '.join(values)}")
-    attribution, trainings = options.attribution or explanations[0], []
-    for title, at in _conditions(study):
-        fields, model = study.config["models"][title][at], study.results["models"][title][at]
-        own = _ball_name(fields["norm"], fields["radius"]) if "radius" in fields else None
-        if options.ball is None or own in (None, options.ball):
-            trainings.append(_Training(name, title, at, own, model, model["maps"][attribution]["null"]))
-    return trainings
+    return options.attribution or explanations[0]
 
 
 def draw_levels(studies: Mapping[str, StudyResult], options: LevelsOptions) -> Figure:
     """A chart for each study and data set: null shares over k, a curve for each training."""
-    charts: list[tuple[str, list[Curve]]] = []
-    for name, study in studies.items():
-        shown = {(one.title, one.position) for one in _trainings(name, study, options)}
-        attribution = options.attribution or next(iter(study.config["attributions"]))
-        for position, curves in _null_curves(study, attribution).items():
-            kept = [curve for curve in curves if (curve.name, position) in shown]
-            charts.append((f"{name}, {TITLES[position]}", kept))
-    first = next(iter(studies.values()))
-    attribution = options.attribution or next(iter(first.config["attributions"]))
-    area = _first_model(first)["maps"][attribution]["null"]["area"]["examples"]["value"]
+    charts = [
+        (f"{name}, {data}", curves)
+        for name, study in studies.items()
+        for data, curves in _null_curves(
+            study, _choose_attribution(name, study, options), options.ball
+        ).items()
+    ]
     return shares_grid(
         charts,
         columns=max(len(study.config["data"]) for study in studies.values()),
-        x_label="k, share of the coordinates",
+        x_label="k, share of the values",
         y_label="share of them in the null block",
-        level_line=(area, "its share of the area"),
+        level_line=(_area(next(iter(studies.values()))), "its share of the area"),
     )
 
 
-def _half_interval(two: Mapping[str, Mapping[str, Any]]) -> str:
+def _half_interval(two: Mapping[str, Mapping[str, Any]] | None) -> str:
     """A share in percent, with half of its interval, as far as a share can be so far away."""
+    if two is None:
+        return ""
     interval = main_interval(two)
     value, low, high = (interval[end] for end in ("value", "low", "high"))
     if low is None or high is None:

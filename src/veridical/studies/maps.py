@@ -1,4 +1,4 @@
-"""What studies of maps share: measures over regions, regions of data sets, figures for pages."""
+"""What studies of maps share: measures over regions, regions of data sets, parts of pages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from veridical.attribution.classifier import parameter_like
+from veridical.attribution.method import Attribution, batch_maps
 from veridical.attribution.registry import create_attribution, describe_attribution
-from veridical.data import DATASETS, Dataset
+from veridical.data import DATASETS, Dataset, Split
 from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
 from veridical.metrics.intervals import SHARE, two_intervals
 from veridical.metrics.localisation import (
@@ -27,13 +28,74 @@ from veridical.metrics.localisation import (
     zero_share,
 )
 from veridical.metrics.maps import saliency
-from veridical.report import Colours, Curve, curves_figure
-from veridical.report.formats import main_interval, percent
+from veridical.report import (
+    Colours,
+    Curve,
+    Illustration,
+    Panel,
+    PictureGallery,
+    PictureRow,
+    channels_last,
+    curves_illustration,
+    main_interval,
+)
+from veridical.report.formats import percent
+from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays
-from veridical.studies.study import check_different
+from veridical.studies.study import Context, check_different
+from veridical.training.loop import train
+from veridical.training.run import Run
 
 # Measures that are one number per map; `topk` is one for each level.
 SINGLE = ("mass", "area", "auc", "pointing", "zero")
+
+
+# Folder of a step that trains in which its run lies.
+RUN = "run"
+
+
+def check_data(data: Dataset, checksum: str) -> None:
+    """Raise a RunError in a step whose machine has other images than the study was planned with."""
+    if data.checksum != checksum:
+        raise RunError(
+            f"{data.source} holds other images than were planned with. Give all machines the same."
+        )
+
+
+def train_step(data: Dataset, values: Mapping[str, Any], context: Context) -> Run:
+    """Train what a step's `training` and `seed` say; killed at any moment, it continues where it was."""
+    return train(
+        data=data,
+        out=str(context.folder / RUN),
+        seed=values["seed"],
+        device=context.device,
+        progress=False,
+        **values["training"],
+    )
+
+
+def explain(
+    model: nn.Module,
+    split: Split,
+    attribution: Attribution,
+    indices: Sequence[int],
+    target: Tensor,
+    *,
+    batch: int,
+    seed: int,
+) -> Tensor:
+    """Maps of some examples' target classes (n,), float32 (n, C, H, W) on the CPU.
+
+    Unlike `dataset_maps` of a subset it draws the noise of an example by its number in the whole split.
+    """
+    like = parameter_like(model)
+    maps = [torch.zeros(0, *split.images.shape[1:])]
+    for first in range(0, len(indices), batch):
+        numbers = indices[first : first + batch]
+        inputs, _ = split.batch(numbers, like.dtype, like.device)
+        classes = target[first : first + batch].to(like.device)
+        maps.append(batch_maps(attribution, model, inputs, classes, numbers, seed).cpu().float())
+    return torch.cat(maps)
 
 
 def map_measures(
@@ -63,15 +125,21 @@ def joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def measures_over_seeds(runs: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
+def measures_over_seeds(runs: Sequence[Mapping[str, NDArray[Any]]], prefix: str = "") -> dict[str, Any]:
     """The two intervals of every measure, from each seed's `map_measures`; topk is a list by level.
 
-    `excess` is mass - area: what lies in the region beyond what a map without knowledge would put there.
+    prefix: of the measures' names in `runs`. `excess` is mass - area: what lies in the region beyond what a
+    map without knowledge would put there.
     """
-    found: dict[str, Any] = {name: two_intervals([run[name] for run in runs], SHARE) for name in SINGLE}
-    found["excess"] = two_intervals([run["mass"] - run["area"] for run in runs], (-1.0, 1.0))
-    levels = runs[0]["topk"].shape[1]
-    found["topk"] = [two_intervals([run["topk"][:, place] for run in runs], SHARE) for place in range(levels)]
+
+    def each(name: str) -> list[NDArray[Any]]:
+        return [run[f"{prefix}{name}"] for run in runs]
+
+    found: dict[str, Any] = {name: two_intervals(each(name), SHARE) for name in SINGLE}
+    pairs = zip(each("mass"), each("area"), strict=True)
+    found["excess"] = two_intervals([mass - area for mass, area in pairs], (-1.0, 1.0))
+    by_level = zip(*(topk.T for topk in each("topk")), strict=True)
+    found["topk"] = [two_intervals(level, SHARE) for level in by_level]
     return found
 
 
@@ -79,9 +147,7 @@ _KINDS = {
     "gtsrb": ("box", "the sign's bounding box"),
     "fashion-mnist": ("foreground", "the garment"),
 }
-
-
-# What the masks of generated files mark.
+# What the masks of an .npz file mark, by what made it, as it says itself.
 _MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the planted patch"}
 
 
@@ -99,21 +165,11 @@ def regions_of(data: Dataset) -> Tensor:
 def region_record(data: Dataset) -> dict[str, Any]:
     """What the regions are, as plain values: their kind, and the digest of all of them."""
     packed = np.packbits(regions_of(data).numpy())  # first: it says so where none are known
-    kind, words = _KINDS.get(data.name) or (
-        "mask",
-        _MASKS.get(_generator(data), "what the file's masks mark"),
-    )
-    record: dict[str, Any] = {
-        "kind": kind,
-        "words": words,
-        "sha256": hashlib.sha256(packed.tobytes()).hexdigest(),
-    }
+    kind, words = _KINDS.get(data.name, ("mask", ""))
+    if kind == "mask":
+        words = _MASKS.get(str(_masked(data.source).options.get("generator")), "what the file's masks mark")
+    record = {"kind": kind, "words": words, "sha256": hashlib.sha256(packed.tobytes()).hexdigest()}
     return record | ({"threshold": THRESHOLD} if kind == "foreground" else {})
-
-
-def _generator(data: Dataset) -> str:
-    """What made an .npz file with masks, as it says itself."""
-    return str(_masked(data.source).options.get("generator", ""))
 
 
 @lru_cache(maxsize=2)
@@ -134,6 +190,21 @@ def first_of_each_class(labels: Tensor, count: int) -> list[int]:
     return sorted(place for _, place in sorted(ranked)[: max(0, count)])
 
 
+def first_images(data: Dataset, examples: int, count: int) -> Arrays:
+    """What a page shows of the first test images of each class, and the names of all classes.
+
+    examples: how many were measured, of which `count` are shown. index and label (n,), image uint8 (n, C, H,
+    W), classes.
+    """
+    index = first_of_each_class(data.test.labels[:examples], count)
+    return {
+        "index": np.asarray(index, dtype=np.int64),
+        "label": data.test.labels[index].numpy(),
+        "image": data.test.images[index].numpy(),
+        "classes": np.asarray(data.classes, dtype=np.str_),
+    }
+
+
 def scaled_saliency(maps: Tensor) -> NDArray[Any]:
     """|maps| (n, C, H, W) summed over channels, each divided by its maximum, float16 (n, H, W)."""
     sizes = saliency(maps)
@@ -143,51 +214,60 @@ def scaled_saliency(maps: Tensor) -> NDArray[Any]:
 
 
 def make_topk_curve(
-    name: str,
-    levels: Sequence[float],
-    topk: Sequence[Mapping[str, Any]],
-    *,
-    colour: int | None = None,
-    dashed: bool = False,
+    name: str, levels: Sequence[float], topk: Sequence[Mapping[str, Any]], **look: Any
 ) -> Curve:
-    """Shares of the top k over k, with their shown intervals as a band.
+    """Shares of the top k over k, with their shown intervals as a band; look: as `Curve.through` takes it.
 
     Two seeds get none: their intervals are wider than all shares, and would hide every curve.
     """
     banded = topk[0]["seeds"]["n"] != 2
     entries = topk if banded else [main_interval(two)["value"] for two in topk]
-    return Curve.through(name, levels, entries, dashed=dashed, colour=colour)
+    return Curve.through(name, levels, entries, **look)
 
 
-def draw_topk(
-    found: Mapping[str, Sequence[Mapping[str, Any]]],
-    levels: Sequence[float],
-    level_line: tuple[float, str],
-    title: str = "",
-) -> Figure:
-    """Curves of the share of the top-k values inside over k, by name, as `make_topk_curve` draws them."""
-    return curves_figure(
-        [make_topk_curve(name, levels, topk) for name, topk in found.items()],
-        x_label="k, share of the values",
-        y_label="share of them inside",
-        title=title,
-        x_percent=True,
-        y_percent=True,
-        y_bounds=(0.0, 1.0),
-        level_line=level_line,
-    )
+def topk_panel(
+    title: str, charts: Mapping[str, Sequence[Curve]], area: float, inside: str, text: Sequence[str] = ()
+) -> Panel:
+    """Curves of `make_topk_curve` in a chart for each title, all of one scale.
+
+    area: the region's share of an image, drawn as a level. inside: where the values lie, in words.
+    """
+    heights = [y for curves in charts.values() for curve in curves for y in curve.y if y is not None]
+    # Intervals over few seeds can be many times as wide as the range of a share.
+    y_range = (0.0, min(1.0, 0.1 + max(area, *heights)))
+    illustrations = [
+        curves_illustration(
+            curves,
+            f"Share of the k% strongest values that lie {inside}. Bands: 95% intervals; two seeds have none.",
+            title=name,
+            x_label="k, share of the values",
+            y_label=f"share of them {inside}",
+            x_percent=True,
+            y_percent=True,
+            y_range=y_range,
+            level_line=(area, "its share of the area"),
+        )
+        for name, curves in charts.items()
+    ]
+    return Panel(title, text, illustrations=illustrations)
 
 
-def image_and_maps(maps: int) -> list[Colours]:
-    """How the columns of a gallery are coloured: the image as it is, and maps."""
-    colours: list[Colours] = ["grey"]
-    return colours + ["heat"] * maps
+def map_row(
+    title: object, image: Any, maps: Sequence[Any], captions: Sequence[str] = (), region: Any = None
+) -> PictureRow:
+    """An image (C, H, W) and its maps (H, W), with words below each map and a region outlined in all."""
+    below = ["", *captions] if captions else []
+    return PictureRow(str(title), [channels_last(image), *maps], below, [region] * (1 + len(maps)))
 
 
-def channels_last(image: Any) -> Any:
-    """Bytes (C, H, W) as numbers in [0, 1], (H, W) or (H, W, 3)."""
-    values = image.astype(np.float64) / 255
-    return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+def examples_panel(title: str, text: Sequence[str], rows: Sequence[PictureRow], maps: Sequence[str]) -> Panel:
+    """Rows that `map_row` makes, under the names of their maps."""
+    if not rows:
+        return Panel(title, ["No images were asked for."])
+    heat: list[Colours] = ["heat"] * len(maps)
+    gallery = PictureGallery(rows, ["image", *maps], ["grey", *heat])
+    alt = f"{len(rows)} rows of an image and its maps: {', '.join(maps)}."
+    return Panel(title, text, illustrations=[Illustration(gallery, "", alt)])
 
 
 def describe_methods(options: Any) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from veridical.attribution.method import dataset_maps
 from veridical.attribution.registry import create_attribution
-from veridical.data import Dataset
+from veridical.data import Dataset, Split
 from veridical.faithfulness.randomisation import (
     INVARIANT_ABOVE,
     LEARNT_BY_HEART,
@@ -42,14 +42,21 @@ from veridical.metrics.intervals import Interval, mean_interval, proportion_inte
 from veridical.metrics.maps import TOP_QUANTILE, pictures
 from veridical.metrics.registry import compare_maps, measures, ssim_window
 from veridical.models import MODELS, build
-from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
+from veridical.report import Curve, Illustration, Panel, curves_illustration
 from veridical.report.formats import DASH, listed, percent
-from veridical.report.table import Table, write_cell
-from veridical.runtime.checking import Factor, Limit, Repeats, record
+from veridical.report.table import Column, Table
+from veridical.runtime.checking import Factor, Limit, Repeats
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
-from veridical.studies.maps import channels_last, describe_methods, first_of_each_class, image_and_maps
+from veridical.studies.maps import (
+    RUN,
+    describe_methods,
+    examples_panel,
+    first_images,
+    first_of_each_class,
+    map_row,
+)
 from veridical.studies.study import (
     Case,
     Context,
@@ -59,6 +66,7 @@ from veridical.studies.study import (
     check_different,
     limit_count,
     list_settings,
+    table_of,
 )
 from veridical.training.penalties import training_title
 from veridical.training.run import load
@@ -68,6 +76,11 @@ from veridical.training.subject import load_model, load_subject
 CONTROL = "true"
 
 MEASURES = measures("sanity")
+SIMILARITY = [Column(f"similarity/{name}", one.label, "number") for name, one in MEASURES.items()]
+LEARNT = [
+    Column("training_accuracy", "training accuracy", "share"),
+    Column("test_accuracy", "test accuracy", "share"),
+]
 TRAINING_WORDS = {CONTROL: "true data", "labels": "permuted labels", "data": "images of noise"}
 TEST_WORDS = {"weights": "random weights", "labels": "permuted labels", "data": "images of noise"}
 ORDERS = {
@@ -278,7 +291,7 @@ class Sanity(Study[SanityOptions]):
         """Train the architecture on randomised data; its accuracies on that and on the test images."""
         true = load_source(context.where, values["data"]["checksum"])
         data = _randomise_data(true, values["kind"], values["examples"], values["random_seed"])
-        run = train_fresh(values, data, context.folder / "run", context.where)
+        run = train_fresh(values, data, context.folder / RUN, context.where)
         right = predict_classes(run.model, data.train) == data.train.labels
         return {
             "training_accuracy": proportion_interval(int(right.sum()), len(right)),
@@ -300,17 +313,13 @@ class Sanity(Study[SanityOptions]):
         seen = predict_classes(model, split)
         target = seen if values["target"] == "predicted" else split.labels
         shown = first_of_each_class(split.labels, values["gallery"])
-        states = list(_states(model, data, split, target, values, context))
+        states = _states(model, data, split, target, values, context)
+        names, similarities, predicted, maps = zip(*states, strict=True)
         return {
-            "states": [state.name for state in states],
-            **{
-                name: np.stack([state.similarity[name].cpu().numpy() for state in states])
-                for name in MEASURES
-            },
-            "agrees": np.stack([(state.predicted == seen).numpy() for state in states]),
-            "pictures": np.stack(
-                [pictures(state.maps[shown]).cpu().numpy().astype(np.float16) for state in states]
-            ),
+            "states": list(names),
+            **{name: np.stack([one[name].cpu().numpy() for one in similarities]) for name in MEASURES},
+            "agrees": np.stack([(classes == seen).numpy() for classes in predicted]),
+            "pictures": np.stack([pictures(one[shown]).cpu().numpy().astype(np.float16) for one in maps]),
         }
 
     def results(self, work: Work) -> dict[str, Any]:
@@ -402,14 +411,7 @@ class Sanity(Study[SanityOptions]):
         "ATTRIBUTION/own" is the model's own (n, H, W), "ATTRIBUTION/cascading" those of the first draw
         (states, n, H, W), "ATTRIBUTION/KIND" those after each new training.
         """
-        split = self.data.test
-        index = first_of_each_class(split.labels[: self.examples], self.options.gallery)
-        arrays: Arrays = {
-            "index": np.asarray(index, dtype=np.int64),
-            "label": split.labels[index].numpy(),
-            "image": split.images[index].numpy(),
-            "classes": np.asarray(self.data.classes, dtype=np.str_),
-        }
+        arrays = first_images(self.data, self.examples, self.options.gallery)
         for name, groups in self.comparisons.items():
             for group, cases in groups.items():
                 if group != "independent":
@@ -467,7 +469,8 @@ class Sanity(Study[SanityOptions]):
             panels += [_order_panel(name, order, entry) for order in ORDERS if order in entry]
         if result.results["trainings"]:
             panels += _trainings_panels(result)
-        return [*panels, _gallery_panel(result), Panel("What was measured", _meaning(result.config))]
+        panels += [_gallery_panel(result, name) for name in result.results["attributions"]]
+        return [*panels, Panel("What was measured", _meaning(result.config))]
 
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:
@@ -495,66 +498,48 @@ def _randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Datas
     return part if change is None else change(part, seed)
 
 
-@record
-class _State:
-    """One other network (or map): its name, similarities by measure (N,), predictions, and maps."""
-
-    name: str
-    similarity: Mapping[str, Tensor]
-    predicted: Tensor
-    maps: Tensor
-
-
 def _states(
-    model: nn.Module,
-    data: Dataset,
-    split: Any,
-    target: Tensor,
-    values: Mapping[str, Any],
-    context: Context,
-) -> Iterator[_State]:
-    """What a model's maps are compared with."""
+    model: nn.Module, data: Dataset, split: Split, target: Tensor, values: Mapping[str, Any], context: Context
+) -> Iterator[tuple[str, Mapping[str, Tensor], Tensor, Tensor]]:
+    """What a model's maps are compared with.
+
+    Of each other network (or map) its name, similarities by measure (N,), predictions (N,), and maps.
+    """
     seed, batch, against = values["seed"], context.batch, values["against"]
     method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
     explain = partial(
         dataset_maps, examples=split, attribution=method, target=target, batch_size=batch, seed=seed
     )
     if against["kind"] in ORDERS:
-        record = values["model"]
-        fresh = None
-        if record["name"] in MODELS:
-            # The initial weights that the registry draws; others are reset layer by layer.
-            fresh = partial(_build_fresh, record, data)
+        name, options = values["model"]["name"], values["model"]["options"]
+
+        def fresh(draw: int) -> nn.Module:
+            return build(name, seed=draw, shape=data.shape, num_classes=data.num_classes, **options)
+
         for one in model_randomisation(
             model,
             split,
             method,
             order=against["kind"],
-            fresh=fresh,
+            # The initial weights that the registry draws; other networks are reset layer by layer.
+            fresh=fresh if name in MODELS else None,
             target=target,
             seed=against["draw"],
             map_seed=seed,
             batch_size=batch,
         ):
-            yield _State(one.stage.name, one.similarity, one.predicted, one.maps)
-        return
-    maps = explain(model)
-    if against["kind"] == "unrelated":
-        seen = predict_classes(model, split, batch)
-        for name, similarity in compare_unrelated(maps, target, seed).items():
-            yield _State(name, similarity, seen, maps)
-        return
-    assert context.after is not None
-    other = load(context.after / "run", device=next(model.parameters()).device).model
-    others = explain(other)
-    # The other network explains the same classes; what it would say itself is recorded beside.
-    seen = predict_classes(other, split, batch)
-    yield _State("trained", compare_maps(maps, others, "sanity"), seen, others)
-
-
-def _build_fresh(record: Mapping[str, Any], data: Dataset, seed: int) -> nn.Module:
-    sizes: dict[str, Any] = {"shape": data.shape, "num_classes": data.num_classes}
-    return build(record["name"], seed=seed, **sizes, **record["options"])
+            yield one.stage.name, one.similarity, one.predicted, one.maps
+    elif against["kind"] == "unrelated":
+        maps, seen = explain(model), predict_classes(model, split, batch)
+        for other_map, similarity in compare_unrelated(maps, target, seed).items():
+            yield other_map, similarity, seen, maps
+    else:
+        assert context.after is not None
+        other = load(context.after / RUN, device=next(model.parameters()).device).model
+        maps, others = explain(model), explain(other)
+        # The other network explains the same classes; what it would say itself is recorded beside.
+        seen = predict_classes(other, split, batch)
+        yield "trained", compare_maps(maps, others, "sanity"), seen, others
 
 
 class _Compared:
@@ -672,43 +657,25 @@ def _meaning(config: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _number(interval: Mapping[str, Any]) -> str:
-    """A number with its interval, which covers draws and examples together."""
-    return write_cell(interval, "number")
-
-
-def _share(interval: Mapping[str, Any]) -> str:
-    return write_cell(interval, "share")
-
-
 def _order_panel(name: str, order: str, entry: Mapping[str, Any]) -> Panel:
     """One attribution and one order: the curves of all measures, and the numbers beside them."""
-    states = entry[order]
-    rows = [
-        [state["stage"], _share(state["agreement"]), *(_number(state["similarity"][m]) for m in MEASURES)]
-        for state in states
-    ]
-    rows += [
-        [f"({other}, for comparison)", "", *(_number(found[m]) for m in MEASURES)]
-        for other, found in entry["unrelated"].items()
-    ]
-    first = "randomised down to" if order == "cascading" else "randomised"
+    others = {f"({other}, for comparison)": {"similarity": one} for other, one in entry["unrelated"].items()}
+    cascading = order == "cascading"
     return Panel(
         f"{ORDERS[order]}: {name}",
-        illustrations=[
-            Illustration(
-                _curves(states, entry["unrelated"]["other image"], order),
-                "Similarity to the trained network's map. Dashed: similarity to the map of another image.",
-                f"Three measures of similarity over the layers, for {name}; the numbers are in the table.",
-            )
-        ],
-        table=Table([first, "same prediction", *(measure.label for measure in MEASURES.values())], rows),
+        illustrations=[_curves(entry[order], entry["unrelated"]["other image"], cascading)],
+        table=table_of(
+            "randomised down to" if cascading else "randomised",
+            [Column("agreement", "same prediction", "share"), *SIMILARITY],
+            {state["stage"]: state for state in entry[order]} | others,
+        ),
     )
 
 
-def _curves(states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], order: str) -> Any:
+def _curves(
+    states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], cascading: bool
+) -> Illustration:
     """Similarity over the number of randomised stages, or over the stage; dashed what is unrelated."""
-    cascading = order == "cascading"
     x = list(range(0 if cascading else 1, len(states) + 1))
     curves = []
     for colour, (measure, one) in enumerate(MEASURES.items()):
@@ -718,8 +685,9 @@ def _curves(states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], o
         curves.append(Curve.through(one.label, x, shown, colour=colour))
         level = unrelated[measure]["value"]
         curves.append(Curve("", x, [level] * len(x), dashed=True, colour=colour))
-    return curves_figure(
+    return curves_illustration(
         curves,
+        "Similarity to the trained network's map. Dashed: similarity to the map of another image.",
         x_label="layers randomised" if cascading else "the randomised layer, 1 being the logits'",
         y_label="similarity to the trained map",
         y_bounds=(-1.0, 1.0),
@@ -729,55 +697,35 @@ def _curves(states: Sequence[Mapping[str, Any]], unrelated: Mapping[str, Any], o
 def _trainings_panels(result: StudyResult) -> list[Panel]:
     """What the new networks have learnt, and for each attribution how alike their maps are."""
     results = result.results
-    examples = result.config["train_examples"]
     text = (
-        f"Networks of the same architecture, trained anew on {examples:,} images. Permuted labels and images "
-        "of noise can only be learnt by heart, and carry nothing over to the test images."
+        "Networks of the same architecture, trained anew on "
+        f"{result.config['train_examples']:,} images. Permuted labels and images of noise can only be learnt "
+        "by heart, and carry nothing over to the test images."
     )
-    learnt = [
-        [TRAINING_WORDS[kind], _share(one["training_accuracy"]), _share(one["test_accuracy"])]
-        for kind, one in results["trainings"].items()
-    ]
-    columns = ["trained on", "training accuracy", "test accuracy"]
-    panels = [Panel("New trainings", [text], table=Table(columns, learnt))]
+    learnt = {TRAINING_WORDS[kind]: one for kind, one in results["trainings"].items()}
+    panels = [Panel("New trainings", [text], table=table_of("trained on", LEARNT, learnt))]
     for name, entry in results["attributions"].items():
-        rows = [
-            [TRAINING_WORDS[kind], *(_number(state["similarity"][m]) for m in MEASURES)]
-            for kind, state in entry["trainings"].items()
-        ]
-        other = entry["unrelated"]["other image"]
-        rows.append(["(other image, for comparison)", *(_number(other[m]) for m in MEASURES)])
-        table = Table(["trained on", *(measure.label for measure in MEASURES.values())], rows)
+        states = {TRAINING_WORDS[kind]: state for kind, state in entry["trainings"].items()}
+        states["(other image, for comparison)"] = {"similarity": entry["unrelated"]["other image"]}
+        table = table_of("trained on", SIMILARITY, states)
         panels.append(Panel(f"Maps after new trainings: {name}", table=table))
     return panels
 
 
-def _gallery_panel(result: StudyResult) -> Panel:
-    arrays, results = result.arrays, result.results
-    if not len(arrays["index"]):
-        return Panel("Maps", ["No images were asked for."])
-    illustrations = []
-    for name, entry in results["attributions"].items():
-        columns: list[tuple[str, Any]] = [("trained", arrays[f"{name}/own"])]
-        if "cascading" in entry:
-            states = entry["cascading"]
-            chosen = np.unique(np.linspace(0, len(states) - 1, min(_MOST_STATES, len(states))).round())
-            columns += [
-                (f"down to {states[place]['stage']}", arrays[f"{name}/cascading"][place])
-                for place in chosen.astype(int).tolist()
-            ]
-        columns += [
-            (f"trained on {TRAINING_WORDS[kind]}", arrays[f"{name}/{kind}"]) for kind in entry["trainings"]
-        ]
-        rows = [
-            PictureRow(
-                str(arrays["classes"][label]),
-                [channels_last(arrays["image"][place]), *(maps[place] for _, maps in columns)],
-            )
-            for place, label in enumerate(arrays["label"].tolist())
-        ]
-        titles = ["image", *(title for title, _ in columns)]
-        figure = PictureGallery(rows, titles, image_and_maps(len(columns)))
-        alt = f"{len(rows)} images and their maps by {name}: of the network as trained, and of changed ones."
-        illustrations.append(Illustration(figure, f"{name}, each map on a scale of its own.", alt))
-    return Panel("Maps", illustrations=illustrations)
+def _gallery_panel(result: StudyResult, name: str) -> Panel:
+    """Images and their maps by one attribution: of the network as trained, and of changed ones."""
+    arrays, entry = result.arrays, result.results["attributions"][name]
+    columns: dict[str, Any] = {"trained": arrays[f"{name}/own"]}
+    if "cascading" in entry:
+        states = entry["cascading"]
+        chosen = np.unique(np.linspace(0, len(states) - 1, min(_MOST_STATES, len(states))).round())
+        columns |= {
+            f"down to {states[place]['stage']}": arrays[f"{name}/cascading"][place]
+            for place in chosen.astype(int).tolist()
+        }
+    columns |= {f"trained on {TRAINING_WORDS[kind]}": arrays[f"{name}/{kind}"] for kind in entry["trainings"]}
+    rows = [
+        map_row(arrays["classes"][label], arrays["image"][place], [maps[place] for maps in columns.values()])
+        for place, label in enumerate(arrays["label"].tolist())
+    ]
+    return examples_panel(f"Maps: {name}", ["Each map is on a scale of its own."], rows, list(columns))

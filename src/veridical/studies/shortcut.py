@@ -6,29 +6,23 @@ images whose truth is known.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
-from operator import itemgetter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from veridical.attribution.classifier import parameter_like
-from veridical.attribution.method import batch_maps
 from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.faithfulness.randomisation import predict_classes
 from veridical.faithfulness.sources import describe_source
-from veridical.metrics.intervals import SHARE, over_runs, paired_difference, two_intervals
+from veridical.metrics.intervals import SHARE, over_runs, two_intervals
 from veridical.metrics.localisation import LEVELS
-from veridical.report import Curve, Illustration, Panel, PictureGallery, PictureRow, curves_figure
-from veridical.report.formats import Interval
+from veridical.report import Curve, Interval, Panel, curves_illustration
 from veridical.report.table import Column, Table, write_points
 from veridical.runtime.checking import FilePath, Share, Width
 from veridical.runtime.files import Arrays
@@ -44,16 +38,18 @@ from veridical.runtime.options import (
     TrainingGrid,
 )
 from veridical.studies.maps import (
-    SINGLE,
-    channels_last,
+    check_data,
     describe_methods,
-    draw_topk,
+    examples_panel,
+    explain,
     first_of_each_class,
-    image_and_maps,
-    joined,
+    make_topk_curve,
     map_measures,
+    map_row,
     measures_over_seeds,
     scaled_saliency,
+    topk_panel,
+    train_step,
 )
 from veridical.studies.study import (
     Case,
@@ -61,13 +57,11 @@ from veridical.studies.study import (
     Study,
     StudyResult,
     Work,
-    check_data,
     check_different,
     compare,
     limit_count,
     table_of,
 )
-from veridical.training.loop import train
 from veridical.training.penalties import check_supported, training_title
 from veridical.training.recipes import Settings
 from veridical.training.task import predict_cost, study_settings, training_fields
@@ -81,28 +75,45 @@ LOST = ("moved", "gone")
 # Test images whose maps are kept, the first ones of each class.
 PICTURES = 10
 
+_FOLLOWS = (
+    "Of the moved images whose patch stands for another class than the image's (by its place, or as it is "
+    "there or missing), how many are classified as the patch says and not as the image shows. It separates "
+    "reliance on the patch from mere disturbance by it."
+)
+_ATTACKED = "Accuracy under the attack of the training's own ball, on images without a patch."
 RELIANCE = (
     *(Column(f"accuracy/{variant}", variant, "share") for variant in VARIANTS),
     *(Column(f"lost/{variant}", f"lost, {variant}", "points") for variant in LOST),
-    Column("follows", "follows the patch", "share"),
-    Column("adversarial_accuracy", "attacked", "share"),
+    Column("follows", "follows the patch", "share", None, _FOLLOWS),
+    Column("adversarial_accuracy", "attacked", "share", None, _ATTACKED),
+)
+_GONE = (
+    "The mass at the pixels of the agreeing patch in images without it. What is still there is not about "
+    "this image: the model looks where the patch usually is."
 )
 MAPS = (
     Column("agreeing/mass", "mass on the patch", "share"),
     Column("agreeing/area/examples/value", "its area", "share"),
     Column("agreeing/excess", "beyond the area", "points"),
-    Column("gone/mass", "where it was, gone", "share"),
+    Column("gone/mass", "where it was, gone", "share", None, _GONE),
     Column("agreeing/pointing", "strongest value on it", "share"),
     Column("agreeing/auc", "AUC", "number"),
     Column("agreeing/zero", "exact zeros", "share"),
 )
 
-RELIANCE_TEXT = (
-    "Accuracy on the same test images with the patch as in training (agreeing), at a place (or with a "
-    "presence) independent of the class (moved), and without it (gone). Lost: agreeing minus the other, in "
-    "percentage points, paired by image. 95% intervals are over seeds where there are several, else over "
-    "images."
-)
+RELIANCE_TEXT = [
+    (
+        "Accuracy on the same test images with the patch as in training (agreeing), at a place (or with a "
+        "presence) independent of the class (moved), and without it (gone). Lost: agreeing minus the other, "
+        "in percentage points, paired by image. 95% intervals are over seeds where there are several, else "
+        "over images."
+    ),
+    (
+        "Patch tells nothing: the control, trained with a patch whose place (or presence) is independent of "
+        "the class. What it loses when the patch is gone, and what of its maps lies on it, is what a patch "
+        "does by itself; agreeing and moved images are alike to it."
+    ),
+]
 
 # One data set with each kind of test images.
 Planted = Mapping[ShortcutTestName, MaskedDataset]
@@ -141,9 +152,8 @@ class Condition:
     record of the data with the patch gone in testing.
     """
 
-    title: str
     control: bool
-    shortcut: Mapping[str, Any]
+    shortcut: ShortcutOptions
     settings: Settings
     images: Mapping[str, Any]
 
@@ -181,22 +191,21 @@ class Shortcut(Study[ShortcutStudyOptions]):
         self.seeds = range(options.seed, options.seed + options.seeds)
         data = planted(self._shortcut(options.rate[0]), options.data_root)["gone"]
         self.classes = data.classes
-        images = len(data.test)
-        self.explained = limit_count(options.explained, images)
+        self.examples = len(data.test)
         self.explaining = {
             "attributions": describe_methods(options),
-            "explained": self.explained,
+            "explained": limit_count(options.explained, self.examples),
             "levels": list(LEVELS),
             "map_seed": options.seed,
         }
         rates = [(rate, False) for rate in options.rate]
-        rates += [(chance_rate(options.code, data.num_classes), True)] if options.control else []
-        self.conditions = {
-            one.title: one for rate, control in rates for one in self._conditions(rate, control)
-        }
+        if options.control:
+            # At this rate the patch is independent of the class.
+            rates.append((0.5 if options.code == "presence" else 1 / data.num_classes, True))
+        self.conditions = dict(one for rate, control in rates for one in self._conditions(rate, control))
 
-    def _conditions(self, rate: float, control: bool) -> Iterable[Condition]:
-        """Every objective with every radius that it takes, on images of one rate of agreement."""
+    def _conditions(self, rate: float, control: bool) -> Iterable[tuple[str, Condition]]:
+        """By title every objective with every radius that it takes, on images of one rate of agreement."""
         options, shortcut = self.options, self._shortcut(rate)
         data = planted(shortcut, options.data_root)["gone"]
         given = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
@@ -210,20 +219,20 @@ class Shortcut(Study[ShortcutStudyOptions]):
                     title += ", patch tells nothing"
                 elif len(options.rate) > 1:
                     title += f", agrees {100 * rate:.4g}%"
-                yield Condition(title, control, shortcut, settings, data.describe())
+                yield title, Condition(control, shortcut, settings, data.describe())
 
-    def _shortcut(self, rate: float) -> dict[str, Any]:
+    def _shortcut(self, rate: float) -> ShortcutOptions:
         names = ("code", "size", "margin", "pattern", "contrast", "train_examples", "test_examples", "seed")
         source = describe_source(self.options.data, self.options.data_root, {})["data"]
         own = {name: getattr(self.options, name) for name in names}
-        return asdict(ShortcutOptions(source=source, rate=rate, test="gone", **own))
+        return ShortcutOptions(source=source, rate=rate, test="gone", **own)
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, as plain values; neither paths nor the machine."""
         arms = {
             title: {
                 "control": one.control,
-                "shortcut": dict(one.shortcut),
+                "shortcut": asdict(one.shortcut),
                 "data": dict(one.images),
                 "training": training_fields(one.settings),
             }
@@ -231,16 +240,12 @@ class Shortcut(Study[ShortcutStudyOptions]):
         }
         return {"arms": arms, "seeds": list(self.seeds), **self.explaining}
 
-    def where(self) -> dict[str, str]:
-        """What all steps are told of paths and machine."""
-        return super().where() | describe_source(self.options.data, self.options.data_root, {})
-
     def cases(self) -> Iterable[Case]:
         """A training and its measurement for each condition and seed."""
         for title, one in self.conditions.items():
             for seed in self.seeds:
                 values = {
-                    "shortcut": dict(one.shortcut),
+                    "shortcut": asdict(one.shortcut),
                     "data": {"checksum": one.images["checksum"]},
                     "training": training_fields(one.settings),
                     "seed": seed,
@@ -257,41 +262,33 @@ class Shortcut(Study[ShortcutStudyOptions]):
         the `map_measures` of every attribution as `maps/ATTRIBUTION/VARIANT/MEASURE`. For the page, of the
         first images of each class, `index` (n,), and of every variant image/ uint8 (n, C, H, W), region/ bool
         (n, H, W) and, for every attribution, saliency/ATTRIBUTION/ float16 (n, H, W), each map divided by its
-        maximum. Killed at any moment, it continues from its checkpoint.
+        maximum.
         """
-        variants = planted(values["shortcut"], context.data_root)
-        data, seed, levels = variants["gone"], values["map_seed"], values["levels"]
+        variants = planted(ShortcutOptions(**values["shortcut"]), context.data_root)
+        data, seed, explained = variants["gone"], values["map_seed"], range(values["explained"])
         check_data(data, values["data"]["checksum"])
-        trained = train(
-            data=data,
-            out=str(context.folder / "run"),
-            seed=values["seed"],
-            device=context.device,
-            progress=False,
-            **values["training"],
-        )
-        arrays: Arrays = {"label": data.test.labels.numpy()}
-        index = first_of_each_class(data.test.labels[: values["explained"]], PICTURES)
-        arrays["index"] = np.asarray(index, dtype=np.int64)
+        trained = train_step(data, values, context)
+        labels, count = data.test.labels, len(explained)
+        index = first_of_each_class(labels[:count], PICTURES)
+        arrays: Arrays = {"label": labels.numpy(), "index": np.asarray(index, dtype=np.int64)}
         for variant, shown in variants.items():
-            regions = _mark_patches(variants, variant)
-            arrays[f"predicted/{variant}"] = predict_classes(trained.model, shown.test).numpy()
-            arrays[f"correct/{variant}"] = arrays[f"predicted/{variant}"] == arrays["label"]
+            # Maps are measured on the patch, or where it was in agreement if it is gone.
+            regions = variants["agreeing" if variant == "gone" else variant].test_mask
+            predicted = predict_classes(trained.model, shown.test)
+            arrays[f"predicted/{variant}"] = predicted.numpy()
+            arrays[f"correct/{variant}"] = (predicted == labels).numpy()
             arrays[f"image/{variant}"] = shown.test.images[index].numpy()
             arrays[f"region/{variant}"] = regions[index].numpy()
             for name in values["attributions"]:
-                parts = []
-                for first in range(0, values["explained"], context.batch):
-                    numbers = range(first, min(first + context.batch, values["explained"]))
-                    maps, masks = (
-                        _maps(trained.model, shown, name, numbers, seed),
-                        regions[numbers.start : numbers.stop],
-                    )
-                    parts.append(map_measures(maps, masks, levels=levels, seed=seed, indices=numbers))
-                for measure, whole in joined(parts).items():
-                    arrays[f"maps/{name}/{variant}/{measure}"] = whole
-                pictured = _maps(trained.model, shown, name, index, seed)
-                arrays[f"saliency/{name}/{variant}"] = scaled_saliency(pictured)
+                method, classes = create_attribution(name, seed=seed), predicted[:count]
+                maps = explain(
+                    trained.model, shown.test, method, explained, classes, batch=context.batch, seed=seed
+                )
+                measures = map_measures(
+                    maps, regions[:count], levels=values["levels"], seed=seed, indices=explained
+                )
+                arrays |= {f"maps/{name}/{variant}/{measure}": array for measure, array in measures.items()}
+                arrays[f"saliency/{name}/{variant}"] = scaled_saliency(maps[index])
         # Where the moved patch happens to agree with the label nothing can be told: NaN.
         arrays["follows"] = follows(arrays["predicted/moved"], variants["moved"], values["shortcut"]["code"])
         results, timing = trained.result["results"], trained.result["timing"]
@@ -299,27 +296,37 @@ class Shortcut(Study[ShortcutStudyOptions]):
 
     def results(self, work: Work) -> dict[str, Any]:
         """Every condition's own numbers, and its differences to the first condition on the same images."""
-        measured: dict[str, dict[int, Arrays]] = {}
-        attacked: dict[str, list[Any]] = {}
+        measured: dict[str, list[Arrays]] = {title: [] for title in self.conditions}
+        attacked: dict[str, list[Any]] = {title: [] for title in self.conditions}
         for case in self.all_cases:
-            measured.setdefault(case.group, {})[case.seed] = work.arrays(case)
-            attacked.setdefault(case.group, []).append(work.plain(case)["adversarial_accuracy"])
-        arms, differences = {}, {}
+            run = work.arrays(case)
+            # 1 where an image is right with the patch as in training and wrong without, -1 the reverse.
+            right = run["correct/agreeing"].astype(np.float64)
+            measured[case.group].append(run | {f"lost/{to}": right - run[f"correct/{to}"] for to in LOST})
+            attacked[case.group].append(work.plain(case)["adversarial_accuracy"])
+        differences = {}
         for title, one in self.conditions.items():
-            runs = measured[title]
-            arms[title] = self._condition_results(one, list(runs.values()), attacked[title])
             # The first condition on the same images: compared with others, the patch would differ too.
             reference = next(t for t, other in self.conditions.items() if other.shortcut == one.shortcut)
             if reference != title:
-                pair = (runs, measured[reference])
-                lost = {f"lost_{to}": _difference(pair, partial(_lost, to=to)) for to in LOST}
-                mass = {
-                    name: _difference(pair, itemgetter(f"maps/{name}/agreeing/mass"))
-                    for name in self.options.attribution
+                pair = (measured[title], measured[reference])
+                differences[title] = {
+                    "reference": reference,
+                    **{f"lost_{to}": _difference(*pair, f"lost/{to}") for to in LOST},
+                    "mass": {
+                        name: _difference(*pair, f"maps/{name}/agreeing/mass")
+                        for name in self.options.attribution
+                    },
                 }
-                differences[title] = {"reference": reference, **lost, "mass": mass}
-        images = len(next(iter(next(iter(measured.values())).values()))["label"])
-        return {"examples": images, "explained": self.explained, "arms": arms, "differences": differences}
+        return {
+            "examples": self.examples,
+            "explained": self.explaining["explained"],
+            "arms": {
+                title: self._condition_results(one, measured[title], attacked[title])
+                for title, one in self.conditions.items()
+            },
+            "differences": differences,
+        }
 
     def _condition_results(
         self, one: Condition, runs: Sequence[Arrays], attacked: Sequence[Mapping[str, Any] | None]
@@ -332,7 +339,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
             "objective": one.settings.objective,
             "norm": None if robust is None else robust.norm,
             "radius": None if robust is None else robust.radius,
-            "rate": one.shortcut["rate"],
+            "rate": one.shortcut.rate,
             "control": one.control,
             "seeds": list(self.seeds),
             "accuracy": {
@@ -340,27 +347,17 @@ class Shortcut(Study[ShortcutStudyOptions]):
                 for variant in VARIANTS
             },
             "adversarial_accuracy": over_runs(known, SHARE) if known else None,
-            "lost": {to: two_intervals([_lost(run, to) for run in runs]) for to in LOST},
+            "lost": {to: two_intervals([run[f"lost/{to}"] for run in runs]) for to in LOST},
             "follows": two_intervals([run["follows"] for run in runs], SHARE),
             "maps": {
-                name: {
-                    variant: measures_over_seeds(
-                        [
-                            {
-                                measure: run[f"maps/{name}/{variant}/{measure}"]
-                                for measure in (*SINGLE, "topk")
-                            }
-                            for run in runs
-                        ]
-                    )
-                    for variant in VARIANTS
-                }
+                name: {variant: measures_over_seeds(runs, f"maps/{name}/{variant}/") for variant in VARIANTS}
                 for name in self.options.attribution
             },
         }
 
     def pictures(self, work: Work) -> Arrays:
         """Images and regions of every condition, and the maps of its first training."""
+        shown = self.options.gallery
         arrays: Arrays = {
             "arms": np.asarray(list(self.conditions), dtype=np.str_),
             "classes": np.asarray(self.classes, dtype=np.str_),
@@ -368,12 +365,11 @@ class Shortcut(Study[ShortcutStudyOptions]):
         for number, title in enumerate(self.conditions):
             first = work.arrays(next(case for case in self.all_cases if case.group == title))
             for name, values in first.items():
-                if name == "index" or name.startswith(("image/", "region/", "saliency/")):
-                    arrays[f"{number}/{name}"] = values[: self.options.gallery]
-            index = first["index"][: self.options.gallery]
-            arrays[f"{number}/label"] = first["label"][index]
-            for variant in VARIANTS:
-                arrays[f"{number}/predicted/{variant}"] = first[f"predicted/{variant}"][index]
+                kind = name.partition("/")[0]
+                if kind in ("index", "image", "region", "saliency"):
+                    arrays[f"{number}/{name}"] = values[:shown]
+                elif kind in ("label", "predicted"):  # of all images
+                    arrays[f"{number}/{name}"] = values[first["index"][:shown]]
         return arrays
 
     @classmethod
@@ -415,14 +411,14 @@ class Shortcut(Study[ShortcutStudyOptions]):
     def panels(cls, result: StudyResult) -> list[Panel]:
         """Reliance, over the rate of agreement too; maps, their strongest values, and images."""
         tables = cls.tables(result)
-        panels = [Panel("Reliance", [RELIANCE_TEXT], table=tables.pop("Reliance"))]
+        panels = [Panel("Reliance", RELIANCE_TEXT, table=tables.pop("Reliance"))]
         panels += [_rates_panel(result)] if len(_rates(result)) > 1 else []
         text = (
             f"Of the first {result.results['explained']:,} test images, explained for the predicted class. A "
             "map without knowledge puts the share of the area on the patch."
         )
         panels += [Panel(title, [text], table=table) for title, table in tables.items()]
-        return [*panels, _curves_panel(result), _gallery_panel(result), _meaning_panel(result)]
+        return [*panels, _curves_panel(result), _gallery_panel(result)]
 
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:
@@ -444,19 +440,10 @@ class Shortcut(Study[ShortcutStudyOptions]):
         }
 
 
-def chance_rate(code: CodeName, classes: int) -> float:
-    """The rate of agreement at which the patch is independent of the class."""
-    return 0.5 if code == "presence" else 1 / classes
-
-
-def planted(options: Mapping[str, Any], root: str | None) -> Planted:
-    """The data set of some `ShortcutOptions` with each kind of test images; a process keeps the last one."""
-    return _planted(json.dumps(dict(options), sort_keys=True), root)
-
-
 @lru_cache(maxsize=1)
-def _planted(options: str, root: str | None) -> Planted:
-    return shortcut_variants(ShortcutOptions(**json.loads(options)), root)
+def planted(options: ShortcutOptions, root: str | None) -> Planted:
+    """The data set with each kind of test images; a process keeps the last one."""
+    return shortcut_variants(options, root)
 
 
 def follows(predicted: NDArray[np.int64], moved: MaskedDataset, code: CodeName) -> NDArray[np.float64]:
@@ -470,30 +457,9 @@ def follows(predicted: NDArray[np.int64], moved: MaskedDataset, code: CodeName) 
     return np.where(agrees, np.nan, hit.astype(np.float64))
 
 
-def _mark_patches(variants: Planted, variant: ShortcutTestName) -> Tensor:
-    """Where maps are measured, bool (N, H, W): on the patch, or where it was in agreement if it is gone."""
-    return variants["agreeing" if variant == "gone" else variant].test_mask
-
-
-def _maps(model: nn.Module, data: MaskedDataset, name: str, indices: range | list[int], seed: int) -> Tensor:
-    """Attributions of the predicted class, float32 (n, C, H, W) on the CPU."""
-    device = next(model.parameters()).device
-    inputs, _ = data.test.batch(indices, parameter_like(model).dtype, device)
-    return batch_maps(create_attribution(name, seed=seed), model, inputs, None, indices, seed).cpu().float()
-
-
-def _lost(arrays: Arrays, to: str) -> NDArray[np.float64]:
-    """1 where an image is right with the patch as in training and wrong without, -1 the reverse, else 0."""
-    lost: NDArray[np.float64] = arrays["correct/agreeing"].astype(np.float64) - arrays[f"correct/{to}"]
-    return lost
-
-
-def _difference(
-    pair: tuple[Mapping[int, Arrays], Mapping[int, Arrays]], measure: Callable[[Arrays], NDArray[Any]]
-) -> dict[str, Any]:
+def _difference(runs: Sequence[Arrays], others: Sequence[Arrays], name: str) -> dict[str, Any]:
     """The two intervals of a measure's difference between two conditions, paired by image and by seed."""
-    first, second = ({seed: measure(run) for seed, run in runs.items()} for runs in pair)
-    return dict(paired_difference(first, second))
+    return dict(two_intervals([run[name] - other[name] for run, other in zip(runs, others, strict=True)]))
 
 
 # From a finished study to its page
@@ -519,35 +485,30 @@ def _rates_panel(result: StudyResult) -> Panel:
         ordered = sorted(arms, key=lambda arm: float(arm["rate"]))
         lost = [arm["lost"]["moved"] for arm in ordered]
         curves.append(Curve.through(name, [arm["rate"] for arm in ordered], lost))
-    figure = curves_figure(
+    illustration = curves_illustration(
         curves,
+        "Accuracy lost when the patch moves.",
         x_label="training images whose patch agrees",
         y_label="accuracy lost",
         x_percent=True,
         y_percent=True,
         y_bounds=(-1.0, 1.0),
     )
-    alt = "Accuracy lost when the patch moves, over the rate of agreement, for each kind of training."
-    return Panel(
-        title="The rate of agreement",
-        illustrations=[Illustration(figure, "Accuracy lost when the patch moves.", alt)],
-    )
+    return Panel("The rate of agreement", illustrations=[illustration])
 
 
 def _curves_panel(result: StudyResult) -> Panel:
-    figures = []
-    for name in result.config["attributions"]:
-        arms = result.results["arms"]
-        area = next(iter(arms.values()))["maps"][name]["agreeing"]["area"]["examples"]["value"]
-        figure = draw_topk(
-            {title: arm["maps"][name]["agreeing"]["topk"] for title, arm in arms.items()},
-            result.config["levels"],
-            (area, "share of the area"),
-            title=name,
-        )
-        alt = f"Share of the strongest values of {name} that lie on the patch, over k, for each training."
-        figures.append(Illustration(figure, "Share of the k% strongest values that lie on the patch.", alt))
-    return Panel(title="The strongest values", illustrations=figures)
+    arms, levels = result.results["arms"], result.config["levels"]
+    charts = {
+        name: [
+            make_topk_curve(title, levels, arm["maps"][name]["agreeing"]["topk"])
+            for title, arm in arms.items()
+        ]
+        for name in result.config["attributions"]
+    }
+    maps = next(iter(next(iter(arms.values()))["maps"].values()))
+    area = maps["agreeing"]["area"]["examples"]["value"]  # the patch's, whatever is measured on it
+    return topk_panel("The strongest values", charts, area, "on the patch")
 
 
 def _gallery_panel(result: StudyResult) -> Panel:
@@ -555,64 +516,16 @@ def _gallery_panel(result: StudyResult) -> Panel:
     arrays, arms = result.arrays, result.arrays["arms"].tolist()
     # A control has patches of its own at other places: what stands side by side must be the same images.
     shared = [n for n, title in enumerate(arms) if not result.results["arms"][title]["control"]]
-    same = [
-        n
-        for n in shared
-        if np.array_equal(arrays[f"{n}/image/agreeing"], arrays[f"{shared[0]}/image/agreeing"])
-    ]
-    name = next(iter(result.config["attributions"]))
-    classes = arrays["classes"]
-    gallery = []
+    images = [arrays[f"{n}/image/agreeing"] for n in shared]
+    same = [n for n, shown in zip(shared, images, strict=True) if np.array_equal(shown, images[0])]
+    name, classes = next(iter(result.config["attributions"])), arrays["classes"]
+    rows = []
     for place, label in enumerate(arrays[f"{same[0]}/label"].tolist()):
         for variant in ("agreeing", "moved"):
-            image = channels_last(arrays[f"{same[0]}/image/{variant}"][place])
-            region = arrays[f"{same[0]}/region/{variant}"][place]
-            maps = [arrays[f"{n}/saliency/{name}/{variant}"][place].astype(np.float64) for n in same]
-            named = [str(classes[arrays[f"{n}/predicted/{variant}"][place]]) for n in same]
-            gallery.append(
-                PictureRow(
-                    f"{classes[label]}, patch {variant}",
-                    [image, *maps],
-                    ["", *(f"predicts {word}" for word in named)],
-                    [region if region.any() else None] * (1 + len(maps)),
-                )
-            )
-    if not gallery:
-        return Panel(title="Examples", text=["No images were asked for."])
-    figure = PictureGallery(gallery, ["image", *(arms[n] for n in same)], image_and_maps(len(same)))
-    alt = (
-        f"{len(gallery) // 2} images with the patch outlined, agreeing and moved, and the maps of each model."
-    )
-    return Panel(
-        title="Examples",
-        text=[f"The patch is outlined. Maps by {name} of the first seed's models, and what they predict."],
-        illustrations=[Illustration(figure, "", alt)],
-    )
-
-
-def _meaning_panel(result: StudyResult) -> Panel:
-    meant = {
-        "place": "its place is one that stands for another class than the image's",
-        "presence": "it is there, or missing, against what the image's class has in training",
-    }[_patch(result)["code"]]
-    return Panel(
-        title="What the columns mean",
-        text=[
-            (
-                f"Follows the patch: among the moved images in which {meant}, how many are classified "
-                "as the patch says and not as the image shows. It separates reliance on the patch from "
-                "mere disturbance by it."
-            ),
-            (
-                "Patch tells nothing: the control, trained with a patch whose place (or presence) is "
-                "independent of the class. What it loses when the patch is gone, and what of its maps "
-                "lies on it, is what a patch does by itself; agreeing and moved images are alike to it."
-            ),
-            (
-                "Where it was, gone: the mass at the pixels of the agreeing patch in images without "
-                "it. What is still there is not about this image: the model looks where the patch "
-                "usually is."
-            ),
-            "Attacked: accuracy under the attack of the training's own ball, on images without a patch.",
-        ],
-    )
+            image, region = (arrays[f"{same[0]}/{part}/{variant}"][place] for part in ("image", "region"))
+            maps = [arrays[f"{n}/saliency/{name}/{variant}"][place] for n in same]
+            said = [f"predicts {classes[arrays[f'{n}/predicted/{variant}'][place]]}" for n in same]
+            outline = region if region.any() else None
+            rows.append(map_row(f"{classes[label]}, patch {variant}", image, maps, said, outline))
+    text = f"The patch is outlined. Maps by {name} of the first seed's models, and what they predict."
+    return examples_panel("Examples", [text], rows, [arms[n] for n in same])

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
+from veridical.data.lookup import data_root
 from veridical.faithfulness.diffroar import check_outcomes
 from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs, workers_of
 from veridical.jobs.cluster import Dask
@@ -272,9 +274,10 @@ class Study(Generic[OptionsT]):
         """What all steps are told of paths and machine."""
         options: Any = self.options
         where = {"device": str(options.device)}
-        for name in ("data_root", "batch"):
-            if getattr(options, name, None) is not None:
-                where[name] = str(getattr(options, name))
+        if hasattr(options, "batch"):
+            where["batch"] = str(options.batch)
+        if hasattr(options, "data_root") and (options.data_root or "VERIDICAL_DATA" in os.environ):
+            where["data_root"] = str(data_root(options.data_root).absolute())  # workers start elsewhere
         # A step from outside is imported by name where it runs, under the trust that its caller had.
         if getattr(options, "trust_code", False) or not self.spec.startswith(_OWN):
             where["trust_code"] = "yes"  # who has the class in hand has run its code
@@ -464,14 +467,6 @@ def check_different(name: str, values: Sequence[object]) -> None:
     """Raise a UsageError for an option of several values that has none, or one twice."""
     if not values or len(set(values)) < len(values):
         raise argument_error(name, values, "different values, at least one")
-
-
-def check_data(data: Any, checksum: str) -> None:
-    """Raise a RunError in a step whose machine has other images than the study was planned with."""
-    if data.checksum != checksum:
-        raise RunError(
-            f"{data.source} holds other images than were planned with. Give all machines the same."
-        )
 
 
 def table_of(
