@@ -1,11 +1,8 @@
 """Checkpoints: complete or absent, checked, and exact."""
 
-import copy
 import hashlib
 import io
-import json
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,7 @@ import torch
 from torch import nn
 
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import write_sealed
-from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, pack, save_checkpoint
+from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, save_checkpoint
 from veridical.training.optimisation import WeightAverage, make_optimiser
 from veridical.training.recipes import OptimiserSettings
 
@@ -85,103 +81,100 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, os.remove])
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.pt", "checkpoint.json"])
+@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, name: str, damage: Callable[[Path], None]
+    tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     one = learner()
     work(one, 2)
     saved(tmp_path / "c", one, 2)
     before = {key: value.clone() for key, value in one.tensors().items()}
     work(one, 2, first=2)
-    newest = saved(tmp_path / "c", one, 4)
-    damage(newest / name)
+    damage(saved(tmp_path / "c", one, 4))
     other = learner()
-    with pytest.warns(RuntimeWarning, match="step-00000004 is damaged"):
+    with pytest.warns(RuntimeWarning, match=r"step-00000004\.pt is damaged"):
         progress = load_newest(tmp_path / "c", other, CONFIG)
     assert progress is not None
     assert progress["step"] == 2
     for key, value in other.tensors().items():
         assert torch.equal(value, before[key])
-    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000002"]
+    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000002.pt"]
 
 
-def forge(checkpoint: Path, name: str, content: bytes) -> None:
-    """Replace a file and the digest that the record has of it."""
-    (checkpoint / name).write_bytes(content)
-    record = json.loads((checkpoint / "checkpoint.json").read_text())
-    record["sha256"][name] = hashlib.sha256(content).hexdigest()
-    record.pop("seal")
-    write_sealed(checkpoint / "checkpoint.json", record)
-
-
-def _torch_saved(value: object) -> bytes:
+def forge(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a checkpoint says, and the digest with it."""
+    record = torch.load(io.BytesIO(checkpoint.read_bytes()[64:]))
+    changed = change(record)
     buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
+    torch.save(record if changed is None else changed, buffer)
+    checkpoint.write_bytes(hashlib.sha256(buffer.getvalue()).hexdigest().encode() + buffer.getvalue())
 
 
-def _moments(change: Callable[[dict[str, Any]], object]) -> bytes:
-    one = learner()
-    work(one, 1)
-    state = copy.deepcopy(one.optimiser.state_dict())
-    change(state)
-    return _torch_saved(state)
+def optimiser(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    def of(record: dict[str, Any]) -> None:
+        change(record["optimiser"])
+
+    return of
 
 
-FORGED: dict[str, tuple[str, bytes]] = {
-    "junk weights": ("weights.safetensors", b"junk" * 10),
-    "no weights": ("weights.safetensors", pack({})),
-    "other weights": ("weights.safetensors", pack({"model.0.weight": torch.zeros(2)})),
-    "junk optimiser": ("optimiser.pt", b"junk" * 10),
-    "a list": ("optimiser.pt", _torch_saved([1, 2])),
-    "other keys": ("optimiser.pt", _torch_saved({"a": 1})),
-    "no groups": ("optimiser.pt", _moments(lambda state: state.update(param_groups=[]))),
-    "fewer parameters": ("optimiser.pt", _moments(lambda state: state["param_groups"][0]["params"].pop())),
-    "another rate": ("optimiser.pt", _moments(lambda state: state["param_groups"][0].update(betas="x"))),
-    "other moments": ("optimiser.pt", _moments(lambda state: state["state"][0].pop("exp_avg"))),
-    "other shape": ("optimiser.pt", _moments(lambda state: state["state"][0].update(exp_avg=torch.zeros(3)))),
+class Payload:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+FORGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a list": (lambda _: [1, 2], "is damaged"),
+    "a pickle that runs code": (lambda record: record | {"progress": Payload()}, "damaged: UnpicklingError"),
+    "no step": (lambda record: {"averaged": record["averaged"]}, "is damaged"),
+    "a step that is text": (lambda record: record | {"step": "2"}, "is damaged"),
+    "another step": (lambda record: record | {"step": 3}, "it is of step 3"),
+    "weights that are none": (lambda record: record | {"tensors": {"model.0.weight": 1}}, "is damaged"),
+    "other keys": (lambda record: record | {"optimiser": {"a": 1}}, "is damaged"),
+    "no groups": (optimiser(lambda state: state.update(param_groups=[])), "is damaged"),
+    "fewer parameters": (
+        optimiser(lambda state: state["param_groups"][0]["params"].pop() and None),
+        "state of",
+    ),
+    "another rate": (optimiser(lambda state: state["param_groups"][0].update(betas="x")), "state of"),
+    "other moments": (optimiser(lambda state: state["state"][0].pop("exp_avg")), "state of"),
+    "other shape": (optimiser(lambda state: state["state"][0].update(exp_avg=torch.zeros(3))), "state of"),
 }
 
 
 @pytest.mark.parametrize("forged", FORGED)
-def test_other_files_with_right_digests_are_refused_by_name(tmp_path: Path, forged: str) -> None:
-    name, content = FORGED[forged]
+def test_other_content_with_the_right_digest_is_refused_and_nothing_is_run(
+    tmp_path: Path, forged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    change, message = FORGED[forged]
     one = learner()
     work(one, 2)
-    newest = saved(tmp_path / "c", one, 2)
-    forge(newest, name, content)
-    if forged in ("no weights", "other weights"):
-        with pytest.raises(RunError, match="step-00000002 holds the weights of another model"):
-            load_newest(tmp_path / "c", learner(), CONFIG)
-    else:
-        with pytest.warns(RuntimeWarning, match=re.escape(name)):
-            assert load_newest(tmp_path / "c", learner(), CONFIG) is None
-
-
-@pytest.mark.parametrize("change", [{"step": 3}, {"averaged": 1}, {"progress": {}}, {"step": "2"}])
-def test_an_edited_record_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
-    newest = saved(tmp_path / "c", learner(), 2)
-    record = json.loads((newest / "checkpoint.json").read_text())
-    (newest / "checkpoint.json").write_text(json.dumps(record | change))
-    with pytest.warns(RuntimeWarning, match="step-00000002 is damaged"):
+    forge(saved(tmp_path / "c", one, 2), change)
+    with pytest.warns(RuntimeWarning, match=message):
         assert load_newest(tmp_path / "c", learner(), CONFIG) is None
+    assert not (tmp_path / "executed").exists()
 
 
-def test_what_a_kill_left_half_written_is_no_checkpoint_and_is_cleared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tensors", [{}, {"model.0.weight": torch.zeros(2)}])
+def test_other_weights_with_the_right_digest_are_those_of_another_model(
+    tmp_path: Path, tensors: dict[str, torch.Tensor]
+) -> None:
+    forge(saved(tmp_path / "c", learner(), 2), lambda record: record | {"tensors": tensors})
+    with pytest.raises(RunError, match=r"step-00000002\.pt holds the weights of another model"):
+        load_newest(tmp_path / "c", learner(), CONFIG)
+
+
+def test_what_a_kill_left_half_written_is_no_checkpoint_and_is_cleared_and_the_newest_two_stay(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "c"
-    (folder / ".step-00000009").mkdir(parents=True)
-    (folder / ".step-00000009" / "weights.safetensors").write_bytes(b"half")
+    folder.mkdir()
+    (folder / ".step-00000009.pt.1.a.tmp").write_bytes(b"half")
     assert load_newest(folder, learner(), CONFIG) is None
-    saved(folder, learner(), 9)
-    assert [path.name for path in folder.iterdir()] == ["step-00000009"]
-
-
-def test_the_newest_two_stay(tmp_path: Path) -> None:
     for step in (1, 2, 10, 11):
-        saved(tmp_path / "c", learner(), step)
-    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000011", "step-00000010"]
+        saved(folder, learner(), step)
+    assert list_checkpoints(folder) == [folder / "step-00000011.pt", folder / "step-00000010.pt"]
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -206,7 +199,7 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path: Path) -> None:
         next(bad.model.parameters()).fill_(float("nan"))
     with pytest.raises(RunError, match=r"0\.weight"):
         saved(tmp_path / "c", bad, 2)
-    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000001"]
+    assert [path.name for path in list_checkpoints(tmp_path / "c")] == ["step-00000001.pt"]
 
 
 def test_a_mask_of_minus_infinity_is_kept_and_an_infinite_running_variance_is_not(tmp_path: Path) -> None:
@@ -230,17 +223,3 @@ def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
     other = tied(0.0)
     load_newest(tmp_path / "c", other, CONFIG)
     assert all(bool((parameter == 0.5).all()) for parameter in other.model.parameters())
-
-
-class Payload:
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch executed",)
-
-
-def test_a_pickle_that_runs_code_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    newest = saved(tmp_path / "c", learner(), 1)
-    forge(newest, "optimiser.pt", _torch_saved({"state": Payload()}))
-    with pytest.warns(RuntimeWarning, match=r"optimiser\.pt is damaged: UnpicklingError"):
-        assert load_newest(tmp_path / "c", learner(), CONFIG) is None
-    assert not (tmp_path / "executed").exists()

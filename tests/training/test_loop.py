@@ -103,7 +103,8 @@ def test_what_kills_left_behind_is_cleared_away(tmp_path: Path, trained: Trained
     trained("run", steps=2)
     assert not leftover.exists()
     # Killed between the result and the removal of what led to it.
-    (tmp_path / "run" / "checkpoints" / "step-00000002").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "step-00000002.pt").touch()
     leftover.write_text("half")
     trained("run", steps=2)
     assert not leftover.exists()
@@ -326,9 +327,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_images_and_checkpoint(
     assert stopped["images"] == [stopped["batch"][3]]
     assert len(set(stopped["batch"])) == 20
     assert ", ".join(map(str, stopped["batch"][:16])) in str(caught.value)
-    assert stopped["checkpoint"].endswith("step-00000010")
+    assert stopped["checkpoint"].endswith("step-00000010.pt")
     assert "step-00000010" in str(caught.value)
-    assert Path(stopped["checkpoint"]).is_dir()
+    assert Path(stopped["checkpoint"]).is_file()
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
     assert torch.backends.mkldnn.matmul.fp32_precision == flags  # type: ignore[attr-defined]

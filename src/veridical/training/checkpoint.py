@@ -1,10 +1,8 @@
-"""What survives a kill: one folder per checkpoint, complete or absent, and checked when it is read again."""
+"""What survives a kill: one file per checkpoint, complete or absent, and checked when it is read again."""
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import field
@@ -15,31 +13,24 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from veridical.runtime.checking import record
+from veridical.runtime.checking import check_structure, record
 from veridical.runtime.errors import RunError
-from veridical.runtime.files import (
-    digest,
-    list_differences,
-    read_bytes,
-    read_json,
-    to_plain,
-    write_atomic,
-    write_sealed,
-)
+from veridical.runtime.files import digest, list_differences, read_bytes, to_plain, write_atomic
 from veridical.training.optimisation import MOMENTS, WeightAverage
 
 # Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged.
 _KEPT = 2
-
-_WEIGHTS, _OPTIMISER, _RECORD = "weights.safetensors", "optimiser.pt", "checkpoint.json"
+# Characters of the digest that a checkpoint's file begins with.
+_DIGEST = 64
 
 
 class _Record(TypedDict):
     step: int
     averaged: int | None
-    sha256: dict[str, str]
     config: dict[str, Any]
     progress: dict[str, Any]
+    tensors: dict[str, Tensor]
+    optimiser: dict[str, Any]
 
 
 @record
@@ -74,44 +65,37 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 def save_checkpoint(
     folder: Path, step: int, learner: Learner, config: Mapping[str, Any], progress: Mapping[str, Any]
 ) -> Path:
-    """Write `folder`/step-NNNNNNNN, which appears all at once, and drop all but the newest two.
+    """Write `folder`/step-NNNNNNNN.pt, which appears as a whole, and drop all but the newest two.
 
     config: the run's settings, compared when it is loaded. progress: plain values that `load_newest` returns.
     A RunError instead of a checkpoint if a weight is not finite.
     """
     check_finite(learner.model, f"after step {step}", "Lower the learning rate, in a new folder.")
-    optimiser = io.BytesIO()
-    torch.save(learner.optimiser.state_dict(), optimiser)
-    files = {_WEIGHTS: pack(learner.tensors()), _OPTIMISER: optimiser.getvalue()}
-    folder.mkdir(exist_ok=True)
-    # A leading dot: what a kill leaves behind here is no checkpoint and is cleared away by the next one.
-    for unfinished in folder.glob(".step-*"):
-        shutil.rmtree(unfinished)
-    temporary, target = folder / f".step-{step:08d}", folder / _name(step)
-    temporary.mkdir()
-    for name, content in files.items():
-        write_atomic(temporary / name, content)
-    record = {
+    record: _Record = {
         "step": step,
         "averaged": learner.average.updates if learner.average else None,
-        "sha256": {name: digest(content) for name, content in files.items()},
-        "config": dict(config),
-        "progress": dict(progress),
+        "config": to_plain(dict(config), "config"),
+        "progress": to_plain(dict(progress), "progress"),
+        "tensors": learner.tensors(),
+        "optimiser": learner.optimiser.state_dict(),
     }
-    write_sealed(temporary / _RECORD, record)
-    # A rename cannot replace a folder that holds files.
-    if target.exists():
-        shutil.rmtree(target)
-    # A rename is atomic: the checkpoint is there as a whole, or not at all.
-    os.replace(temporary, target)
+    buffer = io.BytesIO()
+    torch.save(record, buffer)
+    content = buffer.getvalue()
+    folder.mkdir(exist_ok=True)
+    # A leading dot: what a kill left behind here is no checkpoint.
+    for unfinished in folder.glob(".step-*"):
+        unfinished.unlink()
+    path = folder / _name(step)
+    write_atomic(path, digest(content).encode() + content)
     for old in list_checkpoints(folder)[_KEPT:]:
-        shutil.rmtree(old)
-    return target
+        old.unlink()
+    return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, the newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+    return sorted(folder.glob("step-*.pt"), reverse=True)
 
 
 def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -122,21 +106,21 @@ def load_newest(folder: Path, learner: Learner, config: Mapping[str, Any]) -> di
     """
     for path in list_checkpoints(folder):
         try:
-            record, tensors, optimiser = _read(path, learner.optimiser)
+            record = _read(path, learner.optimiser)
         except RunError as damage:
             warnings.warn(
                 f"the checkpoint {path} is damaged and was removed; the one before it is used ({damage})",
                 RuntimeWarning,
                 stacklevel=2,
             )
-            shutil.rmtree(path)
+            path.unlink()
             continue
         # Beyond damage: another configuration or model is the caller's mistake, and nothing is removed.
         if differences := list_differences(record["config"], to_plain(dict(config), "config")):
             listed = "; ".join(differences)
             raise RunError(f"{path} belongs to another configuration: {listed}. Name another folder.")
-        copy_tensors(path, tensors, learner.tensors())
-        learner.optimiser.load_state_dict(optimiser)
+        copy_tensors(path, record["tensors"], learner.tensors())
+        learner.optimiser.load_state_dict(record["optimiser"])
         if learner.average:
             learner.average.updates = record["averaged"] or 0
         return {"step": record["step"], **record["progress"]}
@@ -199,21 +183,22 @@ def check_finite(model: nn.Module, source: object, hint: str) -> None:
         raise RunError(f"{source}: the weights {', '.join(bad[:3])} are not finite. {hint}")
 
 
-def _read(path: Path, own: torch.optim.Optimizer) -> tuple[_Record, dict[str, Tensor], dict[str, Any]]:
-    record = read_json(path / _RECORD, _Record, hint="", sealed=True)
-    digests = {name: record["sha256"].get(name, "") for name in (_WEIGHTS, _OPTIMISER)}
-    contents = {name: read_bytes(path / name, hint="", sha256=digest) for name, digest in digests.items()}
-    if path.name != _name(record["step"]):
-        raise RunError(f"{path} is damaged: it is of step {record['step']}.")
+def _read(path: Path, own: torch.optim.Optimizer) -> _Record:
+    content = read_bytes(path, hint="")
+    if digest(content[_DIGEST:]).encode() != content[:_DIGEST]:
+        raise RunError(f"{path} is damaged: its content is not what was written.")
     try:
         # weights_only: a pickle that would run code is refused, not executed.
-        state = torch.load(io.BytesIO(contents[_OPTIMISER]), map_location="cpu", weights_only=True)
-        fits = _fits(state, own)
+        record: _Record = torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
+        check_structure(record, _Record)
+        fits = _fits(record["optimiser"], own)
     except Exception as error:
-        raise RunError(f"{path / _OPTIMISER} is damaged: {type(error).__name__}.") from error
+        raise RunError(f"{path} is damaged: {type(error).__name__}.") from error
+    if path.name != _name(record["step"]):
+        raise RunError(f"{path} is damaged: it is of step {record['step']}.")
     if not fits:
-        raise RunError(f"{path / _OPTIMISER} is damaged: it is not the state of this optimiser.")
-    return record, unpack(contents[_WEIGHTS], path / _WEIGHTS, ""), state
+        raise RunError(f"{path} is damaged: it has not the state of this optimiser.")
+    return record
 
 
 def _fits(state: Mapping[str, Any], own: torch.optim.Optimizer) -> bool:
@@ -235,4 +220,4 @@ def _form(tensor: Tensor) -> str:
 
 
 def _name(step: int) -> str:
-    return f"step-{step:08d}"
+    return f"step-{step:08d}.pt"
