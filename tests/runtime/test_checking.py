@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
 import pytest
@@ -68,6 +68,8 @@ def example_of(hint: Any) -> Any:
     one = bare(hint)
     if dataclasses.is_dataclass(one):
         return build(one)
+    if is_typeddict(one):
+        return {name: example_of(inner) for name, inner in get_type_hints(one).items()}
     if get_origin(one) is Literal:
         return get_args(one)[0]
     if get_origin(one) is not None:

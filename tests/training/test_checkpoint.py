@@ -13,7 +13,6 @@ from torch import nn
 
 from veridical.runtime.errors import RunError
 from veridical.training.checkpoint import Learner, list_checkpoints, load_newest, save_checkpoint
-from veridical.training.optimisation import WeightAverage, make_optimiser
 from veridical.training.recipes import OptimiserSettings
 
 ADAM = OptimiserSettings("adam", "constant", 1e-2, 1e-3, 4, 100, 0.9, 0.0, "mean")
@@ -28,8 +27,7 @@ def learner(settings: OptimiserSettings = ADAM, width: int = 4) -> Learner:
             nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(4 * width, 2)
         )
     model = model.to(memory_format=torch.channels_last)
-    average = WeightAverage(model, settings.averaging) if settings.averaging else None
-    return Learner(model, make_optimiser(model, settings), average)
+    return Learner(model, settings)
 
 
 def work(learned: Learner, steps: int, first: int = 0) -> None:
@@ -37,9 +35,7 @@ def work(learned: Learner, steps: int, first: int = 0) -> None:
         inputs = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
         learned.optimiser.zero_grad()
         learned.model(inputs.contiguous(memory_format=torch.channels_last)).square().sum().backward()
-        learned.optimiser.step()
-        if learned.average is not None:
-            learned.average.update(learned.model)
+        learned.move(step)
 
 
 def saved(folder: Path, learned: Learner, step: int) -> Path:
@@ -217,7 +213,7 @@ def test_tied_weights_can_be_kept(tmp_path: Path) -> None:
         second.weight = first.weight
         nn.init.constant_(first.weight, value)
         model = nn.Sequential(first, second)
-        return Learner(model, make_optimiser(model, SGD))
+        return Learner(model, SGD)
 
     saved(tmp_path / "c", tied(0.5), 1)
     other = tied(0.0)

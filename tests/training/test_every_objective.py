@@ -28,7 +28,15 @@ from veridical.training.penalties import OBJECTIVES, AttributionPenalty, Objecti
 from veridical.training.recipes import RobustSettings, resolve
 
 Batch = tuple[Tensor, Tensor]
-DATA = {"name": "fashion-mnist", "shape": [1, 28, 28], "num_classes": 3}
+DATA = {
+    "name": "fashion-mnist",
+    "shape": [1, 28, 28],
+    "num_classes": 3,
+    "train": 1000,
+    "checksum": "",
+    "options": {},
+}
+MODEL = {"name": "mlp", "shape": [1, 28, 28], "num_classes": 3, "options": {}}
 ENTRIES = OBJECTIVES.entries()
 every_objective = pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 
@@ -37,7 +45,7 @@ def settings_of(entry: ObjectiveEntry, **given: Any) -> RobustSettings | None:
     """What the fast recipe makes of the objective, with the given options as far as it takes them."""
     taken = {name: value for name, value in given.items() if name in entry.options}
     options = TrainOptions(out="unused", objective=entry.name, **taken)
-    return resolve(options, data=DATA, model={"name": "mlp"}, train_size=1000).robust
+    return resolve(options, data=DATA, model=MODEL, train_size=1000).robust
 
 
 def built(entry: ObjectiveEntry, **given: Any) -> Objective:

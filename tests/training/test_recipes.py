@@ -27,9 +27,10 @@ def resolved(data: str, model: str | None = None, equalise: bool = False, **give
     train_size, shape = SIZES[data]
     network = model or ("rar-resnet" if shape[0] == 3 else "cnn")
     options = TrainOptions(out="o", data=data, model=network, **given)
-    described = {"name": data, "shape": list(shape), "num_classes": CLASSES.get(data, 10)}
-    described["options"] = {"equalise": equalise}
-    return resolve(options, data=described, model={"name": network}, train_size=train_size)
+    sizes = {"shape": list(shape), "num_classes": CLASSES.get(data, 10)}
+    images = {"name": data, "train": train_size, "checksum": "", "options": {"equalise": equalise}, **sizes}
+    record = {"name": network, "options": {}, **sizes}
+    return resolve(options, data=images, model=record, train_size=train_size)
 
 
 # radius, inner steps, step size, IG-NORM lambda, IG-SUM-NORM beta, inner nodes

@@ -146,6 +146,17 @@ PAPER_SETTINGS: Final[Mapping[str, EvaluationSettings]] = MappingProxyType(
 )
 
 
+def paper_row(data: str, shape: Sequence[int]) -> str:
+    """The row of `PAPER_SETTINGS` that images of shape (C, H, W) get: their own, else that of like images.
+
+    mnist-5k is a part of MNIST. Of data that the paper does not have grey images get Fashion-MNIST's row,
+    colour images of up to 64 rows GTSRB's and larger ones Flower's.
+    """
+    channels, height, _ = shape
+    like = "fashion-mnist" if channels == 1 else "gtsrb" if height <= 64 else "flowers17"
+    return "mnist" if data == "mnist-5k" else data if data in PAPER_SETTINGS else like
+
+
 def evaluation_settings(
     data: str,
     shape: Sequence[int],
@@ -160,18 +171,13 @@ def evaluation_settings(
 ) -> EvaluationSettings:
     """The paper's settings of a data set with what is given in their place; None keeps the paper's.
 
-    shape: of an image, (C, H, W). mnist-5k is a part of MNIST. Of data that the paper does not have grey
-    images get Fashion-MNIST's row, colour images of up to 64 rows GTSRB's and larger ones Flower's. Where a
-    map has fewer than 2 k pixels, k is an eighth of them: the overlap of almost all pixels with almost all
-    says nothing.
+    shape: of an image, (C, H, W). Where a map has fewer than 2 k pixels, k is an eighth of them: the overlap
+    of almost all pixels with almost all says nothing.
 
     Step sizes follow the radius in proportion. In an L2 ball, which the paper does not have, a radius must be
     given, and the steps are a tenth of it (2.5 radius / steps in the attack on predictions).
     """
-    channels, height, width = shape
-    like = "fashion-mnist" if channels == 1 else "gtsrb" if height <= 64 else "flowers17"
-    row = PAPER_SETTINGS.get("mnist" if data == "mnist-5k" else data, PAPER_SETTINGS[like])
-    pixels = height * width
+    row, pixels = PAPER_SETTINGS[paper_row(data, shape)], shape[1] * shape[2]
     changes: dict[str, Any] = {
         name: max(1, pixels // 8) if 2 * getattr(row, name) > pixels else getattr(row, name)
         for name in ("attacked_k", "k")

@@ -41,6 +41,8 @@ from veridical.runtime.files import Arrays
 # Measures that an attack may minimise one by one, so that it hands over its own numbers.
 _MINIMISED = ("topk_intersection", "kendall_tau", "spearman")
 _PER_BATCH = ("gradients", "seconds", "rewrites")
+# Images that are classified at a time.
+CLASSIFIED = 500
 # A map is called incomplete where its sum misses more than this share of the output's change.
 _INCOMPLETE = 0.1
 _ATTACKED = ("prediction", "explanation")
@@ -355,7 +357,7 @@ def _result(
     # To classify is cheap: the whole split, even where only its first examples are attacked.
     everything = main.metrics["natural_accuracy"]
     if len(main.arrays["index"]) < len(split):
-        everything = proportion_interval(_count_correct(model, split), len(split))
+        everything = proportion_interval(count_correct(model, split), len(split))
     return RobustnessResult(
         main=main,
         curve=tuple(curve),
@@ -367,11 +369,11 @@ def _result(
     )
 
 
-def _count_correct(model: nn.Module, split: Split, rows: int = 500) -> int:
+def count_correct(model: nn.Module, split: Split) -> int:
     """How many images of the split are classified correctly."""
     like, correct = parameter_like(model), 0
-    for first in range(0, len(split), rows):
-        indices = range(first, min(first + rows, len(split)))
+    for first in range(0, len(split), CLASSIFIED):
+        indices = range(first, min(first + CLASSIFIED, len(split)))
         inputs, target = split.batch(indices, like.dtype, like.device)
         correct += int((predict(model, inputs).argmax(1) == target).sum())
     return correct

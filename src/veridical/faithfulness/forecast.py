@@ -62,7 +62,7 @@ def _time_retraining(
         settings = {**training, "steps": steps, "train_examples": len(part.train)}
         return train_fresh({**values, "training": settings}, unmasked, out, where)
 
-    return _extrapolate(start, data, training["steps"], training["batch_size"], where["device"], seconds)
+    return _extrapolate(start, data, training["steps"], training["batch_size"], seconds)
 
 
 def _extrapolate(
@@ -70,7 +70,6 @@ def _extrapolate(
     data: Dataset,
     steps: int,
     batch_size: int,
-    device: str,
     seconds: float,
 ) -> float:
     """Seconds of a whole training, from one that is a little longer than its warm-up.
@@ -87,7 +86,7 @@ def _extrapolate(
         run = start(part, Path(folder) / "timed", counted)
         wall = time.perf_counter() - started
         started = time.perf_counter()
-        measure_accuracies(run.model, part.test, None, seed=0, device=resolve_device(device))
+        measure_accuracies(run.model, part.test, None, seed=0)
         tested = time.perf_counter() - started
     training = float(run.result["timing"]["training_seconds"])
     rest = max(0.0, wall - training - tested)
@@ -225,7 +224,7 @@ def _predict_ranking(measurement: Measurement, batch: int) -> float:
         def start(part: Dataset, out: Path, steps: int) -> Run:
             return train_linear(part, out, {**options, "epochs": None, "steps": steps}, device)
 
-        seconds += _extrapolate(start, data, steps, batch_size, device, SECONDS)
+        seconds += _extrapolate(start, data, steps, batch_size, SECONDS)
     return seconds
 
 

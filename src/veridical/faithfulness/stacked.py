@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from veridical.attacks.robustness import CLASSIFIED
 from veridical.data import Dataset, Split
 from veridical.data.augmentation import balanced_order
 from veridical.faithfulness.fills import ConstantFill
@@ -28,15 +29,9 @@ from veridical.runtime.files import read_json, write_sealed
 from veridical.runtime.options import TrainOptions
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import Learner, load_newest, save_checkpoint
-from veridical.training.optimisation import (
-    WeightAverage,
-    arithmetic,
-    learning_rate,
-    make_optimiser,
-    set_learning_rate,
-)
+from veridical.training.optimisation import arithmetic
 from veridical.training.recipes import resolve
-from veridical.training.run import ROWS, build_recorded
+from veridical.training.run import build_recorded
 
 STACKED = "veridical.faithfulness.stacked:retrain_stacked"
 CHECKPOINTS = "checkpoints"
@@ -106,10 +101,8 @@ class Stack:
             name = members[0]["model"]["name"]
             raise RunError(f"retrainings of {name} cannot be stacked, those of mlp can.")
         self.standardise = mlps[0].standardise
-        optimise = self.settings.optimise
         self.model = StackedMLP(mlps, device)
-        average = WeightAverage(self.model, optimise.averaging) if optimise.averaging else None
-        self.learner = Learner(self.model, make_optimiser(self.model, optimise), average)
+        self.learner = Learner(self.model, self.settings.optimise)
         self.batches = _Batches([view.train for view in views], self.standardise, device)
         self.config = {"members": [dict(one) for one in members]}
         self.step, self.seconds = 0, 0.0
@@ -128,10 +121,7 @@ class Stack:
             inputs, target = self.batches.batch([cut[seed] for seed in self.seeds])
             loss = self.model.gradients(inputs, target, mean=optimise.reduction == "mean")
             self._drop(loss)
-            set_learning_rate(self.learner.optimiser, learning_rate(optimise, self.step))
-            self.learner.optimiser.step()
-            if self.learner.average is not None:
-                self.learner.average.update(self.model)
+            self.learner.move(self.step)
         self.step += 1
 
     def correct(self) -> list[int]:
@@ -139,12 +129,11 @@ class Stack:
 
         Members whose logits are not finite are lost.
         """
-        average = self.learner.average
-        model = self.model if average is None else average.module
+        model = self.learner.delivered
         tests = _Batches([view.test for view in self.views], self.standardise, self.device)
         result = torch.zeros(len(self.seeds), dtype=torch.int64, device=self.device)
         with arithmetic():
-            for numbers in torch.arange(len(self.views[0].test)).split(ROWS):
+            for numbers in torch.arange(len(self.views[0].test)).split(CLASSIFIED):
                 inputs, target = tests.batch([numbers] * len(self.seeds))
                 logits = model(inputs)
                 result += (logits.argmax(2) == target).sum(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,10 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from veridical.runtime.checking import check_structure, record
+from veridical.runtime.checking import check_structure
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import digest, list_differences, read_bytes, to_plain, write_atomic
-from veridical.training.optimisation import MOMENTS, WeightAverage
+from veridical.training.optimisation import MOMENTS, WeightAverage, learning_rate, make_optimiser
+from veridical.training.recipes import OptimiserSettings
 
 # Checkpoints that stay: the newest, and the one before in case the newest turns out to be damaged.
 _KEPT = 2
@@ -33,14 +33,28 @@ class _Record(TypedDict):
     optimiser: dict[str, Any]
 
 
-@record
 class Learner:
     """All that a training step changes; kept: tensors by name beside the weights, such as warm starts."""
 
-    model: nn.Module
-    optimiser: torch.optim.Optimizer
-    average: WeightAverage | None = None
-    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    def __init__(
+        self, model: nn.Module, settings: OptimiserSettings, kept: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.model, self.settings, self.kept = model, settings, kept or {}
+        self.average = WeightAverage(model, settings.averaging) if settings.averaging else None
+        self.optimiser = make_optimiser(model, settings)
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The model whose weights the training is for: the average, if there is one."""
+        return self.average.module if self.average else self.model
+
+    def move(self, step: int) -> None:
+        """Move the weights by their gradients, at the learning rate of a step; the average follows."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, step)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update(self.model)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every weight, buffer and kept tensor by name, with the prefix "model.", "average." or "kept."."""

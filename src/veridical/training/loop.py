@@ -33,19 +33,12 @@ from veridical.training.checkpoint import (
 )
 from veridical.training.distributed import ALONE, ProcessGroup, Share, check_parallel
 from veridical.training.log import Display, Log, event_writer
-from veridical.training.objectives import Objective, WarmStarts
-from veridical.training.optimisation import (
-    WeightAverage,
-    arithmetic,
-    check_bf16,
-    learning_rate,
-    make_optimiser,
-    set_learning_rate,
-)
+from veridical.training.objectives import Objective
+from veridical.training.optimisation import arithmetic, check_bf16
 from veridical.training.penalties import OBJECTIVES
 from veridical.training.recipes import Settings, list_deviations
 from veridical.training.run import ATTACK_STEPS, KIND, MODEL, RESULT, Run, load, measure_accuracies
-from veridical.training.task import Task, prepare_task
+from veridical.training.task import Task
 
 _CHECKPOINTS = "checkpoints"
 # Steps that one line of the log sums up; the last line of an epoch may cover fewer.
@@ -94,7 +87,7 @@ def train(
             initial = None
             if options.initial_run is not None:
                 initial = load(options.initial_run, model=own_model, trust_code=options.trust_code)
-            task = prepare_task(options, device, own_model, own_data, own_objective, initial)
+            task = Task(options, device, own_model, own_data, own_objective, initial)
             check_parallel(task.model, task.settings.optimise.batch_size, group)
             # Claimed last: what is refused leaves no folder behind.
             folder = claim_folder(options.out, KIND, task.settings.to_dict())
@@ -173,10 +166,9 @@ class _Session:
         self.config = task.settings.to_dict()
         self.share = Share(group, optimise.batch_size)
         model = task.model.train()
-        average = WeightAverage(model, optimise.averaging) if optimise.averaging else None
-        self.starts = WarmStarts(len(task.train), task.data.shape) if task.warm else None
+        self.starts = task.starts
         kept = self.starts.tensors() if self.starts else {}
-        self.learner = Learner(model, make_optimiser(model, optimise), average, kept)
+        self.learner = Learner(model, optimise, kept)
         self.dtype = parameter_like(model).dtype
         # In turn: process 0 clears damaged checkpoints away, so that all read the same one.
         with group.in_turn():
@@ -209,7 +201,7 @@ class _Session:
     def _finish(self) -> None:
         """Write the delivered weights and, last, result.json with what they achieve; drop the checkpoints."""
         settings, task, ball = self.settings, self.task, self.task.ball
-        content = pack(weights(self.delivered))
+        content = pack(weights(self.learner.delivered))
         # Weights first, the result last: a folder with a result is complete, whenever a kill comes.
         write_atomic(self.folder / MODEL, content)
         results = {
@@ -241,12 +233,7 @@ class _Session:
 
     def _accuracies(self, split: Split) -> dict[str, Any]:
         seed = self.settings.seed
-        return measure_accuracies(self.delivered, split, self.task.ball, seed=seed, device=self.device)
-
-    @property
-    def delivered(self) -> nn.Module:
-        """The model whose weights the run is for."""
-        return self.learner.average.module if self.learner.average else self.learner.model
+        return measure_accuracies(self.learner.delivered, split, self.task.ball, seed=seed)
 
     def _steps(self, log: Log | None, display: Display) -> None:
         batch, saved = self.settings.optimise.batch_size, time.monotonic()
@@ -308,10 +295,7 @@ class _Session:
         # `not <` also holds for NaN. A gradient cannot be traced to single images: all are named.
         if not norm < float("inf"):
             self._stop("the gradient", positions, torch.ones(len(positions), dtype=torch.bool))
-        set_learning_rate(learner.optimiser, learning_rate(settings.optimise, self.step))
-        learner.optimiser.step()
-        if learner.average is not None:
-            learner.average.update(learner.model)
+        learner.move(self.step)
         self.step += 1
         means = {"loss": float(value.loss.mean()), "gradient_norm": norm}
         means |= {name: float(part.mean()) for name, part in value.parts.items()}

@@ -54,12 +54,6 @@ def learning_rate(settings: OptimiserSettings, step: int) -> float:
     return greatest * 0.5 * (1 + math.cos(math.pi * (done - settings.warm_up) / (1 - settings.warm_up)))
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` for all parameters from now on."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-
-
 class WeightAverage:
     """An exponential average of a model's weights, usable as a model of its own (`module`).
 

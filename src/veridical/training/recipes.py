@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, TypedDict
 
+from veridical.attacks.protocols import PAPER_SETTINGS, paper_row
 from veridical.data.registry import DATASETS
 from veridical.runtime.checking import Checked, Count, Decay, Factor, Limit, Radius, Seed, Width
 from veridical.runtime.errors import RunError, UsageError, argument_error
@@ -58,6 +59,28 @@ class OptimiserSettings(Checked):
     reduction: Literal["mean", "sum"]
 
 
+class _Images(TypedDict):
+    """What the records of all data sets and models say at least."""
+
+    name: str
+    shape: list[int]
+    num_classes: int
+    options: dict[str, Any]
+
+
+class _Data(_Images):
+    train: int
+    checksum: str
+
+
+class InitialWeights(TypedDict):
+    """What a training began with: a digest, and what led to it."""
+
+    weights: str
+    objective: str
+    epochs: float
+
+
 @dataclass(frozen=True)
 class Settings(Checked):
     """What a run folder is claimed for: two runs with equal settings (and machine) have equal weights.
@@ -67,8 +90,8 @@ class Settings(Checked):
     initial: the run whose weights are begun with (weights, objective, epochs), None for fresh ones.
     """
 
-    data: Mapping[str, Any]
-    model: Mapping[str, Any]
+    data: _Data
+    model: _Images
     objective: str
     recipe: str
     robust: RobustSettings | None
@@ -79,7 +102,7 @@ class Settings(Checked):
     bf16: bool
     augment: AugmentName = "none"
     balance: BalanceName = "none"
-    initial: Mapping[str, Any] | None = None
+    initial: InitialWeights | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,33 +134,6 @@ class Settings(Checked):
             raise RunError(f"{source} is damaged: {error} {hint}") from error
 
 
-class _Images(TypedDict):
-    """What the records of all data sets and models say, of which `Settings` itself knows no more."""
-
-    name: str
-    shape: list[int]
-    num_classes: int
-    options: dict[str, Any]
-
-
-class _Data(_Images):
-    checksum: str
-
-
-class _InitialWeights(TypedDict):
-    weights: str
-    objective: str
-    epochs: float
-
-
-class Records(TypedDict):
-    """What a claim's records of data, model and initial weights have at least."""
-
-    data: _Data
-    model: _Images
-    initial: _InitialWeights | None
-
-
 _Values = Mapping[str, Any]
 _Rule = tuple[tuple[str, ...], tuple[str, ...], _Values]
 
@@ -159,10 +155,12 @@ _PAPER = (
     _rule(_IMAGES_28, model="cnn", optimiser="adam", schedule="constant", learning_rate=1e-4),
     _rule(_IMAGES_28, weight_decay=0.0, batch_size=50, steps=100_000, validation=5000, train_examples=55_000),
     _rule(_IMAGES_28, ("natural",), steps=25_000),
-    _rule(("mnist", "mnist-5k"), radius=0.3, inner_steps=40, inner_step_size=0.01),
-    _rule(("fashion-mnist",), radius=0.1, inner_steps=20, inner_step_size=0.01),
-    _rule(_RESNETS, radius=8 / 255, inner_steps=7, inner_step_size=2 / 255, inner_nodes=5),
-    _rule(_RESNETS, model="rar-resnet", optimiser="sgd", schedule="steps", steps=70_001),
+    # Ball and inner ascent are those of the attack on predictions.
+    *(
+        _rule((data,), radius=row.radius, inner_steps=row.pgd_steps, inner_step_size=row.pgd_step_size)
+        for data, row in {**PAPER_SETTINGS, "mnist-5k": PAPER_SETTINGS["mnist"]}.items()
+    ),
+    _rule(_RESNETS, model="rar-resnet", optimiser="sgd", schedule="steps", steps=70_001, inner_nodes=5),
     _rule(_RESNETS, learning_rate=1e-2, weight_decay=2e-4),
     # Their data: every class filled up with warped copies of its images, to one number.
     _rule(_RESNETS, augment="warp", balance="classes"),
@@ -197,7 +195,7 @@ _FAST = (
 
 
 def resolve(
-    options: TrainOptions, *, data: _Values, model: _Values, train_size: int, objective: str | None = None
+    options: TrainOptions, *, data: Any, model: Any, train_size: int, objective: str | None = None
 ) -> Settings:
     """Fill every gap of `options` from its recipe; a UsageError for an option that cannot have an effect.
 
@@ -206,7 +204,7 @@ def resolve(
     """
     name = options.objective if objective is None else objective
     used = () if objective is not None else OBJECTIVES.get(name, trust_code=options.trust_code).options
-    values = _recipe_values(options.recipe, _paper_row(data["name"], tuple(data["shape"])), name)
+    values = _recipe_values(options.recipe, _paper_row(data["name"], data["shape"]), name)
     _refuse_unused(options, used, name)
     # What was given overrules the recipe.
     for field_name in (*ObjectiveOptions.__dataclass_fields__, *OptimiserOptions.__dataclass_fields__):
@@ -219,8 +217,8 @@ def resolve(
     if not 1 <= examples <= remaining:
         raise argument_error("train_examples", examples, f"a number from 1 to {remaining}")
     return Settings(
-        data=dict(data),
-        model=dict(model),
+        data=data,
+        model=model,
         objective=name,
         recipe=options.recipe,
         robust=_robust(used, values) if used else None,
@@ -293,14 +291,9 @@ def _optimise(options: TrainOptions, values: _Values, examples: int) -> Optimise
     return OptimiserSettings(batch_size=batch_size, steps=steps, **{name: values[name] for name in names})
 
 
-def _paper_row(data: str, shape: tuple[int, int, int]) -> str:
-    """The row of the paper's table that a data set gets: its own, else that of like images."""
-    if data in (*_IMAGES_28, *_RESNETS):
-        return data
-    channels, height, _ = shape
-    if channels == 1:
-        return "fashion-mnist"
-    return "gtsrb" if height <= 64 else "flowers17"
+def _paper_row(data: str, shape: Sequence[int]) -> str:
+    """The row of the paper's table that a data set gets; the part of MNIST has settings of its own."""
+    return data if data == "mnist-5k" else paper_row(data, shape)
 
 
 def _recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
@@ -336,7 +329,7 @@ def list_deviations(settings: Settings) -> list[dict[str, Any]]:
     if settings.objective not in _IN_PAPER:
         return [{"what": "objective", "paper": f"one of {', '.join(_IN_PAPER)}", "used": settings.objective}]
     name, optimise, initial = settings.data["name"], settings.optimise, settings.initial
-    row = _paper_row(name, tuple(settings.data["shape"]))
+    row = _paper_row(name, settings.data["shape"])
     paper = _recipe_values("paper", row, settings.objective)
     start = f"those of a run, {initial['objective']}, {initial['epochs']:g} epochs" if initial else "fresh"
     averaging = f"exponential, decay {optimise.averaging}" if optimise.averaging else "none"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import Ball
+from veridical.attacks.robustness import count_correct
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
@@ -21,12 +22,12 @@ from veridical.models import build
 from veridical.runtime.checking import as_path, checked, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import CLAIM, Frame, check_form, read_bytes, read_claim, read_json
+from veridical.runtime.files import CLAIM, Frame, read_bytes, read_claim, read_json
 from veridical.runtime.guards import private_copy
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import check_finite, copy_tensors, unpack, weights
 from veridical.training.log import read_log
-from veridical.training.recipes import Records, Settings
+from veridical.training.recipes import Settings
 
 MODEL, RESULT = "model.safetensors", "result.json"
 KIND = "train"
@@ -36,8 +37,6 @@ _ANEW = "Train the run again in a new folder."
 
 # Images whose predictions are attacked in validation, the first of the split, and the attack's steps.
 _ATTACKED, ATTACK_STEPS = 200, 10
-# Images that are classified at a time.
-ROWS = 500
 
 
 class _Results(TypedDict):
@@ -143,7 +142,6 @@ def read_settings(folder: Path) -> Settings:
     if claim["kind"] != KIND:
         found = f"the results of `veridical {claim['kind']}`"
         raise RunError(f"{folder} holds {found}, not of a training. {hint}")
-    check_form(claim["config"], Records, folder / CLAIM, _ANEW)
     return Settings.from_dict(claim["config"], folder / CLAIM)
 
 
@@ -163,24 +161,21 @@ def build_recorded(record: Mapping[str, Any], seed: int, *, trust_code: bool = F
     return build(record["name"], seed=seed, trust_code=trust_code, **sizes, **record["options"])
 
 
-def measure_accuracies(
-    model: nn.Module, split: Split, ball: Ball | None, *, seed: int, device: torch.device
-) -> dict[str, Any]:
+def measure_accuracies(model: nn.Module, split: Split, ball: Ball | None, *, seed: int) -> dict[str, Any]:
     """natural_accuracy on all images and adversarial_accuracy on the first 200, with 95% intervals.
 
     ball: where predictions are attacked, from one random start in ten steps; None leaves adversarial_accuracy
     None. The attack's noise depends on the seed alone, so that epochs can be compared.
     """
-    dtype = parameter_like(model).dtype
-    correct = 0
-    for first in range(0, len(split), ROWS):
-        inputs, target = split.batch(range(first, min(first + ROWS, len(split))), dtype, device)
-        correct += int((predict(model, inputs).argmax(1) == target).sum())
-    result = {"natural_accuracy": proportion_interval(correct, len(split)), "adversarial_accuracy": None}
+    result = {
+        "natural_accuracy": proportion_interval(count_correct(model, split), len(split)),
+        "adversarial_accuracy": None,
+    }
     if ball is not None:
         attacked, held = min(_ATTACKED, len(split)), 0
         if attacked:
-            inputs, target = split.batch(range(attacked), dtype, device)
+            like = parameter_like(model)
+            inputs, target = split.batch(range(attacked), like.dtype, like.device)
             moved = pgd(model, inputs, target, ball, steps=ATTACK_STEPS, generator=stream(seed, "validation"))
             held = int((predict(model, moved).argmax(1) == target).sum())
         result["adversarial_accuracy"] = proportion_interval(held, attacked)

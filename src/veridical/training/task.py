@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
@@ -13,43 +13,84 @@ from torch.nn.parameter import is_lazy
 
 from veridical.attacks.ball import Ball, ball
 from veridical.attribution.classifier import check_climbable, parameter_like, predict
-from veridical.data import DATASETS, Dataset, Split, load
+from veridical.data import DATASETS, Dataset, load
 from veridical.data.augmentation import Augmentation, balanced_order
 from veridical.models import model_config
-from veridical.runtime.checking import record
 from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import OptimiserOptions, TrainingGrid, TrainOptions
 from veridical.training.checkpoint import copy_tensors, digest_weights, weights
-from veridical.training.objectives import Objective, RobustAttribution, build_objective, starts_warm
+from veridical.training.objectives import (
+    Objective,
+    RobustAttribution,
+    WarmStarts,
+    build_objective,
+    starts_warm,
+)
 from veridical.training.optimisation import arithmetic
 from veridical.training.penalties import OBJECTIVES, supported_options
-from veridical.training.recipes import Settings, resolve
+from veridical.training.recipes import InitialWeights, Settings, resolve
 from veridical.training.run import OWN, Run, build_recorded, split_data
 
 
-@record
 class Task:
-    """What is trained on what.
+    """What is trained on what: all that `options` name loaded, built and resolved, or taken as it is given.
 
-    train, validation: the divided training split. indices: each training image's number in the undivided one.
-    model: a module of this training's own, on its device. objective: progress from 0 to 1 -> what is
-    minimised then. ball: where predictions are attacked in validation. warm: whether the inner ascent starts
-    where it ended for the image before.
+    data: the whole data set. train, validation: its divided training split. indices: each training image's
+    number in the undivided one. model: a module of this training's own, on its device, in `layout`. ball:
+    where predictions are attacked in validation. starts: of the inner ascent, if it goes on where it ended.
     """
 
-    settings: Settings
-    data: Dataset
-    train: Split
-    validation: Split | None
-    indices: Tensor
-    model: nn.Module
-    layout: torch.memory_format
-    objective: Callable[[float], Objective]
-    ball: Ball | None
-    augment: Augmentation | None
-    warm: bool
+    def __init__(
+        self,
+        options: TrainOptions,
+        device: torch.device,
+        model: nn.Module | None = None,
+        data: Dataset | None = None,
+        objective: Objective | None = None,
+        initial: Run | None = None,
+    ) -> None:
+        if data is None:
+            taken = {name: getattr(options, name) for name in ("download", "equalise", "trust_code")}
+            data = load(options.data, options.data_root, **taken)
+        elif options.equalise or options.download:
+            raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
+        own = None if objective is None else _describe_objective(objective)
+        network = _describe_named(options, data) if model is None else _describe_model(model, data, options)
+        count = len(data.train)
+        settings = resolve(options, data=data.describe(), model=network, train_size=count, objective=own)
+        self.data, self.trust_code, self._own_objective = data, options.trust_code, objective
+        if model is None:
+            module = build_recorded(network, options.seed, trust_code=options.trust_code)
+        else:
+            module = private_copy(model)
+        # Before the model moves to its device and layout, and before the settings are claimed.
+        if initial is not None:
+            settings = replace(settings, initial=_begin_with(initial, module, settings))
+        self.settings, self.layout = settings, fast_layout(module)
+        self.model = module.to(device).to(memory_format=self.layout)
+        # Built once at both ends: what cannot be built is refused before a folder is claimed.
+        first, last = self.objective(0.0), self.objective(1.0)
+        if model is not None:
+            _check_outputs(self.model, data, device, climbed=isinstance(last, RobustAttribution))
+        self.augment = None
+        if settings.augment != "none":
+            mirrored = DATASETS.get(data.name).mirrored(data.num_classes) if data.name in DATASETS else ()
+            self.augment = Augmentation(settings.augment, mirrored)
+        self.train, self.validation, self.indices = split_data(data.train, settings)
+        robust = settings.robust
+        self.ball: Ball | None = getattr(last, "ball", None)
+        if robust is not None:
+            self.ball = ball(robust.norm, robust.radius)
+        self.starts = WarmStarts(len(self.train), data.shape) if starts_warm(first, settings) else None
+
+    def objective(self, progress: float) -> Objective:
+        """What is minimised at a point of the training, from 0 to 1."""
+        if self._own_objective is not None:
+            return self._own_objective
+        name, robust = self.settings.objective, self.settings.robust
+        return build_objective(name, robust, progress=progress, trust_code=self.trust_code)
 
     def shuffle(self, generator: torch.Generator) -> Tensor:
         """Positions of the training images of one epoch, as many as there are, in random order."""
@@ -58,73 +99,17 @@ class Task:
         return torch.randperm(len(self.train), generator=generator)
 
 
-def prepare_task(
-    options: TrainOptions,
-    device: torch.device,
-    model: nn.Module | None = None,
-    data: Dataset | None = None,
-    objective: Objective | None = None,
-    initial: Run | None = None,
-) -> Task:
-    """Load, build and resolve what `options` names, and take what is given in place of a name."""
-    if data is None:
-        taken = {name: getattr(options, name) for name in ("download", "equalise", "trust_code")}
-        data = load(options.data, options.data_root, **taken)
-    elif options.equalise or options.download:
-        raise UsageError("equalise and download are for data sets by name; a Dataset is taken as it is.")
-    own = None if objective is None else _describe_objective(objective)
-    described = _describe_named(options, data) if model is None else _describe_model(model, data, options)
-    settings = resolve(
-        options, data=data.describe(), model=described, train_size=len(data.train), objective=own
-    )
-    if model is None:
-        module = build_recorded(described, options.seed, trust_code=options.trust_code)
-    else:
-        module = private_copy(model)
-    # Before the model moves to its device and layout, and before the settings are claimed.
-    if initial is not None:
-        _check_split(initial, settings)
-        copy_tensors(initial.folder, weights(initial.model), weights(module))
-        before = initial.settings
-        # What decides the initial weights; the epochs are all that led to them.
-        described_weights = {
-            "weights": digest_weights(initial.model),
-            "objective": before.objective,
-            "epochs": before.epochs + (before.initial["epochs"] if before.initial else 0.0),
-        }
-        settings = replace(settings, initial=described_weights)
-    layout = fast_layout(module)
-    module = module.to(device).to(memory_format=layout)
-
-    name, robust = settings.objective, settings.robust
-
-    def objective_at(progress: float) -> Objective:
-        if objective is not None:
-            return objective
-        return build_objective(name, robust, progress=progress, trust_code=options.trust_code)
-
-    # Built once at both ends: what cannot be built is refused before a folder is claimed.
-    first, last = objective_at(0.0), objective_at(1.0)
-    if model is not None:
-        _check_outputs(module, data, device, climbed=isinstance(last, RobustAttribution))
-    augment = None
-    if settings.augment != "none":
-        mirrored = DATASETS.get(data.name).mirrored(data.num_classes) if data.name in DATASETS else ()
-        augment = Augmentation(settings.augment, mirrored)
-    train, validation, indices = split_data(data.train, settings)
-    return Task(
-        settings=settings,
-        data=data,
-        train=train,
-        validation=validation,
-        indices=indices,
-        model=module,
-        layout=layout,
-        objective=objective_at,
-        ball=ball(robust.norm, robust.radius) if robust else getattr(last, "ball", None),
-        augment=augment,
-        warm=starts_warm(first, settings),
-    )
+def _begin_with(initial: Run, model: nn.Module, settings: Settings) -> InitialWeights:
+    """Give a model the weights of a run; what decides them, as plain values."""
+    _check_split(initial, settings)
+    copy_tensors(initial.folder, weights(initial.model), weights(model))
+    before = initial.settings
+    return {
+        "weights": digest_weights(initial.model),
+        "objective": before.objective,
+        # All that led to them.
+        "epochs": before.epochs + (before.initial["epochs"] if before.initial else 0.0),
+    }
 
 
 def _check_split(initial: Run, settings: Settings) -> None:
