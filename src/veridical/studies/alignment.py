@@ -112,7 +112,6 @@ class Alignment(Study[AlignmentOptions]):
     """
 
     name = "alignment"
-    summary = "measure how much of the maps lies where people look"
     question = "do explanations lie where people look?"
     Options = AlignmentOptions
 
@@ -246,11 +245,10 @@ class Alignment(Study[AlignmentOptions]):
 
     def _measured(self, work: Work, title: str, number: int, attribution: str) -> Arrays:
         """What was measured of one run's maps of all images, and the mass of their mean map, `one_map`."""
-        wanted = (title, number, attribution)
         parts = [
             work.arrays(case)
-            for case in self.all_cases  # stretches in the order of the images
-            if (case.group, case.seed, case.values["attribution"]) == wanted
+            for case in self.cases_of(title)  # stretches in the order of the images
+            if (case.seed, case.values["attribution"]) == (number, attribution)
         ]
         # A map that only knows where signs and garments usually are: what one map for all images would reach.
         average = torch.from_numpy(np.sum([part.pop("average") for part in parts], axis=0))

@@ -71,7 +71,6 @@ class Attack(Study[AttackOptions]):
     """
 
     name = "attack"
-    summary = "attack the explanations of a model, measure what holds"
     question = "do explanations hold still?"
     Options = AttackOptions
     form = FORM

@@ -168,7 +168,6 @@ class BlockMargin(Study[BlockMarginOptions]):
     """
 
     name = "block-margin"
-    summary = "check what gradients of max-margin networks mark"
     title = "Do input gradients mark what carries the label?"
     question = "what do input gradients of max-margin networks mark?"
     columns = COLUMNS

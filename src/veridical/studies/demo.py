@@ -80,7 +80,6 @@ class Demo(Study[DemoOptions]):
     """
 
     name = "demo"
-    summary = "train, attack and show a natural and a robust model on digits"
     title = "What an attack leaves of two models' explanations"
     Options = DemoOptions
 

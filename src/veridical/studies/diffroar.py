@@ -128,7 +128,6 @@ class DiffRoar(Study[DiffRoarOptions]):
     """
 
     name = "diffroar"
-    summary = "measure by retraining whether an attribution ranks informative pixels first"
     question = "are explanations faithful?"
     Options = DiffRoarOptions
     form = FORM

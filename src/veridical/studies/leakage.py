@@ -263,7 +263,6 @@ class Leakage(Study[LeakageOptions]):
     """
 
     name = "leakage"
-    summary = "measure what explanations mark in a block that tells nothing"
     title = "Do explanations mark what is in the image, or what is in others?"
     question = "feature leakage"
     Options = LeakageOptions
@@ -282,10 +281,8 @@ class Leakage(Study[LeakageOptions]):
         self.data = {at: make_blocks(blocks, options.data_root) for at, blocks in self.blocks.items()}
         self.conditions = [
             Condition(position, training_title(settings.to_dict()), settings)
-            for position in options.position
-            for objective in options.objective
-            for around in ([None] if objective == "natural" else self.balls)
-            for settings in [self._settings(objective, around, position)]
+            for position, data in self.data.items()
+            for settings in study_settings(options, self.balls, data)
         ]
         self.titles = list(dict.fromkeys(one.title for one in self.conditions))
         self.seeds = range(options.seed, options.seed + options.seeds)
@@ -297,13 +294,6 @@ class Leakage(Study[LeakageOptions]):
         given = {name: getattr(self.options, name) for name in _BLOCKS}
         given["source"] = describe_source(self.options.source, self.options.data_root, {})["data"]
         return BlockOptions(position=position, seed=0, **given)
-
-    def _settings(self, objective: str, around: Ball | None, position: PositionName) -> Settings:
-        robust: dict[str, Any] = {}
-        if around is not None:
-            robust = {name: getattr(self.options, name) for name in _ROBUST}
-            robust |= {"norm": around[0], "radius": around[1]}
-        return study_settings(self.options, objective, robust, self.data[position])
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, as plain values; neither paths nor the machine."""
@@ -430,19 +420,16 @@ class Leakage(Study[LeakageOptions]):
             batch=context.batch,
         )
 
-    def _by_step(self, step: str, number: int) -> list[Case]:
-        """The cases of one step of the condition of that number, in the order of the seeds."""
-        return [case for case in self.all_cases if case.step == step and case.group == str(number)]
-
     def results(self, work: Work) -> dict[str, Any]:
         """The results by title of the training and position of the digit, and what other instances add."""
         models: dict[str, dict[str, Any]] = {title: {} for title in self.titles}
         maps: dict[tuple[str, str, str], list[Arrays]] = {}
         for number, one in enumerate(self.conditions):
             trained, attacked = (
-                [work.plain(case) for case in self._by_step(step, number)] for step in ("train", "attack")
+                [work.plain(case) for case in self.cases_of(str(number), step)]
+                for step in ("train", "attack")
             )
-            for case in self._by_step("explain", number):
+            for case in self.cases_of(str(number), "explain"):
                 kind = (case.values["attribution"]["name"], one.title, one.position)
                 maps.setdefault(kind, []).append(work.arrays(case))
             models[one.title][one.position] = {
@@ -475,8 +462,8 @@ class Leakage(Study[LeakageOptions]):
         """Of every kind of training the mean seconds, over data and seeds."""
         seconds: dict[str, list[float]] = {}
         for number, one in enumerate(self.conditions):
-            times = [float(work.plain(case)["training_seconds"]) for case in self._by_step("train", number)]
-            seconds.setdefault(one.title, []).extend(times)
+            runs = [work.plain(case) for case in self.cases_of(str(number), "train")]
+            seconds.setdefault(one.title, []).extend(float(run["training_seconds"]) for run in runs)
         return {"seconds_of_a_training": {title: round(fmean(times), 3) for title, times in seconds.items()}}
 
     def pictures(self, work: Work) -> Arrays:
@@ -488,7 +475,7 @@ class Leakage(Study[LeakageOptions]):
         arrays: Arrays = {"classes": np.asarray(next(iter(self.data.values())).classes, dtype=np.str_)}
         for number, one in enumerate(self.conditions):
             shown = slice(self.options.gallery)
-            for case in self._by_step("explain", number)[: len(self.methods)]:
+            for case in self.cases_of(str(number), "explain")[: len(self.methods)]:
                 name, first = case.values["attribution"]["name"], work.arrays(case)
                 index = first["index"][shown]
                 arrays[f"{one.position}/index"] = index

@@ -116,7 +116,6 @@ class OneLayer(Study[OneLayerOptions]):
     """
 
     name = "one-layer"
-    summary = "check that IG-NORM is adversarial training for one layer"
     title = "One layer: three trainings that are one"
     question = "is robust attribution adversarial training, for one layer?"
     Options = OneLayerOptions

@@ -138,7 +138,6 @@ class Sanity(Study[SanityOptions]):
     """
 
     name = "sanity"
-    summary = "check whether explanations care what a network has learnt"
     question = "a sanity check of explanations"
     Options = SanityOptions
 

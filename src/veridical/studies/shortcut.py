@@ -172,7 +172,6 @@ class Shortcut(Study[ShortcutStudyOptions]):
     """
 
     name = "shortcut"
-    summary = "measure how far models rely on a planted shortcut"
     title = "Do models, and their maps, rely on a planted shortcut?"
     question = "do models rely on a shortcut?"
     Options = ShortcutStudyOptions
@@ -188,6 +187,8 @@ class Shortcut(Study[ShortcutStudyOptions]):
             check_different("radius", options.radius)
         robust = ("weight", "beta", "beta_from", "radius")
         check_supported(options.objective, {name: getattr(options, name) for name in robust})
+        radii: list[float | None] = [None] if options.radius is None else [*options.radius]
+        self.balls = [(options.norm, radius) for radius in radii]
         self.seeds = range(options.seed, options.seed + options.seeds)
         data = planted(self._shortcut(options.rate[0]), options.data_root)["gone"]
         self.classes = data.classes
@@ -208,18 +209,14 @@ class Shortcut(Study[ShortcutStudyOptions]):
         """By title every objective with every radius that it takes, on images of one rate of agreement."""
         options, shortcut = self.options, self._shortcut(rate)
         data = planted(shortcut, options.data_root)["gone"]
-        given = {name: getattr(options, name) for name in ("norm", "weight", "beta", "beta_from")}
-        for objective in options.objective:
-            # Natural training has no ball, so it is trained once however many radii there are.
-            alone = objective == "natural" or options.radius is None
-            for radius in [None] if alone else options.radius or []:
-                settings = study_settings(options, objective, {**given, "radius": radius}, data)
-                title = training_title(settings.to_dict())
-                if control:
-                    title += ", patch tells nothing"
-                elif len(options.rate) > 1:
-                    title += f", agrees {100 * rate:.4g}%"
-                yield title, Condition(control, shortcut, settings, data.describe())
+        agreement = ""
+        if control:
+            agreement = ", patch tells nothing"
+        elif len(options.rate) > 1:
+            agreement = f", agrees {100 * rate:.4g}%"
+        for settings in study_settings(options, self.balls, data):
+            title = f"{training_title(settings.to_dict())}{agreement}"
+            yield title, Condition(control, shortcut, settings, data.describe())
 
     def _shortcut(self, rate: float) -> ShortcutOptions:
         names = ("code", "size", "margin", "pattern", "contrast", "train_examples", "test_examples", "seed")
@@ -363,7 +360,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
             "classes": np.asarray(self.classes, dtype=np.str_),
         }
         for number, title in enumerate(self.conditions):
-            first = work.arrays(next(case for case in self.all_cases if case.group == title))
+            first = work.arrays(self.cases_of(title)[0])
             for name, values in first.items():
                 kind = name.partition("/")[0]
                 if kind in ("index", "image", "region", "saliency"):

@@ -232,14 +232,13 @@ class StudyResult:
 class Study(Generic[OptionsT]):
     """A question, what is measured to answer it, and the words of the answer.
 
-    name: of the command and of the folder's claim. summary: one line for `veridical --help`. title, question:
-    heading and kind of the page. columns: what a table has for each group, from what `measure` returns.
-    Options: a frozen dataclass with the fields of `Placement`. Methods that describe a result take it as it
-    was read from its folder, so that a page can be drawn again without the options.
+    name: of the command and of the folder's claim. title, question: heading and kind of the page. columns:
+    what a table has for each group, from what `measure` returns. Options: a frozen dataclass with the fields
+    of `Placement`. Methods that describe a result take it as it was read from its folder, so that a page can
+    be drawn again without the options.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str] = ""
     title: ClassVar[str] = ""
     question: ClassVar[str] = "a study"
     columns: ClassVar[Sequence[Column]] = ()
@@ -292,23 +291,19 @@ class Study(Generic[OptionsT]):
         """The cases, made once."""
         return list(self.cases())
 
+    def cases_of(self, group: str, step: str = "measure") -> list[Case]:
+        """The cases of one group and step, in their order."""
+        return [case for case in self.all_cases if (case.group, case.step) == (group, step)]
+
     def results(self, work: Work) -> dict[str, Any]:
         """What came out. Default: {"rows": {group: {column: its two intervals}}} of what was measured."""
-        groups: dict[str, list[Arrays]] = {}
-        for case in self.all_cases:
-            if case.step == "measure":
-                groups.setdefault(case.group, []).append(work.arrays(case))
-        return {
-            "rows": {
-                group: {
-                    column.key: two_intervals(
-                        [arrays[column.key] for arrays in runs], BOUNDS.get(column.unit, UNBOUNDED)
-                    )
-                    for column in self.columns
-                }
-                for group, runs in groups.items()
-            }
-        }
+        rows: dict[str, Any] = {case.group: {} for case in self.all_cases if case.step == "measure"}
+        for group, row in rows.items():
+            runs = [work.arrays(case) for case in self.cases_of(group)]
+            for column in self.columns:
+                bounds = BOUNDS.get(column.unit, UNBOUNDED)
+                row[column.key] = two_intervals([arrays[column.key] for arrays in runs], bounds)
+        return {"rows": rows}
 
     def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - for those that override it
         """The arrays that the page shows and that are kept beside the result. Default: none."""
@@ -345,7 +340,7 @@ class Study(Generic[OptionsT]):
     @classmethod
     def lead(cls, result: StudyResult) -> str:  # noqa: ARG003 - as above
         """One paragraph: what was measured, and why. Default: the study's docstring."""
-        return inspect.cleandoc(cls.__doc__ or cls.summary).partition("\n\n")[0]
+        return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
 
     @classmethod
     def findings(cls, result: StudyResult) -> list[str]:  # noqa: ARG003 - as above

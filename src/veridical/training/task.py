@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
@@ -19,7 +19,13 @@ from veridical.models import model_config
 from veridical.runtime.devices import fast_layout
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import private_copy
-from veridical.runtime.options import OptimiserOptions, TrainingGrid, TrainOptions
+from veridical.runtime.options import (
+    NormName,
+    ObjectiveOptions,
+    OptimiserOptions,
+    TrainingGrid,
+    TrainOptions,
+)
 from veridical.training.checkpoint import copy_tensors, digest_weights, weights
 from veridical.training.objectives import (
     Objective,
@@ -175,22 +181,27 @@ def _check_outputs(model: nn.Module, data: Dataset, device: torch.device, *, cli
 
 
 def study_settings(
-    options: TrainingGrid, objective: str, robust: Mapping[str, Any], data: Dataset
-) -> Settings:
-    """What a study trains for one objective, nothing held out. robust: options, as far as it takes them."""
+    options: TrainingGrid, balls: Sequence[tuple[NormName, float | None]], data: Dataset
+) -> Iterator[Settings]:
+    """What a study trains, nothing held out: every objective in every ball that it takes."""
     optimise = {name: getattr(options, name) for name in OptimiserOptions.__dataclass_fields__}
-    wanted = TrainOptions(
-        out=".",
-        model=options.model,
-        model_options=options.model_options,
-        objective=objective,
-        recipe=options.recipe,
-        validation=0,
-        **optimise,
-        **supported_options(objective, robust),
-    )
-    described = _describe_named(wanted, data)
-    return resolve(wanted, data=data.describe(), model=described, train_size=len(data.train))
+    names = [name for name in ObjectiveOptions.__dataclass_fields__ if hasattr(options, name)]
+    robust = {name: getattr(options, name) for name in names}
+    for objective in options.objective:
+        # Natural training has no ball, so it is trained once however many there are.
+        for norm, radius in balls[:1] if objective == "natural" else balls:
+            wanted = TrainOptions(
+                out=".",
+                model=options.model,
+                model_options=options.model_options,
+                objective=objective,
+                recipe=options.recipe,
+                validation=0,
+                **optimise,
+                **supported_options(objective, robust | {"norm": norm, "radius": radius}),
+            )
+            described = _describe_named(wanted, data)
+            yield resolve(wanted, data=data.describe(), model=described, train_size=len(data.train))
 
 
 def training_fields(settings: Settings) -> dict[str, Any]:
