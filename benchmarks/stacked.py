@@ -21,11 +21,10 @@ from typing import Any
 import torch
 
 from veridical.data import Dataset, Split
-from veridical.faithfulness.fills import ConstantFill
 from veridical.faithfulness.ranking import rank_randomly
 from veridical.faithfulness.retraining import resolve_architecture, resolve_training, train_fresh
 from veridical.faithfulness.stacked import Stack
-from veridical.faithfulness.unmasking import ENDS, resolve_kept, unmask_dataset
+from veridical.faithfulness.unmasking import ENDS, ConstantFill, resolve_kept, unmask_dataset
 
 LEVELS = (0.05, 0.1, 0.2, 0.5)
 

@@ -56,7 +56,7 @@ def measurement_of(folder: Path, jobs: int, train_images: int, epochs: float, se
         progress=False,
         out=str(folder / "run"),
     )
-    design = Design(levels=(0.1,), repeats=jobs // 2, baselines=(), control=False, seed=seed)
+    design = Design(levels=[0.1], repeats=jobs // 2, baselines=[], control=False, seed=seed)
     return plan_diffroar(run, None, attribution="random", design=design, overrides={"epochs": epochs})
 
 

@@ -17,14 +17,10 @@ from veridical.data.masked import MaskedDataset
 from veridical.faithfulness import forecast
 from veridical.faithfulness.diffroar import diffroar
 from veridical.faithfulness.result import DiffRoarResult, judge
-from veridical.faithfulness.sources import write_source
 from veridical.jobs import InProcess, ProcessPool, Progress
 from veridical.models import build
-from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import to_plain
+from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import thread_count
-from veridical.studies.diffroar import DiffRoar, DiffRoarOptions
-from veridical.training.loop import train
 
 # 0.0625 of 64 pixels are four: as many as hold the class in `marked_data`.
 RECIPE: dict[str, Any] = {
@@ -288,7 +284,9 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
 def test_only_images_that_are_retrained_on_are_ranked(
     model: nn.Module, marked_data: Dataset, tmp_path: Path
 ) -> None:
-    """With 200 of 600 training images all is as if the data set had no more."""
+    """With 200 of 600 training images all is as if the data set had no more; nor do its masks count."""
+    nowhere = torch.zeros(600, 8, 8, dtype=torch.bool)
+    masked = MaskedDataset.of(marked_data, nowhere, nowhere[:400])
     few = dataclasses.replace(
         marked_data, train=marked_data.train.subset(range(200)), checksum="1" * 64
     )  # another checksum: it is another data set
@@ -300,24 +298,12 @@ def test_only_images_that_are_retrained_on_are_ranked(
         if what == "ranking":
             reported.append((state.done, state.total))
 
-    result = measured(model, marked_data, tmp_path / "some", train_examples=200, progress=ranked, **common)
+    result = measured(model, masked, tmp_path / "some", train_examples=200, progress=ranked, **common)
     expected = measured(model, few, tmp_path / "all", **common)
     assert reported[-1] == (600, 600)
     here, there = result.to_dict(), expected.to_dict()
     for part in ("curve", "baselines", "control"):
         assert here[part] == there[part]
-
-
-def test_a_data_set_with_masks_is_taken_as_one_without(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path
-) -> None:
-    masked = MaskedDataset.of(
-        marked_data, torch.zeros(600, 8, 8, dtype=torch.bool), torch.zeros(400, 8, 8, dtype=torch.bool)
-    )
-    common: dict[str, Any] = {"repeats": 2, "levels": (0.25,), "train_examples": 200}
-    result = measured(model, masked, tmp_path / "masked", **common)
-    expected = measured(model, marked_data, tmp_path / "plain", **common)
-    assert result.to_dict()["curve"] == expected.to_dict()["curve"]
 
 
 def test_workers_get_no_tensors_and_give_the_same_numbers(
@@ -333,39 +319,3 @@ def test_workers_get_no_tensors_and_give_the_same_numbers(
     # The images alone have 64,000 bytes, and as many ranks.
     assert 0 < result.timing["sent_bytes_per_job"] < 8000
     assert expected.timing["sent_bytes_per_job"] == 0
-
-
-def test_failed_retrainings_are_told_with_the_end_of_their_log(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path
-) -> None:
-    options = {"levels": (0.25,), "repeats": 2, "optimiser": "sgd", "learning_rate": 1e6}
-    with pytest.raises(RunError, match=r"(?s)4 of 4 jobs failed.*judged, images, .* not finite"):
-        measured(model, marked_data, tmp_path / "out", **options)
-
-
-def test_options_of_the_command_mean_the_same(marked_data: Dataset, tmp_path: Path) -> None:
-    data = write_source(marked_data, tmp_path / "toy.npz")["data"]
-    recipe = {name: RECIPE[name] for name in ("epochs", "batch_size", "learning_rate", "averaging")}
-    run = train(
-        model="mlp",
-        model_options={"width": 16},
-        data=data,
-        out=str(tmp_path / "run"),
-        objective="natural",
-        validation=60,
-        device="cpu",
-        progress=False,
-        **recipe,
-    )
-    common: dict[str, Any] = {"repeats": 2, "control": False, "device": "cpu", "steps": 10}
-    common |= {"levels": [0.25], "baselines": []}
-    folders: dict[str, Any] = {"run": str(tmp_path / "run"), "out": str(tmp_path / "by-options")}
-    by_options = DiffRoar(DiffRoarOptions(**folders, **common, workers=1, progress=False)).run()
-    by_name = diffroar(run, out=tmp_path / "by-name", **common, executor=InProcess())
-    assert by_options.results["curve"] == to_plain(by_name.to_dict(), "results")["curve"]
-    assert {**by_options.config, "run": None} == {**to_plain(dict(by_name.config), "config"), "run": None}
-    # Architecture and recipe are the run's own, on all 600 images.
-    assert by_name.config["model"] == run.settings.model
-    training = by_name.config["training"]
-    assert (training["learning_rate"], training["train_examples"], training["steps"]) == (0.02, 600, 10)
-    assert (tmp_path / "by-name" / "data.npz").exists() is False

@@ -6,7 +6,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from veridical.faithfulness.diffroar_plan import Design, Measurement, place_data
 from veridical.faithfulness.forecast import Forecast, forecast, predict_retraining
 from veridical.jobs import ProcessPool, WorkerLost
 from veridical.runtime.errors import RunError
+from veridical.runtime.options import StackedName
 
 
 def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement:
@@ -25,7 +26,7 @@ def measurement(network: nn.Module, data: Dataset, **design: Any) -> Measurement
         network,
         data,
         attribution="input-gradient",
-        design=Design(levels=(0.25, 0.5), repeats=2, **design),
+        design=Design(levels=[0.25, 0.5], repeats=2, **design),
         overrides={"steps": 40, "batch_size": 30, "averaging": 0.0},
         retrain_model="mlp",
         retrain_model_options={"width": 8},
@@ -136,22 +137,24 @@ def on_disk(network: nn.Module, data: Dataset, folder: Path, **design: Any) -> M
     return place_data(measurement(network, data, **design), folder)
 
 
-def test_all_workers_are_timed_at_once_and_count_the_same(
-    network: nn.Module, marked_data: Dataset, tmp_path: Path
+def test_all_workers_are_timed_at_once_but_no_more_than_there_are_stacks(
+    network: nn.Module, marked_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = Workers()
-    result = predict_retraining(on_disk(network, marked_data, tmp_path), executor)
-    assert executor.calls == 3
-    assert result == {"images": 2.0, "masks": 2.0}
-
-
-def test_images_in_memory_alone_are_timed_here(
-    network: nn.Module, marked_data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """Eight retrainings; on five workers they are four stacks of two."""
+    design: dict[str, Any] = {"baselines": [], "control": False}
+    planned = on_disk(network, marked_data, tmp_path, **design)
+    stacked: StackedName
+    for workers, stacked, calls in ((3, "never", 3), (8, "never", 8), (5, "auto", 4)):
+        executor = Workers()
+        executor.workers = workers
+        # Each counts the same.
+        assert predict_retraining(planned, executor, stacked)["images"] == (calls + 1) / 2
+        assert executor.calls == calls
+    # Images that are in memory alone are timed here.
     monkeypatch.setattr(module, "_time_retraining", lambda *_: 5.0)
     executor = Workers()
-    result = predict_retraining(measurement(network, marked_data), executor)
-    assert (executor.calls, result) == (0, {"images": 5.0, "masks": 5.0})
+    assert predict_retraining(measurement(network, marked_data), executor) == {"images": 5.0, "masks": 5.0}
+    assert executor.calls == 0
 
 
 @pytest.mark.parametrize("loss", [WorkerLost("killed"), BrokenExecutor("killed"), MemoryError("killed")])
@@ -165,29 +168,13 @@ def test_a_worker_that_cannot_time_is_told_and_leaves_no_call(
     assert executor.given[0].cancelled()
 
 
-def test_no_more_workers_are_timed_than_there_are_stacks(
-    network: nn.Module, marked_data: Dataset, tmp_path: Path
-) -> None:
-    """Eight retrainings on five workers are four stacks of two."""
-    planned = on_disk(network, marked_data, tmp_path, baselines=(), control=False)
-    for workers, times in ((3, 3), (8, 8)):
-        executor = Workers()
-        executor.workers = workers
-        predict_retraining(planned, executor)
-        assert executor.calls == times
-    executor = Workers()
-    executor.workers = 5
-    predict_retraining(planned, executor, "auto")
-    assert executor.calls == 4
-
-
 @pytest.mark.parametrize("stacked", ["never", "auto"])
 def test_processes_time_what_they_will_run(
     network: nn.Module,
     marked_data: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    stacked: Literal["never", "auto"],
+    stacked: StackedName,
 ) -> None:
     """Two real workers answer, where this process could not."""
 

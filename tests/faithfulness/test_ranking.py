@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from veridical.attribution.methods import InputGradient, SmoothGrad
 from veridical.data import Dataset
-from veridical.faithfulness.ranking import CoordinateOrder, Ranking, rank_coordinates, rank_dataset, rank_maps
+from veridical.faithfulness.ranking import Ranking, rank_coordinates, rank_dataset, rank_maps
 from veridical.runtime.errors import DataError, RunError, UsageError
-from veridical.runtime.options import OrderName, PerName
+from veridical.runtime.options import CoordinateOrder, OrderName, PerName
 
 
 def maps(examples: int = 6, channels: int = 3, seed: int = 0) -> torch.Tensor:
@@ -95,12 +95,6 @@ def test_values_without_a_rank_are_refused(bad: float) -> None:
         rank_coordinates(attribution)
 
 
-@pytest.mark.parametrize("name", ["order", "per", "ties"])
-def test_unknown_choices_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name}: expected .* but got 'other'"):
-        CoordinateOrder(**{name: "other"})  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def ranking() -> Ranking:
     train, test = (rank_coordinates(maps(count, seed=count)).numpy() for count in (7, 3))
@@ -121,56 +115,30 @@ def test_a_ranking_comes_back_from_its_file(ranking: Ranking, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["ranking.npz"]
     with np.load(tmp_path / "ranking.npz", allow_pickle=False) as archive:
         assert np.array_equal(archive["train"], ranking.train)
-
-
-def test_the_checksum_is_that_of_the_ranks(ranking: Ranking) -> None:
-    other = ranking.train.copy()
-    other[0, :2] = other[0, [1, 0]]
-    assert Ranking(other, ranking.test, ranking.shape, ranking.record).checksum != ranking.checksum
+    # The checksum is that of the ranks, whatever made them.
     assert Ranking(ranking.train, ranking.test, ranking.shape, {}).checksum == ranking.checksum
+    assert Ranking(ranking.train[::-1], ranking.test, ranking.shape).checksum != ranking.checksum
 
 
-SMALL = np.zeros((2, 2), dtype=np.int16)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"train": SMALL}, "expected an array test"),
-        ({"train": np.array([[print]], dtype=object), "test": SMALL}, "dtype object"),
-        ({"train": SMALL.astype(np.float32), "test": SMALL}, "kind i"),
-    ],
-)
-def test_arrays_of_something_else_are_refused(
-    arrays: dict[str, NDArray[Any]], message: str, tmp_path: Path
-) -> None:
-    np.savez(tmp_path / "other.npz", **arrays)  # type: ignore[arg-type]
-    with pytest.raises(RunError, match=message):
-        Ranking.load(tmp_path / "other.npz")
-
-
-def test_files_of_something_else_are_refused(ranking: Ranking, tmp_path: Path) -> None:
-    path, header, bomb = tmp_path / "other.npz", io.BytesIO(), tmp_path / "bomb.npz"
+def test_what_is_no_ranking_is_refused(ranking: Ranking, tmp_path: Path) -> None:
+    """Damaged files are a test of jobs' files."""
+    for dtype in (np.int64, np.float32):
+        with pytest.raises(UsageError, match="ranks train"):
+            Ranking(ranking.train.astype(dtype), ranking.test, ranking.shape)  # type: ignore[arg-type]
+    path, header = tmp_path / "other.npz", io.BytesIO()
     with pytest.raises(RunError, match="no file"):
         Ranking.load(path)
-    ranking.save(path)
-    for content in (b"PK not an archive", path.read_bytes()[:-40]):
-        path.write_bytes(content)
-        with pytest.raises(RunError, match="damaged"):
+    for array in (np.array([[print]], dtype=object), ranking.train):
+        np.savez(path, train=array)
+        with pytest.raises(RunError, match=r"other\.npz is damaged"):
             Ranking.load(path)
     # A header that asks for too much is refused before anything is read.
     form = {"descr": "<i2", "fortran_order": False, "shape": (2**40, 64)}
     np.lib.format.write_array_header_1_0(header, form)
-    with zipfile.ZipFile(bomb, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("train.npy", header.getvalue())
-    with pytest.raises(RunError, match="GiB in one array"):
-        Ranking.load(bomb)
-
-
-@pytest.mark.parametrize("dtype", [np.int64, np.float32])
-def test_only_short_integers_are_ranks(ranking: Ranking, dtype: type) -> None:
-    with pytest.raises(UsageError, match="ranks train"):
-        Ranking(ranking.train.astype(dtype), ranking.test, ranking.shape)
+    with pytest.raises(RunError, match=r"other\.npz is damaged"):
+        Ranking.load(path)
 
 
 @pytest.fixture(scope="session")
@@ -256,8 +224,8 @@ def test_maps_that_do_not_fit_are_refused(few: Dataset, tmp_path: Path) -> None:
     for train, test, message in (
         (good, np.zeros((9, 1, 8, 8)), r"\(10, 1, 8, 8\)"),
         (good[:, :, :7], np.zeros((10, 1, 8, 8)), r"\(25, 1, 8, 8\)"),
-        (good.astype(np.int64), np.zeros((10, 1, 8, 8)), "kind f"),
-        (good.reshape(25, 64), np.zeros((10, 1, 8, 8)), "4 dimensions"),
+        (good.astype(np.int64), np.zeros((10, 1, 8, 8)), r"floating .* but found int64"),
+        (good.reshape(25, 64), np.zeros((10, 1, 8, 8)), r"\(25, 1, 8, 8\)"),
     ):
         np.savez(path, attribution_train=train, attribution_test=test)
         with pytest.raises(DataError, match=message):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veridical.cli.main import main
 from veridical.data import Dataset, load
+from veridical.data.dataset import write_source
 from veridical.faithfulness import forecast, stacked
 from veridical.faithfulness.diffroar import diffroar
 from veridical.faithfulness.ranking import Ranking, rank_coordinates
@@ -24,7 +25,6 @@ from veridical.faithfulness.retraining import (
     resolve_training,
     train_fresh,
 )
-from veridical.faithfulness.sources import write_source
 from veridical.faithfulness.stacked import (
     Stack,
     StackedMLP,

@@ -12,7 +12,7 @@ import pytest
 
 from veridical.jobs import InProcess, Job, Store, run_jobs
 from veridical.jobs.execution import _log_to, execute, task
-from veridical.jobs.job import load_function
+from veridical.jobs.store import load_function
 from veridical.runtime.errors import RunError, UsageError
 
 NAME = "job_functions:echo"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
-from functools import partial
+from dataclasses import field, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,8 @@ from veridical.data.image_files import read_folder
 from veridical.data.lookup import data_root, find_place
 from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.checking import Seed, Size, as_path, checked, record
-from veridical.runtime.errors import DataError, argument_error
+from veridical.runtime.errors import DataError, RunError, argument_error
+from veridical.runtime.files import atomic
 from veridical.runtime.registry import import_trusted
 
 Indices = Tensor | Sequence[int] | range | slice
@@ -239,3 +242,70 @@ def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArra
     planes = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     planes = np.array(planes, dtype=np.uint8, order="C")
     return equalise_levels(planes) if equalise else planes
+
+
+# Options of `load` that shape the arrays.
+_CHOICES = ("equalise", "size", "split_seed")
+
+
+def describe_source(name: str, root: str | None, options: Mapping[str, Any]) -> dict[str, str]:
+    """The part of a job's `where` that names a data set; paths become absolute: workers start elsewhere.
+
+    options: `Dataset.options`, of which those that `load` takes are kept.
+    """
+    path = as_path(name, "data")
+    # A registered name wins over a folder of that name, as in `load`.
+    by_path = name not in DATASETS and path.exists()
+    where = {"data": str(path.absolute()) if by_path else name}
+    if root is not None or "VERIDICAL_DATA" in os.environ:
+        where["data_root"] = str(data_root(root).absolute())
+    chosen = {key: options[key] for key in _CHOICES if key in options}
+    if chosen:
+        where["data_options"] = json.dumps(chosen, sort_keys=True)
+    return where
+
+
+def write_source(data: Dataset, path: Path) -> dict[str, str]:
+    """Write a data set that exists in memory alone to an .npz file, if it is not there, and name that.
+
+    Workers are other processes and load by path. Raises UsageError for images of neither 1 nor 3 channels.
+    """
+    if data.shape[0] not in (1, 3):
+        raise argument_error("data", f"images of shape {data.shape}", "1 or 3 channels")
+    if not path.exists():
+        arrays: dict[str, Any] = {"classes": np.asarray(data.classes, dtype=np.str_)}
+        for part, split in (("train", data.train), ("test", data.test)):
+            arrays[f"x_{part}"] = np.ascontiguousarray(split.images.numpy().transpose(0, 2, 3, 1))
+            arrays[f"y_{part}"] = split.labels.numpy()
+        with atomic(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    return {"data": str(path.absolute())}
+
+
+def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
+    """The data set that `where` names, from memory if this process has loaded it before.
+
+    Raises RunError if it is not the one with this checksum.
+    """
+    trust = where.get("trust_code") == "yes"
+    data = _loaded(where["data"], where.get("data_root"), where.get("data_options", "{}"), trust)
+    if data.checksum != checksum:
+        raise RunError(
+            f"the data {where['data']} from {data.source} are not those that were planned with: their "
+            f"checksum is {data.checksum}, expected {checksum}. Give every machine the same files."
+        )
+    return data
+
+
+# A process keeps the data sets of its last two jobs in memory.
+@lru_cache(maxsize=2)
+def _loaded(name: str, root: str | None, options: str, trust_code: bool) -> Dataset:
+    chosen: dict[str, Any] = json.loads(options)
+    return load(name, root, trust_code=trust_code, **chosen)
+
+
+def take_first(data: Dataset, train: int, test: int | None = None) -> Dataset:
+    """The data set with its first so many images of each part, which are not copied; None is all of them."""
+    parts = ((data.train, train), (data.test, test))
+    some = [Split(split.images[:count], split.labels[:count]) for split, count in parts]
+    return replace(data, train=some[0], test=some[1])

@@ -14,8 +14,6 @@ from typing import Any
 from veridical.attribution.method import Attribution
 from veridical.data import Dataset
 from veridical.faithfulness.diffroar_plan import (
-    BASELINES,
-    LEVELS,
     Design,
     Judged,
     Measurement,
@@ -236,7 +234,7 @@ def diffroar(
     *,
     out: str | os.PathLike[str],
     attribution: str | os.PathLike[str] | Attribution = "input-gradient",
-    levels: Sequence[Level] = LEVELS,
+    levels: Sequence[Level] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
     repeats: Repeats = 5,
     mode: ModeName = "keep",
     roar: bool = False,
@@ -245,7 +243,7 @@ def diffroar(
     per: PerName = "value",
     ties: TiesName = "random",
     target: TargetName = "predicted",
-    baselines: Sequence[BaselineName] = BASELINES,
+    baselines: Sequence[BaselineName] = ("random", "input-agnostic"),
     control: bool = True,
     control_repeats: Repeats = 1,
     retrain_model: FilePath | Run | None = None,

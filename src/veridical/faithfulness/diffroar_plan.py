@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,19 +18,16 @@ from veridical.attribution.classifier import check_attribution
 from veridical.attribution.method import Attribution
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import Dataset, load
-from veridical.faithfulness.fills import Fill, resolve_fill
-from veridical.faithfulness.ranking import CoordinateOrder, describe_maps
+from veridical.data.dataset import describe_source, take_first, write_source
+from veridical.faithfulness.ranking import describe_maps
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training
-from veridical.faithfulness.sources import describe_source, take_first, write_source
-from veridical.faithfulness.unmasking import ENDS, Kept, Shown, resolve_kept
-from veridical.runtime.checking import Level, Repeats, Share, as_path, needs, record
+from veridical.faithfulness.unmasking import ENDS, Fill, Kept, Shown, resolve_fill, resolve_kept
+from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.options import (
-    BaselineName,
-    ModeName,
+    DiffRoarChoice,
     RetrainObjectiveName,
-    TargetName,
 )
 from veridical.training.checkpoint import pack, weights
 from veridical.training.recipes import Settings
@@ -38,8 +35,6 @@ from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
 from veridical.training.subject import Subject, load_images
 
-LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-BASELINES: tuple[BaselineName, ...] = ("random", "input-agnostic")
 # Seeds of two measurements, s and s + 1, give their repeats seeds that are this far apart.
 SEEDS_APART = 1000
 
@@ -56,25 +51,15 @@ class Retraining(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design(CoordinateOrder):
-    """What is measured; the fields are those of `veridical.studies.diffroar.DiffRoarOptions`."""
-
-    levels: tuple[Level, ...] = LEVELS
-    repeats: Repeats = 5
-    mode: ModeName = "keep"
-    roar: bool = False
-    fill: Share | str = "mean"
-    target: TargetName = "predicted"
-    baselines: tuple[BaselineName, ...] = BASELINES
-    control: bool = True
-    control_repeats: Repeats = field(default=1, metadata=needs("control"))
+class Design(DiffRoarChoice):
+    """What is measured, and the retrainings that this takes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.levels:
             raise argument_error("levels", self.levels, "shares of the coordinates, one or more")
-        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
-        object.__setattr__(self, "baselines", tuple(dict.fromkeys(self.baselines)))
+        object.__setattr__(self, "levels", sorted(set(self.levels)))
+        object.__setattr__(self, "baselines", list(dict.fromkeys(self.baselines)))
 
     @property
     def rankings(self) -> tuple[RankingName, ...]:
@@ -82,8 +67,8 @@ class Design(CoordinateOrder):
         return ("judged", *self.baselines)
 
     def describe(self) -> dict[str, Any]:
-        """Plain values for a record."""
-        return asdict(self) | {"levels": list(self.levels), "baselines": list(self.baselines)}
+        """These choices alone, as plain values."""
+        return {one.name: getattr(self, one.name) for one in fields(Design)}
 
     def repeated(self, ranking: RankingName, shown: Shown, kept: Kept) -> list[Retraining]:
         """The repeats on what is kept, by ascending seed; the control has its own number of them."""
@@ -96,7 +81,7 @@ class Design(CoordinateOrder):
         counts = [resolve_kept(level, coordinates).count for level in self.levels]
         if len(set(counts)) < len(counts) or counts[-1] >= coordinates:
             expected = f"levels that differ in the number of coordinates out of {coordinates}, fewer than all"
-            raise argument_error("levels", f"{list(self.levels)}, which are {counts}", expected)
+            raise argument_error("levels", f"{self.levels}, which are {counts}", expected)
 
     def retrainings(self, coordinates: int) -> list[Retraining]:
         """All of them, each once, by curve and level."""

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from veridical.data import Dataset
+from veridical.data.dataset import load_source, take_first
 from veridical.faithfulness.diffroar_plan import Measurement, Retraining
 from veridical.faithfulness.ranking import linear_options, rank_dataset, rank_randomly, train_linear
 from veridical.faithfulness.retraining import train_fresh, unmask_as_planned
-from veridical.faithfulness.sources import load_source, take_first
 from veridical.faithfulness.stacked import Stack, is_stackable, stack_size
 from veridical.faithfulness.unmasking import Shown
 from veridical.jobs import InProcess, workers_of

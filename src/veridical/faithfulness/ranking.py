@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,39 +21,20 @@ from veridical.attribution.classifier import parameter_like
 from veridical.attribution.method import Attribution, batch_maps
 from veridical.attribution.registry import describe_attribution
 from veridical.data import Dataset, Split
+from veridical.data.array_files import read_members
 from veridical.data.arrays import corrupt_file_error
-from veridical.faithfulness.sources import load_source, read_array, read_headers, take_first
+from veridical.data.dataset import load_source, take_first
 from veridical.metrics.rank import descending
-from veridical.runtime.checking import Checked, Seed, check_count, check_value, record
-from veridical.runtime.errors import DataError, RunError, UsageError, argument_error
-from veridical.runtime.files import AGAIN, atomic, read_json, write_sealed
-from veridical.runtime.options import OrderName, PerName, TargetName, TiesName
+from veridical.runtime.checking import check_count, check_value, record
+from veridical.runtime.errors import RunError, argument_error
+from veridical.runtime.files import AGAIN, atomic, read_array_header
+from veridical.runtime.options import CoordinateOrder, PerName, TargetName
 from veridical.training.loop import train
 from veridical.training.run import Run
 
 Part = Literal["train", "test"]
 PARTS: tuple[Part, Part] = ("train", "test")
 Ranks = npt.NDArray[np.int16] | npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoordinateOrder(Checked):
-    """By what coordinates are ranked.
-
-    order: the absolute value (the paper's), the signed value, or the square; for single values the last is
-    the order of the first. per: "value" ranks D = C * H * W numbers (the paper's), "pixel" D = H * W sums
-    over the channels. ties: "random" by noise of a stream of the seed, which no batching changes; "stable"
-    leaves equal coordinates in the order of their numbers, so that they pile up in the upper rows.
-    """
-
-    order: OrderName = "absolute"
-    per: PerName = "value"
-    ties: TiesName = "random"
-    seed: Seed = 0
-
-    def describe_order(self) -> dict[str, Any]:
-        """These choices alone, as plain values."""
-        return {field.name: getattr(self, field.name) for field in fields(CoordinateOrder)}
 
 
 PAPER = CoordinateOrder()
@@ -115,18 +98,30 @@ class Ranking:
     def load(cls, path: Path) -> Ranking:
         """Map what `save` wrote, and read it once for its digest; a RunError for any other file."""
         try:
-            train, test = (read_array(path, part, kinds="i", ndim=2) for part in ("train", "test"))
-            shape = read_array(path, "shape", kinds="i", ndim=1)
-            text, digest = (read_array(path, name, kinds="u", ndim=1) for name in ("record", "digest"))
-            channels, height, width = (int(size) for size in shape)
+            names = (*PARTS, "shape", "record", "digest")
+            train, test, shape, text, digest = (_map_member(path, name) for name in names)
+            channels, height, width = map(int, shape)
             result = cls(train, test, (channels, height, width), {})
             if bytes(digest) != hashlib.sha256(result.checksum.encode() + bytes(text)).digest():
                 raise ValueError("its content is not what was written (SHA-256 differs)")
             reported: dict[str, Any] = {**json.loads(bytes(text))}
-        except (DataError, UsageError, ValueError, TypeError, RecursionError) as error:
+        except Exception as error:  # what is no ranking fails in nearly any way
             raise RunError(f"{path} is damaged: {str(error).removesuffix('.')}. {AGAIN}") from error
         object.__setattr__(result, "record", reported)
         return result
+
+
+def _map_member(path: Path, name: str) -> Any:
+    """One array of an .npz file that `Ranking.save` wrote, mapped read-only: processes share its pages."""
+    if not path.is_file():  # a pipe would wait for ever
+        raise ValueError("there is no file")
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        shape, dtype = read_array_header(archive, name)
+        member = archive.getinfo(f"{name}.npy")
+        with archive.open(member):
+            # It is not compressed: behind zip's header the file holds numpy's, and then the array as it is.
+            end = file.tell() + member.file_size
+    return np.memmap(path, dtype, "r", end - math.prod(shape) * dtype.itemsize, shape)
 
 
 def rank_coordinates(
@@ -190,11 +185,10 @@ def rank_dataset(
     choices, what `record` adds, and the share of importances that are exactly zero, whose order is the ties'.
     """
     check_value("target", target, TargetName)
-    dtype = parameter_like(model).dtype
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    like = parameter_like(model)
 
     def maps(part: Part, numbers: range) -> Tensor:
-        inputs, labels = _split(data, part).batch(numbers, dtype, device)
+        inputs, labels = _split(data, part).batch(numbers, like.dtype, like.device)
         explained = labels if target == "label" else None
         return batch_maps(attribution, model, inputs, explained, numbers, how.seed)
 
@@ -221,23 +215,24 @@ def rank_maps(
     (N, H, W) will do for images of one channel, or per pixel. train: rank only so many training images; the
     file has all. Raises DataError for a file that does not fit the data set.
     """
-    arrays: dict[Part, np.ndarray[Any, Any]] = {}
-    shapes = read_headers(path)
+    prefix = "attribution_"
+    arrays = {name.removeprefix(prefix): array for name, array in read_members(path, (prefix,)).items()}
+    channels, *plane = data.shape
     for part in PARTS:
-        name = f"attribution_{part}"
-        # Without the member read_array says what is there.
-        ndim = 3 if name in shapes and len(shapes[name].shape) == 3 else 4
-        arrays[part] = array = read_array(path, name, kinds="f", ndim=ndim)
-        count, (channels, *plane) = len(_split(data, part)), data.shape
-        wanted = (count, 1 if how.per == "pixel" and ndim == 3 else channels, *plane)
+        if part not in arrays:
+            found = ", ".join(prefix + other for other in arrays) or "none"
+            raise corrupt_file_error(path, f"{found} of that name", f"an array {prefix}{part}")
+        array, count = arrays[part], len(_split(data, part))
         # Without channels there must be one of them.
-        if array.shape != wanted and (array.shape != (count, *plane) or wanted[1] != 1):
-            expected = f"{wanted}, for the {part} images of {data.name}"
-            raise corrupt_file_error(f"{path}, {name}", f"shape {array.shape}", expected)
+        flat = array.ndim == 3 and (how.per == "pixel" or channels == 1)
+        wanted = (count, *plane) if flat else (count, channels, *plane)
+        if array.dtype.kind != "f" or array.shape != wanted:
+            expected = f"floating {wanted}, for the {part} images of {data.name}"
+            found = f"{array.dtype} {array.shape}"
+            raise corrupt_file_error(f"{path}, {prefix}{part}", found, expected)
 
     def maps(part: Part, numbers: range) -> Tensor:
-        chosen = np.array(arrays[part][numbers.start : numbers.stop])
-        whole = torch.from_numpy(chosen.astype(chosen.dtype.newbyteorder("="), copy=False))
+        whole = torch.from_numpy(arrays[part][numbers.start : numbers.stop])
         return whole[:, None] if whole.ndim == 3 else whole
 
     used = data if train is None else take_first(data, train)
@@ -277,8 +272,13 @@ def _rank_parts(
             done += len(numbers)
             tell(done, total)
         ranked[part] = np.concatenate(rows, dtype=rows[0].dtype)
-    facts = {**record, **how.describe_order(), "data": data.checksum, "zero_share": zeros / values}
+    facts = {**record, **_describe_order(how), "data": data.checksum, "zero_share": zeros / values}
     return Ranking(ranked["train"], ranked["test"], data.shape, facts)
+
+
+def _describe_order(how: CoordinateOrder) -> dict[str, Any]:
+    """The choices of an order alone, as plain values."""
+    return {name: getattr(how, name) for name in CoordinateOrder.__dataclass_fields__}
 
 
 def _split(data: Dataset, part: Part) -> Split:
@@ -287,9 +287,6 @@ def _split(data: Dataset, part: Part) -> Split:
 
 # The job that trains the linear model.
 LINEAR = "veridical.faithfulness.ranking:measure_linear_importances"
-
-EPOCHS = 5.0
-_KEPT = "importances.json"
 
 
 def rank_randomly(data: Dataset, *, per: PerName = "value", seed: int = 0) -> Ranking:
@@ -307,20 +304,15 @@ def rank_randomly(data: Dataset, *, per: PerName = "value", seed: int = 0) -> Ra
 def measure_linear_importances(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
     """Job: train a linear model on the data and return the sum over classes of its absolute weights.
 
-    values: {"data": {"checksum"}, "options": `linear_options`}. where: see `sources`. The result holds
-    importances, C * H * W numbers, and the accuracy on the test images.
+    values: {"data": {"checksum"}, "options": `linear_options`}. where: see `describe_source`. The result
+    holds importances, C * H * W numbers, and the accuracy on the test images.
     """
-    if (folder / _KEPT).exists():
-        kept: dict[str, Any] = read_json(folder / _KEPT, sealed=True)
-        return kept
     data = load_source(where, values["data"]["checksum"])
     run = train_linear(data, folder / "run", values["options"], where.get("device", "auto"))
     # How much a coordinate can move any logit, whichever its sign.
     weight = next(run.model.parameters()).detach().double().abs().sum(dim=0)
     accuracy = run.result["results"]["natural_accuracy"]["value"]
-    result = {"importances": weight.tolist(), "accuracy": accuracy}
-    write_sealed(folder / _KEPT, result)
-    return result
+    return {"importances": weight.tolist(), "accuracy": accuracy}
 
 
 def linear_options(data: Dataset, seed: int = 0) -> dict[str, Any]:
@@ -330,7 +322,7 @@ def linear_options(data: Dataset, seed: int = 0) -> dict[str, Any]:
         "recipe": "fast",
         "optimiser": "adam",
         "schedule": "one-cycle",
-        "epochs": EPOCHS,
+        "epochs": 5.0,
         "batch_size": min(100, len(data.train)),
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
@@ -360,7 +352,7 @@ def rank_by_linear_model(
     order = rank_coordinates(weight, how, purpose="input-agnostic order").numpy()
     record = {
         "attribution": {"method": "weights of a linear model", "accuracy": result["accuracy"]},
-        **how.describe_order(),
+        **_describe_order(how),
         "data": data.checksum,
         "zero_share": float(np.mean(weight.numpy() == 0)),
     }

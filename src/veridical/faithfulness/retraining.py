@@ -14,10 +14,9 @@ from typing import Any
 from torch import nn
 
 from veridical.data import Dataset
-from veridical.faithfulness.fills import ConstantFill, Fill, restore_fill
+from veridical.data.dataset import load_source, take_first
 from veridical.faithfulness.ranking import Ranking
-from veridical.faithfulness.sources import load_source, take_first
-from veridical.faithfulness.unmasking import Kept, unmask_dataset
+from veridical.faithfulness.unmasking import ConstantFill, Fill, Kept, restore_fill, unmask_dataset
 from veridical.models import build, model_config
 from veridical.runtime.checking import check_value
 from veridical.runtime.errors import RunError, UsageError, unknown_name_error
@@ -35,7 +34,6 @@ SOURCES = (
     "veridical.training.penalties",
     "veridical.training.optimisation",
     "veridical.faithfulness.unmasking",
-    "veridical.faithfulness.fills",
     "veridical.faithfulness.retraining",
 )
 
@@ -165,7 +163,7 @@ RUN, ACCURACY = "run", "accuracy.json"
 def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
     """Job: train a fresh model on unmasked training images, return its accuracy on unmasked test images.
 
-    values: what `Measurement.values` makes. where: the data (see `sources`), ranking (a path), device, and
+    values: what `Measurement.values` makes. where: the data (`describe_source`), ranking (a path), device and
     trust_code for an architecture of the caller's. Killed at any moment, it continues from its checkpoint.
     Returns {"accuracy", "correct", "examples", "training_seconds", "examples_per_second"}.
     """

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from veridical.attacks.robustness import CLASSIFIED
 from veridical.data import Dataset, Split
 from veridical.data.augmentation import balanced_order
-from veridical.faithfulness.fills import ConstantFill
 from veridical.faithfulness.retraining import ACCURACY, load_unmasked
-from veridical.faithfulness.unmasking import MaskSplit, UnmaskedSplit, mask
+from veridical.faithfulness.unmasking import ConstantFill, MaskSplit, UnmaskedSplit, mask
 from veridical.jobs import Job, Outcome, Progress, Store, run_jobs, workers_of
 from veridical.models.networks import MLP, Standardise
 from veridical.runtime.devices import resolve_device

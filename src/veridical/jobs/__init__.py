@@ -3,10 +3,9 @@
 Nothing here knows neural networks. `veridical.jobs.cluster` has the executor for Dask.
 """
 
-from veridical.jobs.job import Job, JobFunction
 from veridical.jobs.pool import InProcess, ProcessPool, WorkerLost, workers_of
 from veridical.jobs.run import Outcome, Progress, run_jobs
-from veridical.jobs.store import Store
+from veridical.jobs.store import Job, JobFunction, Store
 
 __all__ = [
     "InProcess",

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from veridical._version import __version__
-from veridical.jobs.job import Job, load_function
 from veridical.jobs.lease import Lease, Stamp, acquire
-from veridical.jobs.store import JOB, LOG, RESULT, Store
+from veridical.jobs.store import JOB, LOG, RESULT, Job, Store, load_function
 from veridical.runtime.errors import RunError, VeridicalError
 from veridical.runtime.files import digest, to_plain, write_json, write_sealed
 

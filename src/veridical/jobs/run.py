@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from veridical.jobs.execution import execute, task
-from veridical.jobs.job import Job, check_trusted
 from veridical.jobs.lease import Observer, Stamp
 from veridical.jobs.pool import InProcess, WorkerLost
-from veridical.jobs.store import Store
+from veridical.jobs.store import Job, Store, check_trusted
 from veridical.runtime.errors import RunError, argument_error
 
 

@@ -17,6 +17,7 @@ from veridical.runtime.checking import (
     Factor,
     FilePath,
     Length,
+    Level,
     Limit,
     Pictures,
     Processes,
@@ -314,6 +315,52 @@ class TrainingGrid(OptimiserOptions):
     test_examples: Count | None = None
     # Two at least: an interval over examples needs a spread.
     explained: Annotated[int, Limit(2, 10**9)] | None = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinateOrder(Checked):
+    """By what coordinates are ranked.
+
+    Args:
+        order: Ranking by the absolute (the paper's), the signed or the squared attribution.
+        per: Rank the C * H * W single values (the paper's), or the H * W pixels by sums over their channels.
+        ties: Order of equal values, random by seed, which no batching changes, or by their place, so that
+            they pile up in the upper rows.
+        seed: Seed of ties, random orders and retrainings.
+    """
+
+    order: OrderName = "absolute"
+    per: PerName = "value"
+    ties: TiesName = "random"
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffRoarChoice(CoordinateOrder):
+    """What DiffROAR ranks, unmasks and retrains.
+
+    Args:
+        target: Class that is explained, the predicted one or the label (masks then know the label).
+        levels: Shares of the coordinates that are kept (or removed).
+        repeats: Retrainings, with seeds of their own, for every level and end.
+        mode: Whether the coordinates of an end are kept (DiffROAR, KAR) or removed (ROAR).
+        roar: Also retrain with the top coordinates removed at every level.
+        fill: What stands for what is not shown; the training mean per channel, black, a number, linear
+            (noisy linear imputation), or module:callable.
+        baselines: Orders that are measured beside the attribution.
+        control: Train on the masks alone, which tells how much their shape says about the class.
+        control_repeats: Retrainings of the control for every level and end.
+    """
+
+    target: TargetName = "predicted"
+    levels: list[Level] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
+    repeats: Repeats = 5
+    mode: ModeName = "keep"
+    roar: bool = False
+    fill: Share | str = "mean"
+    baselines: list[BaselineName] = field(default_factory=lambda: ["random", "input-agnostic"])
+    control: bool = True
+    control_repeats: Repeats = field(default=1, metadata=needs("control"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from veridical.attribution.method import Attribution
 from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
-from veridical.faithfulness.sources import describe_source, load_source
+from veridical.data.dataset import describe_source, load_source
 from veridical.jobs.pool import usable_cores, visible_cards
 from veridical.report import Table
 from veridical.runtime.checking import Count, Limit

@@ -5,7 +5,7 @@ Shah, Jain, Netrapalli, "Do input gradients highlight discriminative features?",
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,22 +20,16 @@ from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import ENDS, unmask
 from veridical.report import Table
 from veridical.report.formats import duration
-from veridical.runtime.checking import Count, FilePath, Level, Limit, Repeats, Share, Width, needs
+from veridical.runtime.checking import Count, FilePath, Limit, Width, needs
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import (
-    BaselineName,
     Gallery,
     ModelOption,
-    ModeName,
     OptimiserOptions,
-    OrderName,
-    PerName,
     Placement,
     RetrainObjectiveName,
     StackedName,
     SubjectChoice,
-    TargetName,
-    TiesName,
 )
 from veridical.studies import diffroar_page
 from veridical.studies.diffroar_page import (
@@ -51,7 +45,7 @@ from veridical.training.subject import load_subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffRoarOptions(OptimiserOptions, Gallery, SubjectChoice, Placement):
+class DiffRoarOptions(OptimiserOptions, Gallery, SubjectChoice, Placement, Design):
     """Measure whether an attribution ranks the coordinates that carry the information, by retraining.
 
     Options of the retraining that are None are those of the run (of the recipe "fast" without a run).
@@ -60,19 +54,6 @@ class DiffRoarOptions(OptimiserOptions, Gallery, SubjectChoice, Placement):
         store: Folder of finished retrainings, which several commands may share; None is one inside `out`.
         attribution: By name {attributions}, captum:CLASS, module:callable, or an .npz file of
             attribution_train and attribution_test.
-        target: Class that is explained, the predicted one or the label (masks then know the label).
-        levels: Shares of the coordinates that are kept (or removed).
-        repeats: Retrainings, with seeds of their own, for every level and end.
-        mode: Whether the coordinates of an end are kept (DiffROAR, KAR) or removed (ROAR).
-        roar: Also retrain with the top coordinates removed at every level.
-        fill: What stands for what is not shown; the training mean per channel, black, a number, linear
-            (noisy linear imputation), or module:callable.
-        order: Ranking by the absolute, the signed or the squared attribution.
-        per: Rank single values, or pixels over their channels.
-        ties: Order of equal values, random by seed or by their place.
-        baselines: Orders that are measured beside the attribution.
-        control: Train on the masks alone, which tells how much their shape says about the class.
-        control_repeats: Retrainings of the control for every level and end.
         retrain_model: Architecture to retrain, by name, run folder or module:callable; None is the
             examined one.
         retrain_model_options: Options of an architecture by name, for example {"width": 8}.
@@ -87,18 +68,6 @@ class DiffRoarOptions(OptimiserOptions, Gallery, SubjectChoice, Placement):
     """
 
     attribution: FilePath = "input-gradient"
-    target: TargetName = "predicted"
-    levels: list[Level] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
-    repeats: Repeats = 5
-    mode: ModeName = "keep"
-    roar: bool = False
-    fill: Share | str = "mean"
-    order: OrderName = "absolute"
-    per: PerName = "value"
-    ties: TiesName = "random"
-    baselines: list[BaselineName] = field(default_factory=lambda: ["random", "input-agnostic"])
-    control: bool = True
-    control_repeats: Repeats = field(default=1, metadata=needs("control"))
     retrain_model: FilePath | None = None
     retrain_model_options: dict[str, ModelOption] = field(
         default_factory=dict, metadata=needs("retrain_model")
@@ -137,8 +106,6 @@ class DiffRoar(Study[DiffRoarOptions]):
         """Load the subject, and settle what is ranked, unmasked and retrained."""
         options = self.options
         self.subject = load_subject(options, device=self.local_device)
-        named = {one.name: getattr(options, one.name) for one in fields(Design)}
-        design = Design(**named | {"levels": tuple(options.levels), "baselines": tuple(options.baselines)})
         retrained, retrained_options = options.retrain_model, options.retrain_model_options
         # A run says itself what is retrained; a model by name and options is built anew from them.
         if retrained is None and self.subject.run is None:
@@ -147,7 +114,7 @@ class DiffRoar(Study[DiffRoarOptions]):
             self.subject,
             None,
             attribution=options.attribution,
-            design=design,
+            design=options,
             # A flag that was not given does not turn off what the run had.
             overrides={name: getattr(options, name) for name in OVERRIDES} | {"bf16": options.bf16 or None},
             retrain_model=retrained,

@@ -22,7 +22,7 @@ from veridical.attacks.ball import Linf, Noise
 from veridical.attribution.path import Quadrature
 from veridical.data import load
 from veridical.data.block_world import BlockWorld
-from veridical.faithfulness.sources import describe_source, load_source
+from veridical.data.dataset import describe_source, load_source
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.models.mean_field import LinearScore
 from veridical.report import Curve, Illustration, Panel, Table, curves_figure

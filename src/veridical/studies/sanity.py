@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from veridical.attribution.method import dataset_maps
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
+from veridical.data.dataset import describe_source, load_source
 from veridical.faithfulness.randomisation import (
     INVARIANT_ABOVE,
     LEARNT_BY_HEART,
@@ -37,7 +38,6 @@ from veridical.faithfulness.randomisation import (
     shorten_training,
 )
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training, train_fresh
-from veridical.faithfulness.sources import describe_source, load_source
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.maps import TOP_QUANTILE, pictures
 from veridical.metrics.registry import compare_maps, measures, ssim_window
