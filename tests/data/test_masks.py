@@ -16,6 +16,7 @@ from veridical.data.array_files import DEBIAN_FASHION
 from veridical.data.masked import (
     THRESHOLD,
     MaskedDataset,
+    PartName,
     _box_masks,
     _garment_masks,
     _sign_boxes,
@@ -26,15 +27,11 @@ from veridical.data.masked import (
 from veridical.runtime.errors import DataError, UsageError
 
 
-@pytest.fixture(params=[1, 3])
-def plain(request: pytest.FixtureRequest, tmp_path: Path, draw: Callable[..., Any]) -> Dataset:
+@pytest.fixture(params=[(), (3,)])
+def plain(request: pytest.FixtureRequest, tmp_path: Path, members: Callable[..., Any]) -> Dataset:
     """Grey and coloured images of 6 x 5 pixels."""
-    colours = () if request.param == 1 else (3,)
-    x_train, y_train = draw(12, 6, 5, *colours, classes=4)
-    x_test, y_test = draw(8, 6, 5, *colours, classes=4, seed=1)
-    names = np.array(["one", "two", "three", "four"])
-    path = tmp_path / "plain.npz"
-    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test, classes=names)
+    names, path = np.array(["one", "two", "three", "four"]), tmp_path / "plain.npz"
+    np.savez(path, **members(6, 5, *request.param, train=12, test=8, classes=4), classes=names)
     return load(path)
 
 
@@ -50,9 +47,15 @@ def masked(plain: Dataset) -> MaskedDataset:
     return MaskedDataset.of(named, train, test, places)
 
 
+def rewrite(path: Path, changed: dict[str, Any]) -> None:
+    """Write an .npz file anew with other members; None leaves one out."""
+    with np.load(path) as file:
+        members = dict(file) | changed
+    np.savez(path, **{name: array for name, array in members.items() if array is not None})
+
+
 def test_parts_by_name(masked: MaskedDataset, plain: Dataset) -> None:
-    assert masked.split("train") is plain.train
-    assert masked.split("test") is plain.test
+    assert (masked.split("train"), masked.split("test")) == (plain.train, plain.test)
     assert masked.mask("train").equal(masked.train_mask)
     assert masked.mask("test").equal(masked.test_mask)
     assert masked.place("block", "train").tolist() == list(range(12))
@@ -67,14 +70,13 @@ def test_a_file_gives_everything_back(masked: MaskedDataset, tmp_path: Path) -> 
     back = load_masked(path)
     assert back.describe() == masked.describe()
     assert (back.source, back.classes) == (str(path), masked.classes)
-    for part in ("train", "test"):
-        assert getattr(back, part).images.equal(getattr(masked, part).images)
-        assert getattr(back, part).labels.equal(getattr(masked, part).labels)
-        assert getattr(back, f"{part}_mask").equal(getattr(masked, f"{part}_mask"))
+    parts: tuple[PartName, PartName] = ("train", "test")
+    for part in parts:
+        assert back.split(part).images.equal(masked.split(part).images)
+        assert back.split(part).labels.equal(masked.split(part).labels)
+        assert back.mask(part).equal(masked.mask(part))
+        assert all(back.place(name, part).equal(masked.place(name, part)) for name in masked.places)
     assert set(back.places) == {"block", "the_donor"}
-    for name, (train, test) in back.places.items():
-        assert train.equal(masked.place(name, "train"))
-        assert test.equal(masked.place(name, "test"))
     # The file is a data set for every command, and the same data give the same bytes.
     plain = load(path)
     assert (plain.checksum, plain.classes, plain.shape) == (masked.checksum, masked.classes, masked.shape)
@@ -93,15 +95,11 @@ def test_masks_and_places_that_do_not_fit_are_refused(masked: MaskedDataset) -> 
         save_masked("masked.zip", masked)
 
 
-def members(path: Path) -> dict[str, Any]:
-    with np.load(path) as file:
-        return dict(file)
-
-
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
         ({"mask_train": None}, "no mask_train"),
+        ({"mask_train": None, "mask_test": None}, "no mask_train and no mask_test"),
         ({"mask_test": np.ones((8, 6, 4), dtype=bool)}, "do not fit the images"),
         ({"mask_test": np.ones((8, 6, 5))}, "masks of dtype bool, but found mask_test"),
         ({"mask_test": np.ones((8, 6, 5), dtype=np.uint8)}, "masks of dtype bool"),
@@ -118,19 +116,13 @@ def test_damaged_files_are_named(
 ) -> None:
     path = tmp_path / "masked.npz"
     save_masked(path, masked)
-    content = {name: array for name, array in (members(path) | changed).items() if array is not None}
-    np.savez(path, **content)
+    rewrite(path, changed)
     if words is None:
         assert load_masked(path).options == {}
         return
     with pytest.raises(DataError, match=words) as raised:
         load_masked(path)
     assert str(path) in str(raised.value)
-
-
-def test_a_file_without_masks_is_refused(plain: Dataset) -> None:
-    with pytest.raises(DataError, match="no mask_train and no mask_test"):
-        load_masked(plain.source)
 
 
 def picture(*rows: str) -> torch.Tensor:
@@ -183,9 +175,6 @@ def test_boxes_against_every_pixel_s_centre() -> None:
             for column in range(5):
                 x, y = (column + 0.5) * full_width / 5, (row + 0.5) * full_height / 8
                 assert bool(mask[row, column]) == (x1 <= x < x2 + 1 and y1 <= y < y2 + 1)
-
-
-def test_a_box_of_the_whole_image_is_all_of_it_and_one_pixel_can_be_nothing() -> None:
     assert _box_masks(np.array([[50, 40, 0, 0, 49, 39]]), 32, 32).all()
     assert not _box_masks(np.array([[50, 40, 0, 0, 0, 0]]), 4, 4).any()
 
@@ -198,17 +187,10 @@ def test_a_box_outside_its_image_is_named(row: list[int]) -> None:
 
 
 @pytest.fixture
-def signs(tmp_path: Path) -> Path:
-    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)
+def signs(tmp_path: Path, members: Callable[..., Any]) -> Path:
     boxes = np.array([[60, 60, 10, 20, 49, 39]] * 4, dtype=np.uint16)
-    labels = np.array([0, 1, 2, 3])
-    members: dict[str, Any] = {
-        "x_train": images,
-        "y_train": labels,
-        "x_test": images[:2],
-        "y_test": labels[:2],
-    }
-    np.savez(tmp_path / "gtsrb.npz", **members, box_train=boxes, box_test=boxes[:2])
+    signs = members(6, 6, 3, train=4, test=2, classes=4)
+    np.savez(tmp_path / "gtsrb.npz", **signs, box_train=boxes, box_test=boxes[:2])
     return tmp_path
 
 
@@ -232,18 +214,12 @@ def test_signs_are_found_in_their_file(signs: Path) -> None:
     ],
 )
 def test_boxes_that_are_missing_or_do_not_fit(signs: Path, changed: dict[str, Any], words: str) -> None:
-    path = signs / "gtsrb.npz"
-    with np.load(path) as file:
-        members = dict(file) | changed
-    np.savez(path, **{name: array for name, array in members.items() if array is not None})
+    rewrite(signs / "gtsrb.npz", changed)
+    data = load("gtsrb", signs)
     with pytest.raises(DataError, match=words):
-        with_foreground(load("gtsrb", signs))
-
-
-def test_boxes_need_an_npz_file(signs: Path) -> None:
-    elsewhere = replace(load("gtsrb", signs), source=str(signs))
+        with_foreground(data)
     with pytest.raises(DataError, match=r"expected GTSRB as an \.npz file, but found no boxes"):
-        with_foreground(elsewhere)
+        with_foreground(replace(data, source=str(signs)))
 
 
 def renamed(signs: Path, name: str) -> Dataset:

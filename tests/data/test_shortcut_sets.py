@@ -91,7 +91,7 @@ def test_the_patch_is_the_mask_and_nothing_else_is_changed(source: str, plain: D
             assert mask[index].equal(expected)
 
 
-def test_patterns_and_contrast(source: str, plain: Dataset) -> None:
+def test_patterns_contrast_and_colours(source: str, plain: Dataset, tmp_path: Path) -> None:
     checks = shortcut(options(source, rate=1.0))
     patches = checks.train.images[:, 0][checks.train_mask].reshape(TRAIN, 4)
     assert (patches.sort(dim=1).values == torch.tensor([0, 0, 255, 255])).all()
@@ -100,12 +100,8 @@ def test_patterns_and_contrast(source: str, plain: Dataset) -> None:
     solid = checks.train.images[:, 0][checks.train_mask].double()
     expected = 0.25 * solid + 0.75 * before
     assert (faint.train.images[:, 0][faint.train_mask].double() - expected).abs().max() <= 0.5
-
-
-def test_colour_images_get_the_patch_in_every_channel(tmp_path: Path) -> None:
-    data = shortcut(options(written(tmp_path / "colour.npz", 3), pattern="solid"))
-    assert data.shape == (3, SIDE, SIDE)
-    assert (data.train.images.permute(0, 2, 3, 1)[data.train_mask] == 255).all()
+    coloured = shortcut(options(written(tmp_path / "colour.npz", 3), pattern="solid"))
+    assert (coloured.train.images.permute(0, 2, 3, 1)[coloured.train_mask] == 255).all()
 
 
 @pytest.mark.parametrize("code", ["place", "presence"])
