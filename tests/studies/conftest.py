@@ -1,13 +1,25 @@
-"""Two small trained runs and their attacks, made once: what commands and studies work on."""
+"""Small trained runs, attacks and finished studies, each made once: what commands and studies work on."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from veridical.data.masked import save_masked
+from veridical.data.shortcut import shortcut
+from veridical.runtime.options import ShortcutOptions
+from veridical.studies import alignment
+from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.attack import Attack, AttackOptions
+from veridical.studies.leakage import Leakage, LeakageOptions
+from veridical.studies.sanity import Sanity, SanityOptions
+from veridical.studies.shortcut import Shortcut, ShortcutStudyOptions
 from veridical.training.loop import train
+
+RUNS = (("natural", 0), ("natural", 1), ("adversarial", 0))
+QUIET: dict[str, Any] = {"workers": 1, "progress": False}
 
 
 def write_stripes(path: Path) -> Path:
@@ -59,3 +71,148 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         Attack(options_for(folder, objective)).run()
     return folder
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """noise.npz, 8x8 images that say nothing about their three classes."""
+    draws = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 300), ("test", 60)):
+        arrays[f"x_{part}"] = draws.integers(0, 120, (count, 8, 8)).astype(np.uint8)
+        arrays[f"y_{part}"] = np.arange(count) % 3
+    path = tmp_path_factory.mktemp("noise") / "noise.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(noise: Path) -> Path:
+    """The folder of patches.npz, of which only a masked patch tells the class, and three runs on it."""
+    folder = noise.parent
+    planted = shortcut(ShortcutOptions(source=str(noise), rate=1.0, size=2, test="agreeing"))
+    save_masked(folder / "patches.npz", planted)
+    for objective, seed in RUNS:
+        train(
+            out=str(folder / f"{objective}-{seed}"),
+            data=str(folder / "patches.npz"),
+            model="mlp",
+            model_options={"width": 16},
+            objective=objective,
+            seed=seed,
+            epochs=4.0,
+            batch_size=20,
+            averaging=0.0,
+            progress=False,
+        )
+    return folder
+
+
+def alignment_options(trained: Path, out: Path, **changes: Any) -> AlignmentOptions:
+    runs = [str(trained / f"{objective}-{seed}") for objective, seed in RUNS]
+    values = {"run": runs, "out": str(out), "examples": 24, "batch": 7, "gallery": 3, **QUIET, **changes}
+    return AlignmentOptions(**values)
+
+
+@pytest.fixture(scope="session")
+def aligned(trained: Path) -> AlignmentOptions:
+    """A finished alignment of the three runs, in three jobs for each run and attribution."""
+    options = alignment_options(trained, trained / "aligned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "STRETCH", 10)
+        Alignment(options).run()
+    return options
+
+
+def shortcut_options(noise: Path, out: Path, **changes: Any) -> ShortcutStudyOptions:
+    values: dict[str, Any] = {
+        "out": str(out),
+        "data": str(noise),
+        "model": "mlp",
+        "model_options": {"width": 16},
+        "objective": ["natural"],
+        "rate": [1.0],
+        "size": 2,
+        "seeds": 2,
+        "epochs": 5.0,
+        "batch_size": 20,
+        "averaging": 0.0,
+        "explained": 24,
+        "gallery": 3,
+        **QUIET,
+        **changes,
+    }
+    return ShortcutStudyOptions(**values)
+
+
+@pytest.fixture(scope="session")
+def shortcuts(noise: Path) -> ShortcutStudyOptions:
+    """A finished shortcut study."""
+    options = shortcut_options(noise, noise.parent / "shortcuts")
+    Shortcut(options).run()
+    return options
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bars.npz, 8x8 images on black: the class is the column of a bar, the grey levels are random."""
+    draws = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 160), ("test", 30)):
+        labels = np.arange(count) % 3
+        images = np.zeros((count, 8, 8), dtype=np.uint8)
+        for row, label in enumerate(labels):
+            images[row, 1:7, 1 + 2 * label : 3 + 2 * label] = draws.integers(150, 256, (6, 2))
+        arrays |= {f"x_{part}": images, f"y_{part}": labels}
+    path = tmp_path_factory.mktemp("bars") / "bars.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def leakage_options(bars: Path, **changes: Any) -> LeakageOptions:
+    values: dict[str, Any] = {
+        "out": str(bars.parent / "leaked"),
+        "store": str(bars.parent / "store"),
+        "source": str(bars),
+        "model_options": {"width": 12},
+        "objective": ["natural", "adversarial"],
+        "seeds": 2,
+        "epochs": 1.0,
+        "batch_size": 40,
+        "explained": 20,
+        "attacked": 10,
+        **QUIET,
+        **changes,
+    }
+    return LeakageOptions(**values)
+
+
+@pytest.fixture(scope="session")
+def leaked(bars: Path) -> LeakageOptions:
+    """A finished leakage study, with a store of its own."""
+    options = leakage_options(bars)
+    Leakage(options).run()
+    return options
+
+
+@pytest.fixture(scope="session")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> SanityOptions:
+    """A finished sanity check of an MLP, whose run lies beside stripes.npz."""
+    folder = tmp_path_factory.mktemp("striped")
+    data = write_stripes(folder / "stripes.npz")
+    values: dict[str, Any] = {"model": "mlp", "model_options": {"width": 32}, "objective": "natural"}
+    values |= {"epochs": 4.0, "batch_size": 20, "averaging": 0.0, "progress": False}
+    train(data=str(data), out=str(folder / "run"), **values)
+    options = SanityOptions(
+        run=str(folder / "run"),
+        out=str(folder / "checked"),
+        attribution=["input-gradient", "random"],
+        train_examples=30,
+        epochs=120.0,
+        repeats=2,
+        examples=30,
+        gallery=2,
+        **QUIET,
+    )
+    Sanity(options).run()
+    return options

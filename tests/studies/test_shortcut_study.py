@@ -1,6 +1,5 @@
 """The shortcut study on images of noise, of which only a planted patch tells the class."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,61 +9,20 @@ import torch
 
 from veridical.data.shortcut import shortcut_variants
 from veridical.jobs import InProcess, Store
-from veridical.runtime.errors import RunError, UsageError
-from veridical.runtime.files import read_json
+from veridical.runtime.errors import RunError
 from veridical.runtime.options import ShortcutOptions
 from veridical.studies import shortcut
 from veridical.studies.shortcut import Shortcut, ShortcutStudyOptions, follows
 from veridical.studies.study import ARRAYS, Work
 from veridical.training.run import load
 
+from .conftest import shortcut_options
+
 NATURAL, CONTROL = "Natural training", "Natural training, patch tells nothing"
 
 
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An .npz of 8x8 images that say nothing about their three classes."""
-    generator = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for part, count in (("train", 300), ("test", 60)):
-        arrays[f"x_{part}"] = generator.integers(0, 120, (count, 8, 8)).astype(np.uint8)
-        arrays[f"y_{part}"] = np.arange(count) % 3
-    path = tmp_path_factory.mktemp("noise") / "noise.npz"
-    np.savez(path, **arrays)
-    return path
-
-
-def study_options(noise: Path, out: Path, **changes: Any) -> ShortcutStudyOptions:
-    values: dict[str, Any] = {
-        "out": str(out),
-        "data": str(noise),
-        "model": "mlp",
-        "model_options": {"width": 16},
-        "objective": ["natural"],
-        "rate": [1.0],
-        "size": 2,
-        "seeds": 2,
-        "epochs": 5.0,
-        "batch_size": 20,
-        "averaging": 0.0,
-        "explained": 24,
-        "gallery": 3,
-        "workers": 1,
-        "progress": False,
-        **changes,
-    }
-    return ShortcutStudyOptions(**values)
-
-
-@pytest.fixture(scope="module")
-def studied(noise: Path) -> ShortcutStudyOptions:
-    options = study_options(noise, noise.parent / "study")
-    Shortcut(options).run()
-    return options
-
-
-def test_what_only_the_patch_tells_is_lost_with_it(studied: ShortcutStudyOptions) -> None:
-    results = read_json(Path(studied.out) / "result.json")["results"]
+def test_what_only_the_patch_tells_is_lost_with_it(shortcuts: ShortcutStudyOptions) -> None:
+    results = Shortcut.read(shortcuts.out).results
     natural, control = results["arms"][NATURAL], results["arms"][CONTROL]
     assert natural["accuracy"]["agreeing"]["examples"]["value"] > 0.95
     # Moved, the patch stands for a class of its own in two of three images; gone, nothing tells.
@@ -79,12 +37,12 @@ def test_what_only_the_patch_tells_is_lost_with_it(studied: ShortcutStudyOptions
     assert (natural["adversarial_accuracy"], natural["seeds"]) == (None, [0, 1])
 
 
-def test_the_numbers_are_those_of_the_models(studied: ShortcutStudyOptions) -> None:
-    plan = Shortcut(studied)
-    work = Work(plan, Store(Path(studied.out) / "jobs"), InProcess(), None)
+def test_the_numbers_are_those_of_the_models(shortcuts: ShortcutStudyOptions) -> None:
+    plan = Shortcut(shortcuts)
+    work = Work(plan, Store(Path(shortcuts.out) / "jobs"), InProcess(), None)
     arm = plan.conditions[NATURAL]
     variants = shortcut_variants(arm.shortcut)
-    results = read_json(Path(studied.out) / "result.json")["results"]["arms"][NATURAL]
+    results = Shortcut.read(shortcuts.out).results["arms"][NATURAL]
     accuracy, mass = [], []
     for case in [case for case in plan.all_cases if case.group == NATURAL]:
         model = load(work.folder(case) / "run").model
@@ -117,27 +75,12 @@ def test_who_follows_the_patch(noise: Path, code: Any) -> None:
 
 
 def test_a_patch_whose_presence_tells_nothing_is_there_by_chance(noise: Path, tmp_path: Path) -> None:
-    plan = Shortcut(study_options(noise, tmp_path, code="presence"))
+    plan = Shortcut(shortcut_options(noise, tmp_path, code="presence"))
     assert plan.conditions[CONTROL].shortcut.rate == 0.5
 
 
-def test_the_same_options_find_it_finished_and_others_are_refused(studied: ShortcutStudyOptions) -> None:
-    before = read_json(Path(studied.out) / "result.json")
-    states: list[tuple[int, int]] = []
-    again = Shortcut(studied).run(lambda _what, state: states.append((state.reused, state.total)))
-    assert set(states) == {(4, 4)}
-    assert (again.results, again.config) == (before["results"], before["config"])
-    with pytest.raises(UsageError, match="belongs to another run"):
-        Shortcut(replace(studied, size=3)).run()
-    # More seeds in another folder find the trainings that they share.
-    more = replace(studied, out=f"{studied.out}-more", seeds=1, store=f"{studied.out}/jobs")
-    states.clear()
-    Shortcut(more).run(lambda _what, state: states.append((state.reused, state.total)))
-    assert states[0] == (2, 2)
-
-
 def test_a_killed_training_is_continued(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = study_options(noise, tmp_path / "out", seeds=1, control=False, epochs=2.0)
+    options = shortcut_options(noise, tmp_path / "out", seeds=1, control=False, epochs=2.0)
 
     def eaten(*_: Any, **__: Any) -> Any:
         raise MemoryError("a mole ate it")
@@ -153,28 +96,9 @@ def test_a_killed_training_is_continued(noise: Path, tmp_path: Path, monkeypatch
     assert weights.stat().st_mtime_ns == before  # the finished training was loaded, not repeated
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rate": []}, "rate"),
-        ({"objective": ["natural", "natural"]}, "objective"),
-        ({"radius": [0.1, 0.1]}, "radius"),
-        ({"seeds": 0}, "seeds"),
-        ({"explained": 1}, "explained"),
-        ({"size": 9}, "size and margin"),
-        ({"rate": [1.5]}, "rate"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(
-    noise: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        Shortcut(study_options(noise, tmp_path, **changes))
-
-
 def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_path: Path) -> None:
     objectives = ["natural", "adversarial", "ig-norm", "ig-sum-norm"]
-    options = study_options(
+    options = shortcut_options(
         noise, tmp_path, objective=objectives, radius=[0.1, 0.2], beta=0.5, rate=[0.9, 1.0]
     )
     arms = Shortcut(options).conditions
@@ -185,18 +109,3 @@ def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_pat
     adversarial = arms["Adversarial training (linf 0.1), agrees 100%"].settings.robust
     assert adversarial is not None
     assert adversarial.beta is None
-
-
-def test_the_page_shows_what_was_found(studied: ShortcutStudyOptions) -> None:
-    study = Shortcut.read(studied.out)
-    page = Shortcut.write_page(study).read_text(encoding="utf-8")
-    for line in Shortcut.findings(study):
-        assert line.replace("'", "&#39;") in page
-    for row in [row for table in Shortcut.tables(study).values() for row in table.drawn()[1]]:
-        for cell in row:  # the interval stands below its value
-            assert all(part in page for part in cell.removesuffix(")").split(" ("))
-    assert "Share of the k% strongest values that lie on the patch" in page
-    assert "data:image/png" in page
-    assert "predicts" in page
-    with pytest.raises(RunError, match=r"result\.json does not exist"):
-        Shortcut.read(Path(studied.out).parent)
