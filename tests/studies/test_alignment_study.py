@@ -132,4 +132,6 @@ def test_a_model_by_its_weights_gives_the_runs_results(
     ours, theirs = result.results["models"]["mlp"], Alignment.read(aligned.out).results["models"]
     theirs = theirs["Adversarial training (linf 0.1)"]
     assert ours["accuracy"] == theirs["accuracy"]
-    assert ours["maps"]["input-gradient"] == theirs["maps"]["input-gradient"]
+    for measure in ("mass", "auc", "beyond_one_map"):  # the batches are others, so only up to rounding
+        values = [one["maps"]["input-gradient"][measure]["examples"]["value"] for one in (ours, theirs)]
+        assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6)
