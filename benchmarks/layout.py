@@ -99,8 +99,10 @@ def _steps(
 
     def training(objective: str) -> None:
         options = TrainOptions(out="unused", objective=objective)  # type: ignore[arg-type]
-        data = {"name": "fashion-mnist" if shape[0] == 1 else "gtsrb", "shape": shape, "num_classes": 10}
-        chosen = resolve(options, data=data, model={}, train_size=60_000)
+        sizes = {"shape": shape, "num_classes": 10, "options": {}}
+        name = "fashion-mnist" if shape[0] == 1 else "gtsrb"
+        data = {"name": name, "train": 60_000, "checksum": "", **sizes}
+        chosen = resolve(options, data=data, model={"name": "", **sizes}, train_size=60_000)
         optimiser.zero_grad()
         value = build_objective(chosen.objective, chosen.robust)(model, inputs, target, source)
         value.loss.mean().backward()

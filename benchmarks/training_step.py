@@ -25,14 +25,15 @@ from veridical.runtime.options import TrainOptions
 from veridical.training.objectives import Objective, RobustAttribution, build_objective
 from veridical.training.recipes import resolve
 
-IMAGES = {"name": "fashion-mnist", "shape": [1, 28, 28], "num_classes": 10}
+SIZES = {"shape": [1, 28, 28], "num_classes": 10, "options": {}}
+IMAGES = {"name": "fashion-mnist", "train": 60_000, "checksum": "", **SIZES}
 RECIPES = {"ours": "fast", "authors": "paper"}
 
 
 def settings(objective: str, who: str, rows: int) -> Objective:
     """The objective as its recipe sets it for Fashion-MNIST, the L1 term switched on."""
     options = TrainOptions(out="unused", objective=objective, recipe=RECIPES[who])  # type: ignore[arg-type]
-    chosen = resolve(options, data=IMAGES, model={}, train_size=60_000)
+    chosen = resolve(options, data=IMAGES, model={"name": "", **SIZES}, train_size=60_000)
     found = build_objective(chosen.objective, chosen.robust, progress=1.0)
     return replace(found, rows=rows) if isinstance(found, RobustAttribution) else found
 
