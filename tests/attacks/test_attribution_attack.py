@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attacks.attribution import AttackResult, _IterateSelector, _Shortlist, attack, batch_size
+from veridical.attacks.attribution import AttackResult, _IterateSelector, attack, batch_size
 from veridical.attacks.ball import L2, Ball, Linf
 from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
 from veridical.attacks.protocols import Protocol, Restart, protocol
 from veridical.attribution.classifier import predict
 from veridical.attribution.methods import InputGradient, IntegratedGradients, RandomAttribution, SmoothGrad
 from veridical.attribution.path import Quadrature
-from veridical.metrics import kendall_tau, mass_centre, spearman, topk_intersection
+from veridical.metrics import mass_centre
 from veridical.metrics.maps import saliency
 from veridical.runtime.errors import UsageError
 
@@ -54,18 +54,6 @@ def test_label_stays_and_the_ball_is_kept(trained: Trained, direction: Any, thre
     for field in fields(AttackResult):
         value = getattr(result, field.name)
         assert not isinstance(value, Tensor) or (len(value) == 9 and not value.requires_grad)
-
-
-def test_numbers_compare_with_the_map_of_the_original(trained: Trained) -> None:
-    model, inputs, target = trained
-    result = run(trained)
-    method = IntegratedGradients(nodes=20, rule="right")
-    clean, perturbed = saliency(method(model, inputs, target)), saliency(method(model, result.inputs, target))
-    assert bool(result.found.all())
-    assert_close(result.kendall_tau, kendall_tau(perturbed, clean))
-    assert_close(result.spearman, spearman(perturbed, clean))
-    assert_close(result.topk_intersection, topk_intersection(perturbed, clean, 10))
-    assert bool((result.kendall_tau < 0.95).all())
 
 
 @pytest.mark.parametrize(
@@ -223,12 +211,9 @@ def test_images_with_few_lit_pixels_are_set_in_motion(trained: Trained) -> None:
     ("changes", "message"),
     [
         ({"inputs": torch.rand(2, 64)}, r"\(N, C, H, W\).*shape \(2, 64\)"),
-        ({"protocol": "weak"}, "paper, paper-fast, strong.*'weak'"),
         ({"attack": TopK(65), "protocol": "paper"}, "k=65"),
         ({"attack": "topk"}, r"TopK\(k\), MassCentre\(\).*got 'topk'"),
-        ({"attack": TopK}, r"TopK\(k\), MassCentre\(\)"),
         ({"attack": TopK(9)}, r"compares 9 pixels and protocol 'paper-fast' 10.*TopK\(9, compared=10\)"),
-        ({"rows": 0}, "rows: expected an integer"),
     ],
 )
 def test_bad_arguments_are_refused(trained: Trained, changes: dict[str, Any], message: str) -> None:
@@ -294,79 +279,25 @@ def swapped(*pairs: tuple[int, int]) -> Tensor:
     return flat.reshape(ORIGIN.shape)
 
 
-def test_an_iterate_whose_map_has_the_same_order_leaves_the_original() -> None:
-    """Its tau is 1: the example counts as unharmed, and nothing of the iterate is reported."""
+@pytest.mark.parametrize("final", [_itself, lambda inputs: ORIGIN * inputs.sum()])
+def test_an_iterate_that_the_final_map_finds_harmless_leaves_the_original(final: Any) -> None:
+    """Its order is the original's, of the judging map or of the final one: the example counts as unharmed."""
     judging = judge()
-    judging(2 * ORIGIN)
-    choice, _ = judging.choose(_itself)
+    judging(2 * ORIGIN if final is _itself else swapped((0, 8)))
+    choice, _ = judging.choose(final)
     assert choice["found"].tolist() == [False]
     assert torch.equal(choice["inputs"], ORIGIN)
-    assert torch.equal(choice["perturbed_map"], ORIGIN)
+    assert torch.equal(choice["perturbed_map"], choice["clean_map"])
     assert choice["kendall_tau"].tolist() == choice["topk_intersection"].tolist() == [1.0]
 
 
-def test_an_iterate_that_the_final_map_finds_harmless_leaves_the_original() -> None:
-    judging = judge()
-    judging(swapped((0, 8)))
-    # The final map does not see the swap.
-    choice, _ = judging.choose(lambda inputs: ORIGIN * inputs.sum())
-    assert choice["found"].tolist() == [False]
-    assert torch.equal(choice["inputs"], ORIGIN)
-
-
-def test_of_equal_overlaps_the_lower_tau_is_kept() -> None:
-    """Both lose one of the top three; the first also turns the rest round."""
-    low, high = swapped((0, 8), (1, 5), (2, 4)), swapped((5, 6))
-    for order in ((low, high), (high, low)):
+def test_a_lower_overlap_comes_first_then_a_lower_tau() -> None:
+    """Two lose one of the top three, of which one also turns the rest round; the third loses two."""
+    turned, high, two_lost = swapped((0, 8), (1, 5), (2, 4)), swapped((5, 6)), swapped((5, 6), (4, 7))
+    for order, kept in (((turned, high), turned), ((high, turned), turned), ((turned, two_lost), two_lost)):
         judging = judge(minimise_each=True)
-        taus = [float(judging(iterate)) for iterate in order]
-        assert min(taus) < max(taus) < 1
+        for iterate in order:
+            judging(iterate)
         assert judging.by_intersection is not None
-        assert torch.equal(judging.by_intersection.inputs[0], low)
-        assert_close(float(judging.by_intersection.values[0]), 2 / 3, rtol=0, atol=1e-8)
-
-
-def test_a_lower_overlap_comes_before_a_lower_tau() -> None:
-    two_lost, turned = swapped((5, 6), (4, 7)), swapped((0, 8), (1, 5), (2, 4))
-    judging = judge(minimise_each=True)
-    assert float(judging(turned)) < float(judging(two_lost))
-    assert judging.by_intersection is not None
-    assert torch.equal(judging.by_intersection.inputs[0], two_lost)
-    assert torch.equal(judging.by_tau[0].inputs[0], turned)
-
-
-def test_a_crowded_shortlist_does_not_displace_the_first_climb(trained: Trained) -> None:
-    """The judge may rank later climbs lower although the final map ranks them higher: the first stays in."""
-    model, inputs, target = trained
-    method = IntegratedGradients(nodes=20, rule="right")
-    selector = _IterateSelector(model, lambda x: method(model, x, target), inputs, target, 10, 1, True)
-    first, second = inputs + 0.02, inputs - 0.02
-    selector.by_tau[-1].offer(first, method(model, first, target), torch.full((9,), 0.5, dtype=torch.float64))
-    selector.freeze()
-    selector.by_tau[-1].offer(
-        second, method(model, second, target), torch.full((9,), 0.1, dtype=torch.float64)
-    )
-    outcome, final_maps = selector.choose(lambda x: method(model, x, target))
-    known, no_maps = selector.choose(None)
-    assert (final_maps, no_maps) == (4, 0)
-    for name, value in known.items():
-        assert_close(value, outcome[name], rtol=1e-4, atol=1e-6)
-    clean = saliency(method(model, inputs, target))
-    for candidate in (first, second):
-        tau = kendall_tau(saliency(method(model, candidate, target)), clean)
-        assert bool((outcome["kendall_tau"] <= tau).all())
-
-
-def test_shortlist_keeps_the_least_in_order() -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(20, 3, generator=generator, dtype=torch.float64)
-    values[4] = torch.nan
-    values[7, 1] = torch.inf
-    shortlist = _Shortlist(torch.zeros(3, 1, 2, 2), torch.zeros(3, 1, 2, 2), 4)
-    for number, row in enumerate(values):
-        iterate = torch.full((3, 1, 2, 2), float(number))
-        shortlist.offer(iterate, -iterate, row)
-    ordered = values.nan_to_num(torch.inf).sort(0)
-    assert_close(shortlist.values, ordered.values[:4])
-    assert torch.equal(shortlist.inputs[:, :, 0, 0, 0].long(), ordered.indices[:4])
-    assert torch.equal(shortlist.maps, -shortlist.inputs)
+        assert torch.equal(judging.by_intersection.inputs[0], kept)
+        assert torch.equal(judging.by_tau[0].inputs[0], turned)

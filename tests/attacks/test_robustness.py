@@ -88,14 +88,6 @@ def test_every_number_is_what_direct_calls_give(model: nn.Module, split: Split) 
     assert np.isnan(result.main.arrays["saliency"][~right[:6].numpy()]).all()
 
 
-def test_batches_change_nothing(model: nn.Module, split: Split) -> None:
-    whole, cut = measure(model, split, rows=1000), measure(model, split, rows=15)
-    for name, array in whole.main.arrays.items():
-        np.testing.assert_allclose(cut.main.arrays[name], array, atol=1e-6, err_msg=name)
-    assert cut.notes == whole.notes
-    assert cut.gradient_evaluations == whole.gradient_evaluations
-
-
 def test_fewer_examples_are_the_first_ones(model: nn.Module, split: Split) -> None:
     few, many = measure(model, split, examples=7), measure(model, split)
     assert len(many.main.arrays["index"]) == 20
@@ -121,6 +113,10 @@ def test_others_may_examine_the_batches(model: nn.Module, split: Split) -> None:
     joined = measure(model, split, rows=20, curve=[0.05], examine=examine)
     assert asked == [(r, range(first, first + 4)) for r in (0.05, 0.1) for first in range(0, 20, 4)]
     assert joined.to_dict() == whole.to_dict()
+    together = measure(model, split, rows=1000, curve=[0.05])
+    assert (together.notes, together.gradient_evaluations) == (whole.notes, whole.gradient_evaluations)
+    for name, array in together.main.arrays.items():
+        np.testing.assert_allclose(whole.main.arrays[name], array, atol=1e-6, err_msg=name)
     for name, array in whole.main.arrays.items():
         np.testing.assert_array_equal(joined.main.arrays[name], array)
 

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from captum.attr import DeepLift, GuidedBackprop, LayerConductance, NoiseTunnel, Occlusion, Saliency
+from captum.attr import DeepLift, GuidedBackprop, LayerConductance, Occlusion, Saliency
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.testing import assert_close
 
 from veridical.attribution.captum_adapter import CaptumAttribution
-from veridical.attribution.methods import InputGradient, IntegratedGradients, SmoothGrad
+from veridical.attribution.methods import InputGradient, IntegratedGradients
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 
@@ -62,28 +62,11 @@ def test_classes_that_need_a_module_work_and_leave_no_hooks() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_smoothgrad_is_captums_noise_tunnel_up_to_the_draw() -> None:
-    """Both average gradients over normal noise: many samples of either give the same expected map."""
-    model = drawn(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)), 1)
-    inputs = images()
-    options: dict[str, Any] = {"nt_samples": 4000, "stdevs": 0.5, "abs": False}
-    theirs = CaptumAttribution(lambda one: NoiseTunnel(Saliency(one)), **options)(model, inputs, TARGET)
-    ours = SmoothGrad(samples=4000, noise=0.5, rows=12_000)(model, inputs, TARGET)
-    sharp = InputGradient()(model, inputs, TARGET)
-    spread = float((ours - sharp).abs().mean())
-    assert float((ours - theirs).abs().mean()) < 0.1 * spread
-
-
 def test_baselines_and_steps_of_the_captum_style_call() -> None:
     model, inputs = network(), images()
     bound = CaptumAttribution(CaptumIntegratedGradients, n_steps=3).bind(model)
     found = bound.attribute(inputs, 0.5, target=TARGET, n_steps=20)
     assert_close(found, IntegratedGradients(20, baseline=0.5)(model, inputs, TARGET))
-
-
-def test_a_graph_cannot_be_asked_for() -> None:
-    with pytest.raises(UsageError, match="a map of Captum's Saliency cannot be differentiated"):
-        CaptumAttribution(Saliency)(network(), images(), TARGET, create_graph=True)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Two processes that share every batch: the run of one process, its numbers, its files and its errors."""
+"""Trainings that are killed, and two processes that share every batch: bits and files of one unbroken run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from veridical.training.distributed import ProcessGroup, Share
 from veridical.training.loop import train
 
 SOURCE = Path(__file__).parents[2] / "src"
-SCRIPT = Path(__file__).with_name("side_by_side.py")
+SCRIPT = Path(__file__).with_name("forked.py")
 
 RunPython = Callable[..., tuple[int, str, str]]
 
@@ -49,6 +49,27 @@ def messages(place: Path, name: str) -> list[str]:
 def log(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kind"),
+    [(0, "-warm"), (1000, "-augmented")],
+    ids=["checkpoint every step, warm starts", "checkpoint every epoch, augmented"],
+)
+def test_killed_runs_end_with_the_bits_of_an_unbroken_one(
+    tmp_path: Path, run_python: RunPython, seconds: int, kind: str
+) -> None:
+    code, printed, errors = run_python(tmp_path, str(SCRIPT), str(tmp_path), "1", "6", str(seconds), kind)
+    assert code == 0, errors
+    assert "failed" not in errors
+    assert int(printed) >= 3, "hardly any kill hit a running session"
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    assert (killed / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert log(killed) == log(unbroken)
+    one, other = (json.loads((folder / "result.json").read_text()) for folder in (killed, unbroken))
+    assert (one["results"], one["config"]) == (other["results"], other["config"])
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (killed, unbroken)]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("kind", ["", "-augmented", "-warm"])

@@ -60,19 +60,22 @@ def test_gradient_of_the_inner_score_in_the_perturbed_inputs(
     torch.testing.assert_close(difference.detach() / 2e-5, expected, rtol=2e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("name", ["ig-norm", "ig-sum-norm", "squared norm", "everything"])
-@pytest.mark.parametrize("rows", [1, 5, 11])
 def test_chunks_of_nodes_give_the_value_and_gradient_of_one_pass(
-    smooth: nn.Module, batch: Batch, name: str, rows: int
+    smooth: nn.Module, batch: Batch, name: str, normalised: bool
 ) -> None:
+    """Batch normalisation is in eval mode too when chunks are computed again in the backward pass."""
     inputs, target = batch
-    whole = objective_of(name, nodes=5)
-    chunked = replace(whole, rows=rows)
-    moved, parameters = moved_from(inputs), list(smooth.parameters())
-    one, other = (o.at(smooth, inputs, target, moved).loss for o in (whole, chunked))
-    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
-    ours, theirs = (torch.autograd.grad(loss.sum(), parameters) for loss in (one, other))
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-13)
+    found = []
+    for rows in (4096, 1, 5, 11):
+        model = normalised_network().train() if normalised else smooth
+        objective = replace(objective_of(name, nodes=5), rows=rows)
+        loss = objective.at(model, inputs, target, moved_from(inputs)).loss
+        gradients = torch.autograd.grad(loss.sum(), list(model.parameters()))
+        found.append([loss.detach(), *gradients, *(value.clone() for value in model.buffers())])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-13)
 
 
 class Watched(nn.Module):
@@ -162,19 +165,7 @@ def test_with_batch_normalisation_ascent_and_attribution_use_the_running_statist
     assert not torch.allclose(in_training.parts["natural_loss"], in_eval.parts["natural_loss"])
 
 
-def test_chunks_see_batch_normalisation_in_eval_mode_when_they_are_computed_again(batch: Batch) -> None:
-    inputs, target = batch
-    gradients, statistics = [], []
-    for bound in (4096, 1, 11):
-        model, objective = normalised_network().train(), replace(objective_of("ig-norm", nodes=5), rows=bound)
-        loss = objective.at(model, inputs, target, moved_from(inputs)).loss.sum()
-        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
-        statistics.append({name: value.clone() for name, value in model.named_buffers()})
-    torch.testing.assert_close(gradients[1:], [gradients[0]] * 2, rtol=1e-10, atol=1e-13)
-    torch.testing.assert_close(statistics[1:], [statistics[0]] * 2)
-
-
-@pytest.mark.parametrize("name", list(SIZES))
+@pytest.mark.parametrize("name", ["ig-norm", "everything"])
 @pytest.mark.parametrize("rows", [4096, 5])
 @pytest.mark.parametrize("backward_too", [False, True])
 def test_objectives_work_under_autocast(
@@ -317,27 +308,20 @@ def test_input_gradient_regularisation_is_the_one_node_case(
 
 
 @pytest.mark.parametrize("ball", [Linf(3.0, None), L2(3.0, None), Linf(0.02, None), L2(0.02, None)])
-def test_the_gradient_start_lies_at_the_radius(smooth: nn.Module, batch: Batch, ball: Linf | L2) -> None:
+def test_the_one_node_maximum_is_where_the_start_lies_at_the_radius(
+    smooth: nn.Module, batch: Batch, ball: Linf | L2
+) -> None:
     inputs, target = batch
-    objective = RobustAttribution(L1_NORM, ball, inner=Inner(steps=0, start="gradient"))
+    penalty = AttributionPenalty(l1=1.0, power=2.0 if isinstance(ball, L2) else 1.0)
+    node = Quadrature("left", 1)
+    inner = Inner(steps=0, start="gradient", quadrature=node)
+    objective = RobustAttribution(penalty, ball, quadrature=node, inner=inner)
     start = objective.maximise(smooth, inputs, target, None)
     torch.testing.assert_close(ball.distance(start, inputs), torch.full((len(inputs),), ball.radius).double())
-
-
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_one_node_maximum_is_where_the_start_lies(smooth: nn.Module, batch: Batch, norm: str) -> None:
-    inputs, target = batch
-    ball = L2(EPS, None) if norm == "l2" else Linf(EPS, None)
-    q = 2.0 if norm == "l2" else 1.0
-    objective = RobustAttribution(
-        AttributionPenalty(l1=1.0, power=q),
-        ball,
-        quadrature=Quadrature("left", 1),
-        inner=Inner(steps=0, start="gradient", quadrature=Quadrature("left", 1)),
-    )
     best = objective(smooth, inputs, target).loss.detach()
     generator = torch.Generator().manual_seed(3)
     for _ in range(200):
-        moved = inputs + EPS * ball.step(torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype))
+        noise = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
+        moved = inputs + ball.radius * ball.step(noise)
         other = objective.at(smooth, inputs, target, moved).loss.detach()
-        assert bool((other <= best + 1e-12).all())
+        assert bool((other <= best * (1 + 1e-12)).all())

@@ -33,7 +33,7 @@ from veridical.training.checkpoint import pack, weights
 from veridical.training.recipes import Settings
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
-from veridical.training.subject import Subject, load_images
+from veridical.training.subject import Subject
 
 # Seeds of two measurements, s and s + 1, give their repeats seeds that are this far apart.
 SEEDS_APART = 1000
@@ -282,7 +282,7 @@ def _load_images(run: Run | None, data: Dataset | str | None, root: str | None) 
     if isinstance(data, Dataset):
         return data
     if run is not None:
-        return load_images(run, data, root)
+        return run.data(root, name=data)
     if data is None:
         raise argument_error("data", data, "a data set or its name", "A module does not know its images.")
     return load(data, root)

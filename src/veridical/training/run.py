@@ -79,16 +79,36 @@ class Run:
     result: Mapping[str, Any]
 
     def data(
-        self, root: str | os.PathLike[str] | None = None, *, download: bool = False, trust_code: bool = False
+        self,
+        root: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        equalise: bool | None = None,
+        download: bool = False,
+        trust_code: bool = False,
     ) -> Dataset:
-        """Load the data set of the run again; a RunError if its images are not those it was trained on."""
+        """Load the data set of the run again, or that of a name, equalised as its own was unless it is said.
+
+        A RunError if its own images are not those it was trained on; a UsageError for images of another shape
+        or number of classes.
+        """
         recorded = self.settings.data
-        equalise = bool(recorded["options"].get("equalise", False))
-        data = load_data(recorded["name"], root, download=download, equalise=equalise, trust_code=trust_code)
-        if data.checksum != recorded["checksum"]:
+        is_own = equalise is None and name in (None, recorded["name"])
+        if equalise is None:
+            equalise = bool(recorded["options"].get("equalise", False))
+        name = name or recorded["name"]
+        data = load_data(name, root, download=download, equalise=equalise, trust_code=trust_code)
+        if is_own and data.checksum != recorded["checksum"]:
             raise RunError(
-                f"the data {recorded['name']} from {data.source} are not those of {self.folder}: their "
+                f"the data {name} from {data.source} are not those of {self.folder}: their "
                 f"checksum is {data.checksum}, and the run recorded {recorded['checksum']}."
+            )
+        there = f"images {list(recorded['shape'])} of {recorded['num_classes']} classes"
+        here = f"images {list(data.shape)} of {data.num_classes} classes"
+        if here != there:
+            raise UsageError(
+                f"{self.folder} was trained on {recorded['name']}, {there}; {data.name} has {here}. "
+                "Leave --data out, or name another."
             )
         return data
 

@@ -92,43 +92,12 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
 
 
 def _subject_of_run(choice: SubjectChoice, run: Run) -> Subject:
-    data = load_images(
-        run, choice.data, choice.data_root, equalise=choice.equalise, trust_code=choice.trust_code
+    data = run.data(
+        choice.data_root, name=choice.data, equalise=choice.equalise, trust_code=choice.trust_code
     )
     where = {"subject": json.dumps({"run": str(run.folder.absolute())})}
     digest, facts = run.result["files"][MODEL], run.settings.to_dict()
     return Subject(str(run.folder), run.model, data, digest, where, run, facts)
-
-
-def load_images(
-    run: Run,
-    name: str | None = None,
-    root: str | None = None,
-    *,
-    equalise: bool | None = None,
-    trust_code: bool = False,
-) -> Dataset:
-    """The images that a run is examined on: its own, or those of that name, equalised as its own were.
-
-    Raises UsageError for images of another shape or number of classes.
-    """
-    recorded = run.settings.data
-    if equalise is None and name in (None, recorded["name"]):
-        data = run.data(root, trust_code=trust_code)
-    else:
-        if equalise is None:
-            equalise = bool(recorded["options"].get("equalise", False))
-        data = load_data(name or recorded["name"], root, equalise=equalise, trust_code=trust_code)
-    described: Mapping[str, Any] = data.describe()
-    there, here = (
-        f"images {list(one['shape'])} of {one['num_classes']} classes" for one in (recorded, described)
-    )
-    if here != there:
-        raise UsageError(
-            f"{run.folder} was trained on {recorded['name']}, {there}; {data.name} has {here}. "
-            "Leave --data out, or name another."
-        )
-    return data
 
 
 def load_model(where: Mapping[str, str], digest: str, *, trust_code: bool = False) -> nn.Module:
