@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from veridical.attacks.directions import (
@@ -173,18 +172,6 @@ def test_check_counts_rewrites_and_lets_smooth_models_pass(trained: Trained, smo
     assert check_twin(smooth, torch.zeros_like(inputs), target, 1.0) == 0
     with pytest.raises(UsageError, match="piecewise linear"):
         check_twin(model, inputs, target, None)
-
-
-def test_the_check_of_the_twin_differentiates_attention_twice() -> None:
-    class Attention(nn.Module):
-        def forward(self, inputs: Tensor) -> Tensor:
-            tokens = inputs.flatten(0, 1)[:, None]
-            return scaled_dot_product_attention(tokens, tokens, tokens)[:, 0, 0, :3]
-
-    inputs, target = stripes(2, seed=0)
-    for beta in (None, 1.0):
-        with pytest.warns(UserWarning, match="math kernel"):
-            assert check_twin(Attention(), inputs, target, beta) == 0
 
 
 OWN = """

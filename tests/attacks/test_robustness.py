@@ -145,14 +145,13 @@ def test_defaults_of_named_protocols(model: nn.Module, split: Split) -> None:
 
 
 def test_other_norms_methods_and_directions(model: nn.Module, split: Split) -> None:
-    spherical = measure(model, split, norm="l2", radius=0.5, examples=9, pictures=9)
-    arrays = spherical.main.arrays
+    result = measure(model, split, norm="l2", radius=0.5, attribution=InputGradient(), examples=9, pictures=9)
+    arrays = result.main.arrays
     lengths = L2(0.5).distance(torch.from_numpy(arrays["perturbed"]), torch.from_numpy(arrays["image"]))
     assert bool((lengths <= 0.5 + 1e-5).all())
     assert bool((lengths > 0.1).any())
-    gradient = measure(model, split, attribution=InputGradient(), examples=9)
-    assert "incomplete" not in gradient.to_dict()
-    assert gradient.to_dict()["kendall_tau"]["value"] < 1
+    assert "incomplete" not in result.to_dict()
+    assert result.to_dict()["kendall_tau"]["value"] < 1
 
 
 def test_networks_that_standardise_each_image_are_explained(model: nn.Module, split: Split) -> None:

@@ -10,8 +10,6 @@ from torch.testing import assert_close
 
 from veridical.attacks.surrogate import SoftplusTwin
 
-from .conftest import Trained
-
 INPUTS = torch.linspace(-3, 8, 12, dtype=torch.float64)
 SLOPE = torch.tensor([0.3], dtype=torch.float64)
 
@@ -113,47 +111,6 @@ def test_other_piecewise_functions_become_smooth(code: str) -> None:
     assert_close(slope(value), (above - below) / 2e-5, rtol=1e-6, atol=1e-8)
     assert all(bool(slope(slope(one)).isfinite().all()) for one in (near, value))
     assert float(slope(slope(value)).detach().abs().max()) > 0.05
-
-
-@pytest.mark.parametrize("code", [*FORMS, *PIECEWISE])
-def test_the_twin_tends_to_the_network_as_beta_grows(code: str) -> None:
-    real = run(code, INPUTS)
-    gaps = [float((under_twin(code, INPUTS, beta)[0] - real).detach().abs().max()) for beta in (1, 10, 1e4)]
-    assert gaps[0] > gaps[1] > gaps[2]
-    # softplus exceeds relu by log(2) / beta at most, relu6 has two of them.
-    assert gaps[2] <= 2e-4
-
-
-def test_rewrites_are_counted_over_a_whole_network(trained: Trained) -> None:
-    model, inputs, _ = trained
-    with SoftplusTwin(1.0) as twin:
-        model(inputs)
-        assert twin.rewrites == 2
-        model(inputs)
-    assert twin.rewrites == 4
-
-
-def test_second_derivative_of_a_twin_agrees_with_finite_differences(trained: Trained) -> None:
-    model, inputs, target = trained
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
-
-    def slope(points: Tensor, create_graph: bool = False) -> Tensor:
-        """Derivative of the target's logit of the twin along `direction`, summed over examples."""
-        points = points if create_graph else points.detach().requires_grad_(True)
-        with SoftplusTwin(3.0):
-            logit = model(points).gather(1, target[:, None]).sum()
-        (gradient,) = torch.autograd.grad(logit, points, create_graph=create_graph)
-        return (gradient * direction).sum()
-
-    point = inputs.clone().requires_grad_(True)
-    (second,) = torch.autograd.grad(slope(point, create_graph=True), point)
-    h = 1e-5
-    for _ in range(3):
-        along = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
-        difference = (slope(inputs + h * along) - slope(inputs - h * along)) / (2 * h)
-        assert_close((second * along).sum(), difference, rtol=1e-6, atol=1e-9)
-    assert float(second.abs().max()) > 1e-3
 
 
 def test_impossible_sharpness_is_refused_and_nothing_leaks_after_an_exception() -> None:

@@ -158,14 +158,6 @@ def test_only_those_that_say_so_differentiate_twice(
         step()
 
 
-@every_objective
-def test_an_entry_has_what_commands_and_recipes_read(entry: ObjectiveEntry) -> None:
-    assert entry.summary
-    assert "|" not in entry.summary  # a cell of the table in the docs
-    assert entry.cost > 0
-    assert set(entry.options) <= set(TrainOptions.__dataclass_fields__)
-
-
 ASCENDING = [entry for entry in ENTRIES if "radius_warm_up" in entry.options]
 every_ascent = pytest.mark.parametrize("entry", ASCENDING, ids=lambda entry: entry.name)
 
@@ -209,13 +201,9 @@ def test_ball_and_step_grow_in_proportion_and_evaluation_has_its_own(
     # The recipe's step is a share of the ball that is climbed in.
     assert then.inner.step_size == pytest.approx(0.7 * 0.3 * share)
     assert (robust.radius, robust.ball_radius) == (0.2, 0.3)
-
-
-@every_ascent
-def test_without_options_of_its_own_the_ball_is_that_of_evaluation(entry: ObjectiveEntry) -> None:
+    # Without options of its own the ball is that of evaluation.
     for given in ({}, {"radius_warm_up": 0.0}):
-        robust = settings_of(entry, radius=0.2, **given)
-        first = build_objective(entry.name, robust, progress=0)
+        first = build_objective(entry.name, settings_of(entry, radius=0.2, **given), progress=progress)
         assert isinstance(first, RobustAttribution)
         assert first.ball.radius == 0.2
 
