@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from veridical import train
-from veridical.faithfulness.diffroar import JOBS, check_outcomes, make_rankings, plan_jobs
+from veridical.faithfulness.diffroar import JOBS, Measuring, check_outcomes
 from veridical.faithfulness.diffroar_plan import Design, Measurement, plan_diffroar
 from veridical.faithfulness.stacked import train_stacks
 from veridical.jobs import InProcess, ProcessPool, Store, run_jobs
@@ -63,8 +63,8 @@ def measurement_of(folder: Path, jobs: int, train_images: int, epochs: float, se
 def seconds(measurement: Measurement, folder: Path, executor: Executor, stacked: bool) -> tuple[float, int]:
     """How long all retrainings take with this executor, and the bytes sent per job."""
     store = Store(folder / JOBS)
-    rankings = make_rankings(measurement, folder, store, InProcess(), 200, lambda *_: None)
-    jobs = plan_jobs(measurement, rankings, folder, store, executor)
+    rankings = Measuring(measurement, folder, store, InProcess()).make_rankings()
+    jobs = Measuring(measurement, folder, store, executor).plan_jobs(rankings)
     begun = time.perf_counter()
     if stacked:
         train_stacks(jobs.values(), store, executor, device="cpu")

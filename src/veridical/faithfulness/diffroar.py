@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from veridical.faithfulness.result import DiffRoarResult, build_result
 from veridical.faithfulness.retraining import RETRAIN
 from veridical.faithfulness.stacked import train_stacks
 from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
-from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, checked
+from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, checked, record
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import claim_folder
@@ -59,46 +60,112 @@ KIND, RANKINGS, JOBS = "diffroar", "rankings", "jobs"
 ProgressCallback = Callable[[str, Progress], object]
 
 
-def measure(
-    measurement: Measurement,
-    folder: Path,
-    *,
-    store: Store,
-    executor: Executor,
-    batch: int = 200,
-    stacked: StackedName = "never",
-    progress: ProgressCallback | None = None,
-) -> DiffRoarResult:
-    """Rank, retrain, and put the accuracies together; what `folder` and `store` hold already is not repeated.
+@record
+class Measuring:
+    """A measurement under way in a folder that its caller has claimed; see `diffroar` for the rest.
 
-    The folder is the caller's, who has claimed it. Raises as `diffroar` does.
+    What folder and store hold already is not repeated. batch: images whose attributions are computed at a
+    time.
     """
-    start = time.monotonic()
-    tell = progress or (lambda _what, _progress: None)
-    # Before the data are placed: paths and what is written are no part of what numbers depend on.
-    config = measurement.describe()
-    measurement = place_data(measurement, folder)
-    rankings = make_rankings(measurement, folder / RANKINGS, store, executor, batch, tell)
-    ranked = time.monotonic()
-    jobs = plan_jobs(measurement, rankings, folder / RANKINGS, store, executor, stacked)
-    together: Mapping[str, Outcome] = {}
-    if stacked == "auto":
-        together = train_stacks(
-            jobs.values(),
-            store,
-            executor,
-            device=measurement.where["device"],
-            tell=lambda state: tell("retraining together", state),
+
+    measurement: Measurement
+    folder: Path
+    store: Store
+    executor: Executor
+    batch: int = 200
+    stacked: StackedName = "never"
+    progress: ProgressCallback | None = None
+
+    def run(self) -> DiffRoarResult:
+        """Rank, retrain, and put the accuracies together. Raises as `diffroar` does."""
+        start = time.monotonic()
+        rankings = self.make_rankings()
+        ranked = time.monotonic()
+        jobs = self.plan_jobs(rankings)
+        together: Mapping[str, Outcome] = {}
+        if self.stacked == "auto":
+            device, tell = self.measurement.where["device"], self._stage("retraining together")
+            together = train_stacks(jobs.values(), self.store, self.executor, device=device, tell=tell)
+        outcomes = self._run_jobs("retraining", jobs.values())
+        timing = _summarise_timing(jobs.values(), outcomes, together) | {
+            "ranking_seconds": round(ranked - start, 3),
+            "total_seconds": round(time.monotonic() - start, 3),
+        }
+        accuracies = {one: float((outcomes[job.id].result or {})["accuracy"]) for one, job in jobs.items()}
+        records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
+        return build_result(self.measurement, records, accuracies, timing)
+
+    def make_rankings(self) -> dict[RankingName, Ranking]:
+        """Those of the attribution and the baselines, from their files where they are there already."""
+        folder = self.folder / RANKINGS
+        folder.mkdir(exist_ok=True)
+        paths = {name: ranking_path(self.folder, name) for name in self.measurement.design.rankings}
+        for name, path in paths.items():
+            if not path.exists():
+                self._rank(name).save(path)
+        # Mapped from the files, as the jobs will have them.
+        return {name: Ranking.load(path) for name, path in paths.items()}
+
+    def _rank(self, name: RankingName) -> Ranking:
+        plan, data, attribution = self.measurement, self.measurement.ranked, self.measurement.attribution
+        per, seed = plan.design.per, plan.design.seed
+        tell = self._stage("ranking")
+
+        def images(done: int, total: int) -> None:
+            tell(Progress(done, total, reused=0, failed=0, waiting=0, seconds_left=None))
+
+        if name == "random":
+            return rank_randomly(data, per=per, seed=seed)
+        if name == "input-agnostic":
+            options = linear_options(plan.data, seed)
+            values = {"data": {"checksum": data.checksum}, "options": options}
+            job = Job(LINEAR, values, plan.where, label="linear model")
+            outcomes = self._run_jobs("linear model", [job])
+            return rank_by_linear_model(data, outcomes[job.id].result or {}, per=per, seed=seed)
+        if isinstance(attribution, Path):
+            return rank_maps(attribution, plan.data, plan.design, train=len(data.train), progress=images)
+        return rank_dataset(
+            plan.model,
+            data,
+            attribution,
+            plan.design,
+            target=plan.design.target,
+            batch=self.batch,
+            record={"weights": plan.weights},
+            progress=images,
         )
-    outcomes = run_jobs(jobs.values(), store, executor, progress=lambda state: tell("retraining", state))
-    check_outcomes(outcomes, jobs.values())
-    timing = _summarise_timing(jobs.values(), outcomes, together) | {
-        "ranking_seconds": round(ranked - start, 3),
-        "total_seconds": round(time.monotonic() - start, 3),
-    }
-    accuracies = {one: float((outcomes[job.id].result or {})["accuracy"]) for one, job in jobs.items()}
-    records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
-    return build_result(measurement, records, accuracies, config, timing)
+
+    def plan_jobs(self, rankings: Mapping[RankingName, Ranking]) -> dict[Retraining, Job]:
+        """The jobs, with predicted costs if any of them is still to be done."""
+        plan = self.measurement
+        records = {name: ranking.describe() for name, ranking in rankings.items()}
+        jobs: dict[Retraining, Job] = {}
+        for one in plan.retrainings:
+            where = {**plan.where, "ranking": str(ranking_path(self.folder, one.ranking).absolute())}
+            kept = f"{one.kept.end} {one.kept.count} of {plan.coordinates}"
+            label = f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
+            jobs[one] = Job(RETRAIN, plan.values(one, records[one.ranking]), where, label)
+        # A forecast takes seconds, which a finished measurement need not wait for.
+        if all(self.store.record(job) is not None for job in jobs.values()):
+            return jobs
+        try:
+            costs = predict_retraining(plan, self.executor, self.stacked)
+        except RunError:  # a training that has to stop says so as a job, with its log
+            return jobs
+        return {one: replace(job, cost=costs[one.shown]) for one, job in jobs.items()}
+
+    def _run_jobs(self, stage: str, jobs: Collection[Job]) -> dict[str, Outcome]:
+        outcomes = run_jobs(jobs, self.store, self.executor, progress=self._stage(stage))
+        check_outcomes(outcomes, jobs)
+        return outcomes
+
+    def _stage(self, what: str) -> Callable[[Progress], object]:
+        return partial(self.progress or (lambda _what, _state: None), what)
+
+
+def ranking_path(folder: Path, name: RankingName) -> Path:
+    """The file of a ranking in the folder of a measurement."""
+    return folder / RANKINGS / f"{name}.npz"
 
 
 def _make_executor(device: str) -> Executor:
@@ -106,92 +173,6 @@ def _make_executor(device: str) -> Executor:
     if os.name != "posix" or device.startswith("cuda:"):
         return InProcess()
     return ProcessPool(gpus="all" if resolve_device(device).type == "cuda" else None)
-
-
-def ranking_path(folder: Path, name: RankingName) -> Path:
-    """The file of a ranking in the folder of rankings."""
-    return folder / f"{name}.npz"
-
-
-def make_rankings(
-    measurement: Measurement,
-    folder: Path,
-    store: Store,
-    executor: Executor,
-    batch: int,
-    tell: ProgressCallback,
-) -> dict[RankingName, Ranking]:
-    """The rankings of the attribution and the baselines, from their files where they are there already."""
-    folder.mkdir(exist_ok=True)
-    paths = {name: ranking_path(folder, name) for name in measurement.design.rankings}
-    for name, path in paths.items():
-        if not path.exists():
-            _rank(name, measurement, store, executor, batch, tell).save(path)
-    # Mapped from the files, as the jobs will have them.
-    return {name: Ranking.load(path) for name, path in paths.items()}
-
-
-def _rank(
-    name: RankingName,
-    measurement: Measurement,
-    store: Store,
-    executor: Executor,
-    batch: int,
-    tell: ProgressCallback,
-) -> Ranking:
-    design, data, attribution = measurement.design, measurement.ranked, measurement.attribution
-
-    def images(done: int, total: int) -> None:
-        tell("ranking", Progress(done, total, reused=0, failed=0, waiting=0, seconds_left=None))
-
-    if name == "random":
-        return rank_randomly(data, per=design.per, seed=design.seed)
-    if name == "input-agnostic":
-        options = linear_options(measurement.data, design.seed)
-        values = {"data": {"checksum": data.checksum}, "options": options}
-        job = Job(LINEAR, values, measurement.where, label="linear model")
-        outcomes = run_jobs([job], store, executor, progress=lambda state: tell("linear model", state))
-        check_outcomes(outcomes, [job])
-        return rank_by_linear_model(data, outcomes[job.id].result or {}, per=design.per, seed=design.seed)
-    if isinstance(attribution, Path):
-        return rank_maps(attribution, measurement.data, design, train=len(data.train), progress=images)
-    weights = {"weights": measurement.weights}
-    return rank_dataset(
-        measurement.model,
-        data,
-        attribution,
-        design,
-        target=design.target,
-        batch=batch,
-        record=weights,
-        progress=images,
-    )
-
-
-def plan_jobs(
-    measurement: Measurement,
-    rankings: Mapping[RankingName, Ranking],
-    folder: Path,
-    store: Store,
-    executor: Executor,
-    stacked: StackedName = "never",
-) -> dict[Retraining, Job]:
-    """The jobs, with predicted costs if any of them is still to be done."""
-    records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
-    jobs: dict[Retraining, Job] = {}
-    for one in measurement.retrainings:
-        where = {**measurement.where, "ranking": str(ranking_path(folder, one.ranking).absolute())}
-        kept = f"{one.kept.end} {one.kept.count} of {measurement.coordinates}"
-        label = f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
-        jobs[one] = Job(RETRAIN, measurement.values(one, records[one.ranking]), where, label)
-    # A forecast takes seconds, which a finished measurement need not wait for.
-    if all(store.record(job) is not None for job in jobs.values()):
-        return jobs
-    try:
-        costs = predict_retraining(measurement, executor, stacked)
-    except RunError:  # a training that has to stop says so as a job, with its log
-        return jobs
-    return {one: replace(job, cost=costs[one.shown]) for one, job in jobs.items()}
 
 
 def check_outcomes(outcomes: Mapping[str, Outcome], jobs: Iterable[Job]) -> None:
@@ -307,16 +288,12 @@ def diffroar(
         device=device,
     )
     named = None if store is None else Store(store)  # refused, it leaves no claim
-    folder = claim_folder(out, KIND, measurement.describe())
+    config = measurement.describe()
+    folder = claim_folder(out, KIND, config)
     with ExitStack() as stack:
         # An executor of the caller's stays open; processes of our own end with us.
         runner = executor or stack.enter_context(_make_executor(measurement.where["device"]))
-        return measure(
-            measurement,
-            folder,
-            store=named or Store(folder / JOBS),
-            executor=runner,
-            batch=batch,
-            stacked=stacked,
-            progress=progress,
-        )
+        placed, jobs = place_data(measurement, folder), named or Store(folder / JOBS)
+        result = Measuring(placed, folder, jobs, runner, batch, stacked, progress).run()
+    # That of the data as they were given: the numbers do not depend on where they were put.
+    return replace(result, config=config)

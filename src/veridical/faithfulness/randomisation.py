@@ -375,8 +375,3 @@ def is_nearer(control: Tensor, randomised: Tensor, alike: str = "higher") -> boo
     nearer = control - randomised if alike == "higher" else randomised - control
     interval = mean_interval(nearer, undefined="exclude")
     return interval["low"] is not None and interval["low"] > 0
-
-
-def count_undefined(similarity: Tensor) -> int:
-    """How many of the comparisons (draws, N) have no value, such as rank correlations with a constant map."""
-    return int(torch.isnan(similarity).sum())

@@ -135,7 +135,7 @@ class DiffRoarResult:
         was measured, which is all of them for one of the two.
     rankings: how each ranking was made, with its checksum, by name.
     examples, notes: number of test images; what a reader should know, a sentence or two each.
-    config, timing: all that the numbers depend on; and seconds, which vary.
+    config, timing: all that the numbers depend on, which `diffroar` fills in; and seconds, which vary.
     """
 
     curve: tuple[Point, ...]
@@ -160,7 +160,6 @@ def build_result(
     measurement: Measurement,
     rankings: Mapping[str, Mapping[str, Any]],
     accuracies: Mapping[Retraining, float],
-    config: Mapping[str, Any],
     timing: Mapping[str, Any],
 ) -> DiffRoarResult:
     """The result from the accuracy of each retraining; rankings: what each one's `describe` gave."""
@@ -217,7 +216,6 @@ def build_result(
         rankings=rankings,
         examples=examples,
         notes=_notes(design, verdicts, control, rankings["judged"]),
-        config=config,
         timing=timing,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,19 +68,14 @@ def resolve_training(
     options = TrainOptions(out=".", **chosen)
     settings = resolve(options, data=data.describe(), model=model, train_size=len(data.train))
     chosen.pop("epochs", None)  # the number of steps says how long
-    optimise = OptimiserOptions.__dataclass_fields__.keys() - {"epochs"}
-    explicit = {name: getattr(settings, name) for name in (*_decided_elsewhere(), "train_examples")}
-    return {**chosen, **explicit, **{name: getattr(settings.optimise, name) for name in sorted(optimise)}}
+    return {**chosen, **_options_of(settings), "train_examples": settings.train_examples}
 
 
 def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
     """The options that would train the run's recipe again, from the seed on."""
-    optimise = (name for name in OptimiserOptions.__dataclass_fields__ if name not in ("epochs", "steps"))
-    chosen: dict[str, Any] = {name: getattr(run.optimise, name) for name in optimise}
     # A retraining begins with fresh weights: it trains as long as the run and the run it began with together.
     before = run.initial["epochs"] if run.initial else 0.0
-    chosen |= {"recipe": run.recipe, "epochs": run.epochs + before}
-    chosen |= {name: getattr(run, name) for name in _decided_elsewhere()}
+    chosen = {**_options_of(run), "steps": None, "recipe": run.recipe, "epochs": run.epochs + before}
     # Images held out for validation do not make a run limited: they are trained on here.
     if run.train_examples + run.validation < int(run.data["train"]):
         chosen["train_examples"] = min(run.train_examples, len(data.train))
@@ -96,11 +90,15 @@ def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
     return chosen
 
 
-def _decided_elsewhere() -> list[str]:
-    """What else decides a run's weights and is an option of the same name, such as augmentation."""
+def _options_of(settings: Settings) -> dict[str, Any]:
+    """How the weights move, and what else decides them and is an option, such as augmentation."""
     own = {"data", "model", "objective", "recipe", "seed", "validation", "train_examples"}
-    options = {field.name for field in fields(TrainOptions)} - own
-    return [field.name for field in fields(Settings) if field.name in options]
+    others = TrainOptions.__dataclass_fields__.keys() - own
+    optimise = OptimiserOptions.__dataclass_fields__.keys() - {"epochs"}
+    return {
+        **{name: getattr(settings, name) for name in Settings.__dataclass_fields__ if name in others},
+        **{name: getattr(settings.optimise, name) for name in optimise},
+    }
 
 
 def resolve_architecture(

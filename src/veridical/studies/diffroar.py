@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from veridical.faithfulness.diffroar import RANKINGS, measure, ranking_path
+from veridical.faithfulness.diffroar import Measuring, ranking_path
 from veridical.faithfulness.diffroar_plan import Design, plan_diffroar
 from veridical.faithfulness.forecast import Forecast, forecast
 from veridical.faithfulness.ranking import Ranking
@@ -136,15 +136,15 @@ class DiffRoar(Study[DiffRoarOptions]):
     def work(self, work: Work) -> None:
         """Rank, retrain, and put the accuracies together."""
         options = self.options
-        self.measured = measure(
+        self.measured = Measuring(
             self.measurement,
             Path(options.out),
-            store=work.store,
-            executor=work.executor,
-            batch=options.batch,
-            stacked=options.stacked,
-            progress=work.progress,
-        )
+            work.store,
+            work.executor,
+            options.batch,
+            options.stacked,
+            work.progress,
+        ).run()
 
     def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - measured when the jobs were done
         """Curves with verdicts, baselines, the control, rankings and notes."""
@@ -186,7 +186,7 @@ class DiffRoar(Study[DiffRoarOptions]):
         names.
         """
         measurement = self.measurement
-        ranking = Ranking.load(ranking_path(Path(self.options.out) / RANKINGS, "judged"))
+        ranking = Ranking.load(ranking_path(Path(self.options.out), "judged"))
         split, design = measurement.data.test, measurement.design
         index = first_of_each_class(split.labels, self.options.gallery)
         inputs, labels = split.batch(index)

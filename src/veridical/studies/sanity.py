@@ -25,7 +25,6 @@ from veridical.faithfulness.randomisation import (
     InvarianceVerdict,
     combine_verdicts,
     compare_unrelated,
-    count_undefined,
     draws_interval,
     fresh_seed,
     is_nearer,
@@ -569,7 +568,8 @@ def _describe_state(
             m: remaining_similarity(values, reference[m], MEASURES[m].identical)
             for m, values in similarity.items()
         },
-        "undefined": {m: count_undefined(values) for m, values in similarity.items()},
+        # Such as rank correlations with a constant map.
+        "undefined": {m: int(values.isnan().sum()) for m, values in similarity.items()},
     }
 
 
