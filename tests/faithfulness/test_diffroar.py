@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from veridical.data.masked import MaskedDataset
 from veridical.faithfulness import forecast
 from veridical.faithfulness.diffroar import diffroar
 from veridical.faithfulness.result import DiffRoarResult, judge
-from veridical.jobs import InProcess, ProcessPool, Progress
+from veridical.jobs import InProcess, Progress
 from veridical.models import build
 from veridical.runtime.errors import UsageError
-from veridical.runtime.guards import thread_count
 
 # 0.0625 of 64 pixels are four: as many as hold the class in `marked_data`.
 RECIPE: dict[str, Any] = {
@@ -96,6 +94,15 @@ def test_a_perfect_ranking_gives_the_known_gap(perfect: DiffRoarResult) -> None:
     difference = perfect.curve[0]["difference"]
     assert difference["value"] == pytest.approx(top - bottom)
     assert len(difference["repeats"]) == 3
+    # Masks that are the same for all say nothing.
+    assert perfect.control is not None
+    assert perfect.control["chance"] == 0.5
+    masks = perfect.control["curve"][0]["top"]
+    assert masks["value"] == pytest.approx(0.5, abs=0.01)
+    assert (masks["leaks"], masks["low"]) == (False, None)
+    # To remove the top half is to keep the bottom half; at the other level nobody asked for ROAR.
+    assert [point["accuracy"] for point in perfect.kar] == [point["top"] for point in perfect.curve]
+    assert perfect.roar == ({"level": 0.5, "accuracy": perfect.curve[1]["bottom"]},)
 
 
 def test_its_reverse_gives_the_negative(
@@ -116,22 +123,6 @@ def test_random_orders_are_undecided_and_a_linear_model_finds_the_pixels(compare
     linear = compared.baselines["input-agnostic"]
     assert linear[0]["top"]["value"] == pytest.approx(0.9, abs=1e-9)
     assert linear[0]["bottom"]["value"] == pytest.approx(0.5, abs=0.06)
-
-
-def test_masks_that_are_the_same_for_all_say_nothing(perfect: DiffRoarResult) -> None:
-    assert perfect.control is not None
-    assert perfect.control["chance"] == 0.5
-    point = perfect.control["curve"][0]
-    assert point["top"]["value"] == pytest.approx(0.5, abs=0.01)
-    assert not point["top"]["leaks"]
-    assert point["top"]["low"] is None
-
-
-def test_kar_is_the_top_and_roar_what_is_left_without_it(perfect: DiffRoarResult) -> None:
-    assert [point["accuracy"] for point in perfect.kar] == [point["top"] for point in perfect.curve]
-    # To remove the top half is to keep the bottom half; at the other level nobody asked for ROAR.
-    assert [point["level"] for point in perfect.roar] == [0.5]
-    assert perfect.roar[0]["accuracy"] == perfect.curve[1]["bottom"]
 
 
 def test_a_result_is_plain_and_complete(perfect: DiffRoarResult, compared: DiffRoarResult) -> None:
@@ -304,18 +295,3 @@ def test_only_images_that_are_retrained_on_are_ranked(
     here, there = result.to_dict(), expected.to_dict()
     for part in ("curve", "baselines", "control"):
         assert here[part] == there[part]
-
-
-def test_workers_get_no_tensors_and_give_the_same_numbers(
-    model: nn.Module, marked_data: Dataset, tmp_path: Path
-) -> None:
-    def at(folder: str, executor: Executor) -> DiffRoarResult:
-        options = {"levels": (0.25,), "repeats": 2, "baselines": ("input-agnostic",), "executor": executor}
-        return measured(model, marked_data, tmp_path / folder, **options)
-
-    with ProcessPool(1) as pool, InProcess() as here, thread_count(1):
-        result, expected = at("pool", pool), at("here", here)
-    assert result.to_dict() == expected.to_dict()
-    # The images alone have 64,000 bytes, and as many ranks.
-    assert 0 < result.timing["sent_bytes_per_job"] < 8000
-    assert expected.timing["sent_bytes_per_job"] == 0

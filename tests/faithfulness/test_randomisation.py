@@ -78,14 +78,10 @@ def test_the_order_is_that_of_the_calls_and_scales_belong_to_the_layer_before() 
     before = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 2))
     assert names(before) == [("2", "1")]
     assert find_stages(Backwards(), torch.zeros(1, 4))[1] == Stage("first", ("first", "norm"))
-
-
-def test_the_registrys_networks_are_taken_apart_from_the_logits_down() -> None:
     layers = names(build("cnn", shape=(1, 8, 8), num_classes=3, seed=0), (1, 8, 8))
     assert layers == [("classify",), ("hidden",), ("conv2",), ("conv1",)]
     stages = names(build("resnet18", shape=(3, 8, 8), num_classes=3, seed=0, width=8), (3, 8, 8))
-    assert stages[0] == ("classify",)
-    assert stages[-1] == ("stem", "norm")
+    assert (stages[0], stages[-1]) == (("classify",), ("stem", "norm"))
     # 17 convolutions on the way, 3 on shortcuts, and the logits.
     assert len(stages) == 21
 
@@ -243,6 +239,11 @@ def test_independent_leaves_the_other_layers_trained(network: nn.Module, example
     middle = private_copy(network)
     _overwrite_stage(middle, fresh, stages[1])
     assert_close(result[1].maps, dataset_maps(middle, examples, InputGradient(), target=target))
+    # A map of the image alone does not change.
+    image: Any = lambda _model, inputs, *_, **__: inputs - 0.5  # noqa: E731
+    for state in model_randomisation(network, examples, image):
+        for similarity in state.similarity.values():
+            assert_close(similarity, torch.ones(40, dtype=torch.float64))
 
 
 def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Module, examples: Split) -> None:
@@ -261,15 +262,6 @@ def test_given_classes_and_a_builder_of_fresh_networks_are_used(network: nn.Modu
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
     last = dataset_maps(_copy_reset(network, seeds[0]), examples, InputGradient(), target=examples.labels)
     assert_close(result[-1].maps, last)
-
-
-def test_a_map_of_the_image_alone_does_not_change(network: nn.Module, examples: Split) -> None:
-    def image(model: nn.Module, inputs: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ARG001
-        return inputs - 0.5
-
-    for state in model_randomisation(network, examples, image):
-        for values in state.similarity.values():
-            assert_close(values, torch.ones(40, dtype=torch.float64))
 
 
 def remains(network: nn.Module, examples: Split, name: str) -> dict[str, list[Interval]]:
@@ -334,8 +326,6 @@ def test_what_it_refuses(network: nn.Module, examples: Split) -> None:
             _overwrite_stage(model, fresh, Stage("0", ("0",)))
     with pytest.raises(UsageError, match=r"order: .*cascading, independent"):
         next(model_randomisation(network, examples, InputGradient(), order="sideways"))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"target: .*each of 40 examples"):
-        dataset_maps(network, examples, InputGradient(), target=torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("counts", [(5, 5), (10, 10, 9), (1, 1), (30, 1, 1), (7,), (3, 4, 5, 6)])
@@ -386,15 +376,13 @@ def test_the_interval_joins_examples_and_draws() -> None:
     assert draws_interval(drawn)["low"] is not None
     with pytest.raises(UsageError, match="draws, N"):
         draws_interval(drawn[0])
-
-
-def test_what_remains_is_one_for_the_same_map_and_zero_for_an_unrelated_one() -> None:
+    # What remains is 1 for the same map, 0 for an unrelated one, and nothing where all images have one map.
     level = 0.2 + 0.1 * values(1)[0]
-    same, other = (remaining_similarity(one, level) for one in (torch.ones(3, 30), level.expand(3, 30)))
-    assert same["value"] == pytest.approx(1.0)
-    assert other["value"] == pytest.approx(0.0)
-    # Maps that do not depend on the image say nothing.
-    assert remaining_similarity(torch.ones(3, 30), torch.ones(30))["value"] is None
+    pairs = (torch.ones(3, 30), level), (level.expand(3, 30), level), (torch.ones(3, 30), torch.ones(30))
+    same, other, unknown = (remaining_similarity(*pair)["value"] for pair in pairs)
+    assert same == pytest.approx(1.0)
+    assert other == pytest.approx(0.0, abs=1e-12)
+    assert unknown is None
 
 
 @pytest.mark.parametrize(

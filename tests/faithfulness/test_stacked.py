@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from veridical.cli.main import main
 from veridical.data import Dataset, load
 from veridical.data.dataset import write_source
 from veridical.faithfulness import forecast, stacked
@@ -319,17 +318,3 @@ def test_a_measurement_has_the_same_numbers_and_the_same_store(
             np.testing.assert_allclose(here[end]["repeats"], there[end]["repeats"], atol=2.01 / 400)
     with pytest.raises(UsageError, match="auto, never"):
         measured(small, tmp_path / "d", tmp_path / "store", stacked="always")
-
-
-def test_the_command_trains_in_stacks(
-    where: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(forecast, "SECONDS", 0.0)
-    run, out = str(tmp_path / "run"), tmp_path / "out"
-    shared = ["--data", where["data"], "--steps", "10", "--batch-size", "30", "--no-progress"]
-    model = ["--model", "mlp", "--model-options", '{"width": 8}', "--objective", "natural"]
-    assert main(["train", *shared, *model, "--out", run]) == 0
-    options = ["--levels", "0.5", "--repeats", "2", "--baselines", "[]", "--no-control", "--workers", "1"]
-    assert main(["diffroar", "--run", run, *shared, *options, "--stacked", "auto", "--out", str(out)]) == 0
-    timing = json.loads((out / "result.json").read_text())["timing"]
-    assert (timing["retrainings"], timing["stacks"]) == (4, 1)

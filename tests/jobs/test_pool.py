@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from veridical.jobs import InProcess, Job, ProcessPool, Store, run_jobs
+from veridical.jobs import Job, ProcessPool, Store, run_jobs
 from veridical.jobs import pool as module
 from veridical.jobs.pool import _worker_environments, usable_cores, visible_cards
 from veridical.runtime.errors import RunError, UsageError
@@ -27,33 +27,18 @@ def pool() -> Iterator[ProcessPool]:
         yield pool
 
 
-def test_results_equal_those_of_the_same_process(tmp_path: Path, pool: ProcessPool) -> None:
-    values = [{"seed": seed, "count": 3, "seconds": 0.0, "rate": 0.1 * seed} for seed in range(12)]
-    jobs = [Job("job_functions:steps", value) for value in values]
-    here = run_jobs(jobs, Store(tmp_path / "here"), InProcess(), trust_code=True)
-    there = run_jobs(jobs, Store(tmp_path / "there"), pool, trust_code=True)
-    assert [outcome.result for outcome in there.values()] == [outcome.result for outcome in here.values()]
-    assert {outcome.status for outcome in there.values()} == {"done"}
-    # A job's values travel and nothing else.
-    assert all(0 < outcome.sent_bytes < 800 for outcome in there.values())
-    assert pool.workers == 2
-    assert len(pool.processes()) <= 2
-
-
-def test_workers_start_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
-    """The package must not import the module that a worker runs: Python would warn in each of them."""
-    with ProcessPool(1) as pool:
-        assert pool.submit(abs, -3).result() == 3
-    assert capfd.readouterr() == ("", "")
-
-
-def test_workers_see_one_thread_and_one_card(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_see_one_thread_and_one_card_and_say_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"]
     job = Job("job_functions:environment", {"names": names})
     with ProcessPool(1, gpus=[1]) as pool:
         (outcome,) = run_jobs([job], store, pool, trust_code=True).values()
+    # The package must not import the module that a worker runs: Python would warn in each of them.
+    assert capfd.readouterr() == ("", "")
+    assert 0 < outcome.sent_bytes < 800, "more than a job's values travelled"
     assert outcome.result == dict(zip(names, ["1", "1", "5"], strict=True))
     record = store.record(job)
     assert record is not None
@@ -85,6 +70,8 @@ def test_it_is_an_executor(pool: ProcessPool) -> None:
         pool.submit(divmod, 1, 0).result()
     with pytest.raises(SystemExit):
         pool.submit(sys.exit, 3).result()
+    with pytest.raises(RunError, match="cannot travel"):  # it comes as its traceback
+        pool.submit(exec, "import job_functions; job_functions.raise_local()").result()
     with pytest.raises(AttributeError):
         pool.submit(lambda: 1)  # nobody could call it there
     slow = [pool.submit(time.sleep, 0.2) for _ in range(2)]
@@ -97,12 +84,6 @@ def test_it_is_an_executor(pool: ProcessPool) -> None:
     assert pool.processes() == []
     with pytest.raises(RuntimeError, match="shutdown"):
         pool.submit(abs, -3)
-
-
-def test_an_error_that_cannot_travel_comes_as_its_traceback(pool: ProcessPool) -> None:
-    future = pool.submit(exec, "import job_functions; job_functions.raise_local()")
-    with pytest.raises(RunError, match="cannot travel"):
-        future.result()
 
 
 def test_an_exception_inside_the_with_block_kills_what_runs(
@@ -202,7 +183,7 @@ def test_a_containers_quota_counts(
 
 
 @pytest.mark.usefixtures("driver")
-def test_each_worker_gets_one_card_and_each_card_its_workers() -> None:
+def test_each_worker_gets_one_card_and_each_card_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visible_cards() == ("0", "1", "2")
     assert cards_of(_worker_environments(None, 1, "all", 1)) == ["0", "1", "2"]
     assert cards_of(_worker_environments(None, 1, [0, 2], 2)) == ["0", "2", "0", "2"]
@@ -212,13 +193,14 @@ def test_each_worker_gets_one_card_and_each_card_its_workers() -> None:
         _worker_environments(4, 1, "all", 1)
     with pytest.raises(UsageError, match="from 0 to 2"):
         _worker_environments(None, 1, [3], 1)
-    with pytest.raises(UsageError, match="gpus"):
-        _worker_environments(None, 1, [], 1)
-    with pytest.raises(UsageError, match="gpus"):
-        _worker_environments(None, 1, "0", 1)
-
-
-def test_numbers_count_among_the_cards_that_we_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    none: list[int] = []
+    for gpus in (none, "0"):
+        with pytest.raises(UsageError, match="gpus"):
+            _worker_environments(None, 1, gpus, 1)
+    for numbers in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        with pytest.raises(UsageError, match="from 1"):
+            _worker_environments(numbers[0], numbers[1], None, numbers[2])
+    # Numbers count among the cards that we were given.
     monkeypatch.setenv(CARDS, "5, GPU-8d3e")
     assert cards_of(_worker_environments(None, 1, [1, 0], 1)) == ["GPU-8d3e", "5"]
 
@@ -231,9 +213,3 @@ def test_without_cards_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, named: 
     monkeypatch.delenv(CARDS)
     monkeypatch.setenv("PATH", "")
     assert visible_cards() == ()
-
-
-@pytest.mark.parametrize(("workers", "threads", "per_gpu"), [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
-def test_numbers_below_one_are_refused(workers: int, threads: int, per_gpu: int) -> None:
-    with pytest.raises(UsageError, match="from 1"):
-        _worker_environments(workers, threads, None, per_gpu)

@@ -210,17 +210,20 @@ def test_processes_give_the_same_numbers(place: Path, measured: Path, tmp_path: 
     )
     assert document["environment"]["executor"] == "ProcessPool"
     assert document["timing"]["reused"] == 0
+    assert 0 < document["timing"]["sent_bytes_per_job"] < 8000, "images travelled"
     assert document["results"]["curve"] == [point for point in alone["curve"] if point["level"] == 0.5]
 
 
 def test_a_model_by_its_weights_has_the_runs_ranking(place: Path, measured: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"levels": [0.5], "baselines": [], "control": False, "store": None}
+    given["stacked"] = "auto"
     weights = str(place / "natural" / "model.safetensors")
     model: dict[str, Any] = {"model": "mlp", "model_options": {"width": 16}, "weights": weights}
     given |= {"out": str(tmp_path / "out"), "data": str(place / "stripes.npz")}
     options = replace(diffroar_options(place, **given), run=None, **model)
     result = DiffRoar(options).run()
     before = read_json(measured / "result.json")
+    assert result.document["timing"]["stacks"] == 1
     assert result.config["weights"] == before["config"]["weights"]
     ours, theirs = (one["rankings"]["judged"] for one in (result.results, before["results"]))
     assert ours["checksum"] == theirs["checksum"]
