@@ -89,19 +89,6 @@ def test_small_cases_by_hand() -> None:
     assert zero_share(torch.tensor([[[0.0, -0.0], [1e-45, 2.0]]])).tolist() == [0.5]
 
 
-def test_maps_inside_and_outside_score_one_and_zero() -> None:
-    mask = maps_and_masks()[1]
-    inside = torch.where(mask, -2.0, 0.5)[:, None]
-    # No level is larger than the smallest region here, 5 of 35 coordinates.
-    assert int(mask.flatten(1).sum(dim=1).min()) >= 5
-    assert topk_share(inside, mask, 0.1).tolist() == [1.0] * 6
-    assert topk_share(inside, ~mask, 0.1).tolist() == [0.0] * 6
-    assert auc(inside, mask).tolist() == [1.0] * 6
-    assert auc(inside, ~mask).tolist() == [0.0] * 6
-    assert pointing_game(inside, mask).tolist() == [1.0] * 6
-    assert mass_share(inside * mask[:, None], mask).tolist() == [1.0] * 6
-
-
 def test_random_ties_make_zeros_say_nothing_and_stable_ones_favour_the_upper_rows() -> None:
     maps, mask = torch.zeros(4000, 1, 4, 4), torch.zeros(4000, 4, 4, dtype=torch.bool)
     mask[:, 0] = True
@@ -209,6 +196,11 @@ def test_roles_pick_the_carrying_block_its_likes_and_the_rest() -> None:
     assert roles.other.tolist() == [2, 3]
     torch.testing.assert_close(roles.noise, torch.tensor([0.6, 0.0]).double())
     assert roles.evenness.tolist() == [0.25, 0.25]
+    small = by_role(torch.tensor([[1e8, 1e-8, 1e-8]]), torch.tensor([0]), 3)
+    assert small.other.item() == pytest.approx(1e-8)
+    alone = by_role(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 1)
+    assert bool((alone.other.isnan() & alone.noise.isnan()).all())
+    assert by_role(torch.zeros(1, 2), torch.tensor([1]), 2).evenness.isnan().all()
 
 
 @pytest.mark.parametrize("measure", [left_behind, cosine_within])
@@ -216,14 +208,6 @@ def test_maps_that_do_not_mark_the_region_have_no_leakage(measure: Callable[...,
     a, b, region = maps()
     a[1], b[1] = 0.0, 0.0
     assert measure(a, b, region).isnan().tolist() == [False, True, False, False]
-
-
-def test_roles_that_round_or_are_undefined() -> None:
-    small = by_role(torch.tensor([[1e8, 1e-8, 1e-8]]), torch.tensor([0]), 3)
-    assert small.other.item() == pytest.approx(1e-8)
-    roles = by_role(torch.ones(2, 1), torch.zeros(2, dtype=torch.int64), 1)
-    assert bool((roles.other.isnan() & roles.noise.isnan()).all())
-    assert by_role(torch.zeros(1, 2), torch.tensor([1]), 2).evenness.isnan().all()
 
 
 IMAGES, LABELS, CARRIERS = torch.rand(6, 4, 4), torch.arange(6), torch.tensor([0])

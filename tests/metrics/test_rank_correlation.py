@@ -61,26 +61,18 @@ def test_equals_scipy_with_heavy_ties(metric: Metric, oracle: Oracle, maps: tupl
 
 @pytest.mark.parametrize(("metric", "oracle"), CASES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("length", [2, 31, 32, 33, 64, 65, 784, 3072])
+@pytest.mark.parametrize("length", [2, 31, 32, 33, 64, 65, 784, 3072, 70_000])
 def test_equals_scipy_at_every_piece_size(
     metric: Metric, oracle: Oracle, dtype: type[np.floating[Any]], length: int
 ) -> None:
     rng = np.random.default_rng(length)
-    a = rng.normal(size=(5, length))
-    b = a + rng.normal(size=(5, length))
-    half_zero = rng.random(size=(5, length)) < 0.5
+    rows = 5 if length < 10_000 else 2  # of the longest, ranks need more than 16 bits
+    a = rng.normal(size=(rows, length))
+    b = a + rng.normal(size=(rows, length))
+    half_zero = rng.random(size=(rows, length)) < 0.4
     a[half_zero], b[half_zero] = 0, 0
     a[0] = np.abs(a[0])
     assert_as_scipy(metric, oracle, a.astype(dtype), b.astype(dtype))
-
-
-@pytest.mark.parametrize(("metric", "oracle"), CASES)
-def test_equals_scipy_at_the_size_of_an_imagenet_map(metric: Metric, oracle: Oracle) -> None:
-    rng = np.random.default_rng(0)
-    a = rng.normal(size=(1, 150_528)).astype(np.float32)
-    b = (a + rng.normal(size=a.shape)).astype(np.float32)
-    a[:, :20_000], b[:, 10_000:30_000] = 0, 0
-    assert_as_scipy(metric, oracle, a, b)
 
 
 def test_counts_beyond_32_bits_are_exact() -> None:
@@ -133,21 +125,3 @@ def test_maps_too_long_for_exact_counts_are_refused(metric: Metric, monkeypatch:
     assert metric(torch.rand(1, 9), torch.rand(1, 9)).shape == (1,)
     with pytest.raises(UsageError, match="at most 9 values"):
         metric(torch.rand(1, 10), torch.rand(1, 10))
-
-
-@pytest.mark.parametrize("length", [1, 2, 32, 33, 100, 257])
-def test_inversions_equal_all_comparisons(length: int) -> None:
-    ranks = np.random.default_rng(length).integers(0, length, size=(6, length), dtype=np.int32)
-    ranks[4], ranks[5] = np.arange(length)[::-1], 0
-    later = np.triu(np.ones((length, length), dtype=bool), 1)
-    expected = ((ranks[:, :, None] > ranks[:, None, :]) & later).sum(axis=(1, 2))
-    before = ranks.copy()
-    np.testing.assert_array_equal(rank._inversions(ranks), expected)
-    np.testing.assert_array_equal(ranks, before)
-
-
-def test_long_ranks_beyond_16_bits_are_compared_in_full() -> None:
-    # Cut to int16, 32,768 would come before 32,767.
-    ranks = np.arange(70_000, dtype=np.int32)[None]
-    assert rank._inversions(ranks).item() == 0
-    assert rank._inversions(ranks[:, ::-1]).item() == 70_000 * 69_999 // 2

@@ -236,9 +236,6 @@ def test_what_the_proof_does_not_cover_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=f"^{name}: expected"):
         max_margin(blocks, torch.tensor(direction, dtype=torch.float64), noise)
-
-
-def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match=r"2\^N patterns"):
         enumerated_dual(torch.zeros(40, 2), torch.ones(40))
     with pytest.raises(UsageError, match="width: expected a number of units of at least 1"):

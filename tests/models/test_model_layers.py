@@ -49,10 +49,6 @@ def test_precision_survives_a_cast_to_bfloat16_and_back() -> None:
     mean, std = torch.tensor([[0.1, 0.2], [0.3, 0.7]], dtype=torch.float64)[:, :, None, None]
     expected = (inputs - mean) / std
     assert_close(wrapped(inputs), expected, rtol=1e-15, atol=0)
-
-
-def test_raw_pixels_pass_untouched() -> None:
-    inputs = images(1, 1, 2, 2)
     assert Standardise(0.0, 1.0)(inputs) is inputs
 
 
@@ -63,16 +59,12 @@ def test_raw_pixels_pass_untouched() -> None:
         (([0.1, float("inf")], 1.0), "mean: expected a finite number"),
         (([], 1.0), "mean: expected a finite number"),
         ((0.5, 0.5, (1.0, 0.0)), "bounds: expected .* low < high"),
+        (([0.1, 0.2, 0.3], 1.0), "mean has 3 numbers"),  # grey images are not broadcast
     ],
 )
 def test_impossible_constants_are_refused(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Normalized(nn.Identity(), *arguments)
-
-
-def test_grey_images_are_not_broadcast_to_three_channels() -> None:
-    with pytest.raises(UsageError, match="mean has 3 numbers"):
-        Normalized(nn.Identity(), [0.1, 0.2, 0.3], 1.0)(images(2, 1, 4, 4))
+        Normalized(nn.Identity(), *arguments)(images(2, 1, 4, 4))
 
 
 def test_per_image_standardisation_is_tensorflows() -> None:
@@ -123,30 +115,29 @@ def test_paper_resnet_follows_tensorflows_padding_and_shortcuts() -> None:
     assert not bool(outputs[0, 2].any())
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, (8, 8)), (3, (12, 8))])
-def test_equals_convolution_then_pooling_with_its_gradients(channels: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("channels", "size", "scale"), [(1, (8, 8), 1.0), (3, (12, 8), 1.0), (1, (8, 8), 0.0)]
+)
+def test_equals_convolution_then_pooling_with_its_gradients(
+    channels: int, size: tuple[int, int], scale: float
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(4, channels, *size, dtype=torch.float64, generator=generator, requires_grad=True)
-    weight = torch.randn(6, channels, 5, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    bias = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    # A blank image gives equal values all over each window, so only the rule for ties decides its gradient.
+    inputs = (scale * draw(4, channels, *size)).requires_grad_()
+    weight, bias = draw(6, channels, 5, 5).requires_grad_(), draw(6).requires_grad_()
     folded = _convolve_and_pool(inputs, weight, bias)
     plain = max_pool2d(conv2d(inputs, weight, bias, padding=2), 2)
     assert_close(folded, plain, rtol=1e-12, atol=1e-12)
-    upstream = torch.randn(plain.shape, dtype=torch.float64, generator=generator)
-    ours = torch.autograd.grad((folded * upstream).sum(), [inputs, weight, bias])
-    theirs = torch.autograd.grad((plain * upstream).sum(), [inputs, weight, bias])
+    upstream = draw(*plain.shape)
+    ours, theirs = (
+        torch.autograd.grad((pooled * upstream).sum(), [inputs, weight, bias]) for pooled in (folded, plain)
+    )
     for got, expected in zip(ours, theirs, strict=True):
         assert_close(got, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_ties_go_to_the_first_place_of_the_window_as_in_max_pooling() -> None:
-    # A blank image gives equal values all over each window, so only the tie rule decides the gradient.
-    inputs = torch.zeros(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    bias = torch.ones(3, dtype=torch.float64)
-    (ours,) = torch.autograd.grad(_convolve_and_pool(inputs, weight, bias).sum(), inputs)
-    (theirs,) = torch.autograd.grad(max_pool2d(conv2d(inputs, weight, bias, padding=2), 2).sum(), inputs)
-    assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_the_network_shows_its_first_layer_to_hooks_and_computes_the_same() -> None:
