@@ -51,16 +51,11 @@ def test_curves_show_their_numbers_and_intervals() -> None:
     # The interval of the middle point has no value, the last one no lower end.
     assert {tuple(point) for point in points(bands[0].get_paths()[0].vertices)} == {(1.0, 0.0), (1.0, 0.2)}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
-
-
-def test_intervals_end_at_what_a_value_can_be() -> None:
-    curve = Curve("a", [0, 1], [0.2, 0.4], [-3.0, 0.1], [3.0, 0.5])
-    whole, cut = (
-        curves_figure([curve], x_label="", y_label="", y_bounds=bounds).axes[0].dataLim
-        for bounds in (None, (0.0, 1.0))
-    )
-    assert (whole.y0, whole.y1) == (-3, 3)
-    assert (cut.y0, cut.y1) == (0, 1)
+    # Intervals end at what a value can be.
+    for bounds, ends in ((None, (-3, 3)), ((0.0, 1.0), (0, 1))):
+        wide = Curve("a", [0, 1], [0.2, 0.4], [-3.0, 0.1], [3.0, 0.5])
+        limits = curves_figure([wide], x_label="", y_label="", y_bounds=bounds).axes[0].dataLim
+        assert (limits.y0, limits.y1) == ends
 
 
 def test_a_grid_of_shares_has_one_scale_and_names_each_kind_once() -> None:
@@ -82,43 +77,30 @@ def test_a_grid_of_shares_has_one_scale_and_names_each_kind_once() -> None:
 
 
 def test_kin_share_colour_and_marker_and_others_differ_in_both() -> None:
-    curves = [Curve(str(n), [0, 1], [0, 1], dashed=bool(n % 2), colour=n // 2) for n in range(12)]
-    lines = curves_figure(curves, x_label="", y_label="").axes[0].get_lines()
-    looks = [(line.get_color(), line.get_marker()) for line in lines]
-    assert looks[::2] == looks[1::2]
-    assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 6
-    own = (
-        curves_figure([Curve(str(n), [0], [0]) for n in range(10)], x_label="", y_label="")
-        .axes[0]
-        .get_lines()
-    )
-    assert len({(line.get_color(), line.get_marker()) for line in own}) == 10
+    def looks(*curves: Curve) -> list[Any]:
+        lines = curves_figure(curves, x_label="", y_label="").axes[0].get_lines()
+        return [(line.get_color(), line.get_marker()) for line in lines]
+
+    kin = looks(*(Curve(str(n), [0, 1], [0, 1], dashed=bool(n % 2), colour=n // 2) for n in range(12)))
+    assert kin[::2] == kin[1::2]
+    assert len({colour for colour, _ in kin}) == len({marker for _, marker in kin}) == 6
+    assert len(set(looks(*(Curve(str(n), [0], [0]) for n in range(10))))) == 10
 
 
 def test_axes_are_written_as_asked() -> None:
-    shares = [0.025, 0.05, 0.3]
-    curve = Curve("a", shares, [0.1, 0.2, 0.3])
-    figure = curves_figure(
-        [curve],
-        x_label="x",
-        y_label="y",
-        x_percent=True,
-        y_percent=True,
-        y_range=(0, 0.5),
-        level_line=(0.5, "chance"),
-    )
+    curve = Curve("a", [0.025, 0.05, 0.3], [0.1, 0.2, 0.3])
+    shares: dict[str, Any] = {"x_percent": True, "y_percent": True, "y_range": (0, 0.5)}
+    figure = curves_figure([curve], x_label="x", y_label="y", **shares, level_line=(0.5, "chance"))
     written = texts(figure)
-    assert written[:3] == ["2.5%", "5%", "30%"]
-    assert written[-1] == "50%"
+    assert (written[:3], written[-1]) == (["2.5%", "5%", "30%"], "50%")
     assert figure.axes[0].get_ylim() == (0, 0.5)
     # Named below with the curves, where it hides none of them.
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "chance"]
     assert not figure.axes[0].texts
-    wide = curves_figure(
-        [Curve("a", [10, 100, 10_000], [-1, 2, 3])], x_label="", y_label="", log_x=True, log_y=True
-    )
-    assert (wide.axes[0].get_xscale(), wide.axes[0].get_yscale()) == ("log", "log")
-    assert texts(wide)[:3] == ["10", "100", "10,000"]
+    wide = Curve("a", [10, 100, 10_000], [-1, 2, 3])
+    logarithmic = curves_figure([wide], x_label="", y_label="", log_x=True, log_y=True)
+    assert (logarithmic.axes[0].get_xscale(), logarithmic.axes[0].get_yscale()) == ("log", "log")
+    assert texts(logarithmic)[:3] == ["10", "100", "10,000"]
 
 
 def test_nothing_runs_out_of_a_figure() -> None:
