@@ -26,19 +26,6 @@ def noise(seed: int, scale: float = 1.0) -> Tensor:
 
 
 @BOTH
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), radius=st.floats(0, 2), scale=st.floats(0, 5))
-def test_projection_lies_in_ball_and_bounds_and_keeps_what_is_inside(
-    kind: type[Ball], seed: int, radius: float, scale: float
-) -> None:
-    threat, origin = kind(radius), images()
-    projected = threat.project(origin + noise(seed, scale), origin)
-    assert (threat.distance(projected, origin) <= radius + 1e-12).all()
-    assert ((projected >= 0) & (projected <= 1)).all()
-    assert_close(threat.project(projected, origin), projected, rtol=0, atol=1e-12)
-
-
-@BOTH
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_no_point_of_the_ball_is_nearer_than_the_projection(kind: type[Ball], seed: int) -> None:
@@ -56,7 +43,7 @@ def test_linf_projection_with_bounds_is_the_nearest_admissible_point() -> None:
 
 
 @BOTH
-def test_random_starts_fill_the_ball(kind: type[Ball]) -> None:
+def test_random_starts_fill_the_ball_and_every_orthant_alike(kind: type[Ball]) -> None:
     origin = torch.full((4000, 2), 0.5, dtype=torch.float64)
     threat = kind(0.25, bounds=None)
     lengths = threat.distance(threat.random_start(origin, torch.Generator().manual_seed(1)), origin) / 0.25
@@ -65,15 +52,10 @@ def test_random_starts_fill_the_ball(kind: type[Ball]) -> None:
     for r in (0.3, 0.6, 0.9):
         share = float((lengths <= r).double().mean())
         assert abs(share - r**2) < 4 * math.sqrt(r**2 * (1 - r**2) / 4000)
-
-
-@BOTH
-def test_random_starts_lie_in_every_orthant_alike(kind: type[Ball]) -> None:
     origin = torch.full((4000, 3), 0.5, dtype=torch.float64)
-    offset = kind(0.25, bounds=None).random_start(origin, torch.Generator().manual_seed(1)) - origin
+    offset = threat.random_start(origin, torch.Generator().manual_seed(1)) - origin
     orthant = ((offset > 0) * torch.tensor([1, 2, 4])).sum(1)
-    expected = 4000 / 8
-    assert (orthant.bincount(minlength=8) - expected).abs().max() < 4 * math.sqrt(expected)
+    assert (orthant.bincount(minlength=8) - 500).abs().max() < 4 * math.sqrt(500)
 
 
 @BOTH

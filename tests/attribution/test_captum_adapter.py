@@ -51,6 +51,10 @@ def test_options_reach_the_constructor_or_the_call() -> None:
     assert layer(model, inputs, TARGET).shape == (3, 3, 2, 2)
     occlusion = CaptumAttribution(Occlusion, sliding_window_shapes=(1, 2, 2))
     assert occlusion(model, inputs, TARGET).shape == inputs.shape
+    # And those of the Captum-style call.
+    bound = CaptumAttribution(CaptumIntegratedGradients, n_steps=3).bind(model)
+    found = bound.attribute(inputs, 0.5, target=TARGET, n_steps=20)
+    assert_close(found, IntegratedGradients(20, baseline=0.5)(model, inputs, TARGET))
 
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning")
@@ -60,13 +64,6 @@ def test_classes_that_need_a_module_work_and_leave_no_hooks() -> None:
     change = (model(inputs) - model(0 * inputs))[torch.arange(3), TARGET]
     assert_close(maps.flatten(1).sum(dim=1), change.detach())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-def test_baselines_and_steps_of_the_captum_style_call() -> None:
-    model, inputs = network(), images()
-    bound = CaptumAttribution(CaptumIntegratedGradients, n_steps=3).bind(model)
-    found = bound.attribute(inputs, 0.5, target=TARGET, n_steps=20)
-    assert_close(found, IntegratedGradients(20, baseline=0.5)(model, inputs, TARGET))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import hashlib
 import importlib
 import json
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -96,40 +94,39 @@ def test_the_folder_holds_what_the_run_says(trained: Trained) -> None:
     assert {"loss", "natural_loss", "gradient_norm", "learning_rate"} <= set(steps[0])
 
 
-def test_what_kills_left_behind_is_cleared_away(tmp_path: Path, trained: Trained) -> None:
-    (tmp_path / "run").mkdir()
-    leftover = tmp_path / "run" / ".log.jsonl.123.abc.tmp"
-    leftover.write_text("half")
-    trained("run", steps=2)
-    assert not leftover.exists()
-    # Killed between the result and the removal of what led to it.
-    (tmp_path / "run" / "checkpoints").mkdir()
-    (tmp_path / "run" / "checkpoints" / "step-00000002.pt").touch()
-    leftover.write_text("half")
-    trained("run", steps=2)
-    assert not leftover.exists()
-    assert not (tmp_path / "run" / "checkpoints").exists()
+def test_a_finished_run_is_only_loaded_and_others_are_refused_in_its_folder(
+    tmp_path: Path, stripes: Dataset, trained: Trained
+) -> None:
+    import fcntl
 
-
-def test_a_finished_run_is_loaded_and_no_more(stripes: Dataset, trained: Trained) -> None:
     def times(folder: Path) -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != ".lock"}
 
+    folder = tmp_path / "run"
+    leftover, checkpoint = folder / ".log.jsonl.123.abc.tmp", folder / "checkpoints" / "step-00000002.pt"
+    folder.mkdir()
+    leftover.write_text("half")
     run = trained("run")
+    assert not leftover.exists()
     before = times(run.folder)
+    # Killed between the result and the removal of what led to it.
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    leftover.write_text("half")
     inputs, _ = stripes.test.batch(range(5))
     for again in (trained("run"), load(run.folder)):
         assert not again.model.training
         assert (again.settings, again.result) == (run.settings, run.result)
         assert torch.equal(again.model(inputs), run.model(inputs))
+    # What kills left behind is cleared away.
     assert times(run.folder) == before
-
-
-@pytest.mark.parametrize("change", [{"learning_rate": 0.1}, {"seed": 1}, {"objective": "adversarial"}])
-def test_other_settings_are_refused_in_the_same_folder(trained: Trained, change: dict[str, Any]) -> None:
-    trained("run")
-    with pytest.raises(UsageError, match=next(iter(change))):
-        trained("run", **{"objective": "natural", **change})
+    for change in ({"learning_rate": 0.1}, {"seed": 1}, {"objective": "adversarial"}):
+        with pytest.raises(UsageError, match=next(iter(change))):
+            trained("run", **change)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process"):
+            trained("run")
 
 
 def test_a_seed_decides_everything_but_what_is_delivered(
@@ -242,21 +239,6 @@ def test_a_training_does_not_depend_on_who_calls(
     assert all(torch.equal(value, plain[name]) for name, value in other.items())
 
 
-@pytest.mark.parametrize("width", [4, 6])
-def test_a_narrow_resnet_is_trained_in_a_layout_that_holds(tmp_path: Path, width: int) -> None:
-    # In a process of its own: in channels_last its backward pass writes beyond its memory.
-    code = f"""
-from veridical import train
-train(data="mnist-5k", model="resnet18", model_options={{"width": {width}}}, out="run",
-      objective="natural", progress=False, validation=0, train_examples=40, batch_size=20, steps=2, threads=1)
-"""
-    checked = {**os.environ, "MALLOC_CHECK_": "3"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=checked, check=False)
-    assert done.returncode == 0
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["environment"]["layout"] == "contiguous_format"
-
-
 @dataclass(frozen=True)
 class Explodes:
     """The natural loss, until its data set's image number `image` is met."""
@@ -307,11 +289,18 @@ def steep_root(
     return ObjectiveValue((0 * model(inputs)).square().sum(1).sqrt())
 
 
-def test_the_images_of_a_batch_are_named_by_their_numbers_in_the_data_set(
+def test_a_run_that_stopped_names_its_images_by_their_numbers_in_the_data_set_and_is_not_loaded(
     tmp_path: Path, stripes: Dataset, trained: Trained
 ) -> None:
     with pytest.raises(RunError, match="the gradient was not finite at step 0"):
         trained("run", objective=steep_root, validation=200, batch_size=40)
+    with pytest.raises(RunError, match="not finished"):
+        load(tmp_path / "run")
+    with pytest.raises(RunError, match="no such folder"):
+        load(tmp_path / "nothing")
+    (tmp_path / "claim.json").write_text(json.dumps({"kind": "demo", "config": {}}))
+    with pytest.raises(RunError, match="holds the results of `veridical demo`"):
+        load(tmp_path)
     batch = json.loads((tmp_path / "run" / "stopped.json").read_text())["batch"]
     held = torch.ones(240, dtype=torch.bool)
     held[batch] = False
@@ -325,26 +314,14 @@ def test_the_images_of_a_batch_are_named_by_their_numbers_in_the_data_set(
         none.validation_images(stripes)
 
 
-def test_a_folder_in_use_is_refused(tmp_path: Path, trained: Trained) -> None:
-    import fcntl
-
-    trained("run")
-    with (tmp_path / "run" / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another process"):
-            trained("run")
-
-
-def test_without_the_package_tensorboard_is_refused_before_the_folder_is_claimed(
-    tmp_path: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+def test_tensorboard_events_are_written_on_request_and_refused_before_the_folder_is_claimed(
+    tmp_path: Path, trained: Trained
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UsageError, match="not installed"):
-        trained("run", tensorboard=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        with pytest.raises(UsageError, match="not installed"):
+            trained("run", tensorboard=True)
     assert not (tmp_path / "run").exists()
-
-
-def test_tensorboard_events_are_written_on_request(trained: Trained) -> None:
     pytest.importorskip("tensorboard")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensorboard's own imports
@@ -353,18 +330,6 @@ def test_tensorboard_events_are_written_on_request(trained: Trained) -> None:
         events = module.EventAccumulator(str(run.folder / "tensorboard"))
         events.Reload()
         assert [event.step for event in events.Scalars("validation_natural_accuracy")] == [10, 20, 30]
-
-
-def test_what_is_no_finished_run_says_how_to_go_on(tmp_path: Path, trained: Trained) -> None:
-    with pytest.raises(RunError):
-        trained("run", objective=steep_root)
-    with pytest.raises(RunError, match="not finished"):
-        load(tmp_path / "run")
-    with pytest.raises(RunError, match="no such folder"):
-        load(tmp_path / "nothing")
-    (tmp_path / "claim.json").write_text(json.dumps({"kind": "demo", "config": {}}))
-    with pytest.raises(RunError, match="holds the results of `veridical demo`"):
-        load(tmp_path)
 
 
 def test_damaged_changed_weights_and_those_that_are_not_finite_are_refused(trained: Trained) -> None:
