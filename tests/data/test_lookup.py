@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from veridical.cli.data import ListOptions, list_data
+from veridical.cli.actions import ListOptions, list_data
 from veridical.cli.main import main
 from veridical.data import DATASETS, Dataset, Split, available, load
 from veridical.data.array_files import DEBIAN_FASHION, IDX_STEMS

@@ -1,1 +1,1 @@
-"""The command line: one module per command, imported when that command runs and not before."""
+"""The command line; what a command needs is imported when it runs and not before."""

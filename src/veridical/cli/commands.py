@@ -35,15 +35,15 @@ def options_of(target: Any) -> Any:
 
 _TABLE = (
     # Train and examine.
-    ("train", "cli.train:train", "train a classifier, plainly or so that explanations hold still"),
+    ("train", "cli.actions:train", "train a classifier, plainly or so that explanations hold still"),
     ("attack", "studies.attack:Attack", "attack the explanations of a model, measure what holds"),
-    ("compare", "cli.reports:compare", "put finished attacks side by side on one page"),
+    ("compare", "cli.actions:compare", "put finished attacks side by side on one page"),
     (
         "diffroar",
         "studies.diffroar:DiffRoar",
         "measure by retraining whether an attribution ranks informative pixels first",
     ),
-    ("diffroar-report", "cli.reports:report", "overlay curves of finished diffroars on a page"),
+    ("diffroar-report", "cli.actions:report", "overlay curves of finished diffroars on a page"),
     ("sanity", "studies.sanity:Sanity", "check whether explanations care what a network has learnt"),
     # Studies where the truth is known.
     ("leakage", "studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"),
@@ -54,7 +54,7 @@ _TABLE = (
     ("block-margin", "studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"),
     ("demo", "studies.demo:Demo", "train, attack and show a natural and a robust model on digits"),
     # Studies from outside, whose options are known when the first argument is.
-    ("run", "cli.studies:own_study", "run a study of your own, module:Study (needs --trust-code)"),
+    ("run", "studies.study:load_study", "run a study of your own, module:Study (needs --trust-code)"),
     # Data sets.
     (
         "make-block-mnist",
@@ -62,7 +62,7 @@ _TABLE = (
         "write images of blocks of which one carries the label",
     ),
     ("make-shortcut", "studies.generated:make_shortcut", "write images with a planted shortcut"),
-    ("data", "cli.data:list_data", "list the data sets: which are available, and where they lie"),
+    ("data", "cli.actions:list_data", "list the data sets: which are available, and where they lie"),
 )
 
 COMMANDS: Mapping[str, Command] = {

@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from veridical._version import __version__
@@ -12,6 +12,7 @@ from veridical.cli.commands import COMMANDS, Command, options_of
 from veridical.runtime.errors import UsageError, VeridicalError, unknown_name_error, visible
 
 OK, FAILURE, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+_TRUST = "--trust-code"
 
 
 def main(argv: Sequence[str] | None = None, commands: Mapping[str, Command] = COMMANDS) -> int:
@@ -61,14 +62,12 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
     prog = f"veridical {name}"
     if name == "run":  # the options are those of the study that is named first
         prog += f" {arguments[0] if arguments else ''}"
-        target, arguments = target(arguments)
+        target, arguments = _load_own(target, arguments)
     description = inspect.getdoc(target) or command.summary
     # All options are checked here, so that no folder is made for a line that is refused.
     options = parse_options(options_of(target), arguments, prog=prog, description=description)
     if isinstance(target, type):
-        from veridical.cli.studies import run_study
-
-        return run_study(target, options)
+        return _run_study(target, options)
     result: int | str = target(options)
     if isinstance(result, str):
         from veridical.cli.terminal import say
@@ -76,6 +75,40 @@ def _run(name: str, arguments: list[str], commands: Mapping[str, Command]) -> in
         say(result)
         return OK
     return result
+
+
+def _load_own(load_study: Callable[..., Any], arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Import the study that the first argument names, "module:Study"; return it and its own arguments."""
+    spec, *rest = arguments or [""]
+    if not spec or spec.startswith("-"):
+        raise UsageError(
+            f"expected `veridical run module:Study {_TRUST} [options]`, the study first. "
+            "--help behind it shows its options."
+        )
+    study = load_study(spec, trust_code=_TRUST in rest)
+    if "trust_code" not in study.Options.__dataclass_fields__:
+        rest = [argument for argument in rest if argument != _TRUST]  # it was for the import alone
+    return study, rest
+
+
+def _run_study(study: Any, options: Any) -> int:
+    """Run a study, or continue it: a bar for each stage, then tables, findings and where the page is."""
+    from veridical.cli.terminal import print_table, say, stage_jobs
+
+    planned = study(options)
+    forecast = planned.forecast()
+    if forecast is not None:
+        say(forecast)
+        return OK
+    with stage_jobs(shown=options.progress) as progress:
+        result = planned.run(progress)
+    # Read back from the folder, so that the terminal shows what a page drawn later would.
+    for title, table in study.tables(result).items():
+        print_table(table, title)
+    for line in study.findings(result):
+        say(line)
+    say(f"report: {result.folder / 'report.html'}")
+    return OK
 
 
 def _overview(commands: Mapping[str, Command]) -> str:

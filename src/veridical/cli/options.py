@@ -33,6 +33,7 @@ _NAMES = {
     "{attributions}": "veridical.attribution.registry:ATTRIBUTIONS",
     "{directions}": "veridical.attacks.directions:DIRECTIONS",
 }
+_OBJECTIVES = "veridical.training.penalties:OBJECTIVES"
 # Of a file of options in YAML, and of the lists and mappings in each other there.
 _MOST_BYTES, _DEEPEST = 100_000, 20
 
@@ -110,6 +111,13 @@ def _positional(options: Any) -> str | None:
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of a command's description, which shows whole command lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """The description, with a line for each objective where it lists them."""
+        if "{objectives}" in text:
+            known = import_named("help", _OBJECTIVES, "a registry").entries()
+            text = text.replace("{objectives}", "\n  ".join(f"{one.name:<16}{one.summary}" for one in known))
+        return super()._fill_text(text, width, indent)
 
     def _expand_help(self, action: argparse.Action) -> str:
         """What help says of an option: names of a registry filled in, and a type read as "int | null"."""

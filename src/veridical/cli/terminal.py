@@ -93,19 +93,6 @@ def print_table(table: Table, title: str = "") -> None:
         console.print(f"{place:>{width}}  {visible(row[0])}", highlight=False)
 
 
-def print_results(
-    table: Table, title: str = "", *, markdown: bool = False, transposed: str | None = None
-) -> None:
-    """Print a table for a reader or, as Markdown, for a document.
-
-    transposed: a reader gets columns as rows, under this heading.
-    """
-    if markdown:
-        say(table.to_markdown())
-    else:
-        print_table(table if transposed is None else table.transposed(transposed), title)
-
-
 def _stack(row: Sequence[str], kept: int, width: int) -> list[str]:
     """A row's cells with their brackets in lines of `width` below, or without them from column `kept` on."""
     cells = [row[0]]
