@@ -11,6 +11,7 @@ from veridical.attribution.registry import ATTRIBUTIONS
 from veridical.cli.options import parse_options
 from veridical.runtime.checking import POSITIONAL, Checked
 from veridical.runtime.errors import UsageError
+from veridical.training.penalties import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -171,56 +172,34 @@ class Grouped(Group):
     """A command's own options.
 
     Args:
-        colour: The colour here.
-    """
-
-    own: int = 2
-    colour: str = "blue"
-
-
-def test_help_shows_what_a_command_inherits_under_the_words_of_its_group(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit):
-        parse_options(Grouped, ["--help"], prog="veridical test")
-    own, shared = capsys.readouterr().out.split("What commands share:")
-    assert "--own" in own
-    assert "The colour here. (type: str, default: blue)" in own
-    assert "How fast. (type: int, default: 1)" in shared
-    assert "--colour" not in shared
-    assert parse_options(Grouped, ["--speed", "3"], prog="veridical test") == Grouped(speed=3)
-
-
-@dataclass(frozen=True)
-class Named:
-    """Options that name things.
-
-    Args:
-        attribution: One of {attributions}.
+        out: The folder of the results.
+        colour: One of {attributions}.
         attack: One of {directions}.
     """
 
-    attribution: str = "random"
+    out: str
+    colour: str = "blue"
     attack: str = "topk"
 
 
-def test_help_lists_the_names_of_a_registry(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_options(Named, ["--help"], prog="veridical test")
-    text = "".join(capsys.readouterr().out.split())  # lines break within names
-    assert f"Oneof{','.join(ATTRIBUTIONS)}." in text
-    assert f"Oneof{','.join(DIRECTIONS)}." in text
-
-
-def test_help_prints_what_the_docstring_says_of_each_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_docstrings_and_registries_do_and_what_is_inherited(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse("--help")
+        parse_options(Grouped, ["--help"], prog="veridical test", description="One of:\n  {objectives}")
     assert stop.value.code == 0
-    out = capsys.readouterr().out
-    assert "The folder of the results. (required, type: str)" in out
-    assert "usage: veridical test --out OUT [options]" in out
-    assert "--data-root DATA_ROOT" in out
-    assert "_root " not in out
+    shown = capsys.readouterr().out
+    assert "usage: veridical test --out OUT [options]" in shown
+    assert "The folder of the results. (required, type: str)" in shown
+    own, shared = shown.split("What commands share:")
+    assert "How fast. (type: int, default: 1)" in shared
+    assert "--colour" not in shared
+    text = "".join(own.split())  # lines break within names
+    assert f"Oneof{','.join(ATTRIBUTIONS)}.(type:str,default:blue)" in text
+    assert f"Oneof{','.join(DIRECTIONS)}." in text
+    assert all(f"\n  {name} " in own for name in OBJECTIVES)
+    given = ["--speed", "3", "--out", "o"]
+    assert parse_options(Grouped, given, prog="veridical test") == Grouped(speed=3, out="o")
 
 
 @dataclass(frozen=True)

@@ -38,20 +38,13 @@ def test_flat_flags_reach_objective_and_optimiser(
     assert printed.err == ""
 
 
-def test_the_same_command_again_says_that_it_is_finished(
+def test_the_same_command_again_says_that_it_is_finished_and_another_is_refused(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = command(squares, tmp_path / "run", "--objective", "natural")
-    assert main(arguments) == 0
-    assert "finished already" not in capsys.readouterr().out
-    assert main(arguments) == 0
-    assert "finished already" in capsys.readouterr().out
-
-
-def test_another_command_in_the_same_folder_is_refused(
-    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(command(squares, tmp_path / "run", "--objective", "natural")) == 0
+    for is_finished in (False, True):
+        assert main(arguments) == 0
+        assert ("finished already" in capsys.readouterr().out) is is_finished
     assert main(command(squares, tmp_path / "run", *ROBUST)) == 2
     assert "belongs to another run" in capsys.readouterr().err
 

@@ -1,7 +1,6 @@
 """Pages of finished DiffROAR measurements: titles, what compares, and that the page shows the results."""
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from veridical.runtime.errors import RunError, UsageError
-from veridical.studies.diffroar import DiffRoar
+from veridical.runtime.errors import UsageError
 from veridical.studies.diffroar_page import (
     differences_figure,
     diffroar_headline,
@@ -163,25 +161,13 @@ def test_the_page_says_how_it_was_measured(measured: Build, tmp_path: Path) -> N
     found = name_measurements([measured(), measured("adversarial")])
     found["input-gradient, Natural training"].document["results"]["notes"].append("Only here.")
     text = page_of(tmp_path, found)
-    for told in (
-        "stripes, 240 training and 30 test images",
-        "objective natural, steps 6, batches of 24",
-        "training mean of each channel",
-        "12.5%",
-        "input-gradient, Natural training: Only here.",
-        "tells networks more at every level",
-        "Adversarial training (l2 1)",
-    ):
+    for told in ("stripes, 240 training and 30 test images", "objective natural, steps 6, batches of 24"):
         assert told in text, told
+    for told in ("training mean of each channel", "12.5%", "input-gradient, Natural training: Only here."):
+        assert told in text, told
+    assert "tells networks more at every level" in text
+    assert "Adversarial training (l2 1)" in text
     assert text.count("A note.") == 1
-
-
-def test_a_folder_of_something_else_is_refused(tmp_path: Path, place: Path) -> None:
-    with pytest.raises(RunError, match="does not exist"):
-        DiffRoar.read(tmp_path)
-    shutil.copytree(place / "natural-attack", tmp_path / "attack")
-    with pytest.raises(RunError, match="not a finished diffroar"):
-        DiffRoar.read(tmp_path / "attack")
 
 
 def test_the_table_has_the_numbers_of_the_results(measured: Build) -> None:

@@ -44,13 +44,10 @@ def test_blocks_are_written_described_and_trained_on(
     assert document["config"]["data"]["checksum"] == made.checksum
     assert document["config"]["layout"] == 2
     found = document["results"]["train"]
-    assert found["images"] == 60
+    assert (found["images"], found["mask_share"]) == (60, 0.25)
     assert found["by_class"] == {"0": 20, "1": 20, "2": 20}
     assert sum(found["by_place"]["block"].values()) == 60
-    assert found["mask_share"] == 0.25
-    page = (out / "report.html").read_text()
-    assert "The first train images" in page
-    assert "<svg" in page
+    assert "The first train images" in (out / "report.html").read_text()
     run = tmp_path / "run"
     arguments = ["train", "--data", str(out / "data.npz"), "--model", "mlp", "--objective", "natural"]
     arguments += ["--steps", "2", "--validation", "10", "--no-progress", "--out", str(run)]
@@ -94,16 +91,11 @@ def test_a_shortcut_is_written(source: str, tmp_path: Path) -> None:
     made = shortcut(ShortcutOptions(source=source, size=3, rate=1.0, test="gone"))
     assert load_masked(out / "data.npz").describe() == made.describe()
     results = json.loads((out / "result.json").read_text())["results"]
-    assert results["train"]["by_place"] == {
-        "place": {"0": 20, "1": 20, "2": 20},
-        "agrees": {"1": 60},
-    }
-    assert results["test"]["by_place"]["place"] == {"-1": 20}
-    assert results["test"]["mask_share"] == 0
-    assert (
-        main(["make-shortcut", "--source", "mnist", "--data-root", str(tmp_path), "--out", str(out / "x")])
-        == 1
-    )
+    by_place = {"place": {"0": 20, "1": 20, "2": 20}, "agrees": {"1": 60}}
+    assert results["train"]["by_place"] == by_place
+    assert (results["test"]["by_place"]["place"], results["test"]["mask_share"]) == ({"-1": 20}, 0)
+    missing = ["--source", "mnist", "--data-root", str(tmp_path), "--out", str(out / "x")]
+    assert main(["make-shortcut", *missing]) == 1
 
 
 def test_the_picture_of_all_kinds_has_every_null_position_and_layout(

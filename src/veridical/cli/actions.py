@@ -105,7 +105,6 @@ def compare(options: CompareOptions) -> int:
     from veridical.runtime.files import claim_folder, result_document, write_json
     from veridical.studies.attack import Attack
     from veridical.studies.attack_page import (
-        REPORT,
         attack_table,
         attack_verdict,
         check_comparable,
@@ -114,6 +113,7 @@ def compare(options: CompareOptions) -> int:
         robustness_scatter,
         write_attack_page,
     )
+    from veridical.studies.study import REPORT, RESULT
 
     if len(options.attacks) < 2:
         raise argument_error("attacks", options.attacks, "at least two folders of finished attacks")
@@ -126,7 +126,7 @@ def compare(options: CompareOptions) -> int:
         for part in ("results", "config", "environment", "timing")
     ]
     folder = claim_folder(options.out, "compare", {"attacks": parts[1]})
-    write_json(folder / "result.json", result_document(*parts))
+    write_json(folder / RESULT, result_document(*parts))
     data = found[0].config["data"]["name"]
     same = "" if options.any_protocol else ", attacked in the same way on the same images"
     page = write_attack_page(

@@ -36,6 +36,8 @@ from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyRes
 from veridical.training.subject import load_examined, load_subject
 
 _EDGES = ("top", "bottom", "left", "right")
+# What a job is told of an examination beside its ball and protocol.
+_STEPS = ("pgd_steps", "pgd_step_size", "window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +95,12 @@ class Attack(Study[AttackOptions]):
         radii = tuple(sorted(options.radius)) if options.radius else ()
         if radii and main not in radii:
             main = radii[-1]
+        given = ("norm", "k", "steps", "step_size", "pgd_steps", "pgd_step_size")
         self.settings = evaluation_settings(
             self.data.name,
             self.data.shape,
-            norm=options.norm,
             radius=main,
-            k=options.k,
-            steps=options.steps,
-            step_size=options.step_size,
-            pgd_steps=options.pgd_steps,
-            pgd_step_size=options.pgd_step_size,
+            **{name: getattr(options, name) for name in given},
         )
         self.radii = radii or (self.settings.radius,)
         k, steps, length = self.settings.k, self.settings.steps, self.settings.step_size
@@ -202,9 +200,7 @@ class Attack(Study[AttackOptions]):
                 "method": self.options.attribution,
                 "radius": examination.ball.radius,
                 "protocol": asdict(examination.protocol),
-                "pgd_steps": examination.pgd_steps,
-                "pgd_step_size": examination.pgd_step_size,
-                "window": examination.window,
+                **{name: getattr(examination, name) for name in _STEPS},
                 "first": batch.start,
                 "images": len(batch),
                 "pictures": min(max(0, examination.pictures - batch.start), len(batch)),
@@ -241,10 +237,7 @@ class Attack(Study[AttackOptions]):
             attack=direction,
             protocol=Protocol(**plan),
             ball=ball(values["norm"], values["radius"]),
-            pgd_steps=values["pgd_steps"],
-            pgd_step_size=values["pgd_step_size"],
-            window=values["window"],
-            seed=values["seed"],
+            **{name: values[name] for name in (*_STEPS, "seed")},
             pictures=first + values["pictures"],
         )
         return {"images": images, **examination.examine(model, split, range(first, first + images))}

@@ -194,7 +194,6 @@ def run_title(attacked: StudyResult) -> str:
     return objective_title(run["objective"]) if "objective" in run else str(run["model"]["name"])
 
 
-REPORT = "report.html"
 _ACCURACIES: Final = (
     Column(
         "natural_accuracy",
@@ -328,11 +327,9 @@ def _attack_columns(attacks: Attacks) -> list[Column]:
     for measure in _MAPS_COMPARED.values():
         name = _SHORT_LABELS.get(measure.name, measure.label)
         heading = f"{name} ({measure.short})" if measure.short else name
-        meaning = (
-            f"{measure.label} before and after the attack: {measure.help.format(k=f'{k:,}')}; mean over the"
-        )
         unit: Unit = "number" if measure.unit == "correlation" else measure.unit
-        meaning = f"{meaning} correctly classified images."
+        what = f"{measure.label} before and after the attack: {measure.help.format(k=f'{k:,}')}"
+        meaning = f"{what}; mean over the correctly classified images."
         columns.append(Column(measure.name, heading, unit, measure.alike, meaning))
     return columns
 
@@ -346,9 +343,12 @@ def _comparison_panels(attacks: Attacks) -> list[Panel]:
     if len(attacks) < 2:
         return []
     drawn = []
+    across = [_ACCURACIES[1].cell(one) for one in _intervals_of(attacks, "adversarial_accuracy").values()]
     for column in _steadiness(attacks):
+        measured = _intervals_of(attacks, column.key).items()
         told = [
-            f"{name}: {column.cell(_read(one, column.key))} at {_aa(one)}" for name, one in attacks.items()
+            f"{name}: {column.cell(one)} at {accuracy}"
+            for (name, one), accuracy in zip(measured, across, strict=True)
         ]
         alt = f"{column.heading} against adversarial accuracy. {'; '.join(told)}."
         drawn.append(Illustration(robustness_scatter(attacks, [column]), "", alt))
@@ -360,10 +360,6 @@ def _comparison_panels(attacks: Attacks) -> list[Panel]:
     return panels
 
 
-def _aa(attacked: StudyResult) -> str:
-    return _ACCURACIES[1].cell(_read(attacked, "adversarial_accuracy"))
-
-
 _PAIRED = (
     "Differences are second minus first, over the images that both classify correctly. Paired, their "
     "intervals are narrower than those of the two means."
@@ -372,15 +368,11 @@ _PAIRED = (
 
 def robustness_scatter(attacks: Attacks, measures: Sequence[Column] | None = None) -> Figure:
     """Adversarial accuracy against IN and against CO, a point with 95% intervals per attack."""
-    across = {name: _read(one, "adversarial_accuracy") for name, one in attacks.items()}
-    charts = [
-        (
-            c.heading,
-            c.unit == "share",
-            {name: (across[name], _read(one, c.key)) for name, one in attacks.items()},
-        )
-        for c in measures or _steadiness(attacks)
-    ]
+    across = _intervals_of(attacks, "adversarial_accuracy")
+    charts = []
+    for column in measures or _steadiness(attacks):
+        points = {name: (across[name], one) for name, one in _intervals_of(attacks, column.key).items()}
+        charts.append((column.heading, column.unit == "share", points))
     return scatter_figure(charts, x_label="adversarial accuracy (AA)")
 
 
@@ -440,6 +432,10 @@ def _read(attacked: StudyResult, name: str) -> Interval:
     return Interval.read(attacked.results.get(name))
 
 
+def _intervals_of(attacks: Attacks, name: str) -> dict[str, Interval]:
+    return {title: _read(attacked, name) for title, attacked in attacks.items()}
+
+
 def _condition(attacked: StudyResult) -> str:
     """The clause on what the attack may do."""
     radius = radius_text(attacked.config["evaluation"]["radius"])
@@ -455,18 +451,16 @@ def _kept(attacked: StudyResult) -> list[str]:
     share = _read(attacked, "topk_intersection")
     if share.value is None:
         return []
-    headline = (
-        f"After the attack, explanations keep {percents([share.value])[0]} of their most important pixels"
-    )
+    kept = f"After the attack, explanations keep {percents([share.value])[0]} of their most important pixels"
     if share.low is None or share.high is None:
-        return [f"{headline}."]
-    return [f"{headline} (95% interval {percent(share.low, 1)} to {percent(share.high, 1)})."]
+        return [f"{kept}."]
+    return [f"{kept} (95% interval {percent(share.low, 1)} to {percent(share.high, 1)})."]
 
 
 def _overlap(attacks: Attacks) -> str:
     """One sentence on the top-k intersection of every model."""
     first = next(iter(attacks.values()))
-    shares = {name: _read(one, "topk_intersection").value for name, one in attacks.items()}
+    shares = {name: one.value for name, one in _intervals_of(attacks, "topk_intersection").items()}
     known = {name: value for name, value in shares.items() if value is not None}
     clauses: list[str] = []
     for name, share in zip(known, percents(list(known.values())), strict=True):
@@ -490,8 +484,8 @@ def _chance(attacked: StudyResult) -> str:
 
 
 def _rank(attacks: Attacks) -> str:
-    known = {name: _read(one, "kendall_tau").value for name, one in attacks.items()}
-    parts = [f"{signed(value, 2)} for {quoted(name)}" for name, value in known.items() if value is not None]
+    taus = _intervals_of(attacks, "kendall_tau").items()
+    parts = [f"{signed(tau.value, 2)} for {quoted(name)}" for name, tau in taus if tau.value is not None]
     if not parts:
         return ""
     return (
@@ -595,7 +589,7 @@ def _counts(attacks: Attacks) -> Iterator[str]:
 
 def _intervals(column: Column, attacks: Attacks) -> Illustration | None:
     """A measure of all models to one scale; None where it was not measured."""
-    rows = {name: _read(one, column.key) for name, one in attacks.items()}
+    rows = _intervals_of(attacks, column.key)
     known = [end for one in rows.values() for end in (one.value, one.low, one.high) if end is not None]
     if not known:
         return None
@@ -818,7 +812,8 @@ def _protocol(attacks: Attacks) -> dict[str, object]:
         "Attack on predictions": f"{evaluation['pgd_steps']} steps of {evaluation['pgd_step_size']:.4g} "
         "from one random start, last iterate",
         "Left as they were, and counted as unharmed": ", ".join(
-            f"{name} {_share(attacked.results['not_found'])}" for name, attacked in attacks.items()
+            f"{name} {'(none attacked)' if one.value is None else percent(one.value, 1)}"
+            for name, one in _intervals_of(attacks, "not_found").items()
         ),
         "Gradients per explanation attacked": f"{results['gradient_evaluations']['explanation']:,}",
     }
@@ -833,10 +828,6 @@ def _training_words(run: Mapping[str, Any]) -> str:
     ]
     recipe = [run["objective"], f"{run['recipe']} recipe"] if "objective" in run else []
     return ", ".join([run["model"]["name"], *recipe, *told])
-
-
-def _share(interval: Mapping[str, Any]) -> str:
-    return "(none attacked)" if interval["value"] is None else f"{interval['value']:.1%}"
 
 
 def _notes(attacks: Attacks) -> list[str]:

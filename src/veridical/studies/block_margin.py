@@ -83,6 +83,7 @@ COLUMNS = (
     ),
 )
 _CHECKS = (
+    Column("noise", "noise"),
     Column("bias", "offsets"),
     Column("margin", "margin", "number", digits=12),
     Column("dual", "bound", "number", digits=12),
@@ -154,6 +155,12 @@ class Network:
         return f"{self.kind}, noise {self.noise:g}, width {self.width}, radius {self.radius:g}"
 
 
+def _vary(name: str, values: Sequence[float], *networks: Network) -> dict[str, list[Network]]:
+    """Each network at ascending values of one of its settings, by kind."""
+    lines = {one.kind: [{**vars(one), name: value} for value in sorted(values)] for one in networks}
+    return {kind: [Network(**settings) for settings in line] for kind, line in lines.items()}
+
+
 class BlockMargin(Study[BlockMarginOptions]):
     """Construct max-margin classifiers, train networks, and see what of an input their gradients mark.
 
@@ -179,31 +186,18 @@ class BlockMargin(Study[BlockMarginOptions]):
         for name in ("noise", "radius", "width"):
             check_different(name, getattr(options, name))
         self.seeds = range(options.seed, options.seed + options.seeds)
-        noise, width, radius = options.noise[0], options.width[0], options.radius[0]
-        self._world(noise)  # refuses blocks that cannot be
-        linear = Network("linear", noise, 1, 0.0)
-        natural, adversarial = (
-            Network("natural", noise, width, 0.0),
-            Network("adversarial", noise, width, radius),
-        )
-        small = [replace(one, width=options.sweep_width) for one in (natural, adversarial)]
+        self._world(options.noise[0])  # refuses blocks that cannot be
+        natural = Network("natural", options.noise[0], options.width[0], 0.0)
+        adversarial = replace(natural, kind="adversarial", radius=options.radius[0])
+        linear = replace(natural, kind="linear", width=1)
         self.main = (natural, adversarial, linear)
+        small = [replace(one, width=options.sweep_width) for one in (natural, adversarial)]
         self.sweeps = {
-            "width": {
-                one.kind: [replace(one, width=value) for value in sorted(options.width)]
-                for one in (natural, adversarial)
-            },
-            "noise": {
-                one.kind: [replace(one, noise=value) for value in sorted(options.noise)]
-                for one in (*small, linear)
-            },
-            "radius": {
-                "adversarial": [
-                    small[0],
-                    *(replace(small[1], radius=value) for value in sorted(options.radius)),
-                ]
-            },
+            "width": _vary("width", options.width, natural, adversarial),
+            "noise": _vary("noise", options.noise, *small, linear),
+            "radius": _vary("radius", options.radius, small[1]),
         }
+        self.sweeps["radius"]["adversarial"].insert(0, small[0])
 
     def _world(self, noise: float, seed: int = 0) -> BlockWorld:
         return BlockWorld(self.options.blocks, self.options.block_size, noise, seed=seed)
@@ -224,9 +218,7 @@ class BlockMargin(Study[BlockMarginOptions]):
         names = ("deviation", "steps", "learning_rate", "train_examples", "test_examples")
         values = {
             "world": self._world(network.noise, seed).describe(),
-            "kind": network.kind,
-            "width": network.width,
-            "radius": network.radius,
+            **{name: getattr(network, name) for name in ("kind", "width", "radius")},
             **{name: getattr(options, name) for name in names},
             "seed": seed,
         }
@@ -381,7 +373,6 @@ class BlockMargin(Study[BlockMarginOptions]):
             "Three pictures of magnitudes: blocks that carry the label against blocks of the gradient.",
         )
         checks = [{**check, "bias": "yes" if check["bias"] else "no"} for check in results["theorem"]]
-        rows = [[f"{one['noise']:g}", *(one[column.key] for column in _CHECKS)] for one in checks]
         return [
             Panel(title, [_HOW_TO_SEE], [gallery], table),
             Panel("Width, noise and radius", illustrations=_draw_sweeps(results)),
@@ -389,7 +380,7 @@ class BlockMargin(Study[BlockMarginOptions]):
             Panel(
                 "The max-margin classifier",
                 [_CERTIFICATE, _KINKS],
-                table=Table(["noise", *_CHECKS], rows) if rows else None,
+                table=Table(_CHECKS, checks) if checks else None,
             ),
         ]
 

@@ -233,7 +233,7 @@ def diffroar_table(measured: Measured) -> Table:
         *(
             Column(
                 name,
-                _BASELINES.get(name, (name, name))[1],
+                _baseline(name)[1],
                 "points",
                 meaning="The same difference, its interval over retrainings alone, for an order that knows "
                 "nothing of the explained model" + _HOW.get(name, "."),
@@ -257,7 +257,7 @@ def _row(name: str, one: StudyResult, place: int) -> dict[str, object]:
     results = one.results
     point, judged = results["curve"][place], results["verdicts"][place]
     control = _at_level(results["control"]["curve"], point["level"]) if results["control"] else None
-    also = [_BASELINES.get(known, (known, known))[1] for known in judged.get("as_good") or ()]
+    also = [_baseline(known)[1] for known in judged.get("as_good") or ()]
     return {
         "title": name,
         "level": level_text(point["level"]),
@@ -325,6 +325,10 @@ def diffroar_headline(name: str, one: StudyResult) -> str:
     return f"{quoted(name)}: {'; '.join(clauses)}."
 
 
+def _baseline(name: str) -> tuple[str, str, str]:
+    return _BASELINES.get(name, (name, name, name))
+
+
 def _at_level(curve: Sequence[Point], level: float) -> Point | None:
     """A curve's point at a level, or None where it has none."""
     return next((point for point in curve if abs(float(point["level"]) - level) < 1e-9), None)
@@ -337,7 +341,7 @@ def _mode(measured: Measured) -> str:
 def _as_good(judged: Point) -> str:
     """What leaves a difference undecided that it is not above, as a clause; empty for nothing."""
     names = judged.get("as_good") or ()
-    told = ["the masks alone" if name == "masks" else _BASELINES.get(name, (name,))[0] for name in names]
+    told = ["the masks alone" if name == "masks" else _baseline(name)[0] for name in names]
     return f"it does not beat {' or '.join(told)}" if told else ""
 
 
@@ -348,7 +352,7 @@ def _own_findings(name: str, one: StudyResult) -> list[str]:
         told = [
             f"{write_number(p['difference']['value'], 'points')} at {level_text(p['level'])}" for p in curve
         ]
-        words = _BASELINES.get(baseline, (baseline,))[0]
+        words = _baseline(baseline)[0]
         sentences.append(f"{words[:1].upper()}{words[1:]} differs by {listed(told)} (points).")
     control = one.results["control"] or {"curve": [], "chance": None}
     ends = [(point[end], point["level"], end) for point in control["curve"] for end in ("top", "bottom")]
@@ -407,7 +411,8 @@ def _end_panels(measured: Measured) -> list[Panel]:
     mode, drawn = _mode(measured), []
     for end, words in (("top", "most"), ("bottom", "least")):
         lines = [_curve(name, one.results["curve"], end) for name, one in measured.items()]
-        drawn.append(_accuracies(f"Accuracy, {words} attributed {_DONE[mode]}", lines, mode))
+        title = f"Accuracy, {words} attributed {_DONE[mode]}"
+        drawn.append(curves_illustration(lines, **_accuracy_axes(mode), title=title))
     return [Panel("Both ends, side by side", [_BANDS], drawn)]
 
 
@@ -417,24 +422,26 @@ def _own_panel(name: str, one: StudyResult, *, alone: bool) -> Panel:
     random = results["baselines"].get("random", ())
     lines = [_curve(f"{end.capitalize()} {_DONE[mode]}", results["curve"], end) for end in ("top", "bottom")]
     lines += [_curve("Random order", random, "top")] if random else []
-    drawn = [_accuracies("Accuracy after retraining", lines, mode)]
+    accuracy_axes = _accuracy_axes(mode)
+    drawn = [curves_illustration(lines, **accuracy_axes, title="Accuracy after retraining")]
     if results["baselines"]:
         lines = [_curve("This attribution", results["curve"], "difference")]
         for known, curve in results["baselines"].items():
-            lines.append(_curve(_BASELINES.get(known, (known,) * 3)[2], curve, "difference"))
+            lines.append(_curve(_baseline(known)[2], curve, "difference"))
         title = "Difference beside the baselines"
-        drawn.append(curves_illustration(lines, "", **_difference_axes(lines, mode), title=title))
+        drawn.append(curves_illustration(lines, **_difference_axes(lines, mode), title=title))
     if results["control"]:
         control = results["control"]
         lines = [_curve(f"Masks of the {end}", control["curve"], end) for end in ("top", "bottom")]
         chance = None if control["chance"] is None else (control["chance"], "largest class")
         caption = "Networks that saw which coordinates were chosen, and no value of them."
-        drawn.append(_accuracies("Accuracy from the masks alone", lines, mode, caption, chance))
+        more = accuracy_axes | {"level_line": chance, "title": "Accuracy from the masks alone"}
+        drawn.append(curves_illustration(lines, caption, **more))
     # Where there is one of the two alone, it is a line of the first chart.
     if min(len(results["roar"]), len(results["kar"])) > 1:
         lines = [_curve("KAR: top kept", results["kar"], "accuracy")]
         lines.append(_curve("ROAR: top removed", results["roar"], "accuracy"))
-        drawn.append(_accuracies("ROAR and KAR", lines, "either"))
+        drawn.append(curves_illustration(lines, **_accuracy_axes("either"), title="ROAR and KAR"))
     sentences = [_level_sentence(one, place) for place in range(len(results["curve"]))]
     findings = [] if alone else _own_findings(name, one)
     return Panel("Level by level" if alone else name, [*sentences, *findings, _BANDS], drawn)
@@ -475,24 +482,13 @@ def _curve(label: str, curve: Sequence[Point], name: str) -> Curve:
     return Curve.through(label, [float(point["level"]) for point in curve], entries)
 
 
-def _accuracies(
-    title: str,
-    lines: Sequence[Curve],
-    mode: str,
-    caption: str = "",
-    level_line: tuple[float, str] | None = None,
-) -> Illustration:
-    return curves_illustration(
-        lines,
-        caption,
-        title=title,
-        x_label=_share_label(mode),
-        y_label="accuracy",
-        x_percent=True,
-        y_percent=True,
-        y_bounds=(0.0, 1.0),
-        level_line=level_line,
-    )
+def _level_axes(mode: str) -> dict[str, Any]:
+    done = f" {_DONE[mode]}" if mode in _DONE else ""
+    return {"x_label": f"share of the coordinates{done}", "x_percent": True, "y_percent": True}
+
+
+def _accuracy_axes(mode: str) -> dict[str, Any]:
+    return _level_axes(mode) | {"y_label": "accuracy", "y_bounds": (0.0, 1.0)}
 
 
 def _difference_axes(lines: Sequence[Curve], mode: str) -> dict[str, Any]:
@@ -500,19 +496,12 @@ def _difference_axes(lines: Sequence[Curve], mode: str) -> dict[str, Any]:
     ends = [end for line in lines for part in (line.y, line.low or (), line.high or ()) for end in part]
     # With two repeats an interval reaches far beyond what a difference can be; the axis should not.
     known = [min(1.0, max(-1.0, end)) for end in ends if end is not None and math.isfinite(end)]
-    return {
-        "x_label": _share_label(mode),
+    return _level_axes(mode) | {
         "y_label": "difference of accuracies",
-        "x_percent": True,
-        "y_percent": True,
         "y_range": (min([-0.02, *known]), max([0.02, *known])),
         "y_bounds": (-1.0, 1.0),
         "level_line": (0.0, "no difference"),
     }
-
-
-def _share_label(mode: str) -> str:
-    return f"share of the coordinates {_DONE[mode]}" if mode in _DONE else "share of the coordinates"
 
 
 def _every_number(measured: Measured) -> Table:

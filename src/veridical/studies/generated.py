@@ -91,9 +91,7 @@ def make_block_mnist(options: BlockFileOptions) -> str:
         raise argument_error("figure", options.figure, "a file that ends in .png or .svg")
     blocks = _part_of(BlockOptions, options)
 
-    def make() -> MaskedDataset:
-        return block_mnist(blocks, options.data_root, moved=options.moved)
-
+    make = partial(block_mnist, blocks, options.data_root, moved=options.moved)
     config = {**asdict(blocks), "moved": options.moved}
     text = _write("make-block-mnist", config, make, options, "the signal block")
     if figure is None:
@@ -180,17 +178,17 @@ def _write(
 
 def _count(data: MaskedDataset, part: PartName) -> dict[str, object]:
     """Images of a part, by class and by place, and the share of pixels in the masks."""
-    labels = data.split(part).labels.numpy()
-    counts = np.bincount(labels, minlength=data.num_classes).tolist()
-    by_place = {}
-    for name in data.places:
-        if name != "example":
-            values, times = np.unique(data.place(name, part).numpy(), return_counts=True)
-            by_place[name] = dict(zip(map(str, values.tolist()), times.tolist(), strict=True))
+    labels = data.split(part).labels
+    counts = labels.bincount(minlength=data.num_classes).tolist()
+    places = {name: data.place(name, part).unique(return_counts=True) for name in data.places}
     return {
         "images": len(labels),
         "by_class": dict(zip(data.classes, counts, strict=True)),
-        "by_place": by_place,
+        "by_place": {
+            name: dict(zip(map(str, values.tolist()), times.tolist(), strict=True))
+            for name, (values, times) in places.items()
+            if name != "example"
+        },
         "mask_share": float(data.mask(part).double().mean()),
     }
 
