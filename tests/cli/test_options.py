@@ -231,10 +231,9 @@ def test_values_without_a_flag_go_to_the_field_that_takes_them(argv: list[str], 
 
 
 def test_values_without_a_flag_may_be_required(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="folders"):
-        parse_options(Folders, ["--out", "o"], prog="veridical test")
-    with pytest.raises(UsageError, match="--depht"):
-        parse_options(Folders, ["a", "--depht", "1", "--out", "o"], prog="veridical test")
+    for argv, told in ((["--out", "o"], "folders"), (["a", "--depht", "1", "--out", "o"], "--depht")):
+        with pytest.raises(UsageError, match=told):
+            parse_options(Folders, argv, prog="veridical test")
     with pytest.raises(SystemExit):
         parse_options(Folders, ["--help"], prog="veridical test")
     assert "usage: veridical test FOLDERS ... --out OUT [options]" in capsys.readouterr().out

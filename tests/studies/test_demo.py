@@ -7,8 +7,7 @@ import pytest
 from veridical.cli.main import main
 from veridical.runtime.files import read_json
 from veridical.studies import demo as module
-from veridical.studies.demo import Demo, Scale
-from veridical.studies.study import StudyResult
+from veridical.studies.demo import Scale
 
 from .conftest import write_stripes
 
@@ -27,14 +26,14 @@ def test_the_demo_trains_attacks_and_names_its_page(
         assert f"{title}: training steps" in bars
         assert f"{title}: attacked images" in bars
     assert printed.strip().replace("\n", "").endswith(f"report: {out / 'report.html'}")
-    assert all(words in printed for words in ("Natural training", "IG-SUM-NORM", "Kendall's tau (CO): "))
+    assert all(words in printed for words in ("Natural training", "IG-SUM-NORM", "explanations"))
     assert "This is a demonstration on" in (out / "report.html").read_text(encoding="utf-8")
     document = read_json(out / "result.json")
     results = document["results"]
     assert set(results) == {"natural", "ig-sum-norm", "robust_above_natural"}
-    assert list(results["robust_above_natural"].values()) == [
-        "hold better" in line for line in Demo.findings(Demo.read(out))
-    ]
+    for name, is_above in results["robust_above_natural"].items():
+        low, high = results["ig-sum-norm"][name]["low"], results["natural"][name]["high"]
+        assert is_above is (low > high)
     for name in ("natural", "ig-sum-norm"):
         assert results[name] == read_json(out / f"{name}-attack" / "result.json")["results"]
         assert results[name]["examples"] == 12
@@ -56,23 +55,3 @@ def test_missing_data_is_an_error_before_anything_starts(
     assert main(["demo", "--data", str(tmp_path / "none.npz"), "--out", str(tmp_path / "demo")]) in (1, 2)
     assert "none.npz" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
-
-
-@pytest.mark.parametrize(
-    ("robust", "words"),
-    [
-        ((0.5, 0.6), "hold better, and the 95% intervals do not overlap"),
-        ((0.35, 0.6), "no difference is shown: the 95% intervals overlap"),
-        ((0.1, 0.2), "hold less well"),
-    ],
-)
-def test_the_verdict_claims_a_difference_only_for_disjoint_intervals(
-    robust: tuple[float, float], words: str
-) -> None:
-    results = {
-        name: {key: {"value": low, "low": low, "high": high, "n": 9} for key in module.COMPARED}
-        for name, (low, high) in (("natural", (0.3, 0.4)), ("ig-sum-norm", robust))
-    }
-    lines = Demo.findings(StudyResult(Path(), {"results": results}, {}))
-    assert len(lines) == 2
-    assert all(words in line for line in lines)

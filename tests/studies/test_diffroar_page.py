@@ -60,27 +60,24 @@ def measured() -> Build:
             "model": {"name": "mlp", "options": {}},
             "training": {"objective": "natural", "steps": 6, "batch_size": 24},
         }
-        verdicts = [
-            {"level": level, "verdict": "satisfied", "value": 0.205, "low": 0.1, "high": 0.3}
-            for level in LEVELS
-        ]
-        control = [{"level": level, "top": number(0.4), "bottom": number(0.3)} for level in LEVELS]
+        judged = {"verdict": "satisfied", "value": 0.205, "low": 0.1, "high": 0.3}
         results = {
             "curve": curve(0.8, 0.6),
-            "verdicts": verdicts,
+            "verdicts": [{"level": level, **judged} for level in LEVELS],
             "baselines": {"random": curve(0.7, 0.7)},
-            "control": {"chance": 0.34, "curve": control},
+            "control": {
+                "chance": 0.34,
+                "curve": [{"level": level, "top": number(0.4), "bottom": number(0.3)} for level in LEVELS],
+            },
             "roar": [],
             "kar": [{"level": level, "accuracy": number(0.8, 0.81)} for level in LEVELS],
             "rankings": {"judged": {"coordinates": 48, "zero_share": 0.125}},
             "notes": ["A note."],
         }
-        environment = {"torch": "2.9", "attribution": attribution, "run": f"runs/{objective}"}
         document = {
-            "schema": 1,
             "results": results,
             "config": {**config, **changes},
-            "environment": environment,
+            "environment": {"torch": "2.9", "attribution": attribution, "run": f"runs/{objective}"},
             "timing": {"retrainings": 20},
         }
         random = np.random.default_rng(0)
@@ -206,6 +203,9 @@ def with_verdicts(
     return one
 
 
+MASKS = ("undecided", "masks")
+
+
 @pytest.mark.parametrize(
     ("verdicts", "told"),
     [
@@ -215,11 +215,11 @@ def with_verdicts(
         (("violated", "satisfied"), "tells networks more at 50% and less at 10%."),
         (("undecided", "satisfied"), "tells networks more at 50%; undecided at 10%."),
         (
-            (("undecided", "masks"), "satisfied"),
+            (MASKS, "satisfied"),
             "tells networks more at 50%; undecided at 10%, where it does not beat the masks alone.",
         ),
         (
-            (("undecided", "masks"), ("undecided", "input-agnostic")),
+            (MASKS, ("undecided", "input-agnostic")),
             "undecided at 50%, where it does not beat one order for all images.",
         ),
         (
@@ -227,7 +227,7 @@ def with_verdicts(
             ": undecided at every level, where it does not beat the masks alone or a random order.",
         ),
         (
-            (("undecided", "masks"), "undecided"),
+            (MASKS, "undecided"),
             ": undecided at 10%, where it does not beat the masks alone; undecided at 50%.",
         ),
     ],

@@ -48,11 +48,10 @@ def test_blocks_are_written_described_and_trained_on(
     assert found["by_class"] == {"0": 20, "1": 20, "2": 20}
     assert sum(found["by_place"]["block"].values()) == 60
     assert "The first train images" in (out / "report.html").read_text()
-    run = tmp_path / "run"
     arguments = ["train", "--data", str(out / "data.npz"), "--model", "mlp", "--objective", "natural"]
-    arguments += ["--steps", "2", "--validation", "10", "--no-progress", "--out", str(run)]
+    arguments += ["--steps", "2", "--validation", "10", "--no-progress", "--out", str(tmp_path / "run")]
     assert main(arguments) == 0
-    assert load_run(run).result["config"]["data"]["checksum"] == made.checksum
+    assert load_run(tmp_path / "run").result["config"]["data"]["checksum"] == made.checksum
 
 
 def test_the_same_command_keeps_what_is_there_and_other_options_are_refused(

@@ -30,8 +30,7 @@ from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import Arrays, read_json, to_plain
 from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
-from veridical.studies import attack_page
-from veridical.studies.attack_page import ARRAYS_FORM, FORM, run_title
+from veridical.studies.attack_page import ARRAYS_FORM, FORM, attack_table, run_title, write_attack_page
 from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work, limit_count
 from veridical.training.subject import load_examined, load_subject
 
@@ -265,7 +264,7 @@ class Attack(Study[AttackOptions]):
     @classmethod
     def tables(cls, result: StudyResult) -> dict[str, Table]:
         """Every measure with its interval."""
-        return {"": attack_page.attack_table({run_title(result): result}).transposed("measure")}
+        return {"": attack_table({run_title(result): result}).transposed("measure")}
 
     @classmethod
     def findings(cls, result: StudyResult) -> list[str]:
@@ -277,7 +276,7 @@ class Attack(Study[AttackOptions]):
         """Draw the page that `compare` draws of several attacks, and return its path."""
         name, config = run_title(result), result.config
         run = result.document["environment"]["run"]
-        return attack_page.write_attack_page(
+        return write_attack_page(
             result.folder / REPORT,
             {name: result},
             title=f"How {name} on {config['data']['name']} holds under attack",

@@ -143,7 +143,7 @@ class BlockMarginOptions(BlockWorldChoice):
 
 
 @dataclass(frozen=True)
-class Network:
+class _Network:
     """One kind of network, and what it is trained with; radius is 0 where nothing attacks."""
 
     kind: str
@@ -155,10 +155,10 @@ class Network:
         return f"{self.kind}, noise {self.noise:g}, width {self.width}, radius {self.radius:g}"
 
 
-def _vary(name: str, values: Sequence[float], *networks: Network) -> dict[str, list[Network]]:
+def _vary(name: str, values: Sequence[float], *networks: _Network) -> dict[str, list[_Network]]:
     """Each network at ascending values of one of its settings, by kind."""
     lines = {one.kind: [{**vars(one), name: value} for value in sorted(values)] for one in networks}
-    return {kind: [Network(**settings) for settings in line] for kind, line in lines.items()}
+    return {kind: [_Network(**settings) for settings in line] for kind, line in lines.items()}
 
 
 class BlockMargin(Study[BlockMarginOptions]):
@@ -187,7 +187,7 @@ class BlockMargin(Study[BlockMarginOptions]):
             check_different(name, getattr(options, name))
         self.seeds = range(options.seed, options.seed + options.seeds)
         self._world(options.noise[0])  # refuses blocks that cannot be
-        natural = Network("natural", options.noise[0], options.width[0], 0.0)
+        natural = _Network("natural", options.noise[0], options.width[0], 0.0)
         adversarial = replace(natural, kind="adversarial", radius=options.radius[0])
         linear = replace(natural, kind="linear", width=1)
         self.main = (natural, adversarial, linear)
@@ -213,7 +213,7 @@ class BlockMargin(Study[BlockMarginOptions]):
             for seed in self.seeds:
                 yield self._case(network, seed)
 
-    def _case(self, network: Network, seed: int) -> Case:
+    def _case(self, network: _Network, seed: int) -> Case:
         options = self.options
         names = ("deviation", "steps", "learning_rate", "train_examples", "test_examples")
         values = {

@@ -32,13 +32,6 @@ from veridical.runtime.options import (
     SubjectChoice,
 )
 from veridical.studies import diffroar_page
-from veridical.studies.diffroar_page import (
-    ARRAYS_FORM,
-    FORM,
-    attribution_name,
-    judge_again,
-    name_measurements,
-)
 from veridical.studies.maps import first_of_each_class
 from veridical.studies.study import REPORT, Case, Study, StudyResult, Work, executor_of
 from veridical.training.subject import load_subject
@@ -99,8 +92,8 @@ class DiffRoar(Study[DiffRoarOptions]):
     name = "diffroar"
     question = "are explanations faithful?"
     Options = DiffRoarOptions
-    form = FORM
-    forms = ARRAYS_FORM
+    form = diffroar_page.FORM
+    forms = diffroar_page.ARRAYS_FORM
 
     def prepare(self) -> None:
         """Load the subject, and settle what is ranked, unmasked and retrained."""
@@ -214,18 +207,20 @@ class DiffRoar(Study[DiffRoarOptions]):
     @classmethod
     def read(cls, folder: str | Path) -> StudyResult:
         """Read what a measurement left in a folder, its verdicts judged again; RunError if it is none."""
-        return judge_again(super().read(folder))
+        return diffroar_page.judge_again(super().read(folder))
 
     @classmethod
     def tables(cls, result: StudyResult) -> dict[str, Table]:
         """A row for each level."""
-        named = name_measurements([result])
+        named = diffroar_page.name_measurements([result])
         return {name: diffroar_page.diffroar_table(named) for name in named}
 
     @classmethod
     def findings(cls, result: StudyResult) -> list[str]:
         """The headline, and what is to be known beside it."""
-        headlines = [diffroar_page.diffroar_headline(*one) for one in name_measurements([result]).items()]
+        headlines = [
+            diffroar_page.diffroar_headline(*one) for one in diffroar_page.name_measurements([result]).items()
+        ]
         return [*headlines, *(f"note: {note}" for note in result.results["notes"])]
 
     @classmethod
@@ -234,8 +229,8 @@ class DiffRoar(Study[DiffRoarOptions]):
         run = result.document["environment"]["run"]
         return diffroar_page.write_diffroar_page(
             result.folder / REPORT,
-            name_measurements([result]),
-            title=f"Does {attribution_name(result)} mark what a network can learn from?",
+            diffroar_page.name_measurements([result]),
+            title=f"Does {diffroar_page.attribution_name(result)} mark what a network can learn from?",
             lead=f"DiffROAR of {run} on {result.config['data']['name']}.",
         )
 

@@ -117,14 +117,14 @@ def name_measurements(
 ) -> dict[str, StudyResult]:
     """The measurements by title: the titles given, else attribution and model as far as they differ."""
     names = [attribution_name(one) for one in found]
-    with_model = [f"{name}, {model_title(one)}" for name, one in zip(names, found, strict=True)]
+    with_model = [f"{name}, {_model_title(one)}" for name, one in zip(names, found, strict=True)]
     # The shortest that tell them apart; where none do, the folder's name helps.
     defaults = with_model if len(set(names)) < len(set(with_model)) == len(found) else names
     chosen = distinct_titles(titles, defaults, [one.folder for one in found], "measurement")
     return dict(zip(chosen, found, strict=True))
 
 
-def model_title(measured: StudyResult) -> str:
+def _model_title(measured: StudyResult) -> str:
     """A reader's name for the run that explains: its objective, and the ball it was trained in."""
     run = measured.config["run"]
     return training_title(run) if "objective" in run else str(run["model"]["name"])
@@ -622,5 +622,5 @@ def _by_name(values: Mapping[str, object]) -> str:
 
 def _about(name: str, one: StudyResult) -> str:
     """What of a measurement its name does not say already."""
-    words = (one.config["run"]["model"]["name"], model_title(one), attribution_name(one))
+    words = (one.config["run"]["model"]["name"], _model_title(one), attribution_name(one))
     return ", ".join(part for part in words if part not in name)
