@@ -65,20 +65,18 @@ def test_a_step_in_proportion_to_the_width_does_not_depend_on_it() -> None:
     assert not torch.allclose(small.score(INPUTS), mlp(4).score(INPUTS), rtol=0.1)
 
 
-def test_initial_weights_are_the_seeds_and_of_the_deviation_whatever_the_width() -> None:
+def test_initial_weights_are_the_seed_s_and_of_the_deviation_whatever_the_width() -> None:
+    state = torch.get_rng_state()
     assert torch.equal(mlp().inner, mlp().inner)
+    assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(mlp().inner, MeanFieldMLP(6, 5, seed=4, dtype=torch.float64).inner)
     for width in (200, 20_000):
         wide = MeanFieldMLP(6, width, seed=0, deviation=0.5)
         assert wide.inner.std().item() == pytest.approx(0.5, rel=0.05)
         assert wide.outer.dtype == torch.float32
-    state = torch.get_rng_state()
-    mlp()
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_without_bias_offsets_are_zero_and_stay_so() -> None:
+    # Without bias offsets are zero and stay so.
     network = mlp(bias=False)
+    assert torch.equal(network.inner, mlp().inner)
     assert network.offset.abs().max() == 0
     cross_entropy(network(INPUTS), TARGET).backward()
     assert network.offset.grad is None
@@ -207,12 +205,6 @@ def test_pytorch_s_network_of_the_same_units_has_the_same_score_and_gradient() -
     assert network.squared_length() == pytest.approx(1, rel=EXACT)
 
 
-def test_far_beyond_the_proven_noise_the_dual_leaves_the_closed_form() -> None:
-    # So the bound on the noise is no mere caution: near 1/relevant other units win.
-    corners = BlockWorld(6, noise=0.3).corners()
-    assert enumerated_dual(corners.inputs, corners.sign) > 1.2 * closed_margin(6, 0.3)
-
-
 def test_a_wrong_classifier_is_not_certified() -> None:
     classifier = built(BlockWorld(6), True)
     greedy = replace(classifier, margin=classifier.margin * 1.001)
@@ -220,6 +212,9 @@ def test_a_wrong_classifier_is_not_certified() -> None:
     assert classifier.slope is not None
     worse = replace(classifier, slope=classifier.slope + 0.1)
     assert dual_bound(worse) > classifier.margin * (1 + 1e-6)
+    # Nor is the bound on the noise mere caution: near 1/relevant other units win.
+    corners = BlockWorld(6, noise=0.3).corners()
+    assert enumerated_dual(corners.inputs, corners.sign) > 1.2 * closed_margin(6, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,8 @@ def test_config_goes_through_json_and_builds_the_same_network(name: str) -> None
     inputs = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert_close(again(inputs), build(name, **SIZES, seed=3, **options).eval()(inputs), rtol=0, atol=0)
     assert all(option.meaning for option in known.values())
-
-
-def test_a_number_in_place_of_a_name_is_recorded_as_one_number() -> None:
-    for given, kept in ((0, 0.0), (1, 1.0), (0.3, 0.3), ("he", "he")):
+    # A number in place of a name is recorded as one kind of number.
+    for given, kept in ((0, 0.0), (1, 1.0), (0.3, 0.3), ("he", "he")) if name == "cnn" else ():
         recorded = model_config("cnn", **SIZES, initialisation=given)["options"]["initialisation"]
         assert (recorded, type(recorded)) == (kept, type(kept))
 
