@@ -431,32 +431,41 @@ class SplitSizes(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions(SplitSizes):
-    """What a BlockMNIST data set is: one signal block and null blocks in each image.
+class BlockDesign(SplitSizes):
+    """Images of one signal block and null blocks, wherever the signal stands.
 
     Args:
         source: Data set of grey images, by name or .npz file; its images are the signal blocks.
         classes: "ten" takes all classes of the source, "two" its first two (digits 0 and 1).
         null: Content of a null block: a square's outline, a filled square, a square of noise, or the shuffled
             pixels of an image of the source.
-        position: Where the signal stands: "random", "top" (the first block), "bottom" (the last), or the
-            probability that it is the first block.
         layout: "vertical" (one above the other), "horizontal" (side by side), or k for k x k blocks.
         contrast: Factor of the signal block's grey levels, above 0 and at most 1.
-        null_contrast: The same for null blocks; None takes that of the signal.
         noise: Standard deviation of the Gaussian noise added to every pixel, in input units (0 to 1).
-        tile: Side in pixels of the squares that null "scramble" shuffles; 1 shuffles pixels.
-        seed: Seed of positions, contents and noise.
     """
 
     source: FilePath = "mnist-5k"
     classes: ClassesName = "ten"
     null: NullName = "square"
-    position: PositionName | Share = "random"
     layout: LayoutName | Blocks = "vertical"
     contrast: Contrast = 1.0
-    null_contrast: Contrast | None = None
     noise: Share = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(BlockDesign):
+    """What a BlockMNIST data set is: one signal block and null blocks in each image.
+
+    Args:
+        position: Where the signal stands: "random", "top" (the first block), "bottom" (the last), or the
+            probability that it is the first block.
+        null_contrast: As contrast, for null blocks; None takes that of the signal.
+        tile: Side in pixels of the squares that null "scramble" shuffles; 1 shuffles pixels.
+        seed: Seed of positions, contents and noise.
+    """
+
+    position: PositionName | Share = "random"
+    null_contrast: Contrast | None = None
     tile: Size = field(default=1, metadata=needs("null", "scramble"))
     seed: Seed = 0
 

@@ -37,19 +37,16 @@ from veridical.metrics.localisation import (
 from veridical.report import Curve, Interval, Panel, main_interval, shares_grid
 from veridical.report.formats import level_text, percent
 from veridical.report.table import Column, Table, write_cell
-from veridical.runtime.checking import POSITIONAL, Checked, Contrast, Count, FilePath, Share, Steps, as_path
+from veridical.runtime.checking import POSITIONAL, Checked, Count, FilePath, Share, Steps, as_path
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import (
     AttributionChoice,
+    BlockDesign,
     BlockOptions,
-    Blocks,
-    ClassesName,
     DataRoot,
     Gallery,
-    LayoutName,
     NormName,
-    NullName,
     Placement,
     PositionName,
     TrainingGrid,
@@ -192,23 +189,16 @@ _ATTACKED = "On the first test images, after 20 steps of projected gradient desc
 
 Ball = tuple[NormName, float]
 _ROBUST = ("weight", "beta", "beta_from", "inner_steps", "radius_warm_up")
-_BLOCKS = ("source", "classes", "null", "layout", "contrast", "noise", "train_examples", "test_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeakageOptions(TrainingGrid, AttributionChoice, Gallery, DataRoot, Placement):
+class LeakageOptions(TrainingGrid, BlockDesign, AttributionChoice, Gallery, DataRoot, Placement):
     """Train on BlockMNIST and measure how much of the explanations lies in the block that tells nothing.
 
     Args:
         data: The kind of images; only block-mnist so far.
-        source: Data set of the signal blocks: mnist, mnist-5k, fashion-mnist or an .npz file of grey images.
-        classes: "ten" takes all classes of the source, "two" its first two.
         position: Where the digit stands, each of which is trained on: random is BlockMNIST, top is
             BlockMNIST-Top. Pairs with the digit moved are measured for random.
-        null: Content of the null block.
-        layout: vertical, horizontal, or k for k x k blocks.
-        contrast: Factor of the grey levels, above 0 and at most 1.
-        noise: Standard deviation of the noise added to every pixel, in input units.
         norm: Norm of the balls; one for all radii, or one for each.
         radius: Radii of the balls, each of which is trained; None takes 0.1 for linf and 1.0 for l2.
         inner_steps: Steps of the inner ascent; None takes the recipe's.
@@ -219,13 +209,7 @@ class LeakageOptions(TrainingGrid, AttributionChoice, Gallery, DataRoot, Placeme
     """
 
     data: Literal["block-mnist"] = "block-mnist"
-    source: FilePath = "mnist-5k"
-    classes: ClassesName = "ten"
     position: list[PositionName] = field(default_factory=lambda: ["random", "top"])
-    null: NullName = "square"
-    layout: LayoutName | Blocks = "vertical"
-    contrast: Contrast = 1.0
-    noise: Share = 0.0
     model: str = "mlp"
     norm: list[NormName] = field(default_factory=lambda: ["linf"])
     inner_steps: Steps | None = None
@@ -290,7 +274,7 @@ class Leakage(Study[LeakageOptions]):
         self.attacked = limit_count(options.attacked, images)
 
     def _blocks(self, position: PositionName) -> BlockOptions:
-        given = {name: getattr(self.options, name) for name in _BLOCKS}
+        given = {name: getattr(self.options, name) for name in BlockDesign.__dataclass_fields__}
         given["source"] = describe_source(self.options.source, self.options.data_root, {})["data"]
         return BlockOptions(position=position, seed=0, **given)
 

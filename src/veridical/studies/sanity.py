@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -210,22 +210,24 @@ class Sanity(Study[SanityOptions]):
         data = describe_source(self.data.name, self.options.data_root, self.data.options)
         return {**super().where(), **data, **self.subject.source}
 
-    @cached_property
-    def trainings(self) -> dict[str, Case]:
-        """The new trainings by kind."""
-        return {
+    def cases(self) -> Iterable[Case]:
+        """New trainings, and each attribution's maps beside those of every other network."""
+        options = self.options
+        data = {"checksum": self.data.checksum, "name": self.data.name}
+        trainings = {
             kind: Case(
                 {
                     "kind": kind,
-                    "data": {"checksum": self.data.checksum, "name": self.data.name},
+                    "data": data,
                     "examples": self.train_examples,
-                    "random_seed": self.options.seed,
+                    "random_seed": options.seed,
                     "model": self.model,
                     "training": self.training,
                     "recipe_source": hash_recipe(),
                     # Not the run's: with its initial weights a new training would resemble it for that alone.
-                    "seed": fresh_seed(self.options.seed),
+                    "seed": fresh_seed(options.seed),
                 },
+                group=kind,
                 step="train",
                 stage="training and explaining",
                 label=f"training on {kind} data",
@@ -233,56 +235,40 @@ class Sanity(Study[SanityOptions]):
             )
             for kind in self.kinds
         }
+        yield from trainings.values()
+        draws = range(options.seed * 1000, options.seed * 1000 + options.repeats)
+        others: list[tuple[str, dict[str, Any]]] = [("unrelated", {"kind": "unrelated"})]
+        others += [(order, {"kind": order, "draw": draw}) for order in self.orders for draw in draws]
+        others += [(kind, {"kind": "trained"}) for kind in self.kinds]
+        for name, method in self.methods.items():
+            for other, against in others:
+                training = trainings.get(other)
+                yield Case(
+                    {
+                        "weights": self.subject.digest,
+                        "data": data,
+                        "attribution": name,
+                        "method": method,
+                        "target": options.target,
+                        "examples": self.examples,
+                        "seed": options.seed,
+                        "gallery": options.gallery,
+                        "against": against,
+                        "model": dict(self.subject.facts["model"]),
+                    },
+                    group=f"{name}/{other}",
+                    step="explain",
+                    after=training,
+                    # What a training left must be there before it is explained.
+                    stage="training and explaining" if training is None else "explaining",
+                    label=f"{name}, {against['kind']}",
+                    cost=(8.0 if other in ORDERS else 2.0) * self.examples / 100,
+                )
 
-    @cached_property
-    def comparisons(self) -> dict[str, dict[str, list[Case]]]:
-        """By attribution and what its maps are compared with: other images, fresh weights, new trainings."""
-        first = self.options.seed * 1000
-        draws = range(first, first + self.options.repeats)
-        return {
-            name: {
-                "unrelated": [self._comparison(name, {"kind": "unrelated"})],
-                **{
-                    order: [self._comparison(name, {"kind": order, "draw": draw}) for draw in draws]
-                    for order in self.orders
-                },
-                **{
-                    kind: [self._comparison(name, {"kind": "trained"}, training)]
-                    for kind, training in self.trainings.items()
-                },
-            }
-            for name in self.methods
-        }
-
-    def _comparison(self, name: str, against: dict[str, Any], training: Case | None = None) -> Case:
-        options = self.options
-        states = 8.0 if against["kind"] in ORDERS else 2.0
-        return Case(
-            {
-                "weights": self.subject.digest,
-                "data": {"checksum": self.data.checksum, "name": self.data.name},
-                "attribution": name,
-                "method": self.methods[name],
-                "target": options.target,
-                "examples": self.examples,
-                "seed": options.seed,
-                "gallery": options.gallery,
-                "against": against,
-                "model": dict(self.subject.facts["model"]),
-            },
-            step="explain",
-            after=training,
-            # What a training left must be there before it is explained.
-            stage="training and explaining" if training is None else "explaining",
-            label=f"{name}, {against['kind']}",
-            cost=states * self.examples / 100,
-        )
-
-    def cases(self) -> Iterable[Case]:
-        """New trainings, and each attribution's maps beside those of every other network."""
-        yield from self.trainings.values()
-        for groups in self.comparisons.values():
-            yield from (case for cases in groups.values() for case in cases)
+    def compared(self, name: str) -> dict[str, list[Case]]:
+        """The cases of an attribution by what its maps are compared with."""
+        others = ["unrelated", *self.orders, *self.kinds]
+        return {other: self.cases_of(f"{name}/{other}", "explain") for other in others}
 
     @staticmethod
     def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -322,16 +308,20 @@ class Sanity(Study[SanityOptions]):
 
     def results(self, work: Work) -> dict[str, Any]:
         """Similarities and verdicts of every attribution, the new trainings, and notes."""
-        trainings = {kind: dict(work.plain(case)) for kind, case in self.trainings.items()}
+        trainings = {kind: dict(work.plain(*self.cases_of(kind, "train"))) for kind in self.kinds}
         learnt = {
             kind: (result["training_accuracy"]["value"] or 0.0) >= LEARNT_BY_HEART
             for kind, result in trainings.items()
         }
         attributions = {
             name: self._judge(
-                {key: [_Compared(work, case) for case in cases] for key, cases in groups.items()}, learnt
+                {
+                    other: [_Compared(work, case) for case in cases]
+                    for other, cases in self.compared(name).items()
+                },
+                learnt,
             )
-            for name, groups in self.comparisons.items()
+            for name in self.methods
         }
         notes = [
             f"The training on {TRAINING_WORDS[kind]} got only "
@@ -383,10 +373,7 @@ class Sanity(Study[SanityOptions]):
             ]
         if "cascading" in self.orders:
             # With all stages fresh but the lowest one, and with that too.
-            decisive = entry["cascading"][-2:]
-            verdicts = {m: judge_remaining([state["remaining"][m] for state in decisive]) for m in MEASURES}
-            combined = combine_verdicts(verdicts, dict.fromkeys(MEASURES, True))
-            entry["verdicts"]["weights"] = {"measures": verdicts, "verdict": combined}
+            entry["verdicts"]["weights"] = _verdict(entry["cascading"][-2:], dict.fromkeys(MEASURES, True))
         entry["trainings"] = {kind: _describe_state(compared[kind], 0, reference) for kind in self.kinds}
         for kind in self.kinds[1:]:
             (control,), (one,) = compared[CONTROL], compared[kind]
@@ -395,12 +382,8 @@ class Sanity(Study[SanityOptions]):
                 m: learnt[kind] and is_nearer(control.similarity[m][0], one.similarity[m][0], measure.alike)
                 for m, measure in MEASURES.items()
             }
-            judged: dict[str, InvarianceVerdict] = {}
-            for measure in MEASURES:
-                verdict = judge_remaining([entry["trainings"][kind]["remaining"][measure]])
-                judged[measure] = "undecided" if verdict == "passes" and not telling[measure] else verdict
-            combined = combine_verdicts(judged, telling)
-            entry["verdicts"][kind] = {"measures": judged, "telling": telling, "verdict": combined}
+            verdict = _verdict([entry["trainings"][kind]], telling)
+            entry["verdicts"][kind] = {**verdict, "telling": telling}
         return entry
 
     def pictures(self, work: Work) -> Arrays:
@@ -410,12 +393,12 @@ class Sanity(Study[SanityOptions]):
         (states, n, H, W), "ATTRIBUTION/KIND" those after each new training.
         """
         arrays = first_images(self.data, self.examples, self.options.gallery)
-        for name, groups in self.comparisons.items():
-            for group, cases in groups.items():
-                if group != "independent":
+        for name in self.methods:
+            for other, cases in self.compared(name).items():
+                if other != "independent":
                     maps = work.arrays(cases[0])["pictures"]
-                    key = "own" if group == "unrelated" else group
-                    arrays[f"{name}/{key}"] = maps if group == "cascading" else maps[0]
+                    key = "own" if other == "unrelated" else other
+                    arrays[f"{name}/{key}"] = maps if other == "cascading" else maps[0]
         return arrays
 
     @classmethod
@@ -571,6 +554,15 @@ def _describe_state(
         # Such as rank correlations with a constant map.
         "undefined": {m: int(values.isnan().sum()) for m, values in similarity.items()},
     }
+
+
+def _verdict(states: Sequence[Mapping[str, Any]], telling: Mapping[str, bool]) -> dict[str, Any]:
+    """By measure and over all whether maps care; one that cannot tell does not count towards passing."""
+    judged: dict[str, InvarianceVerdict] = {}
+    for measure in MEASURES:
+        verdict = judge_remaining([state["remaining"][measure] for state in states])
+        judged[measure] = "undecided" if verdict == "passes" and not telling[measure] else verdict
+    return {"measures": judged, "verdict": combine_verdicts(judged, telling)}
 
 
 # From a finished check to its page
