@@ -26,10 +26,10 @@ import numpy as np
 import torch
 
 from veridical import train
-from veridical.faithfulness.diffroar import JOBS, Measuring, check_outcomes
+from veridical.faithfulness.diffroar import JOBS, Measuring
 from veridical.faithfulness.diffroar_plan import Design, Measurement, plan_diffroar
 from veridical.faithfulness.stacked import train_stacks
-from veridical.jobs import InProcess, ProcessPool, Store, run_jobs
+from veridical.jobs import InProcess, ProcessPool, Store, check_outcomes, run_jobs
 from veridical.jobs.cluster import SETTINGS, Dask, cluster_environment
 
 ONE = "1 process"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from veridical.data import Dataset, Split, load
 from veridical.data.dataset import describe_source, load_source, write_source
@@ -21,11 +20,12 @@ from veridical.faithfulness.ranking import (
 from veridical.faithfulness.retraining import (
     ACCURACY,
     RUN,
-    _build_own,
     hash_recipe,
+    ranking_place,
     resolve_architecture,
     resolve_training,
     retrain,
+    train_fresh,
 )
 from veridical.runtime.errors import RunError, UsageError
 from veridical.runtime.options import TrainOptions
@@ -51,7 +51,8 @@ def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
     """A job's paths, with the toy data and a ranking in files."""
     telling(marked_data).save(tmp_path / "ranking.npz")
     result = write_source(marked_data, tmp_path / "data.npz")
-    return {**result, "ranking": str(tmp_path / "ranking.npz"), "device": "cpu"}
+    place = ranking_place(telling(marked_data).checksum)
+    return {**result, place: str(tmp_path / "ranking.npz"), "device": "cpu"}
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_a_ranking_or_data_set_that_changed_is_noticed(
     other = tmp_path / "other.npz"
     telling(marked_data, seed=4).save(other)
     with pytest.raises(RunError, match="not the ranking that was planned with"):
-        retrain(values, tmp_path / "job", {**where, "ranking": str(other)})
+        retrain(values, tmp_path / "job", dict.fromkeys(where, str(other)) | {"data": where["data"]})
     changed = {**values, "data": {"checksum": "2" * 64}}
     with pytest.raises(RunError, match="not those that were planned with"):
         retrain(changed, tmp_path / "job", where)
@@ -217,9 +218,6 @@ def linear(*, shape, num_classes, seed):
     layer = nn.Linear(shape[0] * shape[1] * shape[2], num_classes)
     nn.init.constant_(layer.weight, 0.001 * seed)
     return nn.Sequential(nn.Flatten(), layer)
-
-def text(*, shape, num_classes, seed):
-    return "a model"
 """
 
 
@@ -235,14 +233,12 @@ def test_architectures_by_name_and_by_code(
         resolve_architecture(name, {}, marked_data, run, trust_code=False)
     record = resolve_architecture(name, {}, marked_data, run, trust_code=True)
     assert len(record["source"]) == 64
+    training = {"objective": "natural", "steps": 1, "learning_rate": 0.0, "validation": 0}
+    values = {"model": record, "seed": 3, "training": training}
     with pytest.raises(UsageError, match="--trust-code"):
-        _build_own(record, 3, trust_code=False)
-    model = _build_own(record, 3, trust_code=True)
-    assert isinstance(model, nn.Module)
+        train_fresh(values, marked_data, tmp_path / "not", {})
+    model = train_fresh(values, marked_data, tmp_path / "run", {"trust_code": "yes", "device": "cpu"}).model
     assert float(next(model.parameters())[0, 0].detach()) == pytest.approx(0.003)
-    assert _build_own(run.model, 3, trust_code=True) is None
-    with pytest.raises(UsageError, match=r"an nn\.Module from"):
-        _build_own({**record, "name": "own_architectures:text"}, 3, trust_code=True)
     own = dataclasses.replace(run, model={**run.model, "name": "own"})
     for settings in (None, own):
         with pytest.raises(UsageError, match="retrain_model: a retraining starts from a fresh model"):

@@ -91,7 +91,7 @@ def members(where: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def views_of(members: list[dict[str, Any]], where: dict[str, str]) -> list[Dataset]:
-    return [load_unmasked(one, {**where, "ranking": stacked._ranking_path(where, one)}) for one in members]
+    return [load_unmasked(one, where) for one in members]
 
 
 def untimed(result: dict[str, Any]) -> list[Any]:
@@ -241,10 +241,7 @@ def test_slopes_whose_squares_overflow_are_finite() -> None:
 
 
 def jobs_of(members: list[dict[str, Any]], where: dict[str, str]) -> list[Job]:
-    return [
-        Job(RETRAIN, one, {**where, "ranking": stacked._ranking_path(where, one)}, label=str(number))
-        for number, one in enumerate(members)
-    ]
+    return [Job(RETRAIN, one, where, label=str(number)) for number, one in enumerate(members)]
 
 
 def test_results_lie_where_the_jobs_find_them(

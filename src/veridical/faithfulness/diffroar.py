@@ -34,9 +34,9 @@ from veridical.faithfulness.ranking import (
     rank_randomly,
 )
 from veridical.faithfulness.result import DiffRoarResult, build_result
-from veridical.faithfulness.retraining import RETRAIN
+from veridical.faithfulness.retraining import RETRAIN, ranking_place
 from veridical.faithfulness.stacked import train_stacks
-from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs
+from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, check_outcomes, run_jobs
 from veridical.runtime.checking import FilePath, Level, Repeats, Seed, Share, Width, checked, record
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError
@@ -141,10 +141,11 @@ class Measuring:
         records = {name: ranking.describe() for name, ranking in rankings.items()}
         jobs: dict[Retraining, Job] = {}
         for one in plan.retrainings:
-            where = {**plan.where, "ranking": str(ranking_path(self.folder, one.ranking).absolute())}
+            path, record = ranking_path(self.folder, one.ranking), records[one.ranking]
+            where = {**plan.where, ranking_place(record["checksum"]): str(path.absolute())}
             kept = f"{one.kept.end} {one.kept.count} of {plan.coordinates}"
             label = f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
-            jobs[one] = Job(RETRAIN, plan.values(one, records[one.ranking]), where, label)
+            jobs[one] = Job(RETRAIN, plan.values(one, record), where, label)
         # A forecast takes seconds, which a finished measurement need not wait for.
         if all(self.store.record(job) is not None for job in jobs.values()):
             return jobs
@@ -173,21 +174,6 @@ def _make_executor(device: str) -> Executor:
     if os.name != "posix" or device.startswith("cuda:"):
         return InProcess()
     return ProcessPool(gpus="all" if resolve_device(device).type == "cuda" else None)
-
-
-def check_outcomes(outcomes: Mapping[str, Outcome], jobs: Iterable[Job]) -> None:
-    """Raise a RunError with the reasons and last lines of the log if any job failed."""
-    failed = [(job, outcomes[job.id]) for job in jobs if outcomes[job.id].status == "failed"]
-    reports = [
-        "\n    ".join([f"{job.label} ({job.id}): {outcome.error}", *outcome.log_tail.splitlines()[-5:]])
-        for job, outcome in failed[:3]
-    ]
-    reports += [f"and {len(failed) - 3} more"] if len(failed) > 3 else []
-    if failed:
-        raise RunError(
-            f"{len(failed)} of {len(outcomes)} jobs failed; the others are finished and kept, and the same "
-            "command tries these again:\n" + "\n".join(reports)
-        )
 
 
 def _summarise_timing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from veridical.runtime.options import (
     DiffRoarChoice,
     RetrainObjectiveName,
 )
-from veridical.training.checkpoint import pack, weights
+from veridical.training.checkpoint import digest_weights
 from veridical.training.recipes import Settings
 from veridical.training.run import Run, read_settings
 from veridical.training.run import load as load_run
@@ -199,17 +198,16 @@ def plan_diffroar(
 
     Arguments as in `diffroar`. Raises UsageError for what does not fit together.
     """
-    run = judged if isinstance(judged, Run) else judged.run if isinstance(judged, Subject) else None
     if isinstance(judged, str | os.PathLike):
-        run = load_run(judged, device=resolve_device(device))
-    model = judged.model if isinstance(judged, Subject) else judged if run is None else run.model
+        judged = load_run(judged, device=resolve_device(device))
+    run = judged if isinstance(judged, Run) else judged.run if isinstance(judged, Subject) else None
+    model = judged.model if isinstance(judged, Subject | Run) else judged
     if not isinstance(model, nn.Module):
         raise argument_error("run_or_model", judged, "a run, its folder, or an nn.Module")
     method = _resolve_attribution(attribution, design.seed, trust_code=trust_code)
     start = time.perf_counter()
     root = None if data_root is None else os.fspath(data_root)
-    if isinstance(judged, Subject):
-        data = judged.data.name  # which is found by name
+    # A subject's images are found by name.
     images = judged.data if isinstance(judged, Subject) else _load_images(run, data, root)
     # Where jobs find a data set in memory is known when `place_data` has written it.
     where = {} if isinstance(data, Dataset) else describe_source(images.name, root, images.options)
@@ -223,7 +221,7 @@ def plan_diffroar(
     where |= {"device": device} | ({"trust_code": "yes"} if trust_code else {})
     result = Measurement(
         model=model,
-        weights=hashlib.sha256(pack(weights(model))).hexdigest(),
+        weights=digest_weights(model),
         data=images,
         attribution=method,
         design=design,

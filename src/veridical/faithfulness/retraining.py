@@ -10,13 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from veridical.data import Dataset
 from veridical.data.dataset import load_source, take_first
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ConstantFill, Fill, Kept, restore_fill, unmask_dataset
-from veridical.models import build, model_config
+from veridical.models import model_config
 from veridical.runtime.checking import check_value
 from veridical.runtime.errors import RunError, UsageError, unknown_name_error
 from veridical.runtime.files import read_json, write_sealed
@@ -24,7 +22,7 @@ from veridical.runtime.options import ObjectiveOptions, OptimiserOptions, Retrai
 from veridical.training.loop import train
 from veridical.training.penalties import OBJECTIVES
 from veridical.training.recipes import Settings, resolve
-from veridical.training.run import MODEL, OWN, Run
+from veridical.training.run import MODEL, OWN, Run, build_recorded
 
 # Modules whose code, and not only whose settings, decides what a retraining gives.
 SOURCES = (
@@ -125,14 +123,6 @@ def resolve_architecture(
     )
 
 
-def _build_own(record: Mapping[str, Any], seed: int, *, trust_code: bool) -> nn.Module | None:
-    """A new module from a record that names foreign code; None for one that `train` builds by its name."""
-    if ":" not in record["name"]:
-        return None
-    form = {name: record[name] for name in ("shape", "num_classes")}
-    return build(record["name"], **form, seed=seed, trust_code=trust_code, **record["options"])
-
-
 class _WithoutTexts(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -161,8 +151,9 @@ RUN, ACCURACY = "run", "accuracy.json"
 def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict[str, Any]:
     """Job: train a fresh model on unmasked training images, return its accuracy on unmasked test images.
 
-    values: what `Measurement.values` makes. where: the data (`describe_source`), ranking (a path), device and
-    trust_code for an architecture of the caller's. Killed at any moment, it continues from its checkpoint.
+    values: what `Measurement.values` makes. where: the data (`describe_source`), the ranking
+    (`ranking_place`), device, and trust_code for an architecture of the caller's. Killed at any moment, it
+    continues from its checkpoint.
     Returns {"accuracy", "correct", "examples", "training_seconds", "examples_per_second"}.
     """
     if (folder / ACCURACY).exists():
@@ -185,8 +176,13 @@ def retrain(values: dict[str, Any], folder: Path, where: dict[str, str]) -> dict
 
 def load_unmasked(values: Mapping[str, Any], where: Mapping[str, str]) -> Dataset:
     """The unmasked data set that a job's values describe."""
-    data = load_source(where, values["data"]["checksum"])
-    return unmask_as_planned(values, data, _ranking(where["ranking"], values["ranking"]["checksum"]), where)
+    data, checksum = load_source(where, values["data"]["checksum"]), values["ranking"]["checksum"]
+    return unmask_as_planned(values, data, _ranking(where[ranking_place(checksum)], checksum), where)
+
+
+def ranking_place(checksum: str) -> str:
+    """The name in a job's `where` of the path of a ranking."""
+    return f"ranking:{checksum}"
 
 
 def unmask_as_planned(
@@ -201,17 +197,18 @@ def unmask_as_planned(
     fill: Fill = ConstantFill((0.0,) * data.shape[0])
     if values["fill"] is not None:  # masks are shown as they are: nothing is filled in
         fill = restore_fill(values["fill"], trust_code=where.get("trust_code") == "yes")
-    kept = Kept(values["kept"]["end"], values["kept"]["count"])
-    return unmask_dataset(data, ranking, kept, fill, shown=values["shown"])
+    return unmask_dataset(data, ranking, Kept(**values["kept"]), fill, shown=values["shown"])
 
 
 def train_fresh(values: Mapping[str, Any], data: Dataset, out: Path, where: Mapping[str, str]) -> Run:
     """Train the architecture and recipe of a job's values, from its seed, on `data`."""
-    model, seed = values["model"], values["seed"]
-    own = _build_own(model, seed, trust_code=where.get("trust_code") == "yes")
+    record, seed = values["model"], values["seed"]
+    model, options = record["name"], record["options"]
+    if ":" in model:  # foreign code, which `train` takes as a module
+        model, options = build_recorded(record, seed, trust_code=where.get("trust_code") == "yes"), {}
     return train(
-        model=model["name"] if own is None else own,
-        model_options=model["options"] if own is None else {},
+        model=model,
+        model_options=options,
         data=data,
         out=str(out),
         seed=seed,

@@ -42,14 +42,14 @@ def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str])
     """Job: many retrainings in one program; {"members": a result for each as `retrain` returns it, or None}.
 
     values: {"members": the values of their jobs}, of one data set, architecture and recipe. where: as in
-    `retrain`, but "ranking:CHECKSUM" for each ranking. Killed at any moment, it continues from its newest
+    `retrain`, with each one's ranking. Killed at any moment, it continues from its newest
     checkpoint. A member whose loss or gradient stops being finite has no result; by itself it says why.
     """
     if (folder / ACCURACY).exists():
         kept: dict[str, Any] = read_json(folder / ACCURACY, sealed=True)
         return kept
     members = values["members"]
-    views = [load_unmasked(one, {**where, "ranking": _ranking_path(where, one)}) for one in members]
+    views = [load_unmasked(one, where) for one in members]
     device = resolve_device(where.get("device", "auto"))
     stack = Stack(members, views, device)
     stack.load(folder / CHECKPOINTS)
@@ -66,11 +66,6 @@ def retrain_stacked(values: dict[str, Any], folder: Path, where: dict[str, str])
     write_sealed(folder / ACCURACY, result)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return result
-
-
-def _ranking_path(where: Mapping[str, str], values: Mapping[str, Any]) -> str:
-    """The path of the ranking of one member."""
-    return where[f"ranking:{values['ranking']['checksum']}"]
 
 
 class Stack:
@@ -281,10 +276,7 @@ def _member_bytes(values: Mapping[str, Any]) -> int:
 
 
 def _stack(members: Sequence[Job]) -> Job:
-    where: dict[str, str] = {}
-    for member in members:
-        where |= {name: path for name, path in member.where.items() if name != "ranking"}
-        where["ranking:" + member.values["ranking"]["checksum"]] = member.where["ranking"]
+    where = {name: path for member in members for name, path in member.where.items()}
     label = f"{len(members)} retrainings together, from {members[0].label}"
     values = {"members": [member.values for member in members]}
     return Job(STACKED, values, where, label, sum(member.cost for member in members))

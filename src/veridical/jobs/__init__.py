@@ -4,7 +4,7 @@ Nothing here knows neural networks. `veridical.jobs.cluster` has the executor fo
 """
 
 from veridical.jobs.pool import InProcess, ProcessPool, WorkerLost, workers_of
-from veridical.jobs.run import Outcome, Progress, run_jobs
+from veridical.jobs.run import Outcome, Progress, check_outcomes, run_jobs
 from veridical.jobs.store import Job, JobFunction, Store
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Progress",
     "Store",
     "WorkerLost",
+    "check_outcomes",
     "run_jobs",
     "workers_of",
 ]

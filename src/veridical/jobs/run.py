@@ -98,6 +98,21 @@ def run_jobs(
     return {name: run.outcomes[name] for name in unique}
 
 
+def check_outcomes(outcomes: Mapping[str, Outcome], jobs: Iterable[Job]) -> None:
+    """Raise a RunError with the reasons and last lines of the log if any job failed."""
+    failed = [(job, outcomes[job.id]) for job in jobs if outcomes[job.id].status == "failed"]
+    reports = [
+        "\n    ".join([f"{job.label} ({job.id}): {outcome.error}", *outcome.log_tail.splitlines()[-5:]])
+        for job, outcome in failed[:3]
+    ]
+    reports += [f"and {len(failed) - 3} more"] if len(failed) > 3 else []
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(outcomes)} jobs failed; the others are finished and kept, and the same "
+            "command tries these again:\n" + "\n".join(reports)
+        )
+
+
 class _Run:
     """The state of one call of `run_jobs`: what was submitted, what another command runs, what is over."""
 

@@ -32,8 +32,17 @@ import numpy as np
 import torch
 
 from veridical.data.lookup import data_root
-from veridical.faithfulness.diffroar import check_outcomes
-from veridical.jobs import InProcess, Job, Outcome, ProcessPool, Progress, Store, run_jobs, workers_of
+from veridical.jobs import (
+    InProcess,
+    Job,
+    Outcome,
+    ProcessPool,
+    Progress,
+    Store,
+    check_outcomes,
+    run_jobs,
+    workers_of,
+)
 from veridical.jobs.cluster import Dask
 from veridical.jobs.pool import visible_cards
 from veridical.metrics.intervals import SHARE, UNBOUNDED, two_intervals
