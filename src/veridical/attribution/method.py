@@ -313,7 +313,7 @@ class _Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(
-        self, indices: range, dtype: torch.dtype, device: torch.device | str | None = None
+        self, indices: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -322,43 +322,41 @@ def dataset_maps(
     examples: _Examples,
     attribution: Attribution,
     *,
+    indices: Sequence[int] | None = None,
     target: Literal["predicted", "label"] | Tensor = "predicted",
     batch_size: int = 256,
     seed: int = 0,
-    progress: Callable[[int, int], Any] | None = None,
 ) -> Tensor:
-    """Maps (N, ...) of all examples, on the CPU, in the dtype in which the model computes.
+    """Maps (n, ...) of examples of a data set, on the CPU, in the dtype in which the model computes.
 
     attribution: a method or any callable of its form; methods draw the noise of example i by its number i.
-    target: explain the class that is predicted, the label, or the class of each example given here, int64
-        (N,).
+    indices: numbers of the examples that are explained, all by default.
+    target: explain the class that is predicted, the label, or the class of each of them given here, int64
+        (n,).
     batch_size: examples of a batch.
     seed: of the global generators, for a callable of the caller's own; see `batch_maps`.
-    progress: called with how many examples are done, and how many there are.
 
     Raises UsageError for maps that have not the shape of the inputs, as those of a hidden layer.
     """
     check_count("batch_size", batch_size)
     check_attribution(attribution, create_graph=False)
+    numbers = range(len(examples)) if indices is None else indices
     if isinstance(target, Tensor):
-        if target.shape != (len(examples),):
-            raise argument_error("target", target, f"a class for each of {len(examples)} examples")
+        if target.shape != (len(numbers),):
+            raise argument_error("target", target, f"a class for each of {len(numbers)} examples")
     elif target not in ("predicted", "label"):
-        raise argument_error("target", target, '"predicted", "label" or classes (N,)')
-    like, count = parameter_like(model), len(examples)
+        raise argument_error("target", target, '"predicted", "label" or classes (n,)')
+    like = parameter_like(model)
     # An empty batch tells the shape of the maps without any image being made.
     shape = examples.batch(range(0), like.dtype)[0].shape[1:]
-    maps = torch.zeros(count, *shape, dtype=like.dtype)
-    for first in range(0, count, batch_size):
-        numbers = range(first, min(first + batch_size, count))
-        part = slice(numbers.start, numbers.stop)
-        inputs, labels = examples.batch(numbers, like.dtype, like.device)
+    maps = torch.zeros(len(numbers), *shape, dtype=like.dtype)
+    for first in range(0, len(numbers), batch_size):
+        part = slice(first, first + batch_size)
+        inputs, labels = examples.batch(numbers[part], like.dtype, like.device)
         explained = labels if isinstance(target, str) and target == "label" else None
         if isinstance(target, Tensor):
             explained = target[part].to(inputs.device)
-        maps[part] = batch_maps(attribution, model, inputs, explained, numbers, seed).cpu()
-        if progress is not None:
-            progress(numbers.stop, count)
+        maps[part] = batch_maps(attribution, model, inputs, explained, numbers[part], seed).cpu()
     return maps
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from veridical.attribution.method import dataset_maps
 from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.dataset import describe_source, load_source
 from veridical.faithfulness.randomisation import predict_classes
@@ -26,7 +27,6 @@ from veridical.runtime.options import AttributionChoice, Gallery, Placement, Sub
 from veridical.studies.maps import (
     describe_methods,
     examples_panel,
-    explain,
     first_images,
     joined,
     make_topk_curve,
@@ -197,7 +197,8 @@ class Alignment(Study[AlignmentOptions]):
         method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
         shown, regions = data.test.subset(numbers), regions_of(data)[numbers.start : numbers.stop]
         predicted = predict_classes(model, shown)
-        maps = explain(model, data.test, method, numbers, predicted, batch=context.batch, seed=seed)
+        options: dict[str, Any] = {"target": predicted, "batch_size": context.batch, "seed": seed}
+        maps = dataset_maps(model, data.test, method, indices=numbers, **options).float()
         sizes = saliency(maps.double())
         total = sizes.sum(dim=(1, 2), keepdim=True)
         # A map of zeros stays one.
@@ -269,8 +270,9 @@ class Alignment(Study[AlignmentOptions]):
             classes = predict_classes(first.model, split.subset(index))
             for name in self.methods:
                 method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
-                settings = {"batch": options.batch, "seed": options.seed}
-                rows.append(saliency(explain(first.model, split, method, index, classes, **settings)).numpy())
+                given: dict[str, Any] = {"batch_size": options.batch, "seed": options.seed}
+                maps = dataset_maps(first.model, split, method, indices=index, target=classes, **given)
+                rows.append(saliency(maps.float()).numpy())
         shape = (len(self.models), len(self.methods), *rows[0].shape)
         return arrays | {
             "region": regions_of(self.data)[index].numpy(),

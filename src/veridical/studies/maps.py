@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from veridical.attribution.classifier import parameter_like
-from veridical.attribution.method import Attribution, batch_maps
 from veridical.attribution.registry import create_attribution, describe_attribution
-from veridical.data import DATASETS, Dataset, Split
+from veridical.data import DATASETS, Dataset
 from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
 from veridical.metrics.intervals import SHARE, two_intervals
 from veridical.metrics.localisation import (
@@ -72,30 +70,6 @@ def train_step(data: Dataset, values: Mapping[str, Any], context: Context) -> Ru
         progress=False,
         **values["training"],
     )
-
-
-def explain(
-    model: nn.Module,
-    split: Split,
-    attribution: Attribution,
-    indices: Sequence[int],
-    target: Tensor,
-    *,
-    batch: int,
-    seed: int,
-) -> Tensor:
-    """Maps of some examples' target classes (n,), float32 (n, C, H, W) on the CPU.
-
-    Unlike `dataset_maps` of a subset it draws the noise of an example by its number in the whole split.
-    """
-    like = parameter_like(model)
-    maps = [torch.zeros(0, *split.images.shape[1:])]
-    for first in range(0, len(indices), batch):
-        numbers = indices[first : first + batch]
-        inputs, _ = split.batch(numbers, like.dtype, like.device)
-        classes = target[first : first + batch].to(like.device)
-        maps.append(batch_maps(attribution, model, inputs, classes, numbers, seed).cpu().float())
-    return torch.cat(maps)
 
 
 def map_measures(

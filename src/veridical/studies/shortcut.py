@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from veridical.attribution.method import dataset_maps
 from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.dataset import describe_source
 from veridical.data.masked import MaskedDataset
@@ -41,7 +42,6 @@ from veridical.studies.maps import (
     check_data,
     describe_methods,
     examples_panel,
-    explain,
     first_of_each_class,
     make_topk_curve,
     map_measures,
@@ -278,9 +278,15 @@ class Shortcut(Study[ShortcutStudyOptions]):
             arrays[f"region/{variant}"] = regions[index].numpy()
             for name in values["attributions"]:
                 method, classes = create_attribution(name, seed=seed), predicted[:count]
-                maps = explain(
-                    trained.model, shown.test, method, explained, classes, batch=context.batch, seed=seed
-                )
+                maps = dataset_maps(
+                    trained.model,
+                    shown.test,
+                    method,
+                    indices=explained,
+                    target=classes,
+                    batch_size=context.batch,
+                    seed=seed,
+                ).float()
                 measures = map_measures(
                     maps, regions[:count], levels=values["levels"], seed=seed, indices=explained
                 )
