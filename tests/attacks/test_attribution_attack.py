@@ -259,12 +259,10 @@ def test_named_protocols_can_be_changed() -> None:
 ORIGIN = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(1, 1, 3, 3)
 
 
-def judge(*, minimise_each: bool = False, shortlist: int = 1) -> _IterateSelector:
+def judge(*, minimise_each: bool = False) -> _IterateSelector:
     """The map is the image itself; every iterate keeps its label."""
-    label = torch.zeros(1, dtype=torch.int64)
-    return _IterateSelector(
-        lambda x: torch.eye(2)[:1].repeat(len(x), 1), _itself, ORIGIN, label, 3, shortlist, minimise_each
-    )
+    plan, label = Protocol("test", k=3, minimise_each=minimise_each), torch.zeros(1, dtype=torch.int64)
+    return _IterateSelector(lambda x: torch.eye(2)[:1].repeat(len(x), 1), _itself, ORIGIN, label, plan)
 
 
 def _itself(inputs: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from veridical.attribution.method import dataset_maps
+from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.methods import InputGradient
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
@@ -29,7 +29,6 @@ from veridical.faithfulness.randomisation import (
     judge_remaining,
     model_randomisation,
     permute_labels,
-    predict_classes,
     remaining_similarity,
     replace_by_noise,
     shorten_training,

@@ -197,9 +197,8 @@ def _attack_batch(batch: _Batch, direction: Direction, ball: Ball, plan: Protoco
     check_climbable(logits)
     check_target(batch.target, logits)
     label = logits.argmax(1)
-    judge, shortlist = batch.map(plan.judge_nodes), plan.shortlist if plan.final_nodes else 1
-    real = partial(logits_of, batch.model)
-    selector = _IterateSelector(real, judge, inputs, label, plan.compared, shortlist, plan.minimise_each)
+    real, judge = partial(logits_of, batch.model), batch.map(plan.judge_nodes)
+    selector = _IterateSelector(real, judge, inputs, label, plan)
     # A stream for each example, by its number in the data set: batches change nothing.
     generators = [stream(seed, "attack", index) for index in batch.indices]
     nudge = draw(inputs, [stream(seed, "nudge", index) for index in batch.indices], "normal").sign()
@@ -282,8 +281,8 @@ class _IterateSelector:
 
     logits: inputs -> logits (N, K) of the real network. attribute: its judging map. origin, label:
     unperturbed inputs (N, C, H, W) and their predicted labels (N,); iterates that change the label are
-    inadmissible (+inf). k: pixels of the intersection. shortlist: iterates kept per example, for tau and
-    (with `minimise_each`) apart from it for the intersection.
+    inadmissible (+inf). plan: its shortlist is kept per example, for tau and (with `minimise_each`) apart
+    from it for the intersection.
     """
 
     def __init__(
@@ -292,21 +291,22 @@ class _IterateSelector:
         attribute: Callable[[Tensor], Tensor],
         origin: Tensor,
         label: Tensor,
-        k: int,
-        shortlist: int,
-        minimise_each: bool,
+        plan: Protocol,
     ) -> None:
-        self.logits, self.attribute, self.origin, self.label, self.k = logits, attribute, origin, label, k
-        self.clean_map = attribute(origin)
+        self.logits, self.attribute, self.origin, self.label = logits, attribute, origin, label
+        self.clean_map, self.k = attribute(origin), plan.compared
         self.clean = saliency(self.clean_map)
-        self._shortlist = partial(_Shortlist, origin, self.clean_map, shortlist)
+        # Where the judge's map is the final one, its first choice is final too.
+        self._shortlist = partial(
+            _Shortlist, origin, self.clean_map, plan.shortlist if plan.final_nodes else 1
+        )
         self.by_tau = [self._shortlist()]
-        self.by_intersection = self._shortlist() if minimise_each else None
+        self.by_intersection = self._shortlist() if plan.minimise_each else None
         self.trace: list[Tensor] = []
         self.evaluations = 1
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Kendall's tau (N,) float64 of the iterate's map with the original's; +inf where inadmissible."""
+    def __call__(self, inputs: Tensor) -> None:
+        """Judge one iterate (N, C, H, W), and keep it where it is among the least."""
         with torch.no_grad():
             admissible = (self.logits(inputs).argmax(1) == self.label).cpu()
         attribution = self.attribute(inputs)
@@ -321,7 +321,6 @@ class _IterateSelector:
             # Among equal overlaps the one of lower tau, without changing the order of different overlaps.
             worth = torch.where(value.isinf(), torch.inf, overlap + 1e-9 * value)
             self.by_intersection.offer(inputs, attribution, worth)
-        return value.to(inputs.device)
 
     def freeze(self) -> None:
         """Close the shortlist by tau and begin another, so that what follows cannot displace its iterates.

@@ -18,6 +18,7 @@ from veridical.attacks.directions import Direction, TopK
 from veridical.attacks.protocols import Protocol
 from veridical.attacks.protocols import protocol as protocol_by_name
 from veridical.attribution.classifier import parameter_like, predict
+from veridical.attribution.method import predict_classes
 from veridical.attribution.methods import IntegratedGradients
 from veridical.data.dataset import Split
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
@@ -41,8 +42,6 @@ from veridical.runtime.files import Arrays
 # Measures that an attack may minimise one by one, so that it hands over its own numbers.
 _MINIMISED = ("topk_intersection", "kendall_tau", "spearman")
 _PER_BATCH = ("gradients", "seconds", "rewrites")
-# Images that are classified at a time.
-CLASSIFIED = 500
 # A map is called incomplete where its sum misses more than this share of the output's change.
 _INCOMPLETE = 0.1
 _ATTACKED = ("prediction", "explanation")
@@ -357,7 +356,8 @@ def _result(
     # To classify is cheap: the whole split, even where only its first examples are attacked.
     everything = main.metrics["natural_accuracy"]
     if len(main.arrays["index"]) < len(split):
-        everything = proportion_interval(count_correct(model, split), len(split))
+        right = int((predict_classes(model, split) == split.labels).sum())
+        everything = proportion_interval(right, len(split))
     return RobustnessResult(
         main=main,
         curve=tuple(curve),
@@ -367,16 +367,6 @@ def _result(
         seconds=dict(zip(_ATTACKED, seconds, strict=True)),
         notes=tuple(_notes(model, split, main, plan)),
     )
-
-
-def count_correct(model: nn.Module, split: Split) -> int:
-    """How many images of the split are classified correctly."""
-    like, correct = parameter_like(model), 0
-    for first in range(0, len(split), CLASSIFIED):
-        indices = range(first, min(first + CLASSIFIED, len(split)))
-        inputs, target = split.batch(indices, like.dtype, like.device)
-        correct += int((predict(model, inputs).argmax(1) == target).sum())
-    return correct
 
 
 def _summary(arrays: Arrays) -> dict[str, Interval]:

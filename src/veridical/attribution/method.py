@@ -28,12 +28,16 @@ from veridical.attribution.classifier import (
     logits_of,
     out_of_inference,
     parameter_like,
+    predict,
 )
 from veridical.attribution.path import ROWS_PER_CHUNK, Scalar, rows_of
 from veridical.attribution.second_order import check_second_order
 from veridical.runtime.checking import Checked, check_count, check_value, record
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.seeds import seed_global, stream
+
+# Examples that are classified at a time.
+CLASSIFIED = 500
 
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
@@ -358,6 +362,16 @@ def dataset_maps(
             explained = target[part].to(inputs.device)
         maps[part] = batch_maps(attribution, model, inputs, explained, numbers[part], seed).cpu()
     return maps
+
+
+def predict_classes(model: nn.Module, examples: _Examples, batch_size: int = CLASSIFIED) -> Tensor:
+    """The class that a network predicts for each example of a data set, int64 (N,) on the CPU."""
+    like, numbers = parameter_like(model), range(len(examples))
+    result = [torch.zeros(0, dtype=torch.int64)]
+    for first in range(0, len(examples), batch_size):
+        inputs, _ = examples.batch(numbers[first : first + batch_size], like.dtype, like.device)
+        result.append(predict(model, inputs).argmax(dim=1).cpu())
+    return torch.cat(result)
 
 
 def batch_maps(

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.classifier import examining, logits_of, parameter_like, predict
-from veridical.attribution.method import Attribution, dataset_maps
+from veridical.attribution.classifier import examining, logits_of, parameter_like
+from veridical.attribution.method import Attribution, dataset_maps, predict_classes
 from veridical.data import Dataset, Split
 from veridical.data.arrays import Arrays, hashed_order
 from veridical.data.dataset import build_dataset
@@ -253,16 +253,6 @@ def model_randomisation(
 def fresh_seed(seed: int) -> int:
     """The seed of fresh weights: one that no training was started with, as those are small numbers."""
     return int(stream(seed, "randomised weights").initial_seed()) % 2**31
-
-
-def predict_classes(model: nn.Module, examples: Split, batch_size: int = 256) -> Tensor:
-    """The class that a network predicts for each example, int64 (N,) on the CPU."""
-    like = parameter_like(model)
-    result = []
-    for first in range(0, len(examples), batch_size):
-        numbers = range(first, min(first + batch_size, len(examples)))
-        result.append(predict(model, examples.batch(numbers, like.dtype, like.device)[0]).argmax(dim=1).cpu())
-    return torch.cat(result) if result else torch.zeros(0, dtype=torch.int64)
 
 
 def compare_unrelated(maps: Tensor, target: Tensor, seed: int) -> dict[str, dict[str, Tensor]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.attacks.robustness import CLASSIFIED
+from veridical.attribution.method import CLASSIFIED
 from veridical.data import Dataset, Split
 from veridical.data.augmentation import balanced_order
 from veridical.faithfulness.retraining import ACCURACY, load_unmasked

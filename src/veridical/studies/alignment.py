@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from veridical.attribution.method import dataset_maps
+from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.dataset import describe_source, load_source
-from veridical.faithfulness.randomisation import predict_classes
 from veridical.metrics.intervals import SHARE, mean_interval, paired_difference, two_intervals
 from veridical.metrics.localisation import LEVELS, area_share, mass_share
 from veridical.metrics.maps import saliency

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import ball
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.method import Attribution, dataset_maps
+from veridical.attribution.method import Attribution, dataset_maps, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data.block_mnist import block_mnist
 from veridical.data.dataset import Split, describe_source
 from veridical.data.masked import MaskedDataset
-from veridical.faithfulness.randomisation import predict_classes as predictions
 from veridical.metrics.intervals import SHARE, mean_interval, over_runs, proportion_interval, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,
@@ -605,7 +604,7 @@ def measure_leakage(
     and picture/saliency float16, each map divided by its maximum.
     """
     split = data.test.subset(range(count))
-    classes = predictions(model, split)
+    classes = predict_classes(model, split)
 
     def explain(shown: Split) -> Tensor:
         return dataset_maps(model, shown, method, target=classes, batch_size=batch, seed=seed).float()

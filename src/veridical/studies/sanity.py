@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.method import dataset_maps
+from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
 from veridical.data.dataset import describe_source, load_source
@@ -31,7 +31,6 @@ from veridical.faithfulness.randomisation import (
     judge_remaining,
     model_randomisation,
     permute_labels,
-    predict_classes,
     remaining_similarity,
     replace_by_noise,
     shorten_training,

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veridical.attribution.method import dataset_maps
+from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.registry import check_on_black, create_attribution
 from veridical.data.dataset import describe_source
 from veridical.data.masked import MaskedDataset
 from veridical.data.shortcut import ABSENT, shortcut_variants
-from veridical.faithfulness.randomisation import predict_classes
 from veridical.metrics.intervals import SHARE, over_runs, two_intervals
 from veridical.metrics.localisation import LEVELS
 from veridical.report import Curve, Interval, Panel, curves_illustration

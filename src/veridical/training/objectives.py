@@ -319,20 +319,6 @@ def _at_the_image(penalty: AttributionPenalty, robust: RobustSettings) -> Robust
     )
 
 
-def starts_warm(objective: Objective, settings: Settings) -> bool:
-    """Whether this objective's inner ascent starts warm; a UsageError where images change between epochs."""
-    if not isinstance(objective, RobustAttribution) or objective.inner.start != "warm":
-        return False
-    for name in ("augment", "balance"):
-        if getattr(settings, name) != "none":
-            raise UsageError(
-                f"inner_start=warm keeps where the ascent ended for each image until the next epoch, and "
-                f"{name}={getattr(settings, name)} changes the images or how often they come. Give "
-                f"{name}=none, or another inner_start."
-            )
-    return True
-
-
 class WarmStarts:
     """What is kept for the next epoch: x' - x of every training image, as bytes.
 
@@ -345,6 +331,20 @@ class WarmStarts:
         self.offsets = torch.zeros(count, *shape, dtype=torch.int8)
         self.scales = torch.full((count,), _UNSEEN)
         self._pending: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, objective: Objective, settings: Settings, shape: Sequence[int]) -> WarmStarts | None:
+        """Those of a training whose inner ascent starts warm; a UsageError where images change in between."""
+        if not isinstance(objective, RobustAttribution) or objective.inner.start != "warm":
+            return None
+        for name in ("augment", "balance"):
+            if getattr(settings, name) != "none":
+                raise UsageError(
+                    f"inner_start=warm keeps where the ascent ended for each image until the next epoch, and "
+                    f"{name}={getattr(settings, name)} changes the images or how often they come. Give "
+                    f"{name}=none, or another inner_start."
+                )
+        return cls(settings.train_examples, shape)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds of them, by name; references."""

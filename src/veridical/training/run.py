@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import Ball
-from veridical.attacks.robustness import count_correct
 from veridical.attribution.classifier import parameter_like, predict
+from veridical.attribution.method import predict_classes
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.data.arrays import held_out
@@ -187,10 +187,8 @@ def measure_accuracies(model: nn.Module, split: Split, ball: Ball | None, *, see
     ball: where predictions are attacked, from one random start in ten steps; None leaves adversarial_accuracy
     None. The attack's noise depends on the seed alone, so that epochs can be compared.
     """
-    result = {
-        "natural_accuracy": proportion_interval(count_correct(model, split), len(split)),
-        "adversarial_accuracy": None,
-    }
+    correct = int((predict_classes(model, split) == split.labels).sum())
+    result = {"natural_accuracy": proportion_interval(correct, len(split)), "adversarial_accuracy": None}
     if ball is not None:
         attacked, held = min(_ATTACKED, len(split)), 0
         if attacked:

@@ -32,7 +32,6 @@ from veridical.training.objectives import (
     RobustAttribution,
     WarmStarts,
     build_objective,
-    starts_warm,
 )
 from veridical.training.optimisation import arithmetic
 from veridical.training.penalties import OBJECTIVES, supported_options
@@ -89,7 +88,7 @@ class Task:
         self.ball: Ball | None = getattr(last, "ball", None)
         if robust is not None:
             self.ball = ball(robust.norm, robust.radius)
-        self.starts = WarmStarts(len(self.train), data.shape) if starts_warm(first, settings) else None
+        self.starts = WarmStarts.of(first, settings, data.shape)
 
     def objective(self, progress: float) -> Objective:
         """What is minimised at a point of the training, from 0 to 1."""
