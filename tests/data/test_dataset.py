@@ -60,12 +60,10 @@ def test_bytes_become_numbers_from_0_to_1_rounded_once(dtype: torch.dtype) -> No
 def test_batches_and_subsets_share_nothing_with_the_split() -> None:
     split, state = numbered(5), torch.get_rng_state()
     images, labels = split.images.clone(), split.labels.clone()
-    inputs, target = split.batch([0, 1], device="meta")
-    assert inputs.device.type == target.device.type == "meta"
+    assert {one.device.type for one in split.batch([0, 1], device="meta")} == {"meta"}
     for dtype in (torch.float32, torch.float64):
-        inputs, target = split.batch(slice(None), dtype=dtype)
-        inputs.fill_(0.5)
-        target.fill_(0)
+        for cut in split.batch(slice(None), dtype=dtype):
+            cut.fill_(0)
     part = split.subset(slice(None))
     part.images.fill_(9)
     part.labels.fill_(9)
@@ -75,32 +73,24 @@ def test_batches_and_subsets_share_nothing_with_the_split() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("indices", "message"),
-    [
-        ([0, 3], "expected indices from 0 to 2"),
-        ([-1], "expected indices from 0 to 2"),
-        (torch.tensor([3]), "expected indices from 0 to 2"),
-        (torch.tensor([True, False, True]), "indices: expected integers"),
-        (torch.tensor([0.5]), "indices: expected integers"),
-        (torch.tensor(1), "indices: expected integers"),
-    ],
-)
-def test_other_indices_are_refused(indices: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        numbered(3).batch(indices)
-
-
-def test_a_split_checks_its_tensors_and_the_dtype() -> None:
-    labels = torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(UsageError, match="images: expected a uint8 tensor"):
-        Split(torch.zeros(2, 1, 3, 3), labels)
-    with pytest.raises(UsageError, match="images"):
-        Split(torch.zeros(2, 3, 3, dtype=torch.uint8), labels)
-    with pytest.raises(UsageError, match="labels: expected an int64"):
-        Split(torch.zeros(3, 1, 3, 3, dtype=torch.uint8), labels)
+def test_what_is_no_split_and_no_batch_is_refused() -> None:
+    within = "indices: expected .* from 0 to 2"
+    wrong: list[tuple[Any, str]] = [([0, 3], within), ([-1], within), (torch.tensor([3]), within)]
+    integers = "indices: expected integers"
+    wrong += [(torch.tensor(values), integers) for values in ([True, False, True], [0.5], 1)]
+    for indices, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            numbered(3).batch(indices)
     with pytest.raises(UsageError, match=r"dtype: expected a floating-point dtype, but got torch\.uint8"):
         numbered(3).batch([0], dtype=torch.uint8)
+    labels, images = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 1, 3, 3)
+    for other, message in (
+        (images, "images: expected a uint8 tensor"),
+        (images[:, 0].byte(), "images: expected a uint8 tensor"),
+        (images[[0, 0, 1]].byte(), "labels: expected an int64"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Split(other, labels)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +165,12 @@ def test_divisions_that_leave_nothing_are_refused() -> None:
     for size in (0, -1, 10, 11):
         with pytest.raises(UsageError, match="size: expected an integer from 1 to 9"):
             held_out(10, size, 0, "validation")
-    for fraction in (0.0, 1.0, -0.1, float("nan")):
-        with pytest.raises(UsageError, match="fraction"):
-            stratified([0, 0, 1, 1], fraction, 0, "folder")
-    with pytest.raises(UsageError, match="class 1: expected at least 2"):
-        stratified([0, 0, 1], 0.5, 0, "folder")
+    for labels, fraction, message in (
+        *(([0, 0, 1, 1], fraction, "fraction") for fraction in (0.0, 1.0, -0.1, float("nan"))),
+        ([0, 0, 1], 0.5, "class 1: expected at least 2"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            stratified(labels, fraction, 0, "folder")
 
 
 def pillow(images: np.ndarray) -> np.ndarray:
