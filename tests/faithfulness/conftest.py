@@ -1,12 +1,17 @@
 """Data sets of 8x8 images of which it is known where the information lies."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from veridical.data import Dataset, Split
+from veridical.data import Dataset, Split, load
+from veridical.data.dataset import write_source
+from veridical.faithfulness.ranking import Ranking, rank_coordinates
+from veridical.faithfulness.retraining import ranking_place, resolve_architecture, resolve_training
 
 SIGNAL = (slice(2, 4), slice(5, 7))
 """Rows and columns of the four pixels that hold the class, where only they do."""
@@ -71,3 +76,45 @@ def network() -> nn.Module:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.4)
     return model
+
+
+@pytest.fixture
+def telling(marked_data: Dataset) -> Ranking:
+    """The four pixels that tell the class in the upper half of the order, at random otherwise."""
+    generator = torch.Generator().manual_seed(3)
+    ranks = []
+    for split in (marked_data.train, marked_data.test):
+        attribution = torch.rand(split.images.shape, generator=generator)
+        attribution[:, :, SIGNAL[0], SIGNAL[1]] += 0.5
+        ranks.append(rank_coordinates(attribution).numpy())
+    return Ranking(ranks[0], ranks[1], marked_data.shape)
+
+
+@pytest.fixture
+def where(marked_data: Dataset, telling: Ranking, tmp_path: Path) -> dict[str, str]:
+    """A job's paths: the data, an order for each image and, the last, one order for all."""
+    result = {**write_source(marked_data, tmp_path / "data.npz"), "device": "cpu"}
+    for number, rows in enumerate((slice(None), slice(1))):
+        ranking = Ranking(telling.train[rows], telling.test[rows], telling.shape)
+        ranking.save(tmp_path / f"{number}.npz")
+        result[ranking_place(ranking.checksum)] = str(tmp_path / f"{number}.npz")
+    return result
+
+
+@pytest.fixture
+def values(telling: Ranking, where: dict[str, str]) -> dict[str, Any]:
+    """The values of a job that keeps half of each image, black elsewhere."""
+    data = load(where["data"])
+    record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
+    short = {"epochs": 1.0, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.0}
+    return {
+        "data": {"checksum": data.checksum},
+        "ranking": {"checksum": telling.checksum},
+        "kept": {"end": "top", "count": 32},
+        "shown": "images",
+        "fill": {"kind": "constant", "values": [0.0]},
+        "model": record,
+        "training": resolve_training(data, record, None, "natural", short),
+        "recipe_source": "",
+        "seed": 7,
+    }

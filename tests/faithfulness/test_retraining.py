@@ -15,13 +15,11 @@ from veridical.faithfulness.ranking import (
     Ranking,
     linear_options,
     measure_linear_importances,
-    rank_coordinates,
 )
 from veridical.faithfulness.retraining import (
     ACCURACY,
     RUN,
     hash_recipe,
-    ranking_place,
     resolve_architecture,
     resolve_training,
     retrain,
@@ -32,49 +30,9 @@ from veridical.runtime.options import TrainOptions
 from veridical.training.loop import train
 from veridical.training.recipes import Settings, resolve
 
-SHORT: dict[str, Any] = {"epochs": 1.0, "batch_size": 30, "learning_rate": 0.01, "averaging": 0.0}
 
-
-def telling(data: Dataset, seed: int = 3) -> Ranking:
-    """The four pixels that tell the class in the upper half of the order, at random otherwise."""
-    generator = torch.Generator().manual_seed(seed)
-    ranks = []
-    for split in (data.train, data.test):
-        attribution = torch.rand(split.images.shape, generator=generator)
-        attribution[:, :, 2:4, 5:7] += 0.5
-        ranks.append(rank_coordinates(attribution).numpy())
-    return Ranking(ranks[0], ranks[1], data.shape)
-
-
-@pytest.fixture
-def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
-    """A job's paths, with the toy data and a ranking in files."""
-    telling(marked_data).save(tmp_path / "ranking.npz")
-    result = write_source(marked_data, tmp_path / "data.npz")
-    place = ranking_place(telling(marked_data).checksum)
-    return {**result, place: str(tmp_path / "ranking.npz"), "device": "cpu"}
-
-
-@pytest.fixture
-def values(marked_data: Dataset, where: dict[str, str]) -> dict[str, Any]:
-    """The values of a job that keeps half of each image, black elsewhere."""
-    data = load(where["data"])
-    record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
-    return {
-        "data": {"checksum": data.checksum},
-        "ranking": {"checksum": telling(marked_data).checksum},
-        "kept": {"end": "top", "count": 32},
-        "shown": "images",
-        "fill": {"kind": "constant", "values": [0.0]},
-        "model": record,
-        "training": resolve_training(data, record, None, "natural", SHORT),
-        "seed": 7,
-    }
-
-
-def by_hand(data: Dataset) -> Dataset:
+def by_hand(data: Dataset, ranking: Ranking) -> Dataset:
     """The upper half of the ranking, black elsewhere: as bytes, which is exact."""
-    ranking = telling(data)
     parts = {}
     for part, split, ranks in (("train", data.train, ranking.train), ("test", data.test, ranking.test)):
         shown = torch.from_numpy(ranks < 32).reshape(split.images.shape)
@@ -83,18 +41,13 @@ def by_hand(data: Dataset) -> Dataset:
 
 
 def test_a_retraining_is_training_on_unmasked_images(
-    marked_data: Dataset, values: dict[str, Any], where: dict[str, str], tmp_path: Path
+    marked_data: Dataset, telling: Ranking, values: dict[str, Any], where: dict[str, str], tmp_path: Path
 ) -> None:
     result = retrain(values, tmp_path, where)
-    options: dict[str, Any] = {
-        **SHORT,
-        "objective": "natural",
-        "validation": 0,
-        "device": "cpu",
-        "progress": False,
-    }
-    options |= {"model": "mlp", "model_options": {"width": 16}, "seed": 7}
-    direct = train(data=by_hand(marked_data), out=str(tmp_path / "direct"), **options)
+    options: dict[str, Any] = {"model": "mlp", "model_options": {"width": 16}, "seed": 7, "epochs": 1.0}
+    options |= {"batch_size": 30, "learning_rate": 0.01, "averaging": 0.0, "objective": "natural"}
+    options |= {"validation": 0, "device": "cpu", "progress": False}
+    direct = train(data=by_hand(marked_data, telling), out=str(tmp_path / "direct"), **options)
     assert result["accuracy"] == direct.result["results"]["natural_accuracy"]["value"]
     assert result["correct"] == round(result["accuracy"] * 400)
     assert result["examples"] == 400
@@ -129,12 +82,11 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_stays(
 
 
 def test_a_ranking_or_data_set_that_changed_is_noticed(
-    marked_data: Dataset, values: dict[str, Any], where: dict[str, str], tmp_path: Path
+    values: dict[str, Any], where: dict[str, str], tmp_path: Path
 ) -> None:
-    other = tmp_path / "other.npz"
-    telling(marked_data, seed=4).save(other)
+    swapped = dict.fromkeys(where, list(where.values())[-1]) | {"data": where["data"]}
     with pytest.raises(RunError, match="not the ranking that was planned with"):
-        retrain(values, tmp_path / "job", dict.fromkeys(where, str(other)) | {"data": where["data"]})
+        retrain(values, tmp_path / "job", swapped)
     changed = {**values, "data": {"checksum": "2" * 64}}
     with pytest.raises(RunError, match="not those that were planned with"):
         retrain(changed, tmp_path / "job", where)

@@ -11,16 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from veridical.data import Dataset, load
-from veridical.data.dataset import write_source
 from veridical.faithfulness import forecast, stacked
 from veridical.faithfulness.diffroar import diffroar
-from veridical.faithfulness.ranking import Ranking, rank_coordinates
 from veridical.faithfulness.result import DiffRoarResult
 from veridical.faithfulness.retraining import (
     ACCURACY,
     RETRAIN,
     load_unmasked,
-    resolve_architecture,
     resolve_training,
     train_fresh,
 )
@@ -41,43 +38,19 @@ RECIPE: dict[str, Any] = {"steps": 30, "batch_size": 30, "learning_rate": 0.01, 
 
 
 @pytest.fixture
-def where(marked_data: Dataset, tmp_path: Path) -> dict[str, str]:
-    """A stack's paths: the toy data, an order for each image, and one order for all."""
-    generator = torch.Generator().manual_seed(3)
-    maps = [
-        torch.rand(part.images.shape, generator=generator) for part in (marked_data.train, marked_data.test)
-    ]
-    for map_ in maps:
-        map_[:, :, 2:4, 5:7] += 0.5
-    train, test = (rank_coordinates(part).numpy() for part in maps)
-    each, one = Ranking(train, test, marked_data.shape), Ranking(train[:1], test[:1], marked_data.shape)
-    result = {**write_source(marked_data, tmp_path / "data.npz"), "device": "cpu"}
-    for name, ranking in (("each", each), ("one", one)):
-        ranking.save(tmp_path / f"{name}.npz")
-        result[f"ranking:{ranking.checksum}"] = str(tmp_path / f"{name}.npz")
-    return result
-
-
-@pytest.fixture
-def members(where: dict[str, str]) -> list[dict[str, Any]]:
+def members(values: dict[str, Any], where: dict[str, str]) -> list[dict[str, Any]]:
     """Two seeds, two levels, both ends, two rankings, and masks alone."""
-    data = load(where["data"])
-    record = resolve_architecture("mlp", {"width": 16}, data, None, trust_code=False)
+    data, recipe = load(where["data"]), {**RECIPE, "weight_decay": 0.01}
+    values["training"] = resolve_training(data, values["model"], None, "natural", recipe)
     each, one = (name.removeprefix("ranking:") for name in where if name.startswith("ranking:"))
-    black = {"kind": "constant", "values": [0.3]}
-    shared = {
-        "data": {"checksum": data.checksum},
-        "model": record,
-        "training": resolve_training(data, record, None, "natural", {**RECIPE, "weight_decay": 0.01}),
-        "recipe_source": "",
-    }
+    grey = {"kind": "constant", "values": [0.3]}
     return [
         {
-            **shared,
+            **values,
             "ranking": {"checksum": checksum},
             "kept": {"end": end, "count": count},
             "shown": shown,
-            "fill": black if shown == "images" else None,
+            "fill": grey if shown == "images" else None,
             "seed": seed,
         }
         for checksum, end, count, shown, seed in (

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +106,14 @@ def test_the_tail_of_a_log_is_short(store: Store) -> None:
 
 
 def test_a_store_is_made_once_however_many_begin(tmp_path: Path) -> None:
-    gate, tokens = threading.Barrier(8), []
+    gate = threading.Barrier(8)
 
-    def make() -> None:
+    def make(_: int) -> str:
         gate.wait()
-        tokens.append(Store(tmp_path / "new" / "store").token)
+        return Store(tmp_path / "new" / "store").token
 
-    threads = [threading.Thread(target=make) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(tokens) == 8
-    assert len(set(tokens)) == 1
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(make, range(8)))) == 1
     assert [path.name for path in (tmp_path / "new" / "store").iterdir()] == ["store.json"]
 
 
@@ -189,14 +185,12 @@ def test_a_thread_prints_into_the_log_of_its_own_job_alone(
             gate.wait()
             print("an error of", name, file=sys.stderr)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in ("a", "b")]
-    for thread in threads:
-        thread.start()
-    gate.wait()
-    print("from elsewhere")
-    gate.wait()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:
+        ended = threads.map(work, ("a", "b"))
+        gate.wait()
+        print("from elsewhere")
+        gate.wait()
+        assert list(ended) == [None, None]
     logs = [(tmp_path / name).read_text() for name in ("a", "b")]
     assert logs == [f"from {name}\nan error of {name}\n" for name in ("a", "b")]
     assert (sys.stdout, sys.stderr) == streams

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -142,18 +143,14 @@ def test_an_owner_that_slept_knows_and_leaves_the_newer_lease_alone(tmp_path: Pa
 
 def test_of_many_only_one_gets_it_also_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fcntl", None)
-    gate, got = threading.Barrier(8), []
+    gate = threading.Barrier(8)
 
-    def get() -> None:
+    def get(_: int) -> Lease | None:
         gate.wait()
-        got.append(acquire(tmp_path, 60.0))
+        return acquire(tmp_path, 60.0)
 
-    threads = [threading.Thread(target=get) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (lease,) = [lease for lease in got if lease is not None]
+    with ThreadPoolExecutor(8) as threads:
+        (lease,) = [lease for lease in threads.map(get, range(8)) if lease is not None]
     assert not lease.is_lost()
     assert [path.name for path in tmp_path.iterdir()] == [LEASE]
     observer = Observer(1e-9)

@@ -66,11 +66,7 @@ def _time_retraining(
 
 
 def _extrapolate(
-    start: Callable[[Dataset, Path, int], Run],
-    data: Dataset,
-    steps: int,
-    batch_size: int,
-    seconds: float,
+    start: Callable[[Dataset, Path, int], Run], data: Dataset, steps: int, batch_size: int, seconds: float
 ) -> float:
     """Seconds of a whole training, from one that is a little longer than its warm-up.
 
@@ -190,12 +186,14 @@ def predict_retraining(
         together = stack_size(values, len(retrainings), workers, device)
         if together > 1:
             return dict.fromkeys(kinds, _timed(measurement, retrainings[:together], executor))
-    result: dict[Shown, float] = {"images": _timed(measurement, [_typical(measurement, "images")], executor)}
-    for kind in kinds[1:]:
-        # To put in a constant costs next to nothing, imputation does not.
-        constant = measurement.fill.describe()["kind"] == "constant"
-        masks = [_typical(measurement, kind)]
-        result[kind] = result["images"] if constant else _timed(measurement, masks, executor)
+    result: dict[Shown, float] = {}
+    for kind in kinds:
+        alike = sorted((one for one in retrainings if one.shown == kind), key=lambda one: one.kept.count)
+        # To put in a constant costs next to nothing, imputation does not: masks are timed for themselves.
+        if not result or measurement.fill.describe()["kind"] != "constant":
+            result[kind] = _timed(measurement, [alike[len(alike) // 2]], executor)
+        else:
+            result[kind] = result["images"]
     return result
 
 
@@ -226,12 +224,6 @@ def _predict_ranking(measurement: Measurement, batch: int) -> float:
 
         seconds += _extrapolate(start, data, steps, batch_size, SECONDS)
     return seconds
-
-
-def _typical(measurement: Measurement, shown: Shown) -> Retraining:
-    """A retraining at the level in the middle."""
-    alike = [one for one in measurement.retrainings if one.shown == shown]
-    return sorted(alike, key=lambda one: one.kept.count)[len(alike) // 2]
 
 
 def _timed(measurement: Measurement, members: Sequence[Retraining], executor: Executor | None) -> float:
