@@ -14,7 +14,7 @@ from veridical.report import (
     Curve,
     Interval,
     curves_figure,
-    describe_curves,
+    curves_illustration,
     histograms_figure,
     intervals_figure,
     scatter_figure,
@@ -156,8 +156,9 @@ def test_a_scatter_has_a_point_for_each_known_pair_and_looks_that_differ() -> No
 
 def test_curves_are_told_in_words() -> None:
     curves = [Curve("a", [0.05, 0.2, 0.5], [None, 0.6, 0.8]), Curve("b", [1.0], [float("nan")])]
-    axes = {"x_label": "level", "y_label": "accuracy", "x_percent": True, "y_percent": True}
-    assert describe_curves(curves, **axes, level_line=(0.1, "chance"), title="t") == (  # type: ignore[arg-type]
+    axes: dict[str, Any] = {"x_label": "level", "y_label": "accuracy", "x_percent": True, "y_percent": True}
+    drawn = curves_illustration(curves, **axes, level_line=(0.1, "chance"), title="t")
+    assert drawn.alt == (
         "accuracy against level. a: from 60.0% at 20% to 80.0% at 50%; b: no values; chance: 10.0%."
     )
 

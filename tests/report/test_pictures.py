@@ -124,11 +124,11 @@ def test_the_colour_scale_and_the_marks_differ_in_lightness() -> None:
 def test_outlines_follow_the_borders_of_the_mask() -> None:
     mask = np.zeros((4, 5), dtype=bool)
     mask[1:3, 0:2] = True
-    strokes = {stroke for stroke in pictures.mask_borders(mask).split("M") if stroke}
+    strokes = {stroke for stroke in pictures._mask_borders(mask).split("M") if stroke}
     level = {f"{x} {y}h1" for x in (0, 1) for y in (1, 3)}
     upright = {f"{x} {y}v1" for x in (0, 2) for y in (1, 2)}
     assert strokes == level | upright
-    assert pictures.mask_borders(mask & False) == ""
+    assert pictures._mask_borders(mask & False) == ""
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

@@ -6,8 +6,9 @@ A page (`study_page`) is panels of words, tables (`Table` of `Column`s), figures
 
 from veridical.report.figures import (
     Curve,
+    Illustration,
     curves_figure,
-    describe_curves,
+    curves_illustration,
     histograms_figure,
     intervals_figure,
     scatter_figure,
@@ -15,10 +16,8 @@ from veridical.report.figures import (
 )
 from veridical.report.formats import Interval, main_interval
 from veridical.report.page import (
-    Illustration,
     Panel,
     Verdict,
-    curves_illustration,
     settings_panel,
     study_page,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "channels_last",
     "curves_figure",
     "curves_illustration",
-    "describe_curves",
     "histograms_figure",
     "intervals_figure",
     "main_interval",

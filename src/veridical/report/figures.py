@@ -20,6 +20,8 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from veridical.report.formats import Interval, finite, percent, signed
+from veridical.report.pictures import PictureGallery
+from veridical.runtime.checking import record
 from veridical.runtime.errors import argument_error, visible
 
 Array = NDArray[Any]
@@ -209,17 +211,33 @@ def shares_grid(
     return figure
 
 
-def describe_curves(
+@record
+class Illustration:
+    """A figure or gallery with the words below it, and in `alt` what it shows for who cannot see it."""
+
+    figure: Figure | PictureGallery
+    caption: str
+    alt: str
+
+    def __post_init__(self) -> None:
+        if not self.alt.strip():
+            raise argument_error("Illustration.alt", self.alt, "what the figure shows, in words")
+
+
+def curves_illustration(
     curves: Sequence[Curve],
+    caption: str = "",
     *,
     x_label: str,
     y_label: str,
     x_percent: bool = False,
     y_percent: bool = False,
     level_line: tuple[float, str] | None = None,
-    **_look: object,
-) -> str:
-    """What such a figure shows, for who cannot see it: every curve's first and last known point."""
+    **look: Any,
+) -> Illustration:
+    """What `curves_figure` draws, with every curve's first and last known point as `alt`."""
+    axes: dict[str, Any] = {"x_label": x_label, "y_label": y_label, "level_line": level_line}
+    axes |= {"x_percent": x_percent, "y_percent": y_percent}
     told = []
     for curve in curves:
         known = [(x, y) for x, y in zip(curve.x, map(finite, curve.y), strict=True) if y is not None]
@@ -230,7 +248,8 @@ def describe_curves(
         told.append(f"{curve.name}: from {' to '.join(ends)}" if ends else f"{curve.name}: no values")
     if level_line is not None and level_line[1]:
         told.append(f"{level_line[1]}: {_number(level_line[0], y_percent)}")
-    return f"{y_label} against {x_label}. {'; '.join(told)}."
+    alt = f"{y_label} against {x_label}. {'; '.join(told)}."
+    return Illustration(curves_figure(curves, **axes, **look), caption, alt)
 
 
 @_in_style

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from veridical.report.figures import Curve, curves_figure, describe_curves, inline_svg
+from veridical.report.figures import Illustration, inline_svg
 from veridical.report.formats import DASH, flatten_settings
 from veridical.report.pictures import PictureGallery, PictureRow, colour_bar_uri
 from veridical.report.table import Table, explained
@@ -27,19 +26,6 @@ _LISTED_FROM: Final = 4
 # Galleries of a page stay below this many bytes together: browsers and mail take no more with ease.
 _LARGEST_GALLERY: Final = 15_000_000
 _INTERVAL: Final = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
-
-
-@record
-class Illustration:
-    """A figure or gallery with the words below it, and in `alt` what it shows for who cannot see it."""
-
-    figure: Figure | PictureGallery
-    caption: str
-    alt: str
-
-    def __post_init__(self) -> None:
-        if not self.alt.strip():
-            raise argument_error("Illustration.alt", self.alt, "what the figure shows, in words")
 
 
 @record
@@ -68,11 +54,6 @@ class Verdict:
     text: Sequence[str] = ()
     caution: str = ""
     illustrations: Sequence[Illustration] = ()
-
-
-def curves_illustration(curves: Sequence[Curve], caption: str = "", **axes: Any) -> Illustration:
-    """Curves with their own description as `alt`; axes: as `curves_figure` takes them."""
-    return Illustration(curves_figure(curves, **axes), caption, describe_curves(curves, **axes))
 
 
 def settings_panel(title: str, settings: Mapping[str, object]) -> Panel:

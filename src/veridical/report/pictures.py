@@ -105,7 +105,7 @@ class PictureGallery:
                 "uri": _png_uri(colour_pixels(picture, colours)),
                 "crisp": max(np.shape(picture)[:2]) <= _LARGE,
                 "size": np.shape(picture)[1::-1],
-                "outline": "" if outline is None else mask_borders(outline),
+                "outline": "" if outline is None else _mask_borders(outline),
             }
             for column, picture, colours, caption, outline, alt in parts
         ]
@@ -160,7 +160,7 @@ def channels_last(image: Array) -> Array:
     return np.asarray(values[0] if len(values) == 1 else np.moveaxis(values, 0, -1))
 
 
-def mask_borders(mask: NDArray[np.bool_]) -> str:
+def _mask_borders(mask: NDArray[np.bool_]) -> str:
     """The pixel edges between a mask and what is not in it, as strokes of an SVG path.
 
     Pixel corners lie on whole numbers; beyond the picture's border is outside.
