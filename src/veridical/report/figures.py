@@ -6,9 +6,10 @@ Figures are as wide as a phone, so that their text stays legible.
 import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
@@ -242,8 +243,7 @@ def curves_illustration(
     for curve in curves:
         known = [(x, y) for x, y in zip(curve.x, map(finite, curve.y), strict=True) if y is not None]
         ends = [
-            f"{_number(y, y_percent)} at {_tick_text(x_percent)(x, 0.0)}"
-            for x, y in known[:1] + known[1:][-1:]
+            f"{_number(y, y_percent)} at {_tick_text(x_percent, x)}" for x, y in known[:1] + known[1:][-1:]
         ]
         told.append(f"{curve.name}: from {' to '.join(ends)}" if ends else f"{curve.name}: no values")
     if level_line is not None and level_line[1]:
@@ -325,8 +325,8 @@ def scatter_figure(
                 label = wrapped.pop(name, "_unnamed")
                 look = {"color": LINES[place % len(LINES)], **_mark(place)}
                 axes.errorbar(x.value, y.value, xerr=_bars(x), yerr=_bars(y), label=label, **look)
-        axes.xaxis.set_major_formatter(_percent_text)
-        axes.yaxis.set_major_formatter(_tick_text(share))
+        axes.xaxis.set_major_formatter(partial(_tick_text, True))
+        axes.yaxis.set_major_formatter(partial(_tick_text, share))
     if len(wrapped) < len(names):
         figure.legend(loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35)
     return figure
@@ -345,15 +345,12 @@ def _bars(interval: Interval) -> list[list[float]] | None:
 
 
 def _figure(
-    width: float,
-    height: float,
-    rows: int = 1,
-    columns: int = 1,
-    *,
-    grid: Literal["x", "y", "both"] | None = None,
-    share: bool = True,
+    width: float, height: float, rows: int = 1, columns: int = 1, *, grid: str = "", share: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of this size in points, and its charts row by row, of one scale if they share that."""
+    """A figure of this size in points, and its charts row by row, of one scale if they share that.
+
+    grid: across which axes its lines are drawn, "x", "y" or "both"; none for an empty text.
+    """
     figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
     charts = figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).ravel().tolist()
     for axes in charts:
@@ -368,7 +365,7 @@ def _figure(
 def _lay_flat(axes: Axes, x_range: tuple[float, float], x_percent: bool) -> None:
     """A chart of which only the horizontal axis is read."""
     axes.set_xlim(*x_range)
-    axes.xaxis.set_major_formatter(_tick_text(x_percent))
+    axes.xaxis.set_major_formatter(partial(_tick_text, x_percent))
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
 
@@ -421,7 +418,7 @@ def _across(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> No
     places = sorted({float(x) for curve in curves for x in curve.x if np.isfinite(x)})
     if log and places and places[-1] > 0:
         axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(_tick_text(percent))
+    axes.xaxis.set_major_formatter(partial(_tick_text, percent))
     if 0 < len(places) <= _MOST_NAMED:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(places)
@@ -431,7 +428,7 @@ def _upward(axes: Axes, percent: bool, log: bool, bounds: tuple[float, float] | 
     if log and axes.dataLim.y1 > 0:
         axes.set_yscale("log")
     if percent:
-        axes.yaxis.set_major_formatter(_percent_text)
+        axes.yaxis.set_major_formatter(partial(_tick_text, True))
     if bounds is not None:
         axes.set_ylim(*bounds)
 
@@ -442,16 +439,9 @@ def _words(name: str, length: int | None = None) -> str:
     return textwrap.fill(shown, length) if length else shown
 
 
-def _tick_text(share: bool) -> Callable[[float, float], str]:
-    return _percent_text if share else _plain_text
-
-
-def _plain_text(value: float, _place: float = 0.0) -> str:
-    return f"{value:,.10g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _percent_text(value: float, _place: float = 0.0) -> str:
-    return f"{_plain_text(100 * value)}%"
+def _tick_text(share: bool, value: float, _place: float = 0.0) -> str:
+    text = f"{100 * value if share else value:,.10g}".replace("-", "\N{MINUS SIGN}")
+    return f"{text}%" if share else text
 
 
 def _numbers(values: Sequence[float | None]) -> Array:
