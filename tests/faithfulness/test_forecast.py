@@ -14,7 +14,7 @@ from torch import nn
 
 from veridical.data import Dataset
 from veridical.faithfulness import forecast as module
-from veridical.faithfulness.diffroar_plan import Design, Measurement, place_data, plan_diffroar
+from veridical.faithfulness.diffroar_plan import Design, Measurement, plan_diffroar
 from veridical.faithfulness.forecast import Forecast, forecast, predict_retraining
 from veridical.jobs import ProcessPool, WorkerLost
 from veridical.runtime.errors import RunError
@@ -134,7 +134,7 @@ class Workers(Executor):
 
 
 def on_disk(network: nn.Module, data: Dataset, folder: Path, **design: Any) -> Measurement:
-    return place_data(measurement(network, data, **design), folder)
+    return measurement(network, data, **design).place_data(folder)
 
 
 def test_all_workers_are_timed_at_once_but_no_more_than_there_are_stacks(

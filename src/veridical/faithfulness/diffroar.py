@@ -20,7 +20,6 @@ from veridical.faithfulness.diffroar_plan import (
     Measurement,
     RankingName,
     Retraining,
-    place_data,
     plan_diffroar,
 )
 from veridical.faithfulness.forecast import predict_retraining
@@ -95,11 +94,14 @@ class Measuring:
         records: dict[str, Any] = {name: ranking.describe() for name, ranking in rankings.items()}
         return build_result(self.measurement, records, accuracies, timing)
 
+    def ranking_path(self, name: RankingName) -> Path:
+        """The file of a ranking."""
+        return self.folder / RANKINGS / f"{name}.npz"
+
     def make_rankings(self) -> dict[RankingName, Ranking]:
         """Those of the attribution and the baselines, from their files where they are there already."""
-        folder = self.folder / RANKINGS
-        folder.mkdir(exist_ok=True)
-        paths = {name: ranking_path(self.folder, name) for name in self.measurement.design.rankings}
+        (self.folder / RANKINGS).mkdir(exist_ok=True)
+        paths = {name: self.ranking_path(name) for name in self.measurement.design.rankings}
         for name, path in paths.items():
             if not path.exists():
                 self._rank(name).save(path)
@@ -141,7 +143,7 @@ class Measuring:
         records = {name: ranking.describe() for name, ranking in rankings.items()}
         jobs: dict[Retraining, Job] = {}
         for one in plan.retrainings:
-            path, record = ranking_path(self.folder, one.ranking), records[one.ranking]
+            path, record = self.ranking_path(one.ranking), records[one.ranking]
             where = {**plan.where, ranking_place(record["checksum"]): str(path.absolute())}
             kept = f"{one.kept.end} {one.kept.count} of {plan.coordinates}"
             label = f"{one.ranking}, {one.shown}, {kept}, seed {one.seed}"
@@ -162,11 +164,6 @@ class Measuring:
 
     def _stage(self, what: str) -> Callable[[Progress], object]:
         return partial(self.progress or (lambda _what, _state: None), what)
-
-
-def ranking_path(folder: Path, name: RankingName) -> Path:
-    """The file of a ranking in the folder of a measurement."""
-    return folder / RANKINGS / f"{name}.npz"
 
 
 def _make_executor(device: str) -> Executor:
@@ -279,7 +276,7 @@ def diffroar(
     with ExitStack() as stack:
         # An executor of the caller's stays open; processes of our own end with us.
         runner = executor or stack.enter_context(_make_executor(measurement.where["device"]))
-        placed, jobs = place_data(measurement, folder), named or Store(folder / JOBS)
+        placed, jobs = measurement.place_data(folder), named or Store(folder / JOBS)
         result = Measuring(placed, folder, jobs, runner, batch, stacked, progress).run()
     # That of the data as they were given: the numbers do not depend on where they were put.
     return replace(result, config=config)

@@ -179,6 +179,22 @@ class Measurement:
             "seed": retraining.seed,
         }
 
+    def place_data(self, folder: Path) -> Measurement:
+        """The same with its images where jobs find them: a data set in memory is written to the folder.
+
+        Raises RunError if the folder holds other images under that name.
+        """
+        if "data" in self.where:
+            return self
+        where = write_source(self.data, folder / ARRAYS)
+        stored = load(where["data"])
+        for here, there in ((self.data.train, stored.train), (self.data.test, stored.test)):
+            if not (torch.equal(here.images, there.images) and torch.equal(here.labels, there.labels)):
+                raise RunError(f"{where['data']} holds other images than were given. Name another folder.")
+        # Its own name stays, by which people know it; the checksum is that of what jobs will load.
+        whole = replace(self.data, train=stored.train, test=stored.test, checksum=stored.checksum)
+        return replace(self, data=whole, where={**self.where, **where})
+
 
 def plan_diffroar(
     judged: Judged,
@@ -233,24 +249,6 @@ def plan_diffroar(
     )
     design.check(result.coordinates)
     return result
-
-
-def place_data(measurement: Measurement, folder: Path) -> Measurement:
-    """The measurement with its images where jobs find them: a data set in memory is written to the folder.
-
-    Raises RunError if the folder holds other images under that name.
-    """
-    if "data" in measurement.where:
-        return measurement
-    data = measurement.data
-    where = write_source(data, folder / ARRAYS)
-    stored = load(where["data"])
-    for here, there in ((data.train, stored.train), (data.test, stored.test)):
-        if not (torch.equal(here.images, there.images) and torch.equal(here.labels, there.labels)):
-            raise RunError(f"{where['data']} holds other images than were given. Name another folder.")
-    # Its own name stays, by which people know it; the checksum is that of what jobs will load.
-    whole = replace(data, train=stored.train, test=stored.test, checksum=stored.checksum)
-    return replace(measurement, data=whole, where={**measurement.where, **where})
 
 
 def _resolve_attribution(

@@ -183,12 +183,11 @@ OrderName = Literal["cascading", "independent"]
 class Randomised:
     """One state of the network and what its maps have in common with those of the trained one.
 
-    stage: what lost its weights last. randomised: how many stages have fresh weights. maps: (N, C, H, W).
-    predicted: the class that this network predicts (N,). similarity: by measure (N,), see `metrics.registry`.
+    stage: what lost its weights last. maps: (N, C, H, W). predicted: the class that this network predicts
+    (N,). similarity: by measure (N,), see `metrics.registry`.
     """
 
     stage: Stage
-    randomised: int
     maps: Tensor
     predicted: Tensor
     similarity: dict[str, Tensor]
@@ -205,7 +204,6 @@ def model_randomisation(
     seed: int = 0,
     map_seed: int = 0,
     batch_size: int = 256,
-    progress: Callable[[int, int], Any] | None = None,
 ) -> Iterator[Randomised]:
     """Randomise a network's layers from the logits down and compare its maps with the trained network's.
 
@@ -216,8 +214,7 @@ def model_randomisation(
     cannot be reset. target: the classes that are explained (N,), the same at every step; None takes those
     that the trained network predicts. Maps of two classes would differ even if no weight did. seed: of the
     fresh weights, which no training of the registry's networks begins with. map_seed: of a callable's random
-    numbers, the same for every network; see `dataset_maps`. progress: told how many steps are done, and how
-    many there are.
+    numbers, the same for every network; see `dataset_maps`.
 
     Yields a `Randomised` per stage.
     Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 4.
@@ -237,17 +234,13 @@ def model_randomisation(
         seed=map_seed,
     )
     trained, network = maps_of(model), private_copy(model)
-    for number, stage in enumerate(stages, start=1):
+    for stage in stages:
         _overwrite_stage(network, new, stage)
         maps, classes = maps_of(network), predict_classes(network, examples, batch_size)
-        randomised = number
         if order == "independent":
             # The trained weights come back before the next stage.
             _overwrite_stage(network, model, stage)
-            randomised = 1
-        yield Randomised(stage, randomised, maps, classes, compare_maps(trained, maps, "sanity"))
-        if progress is not None:
-            progress(number, len(stages))
+        yield Randomised(stage, maps, classes, compare_maps(trained, maps, "sanity"))
 
 
 def fresh_seed(seed: int) -> int:

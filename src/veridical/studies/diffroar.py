@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from veridical.faithfulness.diffroar import Measuring, ranking_path
+from veridical.faithfulness.diffroar import Measuring
 from veridical.faithfulness.diffroar_plan import Design, plan_diffroar
 from veridical.faithfulness.forecast import Forecast, forecast
 from veridical.faithfulness.ranking import Ranking
@@ -129,7 +129,7 @@ class DiffRoar(Study[DiffRoarOptions]):
     def work(self, work: Work) -> None:
         """Rank, retrain, and put the accuracies together."""
         options = self.options
-        self.measured = Measuring(
+        self.measuring = Measuring(
             self.measurement,
             Path(options.out),
             work.store,
@@ -137,7 +137,8 @@ class DiffRoar(Study[DiffRoarOptions]):
             options.batch,
             options.stacked,
             work.progress,
-        ).run()
+        )
+        self.measured = self.measuring.run()
 
     def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - measured when the jobs were done
         """Curves with verdicts, baselines, the control, rankings and notes."""
@@ -179,7 +180,7 @@ class DiffRoar(Study[DiffRoarOptions]):
         names.
         """
         measurement = self.measurement
-        ranking = Ranking.load(ranking_path(Path(self.options.out), "judged"))
+        ranking = Ranking.load(self.measuring.ranking_path("judged"))
         split, design = measurement.data.test, measurement.design
         index = first_of_each_class(split.labels, self.options.gallery)
         inputs, labels = split.batch(index)
