@@ -1,7 +1,9 @@
 """What is measured on the maps of models whose leakage is known: none, total, and half a picture."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,49 +18,31 @@ SIDE, CLASSES, COUNT = 6, 3, 60
 
 
 def glyphs() -> Tensor:
-    """A glyph for each class, (CLASSES, SIDE, SIDE): pairs of rows of the block's middle."""
+    """A glyph for each class, (CLASSES, SIDE, SIDE): a row of the block's middle."""
     found = torch.zeros(CLASSES, SIDE, SIDE)
     for label in range(CLASSES):
         found[label, 1 + label, 1:5] = 1.0
     return found
 
 
-def images(place: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Bytes (N, 1, 2 SIDE, SIDE) with the glyph in the block `place` and a frame in the other, and masks."""
-    blocks = torch.zeros(len(labels), 2, SIDE, SIDE)
-    frame = torch.ones(SIDE, SIDE)
-    frame[1:-1, 1:-1] = 0
-    each = torch.arange(len(labels))
-    blocks[each, place] = glyphs()[labels] * (0.6 + 0.4 * torch.rand(len(labels), 1, 1, generator=seeded()))
-    blocks[each, 1 - place] = frame
-    masks = torch.zeros(len(labels), 2, SIDE, SIDE, dtype=torch.bool)
-    masks[each, place] = True
-    shape = (len(labels), 2 * SIDE, SIDE)
-    return (blocks.reshape(shape)[:, None] * 255).round().to(torch.uint8), masks.reshape(shape)
-
-
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(4)
-
-
 def data(moved: bool = False) -> MaskedDataset:
-    """Images whose glyph is above or below by chance, or the same images with it in the other block."""
-    labels = torch.arange(COUNT) % CLASSES
-    place = torch.randint(2, (COUNT,), generator=seeded())
+    """Images (1, 2 SIDE, SIDE) with a glyph above or below by chance and a frame in the other block.
+
+    moved: the same images with the glyph in the other block.
+    """
+    labels, each = torch.arange(COUNT) % CLASSES, torch.arange(COUNT)
+    place = torch.randint(2, (COUNT,), generator=torch.Generator().manual_seed(4))
     place = 1 - place if moved else place
-    pixels, masks = images(place, labels)
-    split = Split(pixels, labels)
-    return MaskedDataset(
-        "blocks",
-        split,
-        split,
-        ("a", "b", "c"),
-        "checksum",
-        "tests",
-        train_mask=masks,
-        test_mask=masks,
-        places={"block": (place, place)},
-    )
+    blocks = torch.ones(COUNT, 2, SIDE, SIDE)
+    blocks[:, :, 1:-1, 1:-1] = 0
+    grey = torch.rand(COUNT, 1, 1, generator=torch.Generator().manual_seed(4))
+    blocks[each, place] = glyphs()[labels] * (0.6 + 0.4 * grey)
+    masks = torch.zeros(COUNT, 2, SIDE, SIDE, dtype=torch.bool)
+    masks[each, place] = True
+    pixels = (blocks.reshape(COUNT, 1, 2 * SIDE, SIDE) * 255).round().to(torch.uint8)
+    split, mask = Split(pixels, labels), masks.reshape(COUNT, 2 * SIDE, SIDE)
+    given: dict[str, Any] = {"train_mask": mask, "test_mask": mask, "places": {"block": (place, place)}}
+    return MaskedDataset("blocks", split, split, ("a", "b", "c"), "checksum", "tests", **given)
 
 
 class Gated(nn.Module):
@@ -74,14 +58,14 @@ class Gated(nn.Module):
         return found
 
 
-def measured(power: int, pairs: bool = True) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "count": COUNT,
-        "seed": 0,
-        "levels": list(LEVELS),
-    }
-    moved = data(moved=True) if pairs else None
-    return measure_leakage(Gated(power), data(), moved, InputGradient(), **values, batch=17)
+def measured(
+    power: int, method: Any = None, *, pairs: bool = True, batch: int = 17, levels: Sequence[float] = LEVELS
+) -> dict[str, Any]:
+    """What is measured of the maps of a gated model, by default of its input gradients."""
+    moved, method = data(moved=True) if pairs else None, method or InputGradient()
+    return measure_leakage(
+        Gated(power), data(), moved, method, count=COUNT, levels=levels, seed=0, batch=batch
+    )
 
 
 def test_a_model_that_looks_for_its_glyph_leaks_nothing() -> None:
@@ -97,6 +81,11 @@ def test_a_model_that_looks_for_its_glyph_leaks_nothing() -> None:
     assert found["pair/left_in_block"].tolist() == [0.0] * COUNT
     assert found["level/null"].tolist() == [0.0] * COUNT
     assert (found["level/signal"] > 0).all()
+    # For the page, the first of each class.
+    assert found["index"].tolist() == list(range(12))
+    assert found["picture/image"].shape == (12, 1, 2 * SIDE, SIDE)
+    assert found["picture/saliency"].max(axis=(1, 2)).tolist() == [1.0] * 12
+    assert (found["picture/saliency"][~found["picture/signal"]] == 0).all()
 
 
 def test_a_linear_model_leaks_all_and_draws_the_glyph_where_it_is_not() -> None:
@@ -115,6 +104,8 @@ def test_a_linear_model_leaks_all_and_draws_the_glyph_where_it_is_not() -> None:
     assert found["telling_area"].tolist() == pytest.approx([0.25] * COUNT)
     assert found["telling"].reshape(-1, CLASSES).mean(axis=0).sum() == pytest.approx(9 / 4)
     assert found["level/null"].tolist() == pytest.approx(found["level/signal"].tolist())
+    # Where the glyph never moves there are no pairs.
+    assert found.keys() - measured(power=1, pairs=False).keys() == {f"pair/{name}" for name in PAIRED}
 
 
 def test_a_picture_of_the_very_digit_is_told_from_one_of_its_class() -> None:
@@ -123,35 +114,15 @@ def test_a_picture_of_the_very_digit_is_told_from_one_of_its_class() -> None:
         above, below = inputs.chunk(2, dim=2)
         return torch.cat([above + below] * 2, dim=2)
 
-    values: dict[str, Any] = {"count": COUNT, "seed": 0, "levels": list(LEVELS)}
-    method: Any = both_blocks
-    found = measure_leakage(Gated(2), data(), data(moved=True), method, **values, batch=60)
+    found = measured(2, both_blocks, batch=60)
     assert found["pair/same_digit"].tolist() == pytest.approx([1.0] * COUNT)
     # Of the same shape, but most images have a grey level of their own.
     assert found["pair/same_class"].mean() < 0.999
     assert (found["pair/same_class"] > found["pair/other_class"]).all()
 
 
-def test_pairs_are_left_out_where_the_glyph_never_moves() -> None:
-    found = measured(power=1, pairs=False)
-    assert not [name for name in found if name.startswith("pair/")]
-    assert {f"pair/{name}" for name in PAIRED} < measured(power=1).keys()
-
-
-def test_pictures_are_the_first_of_each_class() -> None:
-    found = measured(power=2)
-    assert found["index"].tolist() == list(range(12))
-    assert found["picture/image"].shape == (12, 1, 2 * SIDE, SIDE)
-    assert found["picture/saliency"].max(axis=(1, 2)).tolist() == [1.0] * 12
-    assert (found["picture/saliency"][~found["picture/signal"]] == 0).all()
-
-
 def test_batches_change_nothing() -> None:
-    values: dict[str, Any] = {"count": COUNT, "seed": 0, "levels": [0.1]}
-    arrays = [
-        measure_leakage(Gated(2), data(), data(moved=True), SmoothGrad(), **values, batch=size)
-        for size in (17, 60)
-    ]
-    assert arrays[0].keys() == arrays[1].keys()
+    small, large = (measured(2, SmoothGrad(), batch=size, levels=[0.1]) for size in (17, 60))
+    assert small.keys() == large.keys()
     for name in ("null/mass", "null/topk", "pair/left_at_ink", "pair/same_digit"):
-        torch.testing.assert_close(torch.from_numpy(arrays[0][name]), torch.from_numpy(arrays[1][name]))
+        np.testing.assert_allclose(small[name], large[name], rtol=1e-5, atol=1e-6)
