@@ -1,5 +1,6 @@
 """Small trained runs, attacks and finished studies, each made once: what commands and studies work on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +74,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """noise.npz, 8x8 images that say nothing about their three classes."""
-    draws = np.random.default_rng(0)
+def write_images(path: Path, train: int, test: int, paint: Callable[[int], Any]) -> Path:
+    """An .npz of 8x8 images of three classes in turn; paint: from a label to an image."""
     arrays: dict[str, Any] = {}
-    for part, count in (("train", 300), ("test", 60)):
-        arrays[f"x_{part}"] = draws.integers(0, 120, (count, 8, 8)).astype(np.uint8)
+    for part, count in (("train", train), ("test", test)):
         arrays[f"y_{part}"] = np.arange(count) % 3
-    path = tmp_path_factory.mktemp("noise") / "noise.npz"
+        arrays[f"x_{part}"] = np.stack([paint(label) for label in arrays[f"y_{part}"]]).astype(np.uint8)
     np.savez(path, **arrays)
     return path
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """noise.npz, images that say nothing about their classes."""
+    draws, path = np.random.default_rng(0), tmp_path_factory.mktemp("noise") / "noise.npz"
+    return write_images(path, 300, 60, lambda _label: draws.integers(0, 120, (8, 8)))
 
 
 @pytest.fixture(scope="session")
@@ -108,107 +113,78 @@ def trained(noise: Path) -> Path:
     return folder
 
 
-def alignment_options(trained: Path, out: Path, **changes: Any) -> AlignmentOptions:
-    runs = [str(trained / f"{objective}-{seed}") for objective, seed in RUNS]
-    values = {"run": runs, "out": str(out), "examples": 24, "batch": 7, "gallery": 3, **QUIET, **changes}
-    return AlignmentOptions(**values)
-
-
 @pytest.fixture(scope="session")
 def aligned(trained: Path) -> AlignmentOptions:
     """A finished alignment of the three runs, in three jobs for each run and attribution."""
-    options = alignment_options(trained, trained / "aligned")
+    runs = [str(trained / f"{objective}-{seed}") for objective, seed in RUNS]
+    options = AlignmentOptions(
+        run=runs, out=str(trained / "aligned"), examples=24, batch=7, gallery=3, **QUIET
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alignment, "STRETCH", 10)
         Alignment(options).run()
     return options
 
 
-def shortcut_options(noise: Path, out: Path, **changes: Any) -> ShortcutStudyOptions:
-    values: dict[str, Any] = {
-        "out": str(out),
-        "data": str(noise),
-        "model": "mlp",
-        "model_options": {"width": 16},
-        "objective": ["natural"],
-        "rate": [1.0],
-        "size": 2,
-        "seeds": 2,
-        "epochs": 5.0,
-        "batch_size": 20,
-        "averaging": 0.0,
-        "explained": 24,
-        "gallery": 3,
-        **QUIET,
-        **changes,
-    }
-    return ShortcutStudyOptions(**values)
-
-
 @pytest.fixture(scope="session")
 def shortcuts(noise: Path) -> ShortcutStudyOptions:
     """A finished shortcut study."""
-    options = shortcut_options(noise, noise.parent / "shortcuts")
+    options = ShortcutStudyOptions(
+        out=str(noise.parent / "shortcuts"),
+        data=str(noise),
+        model="mlp",
+        model_options={"width": 16},
+        objective=["natural"],
+        rate=[1.0],
+        size=2,
+        seeds=2,
+        epochs=5.0,
+        batch_size=20,
+        averaging=0.0,
+        explained=24,
+        gallery=3,
+        **QUIET,
+    )
     Shortcut(options).run()
     return options
 
 
 @pytest.fixture(scope="session")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """bars.npz, 8x8 images on black: the class is the column of a bar, the grey levels are random."""
-    draws = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for part, count in (("train", 160), ("test", 30)):
-        labels = np.arange(count) % 3
-        images = np.zeros((count, 8, 8), dtype=np.uint8)
-        for row, label in enumerate(labels):
-            images[row, 1:7, 1 + 2 * label : 3 + 2 * label] = draws.integers(150, 256, (6, 2))
-        arrays |= {f"x_{part}": images, f"y_{part}": labels}
-    path = tmp_path_factory.mktemp("bars") / "bars.npz"
-    np.savez(path, **arrays)
-    return path
+def leaked(tmp_path_factory: pytest.TempPathFactory) -> LeakageOptions:
+    """A finished leakage study, with a store of its own; a bar's column on black is the class."""
+    draws, folder = np.random.default_rng(0), tmp_path_factory.mktemp("bars")
 
+    def draw_bar(label: int) -> Any:
+        image = np.zeros((8, 8))
+        image[1:7, 1 + 2 * label : 3 + 2 * label] = draws.integers(150, 256, (6, 2))
+        return image
 
-def leakage_options(bars: Path, **changes: Any) -> LeakageOptions:
-    values: dict[str, Any] = {
-        "out": str(bars.parent / "leaked"),
-        "store": str(bars.parent / "store"),
-        "source": str(bars),
-        "model_options": {"width": 12},
-        "objective": ["natural", "adversarial"],
-        "seeds": 2,
-        "epochs": 1.0,
-        "batch_size": 40,
-        "explained": 20,
-        "attacked": 10,
+    options = LeakageOptions(
+        out=str(folder / "leaked"),
+        store=str(folder / "store"),
+        source=str(write_images(folder / "bars.npz", 160, 30, draw_bar)),
+        model_options={"width": 12},
+        objective=["natural", "adversarial"],
+        seeds=2,
+        epochs=1.0,
+        batch_size=40,
+        explained=20,
+        attacked=10,
         **QUIET,
-        **changes,
-    }
-    return LeakageOptions(**values)
-
-
-@pytest.fixture(scope="session")
-def leaked(bars: Path) -> LeakageOptions:
-    """A finished leakage study, with a store of its own."""
-    options = leakage_options(bars)
+    )
     Leakage(options).run()
     return options
 
 
 @pytest.fixture(scope="session")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> SanityOptions:
-    """A finished sanity check of an MLP, whose run lies beside stripes.npz."""
-    folder = tmp_path_factory.mktemp("striped")
-    data = write_stripes(folder / "stripes.npz")
-    values: dict[str, Any] = {"model": "mlp", "model_options": {"width": 32}, "objective": "natural"}
-    values |= {"epochs": 4.0, "batch_size": 20, "averaging": 0.0, "progress": False}
-    train(data=str(data), out=str(folder / "run"), **values)
+def checked(place: Path) -> SanityOptions:
+    """A finished sanity check of the natural run."""
     options = SanityOptions(
-        run=str(folder / "run"),
-        out=str(folder / "checked"),
+        run=str(place / "natural"),
+        out=str(place / "checked"),
         attribution=["input-gradient", "random"],
         train_examples=30,
-        epochs=120.0,
+        epochs=200.0,
         repeats=2,
         examples=30,
         gallery=2,

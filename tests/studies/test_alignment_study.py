@@ -17,8 +17,6 @@ from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.maps import region_record, regions_of
 from veridical.training.run import load as load_run
 
-from .conftest import alignment_options
-
 
 def test_the_numbers_are_those_of_the_models(trained: Path, aligned: AlignmentOptions) -> None:
     document = read_json(Path(aligned.out) / "result.json")
@@ -72,23 +70,25 @@ def test_neither_the_batch_nor_the_stretch_changes_a_result(
                 assert values[0] == pytest.approx(values[1], rel=1e-4, abs=1e-6), (title, name, measure)
 
 
-def test_runs_of_one_recipe_are_one_model_and_no_run_counts_twice(trained: Path, tmp_path: Path) -> None:
+def test_runs_of_one_recipe_are_one_model_and_no_run_counts_twice(aligned: AlignmentOptions) -> None:
     # Within masks, unlike on a black ground, every attribution is measured.
-    plan = Alignment(alignment_options(trained, tmp_path, attribution=["gradient-x-input", "random"]))
+    plan = Alignment(replace(aligned, attribution=["gradient-x-input", "random"]))
     assert plan.region["words"] == "the planted patch"
     assert {title: len(members) for title, members in plan.models.items()} == {
         "Natural training": 2,
         "Adversarial training (linf 0.1)": 1,
     }
-    named = Alignment(alignment_options(trained, tmp_path, titles=["plain", "robust"]))
+    named = Alignment(replace(aligned, titles=["plain", "robust"]))
     assert list(named.models) == ["plain", "robust"]
     with pytest.raises(UsageError, match="different runs"):
-        Alignment(alignment_options(trained, tmp_path, run=[str(trained / "natural-0")] * 2))
+        Alignment(replace(aligned, run=(aligned.run or [])[:1] * 2))
 
 
-def test_data_of_another_kind_or_without_regions_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_data_of_another_kind_or_without_regions_is_refused(
+    trained: Path, aligned: AlignmentOptions, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="masks"):
-        Alignment(alignment_options(trained, tmp_path / "out", data=str(trained / "noise.npz")))
+        Alignment(replace(aligned, out=str(tmp_path / "out"), data=str(trained / "noise.npz")))
     with pytest.raises(DataError, match=r"mnist-5k: no foreground is known.*--data"):
         region_record(load("mnist-5k"))
     arrays: dict[str, Any] = {
@@ -97,11 +97,11 @@ def test_data_of_another_kind_or_without_regions_is_refused(trained: Path, tmp_p
     arrays |= {f"y_{part}": np.arange(6) % 3 for part in ("train", "test")}
     np.savez(tmp_path / "small.npz", **arrays)
     with pytest.raises(UsageError, match="of 3 classes"):
-        Alignment(alignment_options(trained, tmp_path / "out", data=str(tmp_path / "small.npz")))
+        Alignment(replace(aligned, out=str(tmp_path / "out"), data=str(tmp_path / "small.npz")))
 
 
 def test_regions_of_signs_and_garments(
-    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, aligned: AlignmentOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boxes = np.array([[8, 8, 2, 1, 5, 6]] * 43)
     arrays: dict[str, Any] = {}
@@ -119,16 +119,16 @@ def test_regions_of_signs_and_garments(
     # On a black ground, what multiplies by the image is zero whatever the model does.
     monkeypatch.setattr(alignment, "region_record", lambda _: record)
     with pytest.raises(UsageError, match="black ground"):
-        Alignment(alignment_options(trained, tmp_path / "out", attribution=["gradient-x-input"]))
+        Alignment(replace(aligned, out=str(tmp_path / "out"), attribution=["gradient-x-input"]))
 
 
 def test_a_model_by_its_weights_gives_the_runs_results(
     trained: Path, aligned: AlignmentOptions, tmp_path: Path
 ) -> None:
     weights = str(trained / "adversarial-0" / "model.safetensors")
-    named = {"model": "mlp", "model_options": {"width": 16}, "weights": weights}
+    named: dict[str, Any] = {"model": "mlp", "model_options": {"width": 16}, "weights": weights}
     named |= {"data": str(trained / "patches.npz"), "attribution": ["input-gradient"]}
-    result = Alignment(alignment_options(trained, tmp_path / "out", run=None, **named)).run()
+    result = Alignment(replace(aligned, out=str(tmp_path / "out"), run=None, **named)).run()
     ours, theirs = result.results["models"]["mlp"], Alignment.read(aligned.out).results["models"]
     theirs = theirs["Adversarial training (linf 0.1)"]
     assert ours["accuracy"] == theirs["accuracy"]

@@ -1,5 +1,6 @@
 """A small leakage study: what is trained, what is shared, what tables and figures say of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from veridical.metrics.localisation import LEVELS
 from veridical.runtime.errors import RunError, UsageError
 from veridical.studies.leakage import Leakage, LeakageOptions, LevelsOptions, compare_levels, draw_levels
 from veridical.studies.study import Context, StudyResult
-
-from .conftest import leakage_options
 
 NATURAL, ROBUST = "Natural training", "Adversarial training (linf 0.1)"
 
@@ -61,11 +60,11 @@ def test_leakage_is_the_difference_that_other_instances_make(study: StudyResult)
         assert found["topk"][-1]["seeds"]["value"] == pytest.approx(last, abs=1e-12)
 
 
-def test_studies_with_one_store_share_trainings(bars: Path, study: StudyResult) -> None:
+def test_studies_with_one_store_share_trainings(leaked: LeakageOptions, study: StudyResult) -> None:
     seen: dict[str, Progress] = {}
-    changes = {"position": ["random"], "objective": ["natural"], "out": str(bars.parent / "wider")}
+    changes: dict[str, Any] = {"position": ["random"], "objective": ["natural"], "out": f"{leaked.out}-wider"}
     names = ["input-gradient", "gradient-x-input"]
-    results = Leakage(leakage_options(bars, **changes, attribution=names)).run(seen.__setitem__).results
+    results = Leakage(replace(leaked, **changes, attribution=names)).run(seen.__setitem__).results
     stages = {stage: (state.total, state.reused) for stage, state in seen.items()}
     assert stages == {"training": (2, 2), "explaining": (6, 4)}
     assert results["leakage"] == {}
@@ -75,18 +74,18 @@ def test_studies_with_one_store_share_trainings(bars: Path, study: StudyResult) 
     assert maps["gradient-x-input"]["null"]["zero"]["seeds"]["value"] > 0.1
 
 
-def test_results_of_other_data_are_not_taken(bars: Path, tmp_path: Path) -> None:
-    plan = Leakage(leakage_options(bars))
+def test_results_of_other_data_are_not_taken(leaked: LeakageOptions, tmp_path: Path) -> None:
+    plan = Leakage(leaked)
     values = {**plan.all_cases[0].values, "data": {"checksum": "0" * 64}}
     with pytest.raises(RunError, match="other images than were planned with"):
         Leakage.train(values, Context(tmp_path, None, plan.where()))
 
 
-def test_every_radius_goes_with_its_norm(bars: Path) -> None:
-    given = {"norm": ["linf", "l2"], "radius": [0.1, 1.5]}
-    assert Leakage(leakage_options(bars, norm=["l2"], radius=[0.5, 1])).balls == [("l2", 0.5), ("l2", 1.0)]
-    assert Leakage(leakage_options(bars, norm=["linf", "l2"])).balls == [("linf", 0.1), ("l2", 1.0)]
-    plan = Leakage(leakage_options(bars, objective=["natural", "ig-norm"], position=["top"], **given))
+def test_every_radius_goes_with_its_norm(leaked: LeakageOptions) -> None:
+    given: dict[str, Any] = {"norm": ["linf", "l2"], "radius": [0.1, 1.5]}
+    assert Leakage(replace(leaked, norm=["l2"], radius=[0.5, 1])).balls == [("l2", 0.5), ("l2", 1.0)]
+    assert Leakage(replace(leaked, norm=["linf", "l2"])).balls == [("linf", 0.1), ("l2", 1.0)]
+    plan = Leakage(replace(leaked, objective=["natural", "ig-norm"], position=["top"], **given))
     assert plan.titles == [NATURAL, "IG-NORM (linf 0.1)", "IG-NORM (l2 1.5)"]
     robust = [arm.settings.robust for arm in plan.conditions]
     assert [(one.norm, one.radius) for one in robust if one is not None] == [("linf", 0.1), ("l2", 1.5)]
@@ -163,12 +162,12 @@ def test_one_training_of_each_kind_shows_no_cause(study: StudyResult) -> None:
         assert "add " not in sentence.replace("add to it", "")
 
 
-def test_code_of_the_caller_explains_where_it_is_trusted(bars: Path) -> None:
+def test_code_of_the_caller_explains_where_it_is_trusted(leaked: LeakageOptions) -> None:
     name = f"{__name__}:picture"
-    changes = {"attribution": [name], "out": str(bars.parent / "own"), "objective": ["natural"]}
+    changes: dict[str, Any] = {"attribution": [name], "out": f"{leaked.out}-own", "objective": ["natural"]}
     with pytest.raises(UsageError, match="trust_code"):
-        Leakage(leakage_options(bars, **changes))
-    result = Leakage(leakage_options(bars, **changes, trust_code=True)).run()
+        Leakage(replace(leaked, **changes))
+    result = Leakage(replace(leaked, **changes, trust_code=True)).run()
     maps = result.results["models"][NATURAL]["random"]["maps"][name]
     # The picture is drawn in the digit's block, and in the null block's frame.
     assert 0 < maps["null"]["mass"]["seeds"]["value"] < 1

@@ -60,7 +60,7 @@ def test_the_maps_of_every_network_are_kept_for_the_page(checked: SanityOptions)
 def test_weights_alone_need_no_training(checked: SanityOptions, tmp_path: Path) -> None:
     """And a model by its weights gives the results of its run."""
     run = Path(checked.run or "")
-    named = {"run": None, "model": "mlp", "model_options": {"width": 32}, **FEW, "gallery": 0}
+    named = {"run": None, "model": "mlp", "model_options": {"width": 16}, **FEW, "gallery": 0}
     named |= {"weights": str(run / "model.safetensors"), "data": str(run.parent / "stripes.npz")}
     study = Sanity(replace(checked, out=str(tmp_path / "out"), **named)).run()
     assert study.results["trainings"] == {}

@@ -1,5 +1,6 @@
 """The shortcut study on images of noise, of which only a planted patch tells the class."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from veridical.studies import shortcut
 from veridical.studies.shortcut import Shortcut, ShortcutStudyOptions, follows
 from veridical.studies.study import ARRAYS, Work
 from veridical.training.run import load
-
-from .conftest import shortcut_options
 
 NATURAL, CONTROL = "Natural training", "Natural training, patch tells nothing"
 
@@ -74,13 +73,15 @@ def test_who_follows_the_patch(noise: Path, code: Any) -> None:
         assert set(found[~agrees]) == {expected}
 
 
-def test_a_patch_whose_presence_tells_nothing_is_there_by_chance(noise: Path, tmp_path: Path) -> None:
-    plan = Shortcut(shortcut_options(noise, tmp_path, code="presence"))
+def test_a_patch_whose_presence_tells_nothing_is_there_by_chance(shortcuts: ShortcutStudyOptions) -> None:
+    plan = Shortcut(replace(shortcuts, code="presence"))
     assert plan.conditions[CONTROL].shortcut.rate == 0.5
 
 
-def test_a_killed_training_is_continued(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = shortcut_options(noise, tmp_path / "out", seeds=1, control=False, epochs=2.0)
+def test_a_killed_training_is_continued(
+    shortcuts: ShortcutStudyOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(shortcuts, out=str(tmp_path / "out"), seeds=1, control=False, epochs=2.0)
 
     def eaten(*_: Any, **__: Any) -> Any:
         raise MemoryError("a mole ate it")
@@ -96,11 +97,9 @@ def test_a_killed_training_is_continued(noise: Path, tmp_path: Path, monkeypatch
     assert weights.stat().st_mtime_ns == before  # the finished training was loaded, not repeated
 
 
-def test_every_objective_takes_what_it_can_and_one_arm_each(noise: Path, tmp_path: Path) -> None:
+def test_every_objective_takes_what_it_can_and_one_arm_each(shortcuts: ShortcutStudyOptions) -> None:
     objectives = ["natural", "adversarial", "ig-norm", "ig-sum-norm"]
-    options = shortcut_options(
-        noise, tmp_path, objective=objectives, radius=[0.1, 0.2], beta=0.5, rate=[0.9, 1.0]
-    )
+    options = replace(shortcuts, objective=objectives, radius=[0.1, 0.2], beta=0.5, rate=[0.9, 1.0])
     arms = Shortcut(options).conditions
     assert len(arms) == 3 * (1 + 3 * 2)
     robust = arms["IG-SUM-NORM (linf 0.2), agrees 90%"].settings.robust

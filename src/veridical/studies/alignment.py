@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -390,20 +391,16 @@ def _check_same_images(folder: str | None, subjects: Sequence[Subject]) -> None:
 
 def _group(subjects: Sequence[Subject], options: AlignmentOptions) -> dict[str, list[Subject]]:
     """The subjects by title; runs of which only the seed differs are one model."""
-    groups: list[list[Subject]] = []
+    by_recipe: dict[str, list[Subject]] = {}
     for one in subjects:
-        recipe = {key: value for key, value in one.facts.items() if key != "seed"}
         # Trainings that differ in the seed alone are repetitions of one model.
-        like = next(
-            (g for g in groups if {k: v for k, v in g[0].facts.items() if k != "seed"} == recipe), None
-        )
-        if like is None:
-            groups.append([one])
-        elif any(one.digest == other.digest for other in like):
+        recipe = json.dumps({**one.facts, "seed": None}, sort_keys=True)
+        like = by_recipe.setdefault(recipe, [])
+        if any(one.digest == other.digest for other in like):
             # Twice the same weights would make the interval over seeds too narrow.
             raise argument_error("run", one.title, "different runs", "Two of them have the same weights.")
-        else:
-            like.append(one)
+        like.append(one)
+    groups = list(by_recipe.values())
     defaults = [
         group[0].title if group[0].run is None else training_title(group[0].run.settings.to_dict())
         for group in groups

@@ -118,20 +118,6 @@ HEADLINE_LEVEL = 0.05
 # Levels that stand in sentences and in the table; the curves have all.
 SHOWN = (0.05, 0.1, 0.2)
 
-# What the page says of each training.
-TOLD = (
-    "weight",
-    "beta",
-    "beta_from",
-    "radius_warm_up",
-    "inner_steps",
-    "inner_score",
-    "nodes",
-    "steps",
-    "batch_size",
-    "learning_rate",
-)
-
 CAPTION = "Values with their 95% intervals, over seeds where there are several, else over images."
 _SHARE = (
     "Of the k% of coordinates with the greatest |attribution|, the share that lies in the null block (Shah, "
@@ -281,8 +267,7 @@ class Leakage(Study[LeakageOptions]):
         """What the results depend on, as plain values; neither paths nor the machine."""
         models: dict[str, dict[str, Any]] = {}
         for one in self.conditions:
-            fields = training_fields(one.settings)
-            models.setdefault(one.title, {})[one.position] = {"model": dict(one.settings.model), **fields}
+            models.setdefault(one.title, {})[one.position] = training_fields(one.settings)
         return {
             "data": {position: data.describe() for position, data in self.data.items()},
             "models": models,
@@ -533,11 +518,8 @@ class Leakage(Study[LeakageOptions]):
             "Seeds": ", ".join(map(str, config["seeds"])),
             "Ties": f"{config['ties']}, by seed {config['seed']}",
         }
-        for title, by_position in config["models"].items():
-            fields = next(iter(by_position.values()))
-            settings = {key: fields[key] for key in TOLD if fields.get(key) is not None}
-            facts[title] = f"{fields['model']}, {list_settings(settings)}"
-        return facts | {name: list_settings(one) for name, one in config["attributions"].items()}
+        trained = {title: next(iter(models.values())) for title, models in config["models"].items()}
+        return facts | {name: list_settings(one) for name, one in (trained | config["attributions"]).items()}
 
 
 def _balls_of(options: LeakageOptions) -> list[Ball]:

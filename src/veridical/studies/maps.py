@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -156,12 +157,13 @@ def first_of_each_class(labels: Tensor, count: int) -> list[int]:
 
     labels: int64 (N,). Returns their numbers in rising order.
     """
-    seen: dict[int, int] = {}
-    ranked = []
-    for place, label in enumerate(labels.tolist()):
-        ranked.append((seen.get(label, 0), place))
-        seen[label] = seen.get(label, 0) + 1
-    return sorted(place for _, place in sorted(ranked)[: max(0, count)])
+    seen: Counter[int] = Counter()
+    ranks = []
+    for label in labels.tolist():
+        ranks.append(seen[label])
+        seen[label] += 1
+    # Of one rank in their order, since the sort is stable.
+    return sorted(sorted(range(len(ranks)), key=ranks.__getitem__)[: max(0, count)])
 
 
 def first_images(data: Dataset, examples: int, count: int) -> Arrays:

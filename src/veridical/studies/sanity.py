@@ -466,9 +466,7 @@ class Sanity(Study[SanityOptions]):
         if config["training"] is not None:
             steps = config["training"]["steps"]
             facts["New trainings"] = f"{config['train_examples']:,} images, {steps:,} steps"
-        for name, settings in config["attributions"].items():
-            facts[name] = list_settings({k: v for k, v in settings.items() if v not in ({}, None)})
-        return facts
+        return facts | {name: list_settings(one) for name, one in config["attributions"].items()}
 
 
 def _randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:

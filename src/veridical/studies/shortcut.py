@@ -59,6 +59,7 @@ from veridical.studies.study import (
     check_different,
     compare,
     limit_count,
+    list_settings,
     table_of,
 )
 from veridical.training.penalties import check_supported, training_title
@@ -425,21 +426,19 @@ class Shortcut(Study[ShortcutStudyOptions]):
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:
         """How it was measured, as names and values."""
-        config = result.config
-        first, patch = next(iter(config["arms"].values())), _patch(result)
-        training = first["training"]
-        return {
+        config, patch = result.config, _patch(result)
+        first = next(iter(config["arms"].values()))
+        facts = {
             "Data": first["data"]["name"],
             "Images": f"{first['data']['train']:,} for training, {first['data']['test']:,} for testing",
             "Patch": f"{patch['pattern']}, {patch['size']} pixels wide, contrast {patch['contrast']:g}, "
             f"{patch['margin']} pixels from the border",
-            "Model": f"{training['model']}, {training['model_options']}",
-            "Training": f"recipe {training['recipe']}, {training['steps']} steps of {training['batch_size']}",
             "Seeds": ", ".join(map(str, config["seeds"])),
             "Trainings": str(len(config["arms"]) * len(config["seeds"])),
-            "Attributions": ", ".join(config["attributions"]),
             "Ties": "random by seed and image",
         }
+        trained = {title: arm["training"] for title, arm in config["arms"].items() if not arm["control"]}
+        return facts | {name: list_settings(one) for name, one in (trained | config["attributions"]).items()}
 
 
 @lru_cache(maxsize=1)

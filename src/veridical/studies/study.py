@@ -500,9 +500,9 @@ def compare(difference: Mapping[str, Any], reference: str) -> str:
 
 
 def list_settings(settings: Mapping[str, Any]) -> str:
-    """Settings on one line of a page: steps 8, learning_rate 0.003."""
-    written = {key: f"{value:g}" if isinstance(value, float) else value for key, value in settings.items()}
-    return ", ".join(f"{key} {value}" for key, value in written.items())
+    """Settings on one line of a page, without those that are None or empty: steps 8, learning_rate 0.003."""
+    given = {key: value for key, value in settings.items() if value not in (None, {})}
+    return ", ".join(f"{key} {f'{v:g}' if isinstance(v, float) else v}" for key, v in given.items())
 
 
 def distinct_titles(
