@@ -97,13 +97,13 @@ def check_climbable(logits: Tensor) -> None:
         )
 
 
-def check_inputs(inputs: object, name: str = "inputs") -> Tensor:
+def check_inputs(inputs: object) -> Tensor:
     """Give back floating-point inputs (N, ...), or raise a UsageError."""
     if not isinstance(inputs, Tensor):
         hint = "torch.as_tensor makes one of an array or a list."
-        raise argument_error(name, inputs, "a tensor (N, ...)", hint)
+        raise argument_error("inputs", inputs, "a tensor (N, ...)", hint)
     if inputs.ndim < 2 or not inputs.is_floating_point():
-        raise argument_error(name, inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
+        raise argument_error("inputs", inputs, "floating-point inputs (N, ...)", "Divide bytes by 255 first.")
     return inputs
 
 
