@@ -122,12 +122,9 @@ def test_the_verdict_states_what_was_measured() -> None:
         "The explanations of \u201cRobust\u201d hold better than those of \u201cNatural\u201d: "
         f"the share of kept pixels and the rank correlation are higher, and {CLAIM}."
     )
-    assert said.text[0] == (
-        "Under an attack that changes no pixel by more than 0.1 (0 is black, 1 is white) and leaves the "
-        "prediction as it was, the explanation of \u201cNatural\u201d keeps 31% of its 10 most important "
-        "pixels; that of \u201cRobust\u201d keeps 72%. "
-        "Two unrelated rankings of 36 pixels would share 28% by chance."
-    )
+    for told in ("no pixel by more than 0.1", "keeps 31% of its 10 most", "\u201cRobust\u201d keeps 72%."):
+        assert told in said.text[0]
+    assert said.text[0].endswith("Two unrelated rankings of 36 pixels would share 28% by chance.")
     assert "is 0.18 for \u201cNatural\u201d and 0.61 for \u201cRobust\u201d." in said.text[1]
     assert said.text[2].endswith(f"On unchanged images the second is less accurate, and {CLAIM}.")
     (alt, _) = (one.alt for one in said.illustrations)

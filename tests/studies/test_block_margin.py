@@ -163,17 +163,22 @@ def test_noise_beyond_the_proof_and_larger_blocks_are_trained_all_the_same(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--weight", "1"], "--weight"),
-        (["--data", "mnist"], "--data"),
-        (["--noise", "-1"], "noise[0]: expected a number from 0"),
-        (["--radius", "[]"], "radius: expected different values, at least one"),
-        (["--blocks", "7"], "blocks: expected an even number"),
+        ("block-margin --weight 1", "--weight"),
+        ("block-margin --noise -1", "noise[0]: expected a number from 0"),
+        ("block-margin --radius []", "radius: expected different values, at least one"),
+        ("block-margin --blocks 7", "blocks: expected an even number"),
+        ("one-layer --norm linf", "--norm"),
+        ("one-layer --noise 0.1 0.2", "0.2"),
+        ("one-layer --deviation 0", "deviation: expected a number above 0"),
+        ("one-layer --weight 1 1", "weight: expected different values"),
+        ("one-layer --blocks 7", "blocks: expected an even number"),
+        ("one-layer --data mnist-5k --blocks 4", "mnist-5k replaces the blocks"),
     ],
 )
 def test_bad_usage_is_one_line_and_leaves_nothing(
-    given: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    given: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["block-margin", *given, "--no-progress", "--out", str(tmp_path / "out")]) == 2
+    assert main([*given.split(), "--no-progress", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert len(error.splitlines()) == 1

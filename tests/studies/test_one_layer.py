@@ -146,25 +146,3 @@ def test_from_a_command_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert page.count("<svg") >= 2
 
     assert len(list((out / "jobs").glob("*/*/result.json"))) == 4
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (["--width", "10"], "--width"),
-        (["--norm", "linf"], "--norm"),
-        (["--noise", "0.1", "0.2"], "0.2"),
-        (["--deviation", "0"], "deviation: expected a number above 0"),
-        (["--weight", "1", "1"], "weight: expected different values"),
-        (["--blocks", "7"], "blocks: expected an even number"),
-        (["--data", "mnist-5k", "--blocks", "4"], "mnist-5k replaces the blocks"),
-    ],
-)
-def test_bad_usage_is_one_line_and_leaves_nothing(
-    given: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["one-layer", *given, *HERE, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert words in error
-    assert len(error.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
