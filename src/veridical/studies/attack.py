@@ -86,11 +86,9 @@ class Attack(Study[AttackOptions]):
         self.images = limit_count(options.examples, len(self.split))
         robust = None if self.subject.run is None else self.subject.run.settings.robust
         trained = robust.radius if robust is not None and robust.norm == options.norm else None
-        usual = (
-            evaluation_settings(self.data.name, self.data.shape).radius if options.norm == "linf" else None
-        )
+        usual = evaluation_settings(self.data.name, self.data.shape).radius
         # The radius that the run was trained for, else the paper's for the data, is the main one.
-        main = trained if trained is not None else usual
+        main = trained if trained is not None else usual if options.norm == "linf" else None
         radii = tuple(sorted(options.radius)) if options.radius else ()
         if radii and main not in radii:
             main = radii[-1]
@@ -102,20 +100,17 @@ class Attack(Study[AttackOptions]):
             **{name: getattr(options, name) for name in given},
         )
         self.radii = radii or (self.settings.radius,)
-        k, steps, length = self.settings.k, self.settings.steps, self.settings.step_size
-        plan = protocol(options.protocol, k=k, steps=steps, step_size=length)
-        self.protocol = replace(plan, name=options.protocol)
+        budget = {name: getattr(self.settings, name) for name in ("k", "steps", "step_size")}
+        self.protocol = protocol(options.protocol, **budget)
         self.direction = _direction(options, self.settings)
+        is_climbed = not isinstance(self.direction, RandomSign)
         self.method = _create_method(
-            options.attribution,
-            options.seed,
-            trust_code=options.trust_code,
-            is_climbed=not isinstance(self.direction, RandomSign),
+            options.attribution, options.seed, trust_code=options.trust_code, is_climbed=is_climbed
         )
         # Refused now, and not when a folder is claimed and images are being attacked.
         black = torch.zeros(1, *self.data.shape[1:])
-        top_mask(black, k)
-        if not isinstance(self.direction, RandomSign):
+        top_mask(black, self.settings.k)
+        if is_climbed:
             self.direction(black)
         # Examples whose images and maps are kept, more than are shown: some are not classified correctly.
         self.pictured = 4 * max(0, options.gallery)

@@ -224,6 +224,12 @@ _COUNTS: Final = (
 _STEADINESS: Final = ("topk_intersection", "kendall_tau")
 _SHORT_LABELS: Final = {"topk_intersection": "Top pixels kept", "kendall_tau": "Kendall\u2019s tau"}
 _APART = "and the 95% intervals do not overlap"
+# Where the second model's accuracy on unchanged images lies to the first's.
+_PRICES = {
+    "overlap": " The 95% intervals of their accuracies on unchanged images overlap.",
+    "lower": f" On unchanged images the second is less accurate, {_APART}.",
+    "higher": f" On unchanged images the second is more accurate, {_APART}.",
+}
 _CAUTION = (
     "How to read this: an explanation here is a map of how much each pixel counts for the model\u2019s "
     "answer. An attack shows how far a map can be moved by a change that leaves the answer alone; a stronger "
@@ -419,13 +425,8 @@ def attack_verdict(attacks: Attacks) -> Verdict:
     (name, first), *others = attacks.items()
     headlines = [_headline((name, first), other) for other in others] or _kept(first)
     paragraphs = [f"{_overlap(attacks)}{_chance(first)}", _rank(attacks), _accuracy(attacks)]
-    drawn = [_intervals(column, attacks) for column in _steadiness(attacks)]
-    return Verdict(
-        headlines,
-        [paragraph for paragraph in paragraphs if paragraph],
-        _CAUTION,
-        [one for one in drawn if one is not None],
-    )
+    text = [paragraph for paragraph in paragraphs if paragraph]
+    return Verdict(headlines, text, _CAUTION, _draw_intervals(_steadiness(attacks), attacks))
 
 
 def _read(attacked: StudyResult, name: str) -> Interval:
@@ -509,19 +510,11 @@ def _accuracy(attacks: Attacks) -> str:
         parts.append(part)
     if not parts:
         return ""
-    return f"{'; '.join(parts)}.{_price(*attacks.values()) if len(attacks) == 2 else ''}"
-
-
-def _price(first: StudyResult, second: StudyResult) -> str:
-    """Whether the second model's accuracy on unchanged images differs; empty when that is unknown."""
-    outcome = _read(second, "natural_accuracy").against(_read(first, "natural_accuracy"))
-    if outcome == "unknown":
-        return ""
-    if outcome == "overlap":
-        return " The 95% intervals of their accuracies on unchanged images overlap."
-    return (
-        f" On unchanged images the second is {'less' if outcome == 'lower' else 'more'} accurate, {_APART}."
-    )
+    price = ""
+    if len(attacks) == 2:
+        first, second = _intervals_of(attacks, "natural_accuracy").values()
+        price = _PRICES.get(second.against(first), "")
+    return f"{'; '.join(parts)}.{price}"
 
 
 def _headline(first: tuple[str, StudyResult], other: tuple[str, StudyResult]) -> str:
@@ -558,8 +551,8 @@ def _results_panel(attacks: Attacks) -> Panel:
     text = [f"The top pixels are the k = {k:,} most important.", *_counts(attacks)]
     if len(table.rows) > len(attacks):
         text.append(_LITERATURE)
-    drawn = [_intervals(one, attacks) for one in _attack_columns(attacks) if one.key not in _STEADINESS]
-    return Panel("Results", text, [one for one in drawn if one is not None], table)
+    others = [column for column in _attack_columns(attacks) if column.key not in _STEADINESS]
+    return Panel("Results", text, _draw_intervals(others, attacks), table)
 
 
 def _literature_rows(
@@ -587,18 +580,19 @@ def _counts(attacks: Attacks) -> Iterator[str]:
                 yield f"{column.heading} of {quoted(name)} is over {n:,} images."
 
 
-def _intervals(column: Column, attacks: Attacks) -> Illustration | None:
-    """A measure of all models to one scale; None where it was not measured."""
-    rows = _intervals_of(attacks, column.key)
-    known = [end for one in rows.values() for end in (one.value, one.low, one.high) if end is not None]
-    if not known:
-        return None
-    reach = (0.0, 1.0)
-    if column.unit != "share":
-        reach = (min(0.0, *known), max(known) * 1.1 or 1.0 if column.unit == "pixels" else max(1.0, *known))
-    drawn = intervals_figure(rows, title=column.heading, x_percent=column.unit == "share", x_range=reach)
-    told = "; ".join(f"{name}: {column.cell(interval)}" for name, interval in rows.items())
-    return Illustration(drawn, "", f"{column.heading}. {told}.")
+def _draw_intervals(columns: Sequence[Column], attacks: Attacks) -> list[Illustration]:
+    """Each measure of all models to one scale, where it was measured."""
+    drawn = []
+    for column in columns:
+        rows, share = _intervals_of(attacks, column.key), column.unit == "share"
+        known = [end for one in rows.values() for end in (one.value, one.low, one.high) if end is not None]
+        if known:
+            top = max(known) * 1.1 or 1.0 if column.unit == "pixels" else max(1.0, *known)
+            reach = (0.0, 1.0) if share else (min(0.0, *known), top)
+            figure = intervals_figure(rows, title=column.heading, x_percent=share, x_range=reach)
+            told = "; ".join(f"{name}: {column.cell(interval)}" for name, interval in rows.items())
+            drawn.append(Illustration(figure, "", f"{column.heading}. {told}."))
+    return drawn
 
 
 def _is_as_published(attacked: StudyResult) -> bool:

@@ -129,13 +129,8 @@ class Demo(Study[DemoOptions]):
                 "train_examples": min(scale.train_examples, images - validation),
                 "seed": seed,
             }
-            attack = {
-                "examples": scale.examples,
-                "radius": [self.settings.radius],
-                "steps": self.settings.steps,
-                "step_size": self.settings.step_size,
-                "seed": seed,
-            }
+            lengths = {name: getattr(self.settings, name) for name in ("steps", "step_size")}
+            attack = {"examples": scale.examples, "radius": [self.settings.radius], "seed": seed, **lengths}
             values = {"data": self.data.checksum, "training": training, "attack": attack}
             yield Case(values, name, stage="training and attacking")
 

@@ -14,7 +14,7 @@ import torch
 
 from veridical.faithfulness.diffroar import Measuring
 from veridical.faithfulness.diffroar_plan import Design, plan_diffroar
-from veridical.faithfulness.forecast import Forecast, forecast
+from veridical.faithfulness.forecast import forecast
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import ENDS, unmask
@@ -152,17 +152,13 @@ class DiffRoar(Study[DiffRoarOptions]):
         """What was judged, where it lay."""
         return {"run": self.subject.title, "attribution": self.options.attribution}
 
-    def predict(self) -> Forecast:
-        """How many retrainings there are, and how long they would take; nothing is written."""
-        options = self.options
-        with executor_of(options) as executor:
-            return forecast(self.measurement, executor, batch=options.batch, stacked=options.stacked)
-
     def forecast(self) -> str | None:
         """With --dry-run, how many retrainings there are and how long they take; nothing is written."""
-        if not self.options.dry_run:
+        options = self.options
+        if not options.dry_run:
             return None
-        ahead = self.predict()
+        with executor_of(options) as executor:
+            ahead = forecast(self.measurement, executor, batch=options.batch, stacked=options.stacked)
         what = {"images": "on unmasked images", "masks": "on masks alone"}
         lines = [
             f"{count} retrainings {what[shown]}, {duration(ahead.seconds_each[shown])} each"

@@ -261,15 +261,11 @@ def _row(name: str, one: StudyResult, place: int) -> dict[str, object]:
     return {
         "title": name,
         "level": level_text(point["level"]),
-        **{end: Interval(point[end]["value"]) for end in ("top", "bottom")},
+        **{end: point[end]["value"] for end in ("top", "bottom")},
         "difference": judged,
         "verdict": f"{judged['verdict']} ({', '.join(also)})" if also else judged["verdict"],
         **{known: curve[place]["difference"] for known, curve in results["baselines"].items()},
-        **(
-            {f"masks_{end}": Interval.read(control[end]["value"]) for end in ("top", "bottom")}
-            if control
-            else {}
-        ),
+        **{f"masks_{end}": control[end]["value"] for end in ("top", "bottom") if control},
     }
 
 
