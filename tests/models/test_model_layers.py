@@ -79,12 +79,11 @@ def test_per_image_standardisation_is_tensorflows() -> None:
     assert_close(_standardise_per_image(faint), centred * 255 * 90**0.5)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.25, 3.0])
-def test_paper_resnet_ignores_the_scale_of_an_image(scale: float) -> None:
+def test_paper_resnet_ignores_the_scale_of_an_image() -> None:
     model = build("rar-resnet", shape=(3, 32, 32), num_classes=5, seed=0).double()
     inputs = images(3, 3, 32, 32)
-    assert_close(model(scale * inputs), model(inputs), rtol=1e-9, atol=1e-9)
-    assert_close(model(inputs + 0.1), model(inputs), rtol=1e-9, atol=1e-9)
+    for same in (1e-3 * inputs, 0.25 * inputs, 3 * inputs, inputs + 0.1):
+        assert_close(model(same), model(inputs), rtol=1e-9, atol=1e-9)
 
 
 def test_black_images_have_finite_first_and_second_derivatives() -> None:

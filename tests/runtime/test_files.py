@@ -188,15 +188,3 @@ def test_what_killed_writers_left_is_removed_when_the_folder_is_entered_again(tm
     assert not list((folder / "parts").iterdir())
     left = sorted(os.listdir(folder))
     assert left == [elsewhere.name, ".mine.tmp", "claim.json", "now", "parts"]
-
-
-def test_the_document_has_the_five_parts_and_survives_json(tmp_path: Path) -> None:
-    results = {"natural_accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100}}
-    document = files.result_document(
-        results, {"data": "mnist"}, {"cpu": "x"}, {"seconds": 1.5}, {"a": b"abc"}
-    )
-    assert document["files"] == {"a": files.digest(b"abc")}
-    assert list(document) == ["schema", "results", "config", "environment", "timing", "files"]
-    assert document["schema"] == 1
-    files.write_json(tmp_path / "result.json", document)
-    assert files.read_json(tmp_path / "result.json") == document
