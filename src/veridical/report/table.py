@@ -147,9 +147,11 @@ def write_points(entry: object) -> str:
 
 
 def explained(tables: Iterable[Table]) -> list[tuple[str, str]]:
-    """(heading, explanation) of every drawn column that has one, each once."""
-    columns = [column for table in tables for column in table.drawn()[0]]
-    return list({column.heading: column.explanation for column in columns if column.explanation}.items())
+    """(headings, explanation) of all drawn columns that have one, each explanation once."""
+    headings: dict[str, dict[str, None]] = {}
+    for column in (column for table in tables for column in table.drawn()[0] if column.explanation):
+        headings.setdefault(column.explanation, {})[column.heading] = None
+    return [("; ".join(names), explanation) for explanation, names in headings.items()]
 
 
 def _markdown_line(cells: Sequence[str]) -> str:

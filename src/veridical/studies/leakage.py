@@ -246,7 +246,7 @@ class Leakage(Study[LeakageOptions]):
             ball(norm, radius)  # refuses radii that cannot be
         self.methods = describe_methods(options)
         self.blocks = {at: self._blocks(at) for at in options.position}
-        self.data = {at: make_blocks(blocks, options.data_root) for at, blocks in self.blocks.items()}
+        self.data = {at: _make_blocks(blocks, options.data_root) for at, blocks in self.blocks.items()}
         self.conditions = [
             Condition(position, training_title(settings.to_dict()), settings)
             for position, data in self.data.items()
@@ -543,14 +543,14 @@ def _ball_name(norm: str, radius: float) -> str:
 
 
 @lru_cache(maxsize=2)
-def make_blocks(options: BlockOptions, root: str | None) -> MaskedDataset:
+def _make_blocks(options: BlockOptions, root: str | None) -> MaskedDataset:
     """The data set of these options; a process keeps two, as BlockMNIST and BlockMNIST-Top."""
     return block_mnist(options, root)
 
 
 def _load_blocks(values: Mapping[str, Any], context: Context) -> MaskedDataset:
     """The data set of a step; a RunError if it is not the planned one."""
-    data = make_blocks(BlockOptions(**values["blocks"]), context.data_root)
+    data = _make_blocks(BlockOptions(**values["blocks"]), context.data_root)
     check_data(data, values["data"]["checksum"])
     return data
 
