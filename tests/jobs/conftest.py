@@ -74,6 +74,7 @@ def run_while_stopped(
                 go.touch()
                 os.kill(pid, signal.SIGCONT)
 
+        executor.submit(abs, -1).result()  # a worker that takes long to start would be named for that
         stopper = threading.Thread(target=stop)
         stopper.start()
         (outcome,) = run_jobs([job], store, executor, trust_code=True, poll_seconds=0.05).values()
