@@ -513,7 +513,7 @@ class Leakage(Study[LeakageOptions]):
         facts: dict[str, Any] = {
             "Images": f"{made['source']}, {data['num_classes']} classes, {data['train']:,} for training and "
             f"{data['test']:,} for testing; null block: {made['null']}, noise {made['noise']:g}",
-            "Explained": f"the first {config['explained']:,} test images",
+            "Explained": f"the predicted classes of the first {config['explained']:,} test images",
             "Attacked": f"the first {config['attacked']:,} test images",
             "Seeds": ", ".join(map(str, config["seeds"])),
             "Ties": f"{config['ties']}, by seed {config['seed']}",
