@@ -26,7 +26,7 @@ from veridical.report import (
     settings_panel,
     study_page,
 )
-from veridical.report.figures import LINES, PALETTE, _styled, inline_svg
+from veridical.report.figures import PALETTE, SERIES_COLOURS, _styled, inline_svg
 from veridical.runtime.errors import UsageError
 
 EVIL = '</title><script>alert("1")</script><b onclick=x>&amp;"\''
@@ -160,13 +160,13 @@ def test_the_palette_is_that_of_the_style_sheet() -> None:
     light = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", page.split("@media")[0]))
     named = {name: colour for colour, name in PALETTE.items() if light.get(name) == colour}
     assert set(named) == set(PALETTE.values())
-    assert {PALETTE[colour] for colour in LINES} == {f"m{number}" for number in range(6)}
+    assert {PALETTE[colour] for colour in SERIES_COLOURS} == {f"m{number}" for number in range(6)}
 
 
 def test_drawings_take_the_colours_and_the_font_of_the_page() -> None:
     figure = Figure()
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=LINES[1])
+    axes.plot([0, 1], [0, 1], color=SERIES_COLOURS[1])
     axes.plot([0, 1], [1, 0], color="#123456")
     axes.set_title("a title", fontweight="bold")
     drawn, width = inline_svg(figure, "alt", "k")

@@ -326,6 +326,22 @@ def attacks(place: Path) -> dict[str, StudyResult]:
     return name_attacks([Attack.read(place / f"{name}-attack") for name in ("natural", "adversarial")])
 
 
+def test_attacks_of_several_protocols_may_have_other_images_and_other_k(tmp_path: Path) -> None:
+    whole = an_attack(pictures=8)
+    few = {name: values[:5] for name, values in whole.arrays.items() if name != "classes"}
+    none = {name: few[name][:0] for name in ("image", "perturbed", "saliency", "perturbed_saliency")}
+    protocol = {**whole.config["protocol"], "k": 7}
+    other = an_attack(arrays={**few, **none}, protocol=protocol, pictures=0)
+    attacks = {"Whole": whole, "Few": other}
+    page = page_of(tmp_path, attacks, any_protocol=True)
+    assert "k = 10 for \u201cWhole\u201d, 7 for \u201cFew\u201d" in page
+    assert "image by image" not in page.lower()
+    with pytest.raises(UsageError, match=r"their k differs, 10 and 7"):
+        paired_table(attacks)
+    with pytest.raises(UsageError, match=r"do not compare"):
+        page_of(tmp_path, attacks)
+
+
 def test_titles(attacks: dict[str, StudyResult]) -> None:
     natural, adversarial = attacks.values()
     assert list(attacks) == ["Natural training", "Adversarial training"]

@@ -27,7 +27,7 @@ from veridical.data.dataset import load_source, take_first
 from veridical.metrics.rank import descending
 from veridical.runtime.checking import check_count, check_value, record
 from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.files import AGAIN, atomic, read_array_header
+from veridical.runtime.files import REPEAT_HINT, atomic, read_array_header
 from veridical.runtime.options import CoordinateOrder, PerName, TargetName
 from veridical.training.loop import train
 from veridical.training.run import Run
@@ -106,7 +106,7 @@ class Ranking:
                 raise ValueError("its content is not what was written (SHA-256 differs)")
             reported: dict[str, Any] = {**json.loads(bytes(text))}
         except Exception as error:  # what is no ranking fails in nearly any way
-            raise RunError(f"{path} is damaged: {str(error).removesuffix('.')}. {AGAIN}") from error
+            raise RunError(f"{path} is damaged: {str(error).removesuffix('.')}. {REPEAT_HINT}") from error
         object.__setattr__(result, "record", reported)
         return result
 

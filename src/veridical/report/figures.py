@@ -49,7 +49,7 @@ PALETTE: Final = {
 INK: Final = "#16191d"
 SOFT: Final = "#555d68"
 GRID: Final = "#e6e9ee"
-LINES: Final = ("#0068a8", "#c75300", "#00805c", "#a8508a", "#8a6d00", "#6a7280")
+SERIES_COLOURS: Final = ("#0068a8", "#c75300", "#00805c", "#a8508a", "#8a6d00", "#6a7280")
 
 _LINK: Final = "{http://www.w3.org/1999/xlink}href"
 _COLOUR: Final = re.compile(r"#[0-9a-f]{6}")
@@ -164,8 +164,8 @@ def curves_figure(
     figure, (axes,) = _figure(_WIDTH, height, grid="y")
     axes.set(title=_words(title), xlabel=_words(x_label), ylabel=_words(y_label))
     _fill(axes, curves, names, y_bounds, level_line)
-    _across(axes, curves, x_percent, log_x)
-    _upward(axes, y_percent, log_y, y_range)
+    _format_x_axis(axes, curves, x_percent, log_x)
+    _format_y_axis(axes, y_percent, log_y, y_range)
     if told:
         figure.legend(
             loc="outside lower left", frameon=False, borderpad=0, labelspacing=0.35, handlelength=2.6
@@ -203,8 +203,8 @@ def shares_grid(
         level_line = level_line and (level_line[0], "")
     for axes in every[len(panels) :]:
         axes.set_axis_off()
-    _across(every[0], panels[0][1], True, False)
-    _upward(every[0], True, False, None)
+    _format_x_axis(every[0], panels[0][1], True, False)
+    _format_y_axis(every[0], True, False, None)
     for axes in every[-columns:]:
         axes.set_xlabel(_words(x_label))
     figure.supylabel(_words(y_label), color=SOFT, fontsize=12)
@@ -214,7 +214,7 @@ def shares_grid(
 
 @record
 class Illustration:
-    """A figure or gallery with the words below it, and in `alt` what it shows for who cannot see it."""
+    """A figure or gallery with the words below it, and in `alt` what it shows, in words."""
 
     figure: Figure | PictureGallery
     caption: str
@@ -269,7 +269,10 @@ def histograms_figure(
         words = f"median {median}, {len(values):,} {images}"
         told.append(f"{name}: {words}")
         axes.hist(
-            values, edges, weights=np.full(len(values), 1 / len(values)), color=LINES[place % len(LINES)]
+            values,
+            edges,
+            weights=np.full(len(values), 1 / len(values)),
+            color=SERIES_COLOURS[place % len(SERIES_COLOURS)],
         )
         axes.axvline(middle, color=INK, linewidth=1.6)
         short = textwrap.shorten(name, _NAME_LENGTH - len(words), placeholder=_ELLIPSIS)
@@ -287,7 +290,7 @@ def intervals_figure(
     figure, (axes,) = _figure(_WIDTH, 46 * len(rows) + 34 + (24 if title else 0), grid="x")
     axes.set_title(_words(title, _NAME_LENGTH))
     for place, (name, interval) in enumerate(rows.items()):
-        colour = LINES[place % len(LINES)]
+        colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
         if interval.value is not None:
             axes.errorbar(
                 interval.value, -place, xerr=_bars(interval), color=colour, **_mark(place), elinewidth=6
@@ -323,7 +326,7 @@ def scatter_figure(
             if x.value is not None and y.value is not None:
                 place = names.index(name)
                 label = wrapped.pop(name, "_unnamed")
-                look = {"color": LINES[place % len(LINES)], **_mark(place)}
+                look = {"color": SERIES_COLOURS[place % len(SERIES_COLOURS)], **_mark(place)}
                 axes.errorbar(x.value, y.value, xerr=_bars(x), yerr=_bars(y), label=label, **look)
         axes.xaxis.set_major_formatter(partial(_tick_text, True))
         axes.yaxis.set_major_formatter(partial(_tick_text, share))
@@ -394,7 +397,7 @@ def _fill(
 def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, float] | None) -> None:
     x, y = _numbers(curve.x), _numbers(curve.y)
     known = np.isfinite(x) & np.isfinite(y)
-    colour = LINES[place % len(LINES)]
+    colour = SERIES_COLOURS[place % len(SERIES_COLOURS)]
     axes.plot(
         x[known],
         y[known],
@@ -414,7 +417,7 @@ def _draw(axes: Axes, curve: Curve, place: int, name: str, bounds: tuple[float, 
         axes.fill_between(x[banded], low[banded], high[banded], color=colour, alpha=0.16, linewidth=0)
 
 
-def _across(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> None:
+def _format_x_axis(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> None:
     places = sorted({float(x) for curve in curves for x in curve.x if np.isfinite(x)})
     if log and places and places[-1] > 0:
         axes.set_xscale("log")
@@ -424,7 +427,7 @@ def _across(axes: Axes, curves: Sequence[Curve], percent: bool, log: bool) -> No
         axes.set_xticks(places)
 
 
-def _upward(axes: Axes, percent: bool, log: bool, bounds: tuple[float, float] | None) -> None:
+def _format_y_axis(axes: Axes, percent: bool, log: bool, bounds: tuple[float, float] | None) -> None:
     if log and axes.dataLim.y1 > 0:
         axes.set_yscale("log")
     if percent:
@@ -452,8 +455,8 @@ def _numbers(values: Sequence[float | None]) -> Array:
 def inline_svg(figure: Figure, alt: str, key: str) -> tuple[Markup, float]:
     """A figure as one <svg> element for a page, and its natural width in CSS pixels (72 to the inch).
 
-    `alt` is its text for who cannot see it. `key`, unique in the page, keeps its ids apart from those of
-    other figures. Text stays text. Equal figures give equal bytes.
+    `alt` is its text for readers who cannot see it. `key`, unique in the page, keeps its ids apart from those
+    of other figures. Text stays text. Equal figures give equal bytes.
     """
     written = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": "veridical", "image.composite_image": False}

@@ -23,7 +23,7 @@ from veridical.runtime.errors import RunError, UsageError, argument_error
 
 CLAIM = "claim.json"
 # What to do about a damaged file, where that file can be written again.
-AGAIN = "Delete it and repeat the command that wrote it."
+REPEAT_HINT = "Delete it and repeat the command that wrote it."
 # Bytes at most of a JSON file, and of all arrays in an .npz file together.
 MOST_TEXT, MOST_ARRAYS = 2**26, 2**33
 _DEEPEST = 64
@@ -129,7 +129,8 @@ def sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):  # others may sweep too
             elsewhere = len(token) == len(_system_id()) + 8 and not token.startswith(_system_id())
             old = time.time() - path.stat().st_mtime > 86_400
-            if old if elsewhere else not _is_running(int(process)):
+            gone = old if elsewhere else not _is_running(int(process))
+            if gone:
                 path.unlink()
 
 
@@ -191,7 +192,11 @@ def _as_json(obj: object) -> bytes:
 
 
 def read_bytes(
-    path: str | os.PathLike[str], most: int | None = None, hint: str = AGAIN, *, sha256: str | None = None
+    path: str | os.PathLike[str],
+    most: int | None = None,
+    hint: str = REPEAT_HINT,
+    *,
+    sha256: str | None = None,
 ) -> bytes:
     """All of a file; a RunError, which names it, for one that is not as it was written.
 
@@ -234,13 +239,15 @@ def _seal(plain: object) -> str:
 
 
 @overload
-def read_json(path: str | os.PathLike[str], *, hint: str = AGAIN, sealed: bool = False) -> dict[str, Any]: ...
+def read_json(
+    path: str | os.PathLike[str], *, hint: str = REPEAT_HINT, sealed: bool = False
+) -> dict[str, Any]: ...
 @overload
 def read_json(
-    path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN, sealed: bool = False
+    path: str | os.PathLike[str], form: type[F], *, hint: str = REPEAT_HINT, sealed: bool = False
 ) -> F: ...
 def read_json(
-    path: str | os.PathLike[str], form: Any = dict, *, hint: str = AGAIN, sealed: bool = False
+    path: str | os.PathLike[str], form: Any = dict, *, hint: str = REPEAT_HINT, sealed: bool = False
 ) -> Any:
     """The content of a JSON file of our own, after its structure was checked.
 
@@ -256,7 +263,7 @@ def read_json(
     return value
 
 
-def check_form(value: object, form: Any, source: object, hint: str = AGAIN) -> None:
+def check_form(value: object, form: Any, source: object, hint: str = REPEAT_HINT) -> None:
     """Raise a RunError that names `source` and the field, unless the plain value fits (`check_structure`)."""
     try:
         check_structure(value, form)
@@ -264,7 +271,7 @@ def check_form(value: object, form: Any, source: object, hint: str = AGAIN) -> N
         _fail_damaged(source, str(error).removesuffix("."), hint)
 
 
-def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = AGAIN) -> list[F]:
+def read_json_lines(path: str | os.PathLike[str], form: type[F], *, hint: str = REPEAT_HINT) -> list[F]:
     """The lines of a JSON Lines file, each checked as by `read_json`; no lines if there is no file.
 
     What a kill or a power cut leaves, a last line without its end or zeros, is left out; any other line that
@@ -303,7 +310,7 @@ def read_arrays(
     forms: Mapping[str, str] | None = None,
     *,
     sha256: str | None = None,
-    hint: str = AGAIN,
+    hint: str = REPEAT_HINT,
 ) -> dict[str, Any]:
     """All arrays of an .npz file of our own, by name, after headers, sizes and `forms` were checked.
 

@@ -106,6 +106,8 @@ _MAPS_COMPARED: Final = measures("attack")
 _INTERVALS = dict.fromkeys(
     ("natural_accuracy", "adversarial_accuracy", *_MAPS_COMPARED, "not_found", "incomplete?"), IntervalForm
 )
+# Of each image, as two attacks are compared by.
+_PAIRED_MEASURES = ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection")
 _NODES = {"nodes": int, "rule": str}
 _BALL = {"norm": str, "radius": float, "weight?": float, "beta?": float | None}
 # What result.json of an attack must hold, as far as pages read it; a model that is no run has no objective.
@@ -119,6 +121,8 @@ FORM = {
         },
         "data": {"name": str, "split": str},
         "examples": int,
+        "pictures": int,
+        "radii": [float],
         "norm": Literal["linf", "l2"],
         "protocol": {
             "name": str,
@@ -145,7 +149,7 @@ FORM = {
 }
 ARRAYS_FORM = {
     **dict.fromkeys(("index", "label", "predicted"), "iu N"),
-    **dict.fromkeys(("kendall_tau", "topk_intersection"), "f N"),
+    **dict.fromkeys(_PAIRED_MEASURES, "f N"),
     **dict.fromkeys(("image", "perturbed"), "f M C H W"),
     **dict.fromkeys(("saliency", "perturbed_saliency"), "f M H W"),
     "trace": "f N T",
@@ -282,15 +286,17 @@ def write_attack_page(
     if not any_protocol:
         check_comparable(attacks)
     first = next(iter(attacks.values()))
-    pictures_and_curves = [
-        *_gallery_panels(attacks, gallery),
-        *_attack_panels(attacks),
-        *_radius_panels(attacks),
-    ]
+    pictures_and_curves: list[Panel] = []
+    if not any_protocol:  # of several protocols the images need not be the same, nor as many
+        pictures_and_curves += [
+            *_gallery_panels(attacks, gallery),
+            *_attack_panels(attacks),
+            *_radius_panels(attacks),
+        ]
     runs = {name: attacked.config["run"] for name, attacked in attacks.items()}
     config = {**first.config, "run": runs if len(runs) > 1 else first.config["run"]}
     if any_protocol:
-        pictures_and_curves, config = [], {name: attacked.config for name, attacked in attacks.items()}
+        config = {name: attacked.config for name, attacked in attacks.items()}
     panels = [
         _results_panel(attacks),
         *pictures_and_curves,
@@ -395,11 +401,14 @@ def paired_table(attacks: Attacks) -> Table:
             raise UsageError(
                 f"{attacked.folder} has the radii {attacked.config['radii']}: give attacks of one radius."
             )
-    for key in ("data", "radii", "norm"):
-        if first.config[key] != second.config[key]:
+    for key in ("data", "radii", "norm", "attribution", "k"):
+        one, other = (
+            attacked.config["protocol"]["k"] if key == "k" else attacked.config[key]
+            for attacked in (first, second)
+        )
+        if one != other:
             raise UsageError(
-                f"{first.folder} and {second.folder} do not pair: their {key} differs, "
-                f"{first.config[key]} and {second.config[key]}."
+                f"{first.folder} and {second.folder} do not pair: their {key} differs, {one} and {other}."
             )
     right = [np.flatnonzero(_correct(attacked)) for attacked in (first, second)]
     numbers = (one.arrays["index"][rows] for one, rows in zip((first, second), right, strict=True))
@@ -409,7 +418,7 @@ def paired_table(attacks: Attacks) -> Table:
     here, there = (rows[place] for rows, place in zip(right, places, strict=True))
     headings = {column.key: column.heading for column in _attack_columns(attacks)}
     table = []
-    for name in ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection"):
+    for name in _PAIRED_MEASURES:
         ours, theirs = first.arrays[name][here], second.arrays[name][there]
         means = (mean_interval(one.tolist(), undefined="exclude")["value"] for one in (ours, theirs))
         difference = mean_interval((theirs - ours).tolist(), undefined="exclude")
@@ -546,9 +555,11 @@ def _headline(first: tuple[str, StudyResult], other: tuple[str, StudyResult]) ->
 
 def _results_panel(attacks: Attacks) -> Panel:
     """Measured values, with the literature's numbers in rows of their own where there are any."""
-    k = next(iter(attacks.values())).config["protocol"]["k"]
+    compared = {name: f"{attacked.config['protocol']['k']:,}" for name, attacked in attacks.items()}
     table = attack_table(attacks, literature=True)
-    text = [f"The top pixels are the k = {k:,} most important.", *_counts(attacks)]
+    few = ", ".join(f"{k} for {quoted(name)}" for name, k in compared.items())
+    k = few if len(set(compared.values())) > 1 else next(iter(compared.values()))
+    text = [f"The top pixels are the k = {k} most important.", *_counts(attacks)]
     if len(table.rows) > len(attacks):
         text.append(_LITERATURE)
     others = [column for column in _attack_columns(attacks) if column.key not in _STEADINESS]
@@ -558,7 +569,7 @@ def _results_panel(attacks: Attacks) -> Panel:
 def _literature_rows(
     name: str, attacked: StudyResult, columns: Sequence[Column]
 ) -> Iterator[dict[str, object]]:
-    """What is published, and what is recalled, of a network like this one under the same attack."""
+    """What is published, and what is recalled, of this objective's network on this data in this ball."""
     data = attacked.config["data"]["name"] if _is_as_published(attacked) else ""
     for mark, words in _MARKS.items():
         numbers = paper_numbers(data, attacked.config["run"].get("objective", ""), mark)
@@ -596,7 +607,7 @@ def _draw_intervals(columns: Sequence[Column], attacks: Attacks) -> list[Illustr
 
 
 def _is_as_published(attacked: StudyResult) -> bool:
-    """Whether the literature's numbers are about the same attack: IG, top-k, in the paper's ball."""
+    """Whether data, ball, attribution and direction are the paper's; k, steps, network are not compared."""
     config = attacked.config
     row = PAPER_SETTINGS.get(config["data"]["name"])
     return (

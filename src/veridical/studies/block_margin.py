@@ -301,7 +301,8 @@ class BlockMargin(Study[BlockMarginOptions]):
         for case in self.all_cases:
             runs.setdefault(case.group, []).append(work.plain(case))
         proven = [noise for noise in sorted(options.noise) if noise * options.blocks <= PROVEN]
-        is_noise = options.block_size == 1 and options.norm == "linf"  # what an adversary can do
+        # With one number a block an l_inf adversary is worst-case noise; see `certified_radius`.
+        can_certify = options.block_size == 1 and options.norm == "linf"
         sweeps = {
             f"by_{name}": {
                 kind: [{"at": getattr(one, name), **_summarise(runs[str(one)])} for one in line]
@@ -313,7 +314,7 @@ class BlockMargin(Study[BlockMarginOptions]):
             "theorem": [
                 check_theorem(self._world(noise), bias=bias) for noise in proven for bias in (True, False)
             ],
-            "certified_radius": certified_radius(self._world(main)) if is_noise else None,
+            "certified_radius": certified_radius(self._world(main)) if can_certify else None,
             "max_margin": closed_margin(options.blocks, main) if main in proven else None,
             "networks": {
                 one.kind: {**_summarise(runs[str(one)]), **_average_course(runs[str(one)])}
@@ -482,7 +483,7 @@ def _measure_gradients(
         "other_ratio": _divide(other, signal),
         "noise_ratio": _divide(noise, signal),
         "evenness": float(roles.evenness.mean()),
-        "agnostic": _divide(float((gradient - gradient[0]).abs().max()), float(gradient.abs().max())),
+        "agnostic": _divide(float((gradient.amax(0) - gradient.amin(0)).max()), float(gradient.abs().max())),
     }
 
 

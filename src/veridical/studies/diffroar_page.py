@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from veridical.faithfulness.result import judge_levels
+from veridical.faithfulness.unmasking import resolve_kept
 from veridical.report import (
     Column,
     Curve,
@@ -43,7 +44,7 @@ from veridical.report.pictures import colour_pixels
 from veridical.report.table import Unit, write_cell, write_number
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, argument_error
-from veridical.runtime.files import AGAIN, write_atomic
+from veridical.runtime.files import REPEAT_HINT, write_atomic
 from veridical.studies.study import EXAMPLES, RESULT, StudyResult, check_alike, distinct_titles
 from veridical.training.penalties import training_title
 
@@ -102,12 +103,12 @@ def judge_again(found: StudyResult) -> StudyResult:
     curves += [told["control"]["curve"]] if told["control"] else []
     wanted = found.arrays["levels"].tolist()
     if not wanted or any([point["level"] for point in curve] != wanted for curve in curves):
-        raise RunError(f"{source} is damaged: its curves have other levels than {EXAMPLES}. {AGAIN}")
+        raise RunError(f"{source} is damaged: its curves have other levels than {EXAMPLES}. {REPEAT_HINT}")
     try:
         # Judged again: verdicts of before masks and baselines counted must not stand beside those of now.
         judged = judge_levels(told["curve"], told["baselines"], told["control"], mode, told["examples"])
     except ValueError as error:
-        raise RunError(f"{source} is damaged: {error} {AGAIN}") from error
+        raise RunError(f"{source} is damaged: {error} {REPEAT_HINT}") from error
     results = {**told, "verdicts": [dict(point) for point in judged]}
     return replace(found, document={**found.document, "results": results})
 
@@ -397,7 +398,7 @@ def _results_text(measured: Measured) -> list[str]:
 
 def _count(one: StudyResult, level: float) -> int:
     coordinates: int = one.results["rankings"]["judged"]["coordinates"]
-    return max(1, math.floor(level * coordinates + 0.5))
+    return resolve_kept(level, coordinates).count
 
 
 def _end_panels(measured: Measured) -> list[Panel]:

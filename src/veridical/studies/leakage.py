@@ -115,7 +115,7 @@ PAIRED = ("left_at_ink", "left_in_block", "same_digit", "same_class", "other_cla
 APART = (("of_the_digit", "same_digit", "same_class"), ("of_the_class", "same_class", "other_class"))
 
 HEADLINE_LEVEL = 0.05
-# Levels that stand in sentences and in the table; the curves have all.
+# Levels that stand in the table; sentences have the one above, curves have all.
 SHOWN = (0.05, 0.1, 0.2)
 
 CAPTION = "Values with their 95% intervals, over seeds where there are several, else over images."
@@ -302,7 +302,13 @@ class Leakage(Study[LeakageOptions]):
                 yield training
                 then = replace(training, after=training, stage="explaining", cost=5.0)
                 # Attacked in every ball, also those that it was not trained in.
-                attack = {"balls": [list(around) for around in self.balls], "attacked": self.attacked}
+                attack = {
+                    "balls": [list(around) for around in self.balls],
+                    "attacked": self.attacked,
+                    "steps": ATTACK_STEPS,
+                    "batch": _ROWS,
+                    "sure": SURE,
+                }
                 yield replace(
                     then,
                     values={**data, **attack, "seed": seed},
@@ -313,6 +319,7 @@ class Leakage(Study[LeakageOptions]):
                 for name, method in self.methods.items():
                     values = {**data, "attribution": {"name": name, **method}, "seed": seed}
                     values |= {"explained": self.explained, "levels": list(LEVELS)}
+                    values |= {"discriminative": DISCRIMINATIVE, "looked_at": LOOKED_AT, "ink": INK}
                     # Where the digit never moves in training, an image with a moved one is none that the
                     # model knows.
                     values["pairs"] = list(PAIRED) if one.position == "random" else []
@@ -869,9 +876,10 @@ def compare_levels(options: LevelsOptions) -> str:
       veridical leakage-levels runs/leakage-mlp runs/leakage-cnn --figure leakage.svg
 
     A row for each training: accuracy, that under attack in its own ball, null shares and mass.
-    In percent, with half the 95% interval over seeds (over images where there is one seed). Several studies
-    have a column of names. Draws the figure, a chart for each study and data set. Raises UsageError for
-    studies of different levels, and for a ball, an attribution or levels that a study does not have.
+    In percent, with the wider side of the 95% interval over seeds (over images where there is one seed).
+    Several studies have a column of names. Draws the figure, a chart for each study and data set. Raises
+    UsageError for studies of different levels, and for a ball, an attribution or levels that a study does
+    not have.
     """
     folders = [as_path(folder, "folders") for folder in options.folders]
     names = distinct_titles(options.titles, [folder.name for folder in folders], folders, "folder")
@@ -929,7 +937,7 @@ def draw_levels(studies: Mapping[str, StudyResult], options: LevelsOptions) -> F
 
 
 def _half_interval(two: Mapping[str, Mapping[str, Any]] | None) -> str:
-    """A share in percent, with half of its interval, as far as a share can be so far away."""
+    """A share in percent, and the wider side of its interval, which is cut to what a share can be."""
     if two is None:
         return ""
     interval = main_interval(two)

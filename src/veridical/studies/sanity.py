@@ -18,6 +18,7 @@ from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
 from veridical.data.dataset import describe_source, load_source
+from veridical.faithfulness.diffroar_plan import SEEDS_APART
 from veridical.faithfulness.randomisation import (
     INVARIANT_ABOVE,
     LEARNT_BY_HEART,
@@ -235,7 +236,8 @@ class Sanity(Study[SanityOptions]):
             for kind in self.kinds
         }
         yield from trainings.values()
-        draws = range(options.seed * 1000, options.seed * 1000 + options.repeats)
+        # Apart, so that the draws of two seeds are never the same.
+        draws = range(options.seed * SEEDS_APART, options.seed * SEEDS_APART + options.repeats)
         others: list[tuple[str, dict[str, Any]]] = [("unrelated", {"kind": "unrelated"})]
         others += [(order, {"kind": order, "draw": draw}) for order in self.orders for draw in draws]
         others += [(kind, {"kind": "trained"}) for kind in self.kinds]

@@ -3,8 +3,8 @@
 A study is one class in one file. It says what is done (`cases`, and a static method for each kind of step),
 what comes of it (`results`), and what a page says of it (`columns`, `findings`, `panels`). All else is here.
 
-    class Sparsity(Study):
-        name, title = "sparsity", "How sparse are explanations?"
+    class Sparsity(Study[SparsityOptions]):
+        name, title, Options = "sparsity", "How sparse are explanations?", SparsityOptions
         columns = (Column("zeros", "exact zeros", unit="share"),)
 
         def cases(self):
@@ -53,7 +53,7 @@ from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import environment, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import (
-    AGAIN,
+    REPEAT_HINT,
     Arrays,
     Document,
     check_form,
@@ -436,7 +436,9 @@ class Study(Generic[OptionsT]):
         # Its digest, from the document, ties the pictures to these numbers.
         arrays = read_arrays(path / EXAMPLES, cls.forms, sha256=document["files"][EXAMPLES])
         if cls.forms and not set(arrays["label"].tolist()) <= set(range(len(arrays["classes"]))):
-            raise RunError(f"{path / EXAMPLES} is damaged: label names classes that are not there. {AGAIN}")
+            raise RunError(
+                f"{path / EXAMPLES} is damaged: label names classes that are not there. {REPEAT_HINT}"
+            )
         return StudyResult(path, document, arrays)
 
     @classmethod
