@@ -13,6 +13,7 @@ from veridical.faithfulness.result import _repeats_interval, judge
 from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import Kept
 from veridical.runtime.errors import UsageError
+from veridical.runtime.options import SubjectChoice
 from veridical.studies.diffroar import DiffRoarOptions
 
 
@@ -142,5 +143,5 @@ def test_options_and_function_have_the_same_fields_and_defaults() -> None:
             assert option == (list(default) if isinstance(default, tuple) else default), name
     # What remains is the recipe's, or the command's own.
     left = {field.name for field in fields(DiffRoarOptions)} - set(parameters) - set(OVERRIDES)
-    subject = {"run", "model", "model_options", "weights", "equalise"}
+    subject = {field.name for field in fields(SubjectChoice)} - {"data", "trust_code"} - set(parameters)
     assert left == {*subject, "scheduler", "workers", "insecure", "dry_run", "threads", "gallery"}

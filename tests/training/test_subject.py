@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
 from veridical.data.arrays import Arrays
-from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.errors import DataError, RunError, UsageError
 from veridical.runtime.options import SubjectChoice
 from veridical.training.loop import train
 from veridical.training.subject import load_model, load_subject
@@ -115,7 +116,7 @@ def test_a_callable_is_a_subject_where_it_is_trusted(folder: Path) -> None:
 def test_what_names_no_subject_is_refused(folder: Path, tmp_path: Path) -> None:
     data, run = folder / "images.npz", folder / "run"
     weights = run / "model.safetensors"
-    torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "nested.pt")
+    torch.save({"layers": {"weight": torch.zeros(1)}}, tmp_path / "nested.pt")
     (tmp_path / "rubbish.pt").write_bytes(b"rubbish")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({}, "a run .* or a model"),
@@ -124,7 +125,7 @@ def test_what_names_no_subject_is_refused(folder: Path, tmp_path: Path) -> None:
         ({"model": "mlp", "data": data}, "a file of weights of mlp"),
         ({"model": "mpl", "data": data, "weights": weights}, "mlp"),
         ({"model": "mlp", "data": data, "weights": tmp_path / "none.pt"}, "no such file"),
-        ({"model": "mlp", "data": data, "weights": weights}, "another model"),
+        ({"model": "mlp", "data": data, "weights": weights}, "5 of another shape"),
         ({"model": "mlp", "data": data, "weights": tmp_path / "nested.pt"}, "no state_dict of tensors"),
         ({"model": "mlp", "data": data, "weights": tmp_path / "rubbish.pt"}, "without running code"),
         ({"model": f"{__name__}:make_flat", "data": data, "model_options": {"depth": 2}}, "depth"),
@@ -155,3 +156,46 @@ def test_a_subject_is_examined_on_class_folders_and_on_images_of_ones_own(
     assert (on_own.digest, len(on_own.split("test"))) == (run.digest, 6)
     with pytest.raises(UsageError, match="Leave --data out"):
         on_own.split("validation")
+
+
+def test_weights_are_found_below_prefixes_and_in_checkpoints(folder: Path, tmp_path: Path) -> None:
+    run = load_subject(choice(run=folder / "run"))
+    state = run.model.state_dict()
+    forms = {
+        "wrapped": {f"module.{name}": value for name, value in state.items()},
+        "compiled": {f"_orig_mod.model.{name}": value for name, value in state.items()},
+        "checkpoint": {"epoch": 3, "state_dict": state},
+        "half": {name: value.half().float() for name, value in state.items()},
+    }
+    given = {"model": "mlp", "model_options": {"width": 4}, "data": folder / "images.npz"}
+    for name, stored in forms.items():
+        torch.save(stored, tmp_path / f"{name}.pt")
+        subject = load_subject(choice(**given, weights=tmp_path / f"{name}.pt"))
+        assert (subject.digest == run.digest) is (name != "half")
+    torch.save({**state, "extra": torch.zeros(1)}, tmp_path / "more.pt")
+    with pytest.raises(RunError, match=r"1 left over \(extra\)"):
+        load_subject(choice(**given, weights=tmp_path / "more.pt"))
+    torch.save(dict(list(state.items())[1:]), tmp_path / "less.pt")
+    with pytest.raises(RunError, match=r"1 missing \(hidden1\.weight\)"):
+        load_subject(choice(**given, weights=tmp_path / "less.pt"))
+
+
+def test_files_of_other_sizes_are_cut_as_the_models_library_says(tmp_path: Path) -> None:
+    draws = np.random.default_rng(1)
+    for part in ("train", "test"):
+        for label in range(3):
+            (tmp_path / "photos" / part / f"class-{label}").mkdir(parents=True)
+            for number in range(3):
+                pixels = draws.integers(0, 256, (40, 50 + number, 3)).astype(np.uint8)
+                where = tmp_path / "photos" / part / f"class-{label}" / f"{number}.png"
+                Image.fromarray(pixels).save(where)
+    given = {"model": "torchvision:squeezenet1_1", "data": tmp_path / "photos"}
+    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "weights.pt")
+    small = load_subject(choice(**given, weights=tmp_path / "weights.pt", image_size=32))
+    assert dict(small.data.options) == {"size": 32, "crop_from": round(32 * 256 / 224)}
+    assert small.facts["model"]["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    again = load_model(small.source, small.digest)
+    inputs, _ = small.data.test.batch(range(3))
+    torch.testing.assert_close(again(inputs), small.model(inputs))
+    with pytest.raises(DataError, match="images of one size"):
+        load_subject(choice(model=f"{__name__}:make_flat", data=tmp_path / "photos", trust_code=True))

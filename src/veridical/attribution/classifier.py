@@ -191,8 +191,8 @@ def class_logits(model: nn.Module, inputs: Tensor, *, rows: int | None = None) -
     logits = torch.cat(parts)
     if logits.shape[1] == 1:
         raise UsageError(
-            "the model has one logit (N, 1), whose sign is the class; models of one logit are not supported "
-            "yet. Wrap it in a module that returns two: torch.cat([-logit, logit], 1) / 2."
+            "the model has one logit (N, 1), whose sign tells two classes apart. Give --one-logit, or wrap "
+            "it in a module that returns two: torch.cat([-logit, logit], 1) / 2."
         )
     return logits
 

@@ -40,6 +40,7 @@ class ModelEntry:
     factory: called with shape (C, H, W), num_classes, seed and the options, all by name, it returns a module
     from inputs (N, C, H, W) in [0, 1] to logits (N, num_classes); "package.module:attribute" is imported
     late. divisor: height and width have to be multiples of it. options: None is any, checked by the factory.
+    has_weights: what it makes is trained, so that it can be examined without a file of weights.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelEntry:
     factory: str | Callable[..., nn.Module]
     divisor: int = 1
     options: Mapping[str, Option] | None = field(default_factory=dict)
+    has_weights: bool = False
 
 
 def _normalisation(mean: float, std: float) -> dict[str, Option]:

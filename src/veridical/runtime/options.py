@@ -126,9 +126,19 @@ class SubjectChoice(DataChoice):
 
     Args:
         run: Folder of a trained run.
-        model: Instead of a run, an architecture by name or as module:callable (with trust_code).
+        model: Instead of a run, an architecture by name, torchvision:NAME, timm:NAME, hf:DIR (a folder that
+            transformers saved), export:FILE (an archive of torch.export) or module:callable; the last two
+            with trust_code.
         weights: File of that model's weights, safetensors or a state_dict of torch.save.
         model_options: Options of the architecture, for example {"width": 8}.
+        input_mean: Of each channel of images in [0, 1], subtracted before the model; None takes what the
+            model's library records.
+        input_std: The difference is divided by it; None takes what the library records.
+        output: Which entry of a tuple (its place, from 0) or dict (its name) that the model returns holds the
+            logits; None for a model that returns them alone, or under "logits".
+        one_logit: The model has one logit, whose sign tells two classes apart.
+        image_size: Height and width to which files in class folders are brought; None is the model's, cut out
+            of the middle as its library does, or as they are.
         equalise: Equalise the histogram of every channel; None does as the run.
         trust_code: Allow module:callable, which runs foreign code.
     """
@@ -137,6 +147,11 @@ class SubjectChoice(DataChoice):
     model: str | None = None
     weights: FilePath | None = field(default=None, metadata=needs("model"))
     model_options: dict[str, ModelOption] = field(default_factory=dict, metadata=needs("model"))
+    input_mean: list[Factor] | None = field(default=None, metadata=needs("model"))
+    input_std: list[Factor] | None = field(default=None, metadata=needs("model"))
+    output: str | None = field(default=None, metadata=needs("model"))
+    one_logit: bool = field(default=False, metadata=needs("model"))
+    image_size: Size | None = field(default=None, metadata=needs("model"))
     equalise: bool | None = None
     trust_code: bool = False
 

@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -76,6 +77,14 @@ class Registry(Generic[Entry]):
             raise argument_error(self.kind, entry.name, "a name without a colon")
         self._entries[entry.name] = entry
         return entry
+
+    @contextmanager
+    def registered(self, entry: Entry) -> Iterator[Entry]:
+        """As `register`, while the block lasts: for what exists in this process's memory alone."""
+        try:
+            yield self.register(entry)
+        finally:
+            self._entries.pop(entry.name, None)
 
     def names(self) -> tuple[str, ...]:
         """All names: the registered ones in their order, then those of installed packages."""

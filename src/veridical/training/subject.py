@@ -6,27 +6,29 @@ FILE`). Jobs load it again from a few plain texts, and compare the digest of its
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from veridical.data import Dataset, Split
+from veridical.attribution.classifier import parameter_like, predict
+from veridical.data import DATASETS, Dataset, Split
 from veridical.data import load as load_data
-from veridical.models import build
+from veridical.models.external import ModelSource, build_examined, preprocessing_of
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.options import SubjectChoice
-from veridical.runtime.registry import import_trusted
-from veridical.training.checkpoint import check_finite, copy_tensors, digest_weights, unpack, weights
+from veridical.training.checkpoint import check_finite, digest_weights, unpack, weights
 from veridical.training.run import MODEL, Run, load, read_settings, split_data
 
+# Under which a training's checkpoint keeps the weights.
+_ENTRIES = ("state_dict", "model_state_dict", "model")
 _HINT = "Name a file of weights that fits --model and --model-options."
 
 
@@ -75,20 +77,71 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
         return _subject_of_run(choice, load(choice.run, device=place, trust_code=choice.trust_code))
     if choice.data is None:
         raise argument_error("data", None, "the images", "A model does not know its own: give --data.")
+    source = _source_of(choice)
     data = load_data(
-        choice.data, choice.data_root, equalise=bool(choice.equalise), trust_code=choice.trust_code
+        choice.data,
+        choice.data_root,
+        equalise=bool(choice.equalise),
+        trust_code=choice.trust_code,
+        **_sizes(choice, source),
     )
-    source = {
-        "model": choice.model,
-        "options": dict(choice.model_options),
-        "weights": choice.weights and str(as_path(choice.weights, "weights").absolute()),
-        "shape": list(data.shape),
-        "num_classes": data.num_classes,
-    }
-    model = _build_model(source, place, choice.trust_code)
-    facts = {"model": {"name": choice.model, "options": dict(choice.model_options)}}
-    where = {"subject": json.dumps(source)}
+    sizes = {"shape": list(data.shape), "num_classes": data.num_classes}
+    weights_file = choice.weights and str(as_path(choice.weights, "weights").absolute())
+    named = {"source": asdict(source), "weights": weights_file, **sizes}
+    model = _build_model(named, place, choice.trust_code)
+    _check_fits(source, model, data)
+    facts = {"model": source.describe()}
+    where = {"subject": json.dumps(named)}
     return Subject(str(choice.model), model, data, digest_weights(model), where, None, facts)
+
+
+def _source_of(choice: SubjectChoice) -> ModelSource:
+    """How the model that options name is built; paths become absolute, since workers start elsewhere."""
+    assert choice.model is not None
+    spec, colon, rest = choice.model.partition(":")
+    if spec in ("hf", "export"):
+        rest = str(as_path(rest, "model").absolute())
+    return ModelSource(
+        f"{spec}{colon}{rest}",
+        dict(choice.model_options),
+        choice.input_mean,
+        choice.input_std,
+        choice.output,
+        choice.one_logit,
+    )
+
+
+def _sizes(choice: SubjectChoice, source: ModelSource) -> dict[str, Any]:
+    """How files of images are resized: as the model's library does, or to the size that is asked for."""
+    folder = choice.data not in DATASETS and as_path(choice.data or "", "data").is_dir()
+    record = preprocessing_of(source)
+    recorded = None if record.size is None else record.size[0]
+    size = choice.image_size or recorded
+    if not folder or size is None:
+        return {} if choice.image_size is None else {"size": choice.image_size}
+    if recorded is None or record.resize is None:
+        return {"size": size, "interpolation": record.interpolation}
+    # Of another size the same share is cut out of the middle.
+    crop_from = max(size, round(size * record.resize / recorded))
+    return {"size": size, "crop_from": crop_from, "interpolation": record.interpolation}
+
+
+def _check_fits(source: ModelSource, model: nn.Module, data: Dataset) -> None:
+    """Raise a UsageError for images that the model does not take, and for another number of classes."""
+    like = parameter_like(model)
+    inputs, _ = data.test.batch(range(min(2, len(data.test))), like.dtype, like.device)
+    try:
+        classes = predict(model, inputs).shape[1]
+    except UsageError:
+        raise
+    except Exception as error:  # a foreign model says in its own way what it does not take
+        size = preprocessing_of(source).size
+        made = "" if size is None else f" It was made for {size[0]} x {size[1]} pixels."
+        expected = f"images that {source.spec} takes ({type(error).__name__}: {error})"
+        raise argument_error("data", f"images of {data.shape}", expected, made.strip()) from error
+    if classes != data.num_classes:
+        expected = f"{data.num_classes} logits, one for each class of {data.name}"
+        raise argument_error("model", f"{source.spec} of {classes} logits", expected)
 
 
 def _subject_of_run(choice: SubjectChoice, run: Run) -> Subject:
@@ -134,36 +187,67 @@ def _load_model(source: str, device: str, trust_code: bool, planned: str) -> tup
     return model, digest_weights(model)
 
 
-def _build_model(source: Mapping[str, Any], device: torch.device, trust_code: bool) -> nn.Module:
-    """The architecture with its weights, in eval mode; see `load_subject` for the errors."""
-    name, options, weights_file = source["model"], source["options"], source["weights"]
-    sizes = {"shape": tuple(source["shape"]), "num_classes": source["num_classes"], "seed": 0}
-    if ":" in name:
-        factory = import_trusted("model", name, trust_code=trust_code, positional=None)
-        # Who writes a factory for one data set need not ask for what it knows.
-        known = {key: sizes[key] for key in sizes.keys() & inspect.signature(factory).parameters}
-        try:
-            model = factory(**known, **options)
-        except TypeError as error:
-            expected = f"options that {name} takes"
-            raise argument_error("model_options", options, expected, f"{error}.") from error
-        if not isinstance(model, nn.Module):
-            expected = f"a callable that returns an nn.Module, not a {type(model).__name__}"
-            raise argument_error("model", name, expected)
-    else:
-        model = build(name, **sizes, **options)
-        if not weights_file:
-            expected = f"a file of weights of {name}"
-            raise argument_error("weights", None, expected, "Without one there is nothing to examine.")
-    if weights_file:
+def _build_model(named: Mapping[str, Any], device: torch.device, trust_code: bool) -> nn.Module:
+    """The model with its weights, in eval mode; see `load_subject` for the errors."""
+    source, weights_file = ModelSource(**named["source"]), named["weights"]
+    if weights_file is None and not source.brings_weights:
+        expected = f"a file of weights of {source.spec}"
+        raise argument_error("weights", None, expected, "Without one there is nothing to examine.")
+    model = build_examined(
+        source, shape=named["shape"], num_classes=named["num_classes"], trust_code=trust_code
+    )
+    if weights_file is not None:
         path = Path(weights_file)
-        copy_tensors(path, _read_weights(path), weights(model))
-    check_finite(model, name, _HINT)
+        _load_weights(path, _read_weights(path), model)
+    check_finite(model, source.spec, _HINT)
     model = model.to(device)
     return model.to(memory_format=fast_layout(model)).eval()
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+# What wrappers put before a weight's name: DataParallel, Lightning and our own, torch.compile.
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+def _bare(name: str) -> str:
+    while prefix := next((one for one in _PREFIXES if name.startswith(one)), None):
+        name = name.removeprefix(prefix)
+    return name
+
+
+@torch.no_grad()
+def _load_weights(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Copy weights into a model by their names, of which wrappers' prefixes are left out.
+
+    Floating-point weights of another precision are converted. Raises RunError with what is missing, left over
+    or of another shape.
+    """
+    own = weights(model)
+    there, here = ({_bare(name): name for name in one} for one in (stored, own))
+    if len(there) < len(stored) or len(here) < len(own):  # a model that has both a.x and model.a.x
+        there, here = ({name: name for name in one} for one in (stored, own))
+    # Counters of batches came with torch 0.4.1 and decide nothing in eval mode.
+    missing = [name for name in here if name not in there and not name.endswith("num_batches_tracked")]
+    faults = {
+        "missing": missing,
+        "left over": [name for name in there if name not in here],
+        "of another shape": [
+            f"{name} {tuple(stored[there[name]].shape)} there and {tuple(own[here[name]].shape)} here"
+            for name in here
+            if name in there and stored[there[name]].shape != own[here[name]].shape
+        ],
+    }
+    if any(faults.values()):
+        told = [f"{len(names)} {what} ({', '.join(names[:4])})" for what, names in faults.items() if names]
+        raise RunError(
+            f"{path} does not fit the model of {len(here)} weights: {'; '.join(told)}. {_HINT} A head for "
+            "another number of classes: give the data that the model was trained on."
+        )
+    for name, target in here.items():
+        if name in there:
+            own[target].copy_(stored[there[name]])
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name, from a safetensors file or a state_dict that torch.save wrote; no code is run."""
     if not path.is_file():
         raise argument_error("weights", str(path), "a file of weights", "There is no such file.")
@@ -174,6 +258,11 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch's unpickler fails in nearly any way on what is no state_dict
         reason = f"no state_dict that can be read without running code ({error})"
         raise RunError(f"{path} holds {reason}.") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    # Checkpoints keep the weights beside the epoch and the optimiser.
+    inner = [
+        state[key] for key in _ENTRIES if isinstance(state, Mapping) and isinstance(state.get(key), Mapping)
+    ]
+    state = inner[0] if inner else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RunError(f"{path} holds a {type(state).__name__}, no state_dict of tensors. {_HINT}")
     return dict(state)
