@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attacks.ball import Ball, Noise, NoiseRows, check_examples
-from veridical.attribution.classifier import all_finite, examining, out_of_inference
+from veridical.attribution.classifier import all_finite, class_logits, examining, out_of_inference
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.path import check_scalar
 from veridical.runtime.checking import Count, Repeats, Seed, StepSize, check_count, check_positive, checked
 from veridical.runtime.errors import UsageError, argument_error, unknown_name_error
 from veridical.runtime.lengths import power_of_two
-from veridical.runtime.seeds import stream
+from veridical.runtime.seeds import per_example_uniform, stream
 
 Start = Literal["origin", "random"] | Tensor
 
@@ -182,3 +182,63 @@ def pgd(
             "the loss has a gradient that is NaN; look for an infinite derivative (sqrt or log at 0)"
         )
     return moved
+
+
+@checked("ball", "indices")
+def random_search(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    ball: Ball,
+    *,
+    queries: Count = 200,
+    seed: Seed = 0,
+    indices: Sequence[int] | Tensor | None = None,
+) -> Tensor:
+    """Inputs (N, C, H, W) in the ball that lower the margin of `target`, sought without a gradient.
+
+    From random stripes at the ball's edge, squares of one sign are tried, smaller and smaller ones, and those
+    that help stay. Where it misleads a model that `pgd` does not, gradients are masked. What is drawn for
+    example i depends on (seed, indices[i]) alone. In the manner of Andriushchenko et al., "Square attack",
+    ECCV 2020; sizes and schedule are ours.
+    """
+    numbers = check_examples(inputs, target, ball, indices)
+    if not numbers:
+        return inputs.detach()
+    channels, height, width = inputs.shape[1:]
+    inputs = inputs.detach()
+    stripes = per_example_uniform((channels, 1, width), seed, "random stripes", numbers)
+    signs = (stripes.to(inputs).sub(0.5).sign()).expand(inputs.shape).clone()
+    draws = per_example_uniform((queries, 2 + channels), seed, "random search", numbers)
+    rows, columns = torch.arange(height), torch.arange(width)
+
+    def margin(points: Tensor) -> Tensor:
+        logits = class_logits(model, points)
+        own = logits.gather(1, target[:, None])[:, 0]
+        return own - logits.scatter(1, target[:, None], -torch.inf).amax(1)
+
+    def at(signs: Tensor) -> Tensor:
+        return ball.project(inputs + ball.radius * signs, inputs)
+
+    with examining(model):
+        best, least = inputs, margin(inputs)
+        for query in range(-1, queries):
+            trial = signs
+            if query >= 0:
+                side = max(1, round(min(height, width) * 0.5 * (1 - query / queries) ** 2))
+                top = (draws[:, query, :1] * (height - side + 1)).long()
+                left = (draws[:, query, 1:2] * (width - side + 1)).long()
+                down, across = (
+                    (rows >= top) & (rows < top + side),
+                    (columns >= left) & (columns < left + side),
+                )
+                square = (down[:, None, :, None] & across[:, None, None, :]).to(inputs.device)
+                colour = draws[:, query, 2:].sub(0.5).sign().to(inputs)[:, :, None, None]
+                trial = torch.where(square, colour, signs)
+            moved = at(trial)
+            value = margin(moved)
+            better = value < least
+            spread = better.reshape(-1, 1, 1, 1)
+            best, least = torch.where(spread, moved, best), torch.where(better, value, least)
+            signs = torch.where(spread, trial, signs) if query >= 0 else signs
+    return best
