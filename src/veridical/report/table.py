@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from html import escape
+from typing import Any, Final, Literal
 
 from veridical.report.formats import (
     DASH,
@@ -14,7 +15,7 @@ from veridical.report.formats import (
     points,
     signed,
 )
-from veridical.runtime.errors import argument_error
+from veridical.runtime.errors import UsageError, argument_error
 
 Unit = Literal["text", "share", "points", "number", "difference", "pixels", "count"]
 
@@ -108,6 +109,39 @@ class Table:
         columns, rows = self.drawn()
         cells = [[c.heading, *(row[place] for row in rows)] for place, c in enumerate(columns)]
         return Table([heading, *(row[0] for row in rows)], cells[1:], self.caption)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: numbers as numbers, an interval's ends in columns "... low" and "... high".
+
+        Raises UsageError where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            hint = "pip install 'veridical[pandas]'."
+            raise UsageError(f"pandas is not installed ({error}): {hint}") from error
+        records = []
+        for row in self.rows:
+            entries = [row.get(c.key) for c in self._all] if isinstance(row, Mapping) else row
+            record: dict[str, object] = {}
+            for column, entry in zip(self._all, entries, strict=True):
+                if column.unit == "text" or isinstance(entry, str):
+                    record[column.heading] = entry
+                    continue
+                interval = Interval.read(entry)
+                record[column.heading] = interval.value
+                if interval.low is not None:
+                    record[f"{column.heading} low"] = interval.low
+                    record[f"{column.heading} high"] = interval.high
+            records.append(record)
+        return pd.DataFrame(records)
+
+    def to_html(self) -> str:
+        """The drawn cells as a plain HTML table, every text escaped."""
+        columns, rows = self.drawn()
+        head = "".join(f"<th>{escape(column.heading)}</th>" for column in columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_markdown(self) -> str:
         """A Markdown table, without the caption; upright strokes in cells are escaped."""

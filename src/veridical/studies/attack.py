@@ -24,13 +24,20 @@ from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
 from veridical.data.dataset import describe_source, load_source
 from veridical.jobs.pool import usable_cores, visible_cards
-from veridical.report import Table
+from veridical.report import Panel, Table
 from veridical.runtime.checking import Count, Limit
 from veridical.runtime.devices import resolve_device
 from veridical.runtime.errors import RunError, argument_error
 from veridical.runtime.files import Arrays, read_json, to_plain
 from veridical.runtime.options import AttackChoice, Gallery, Placement, SubjectChoice
-from veridical.studies.attack_page import ARRAYS_FORM, FORM, attack_table, run_title, write_attack_page
+from veridical.studies.attack_page import (
+    ARRAYS_FORM,
+    FORM,
+    attack_panels,
+    attack_table,
+    run_title,
+    write_attack_page,
+)
 from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work, limit_count
 from veridical.training.subject import load_examined, load_subject
 
@@ -265,6 +272,11 @@ class Attack(Study[AttackOptions]):
     def findings(cls, result: StudyResult) -> list[str]:
         """What is to be known beside the numbers."""
         return [f"note: {note}" for note in result.results["notes"]]
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """The parts of the page."""
+        return attack_panels({run_title(result): result}, result.config["pictures"] // 4)
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:

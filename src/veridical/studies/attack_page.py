@@ -285,6 +285,21 @@ def write_attack_page(
     """
     if not any_protocol:
         check_comparable(attacks)
+    page = study_page(
+        title,
+        [lead],
+        attack_panels(attacks, gallery, any_protocol=any_protocol),
+        {} if any_protocol else _protocol(attacks),
+        question="do explanations hold still?",
+        verdict=None if any_protocol else attack_verdict(attacks),
+        notes=[*notes, *_notes(attacks)],
+    )
+    write_atomic(as_path(path), page)
+    return path
+
+
+def attack_panels(attacks: Attacks, gallery: int = 8, *, any_protocol: bool = False) -> list[Panel]:
+    """The parts of that page."""
     first = next(iter(attacks.values()))
     pictures_and_curves: list[Panel] = []
     if not any_protocol:  # of several protocols the images need not be the same, nor as many
@@ -297,7 +312,7 @@ def write_attack_page(
     config = {**first.config, "run": runs if len(runs) > 1 else first.config["run"]}
     if any_protocol:
         config = {name: attacked.config for name, attacked in attacks.items()}
-    panels = [
+    return [
         _results_panel(attacks),
         *pictures_and_curves,
         *_comparison_panels(attacks),
@@ -305,17 +320,6 @@ def write_attack_page(
         settings_panel("Configuration", config),
         settings_panel("Environment", first.document["environment"]),
     ]
-    page = study_page(
-        title,
-        [lead],
-        panels,
-        {} if any_protocol else _protocol(attacks),
-        question="do explanations hold still?",
-        verdict=None if any_protocol else attack_verdict(attacks),
-        notes=[*notes, *_notes(attacks)],
-    )
-    write_atomic(as_path(path), page)
-    return path
 
 
 def attack_table(attacks: Attacks, *, literature: bool = False) -> Table:

@@ -11,12 +11,12 @@ from typing import Any
 from veridical.attacks.protocols import evaluation_settings
 from veridical.data import load
 from veridical.jobs import Progress
-from veridical.report import Interval, Table
+from veridical.report import Interval, Panel, Table
 from veridical.runtime.checking import FilePath
 from veridical.runtime.files import CLAIM
 from veridical.runtime.options import DataChoice, Machine, Placement, TrainOptions
 from veridical.studies.attack import Attack, AttackOptions, count_attacked
-from veridical.studies.attack_page import attack_table, attack_verdict, write_attack_page
+from veridical.studies.attack_page import attack_panels, attack_table, attack_verdict, write_attack_page
 from veridical.studies.study import REPORT, RESULT, Case, Context, ProgressCallback, Study, StudyResult, Work
 from veridical.training.log import read_log
 from veridical.training.loop import train
@@ -182,6 +182,11 @@ class Demo(Study[DemoOptions]):
     def findings(cls, result: StudyResult) -> list[str]:
         """What the verdict of the page says first."""
         return list(attack_verdict(_attacks(result.folder)).headlines)
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """The parts of the page."""
+        return attack_panels(_attacks(result.folder))
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:

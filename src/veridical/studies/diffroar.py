@@ -18,7 +18,7 @@ from veridical.faithfulness.forecast import forecast
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.retraining import OVERRIDES
 from veridical.faithfulness.unmasking import ENDS, unmask
-from veridical.report import Table
+from veridical.report import Panel, Table
 from veridical.report.formats import duration
 from veridical.runtime.checking import Count, FilePath, Limit, Width, needs
 from veridical.runtime.files import Arrays
@@ -219,6 +219,11 @@ class DiffRoar(Study[DiffRoarOptions]):
             diffroar_page.diffroar_headline(*one) for one in diffroar_page.name_measurements([result]).items()
         ]
         return [*headlines, *(f"note: {note}" for note in result.results["notes"])]
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """The parts of the page."""
+        return diffroar_page.diffroar_panels(diffroar_page.name_measurements([result]))
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:

@@ -187,10 +187,25 @@ def write_diffroar_page(path: Path, measured: Measured, *, title: str, lead: str
         for name, one in measured.items()
     }
     check_alike(measured, conditions, "Measure both in the same way.")
+    page = study_page(
+        title,
+        [lead],
+        diffroar_panels(measured),
+        _details(measured),
+        question="are explanations faithful?",
+        verdict=diffroar_verdict(measured),
+        notes=notes_by_name({name: one.results["notes"] for name, one in measured.items()}),
+    )
+    write_atomic(as_path(path), page)
+    return path
+
+
+def diffroar_panels(measured: Measured) -> list[Panel]:
+    """The parts of that page."""
     first = next(iter(measured.values()))
     own = ("weights", "run", "attribution")
     about = {name: {key: one.config[key] for key in own} for name, one in measured.items()}
-    panels = [
+    return [
         Panel("Results", _results_text(measured), table=diffroar_table(measured)),
         *_end_panels(measured),
         *(_own_panel(name, one, alone=len(measured) == 1) for name, one in measured.items()),
@@ -199,17 +214,6 @@ def write_diffroar_page(path: Path, measured: Measured, *, title: str, lead: str
         settings_panel("Configuration", {k: v for k, v in first.config.items() if k not in own} | about),
         settings_panel("Environment", first.document["environment"]),
     ]
-    page = study_page(
-        title,
-        [lead],
-        panels,
-        _details(measured),
-        question="are explanations faithful?",
-        verdict=diffroar_verdict(measured),
-        notes=notes_by_name({name: one.results["notes"] for name, one in measured.items()}),
-    )
-    write_atomic(as_path(path), page)
-    return path
 
 
 def diffroar_table(measured: Measured) -> Table:

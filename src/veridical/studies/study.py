@@ -25,11 +25,13 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from veridical.data.lookup import data_root
 from veridical.jobs import (
@@ -51,7 +53,7 @@ from veridical.report.formats import Interval
 from veridical.report.table import Column, Table, write_points
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import environment, resolve_device
-from veridical.runtime.errors import RunError, UsageError, argument_error
+from veridical.runtime.errors import RunError, UsageError, argument_error, unknown_name_error, visible
 from veridical.runtime.files import (
     REPEAT_HINT,
     Arrays,
@@ -219,11 +221,15 @@ class Work:
 
 @record
 class StudyResult:
-    """What a finished study left in its folder: result.json, and the arrays of examples.npz."""
+    """What a finished study left in its folder: result.json, and the arrays of examples.npz.
+
+    study: which one, that knows its tables and figures; None for a result that was put together by hand.
+    """
 
     folder: Path
     document: Mapping[str, Any]
     arrays: Mapping[str, Any]
+    study: type[Study[Any]] | None = None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -236,6 +242,61 @@ class StudyResult:
         """What was measured."""
         results: Mapping[str, Any] = self.document["results"]
         return results
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of result.json, as plain values."""
+        return dict(self.document)
+
+    def tables(self) -> dict[str, Table]:
+        """The tables by title, as page and terminal show them."""
+        return self._study().tables(self)
+
+    def to_frame(self, title: str | None = None) -> Any:
+        """A table as a pandas DataFrame, ends of intervals in columns of their own; the first by default."""
+        tables = self.tables()
+        if title is not None and title not in tables:
+            raise unknown_name_error("title", title, tables)
+        return tables[next(iter(tables)) if title is None else title].to_frame()
+
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the page by the title of their part, and a number where it has several."""
+        figures = {}
+        for panel in self._study().panels(self):
+            drawn = [one.figure for one in panel.illustrations if isinstance(one.figure, Figure)]
+            for place, one in enumerate(drawn, start=1):
+                figures[panel.title if len(drawn) == 1 else f"{panel.title} {place}"] = one
+        return figures
+
+    def figure(self, name: str) -> Figure:
+        """One of `figures`; a UsageError that lists them for another name."""
+        figures = self.figures()
+        if name not in figures:
+            raise unknown_name_error("figure", name, figures)
+        return figures[name]
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy result.json, examples.npz and the page to another folder, without the jobs; return it."""
+        target = as_path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in (RESULT, EXAMPLES, REPORT):
+            write_atomic(target / name, (self.folder / name).read_bytes())
+        return target
+
+    def _study(self) -> type[Study[Any]]:
+        if self.study is None:
+            raise RunError(f"{self.folder}: this result is of no known study. Read it by its study's `read`.")
+        return self.study
+
+    def __repr__(self) -> str:
+        return f"<result of {self.document.get('study', 'a study')} in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        """Tables and sentences, for a notebook."""
+        study = self._study()
+        parts = [f"<p>{escape(visible(line))}</p>" for line in study.findings(self)]
+        for title, table in self.tables().items():
+            parts.append(f"<h4>{escape(visible(title or study.title))}</h4>{table.to_html()}")
+        return "".join([*parts, f"<p>{escape(str(self.folder / REPORT))}</p>"])
 
 
 class Study(Generic[OptionsT]):
@@ -439,7 +500,7 @@ class Study(Generic[OptionsT]):
             raise RunError(
                 f"{path / EXAMPLES} is damaged: label names classes that are not there. {REPEAT_HINT}"
             )
-        return StudyResult(path, document, arrays)
+        return StudyResult(path, document, arrays, cls)
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:
