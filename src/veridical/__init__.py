@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from veridical.models.networks import Normalized
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
     from veridical.runtime.options import TrainOptions
+    from veridical.studies.audit import audit
     from veridical.training.loop import train
     from veridical.training.run import Run
 
@@ -77,6 +78,7 @@ __all__ = [
     "attack",
     "attacks",
     "attribution",
+    "audit",
     "build",
     "data",
     "diffroar",
@@ -125,6 +127,7 @@ _HOMES = {
     "runtime.options": ("TrainOptions",),
     "runtime.errors": ("DataError", "RunError", "UsageError", "VeridicalError"),
     "training.loop": ("train",),
+    "studies.audit": ("audit",),
     "training.run": ("Run",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -36,6 +36,7 @@ def options_of(target: Any) -> Any:
 _TABLE = (
     # Train and examine.
     ("train", "cli.actions:train", "train a classifier, plainly or so that explanations hold still"),
+    ("audit", "studies.audit:Audit", "answer whether a model's explanations may be shown"),
     ("attack", "studies.attack:Attack", "attack the explanations of a model, measure what holds"),
     ("compare", "cli.actions:compare", "put finished attacks side by side on one page"),
     (

@@ -1,0 +1,242 @@
+"""An audit: planted truths are told, every number stands on an interval, and what is missing is named."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import veridical
+from veridical.attribution.registry import ATTRIBUTIONS
+from veridical.report import Interval
+from veridical.runtime.errors import DataError, UsageError
+from veridical.studies.audit import Audit, AuditOptions
+from veridical.studies.audit_page import CONTROL, QUESTIONS, judge
+from veridical.studies.sanity import Sanity
+from veridical.studies.study import StudyResult
+
+QUIET: dict[str, Any] = {"workers": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def audited(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    """The natural run that reads a masked patch, by three explanations."""
+    return Audit(options_for(trained, tmp_path_factory.mktemp("audit"))).run()
+
+
+def options_for(trained: Path, out: Path, **changes: Any) -> AuditOptions:
+    values: dict[str, Any] = {
+        "run": str(trained / "natural-0"),
+        "out": str(out),
+        "attribution": ["input-gradient", "gradient-x-input", "captum:GuidedBackprop"],
+        "examples": 24,
+        "attacked": 8,
+        "steps": 6,
+        "radius": 0.1,
+        "gallery": 3,
+        **QUIET,
+        **changes,
+    }
+    return AuditOptions(**values)
+
+
+def answer(result: StudyResult, question: str, attribution: str | None = None) -> dict[str, Any]:
+    (one,) = (
+        one
+        for one in result.results["answers"]
+        if (one["question"], one["attribution"]) == (question, attribution)
+    )
+    return dict(one)
+
+
+def test_every_question_is_answered_for_every_explanation_by_its_interval(audited: StudyResult) -> None:
+    names = list(audited.config["attributions"])
+    assert names[-1] == CONTROL
+    expected = {(name, one) for name, q in QUESTIONS.items() for one in (names if q.each else [None])}
+    answers = audited.results["answers"]
+    assert {(one["question"], one["attribution"]) for one in answers} == expected
+    assert len(answers) == len(expected)
+    for one in answers:
+        assert one["verdict"] == judge(Interval.read(one["value"]), one["threshold"])
+        assert one["command"].startswith("veridical ")
+        assert audited.folder.name not in one["command"]
+    assert audited.results["left_out"] == {}
+    assert set(audited.results["evidence"]) == set(names)
+    for one in names:
+        assert audited.results["disagreement"][one][one]["value"] == pytest.approx(1.0)
+
+
+def test_planted_truths_are_told(audited: StudyResult) -> None:
+    # The patch tells the class, the masks mark it, and the natural model reads it.
+    assert answer(audited, "accuracy")["verdict"] == "holds"
+    assert answer(audited, "localisation", "gradient-x-input")["verdict"] == "holds"
+    # A map of noise is evidence of nothing and lies nowhere.
+    for question in ("deletion", "insertion", "road", "adversarial", "localisation", "completeness"):
+        assert answer(audited, question, CONTROL)["verdict"] in ("fails", "undecided"), question
+    assert answer(audited, "localisation", CONTROL)["verdict"] == "fails"
+    # A gradient passes two ReLUs that change nothing; guided backpropagation does not.
+    assert answer(audited, "invariance", "input-gradient")["verdict"] == "holds"
+    assert answer(audited, "invariance", "captum:GuidedBackprop")["verdict"] == "fails"
+    # It cannot be climbed, so it is not attacked, and that is said.
+    assert answer(audited, "stability", "captum:GuidedBackprop")["verdict"] == "not measured"
+
+
+def test_the_page_says_it_all_and_no_single_score(audited: StudyResult) -> None:
+    page = (audited.folder / "report.html").read_text(encoding="utf-8")
+    for words in ("Can this audit be trusted?", "no stronger change was found", "Limits", "EU AI Act"):
+        assert words in page
+    assert "complies with" not in page
+    (table,) = Audit.tables(audited).values()
+    _, rows = table.drawn()
+    assert [row[0] for row in rows] == list(QUESTIONS)
+    assert any("fails" in cell for row in rows for cell in row)
+    (sentence,) = (one for one in Audit.findings(audited) if one.startswith("captum:GuidedBackprop"))
+    assert "invariance" in sentence.partition("fails")[2]
+
+
+def test_thresholds_are_the_callers_and_are_recorded(trained: Path, tmp_path: Path) -> None:
+    given = {"thresholds": {"accuracy": 0.0, "localisation": 0.999}, "store": str(trained / "store")}
+    result = Audit(options_for(trained, tmp_path, attribution=["input-gradient"], **given)).run()
+    assert result.config["thresholds"]["localisation"] == 0.999
+    assert answer(result, "localisation", "input-gradient")["verdict"] == "fails"
+    with pytest.raises(UsageError, match="thresholds: expected questions"):
+        Audit(options_for(trained, tmp_path / "other", thresholds={"accurate": 0.5}))
+
+
+def test_an_interrupted_audit_leaves_a_page_that_names_what_is_missing_and_goes_on(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_for(trained, tmp_path / "out", attribution=["input-gradient"], attacked=4, steps=2)
+    with monkeypatch.context() as patch:
+
+        def stop(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Sanity, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            Audit(options).run()
+    partial = Audit.read(tmp_path / "out")
+    assert {"sanity", "alignment"} <= set(partial.results["left_out"])
+    assert answer(partial, "depends-on-model", "input-gradient")["verdict"] == "not measured"
+    assert answer(partial, "stability", "input-gradient")["value"] is not None
+    assert "What is missing" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    whole = Audit(options).run()
+    assert whole.results["left_out"] == {}
+    assert answer(whole, "depends-on-model", "input-gradient")["value"] is not None
+    same = ("stability", "deletion", "accuracy")
+    for question in same:
+        name = "input-gradient" if QUESTIONS[question].each else None
+        assert answer(whole, question, name) == answer(partial, question, name)
+
+
+def test_a_budget_leaves_out_what_it_has_no_time_for(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10**6, 45))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    options = options_for(trained, tmp_path, attribution=["input-gradient"], attacked=4, steps=2, budget=2.0)
+    result = Audit(options).run()
+    assert "budget of 2 minutes" in result.results["left_out"]["sanity"]
+    assert answer(result, "deletion", "input-gradient")["value"] is not None
+
+
+def test_a_flag_is_raised_where_the_model_hides_its_gradients(trained: Path, tmp_path: Path) -> None:
+    options = options_for(
+        trained,
+        tmp_path,
+        run=None,
+        model=f"{__name__}:make_rounding",
+        data=str(trained / "patches.npz"),
+        attribution=["input-gradient"],
+        trust_code=True,
+        attacked=12,
+    )
+    result = Audit(options).run()
+    raised = {one["name"] for one in result.results["flags"] if one["raised"]}
+    assert {"zero-gradient", "black-box attack stronger", "maps of zeros"} <= raised
+
+
+class Rounding(nn.Module):
+    """Reads the mean of the image, rounded to a grey level, so that its gradient is 0 everywhere."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(20.0))
+        self.register_buffer("centres", torch.linspace(0.2, 0.35, classes))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        mean = (inputs.mean(dim=(1, 2, 3)) * 255).round() / 255
+        centres = self.get_buffer("centres")
+        return -self.scale * (mean[:, None] - centres).abs() + 0 * inputs.sum(dim=(1, 2, 3))[:, None]
+
+
+def make_rounding(num_classes: int) -> nn.Module:
+    return Rounding(num_classes)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict"),
+    [
+        (0.6, 0.55, 0.65, "holds"),
+        (0.6, 0.5, 0.7, "undecided"),
+        (0.4, 0.3, 0.49, "fails"),
+        (0.6, None, None, "undecided"),
+        (None, None, None, "not measured"),
+    ],
+)
+def test_a_verdict_is_of_the_interval_alone(
+    value: float | None, low: float | None, high: float | None, verdict: str
+) -> None:
+    assert judge(Interval(value, low, high), 0.5) == verdict
+
+
+def test_results_are_plain_json(audited: StudyResult) -> None:
+    text = (audited.folder / "result.json").read_text(encoding="utf-8")
+    assert json.loads(text)["study"] == "audit"
+    assert all(np.isfinite(audited.arrays[f"saliency/{CONTROL}"]).flatten())
+
+
+def own_map(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    """An attribution of a researcher's own: the gradient of the logit, by hand."""
+    points = inputs.clone().requires_grad_(True)
+    logits = model(points).gather(1, target[:, None])
+    (gradient,) = torch.autograd.grad(logits.sum(), points)
+    return gradient
+
+
+def test_a_model_data_and_an_attribution_in_memory_are_audited_and_left_as_they_were(
+    trained: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    split = veridical.load(trained / "patches.npz").test
+    pairs = [(image / 255, int(label)) for image, label in zip(split.images, split.labels, strict=True)]
+    loader: Any = torch.utils.data.DataLoader(pairs, batch_size=7)  # type: ignore[arg-type]
+    result = veridical.audit(
+        model,
+        loader,
+        {"mine": own_map, "input-gradient": "input-gradient"},
+        out=tmp_path / "audit",
+        examples=12,
+        attacked=4,
+        steps=2,
+        repeats=1,
+        progress=False,
+    )
+    assert model.training
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert "mine" not in ATTRIBUTIONS
+    # The same map by another name has the same answers.
+    for question in ("deletion", "completeness", "single-deletion", "invariance"):
+        assert (
+            answer(result, question, "mine")["value"] == answer(result, question, "input-gradient")["value"]
+        )
+    assert result.results["disagreement"]["mine"]["input-gradient"]["value"] == pytest.approx(1.0)
+    assert "train mode" in str(result.results["remarks"])
+    with pytest.raises(DataError, match="Normalize"):
+        veridical.audit(model, [(image / 128 - 1, 0) for image in split.images], out=tmp_path / "no")
