@@ -150,6 +150,9 @@ def test_training_images_miss_the_same_patches_each_time_and_test_images_none() 
     by_patch = missing[:, 0].reshape(20, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).flatten(3)
     assert torch.equal(by_patch.any(3), by_patch.double().mean(3) > 0.4)  # patches go as a whole
     assert torch.equal(masked.test.batch(range(20))[0], whole)
+    # As a training cuts them: by subsets of subsets.
+    part = masked.train.subset(range(5, 20)).subset([2, 0])
+    assert torch.equal(part.batch(range(2))[0], inputs[[7, 5]])
 
 
 def test_a_blurred_image_has_lost_its_detail_and_kept_its_mean() -> None:

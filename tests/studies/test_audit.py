@@ -98,6 +98,16 @@ def test_the_page_says_it_all_and_no_single_score(audited: StudyResult) -> None:
     assert "invariance" in sentence.partition("fails")[2]
 
 
+def test_a_model_that_is_used_to_missing_patches_is_asked_on_request(trained: Path, tmp_path: Path) -> None:
+    given = {"attribution": ["gradient-x-input"], "attacked": 4, "steps": 2, "finetune": 2.0}
+    options = options_for(trained, tmp_path, **given)
+    result = Audit(options).run()
+    value = answer(result, "in-domain-deletion", "gradient-x-input")["value"]
+    assert value["low"] > 0
+    assert answer(result, "in-domain-deletion", CONTROL)["value"] is not None
+    assert result.results["fine_tuned"]["value"] > 0.8
+
+
 def test_thresholds_are_the_callers_and_are_recorded(trained: Path, tmp_path: Path) -> None:
     given = {"thresholds": {"accuracy": 0.0, "localisation": 0.999}, "store": str(trained / "store")}
     result = Audit(options_for(trained, tmp_path, attribution=["input-gradient"], **given)).run()
@@ -131,6 +141,30 @@ def test_an_interrupted_audit_leaves_a_page_that_names_what_is_missing_and_goes_
     for question in same:
         name = "input-gradient" if QUESTIONS[question].each else None
         assert answer(whole, question, name) == answer(partial, question, name)
+
+
+def refuse(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    """An attribution that cannot be had of any model."""
+    del model, inputs, target
+    raise UsageError("no maps of this model")
+
+
+def test_an_explanation_that_cannot_be_had_leaves_the_others(trained: Path, tmp_path: Path) -> None:
+    options = options_for(
+        trained,
+        tmp_path,
+        attribution=["input-gradient", f"{__name__}:refuse"],
+        trust_code=True,
+        attacked=4,
+        steps=2,
+    )
+    result = Audit(options).run()
+    refused = f"{__name__}:refuse"
+    assert "no maps of this model" in result.results["left_out"][f"maps of {refused}"]
+    assert answer(result, "deletion", refused)["verdict"] == "not measured"
+    for question in ("deletion", "stability", "completeness"):
+        assert answer(result, question, "input-gradient")["value"] is not None
+    assert answer(result, "accuracy")["value"] is not None
 
 
 def test_a_budget_leaves_out_what_it_has_no_time_for(

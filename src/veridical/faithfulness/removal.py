@@ -237,9 +237,11 @@ class MissingPatchesSplit(Split):
     """Training images of which random patches are missing when they are cut.
 
     Which ones depends on (seed, the image's number) alone: a training that is continued sees the same.
-    most: greatest share of patches that are missing; the share is drawn uniformly.
+    numbers int64 (N,): each image's in the data set. most: greatest share of patches that are missing; the
+    share is drawn uniformly.
     """
 
+    numbers: Tensor
     fill: Fill
     grid: int
     most: float
@@ -250,18 +252,26 @@ class MissingPatchesSplit(Split):
     ) -> tuple[Tensor, Tensor]:
         """Inputs (n, C, H, W) with patches filled in, and their target."""
         inputs, target = super()._cut(indices, dtype, device)
-        draws = per_example_uniform((self.grid**2 + 1,), self.seed, "missing patches", indices)
+        numbers = self.numbers[indices]
+        draws = per_example_uniform((self.grid**2 + 1,), self.seed, "missing patches", numbers)
         missing = draws[:, 1:] < self.most * draws[:, :1]
         patches = patch_numbers(inputs.shape[2:], self.grid)
         kept = ~missing[:, patches.flatten()].reshape(len(inputs), 1, *patches.shape)
-        return self.fill(inputs, kept.to(inputs.device), indices, "train"), target
+        return self.fill(inputs, kept.to(inputs.device), numbers, "train"), target
+
+    def subset(self, indices: Tensor | Sequence[int] | range | slice) -> MissingPatchesSplit:
+        """The examples with these indices, in the given order, with their own patches missing."""
+        chosen = self._indices(indices)
+        own = {name: getattr(self, name)[chosen] for name in ("images", "labels", "numbers")}
+        return replace(self, **own)
 
 
 def with_missing_patches(
     data: Dataset, fill: Fill, *, grid: int = 4, most: float = 0.5, seed: int = 0
 ) -> Dataset:
     """The data set whose training images have random patches missing; test images are as they were."""
-    train = MissingPatchesSplit(data.train.images, data.train.labels, fill, grid, most, seed)
+    numbers = torch.arange(len(data.train))
+    train = MissingPatchesSplit(data.train.images, data.train.labels, numbers, fill, grid, most, seed)
     options = {
         **data.options,
         "missing_patches": {"grid": grid, "most": most, "seed": seed, **fill.describe()},

@@ -39,6 +39,7 @@ from veridical.faithfulness.removal import (
     mask_leak,
     perturbation_curves,
     single_deletion,
+    with_missing_patches,
 )
 from veridical.faithfulness.unmasking import FILLS, Fill
 from veridical.jobs import Progress
@@ -50,7 +51,7 @@ from veridical.report import Interval, Panel
 from veridical.report.formats import listed, percent, radius_text
 from veridical.report.table import Table, write_number
 from veridical.runtime.checking import Length, Limit, Share, Width
-from veridical.runtime.errors import UsageError, VeridicalError, argument_error
+from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import (
@@ -76,6 +77,7 @@ from veridical.studies.audit_page import (
     write_findings,
 )
 from veridical.studies.maps import (
+    RUN,
     describe_methods,
     first_images,
     regions_of,
@@ -93,6 +95,8 @@ from veridical.studies.study import (
     limit_count,
 )
 from veridical.training.checkpoint import digest_weights
+from veridical.training.loop import train
+from veridical.training.run import load
 from veridical.training.subject import load_model, load_subject
 
 # Shares of the pixels that are removed, or inserted.
@@ -105,6 +109,8 @@ CURVES: Mapping[str, tuple[str, Literal["remove", "keep"]]] = {
 }
 # Queries of the black-box attack for each image.
 _QUERIES = 200
+# Learning rate of the fine-tuning: small, so that the model stays the one that is audited.
+_FINETUNING_RATE = 1e-4
 # Times the radius, at which an attack that works must do more.
 _PLANTED = 4.0
 
@@ -125,6 +131,8 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
         steps: Iterations of the attack on explanations.
         levels: Shares of the pixels that are removed or inserted.
         grid: Patches a side that are removed one at a time.
+        finetune: Epochs of one fine-tuning on training images with patches missing, after which single
+            deletions are asked of that model too (in-domain-deletion); 0 does none.
         repeats: Draws of fresh weights in the check of dependence on the model.
         thresholds: Values from which on a question holds, by its name, in place of the defaults.
         budget: Minutes after which no further part is begun; None does all.
@@ -141,6 +149,7 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     steps: Annotated[int, Limit(2, 10**5)] = 20
     levels: list[Share] = field(default_factory=lambda: list(LEVELS))
     grid: Annotated[int, Limit(2, 32)] = 4
+    finetune: Annotated[float, Limit(0, 1e4)] = 0.0
     repeats: Annotated[int, Limit(1, 100)] = 2
     thresholds: dict[str, float] = field(default_factory=dict)
     budget: Annotated[float, Limit(0, 1e6, above=True)] | None = None
@@ -210,6 +219,7 @@ class Audit(Study[AuditOptions]):
         self.has_masks = _has_masks(self.data)
         # What an interrupted or a bounded session has not come to.
         self.left_out: dict[str, str] = {}
+        self.failed: set[str] = set()
         self.interrupted = False
 
     def _trained_radius(self) -> float | None:
@@ -231,6 +241,7 @@ class Audit(Study[AuditOptions]):
             "steps": options.steps,
             "levels": list(options.levels),
             "grid": options.grid,
+            "finetune": options.finetune,
             "repeats": options.repeats,
             "thresholds": {
                 name: options.thresholds.get(name, one.threshold) for name, one in QUESTIONS.items()
@@ -266,6 +277,26 @@ class Audit(Study[AuditOptions]):
                 stage="removing what maps mark",
                 cost=float(self.examples),
             )
+        if options.finetune:
+            settings = {**shared, "grid": options.grid}
+            tuning = Case(
+                {**settings, "epochs": options.finetune},
+                group="model",
+                step="finetune",
+                stage="removing what maps mark",
+                label="fine-tuning on missing patches",
+                cost=options.finetune * len(self.data.train),
+            )
+            yield tuning
+            for name, method in self.methods.items():
+                yield Case(
+                    {**settings, "attribution": name, "method": method, "examples": self.examples},
+                    group=name,
+                    step="delete",
+                    after=tuning,
+                    stage="removing from the fine-tuned model",
+                    cost=float(self.examples),
+                )
         yield Case(
             {**shared, **place, "examples": self.attacked},
             group="model",
@@ -340,6 +371,48 @@ class Audit(Study[AuditOptions]):
             "single": single.numpy(),
             "zero": (maps == 0).double().flatten(1).mean(1).numpy(),
             "saliency": scaled_saliency(maps),
+        }
+
+    @staticmethod
+    def finetune(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Fine-tune the model on training images with patches missing; its accuracy on whole test images."""
+        model = load_model(context.where, values["weights"], trust_code=context.trust_code)
+        data = load_source(context.where, values["data"]["checksum"])
+        fill, seed = FILLS.get("mean").create(data.train, values["seed"]), values["seed"]
+        run = train(
+            model=model,
+            data=with_missing_patches(data, fill, grid=values["grid"], seed=seed),
+            out=str(context.folder / RUN),
+            seed=seed,
+            device=context.device,
+            progress=False,
+            objective="natural",
+            epochs=values["epochs"],
+            learning_rate=_FINETUNING_RATE,
+            batch_size=min(32, len(data.train)),
+            averaging=0.0,
+            validation=0,
+        )
+        return {"accuracy": run.result["results"]["natural_accuracy"]}
+
+    @staticmethod
+    def delete(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Single deletions of the fine-tuned model, by its own maps: single (N,)."""
+        assert context.after is not None
+        seed, numbers = values["seed"], range(values["examples"])
+        own = load_model(context.where, values["weights"], trust_code=context.trust_code)
+        model = load(context.after / RUN, model=own, device=context.device).model
+        data = load_source(context.where, values["data"]["checksum"])
+        split = data.test.subset(numbers)
+        seen = predict_classes(model, split)
+        method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
+        maps = dataset_maps(model, split, method, target=seen, batch_size=context.batch, seed=seed).float()
+        like = parameter_like(model)
+        inputs, _ = split.batch(numbers, like.dtype, like.device)
+        fill = FILLS.get("mean").create(data.train, seed)
+        target, grid = seen.to(like.device), values["grid"]
+        return {
+            "single": single_deletion(model, inputs, target, maps, fill, grid=grid, indices=numbers).numpy()
         }
 
     @staticmethod
@@ -466,7 +539,7 @@ class Audit(Study[AuditOptions]):
         self.seconds: dict[str, float] = {}
         parts = list(self.parts())
         steps: list[tuple[str, Callable[[ProgressCallback], Any]]] = [
-            ("own", lambda _progress: work.run(self.all_cases)),
+            ("own", lambda _progress: self._measure(work)),
             *((part.name, part.do) for part in parts),
         ]
         for name, do in steps:
@@ -494,6 +567,18 @@ class Audit(Study[AuditOptions]):
             if isinstance(result, StudyResult):
                 self.done[name] = result
 
+    def _measure(self, work: Work) -> None:
+        """The audit's own cases; an explanation that cannot be had of this model leaves the others."""
+        try:
+            work.run(self.all_cases)
+        except RunError:
+            for group in dict.fromkeys(case.group for case in self.all_cases):
+                try:  # what is done is only looked up
+                    work.run(case for case in self.all_cases if case.group == group)
+                except RunError as error:
+                    self.failed.add(group)
+                    self.left_out[f"maps of {group}"] = str(error)
+
     def run(self, progress: ProgressCallback | None = None) -> StudyResult:
         """Do what is not done; interrupted, write the page of what there is and raise KeyboardInterrupt."""
         result = super().run(progress)
@@ -505,9 +590,15 @@ class Audit(Study[AuditOptions]):
 
     def results(self, work: Work) -> dict[str, Any]:
         """Answers, flags, evidence by attribution, disagreement, and what is missing."""
-        own = {} if "own" in self.left_out else {one: work.arrays(self._case(one)) for one in self.methods}
+        own = {name: work.arrays(self._case(name)) for name in self._measured}
         answers = [*self._of_attacks(), *self._of_own(own), *self._of_parts()]
-        if own:
+        for name in own if self.options.finetune else ():
+            (case,) = self.cases_of(name, "delete")
+            single = torch.from_numpy(work.arrays(case)["single"])
+            answers.append(
+                self._answer("in-domain-deletion", name, mean_interval(single, undefined="exclude"))
+            )
+        if own and "model" not in self.failed:
             (case,) = self.cases_of("model", "predict")
             right, held = work.arrays(case)["right"], work.arrays(case)["pgd"]
             answers.append(self._answer("accuracy", None, work.plain(case)["accuracy"]))
@@ -537,11 +628,20 @@ class Audit(Study[AuditOptions]):
             "answers": answers,
             "flags": self._flags(work, own),
             "remarks": [one.to_dict() for one in self.remarks],
+            "fine_tuned": work.plain(self.cases_of("model", "finetune")[0])["accuracy"]
+            if own and self.options.finetune
+            else None,
             "evidence": {name: _evidence(arrays) for name, arrays in own.items()},
             "disagreement": _disagreement(own),
             "classes": self._by_class(own),
             "left_out": self.left_out,
         }
+
+    @property
+    def _measured(self) -> list[str]:
+        """The attributions of which there are maps; none without those of the control."""
+        names = [name for name in self.methods if name not in self.failed]
+        return names if CONTROL in names and "own" not in self.left_out else []
 
     @property
     def _first(self) -> str | None:
@@ -645,7 +745,7 @@ class Audit(Study[AuditOptions]):
                 "does not work on this model."
             )
             flags.append(_flag("planted check", raised, text))
-        if own:
+        if own and "model" not in self.failed:
             arrays = work.arrays(self.cases_of("model", "predict")[0])
             black_box, white_box = (float(arrays[name].mean()) for name in ("search", "pgd"))
             text = (
@@ -689,9 +789,7 @@ class Audit(Study[AuditOptions]):
         As `first_images`, and "saliency/ATTRIBUTION" float16 (n, H, W), seen (n,).
         """
         arrays = first_images(self.data, self.examples, self.options.gallery)
-        if "own" in self.left_out:
-            return arrays
-        for name in self.methods:
+        for name in self._measured:
             kept = work.arrays(self._case(name))
             arrays[f"saliency/{name}"] = kept["saliency"][arrays["index"]]
             arrays["seen"] = kept["seen"][arrays["index"]]

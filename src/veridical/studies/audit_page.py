@@ -127,6 +127,14 @@ QUESTIONS: Mapping[str, Question] = {
             speaks_to=_LIMITS,
         ),
         Question(
+            "in-domain-deletion",
+            "Do single patches matter as the map says, to a model that was fine-tuned on missing patches?",
+            "rank correlation of that model's maps with the drops of its logit (needs --finetune)",
+            0.1,
+            "number",
+            speaks_to=_LIMITS,
+        ),
+        Question(
             "adversarial",
             "Do changes at marked pixels harm more than elsewhere, without masks?",
             "probability, least minus most relevant changed, beyond random and fixed orders",
@@ -369,8 +377,8 @@ def _evidence_panels(result: StudyResult) -> list[Panel]:
 
 def _gallery(result: StudyResult) -> list[Panel]:
     """Images and their maps; a wrong prediction is named."""
-    arrays, names = result.arrays, list(result.config["attributions"])
-    if "seen" not in arrays:
+    arrays, names = result.arrays, list(result.results["evidence"])
+    if not names:
         return []
     rows = []
     for place, label in enumerate(arrays["label"].tolist()):
