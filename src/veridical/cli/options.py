@@ -133,11 +133,12 @@ class _OptionParser(ArgumentParser):
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Add one option as jsonargparse does, with dashes in its flag, and bare if it is boolean."""
-        if len(args) == 1 and args[0].startswith("--") and args[0] != _PRINT_CONFIG:
+        # A list has a second spelling, which adds to it.
+        if args and args[0].startswith("--") and args[0] != _PRINT_CONFIG:
             kwargs.setdefault("dest", args[0].removeprefix("--"))
             if kwargs.get("type") is bool:
                 kwargs.update(nargs="?", const=True)
-            args = (args[0].replace("_", "-"),)
+            args = tuple(one.replace("_", "-") for one in args)
         return super().add_argument(*args, **kwargs)
 
 

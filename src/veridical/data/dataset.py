@@ -24,6 +24,7 @@ from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.checking import Seed, Size, as_path, checked, record
 from veridical.runtime.errors import DataError, RunError, argument_error
 from veridical.runtime.files import atomic
+from veridical.runtime.guards import preserved_rng
 from veridical.runtime.registry import import_trusted
 
 Indices = Tensor | Sequence[int] | range | slice
@@ -322,16 +323,18 @@ def from_examples(
     already, or without a label.
     """
     images, labels = list[Tensor](), list[int]()
-    for item in examples if not hasattr(examples, "__getitem__") else _in_turn(examples):
-        try:
-            image, label = item
-        except (TypeError, ValueError):
-            found = f"an item of type {type(item).__name__}"
-            raise corrupt_file_error(name, found, "pairs (image, label)") from None
-        whole = _as_bytes(name, image)
-        rows = whole if whole.ndim == 4 else whole[None]
-        images += list(rows)
-        labels += torch.as_tensor(label).reshape(-1).tolist()
+    with preserved_rng():  # a loader draws a seed for its order
+        for item in _in_turn(examples):
+            try:
+                image, label = item
+                own = torch.as_tensor(label).reshape(-1)
+            except (TypeError, ValueError, RuntimeError):
+                found = f"an item of type {type(item).__name__}"
+                expected = "pairs (image, label), the label an integer"
+                raise corrupt_file_error(name, found, expected, "Wrap dicts in a torch Dataset.") from None
+            whole = _as_bytes(name, image)
+            images += list(whole if whole.ndim == 4 else whole[None])
+            labels += own.tolist()
     if not images or len({image.shape for image in images}) > 1 or len(images) != len(labels):
         shapes = sorted({tuple(image.shape) for image in images})
         found = f"{len(images)} images of shapes {shapes[:3]} and {len(labels)} labels"
@@ -344,7 +347,9 @@ def from_examples(
 
 
 def _in_turn(examples: Any) -> Iterator[Any]:
-    """The items of what has a length and numbers: iterating need not end by itself."""
+    """The items; by number where there are numbers, since iterating need not end by itself then."""
+    if not hasattr(examples, "__getitem__"):
+        return iter(examples)
     return (examples[number] for number in range(len(examples)))
 
 
@@ -353,7 +358,11 @@ def _as_bytes(name: str, image: Any) -> Tensor:
     if not isinstance(image, Tensor):
         pixels = torch.from_numpy(np.array(image))
         image = pixels[None] if pixels.ndim == 2 else pixels.movedim(-1, 0)
-    whole: Tensor = image
+    whole: Tensor = image.detach().cpu()
+    whole = whole[None] if whole.ndim == 2 else whole
+    if whole.ndim not in (3, 4):
+        found = f"an image of shape {tuple(whole.shape)}"
+        raise corrupt_file_error(name, found, "images (C, H, W), or batches of them")
     if whole.dtype == torch.uint8:
         return whole
     least, greatest = (float(end) for end in whole.aminmax())

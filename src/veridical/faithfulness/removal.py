@@ -108,14 +108,15 @@ def mask_leak(
     fill: Fill,
     *,
     levels: Sequence[float],
+    mode: ModeName = "keep",
     indices: Sequence[int],
     seed: int = 0,
 ) -> Tensor:
     """How much the place of what is kept tells a model of the image that it was computed for; float64 (L, N).
 
-    The mask of each image (its most relevant share) is laid on another image, the next one of another
-    predicted class: 1 where the model then says the class of the mask's owner, 0 where not, minus the same
-    with a random mask of that size. 0: the mask says nothing of its own. NaN where all images are of one
+    The mask of each image (its most relevant share, kept or removed) is laid on another image, the next one
+    of another predicted class: 1 where the model then says the class of the mask's owner, 0 where not, minus
+    the same with a random mask of that size. 0: the mask says nothing. NaN where all images are of one
     class. seen: predicted classes int64 (N,). The control is ours; that masks tell classes is a known fault
     of such measures (Rong et al., ICML 2022, section 3).
     """
@@ -123,11 +124,14 @@ def mask_leak(
     borrowed = inputs[partner.clamp(min=0)]
     noise = per_example_uniform((ranks.shape[1],), seed, "random mask", indices)
     random_ranks = noise.argsort(dim=1).argsort(dim=1).to(ranks.dtype)
+
+    def masked(order: Tensor, level: float) -> Tensor:
+        return unmask(borrowed, order, level, mode=mode, fill=fill, indices=indices)
+
     result = []
     for level in levels:
         own, other = (
-            _respond(model, unmask(borrowed, order, level, fill=fill, indices=indices), seen)[1] == seen.cpu()
-            for order in (ranks, random_ranks)
+            _respond(model, masked(order, level), seen)[1] == seen.cpu() for order in (ranks, random_ranks)
         )
         result.append((own.double() - other.double()).masked_fill(partner.cpu() < 0, torch.nan))
     return torch.stack(result)

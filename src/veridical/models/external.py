@@ -6,9 +6,10 @@ it, and what it wraps the logits in, is part of the module here.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 from veridical.models.networks import Standardise
 from veridical.models.registry import MODELS, build
 from veridical.runtime.checking import as_path
-from veridical.runtime.errors import RunError, UsageError, argument_error, nearest
+from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error, nearest
+from veridical.runtime.guards import preserved_rng
 from veridical.runtime.registry import TRUST_HINT, import_trusted
+from veridical.runtime.seeds import seed_global
 
 # What `--model` takes beside a name and module:callable.
 SCHEMES: Mapping[str, str] = {
@@ -78,8 +81,12 @@ class ModelSource:
 
     def describe(self) -> dict[str, Any]:
         """What decides the model, as plain values for a result's record; a path is none of them."""
-        name = self.scheme if self.scheme in ("hf", "export") else self.spec
-        plain = {"name": name, "options": dict(self.options)}
+        plain: dict[str, Any] = {"name": self.spec, "options": dict(self.options)}
+        if self.scheme in ("hf", "export"):
+            file = as_path(self.rest, "model")
+            file = file / "config.json" if self.scheme == "hf" else file
+            # What the weights do not tell: the program, or the architecture.
+            plain |= {"name": self.scheme, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         preprocessing = preprocessing_of(self)
         if preprocessing != Preprocessing():
             plain["preprocessing"] = preprocessing.describe()
@@ -96,6 +103,13 @@ class ModelSource:
     def rest(self) -> str:
         """What follows the scheme."""
         return self.spec.partition(":")[2]
+
+    @property
+    def has_initial_weights(self) -> bool:
+        """Whether the architecture can be built with fresh weights of a seed."""
+        if self.scheme is None and self.spec in MODELS:
+            return not MODELS.get(self.spec).has_weights
+        return self.scheme in ("torchvision", "timm", "hf")
 
     @property
     def brings_weights(self) -> bool:
@@ -165,21 +179,30 @@ def preprocessing_of(source: ModelSource) -> Preprocessing:
 
 
 def build_examined(
-    source: ModelSource, *, shape: Sequence[int], num_classes: int, trust_code: bool = False
+    source: ModelSource,
+    *,
+    shape: Sequence[int],
+    num_classes: int,
+    trust_code: bool = False,
+    seed: int = 0,
+    fresh: bool = False,
 ) -> nn.Module:
-    """The model of a source for images (N, *shape) in [0, 1], in eval mode on the CPU, its logits unwrapped.
+    """The model of a source for images (N, *shape) in [0, 1], on the CPU, its logits unwrapped.
 
+    seed: of initial weights; global generators are left alone. fresh: also of an hf folder.
     Raises UsageError for what the library does not have or does not take, and for code that is not trusted.
     """
     makers: Mapping[str | None, Callable[[], nn.Module]] = {
         "torchvision": lambda: _build_torchvision(source, num_classes),
         "timm": lambda: _build_timm(source, shape, num_classes),
-        "hf": lambda: _load_hf(source, trust_code),
+        "hf": lambda: _fresh_hf(source) if fresh else _load_hf(source, trust_code),
         "export": lambda: _load_exported(source, trust_code),
-        None: lambda: _build_own(source, shape, num_classes, trust_code),
+        None: lambda: _build_own(source, shape, num_classes, trust_code, seed),
     }
-    model = makers[source.scheme]()
-    preprocessing = preprocessing_of(source)
+    with preserved_rng():
+        seed_global(seed)
+        model = makers[source.scheme]()
+    preprocessing = _for_channels(preprocessing_of(source), shape[0], source.scheme)
     plain = preprocessing.mean == () and preprocessing.std == () and source.output is None
     # A network of ours standardises inside; one that needs nothing around it keeps the names of its weights.
     if plain and not source.one_logit and source.scheme != "hf":
@@ -187,9 +210,19 @@ def build_examined(
     return Examined(model, preprocessing, source.output, source.one_logit)
 
 
-def _build_own(source: ModelSource, shape: Sequence[int], num_classes: int, trust_code: bool) -> nn.Module:
+def _for_channels(record: Preprocessing, channels: int, scheme: str | None) -> Preprocessing:
+    """The record of a network that timm built for another number of channels: one mean and std for all."""
+    if scheme != "timm" or len(record.mean) in (0, 1, channels):
+        return record
+    mean, std = ((sum(values) / len(values),) for values in (record.mean, record.std))
+    return replace(record, mean=mean, std=std)
+
+
+def _build_own(
+    source: ModelSource, shape: Sequence[int], num_classes: int, trust_code: bool, seed: int
+) -> nn.Module:
     """A network by name, or what a module:callable returns."""
-    sizes: dict[str, Any] = {"shape": tuple(shape), "num_classes": num_classes, "seed": 0}
+    sizes: dict[str, Any] = {"shape": tuple(shape), "num_classes": num_classes, "seed": seed}
     if ":" not in source.spec:
         return build(source.spec, **sizes, **source.options)
     factory = import_trusted("model", source.spec, trust_code=trust_code, positional=None)
@@ -199,9 +232,15 @@ def _build_own(source: ModelSource, shape: Sequence[int], num_classes: int, trus
 
 
 def _call(source: ModelSource, factory: Callable[..., Any], known: Mapping[str, Any]) -> nn.Module:
+    for name in source.options:
+        if name.startswith(("pretrained", "checkpoint_path", "weights")):
+            hint = "Weights come from --weights alone: a library may run code when it reads them."
+            raise argument_error("model_options", name, f"options of the architecture of {source.spec}", hint)
     try:
         model = factory(**known, **source.options)
-    except TypeError as error:
+    except VeridicalError:
+        raise
+    except Exception as error:  # a library says in its own way what it does not take
         expected = f"options that {source.spec} takes"
         raise argument_error("model_options", dict(source.options), expected, f"{error}.") from error
     if not isinstance(model, nn.Module):
@@ -325,8 +364,9 @@ def _load_hf(source: ModelSource, trust_code: bool) -> nn.Module:
     shown = logs.is_progress_bar_enabled()
     logs.disable_progress_bar()
     try:
-        model: nn.Module = transformers.AutoModelForImageClassification.from_pretrained(
+        model, report = transformers.AutoModelForImageClassification.from_pretrained(
             folder,
+            output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,
             # Pickled weights run code when they are read.
@@ -334,7 +374,7 @@ def _load_hf(source: ModelSource, trust_code: bool) -> nn.Module:
             # The fused kernels have no second derivative.
             attn_implementation="eager",
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file ends in nearly any error
         hint = "" if (folder / "model.safetensors").is_file() else f" Weights as a pickle: {TRUST_HINT}"
         raise RunError(
             f"hf:{folder} is no image classifier that transformers reads: {error}.{hint}"
@@ -342,6 +382,20 @@ def _load_hf(source: ModelSource, trust_code: bool) -> nn.Module:
     finally:
         if shown:
             logs.enable_progress_bar()
+    wrong = {what: sorted(map(str, names)) for what, names in report.items() if names}
+    if wrong:  # a body without its head, say, would get a random one
+        told = "; ".join(f"{what} {', '.join(names[:4])}" for what, names in wrong.items())
+        raise RunError(f"{folder} holds the weights of another model: {told}.")
+    examined: nn.Module = model
+    return examined.float()
+
+
+def _fresh_hf(source: ModelSource) -> nn.Module:
+    transformers = _import_extra("transformers", "transformers")
+    config = transformers.AutoConfig.from_pretrained(_hf_folder(source.rest), local_files_only=True)
+    model: nn.Module = transformers.AutoModelForImageClassification.from_config(
+        config, attn_implementation="eager"
+    )
     return model.float()
 
 
@@ -358,20 +412,42 @@ def _hf_record(name: str) -> Preprocessing:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         ).to_dict()
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{folder / 'preprocessor_config.json'} is not read by transformers: {error}"
-        ) from error
+        return _processor_record(processor)
+    except Exception as error:  # a damaged file ends in nearly any error
+        where = folder / "preprocessor_config.json"
+        raise RunError(f"{where} says nothing that can be done here: {error}.") from error
+
+
+def _processor_record(processor: Mapping[str, Any]) -> Preprocessing:
+    """What a processor of transformers does; a UsageError for what is more than resize, cut, standardise."""
+    scale = processor.get("rescale_factor", 1 / 255)
+    if (
+        not processor.get("do_rescale", True)
+        or abs(scale * 255 - 1) > 1e-6
+        or processor.get("rescale_offset")
+    ):
+        raise argument_error("rescale", scale, "images in [0, 1], a factor of 1/255 without an offset")
     size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
-    edges = crop if processor.get("do_center_crop") and crop else size
-    edge = edges.get("height") or edges.get("shortest_edge")
+    cuts = bool(processor.get("do_center_crop") and crop)
+    shortest, share = size.get("shortest_edge"), processor.get("crop_pct")
+    resize = shortest if cuts else None
+    edge = crop.get("height") if cuts else size.get("height")
+    if not cuts and shortest is not None:
+        # ConvNeXt's cuts a share out of the middle below 384 pixels; others keep the shape of each image.
+        if share is None:
+            raise argument_error("size", dict(size), "images of one size: height and width, or a crop")
+        edge, resize = shortest, int(shortest / share) if shortest < 384 else None
+    wide = (crop if cuts else size).get("width", edge)
+    resized = bool(processor.get("do_resize", True)) and edge is not None and wide is not None
     standardised = processor.get("do_normalize", True)
     return Preprocessing(
         tuple(processor["image_mean"]) if standardised else (),
         tuple(processor["image_std"]) if standardised else (),
-        size=None if edge is None else (edge, edges.get("width") or edge),
-        resize=size.get("shortest_edge") if edges is crop else None,
-        interpolation=_PILLOW.get(int(processor.get("resample", 2)), "bilinear"),
+        size=(int(edge), int(wide)) if edge is not None and wide is not None and resized else None,
+        resize=resize if resized else None,
+        interpolation=_PILLOW.get(int(processor["resample"]), "bilinear")
+        if processor.get("resample") is not None
+        else "bilinear",
         source="the folder's preprocessor_config.json",
     )
 

@@ -81,10 +81,11 @@ class Registry(Generic[Entry]):
     @contextmanager
     def registered(self, entry: Entry) -> Iterator[Entry]:
         """As `register`, while the block lasts: for what exists in this process's memory alone."""
+        self.register(entry)  # one that is refused takes nothing away
         try:
-            yield self.register(entry)
+            yield entry
         finally:
-            self._entries.pop(entry.name, None)
+            del self._entries[entry.name]
 
     def names(self) -> tuple[str, ...]:
         """All names: the registered ones in their order, then those of installed packages."""

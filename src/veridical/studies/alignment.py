@@ -168,6 +168,7 @@ class Alignment(Study[AlignmentOptions]):
                         yield Case(
                             {
                                 "weights": subject.digest,
+                                "model": dict(subject.facts["model"]),
                                 "data": data,
                                 "attribution": name,
                                 "method": method,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,16 +25,19 @@ from veridical.attacks.protocols import evaluation_settings
 from veridical.attribution.axioms import completeness, implementation_invariance
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.inspection import inspect_form, inspect_model
-from veridical.attribution.method import dataset_maps, predict_classes
+from veridical.attribution.method import AttributionMethod, dataset_maps, predict_classes
 from veridical.attribution.registry import (
     ATTRIBUTIONS,
     AttributionEntry,
+    check_on_black,
     create_attribution,
     describe_attribution,
     find_attribution,
 )
 from veridical.data import Dataset
+from veridical.data import load as load_data
 from veridical.data.dataset import describe_source, from_examples, load_source, write_source
+from veridical.data.masked import MaskedDataset, save_masked
 from veridical.faithfulness.ranking import rank_coordinates
 from veridical.faithfulness.removal import (
     ORDERS,
@@ -48,9 +55,9 @@ from veridical.metrics.maps import saliency
 from veridical.metrics.rank import spearman
 from veridical.models.registry import MODELS, ModelEntry
 from veridical.report import Interval, Panel
-from veridical.report.formats import listed, percent, radius_text
+from veridical.report.formats import listed, radius_text
 from veridical.report.table import Table, write_number
-from veridical.runtime.checking import Length, Limit, Share, Width
+from veridical.runtime.checking import Length, Level, Limit, Width
 from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.guards import private_copy
@@ -80,7 +87,7 @@ from veridical.studies.maps import (
     RUN,
     describe_methods,
     first_images,
-    regions_of,
+    region_record,
     scaled_saliency,
 )
 from veridical.studies.sanity import Sanity, SanityOptions
@@ -92,6 +99,7 @@ from veridical.studies.study import (
     Study,
     StudyResult,
     Work,
+    check_different,
     limit_count,
 )
 from veridical.training.checkpoint import digest_weights
@@ -107,6 +115,8 @@ CURVES: Mapping[str, tuple[str, Literal["remove", "keep"]]] = {
     "insertion": ("blur", "keep"),
     "road": ("linear", "remove"),
 }
+# Answers from the least favourable on.
+_FAVOUR = {"not measured": 0, "fails": 1, "undecided": 2, "holds": 3}
 # Queries of the black-box attack for each image.
 _QUERIES = 200
 # Learning rate of the fine-tuning: small, so that the model stays the one that is audited.
@@ -147,7 +157,7 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     radius: Length | None = None
     protocol: ProtocolName = "paper-fast"
     steps: Annotated[int, Limit(2, 10**5)] = 20
-    levels: list[Share] = field(default_factory=lambda: list(LEVELS))
+    levels: list[Level] = field(default_factory=lambda: list(LEVELS))
     grid: Annotated[int, Limit(2, 32)] = 4
     finetune: Annotated[float, Limit(0, 1e4)] = 0.0
     repeats: Annotated[int, Limit(1, 100)] = 2
@@ -167,7 +177,7 @@ class Part:
     name: str
     questions: tuple[str, ...]
     attribution: str | None
-    command: str
+    command: str | None
     do: Callable[[ProgressCallback], StudyResult]
 
 
@@ -195,9 +205,12 @@ class Audit(Study[AuditOptions]):
     def prepare(self) -> None:
         """Load model and images, look at the model, and refuse what does not fit."""
         options = self.options
-        for name in options.thresholds:
+        for name, value in options.thresholds.items():
             if name not in QUESTIONS:
                 raise argument_error("thresholds", name, f"questions: {', '.join(QUESTIONS)}")
+            if not math.isfinite(value):
+                raise argument_error(f"thresholds.{name}", value, "a finite number")
+        check_different("levels", options.levels)
         self.subject = load_subject(options, device=self.local_device)
         self.data = self.subject.data
         self.methods = describe_methods(options)
@@ -213,10 +226,15 @@ class Audit(Study[AuditOptions]):
             radius=options.radius if options.radius is not None else self._trained_radius(),
         )
         self.radius = settings.radius
+        if not self._explained:
+            expected = "at least one explanation beside the random map, which is there anyway"
+            raise argument_error("attribution", options.attribution, expected)
         like = parameter_like(self.subject.model)
         inputs, _ = self.data.test.batch(range(min(8, self.examples)), like.dtype, like.device)
         self.remarks = inspect_model(self.subject.model, inputs, num_classes=self.data.num_classes)
-        self.has_masks = _has_masks(self.data)
+        self.step_size = settings.step_size
+        self.region = _region_kind(self.data)
+        self.in_memory = False
         # What an interrupted or a bounded session has not come to.
         self.left_out: dict[str, str] = {}
         self.failed: set[str] = set()
@@ -243,11 +261,7 @@ class Audit(Study[AuditOptions]):
             "grid": options.grid,
             "finetune": options.finetune,
             "repeats": options.repeats,
-            "thresholds": {
-                name: options.thresholds.get(name, one.threshold) for name, one in QUESTIONS.items()
-            },
             "seed": options.seed,
-            "gallery": options.gallery,
         }
 
     def where(self) -> dict[str, str]:
@@ -259,7 +273,9 @@ class Audit(Study[AuditOptions]):
         """For each attribution its maps and what follows from them, and the black-box attack."""
         options = self.options
         data = {"checksum": self.data.checksum, "name": self.data.name}
-        shared = {"weights": self.subject.digest, "data": data, "seed": options.seed}
+        # All that decides the model: its standardisation and its head, too, which no weight tells.
+        shared: dict[str, Any] = {"weights": self.subject.digest, "run": self.subject.describe()}
+        shared |= {"data": data, "seed": options.seed}
         place = {"norm": options.norm, "radius": self.radius}
         for name, method in self.methods.items():
             yield Case(
@@ -312,7 +328,7 @@ class Audit(Study[AuditOptions]):
 
         "CURVE/RANKING" float64 (2, L, N) for each of CURVES and for the map's own ranking and that of the
         mean map, of the control another random one ("own", "average"); "adversarial/RANKING" (2, 1, N);
-        "leak" (L, N); "single" (N,); "complete" and "invariant" (N,), NaN where they say nothing;
+        "leak/CURVE" (L, N); "single" (N,); "complete" and "invariant" (N,), NaN where they say nothing;
         "saliency" float16 (N, H, W); "seen" and "label" (N,).
         """
         seed, numbers = values["seed"], range(values["examples"])
@@ -326,7 +342,9 @@ class Audit(Study[AuditOptions]):
         inputs, _ = split.batch(numbers, like.dtype, like.device)
         target = seen.to(like.device)
         how = CoordinateOrder(per="pixel", seed=seed)
-        average = saliency(maps.double()).mean(dim=0, keepdim=True)[:, None].expand(len(maps), -1, -1, -1)
+        sizes = saliency(maps.double())[:, None]
+        # Of the other images: an image's own map must not be part of what it is compared with.
+        average = (sizes.sum(dim=0, keepdim=True) - sizes) / (len(sizes) - 1)
         if values["attribution"] == CONTROL:
             # The mean of random maps is one random order, whose luck no interval over images covers.
             average = torch.zeros_like(average)
@@ -335,7 +353,7 @@ class Audit(Study[AuditOptions]):
             "average": rank_coordinates(average, how, indices=numbers, purpose="mean map"),
         }
         fills: dict[str, Fill] = {
-            name: BlurFill() if kind == "blur" else FILLS.get(kind).create(data.test, seed)
+            name: BlurFill() if kind == "blur" else FILLS.get(kind).create(data.train, seed)
             for name, (kind, _) in CURVES.items()
         }
         arrays: Arrays = {"seen": seen.numpy(), "label": split.labels.numpy()}
@@ -348,18 +366,25 @@ class Audit(Study[AuditOptions]):
                 kept = (said.predicted == seen).double() if name == "road" else said.probability
                 arrays[f"{name}/{order}"] = kept.numpy()
             around = ball(values["norm"], values["radius"])
-            said = adversarial_change(model, inputs, target, ranks, around, level=0.1)
-            arrays[f"adversarial/{order}"] = said.probability.numpy()
-        leak = mask_leak(
-            model,
-            inputs,
-            target,
-            rankings["own"],
-            fills["deletion"],
-            levels=levels,
-            indices=numbers,
-            seed=seed,
-        )
+            said_in = [
+                adversarial_change(model, inputs[part], target[part], ranks[part], around, level=0.1)
+                for part in _parts(len(inputs), context.batch)
+            ]
+            arrays[f"adversarial/{order}"] = torch.cat([one.probability for one in said_in], dim=2).numpy()
+        leaks = {
+            name: mask_leak(
+                model,
+                inputs,
+                target,
+                rankings["own"],
+                fills[name],
+                levels=levels,
+                mode=mode,
+                indices=numbers,
+                seed=seed,
+            )
+            for name, (_, mode) in CURVES.items()
+        }
         single = single_deletion(
             model, inputs, target, maps, fills["deletion"], grid=values["grid"], indices=numbers
         )
@@ -367,7 +392,7 @@ class Audit(Study[AuditOptions]):
         return {
             **arrays,
             **axioms,
-            "leak": leak.numpy(),
+            **{f"leak/{name}": leak.numpy() for name, leak in leaks.items()},
             "single": single.numpy(),
             "zero": (maps == 0).double().flatten(1).mean(1).numpy(),
             "saliency": scaled_saliency(maps),
@@ -428,36 +453,40 @@ class Audit(Study[AuditOptions]):
         whole = predict_classes(model, data.test) == data.test.labels
         inputs, target = data.test.batch(numbers, like.dtype, like.device)
         around = ball(values["norm"], values["radius"])
-        moved = {
-            "pgd": pgd(model, inputs, target, around, seed=seed, indices=numbers),
-            "search": random_search(
-                model, inputs, target, around, queries=_QUERIES, seed=seed, indices=numbers
-            ),
-        }
         right = whole[: len(numbers)]
-        held = {name: right & (predict(model, one).argmax(1) == target).cpu() for name, one in moved.items()}
-        return {
-            "accuracy": proportion_interval(int(whole.sum()), len(whole)),
-            "right": right.numpy(),
-            **{name: one.numpy() for name, one in held.items()},
-        }
+        held: Arrays = {"right": right.numpy()}
+
+        def attack(name: str, move: Callable[..., Tensor], **given: Any) -> None:
+            kept = []
+            for part in _parts(len(inputs), context.batch):
+                some = {"seed": seed, "indices": numbers[part.start : part.stop], **given}
+                moved = move(model, inputs[part], target[part], around, **some)
+                kept.append((predict(model, moved).argmax(1) == target[part]).cpu())
+            held[name] = (right & torch.cat(kept)).numpy()
+
+        attack("search", random_search, queries=_QUERIES)
+        refused = ""
+        try:
+            attack("pgd", pgd)
+        except UsageError as error:  # probabilities, say, are not climbed
+            refused = str(error)
+        accuracy = proportion_interval(int(whole.sum()), len(whole))
+        return {"accuracy": accuracy, "refused": refused, **held}
 
     # The parts that are studies of their own
 
     def parts(self) -> Iterator[Part]:
         """The studies that answer the other questions, the most telling first."""
-        radii = [self.radius / 4, self.radius / 2, self.radius]
         for name in self._attackable:
-            yield self._attack_part("attack", name, ("stability",), radius=radii)
+            yield self._attack_part("attack", name, ("stability",), self.radius)
         for name in self._explained:
-            given = {"radius": [self.radius], "attack": "random"}
-            yield self._attack_part("noise", name, ("stability-to-noise",), **given)
-        yield self._sanity_part()
-        if self.has_masks:
-            yield self._alignment_part()
-        for name in self._attackable[:1]:
-            few = min(4, self.attacked)
-            yield self._attack_part("planted", name, (), radius=[self._planted], examples=few)
+            noise: dict[str, Any] = {"attack": "random", "steps": 1, "step_size": self.radius}
+            yield self._attack_part("noise", name, ("stability-to-noise",), self.radius, **noise)
+        yield from (self._sanity_part(name) for name in self._explained)
+        yield from (self._alignment_part(name) for name in self._localised)
+        if self._planted > self.radius:
+            for name in self._attackable:
+                yield self._attack_part("planted", name, (), self._planted)
 
     def _shared(self, name: str) -> dict[str, Any]:
         """The options that a part takes from the audit, and the folder of its own."""
@@ -470,49 +499,71 @@ class Audit(Study[AuditOptions]):
             "out": str(Path(options.out) / "parts" / name),
         }
 
-    def _command(self, study: str, attributions: Sequence[str], given: Mapping[str, Any]) -> str:
-        told = " ".join(f"--{key} {_word(value)}" for key, value in given.items())
-        words = _subject_words(self.options)
-        return f"veridical {study} {words} --attribution {' '.join(attributions)} {told}"
+    def _command(self, study: str, folder: str, name: str, given: Mapping[str, Any]) -> str | None:
+        """The command line that answers a question alone; None for what exists in memory only."""
+        if self.in_memory:
+            return None
+        told = {"attribution": name, **given, "seed": self.options.seed}
+        words = [f"--{key.replace('_', '-')} {_word(value)}" for key, value in told.items()]
+        out = _word(str(Path(self.options.out) / "parts" / folder))
+        return " ".join(["veridical", study, *_subject_words(self.options), *words, "--out", out])
 
-    def _attack_part(self, kind: str, name: str, questions: tuple[str, ...], **given: Any) -> Part:
+    def _attack_part(
+        self, kind: str, name: str, questions: tuple[str, ...], radius: float, **given: Any
+    ) -> Part:
         options = self.options
         chosen: dict[str, Any] = {"norm": options.norm, "protocol": options.protocol, "steps": options.steps}
-        chosen |= {"examples": self.attacked, **given}
+        # Few steps have to be longer ones: together they can cross the ball.
+        chosen |= {"step_size": max(self.step_size, 2.5 * radius / options.steps)}
+        chosen |= {"examples": self.attacked, "radius": [radius], **given}
         folder = f"{kind}-{_file_name(name)}"
 
         def do(progress: ProgressCallback) -> StudyResult:
             whole = AttackOptions(**self._shared(folder), attribution=name, gallery=4, **chosen)
             return Attack(whole).run(progress)
 
-        return Part(folder, questions, name, self._command("attack", [name], chosen), do)
+        return Part(folder, questions, name, self._command("attack", folder, name, chosen), do)
 
-    def _sanity_part(self) -> Part:
+    def _sanity_part(self, name: str) -> Part:
         chosen: dict[str, Any] = {
             "tests": ["cascading"],
             "examples": self.attacked,
             "repeats": self.options.repeats,
             "batch": self.options.batch,
         }
+        folder = f"sanity-{_file_name(name)}"
 
         def do(progress: ProgressCallback) -> StudyResult:
-            shared = self._shared("sanity")
-            options = SanityOptions(**shared, attribution=self._explained, gallery=2, **chosen)
+            options = SanityOptions(**self._shared(folder), attribution=[name], gallery=2, **chosen)
             return Sanity(options).run(progress)
 
-        command = self._command("sanity", self._explained, chosen)
-        return Part("sanity", ("depends-on-model",), None, command, do)
+        command = self._command("sanity", folder, name, chosen)
+        return Part(folder, ("depends-on-model",), name, command, do)
 
-    def _alignment_part(self) -> Part:
+    def _alignment_part(self, name: str) -> Part:
         chosen: dict[str, Any] = {"examples": self.examples, "batch": self.options.batch}
-        names = list(self.methods)
+        folder = f"alignment-{_file_name(name)}"
 
         def do(progress: ProgressCallback) -> StudyResult:
-            shared = self._shared("alignment")
+            shared = self._shared(folder)
             shared["run"] = None if shared["run"] is None else [shared["run"]]
-            return Alignment(AlignmentOptions(**shared, attribution=names, gallery=4, **chosen)).run(progress)
+            return Alignment(AlignmentOptions(**shared, attribution=[name], gallery=4, **chosen)).run(
+                progress
+            )
 
-        return Part("alignment", ("localisation",), None, self._command("alignment", names, chosen), do)
+        return Part(folder, ("localisation",), name, self._command("alignment", folder, name, chosen), do)
+
+    @property
+    def _localised(self) -> list[str]:
+        """The attributions that can be compared with the masks: none that are 0 on black ground."""
+        if self.region in (None, "mask"):
+            return list(self.methods) if self.region else []
+        names = []
+        for name in self.methods:
+            with suppress(UsageError):
+                check_on_black(name)
+                names.append(name)
+        return names
 
     @property
     def _planted(self) -> float:
@@ -590,6 +641,7 @@ class Audit(Study[AuditOptions]):
 
     def results(self, work: Work) -> dict[str, Any]:
         """Answers, flags, evidence by attribution, disagreement, and what is missing."""
+        options = self.options
         own = {name: work.arrays(self._case(name)) for name in self._measured}
         answers = [*self._of_attacks(), *self._of_own(own), *self._of_parts()]
         for name in own if self.options.finetune else ():
@@ -600,10 +652,12 @@ class Audit(Study[AuditOptions]):
             )
         if own and "model" not in self.failed:
             (case,) = self.cases_of("model", "predict")
-            right, held = work.arrays(case)["right"], work.arrays(case)["pgd"]
             answers.append(self._answer("accuracy", None, work.plain(case)["accuracy"]))
-            under_attack = proportion_interval(int(held.sum()), len(right))
-            answers.append(self._answer("accuracy-under-attack", None, under_attack))
+            if (held := work.arrays(case).get("pgd")) is not None:
+                under_attack = proportion_interval(int(held.sum()), len(held))
+                answers.append(self._answer("accuracy-under-attack", None, under_attack))
+            else:
+                self.left_out["attack on predictions"] = work.plain(case)["refused"]
         known = {(one["question"], one["attribution"]) for one in answers}
         commands = {
             (name, part.attribution): part.command for part in self.parts() for name in part.questions
@@ -615,17 +669,20 @@ class Audit(Study[AuditOptions]):
                 for name in names
                 if (question.name, name) not in known
             ]
-        mine = _own_command(self.options)
+        whole = None if self.in_memory else _own_command(options)
+        apart = {name for part in self.parts() for name in part.questions}
         for one in answers:
-            key = (one["question"], one["attribution"] if QUESTIONS[one["question"]].each else None)
-            either = commands.get(key) or commands.get((one["question"], None))
-            one["command"] = either or commands.get((one["question"], self._first)) or mine
+            own_command = None if one["question"] in apart else whole
+            one["command"] = commands.get((one["question"], one["attribution"]), own_command)
         order = {name: place for place, name in enumerate(QUESTIONS)}
         answers.sort(key=lambda one: order[one["question"]])
         return {
             "examples": self.examples,
             "attacked": self.attacked,
             "answers": answers,
+            "thresholds": {
+                name: options.thresholds.get(name, one.threshold) for name, one in QUESTIONS.items()
+            },
             "flags": self._flags(work, own),
             "remarks": [one.to_dict() for one in self.remarks],
             "fine_tuned": work.plain(self.cases_of("model", "finetune")[0])["accuracy"]
@@ -683,6 +740,8 @@ class Audit(Study[AuditOptions]):
                 ("invariance", "invariant", SAME),
             ):
                 residual = arrays[key]
+                if name == CONTROL and question == "invariance":
+                    continue  # a draw does not ask what the model is
                 known = residual[np.isfinite(residual)]
                 value = proportion_interval(int((known < limit).sum()), len(known)) if len(known) else None
                 yield self._answer(question, name, value)
@@ -696,70 +755,87 @@ class Audit(Study[AuditOptions]):
                 others = [_gap(arrays, question, "average")]
                 if name != CONTROL:  # which has another random order to be above
                     others.append(_gap(own[CONTROL], question, "own"))
-                beyond = [mean_interval(torch.from_numpy(mine - other)) for other in others]
-                least = min(beyond, key=lambda one: one["value"] if one["value"] is not None else np.inf)
-                yield self._answer(question, name, least)
+                beyond = [
+                    self._answer(question, name, mean_interval(torch.from_numpy(mine - other)))
+                    for other in others
+                ]
+                # It has to be beyond both: the less favourable answer counts.
+                yield min(beyond, key=lambda one: (_FAVOUR[one["verdict"]], one["value"]["value"] or 0.0))
 
     def _of_parts(self) -> Iterator[dict[str, Any]]:
-        """What the check of dependence on the model, and the masks, say."""
-        if (result := self.done.get("sanity")) is not None:
-            for name, entry in result.results["attributions"].items():
-                yield self._answer("depends-on-model", name, _gone(entry))
-        if (result := self.done.get("alignment")) is not None:
-            (model,) = result.results["models"].values()
-            for name, maps in model["maps"].items():
-                yield self._answer("localisation", name, maps["excess"]["examples"])
+        """What the checks of dependence on the model, and the masks, say."""
+        for name in self.methods:
+            if (result := self._part("sanity", name)) is not None:
+                yield self._answer("depends-on-model", name, _gone(result.results["attributions"][name]))
+            if (result := self._part("alignment", name)) is not None:
+                (model,) = result.results["models"].values()
+                yield self._answer("localisation", name, model["maps"][name]["excess"]["examples"])
+
+    def _part(self, kind: str, name: str) -> StudyResult | None:
+        return self.done.get(f"{kind}-{_file_name(name)}")
 
     def _flags(self, work: Work, own: Mapping[str, Arrays]) -> list[dict[str, Any]]:
-        """What would make these numbers look better than they are; raised is None where it is not known."""
+        """What would make these numbers look better than they are; raised is None where a look is due."""
         flags = [
-            _flag(one.name, one.severity == "problem", one.text)
+            _flag(one.name, True if one.severity == "problem" else None, one.text)
             for one in self.remarks
             if one.severity != "note"
         ]
-        attack = self.done.get(f"attack-{_file_name(self._first)}") if self._first else None
-        noise = self.done.get(f"noise-{_file_name(self._first)}") if self._first else None
-        if attack is not None and noise is not None:
-            strong, weak = (Interval.read(one.results["topk_intersection"]) for one in (attack, noise))
-            raised = strong.against(weak) != "lower"
-            text = (
-                f"The attack leaves {_share(strong)} of the top pixels, random noise of the same size "
-                f"{_share(weak)}: an attack has to do clearly more."
-            )
-            flags.append(_flag("noise as strong as the attack", raised, text))
-        if attack is not None:
-            flags.append(_steps_flag(attack))
-            if attack.results["twin_rewrites"] == 0:
-                text = (
-                    "No ReLU or the like was smoothed in the attack. For a model of smooth activations that "
-                    "is right; for one of ReLUs that are hidden, the attack saw second derivatives of 0."
-                )
-                flags.append(_flag("twin without effect", None, text))
-        planted = self.done.get(f"planted-{_file_name(self._first)}") if self._first else None
-        if attack is not None and planted is not None:
-            here, there = (one.results["topk_intersection"] for one in (attack, planted))
-            raised = (there["value"] or 0.0) >= (here["value"] or 0.0)
-            text = (
-                f"In a ball of radius {radius_text(self._planted)} the attack leaves "
-                f"{_share(Interval.read(there))} of the top pixels: it has to move maps more there, or it "
-                "does not work on this model."
-            )
-            flags.append(_flag("planted check", raised, text))
+        for name in self._attackable:
+            flags += self._attack_flags(name)
+        if not self._attackable:
+            text = "No explanation here can be climbed, so none was attacked: only random noise moved them."
+            flags.append(_flag("no attack on explanations", None, text))
         if own and "model" not in self.failed:
             arrays = work.arrays(self.cases_of("model", "predict")[0])
-            black_box, white_box = (float(arrays[name].mean()) for name in ("search", "pgd"))
-            text = (
-                f"Random search over signs, {_QUERIES} queries an image and no gradient, leaves "
-                f"{percent(black_box, 1)} right; projected gradient descent {percent(white_box, 1)}. If the "
-                "first is less, gradients are masked."
-            )
-            flags.append(_flag("black-box attack stronger", black_box < white_box, text))
+            if "pgd" in arrays:
+                found = int((arrays["pgd"] & ~arrays["search"]).sum())
+                text = (
+                    f"Random search over signs, {_QUERIES} queries an image and no gradient, misleads the "
+                    f"model on {found} of {len(arrays['right'])} images on which projected gradient descent "
+                    "does not. Any such image says that gradients are masked."
+                )
+                flags.append(_flag("black-box attack stronger", found > 0, text))
         for name, arrays in own.items():
             empty = int((arrays["zero"] == 1).sum())
             if empty:
                 text = f"{empty} of {len(arrays['zero'])} maps of {name} are zero everywhere."
                 flags.append(_flag("maps of zeros", True, text))
         return flags
+
+    def _attack_flags(self, name: str) -> Iterator[dict[str, Any]]:
+        """Whether the attack on one explanation did what an attack has to."""
+        attack = self._part("attack", name)
+        if attack is None:
+            return
+        if not len(_kept_of(attack)):
+            text = f"{name}: the model reads none of the images right, so no explanation was attacked."
+            yield _flag("nothing attacked", True, text)
+            return
+        if (noise := self._part("noise", name)) is not None:
+            # Image by image: the same ones in both.
+            less = mean_interval(torch.from_numpy(_kept_of(noise) - _kept_of(attack)), undefined="exclude")
+            text = (
+                f"{name}: the attack leaves {_share(attack)} of the top pixels, random noise of the same "
+                f"size {_share(noise)}. An attack has to do clearly more."
+            )
+            yield _flag("noise as strong as the attack", Interval.read(less).sign <= 0, text)
+        yield _steps_flag(name, attack)
+        if attack.results["twin_rewrites"] == 0:
+            text = (
+                f"{name}: no ReLU or the like was smoothed in the attack. For a model of smooth activations "
+                "that is right; for one of ReLUs that are hidden, the attack saw second derivatives of 0."
+            )
+            yield _flag("twin without effect", None, text)
+        if (planted := self._part("planted", name)) is not None:
+            more = mean_interval(torch.from_numpy(_kept_of(attack) - _kept_of(planted)), undefined="exclude")
+            text = (
+                f"{name}: in a ball of radius {radius_text(self._planted)} the attack leaves "
+                f"{_share(planted)} of the top pixels, in its own {_share(attack)}. It has to move maps more "
+                "there, unless nothing was left before."
+            )
+            nothing = float(np.nanmean(_kept_of(attack))) < 0.01
+            yield _flag("planted check", not nothing and Interval.read(more).sign <= 0, text)
 
     def _by_class(self, own: Mapping[str, Arrays]) -> dict[str, Any]:
         """Images and right predictions by class, of the examined images."""
@@ -784,7 +860,7 @@ class Audit(Study[AuditOptions]):
         return {"parts": self.seconds}
 
     def pictures(self, work: Work) -> Arrays:
-        """The images of which the model's maps were moved most, else the first; maps of every attribution.
+        """The first images of each class, and their maps by every attribution.
 
         As `first_images`, and "saliency/ATTRIBUTION" float16 (n, H, W), seen (n,).
         """
@@ -855,52 +931,85 @@ class Audit(Study[AuditOptions]):
 
 def audit(
     model: nn.Module | str | Path,
-    data: Any,
+    data: Any = None,
     attributions: Sequence[str] | Mapping[str, Any] = ("input-gradient", "integrated-gradients"),
     *,
     out: str | Path | None = None,
+    classes: Sequence[str] | None = None,
     **options: Any,
 ) -> StudyResult:
     """Audit a model's explanations; see `Audit` for the questions, and `AuditOptions` for the options.
 
     model: an nn.Module from images in [0, 1] to logits (N, K), which stays as it is; a run's folder; or what
     --model takes. data: a `veridical.data.Dataset`, a torch Dataset or DataLoader of (image, label), or what
-    --data takes. attributions: names, or a mapping of names to attributions of one's own. out: folder, which
-    continues an audit that was interrupted; None makes a temporary one. A model or an attribution in memory
-    is examined in this process.
+    --data takes; None for a run's own. classes: names of its classes. attributions: names, or a mapping of
+    names to attributions of one's own. out: folder, which continues an audit that was interrupted; None makes
+    a temporary one. A model or an attribution in memory is examined in this process.
     """
     folder = Path(tempfile.mkdtemp(prefix="veridical-audit-")) / "audit" if out is None else Path(out)
     given: dict[str, Any] = {"out": str(folder), **options}
     with ExitStack() as stack:
+        examples: Dataset | None = None
+        if isinstance(data, str | Path):
+            given["data"] = str(data)
+        elif data is not None:
+            examples = data if isinstance(data, Dataset) else from_examples(data, classes)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # By its content: the same folder may be asked for with other images.
+            path = folder.parent / f"{folder.name}-data-{examples.checksum[:12]}.npz"
+            if isinstance(examples, MaskedDataset) and not path.exists():
+                save_masked(path, examples)
+            given["data"] = write_source(examples, path)["data"]
         if isinstance(model, nn.Module):
-            copied = private_copy(model)
-            entry = ModelEntry(
-                f"{type(model).__name__}-{digest_weights(model)[:8]}",
-                "a model in memory",
-                lambda **_sizes: private_copy(copied),
-                has_weights=True,
-            )
+            entry = _entry_in_memory(model, examples or load_data(given["data"], options.get("data_root")))
             given |= {"model": stack.enter_context(MODELS.registered(entry)).name, "workers": 1}
         else:
             given["run" if (Path(model) / RESULT).exists() else "model"] = str(model)
-        if isinstance(data, str | Path):
-            given["data"] = str(data)
-        else:
-            examples = data if isinstance(data, Dataset) else from_examples(data)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            given["data"] = write_source(examples, folder.parent / f"{folder.name}-data.npz")["data"]
         for name, method in attributions.items() if isinstance(attributions, Mapping) else ():
             if name != method:
-                own = AttributionEntry(
-                    name, "an attribution in memory", lambda method=method: method, is_differentiable=None
-                )
-                stack.enter_context(ATTRIBUTIONS.registered(own))
+                stack.enter_context(ATTRIBUTIONS.registered(_attribution_in_memory(name, method)))
                 given["workers"] = 1
         given["attribution"] = list(attributions)
         study = Audit(AuditOptions(**given))
+        study.in_memory = given.get("workers") == 1 and isinstance(model, nn.Module)
         if isinstance(model, nn.Module):  # of which a copy in eval mode is examined
-            study.remarks = [*inspect_form(model), *study.remarks]
+            study.remarks = list({one.name: one for one in (*inspect_form(model), *study.remarks)}.values())
         return study.run()
+
+
+def _entry_in_memory(model: nn.Module, data: Dataset) -> ModelEntry:
+    """A model of this process by a name that tells it from others: its weights, and what it says of images.
+
+    Constants and code are no weights; they show in the logits.
+    """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        expected = "a model that can be copied and smoothed, as it was before torch.jit"
+        raise argument_error("model", f"a scripted {type(model).__name__}", expected)
+    copied = private_copy(model)
+    like = parameter_like(copied)
+    inputs, _ = data.test.batch(range(min(8, len(data.test))), like.dtype, like.device)
+    said = predict(copied, inputs).double().cpu().numpy().tobytes()
+    digest = hashlib.sha256(digest_weights(copied).encode() + said).hexdigest()[:12]
+    return ModelEntry(
+        f"{type(model).__name__}-{digest}",
+        "a model in memory",
+        lambda **_sizes: private_copy(copied),
+        options=None,
+        has_weights=True,
+    )
+
+
+def _attribution_in_memory(name: str, method: Any) -> AttributionEntry:
+    """An attribution of this process by name: a known one's other name, or code of the caller's."""
+    if isinstance(method, str):
+        return replace(find_attribution(method), name=name)
+    if not callable(method):
+        expected = "a name, or a function called as (model, inputs, target)"
+        raise argument_error("attributions", method, expected)
+    is_climbed = isinstance(method, AttributionMethod) or "create_graph" in signature(method).parameters
+    return AttributionEntry(
+        name, "an attribution in memory", lambda: method, is_differentiable=is_climbed or None
+    )
 
 
 def _axioms(
@@ -929,7 +1038,7 @@ def _axioms(
         except UsageError:  # a layer is named that the twin has under another name
             break
     if len(parts) * batch >= len(inputs):
-        invariant = torch.cat(parts).cpu() / sizes
+        invariant = (torch.cat(parts).cpu() / sizes).masked_fill((maps == 0).flatten(1).all(1), torch.nan)
     return {"complete": residual.numpy(), "invariant": invariant.numpy()}
 
 
@@ -966,7 +1075,10 @@ def _evidence(arrays: Arrays) -> dict[str, Any]:
     plain: dict[str, Any] = {
         "single_deletion": mean_interval(torch.from_numpy(arrays["single"]), undefined="exclude"),
         # A pair of images of other classes has a number at every level, an image without one at none.
-        "mask_leak": mean_interval(torch.from_numpy(arrays["leak"].mean(axis=0)), undefined="exclude"),
+        "mask_leak": {
+            name: mean_interval(torch.from_numpy(arrays[f"leak/{name}"].mean(axis=0)), undefined="exclude")
+            for name in CURVES
+        },
         "zero": mean_interval(torch.from_numpy(arrays["zero"]), bounds=SHARE),
     }
     for question in EVIDENCE:
@@ -1013,53 +1125,71 @@ def _flag(name: str, raised: bool | None, text: str) -> dict[str, Any]:
     return {"name": name, "raised": raised, "text": text}
 
 
-def _steps_flag(attack: StudyResult) -> dict[str, Any]:
+def _kept_of(attack: StudyResult) -> NDArray[np.float64]:
+    """The share of top pixels that an attack left, of each image that was read right, (n,)."""
+    right = attack.arrays["predicted"] == attack.arrays["label"]
+    kept: NDArray[np.float64] = attack.arrays["topk_intersection"][right].astype(np.float64)
+    return kept
+
+
+def _steps_flag(name: str, attack: StudyResult) -> dict[str, Any]:
     """Whether more iterations would move maps further: whether the last tenth still did."""
     trace = attack.arrays["trace"][attack.arrays["predicted"] == attack.arrays["label"]]
-    known_rows = trace[np.isfinite(trace).all(axis=1)]
-    means = known_rows.mean(axis=0) if len(known_rows) else np.full(2, np.nan)
+    known = trace[np.isfinite(trace).all(axis=1)]
+    if not len(known):
+        return _flag("too few steps", None, f"{name}: the course of the attack is not known.")
+    means = known.mean(axis=0)
     before, last = float(means[int(0.9 * (len(means) - 1))]), float(means[-1])
     text = (
-        f"Kendall's tau to the map before the attack is {last:.3f} after the last iteration and {before:.3f} "
-        "a tenth of them earlier. If it still falls, more --steps would find stronger changes."
+        f"{name}: Kendall's tau to the map before the attack is {last:.3f} after the last iteration and "
+        f"{before:.3f} a tenth of them earlier. If it still falls, more --steps would find stronger changes."
     )
-    known = np.isfinite(before) and np.isfinite(last)
-    return _flag("too few steps", bool(before - last > 0.01) if known else None, text)
+    return _flag("too few steps", before - last > 0.01, text)
 
 
-def _share(interval: Interval) -> str:
-    return write_number(interval.value, "share")
+def _share(attack: StudyResult) -> str:
+    return write_number(Interval.read(attack.results["topk_intersection"]).value, "share")
 
 
-def _has_masks(data: Dataset) -> bool:
-    try:
-        regions_of(data)
-    except VeridicalError:
-        return False
-    return True
+def _region_kind(data: Dataset) -> str | None:
+    """What the data's masks are, "mask", "box" or "foreground"; None where there are none."""
+    is_known = data.name in ("gtsrb", "fashion-mnist") or (
+        data.source.endswith(".npz") and bool(np.load(data.source).files.count("mask_test"))
+    )
+    return region_record(data)["kind"] if is_known else None
 
 
-def _subject_words(options: AuditOptions) -> str:
+def _parts(count: int, batch: int) -> list[slice]:
+    return [slice(first, min(first + batch, count)) for first in range(0, count, batch)]
+
+
+def _subject_words(options: AuditOptions) -> list[str]:
     """The options that name model and data, as they are given on the command line."""
     words = []
     for name in SubjectChoice.__dataclass_fields__:
-        value = getattr(options, name)
-        if value not in (None, False, {}, []):
-            flag = f"--{name.replace('_', '-')}"
-            words.append(flag if value is True else f"{flag} {_word(value)}")
-    return " ".join(words)
+        value, flag = getattr(options, name), f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            words += [f"{flag}.{key} {_word(one)}" for key, one in value.items()]
+        elif value not in (None, False, []):
+            words.append(flag if value is True and name != "equalise" else f"{flag} {_word(value)}")
+    return words
 
 
 def _own_command(options: AuditOptions) -> str:
-    return f"veridical audit {_subject_words(options)} --attribution {' '.join(options.attribution)}"
+    """The audit itself, with the options that its numbers depend on."""
+    names = ("attribution", "examples", "attacked", "norm", "radius", "protocol", "steps", "levels", "grid")
+    told = {name: getattr(options, name) for name in (*names, "finetune", "repeats", "seed", "out")}
+    words = [f"--{name} {_word(value)}" for name, value in told.items() if value is not None]
+    return " ".join(["veridical audit", *_subject_words(options), *words])
 
 
 def _word(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " ".join(f"{one:.6g}" if isinstance(one, float) else str(one) for one in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return " ".join(_word(one) for one in value)
+    return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _file_name(name: str) -> str:
-    """An attribution's name as a folder may have it."""
-    return "".join(char if char.isalnum() or char in "-_." else "-" for char in name)
+    """An attribution's name as a folder may have it; another one for every name."""
+    plain = "".join(char if char.isalnum() or char in "-_." else "-" for char in name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"

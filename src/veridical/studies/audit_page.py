@@ -251,7 +251,7 @@ def audit_panels(result: StudyResult) -> list[Panel]:
         rows = list(result.results["left_out"].items())
         panels.append(Panel("What is missing", table=Table(["part", "why"], rows)))
     commands = [
-        [one["question"], one["attribution"] or "", one["command"]] for one in result.results["answers"]
+        [one["question"], one["attribution"] or "", one["command"] or ""] for one in result.results["answers"]
     ]
     speaks = [[one.name, one.speaks_to] for one in QUESTIONS.values()]
     return [
@@ -292,7 +292,7 @@ def _answer_text(answer: Mapping[str, Any] | None) -> str:
 
 
 def _limit_text(result: StudyResult, question: Question) -> str:
-    return write_number(result.config["thresholds"][question.name], question.unit)
+    return write_number(result.results["thresholds"][question.name], question.unit)
 
 
 def _questions_table(result: StudyResult) -> Table:
@@ -304,7 +304,6 @@ def _questions_table(result: StudyResult) -> Table:
 # What else was measured, by its name in the results, in words, and its unit.
 _OTHERS: tuple[tuple[str, str, Unit], ...] = (
     ("single_deletion", "rank correlation of patches with single deletions", "number"),
-    ("mask_leak", "mask leak", "points"),
     ("zero", "exact zeros", "share"),
 )
 
@@ -349,6 +348,9 @@ def _evidence_panels(result: StudyResult) -> list[Panel]:
         for ranking, words in (("own", "gap"), ("average", "gap of its mean map")):
             gaps = [write_cell(entry[question][ranking]["gap"], "points") for entry in evidence.values()]
             rows.append([f"{question}: {words}", *gaps])
+        if question in next(iter(evidence.values()))["mask_leak"]:
+            leaks = [write_cell(entry["mask_leak"][question], "points") for entry in evidence.values()]
+            rows.append([f"{question}: mask leak", *leaks])
     for key, words, unit in _OTHERS:
         rows.append([words, *(write_cell(entry[key], unit) for entry in evidence.values())])
     names = list(evidence)

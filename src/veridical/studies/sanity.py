@@ -40,7 +40,6 @@ from veridical.faithfulness.retraining import hash_recipe, resolve_architecture,
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.maps import TOP_QUANTILE, pictures
 from veridical.metrics.registry import compare_maps, measures, ssim_window
-from veridical.models import MODELS, build
 from veridical.report import Curve, Illustration, Panel, curves_illustration
 from veridical.report.formats import DASH, listed, percent
 from veridical.report.table import Column, Table
@@ -69,7 +68,7 @@ from veridical.studies.study import (
 )
 from veridical.training.penalties import training_title
 from veridical.training.run import load
-from veridical.training.subject import load_model, load_subject
+from veridical.training.subject import fresh_model, load_model, load_subject
 
 # The training on true data beside those on randomised ones.
 CONTROL = "true"
@@ -491,18 +490,13 @@ def _states(
         dataset_maps, examples=split, attribution=method, target=target, batch_size=batch, seed=seed
     )
     if against["kind"] in ORDERS:
-        name, options = values["model"]["name"], values["model"]["options"]
-
-        def fresh(draw: int) -> nn.Module:
-            return build(name, seed=draw, shape=data.shape, num_classes=data.num_classes, **options)
-
         for one in model_randomisation(
             model,
             split,
             method,
             order=against["kind"],
-            # The initial weights that the registry draws; other networks are reset layer by layer.
-            fresh=fresh if name in MODELS else None,
+            # The initial weights that its library draws; other networks are reset layer by layer.
+            fresh=fresh_model(context.where, data.shape, data.num_classes),
             target=target,
             seed=against["draw"],
             map_seed=seed,

@@ -7,7 +7,7 @@ FILE`). Jobs load it again from a few plain texts, and compare the digest of its
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split
 from veridical.data import load as load_data
+from veridical.models import MODELS
 from veridical.models.external import ModelSource, build_examined, preprocessing_of
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import fast_layout, resolve_device
@@ -174,6 +175,30 @@ def load_examined(
     _, held, _ = split_data(data.train, read_settings(Path(json.loads(where["subject"])["run"])))
     assert held is not None  # or the study would not have been planned
     return model, held
+
+
+def fresh_model(
+    where: Mapping[str, str], shape: Sequence[int], num_classes: int
+) -> Callable[[int], nn.Module] | None:
+    """In a job, what builds the examined architecture with the initial weights of a seed.
+
+    None where nobody but the module itself knows them.
+    """
+    named: dict[str, Any] = json.loads(where["subject"])
+    if "run" in named:
+        record = read_settings(Path(named["run"])).model
+        source = (
+            ModelSource(str(record["name"]), dict(record["options"])) if record["name"] in MODELS else None
+        )
+    else:
+        source = ModelSource(**named["source"])
+    if source is None or not source.has_initial_weights:
+        return None
+
+    def fresh(seed: int) -> nn.Module:
+        return build_examined(source, shape=shape, num_classes=num_classes, seed=seed, fresh=True)
+
+    return fresh
 
 
 @lru_cache(maxsize=2)
