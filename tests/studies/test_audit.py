@@ -240,6 +240,20 @@ def test_a_verdict_is_of_the_interval_alone(
     assert judge(Interval(value, low, high), 0.5) == verdict
 
 
+def test_a_frame_has_a_row_for_each_answer_with_its_numbers(audited: StudyResult) -> None:
+    pytest.importorskip("pandas")
+    frame = audited.to_frame()
+    assert len(frame) == len(audited.results["answers"])
+    (row,) = frame[(frame["question"] == "accuracy")].to_dict("records")
+    value = answer(audited, "accuracy")["value"]
+    assert (row["value"], row["value low"], row["value high"]) == (
+        value["value"],
+        value["low"],
+        value["high"],
+    )
+    assert row["holds above"] == 0.8
+
+
 def test_results_are_plain_json(audited: StudyResult) -> None:
     text = (audited.folder / "result.json").read_text(encoding="utf-8")
     assert json.loads(text)["study"] == "audit"

@@ -18,7 +18,7 @@ from veridical.runtime.errors import UsageError
 from veridical.studies.study import Case, Work, load_study
 
 TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-(CODE,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+CODE, *_ = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 LIMIT = 240
 
 

@@ -56,7 +56,7 @@ from veridical.metrics.rank import spearman
 from veridical.models.registry import MODELS, ModelEntry
 from veridical.report import Interval, Panel
 from veridical.report.formats import listed, radius_text
-from veridical.report.table import Table, write_number
+from veridical.report.table import Column, Table, write_number
 from veridical.runtime.checking import Length, Level, Limit, Width
 from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error
 from veridical.runtime.files import Arrays
@@ -896,6 +896,17 @@ class Audit(Study[AuditOptions]):
     def tables(cls, result: StudyResult) -> dict[str, Table]:
         """Questions by explanations."""
         return {"Answers": answers_table(result)}
+
+    @classmethod
+    def frames(cls, result: StudyResult) -> dict[str, Table]:
+        """A row for each answer, with its numbers."""
+        columns: list[Column | str] = ["question", "explanation", "answer"]
+        columns += [Column("value", "value", "number"), Column("threshold", "holds above", "number")]
+        rows = [
+            [one["question"], one["attribution"] or "", one["verdict"], one["value"], one["threshold"]]
+            for one in result.results["answers"]
+        ]
+        return {"Answers": Table(columns, rows)}
 
     @classmethod
     def findings(cls, result: StudyResult) -> list[str]:

@@ -253,7 +253,7 @@ class StudyResult:
 
     def to_frame(self, title: str | None = None) -> Any:
         """A table as a pandas DataFrame, ends of intervals in columns of their own; the first by default."""
-        tables = self.tables()
+        tables = self._study().frames(self)
         if title is not None and title not in tables:
             raise unknown_name_error("title", title, tables)
         return tables[next(iter(tables)) if title is None else title].to_frame()
@@ -401,6 +401,11 @@ class Study(Generic[OptionsT]):
     def tables(cls, result: StudyResult) -> dict[str, Table]:
         """The tables by title, for page, terminal and Markdown. Default: a row for each group."""
         return {cls.title: table_of("group", cls.columns, result.results["rows"])}
+
+    @classmethod
+    def frames(cls, result: StudyResult) -> dict[str, Table]:
+        """The tables by title whose numbers a data frame is made of. Default: those of the page."""
+        return cls.tables(result)
 
     @classmethod
     def heading(cls, result: StudyResult) -> str:  # noqa: ARG003 - as above
