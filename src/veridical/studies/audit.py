@@ -834,7 +834,9 @@ class Audit(Study[AuditOptions]):
                 f"{_share(planted)} of the top pixels, in its own {_share(attack)}. It has to move maps more "
                 "there, unless nothing was left before."
             )
-            nothing = float(np.nanmean(_kept_of(attack))) < 0.01
+            # Two unrelated maps share k of D pixels by chance: near that, nothing was left to move.
+            chance = attack.config["protocol"]["k"] / attack.arrays["saliency"][0].size
+            nothing = float(np.nanmean(_kept_of(attack))) < 2 * chance
             yield _flag("planted check", not nothing and Interval.read(more).sign <= 0, text)
 
     def _by_class(self, own: Mapping[str, Arrays]) -> dict[str, Any]:
