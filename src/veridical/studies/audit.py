@@ -612,7 +612,7 @@ class Audit(Study[AuditOptions]):
                 continue
             except VeridicalError as error:
                 # One question that cannot be asked of this model leaves the others.
-                self.left_out[name] = str(error)
+                self.left_out[name] = _reason(error)
                 continue
             self.seconds[name] = round(time.monotonic() - begun, 3)
             if isinstance(result, StudyResult):
@@ -628,7 +628,7 @@ class Audit(Study[AuditOptions]):
                     work.run(case for case in self.all_cases if case.group == group)
                 except RunError as error:
                     self.failed.add(group)
-                    self.left_out[f"maps of {group}"] = str(error)
+                    self.left_out[f"maps of {group}"] = _reason(error)
 
     def run(self, progress: ProgressCallback | None = None) -> StudyResult:
         """Do what is not done; interrupted, write the page of what there is and raise KeyboardInterrupt."""
@@ -1170,6 +1170,11 @@ def _region_kind(data: Dataset) -> str | None:
         data.source.endswith(".npz") and bool(np.load(data.source).files.count("mask_test"))
     )
     return region_record(data)["kind"] if is_known else None
+
+
+def _reason(error: VeridicalError) -> str:
+    """The first job that failed and why, without its traceback; the folder of the jobs has the rest."""
+    return "\n".join(str(error).splitlines()[:2])
 
 
 def _parts(count: int, batch: int) -> list[slice]:
