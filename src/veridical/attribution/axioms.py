@@ -15,6 +15,7 @@ Source: Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,88 @@ def symmetry(
     _require_equal("pair", before, after, "variables whose exchange changes no output")
     maps = _maps(attribute, model, inputs, target)
     return (maps.gather(1, first) - maps.gather(1, second))[:, 0].abs()
+
+
+class Rewritten(nn.Module):
+    """The same function in other words: x = relu(x + 1) - relu(-x - 1) - 1 before the model.
+
+    A gradient passes it unchanged; rules that treat each ReLU in a way of their own do not.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.above, self.below, self.model = nn.ReLU(), nn.ReLU(), model
+        self.train(model.training)
+
+    def forward(self, inputs: Tensor) -> Any:
+        """What the model returns."""
+        shifted = inputs + 1
+        return self.model(self.above(shifted) - self.below(-shifted) - 1)
+
+
+def relative_residuals(
+    attribute: _Function | None,
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    maps: Tensor,
+    *,
+    batch: int = 8,
+) -> dict[str, Tensor]:
+    """How far maps miss three axioms, each relative to its own scale; float64 (N,) on the CPU by name.
+
+    maps: those of `inputs` (N, C, H, W) for the classes `target` (N,). attribute: what makes them, `batch`
+    images at a time; None where they cannot be made again, so that only the first is known.
+
+    complete: `completeness` from black, over the output's change. sensitive: `sensitivity_a` of the greatest
+    value of each image alone on black, over the change that it causes: 1 where it gets nothing. invariant:
+    `implementation_invariance` to `Rewritten`, over the map's greatest value. NaN where an axiom says
+    nothing: no change, a map of zeros, a method that does not know the rewritten model.
+    """
+    _require_examples(inputs)
+    given = maps.double().to(inputs.device)
+    nothing = torch.full((len(inputs),), torch.nan, dtype=torch.float64)
+
+    def known(_model: nn.Module, chosen: Tensor, _target: Tensor) -> Tensor:
+        return given.to(chosen)
+
+    change = _change(model, inputs, torch.zeros_like(inputs), target)
+    residuals = {"complete": completeness(known, model, inputs, target).cpu() / change}
+    place = inputs.flatten(1).argmax(dim=1, keepdim=True)
+    alone = torch.zeros_like(inputs).flatten(1).scatter(1, place, inputs.flatten(1).gather(1, place))
+    caused = _change(model, alone.reshape(inputs.shape), torch.zeros_like(inputs), target)
+    size = given.abs().flatten(1).amax(1).cpu()
+    size = size.masked_fill(size == 0, torch.nan)
+
+    def measure(name: str, scale: Tensor, residual: Callable[[slice], Tensor]) -> None:
+        rows = [slice(first, first + batch) for first in range(0, len(inputs), batch)]
+        try:
+            residuals[name] = torch.cat([residual(one).cpu() for one in rows]) / scale
+        except UsageError:  # a layer is named that the twin has under another name, say
+            residuals[name] = nothing
+
+    if attribute is None:
+        return {**residuals, "sensitive": nothing, "invariant": nothing}
+    measure(
+        "sensitive",
+        caused,
+        lambda rows: sensitivity_a(attribute, model, inputs[rows], target[rows], place[rows, 0]),
+    )
+    twin = Rewritten(model)
+    measure(
+        "invariant",
+        size,
+        lambda rows: implementation_invariance(attribute, model, twin, inputs[rows], target[rows]),
+    )
+    return residuals
+
+
+def _change(model: nn.Module, inputs: Tensor, start: Tensor, target: Tensor) -> Tensor:
+    """|change of the target's logit|, float64 (N,) on the CPU; NaN where there is none beyond rounding."""
+    ends = [_logits(model, points).double() for points in (inputs, start)]
+    change = (ends[0] - ends[1]).gather(1, target[:, None])[:, 0].abs().cpu()
+    rounding = 1e3 * torch.finfo(inputs.dtype).eps * (1.0 + float(ends[0].abs().amax()))
+    return change.masked_fill(change <= rounding, torch.nan)
 
 
 class _Combination(nn.Module):

@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from veridical.attribution.classifier import examining, logits_of, parameter_like, predict
-from veridical.attribution.second_order import QuickSecondOrder
+from veridical.attribution.second_order import QuickSecondOrder, check_second_order
 from veridical.runtime.checking import record
 from veridical.runtime.errors import UsageError
 
@@ -60,6 +61,16 @@ def inspect_model(
     for look in (_randomness, _batches, *(() if is_constant else (_scales,))):
         remarks += look(model, inputs, logits, spread)
     return [*remarks, *_gradients(model, inputs, logits.argmax(1))]
+
+
+def count_flops(model: nn.Module, inputs: Tensor) -> float:
+    """Floating-point operations of products and convolutions in one forward pass of inputs (N, C, H, W).
+
+    Counted, not timed, so that machines agree; what is neither a product nor a convolution counts nothing.
+    """
+    with examining(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        logits_of(model, inputs.detach())
+    return float(counter.get_total_flops())
 
 
 def inspect_form(model: nn.Module) -> Iterator[Remark]:
@@ -190,8 +201,11 @@ def _second(gradient: Tensor | None, points: Tensor) -> str | None:
     if gradient is None or not gradient.requires_grad:
         return None  # a linear model, or one that the first derivative has been said of
     try:
-        torch.autograd.grad((gradient * gradient.detach()).sum(), points, allow_unused=True)
-    except RuntimeError as error:
+        torch.autograd.grad(
+            (gradient * gradient.detach()).sum(), points, allow_unused=True, retain_graph=True
+        )
+        check_second_order(gradient)  # torch is silent where another path through the model has a derivative
+    except (RuntimeError, UsageError) as error:
         return (
             f"The model has no second derivative ({str(error).splitlines()[0]}). Attacks on explanations and "
             "training of explanations are refused or weak."

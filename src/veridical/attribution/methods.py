@@ -106,6 +106,44 @@ class RandomAttribution(AttributionMethod):
         return _draw(request, self.seed, "random attribution")
 
 
+@dataclass(frozen=True)
+class StoredMaps(AttributionMethod):
+    """Maps that were computed elsewhere: that of example i is row i of `maps`, whatever the model.
+
+    maps: floating (M, C, H, W), signed, of all M examples of a data set; (M, H, W) gives every channel an
+    equal share of a pixel's value. It answers for the examples of `indices` alone, whose number it has to
+    know, and says nothing about other images or other models.
+    """
+
+    maps: Tensor
+
+    def __post_init__(self) -> None:
+        if (
+            not isinstance(self.maps, Tensor)
+            or self.maps.ndim not in (3, 4)
+            or not self.maps.is_floating_point()
+        ):
+            raise argument_error("maps", self.maps, "floating-point maps (M, C, H, W) or (M, H, W)")
+
+    def check(self, count: int, shape: Sequence[int], name: str) -> None:
+        """Raise a UsageError unless there is a map for each of `count` examples of this shape."""
+        channels, *plane = shape
+        wanted = [(count, channels, *plane), (count, *plane)]
+        if tuple(self.maps.shape) not in wanted:
+            expected = f"maps of shape {wanted[0]} or {wanted[1]}, one for every test image"
+            raise argument_error(name, f"maps of shape {tuple(self.maps.shape)}", expected)
+
+    def _maps(self, request: AttributionRequest) -> Tensor:
+        places = torch.as_tensor(request.indices)
+        if len(places) and int(places.max()) >= len(self.maps):
+            expected = f"an example of number below {len(self.maps)}, as many as there are maps"
+            raise argument_error("indices", int(places.max()), expected)
+        chosen = self.maps[places].to(request.inputs)
+        if chosen.ndim == 3:
+            chosen = chosen[:, None].expand_as(request.inputs) / request.inputs.shape[1]
+        return chosen
+
+
 def _draw(request: AttributionRequest, seed: int, purpose: str) -> Tensor:
     """Standard normal noise of the inputs' shape from one stream for each example."""
     inputs = request.inputs

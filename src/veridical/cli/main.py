@@ -100,6 +100,8 @@ def _run_study(study: Any, options: Any) -> int:
     if forecast is not None:
         say(forecast)
         return OK
+    if options.progress and (told := planned.announce()) is not None:
+        say(told)
     with stage_jobs(shown=options.progress) as progress:
         result = planned.run(progress)
     # Read back from the folder, so that the terminal shows what a page drawn later would.

@@ -111,6 +111,8 @@ def mask_leak(
     mode: ModeName = "keep",
     indices: Sequence[int],
     seed: int = 0,
+    sampled: bool = False,
+    grid: int = 4,
 ) -> Tensor:
     """How much the place of what is kept tells a model of the image that it was computed for; float64 (L, N).
 
@@ -118,11 +120,16 @@ def mask_leak(
     of another predicted class: 1 where the model then says the class of the mask's owner, 0 where not, minus
     the same with a random mask of that size. 0: the mask says nothing. NaN where all images are of one
     class. seen: predicted classes int64 (N,). The control is ours; that masks tell classes is a known fault
-    of such measures (Rong et al., ICML 2022, section 3).
+    of such measures (Rong et al., ICML 2022, section 3). sampled: ranks are the scores of patches that
+    `sampled_removal` takes, and its patches the masks.
     """
     partner = _partners(seen)
     borrowed = inputs[partner.clamp(min=0)]
     noise = per_example_uniform((ranks.shape[1],), seed, "random mask", indices)
+    if sampled:
+        how: dict[str, Any] = {"levels": levels, "grid": grid, "indices": indices, "seed": seed}
+        own, other = (sampled_removal(model, borrowed, seen, one, fill, **how)[0] for one in (ranks, noise))
+        return (own - other).masked_fill(partner.cpu() < 0, torch.nan)
     random_ranks = noise.argsort(dim=1).argsort(dim=1).to(ranks.dtype)
 
     def masked(order: Tensor, level: float) -> Tensor:
@@ -174,10 +181,57 @@ def single_deletion(
             kept = (patches != number).expand(len(inputs), 1, *patches.shape).to(inputs.device)
             changed = fill(inputs, kept, torch.as_tensor(indices), "test")
             drops.append(whole - _target_logits(model, changed, target))
-    sums = torch.stack(
-        [(maps.double().cpu() * (patches == number)).flatten(1).sum(1) for number in range(grid * grid)]
-    )
-    return spearman(sums.T, torch.stack(drops).T)
+    return spearman(patch_sums(maps, grid), torch.stack(drops).T)
+
+
+def patch_sums(maps: Tensor, grid: int) -> Tensor:
+    """The sum of each map (N, C, H, W) over each patch, float64 (N, grid * grid) on the CPU."""
+    patches = patch_numbers(maps.shape[2:], grid)
+    sums = [(maps.double().cpu() * (patches == number)).flatten(1).sum(1) for number in range(grid * grid)]
+    return torch.stack(sums, dim=1)
+
+
+# Draws of the patches that are missing, of which the mean is taken.
+_DRAWS = 8
+
+
+def sampled_removal(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    fill: Fill,
+    *,
+    levels: Sequence[float],
+    grid: int = 4,
+    most: float = 0.5,
+    indices: Sequence[int],
+    seed: int = 0,
+) -> Tensor:
+    """How often a prediction is kept when patches drawn from one end of a ranking are missing, (2, L, N).
+
+    scores float (N, grid * grid): the greatest come first. From the share `level` at an end so many patches
+    are drawn as are half of it, and never more than the share `most` of the image, which is what a model
+    fine-tuned by `with_missing_patches` has seen. Float64, the mean of 8 draws by (seed, image): low for
+    "most" and high for "least" of a faithful map. After F-Fidelity (Zheng et al., arXiv 2410.02970), which
+    draws from what is marked for the same reason; patches, half and both ends alike are ours.
+    """
+    places = scores.cpu().argsort(dim=1, descending=True, stable=True)
+    patches, count = patch_numbers(inputs.shape[2:], grid).flatten(), grid * grid
+    kept = torch.zeros(len(ORDERS), len(levels), len(inputs), dtype=torch.float64)
+    for row, end in enumerate(ORDERS.values()):
+        for column, level in enumerate(levels):
+            size = max(1, round(level * count))
+            chosen = places[:, :size] if end == "top" else places[:, count - size :]
+            drawn = max(1, min(round(size / 2), round(most * count)))
+            for draw in range(_DRAWS):
+                noise = per_example_uniform((size,), seed, f"missing draw {draw}", indices)
+                gone = chosen.gather(1, noise.argsort(dim=1)[:, :drawn])
+                stays = torch.ones(len(inputs), count, dtype=torch.bool).scatter(1, gone, False)
+                shown = stays[:, patches].reshape(len(inputs), 1, *inputs.shape[2:]).to(inputs.device)
+                changed = fill(inputs, shown, torch.as_tensor(indices), "test")
+                kept[row, column] += (_respond(model, changed, target)[1] == target.cpu()).double()
+    return kept / _DRAWS
 
 
 def _target_logits(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from veridical.attribution.method import Attribution
 from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
+from veridical.data import Dataset
 from veridical.data.dataset import describe_source, load_source
 from veridical.jobs.pool import usable_cores, visible_cards
 from veridical.report import Panel, Table
@@ -91,14 +92,8 @@ class Attack(Study[AttackOptions]):
         self.data = self.subject.data
         self.split = self.subject.split(options.split)
         self.images = limit_count(options.examples, len(self.split))
-        robust = None if self.subject.run is None else self.subject.run.settings.robust
-        trained = robust.radius if robust is not None and robust.norm == options.norm else None
-        usual = evaluation_settings(self.data.name, self.data.shape).radius
-        # The radius that the run was trained for, else the paper's for the data, is the main one.
-        main = trained if trained is not None else usual if options.norm == "linf" else None
         radii = tuple(sorted(options.radius)) if options.radius else ()
-        if radii and main not in radii:
-            main = radii[-1]
+        main = main_radius(radii, options.norm, self.subject.trained_radius(options.norm), self.data)
         given = ("norm", "k", "steps", "step_size", "pgd_steps", "pgd_step_size")
         self.settings = evaluation_settings(
             self.data.name,
@@ -291,6 +286,16 @@ class Attack(Study[AttackOptions]):
             f"{config['protocol']['name']}.",
             gallery=config["pictures"] // 4,
         )
+
+
+def main_radius(radii: Sequence[float], norm: str, trained: float | None, data: Dataset) -> float | None:
+    """The radius of which steps are told: that of the training, else the paper's for the data.
+
+    Where several are asked for and it is not among them, the largest; None where neither is known.
+    """
+    usual = evaluation_settings(data.name, data.shape).radius
+    main = trained if trained is not None else usual if norm == "linf" else None
+    return max(radii) if radii and main not in radii else main
 
 
 def count_attacked(folder: Path) -> int:

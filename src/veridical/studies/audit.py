@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from veridical.attacks.ascent import pgd, random_search
 from veridical.attacks.ball import ball
-from veridical.attacks.protocols import evaluation_settings
-from veridical.attribution.axioms import completeness, implementation_invariance
+from veridical.attacks.protocols import PROTOCOLS, evaluation_settings
+from veridical.attribution.axioms import relative_residuals
 from veridical.attribution.classifier import parameter_like, predict
-from veridical.attribution.inspection import inspect_form, inspect_model
-from veridical.attribution.method import AttributionMethod, dataset_maps, predict_classes
+from veridical.attribution.inspection import count_flops, inspect_form, inspect_model
+from veridical.attribution.method import AttributionMethod, batch_maps, dataset_maps, predict_classes
+from veridical.attribution.methods import IntegratedGradients, StoredMaps
 from veridical.attribution.registry import (
     ATTRIBUTIONS,
     AttributionEntry,
@@ -35,60 +37,49 @@ from veridical.attribution.registry import (
     find_attribution,
 )
 from veridical.data import Dataset
-from veridical.data import load as load_data
 from veridical.data.dataset import describe_source, from_examples, load_source, write_source
 from veridical.data.masked import MaskedDataset, save_masked
-from veridical.faithfulness.ranking import rank_coordinates
-from veridical.faithfulness.removal import (
-    ORDERS,
-    BlurFill,
-    adversarial_change,
-    mask_leak,
-    perturbation_curves,
-    single_deletion,
-    with_missing_patches,
-)
-from veridical.faithfulness.unmasking import FILLS, Fill
+from veridical.faithfulness.evidence import CURVES, LEVELS, measure_evidence, measure_in_domain
+from veridical.faithfulness.removal import single_deletion, with_missing_patches
+from veridical.faithfulness.unmasking import FILLS
 from veridical.jobs import Progress
-from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
-from veridical.metrics.maps import saliency
-from veridical.metrics.rank import spearman
+from veridical.jobs.pool import usable_cores
+from veridical.metrics.intervals import proportion_interval
 from veridical.models.registry import MODELS, ModelEntry
-from veridical.report import Interval, Panel
-from veridical.report.formats import listed, radius_text
-from veridical.report.table import Column, Table, write_number
-from veridical.runtime.checking import Length, Level, Limit, Width
+from veridical.report import Panel
+from veridical.report.formats import duration, listed, radius_text
+from veridical.report.table import Column, Table
+from veridical.runtime.checking import FilePath, Length, Level, Limit, Width
 from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error
-from veridical.runtime.files import Arrays
+from veridical.runtime.files import Arrays, digest
 from veridical.runtime.guards import private_copy
 from veridical.runtime.options import (
     AttributionChoice,
-    CoordinateOrder,
     Gallery,
     NormName,
     Placement,
     ProtocolName,
     SubjectChoice,
 )
-from veridical.studies.alignment import Alignment, AlignmentOptions
-from veridical.studies.attack import Attack, AttackOptions
+from veridical.studies.attack import Attack, AttackOptions, main_radius
+from veridical.studies.audit_answers import Answers, Done, gallery_order
 from veridical.studies.audit_page import (
-    COMPLETE,
     CONTROL,
-    EVIDENCE,
+    QUERIES,
     QUESTIONS,
-    SAME,
     answers_table,
     audit_panels,
-    judge,
     write_findings,
 )
+from veridical.studies.diffroar import DiffRoar, DiffRoarOptions
 from veridical.studies.maps import (
     RUN,
-    describe_methods,
-    first_images,
+    has_regions,
+    map_measures,
     region_record,
+    regions_of,
     scaled_saliency,
+    stored_maps,
 )
 from veridical.studies.sanity import Sanity, SanityOptions
 from veridical.studies.study import (
@@ -105,64 +96,88 @@ from veridical.studies.study import (
 from veridical.training.checkpoint import digest_weights
 from veridical.training.loop import train
 from veridical.training.run import load
-from veridical.training.subject import load_model, load_subject
+from veridical.training.subject import load_images, load_model, load_subject
 
-# Shares of the pixels that are removed, or inserted.
-LEVELS = (0.1, 0.25, 0.5, 0.75)
-# Fills of the three curves, by name of `FILLS` or "blur", and whether pixels are removed or alone are kept.
-CURVES: Mapping[str, tuple[str, Literal["remove", "keep"]]] = {
-    "deletion": ("mean", "remove"),
-    "insertion": ("blur", "keep"),
-    "road": ("linear", "remove"),
-}
-# Answers from the least favourable on.
-_FAVOUR = {"not measured": 0, "fails": 1, "undecided": 2, "holds": 3}
-# Queries of the black-box attack for each image.
-_QUERIES = 200
 # Learning rate of the fine-tuning: small, so that the model stays the one that is audited.
 _FINETUNING_RATE = 1e-4
 # Times the radius, at which an attack that works must do more.
 _PLANTED = 4.0
+# Shares of the coordinates that DiffROAR keeps.
+_KEPT = (0.1, 0.3, 0.5)
+
+
+class Extent(NamedTuple):
+    """How much is looked at where options leave it open. shares: of the radius, attacked beside it."""
+
+    examples: int
+    attacked: int
+    steps: int
+    repeats: int
+    protocols: tuple[ProtocolName, ...]
+    shares: tuple[float, ...]
+    tested: int | None
+
+
+# From so many GFLOP of one image's forward pass on: a count, so that every machine asks the same.
+_EXTENTS = (
+    (0.0, Extent(64, 32, 20, 3, ("paper-fast", "strong"), (0.25, 0.5), None)),
+    (0.2, Extent(24, 8, 10, 2, ("paper-fast", "strong"), (0.5,), 2000)),
+    (2.0, Extent(8, 2, 6, 1, ("paper-fast",), (), 500)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     """Audit a model's explanations: accuracy, axioms, stability, dependence on the model, evidence.
 
+    What is None follows from what the model costs: a large network is asked about fewer images.
+
     Args:
-        attribution: Explanations by name: {attributions}, captum:CLASS, module:callable. A random map is
-            always measured beside them.
-        examples: The first so many test images, whose maps are judged.
-        attacked: The first so many of them, which are attacked.
+        attribution: Explanations by name: {attributions}, captum:CLASS, module:callable, or an .npz file
+            whose attribution_test holds a map for every test image. A random map is always measured beside
+            them.
+        examples: The first so many test images, whose maps are judged; None is 64, 24 or 8.
+        attacked: The first so many of them, which are attacked; None is 32, 8 or 2.
+        tested: The first so many test images, of which the accuracy is taken; None is all, 2,000 or 500.
         norm: Norm of the ball around each image.
         radius: Radius of the ball, in input units; None takes the run's, or the paper's for like images.
+        shares: Shares of the radius at which explanations are attacked, too.
         protocol: How explanations are attacked: "paper" (the RAR authors' evaluation), "paper-fast" or
-            "strong".
-        steps: Iterations of the attack on explanations.
+            "strong". The first is repeated at all radii; the strongest change of all counts.
+        steps: Iterations of the attack on explanations; None is 20, 10 or 6.
         levels: Shares of the pixels that are removed or inserted.
         grid: Patches a side that are removed one at a time.
-        finetune: Epochs of one fine-tuning on training images with patches missing, after which single
-            deletions are asked of that model too (in-domain-deletion); 0 does none.
-        repeats: Draws of fresh weights in the check of dependence on the model.
+        finetune: Epochs of one fine-tuning on training images with patches missing, after which deletions
+            are asked of that model too (in-domain-deletion, in-domain-removal); 0 does none.
+        retrain: Retrainings for every level and end of DiffROAR, which takes long; 0 does none.
+        repeats: Draws of fresh weights in the check of dependence on the model; None is 3, 2 or 1.
         thresholds: Values from which on a question holds, by its name, in place of the defaults.
-        budget: Minutes after which no further part is begun; None does all.
+        against: Folder of an earlier audit, whose answers are shown beside these.
+        budget: Time after which no further part is begun, as in 10m, 90s or 2h (a number alone: minutes);
+            None does all.
+        dry_run: Only predict how long it takes.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report.
     """
 
     attribution: list[str] = field(default_factory=lambda: ["input-gradient", "integrated-gradients"])
-    examples: Annotated[int, Limit(4, 10**6)] = 32
-    attacked: Annotated[int, Limit(2, 10**6)] = 16
+    examples: Annotated[int, Limit(4, 10**6)] | None = None
+    attacked: Annotated[int, Limit(2, 10**6)] | None = None
+    tested: Annotated[int, Limit(2, 10**9)] | None = None
     norm: NormName = "linf"
     radius: Length | None = None
-    protocol: ProtocolName = "paper-fast"
-    steps: Annotated[int, Limit(2, 10**5)] = 20
+    shares: list[Level] | None = None
+    protocol: list[ProtocolName] | None = None
+    steps: Annotated[int, Limit(2, 10**5)] | None = None
     levels: list[Level] = field(default_factory=lambda: list(LEVELS))
     grid: Annotated[int, Limit(2, 32)] = 4
     finetune: Annotated[float, Limit(0, 1e4)] = 0.0
-    repeats: Annotated[int, Limit(1, 100)] = 2
+    retrain: Annotated[int, Limit(0, 100)] = 0
+    repeats: Annotated[int, Limit(1, 100)] | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
-    budget: Annotated[float, Limit(0, 1e6, above=True)] | None = None
+    against: FilePath | None = None
+    budget: float | str | None = None
+    dry_run: bool = False
     batch: Width = 8
     gallery: Annotated[int, Limit(0, 1000)] = 12
 
@@ -171,14 +186,33 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
 class Part:
     """A piece of an audit: what it answers, for whom, and what does it.
 
-    command: the words of the command line that answers it alone. do: runs it, and returns its result.
+    command: the words of the command line that answers it alone. cost: predicted seconds of one process, and
+    how many can share it. do: runs it, and returns its result.
     """
 
     name: str
     questions: tuple[str, ...]
     attribution: str | None
     command: str | None
+    cost: tuple[float, int]
     do: Callable[[ProgressCallback], StudyResult]
+
+
+class AuditReport(StudyResult):
+    """What an audit left in its folder, with its answers at hand."""
+
+    def answer(self, question: str, attribution: str | None = None) -> dict[str, Any]:
+        """One answer: verdict, value with its interval, threshold, command; a UsageError for none such."""
+        for one in self.results["answers"]:
+            if (one["question"], one["attribution"]) == (question, attribution):
+                return dict(one)
+        expected = f"one of {', '.join(QUESTIONS)}, and an explanation where it is asked of each"
+        raise argument_error("question", f"{question} of {attribution}", expected)
+
+    @property
+    def raised(self) -> list[str]:
+        """The flags that say to trust these numbers less."""
+        return [one["name"] for one in self.results["flags"] if one["raised"]]
 
 
 class Audit(Study[AuditOptions]):
@@ -188,7 +222,8 @@ class Audit(Study[AuditOptions]):
       veridical audit --run runs/igsum --out runs/igsum-audit
       veridical audit --model torchvision:resnet18 --weights resnet18.pt --data photos \
           --attribution integrated-gradients captum:GuidedBackprop --out runs/photos-audit
-      veridical audit --model timm:vit_tiny_patch16_224 --weights vit.safetensors --data photos --out runs/vit
+      veridical audit --model timm:vit_tiny_patch16_224 --weights vit.safetensors --data photos \
+          --budget 10m --out runs/vit
 
     Does it predict well, and under attack? Do its maps obey the axioms, hold still, depend on what the model
     has learnt, point at what it uses, and lie in the masks, where data have them? Every answer has its number
@@ -201,92 +236,127 @@ class Audit(Study[AuditOptions]):
     title = "May these explanations be shown?"
     question = "an audit of explanations"
     Options = AuditOptions
+    Result = AuditReport
 
     def prepare(self) -> None:
         """Load model and images, look at the model, and refuse what does not fit."""
         options = self.options
-        for name, value in options.thresholds.items():
-            if name not in QUESTIONS:
-                raise argument_error("thresholds", name, f"questions: {', '.join(QUESTIONS)}")
-            if not math.isfinite(value):
-                raise argument_error(f"thresholds.{name}", value, "a finite number")
-        check_different("levels", options.levels)
+        _check_thresholds(options.thresholds)
+        self.budget = read_duration(options.budget)
         self.subject = load_subject(options, device=self.local_device)
         self.data = self.subject.data
-        self.methods = describe_methods(options)
+        self.files = {name: str(Path(name).absolute()) for name in options.attribution if _is_file(name)}
+        check_different("attribution", options.attribution)
+        self.methods = {name: describe_attribution(self._create(name)) for name in options.attribution}
         if CONTROL not in self.methods:
             control = create_attribution(CONTROL, seed=options.seed)
             self.methods[CONTROL] = describe_attribution(control)
-        self.examples = limit_count(options.examples, len(self.data.test))
-        self.attacked = min(options.attacked, self.examples)
+        if not self._explained:
+            expected = "at least one explanation beside the random map, which is there anyway"
+            raise argument_error("attribution", options.attribution, expected)
+        for name in self.methods:
+            method = self._create(name)
+            if isinstance(method, StoredMaps):
+                method.check(len(self.data.test), self.data.shape, name)
+        like = parameter_like(self.subject.model)
+        inputs, _ = self.data.test.batch(range(min(8, len(self.data.test))), like.dtype, like.device)
+        self.gflops = count_flops(self.subject.model, inputs[:1]) / 1e9
+        self.extent = self._settle(next(one for least, one in reversed(_EXTENTS) if self.gflops >= least))
+        self.examples, self.attacked = self.extent.examples, self.extent.attacked
+        check_different("levels", options.levels)
+        check_different("protocol", self.extent.protocols)
+        trained = self.subject.trained_radius(options.norm)
         settings = evaluation_settings(
             self.data.name,
             self.data.shape,
             norm=options.norm,
-            radius=options.radius if options.radius is not None else self._trained_radius(),
+            radius=options.radius if options.radius is not None else trained,
         )
         self.radius = settings.radius
-        if not self._explained:
-            expected = "at least one explanation beside the random map, which is there anyway"
-            raise argument_error("attribution", options.attribution, expected)
-        like = parameter_like(self.subject.model)
-        inputs, _ = self.data.test.batch(range(min(8, self.examples)), like.dtype, like.device)
+        self.radii = sorted(
+            {self.radius, *(share * self.radius for share in self.extent.shares), self.planted}
+        )
+        # One step and its share of the radius, however large the ball is.
+        self.step_share = settings.step_size / (self.radius or 1.0)
         self.remarks = inspect_model(self.subject.model, inputs, num_classes=self.data.num_classes)
-        self.step_size = settings.step_size
-        self.region = _region_kind(self.data)
+        self.region = region_record(self.data) if has_regions(self.data) else None
+        self.before = None if options.against is None else Audit.read(options.against)
         self.in_memory = False
         # What an interrupted or a bounded session has not come to.
         self.left_out: dict[str, str] = {}
         self.failed: set[str] = set()
         self.interrupted = False
 
-    def _trained_radius(self) -> float | None:
-        robust = None if self.subject.run is None else self.subject.run.settings.robust
-        return robust.radius if robust is not None and robust.norm == self.options.norm else None
+    def _settle(self, usual: Extent) -> Extent:
+        """How much is looked at: what the options say, else the usual, and no more than there is."""
+        options, images = self.options, len(self.data.test)
+        examples = limit_count(options.examples or usual.examples, images)
+        return Extent(
+            examples,
+            min(options.attacked or usual.attacked, examples),
+            options.steps or usual.steps,
+            options.repeats or usual.repeats,
+            tuple(usual.protocols if options.protocol is None else options.protocol),
+            tuple(usual.shares if options.shares is None else options.shares),
+            limit_count(options.tested or usual.tested, images),
+        )
+
+    @property
+    def planted(self) -> float:
+        """A radius at which any attack that works moves maps further; a ball of 1 holds all images."""
+        return min(_PLANTED * self.radius, max(1.0, self.radius) if self.options.norm == "linf" else np.inf)
 
     def config(self) -> dict[str, Any]:
         """All that the numbers depend on, as plain values; neither paths nor the machine."""
-        options = self.options
+        options, extent = self.options, self.extent
         return {
             "run": self.subject.describe(),
             "data": self.data.describe(),
+            "region": self.region,
             "attributions": self.methods,
             "examples": self.examples,
             "attacked": self.attacked,
+            "tested": extent.tested,
             "norm": options.norm,
             "radius": self.radius,
-            "protocol": options.protocol,
-            "steps": options.steps,
+            "radii": self.radii,
+            "protocols": list(extent.protocols),
+            "steps": extent.steps,
             "levels": list(options.levels),
             "grid": options.grid,
             "finetune": options.finetune,
-            "repeats": options.repeats,
+            "retrain": options.retrain,
+            "repeats": extent.repeats,
+            "against": None
+            if options.against is None
+            else digest((Path(options.against) / RESULT).read_bytes()),
             "seed": options.seed,
         }
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
         data = describe_source(self.data.name, self.options.data_root, self.data.options)
-        return {**super().where(), **data, **self.subject.source}
+        files = {f"maps {name}": path for name, path in self.files.items()}
+        return {**super().where(), **data, **self.subject.source, **files}
 
     def cases(self) -> Iterable[Case]:
-        """For each attribution its maps and what follows from them, and the black-box attack."""
+        """For each attribution its maps and what follows from them, and the attacks on predictions."""
         options = self.options
         data = {"checksum": self.data.checksum, "name": self.data.name}
         # All that decides the model: its standardisation and its head, too, which no weight tells.
         shared: dict[str, Any] = {"weights": self.subject.digest, "run": self.subject.describe()}
         shared |= {"data": data, "seed": options.seed}
         place = {"norm": options.norm, "radius": self.radius}
+        asked = {"examples": self.examples, "levels": list(options.levels), "grid": options.grid}
         for name, method in self.methods.items():
             yield Case(
                 {
                     **shared,
                     **place,
+                    **asked,
                     "attribution": name,
                     "method": method,
-                    "examples": self.examples,
-                    "levels": list(options.levels),
-                    "grid": options.grid,
+                    "region": self.region if name in self._localised else None,
                 },
                 group=name,
                 step="measure",
@@ -306,7 +376,7 @@ class Audit(Study[AuditOptions]):
             yield tuning
             for name, method in self.methods.items():
                 yield Case(
-                    {**settings, "attribution": name, "method": method, "examples": self.examples},
+                    {**shared, **asked, "attribution": name, "method": method},
                     group=name,
                     step="delete",
                     after=tuning,
@@ -314,7 +384,7 @@ class Audit(Study[AuditOptions]):
                     cost=float(self.examples),
                 )
         yield Case(
-            {**shared, **place, "examples": self.attacked},
+            {**shared, **place, "examples": self.attacked, "tested": self.extent.tested},
             group="model",
             step="predict",
             stage="removing what maps mark",
@@ -326,76 +396,45 @@ class Audit(Study[AuditOptions]):
     def measure(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
         """Maps of one attribution of the first test images, and what the model says without what they mark.
 
-        "CURVE/RANKING" float64 (2, L, N) for each of CURVES and for the map's own ranking and that of the
-        mean map, of the control another random one ("own", "average"); "adversarial/RANKING" (2, 1, N);
-        "leak/CURVE" (L, N); "single" (N,); "complete" and "invariant" (N,), NaN where they say nothing;
-        "saliency" float16 (N, H, W); "seen" and "label" (N,).
+        The arrays of `measure_evidence`, of `relative_residuals` as complete, sensitive and invariant (N,),
+        and, where there are regions, of `map_measures`; "saliency" float16 (N, H, W); "seen", "label" (N,).
         """
-        seed, numbers = values["seed"], range(values["examples"])
-        model = load_model(context.where, values["weights"], trust_code=context.trust_code)
-        data = load_source(context.where, values["data"]["checksum"])
-        split = data.test.subset(numbers)
-        seen = predict_classes(model, split)
-        method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
-        maps = dataset_maps(model, split, method, target=seen, batch_size=context.batch, seed=seed).float()
+        model, data, method = _load(values, context)
+        numbers, seed = range(values["examples"]), values["seed"]
+        seen, maps = _explain(model, data, numbers, method, context.batch, seed)
         like = parameter_like(model)
-        inputs, _ = split.batch(numbers, like.dtype, like.device)
-        target = seen.to(like.device)
-        how = CoordinateOrder(per="pixel", seed=seed)
-        sizes = saliency(maps.double())[:, None]
-        # Of the other images: an image's own map must not be part of what it is compared with.
-        average = (sizes.sum(dim=0, keepdim=True) - sizes) / (len(sizes) - 1)
-        if values["attribution"] == CONTROL:
-            # The mean of random maps is one random order, whose luck no interval over images covers.
-            average = torch.zeros_like(average)
-        rankings = {
-            "own": rank_coordinates(maps, how, indices=numbers),
-            "average": rank_coordinates(average, how, indices=numbers, purpose="mean map"),
-        }
-        fills: dict[str, Fill] = {
-            name: BlurFill() if kind == "blur" else FILLS.get(kind).create(data.train, seed)
-            for name, (kind, _) in CURVES.items()
-        }
-        arrays: Arrays = {"seen": seen.numpy(), "label": split.labels.numpy()}
-        levels = values["levels"]
-        for order, ranks in rankings.items():
-            for name, (_, mode) in CURVES.items():
-                said = perturbation_curves(
-                    model, inputs, target, ranks, fills[name], levels=levels, mode=mode, indices=numbers
-                )
-                kept = (said.predicted == seen).double() if name == "road" else said.probability
-                arrays[f"{name}/{order}"] = kept.numpy()
-            around = ball(values["norm"], values["radius"])
-            said_in = [
-                adversarial_change(model, inputs[part], target[part], ranks[part], around, level=0.1)
-                for part in _parts(len(inputs), context.batch)
-            ]
-            arrays[f"adversarial/{order}"] = torch.cat([one.probability for one in said_in], dim=2).numpy()
-        leaks = {
-            name: mask_leak(
-                model,
-                inputs,
-                target,
-                rankings["own"],
-                fills[name],
-                levels=levels,
-                mode=mode,
-                indices=numbers,
-                seed=seed,
-            )
-            for name, (_, mode) in CURVES.items()
-        }
-        single = single_deletion(
-            model, inputs, target, maps, fills["deletion"], grid=values["grid"], indices=numbers
+        inputs, labels = data.test.batch(numbers, like.dtype, like.device)
+        stored = isinstance(method, StoredMaps)
+        residuals = relative_residuals(
+            None if stored else method, model, inputs, seen.to(like.device), maps, batch=context.batch
         )
-        axioms = _axioms(model, inputs, target, method, maps, context.batch)
+        if values["attribution"] == CONTROL:  # a draw does not ask what the model is
+            residuals |= dict.fromkeys(("invariant", "sensitive"), torch.full((len(maps),), torch.nan))
+        evidence = measure_evidence(
+            model,
+            data,
+            numbers,
+            maps,
+            seen,
+            ball(values["norm"], values["radius"]),
+            levels=values["levels"],
+            grid=values["grid"],
+            batch=context.batch,
+            seed=seed,
+            own_mean=values["attribution"] != CONTROL,
+        )
+        inside: Arrays = {}
+        if values["region"] is not None:
+            regions = regions_of(data)[: len(numbers)]
+            found = map_measures(maps, regions, seed=seed, indices=numbers)
+            inside = {f"inside/{name}": one for name, one in found.items()}
         return {
-            **arrays,
-            **axioms,
-            **{f"leak/{name}": leak.numpy() for name, leak in leaks.items()},
-            "single": single.numpy(),
-            "zero": (maps == 0).double().flatten(1).mean(1).numpy(),
+            **evidence,
+            **inside,
+            **{name: one.double().numpy() for name, one in residuals.items()},
             "saliency": scaled_saliency(maps),
+            "seen": seen.numpy(),
+            "label": labels.cpu().numpy(),
         }
 
     @staticmethod
@@ -422,27 +461,39 @@ class Audit(Study[AuditOptions]):
 
     @staticmethod
     def delete(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
-        """Single deletions of the fine-tuned model, by its own maps: single (N,)."""
+        """Deletions asked of the fine-tuned model: "single" (N,) by its own maps, and `measure_in_domain`.
+
+        The latter is of the audited model's maps: they are judged, and the fine-tuned model is the judge.
+        """
+        own, data, method = _load(values, context)
         assert context.after is not None
-        seed, numbers = values["seed"], range(values["examples"])
-        own = load_model(context.where, values["weights"], trust_code=context.trust_code)
-        model = load(context.after / RUN, model=own, device=context.device).model
-        data = load_source(context.where, values["data"]["checksum"])
-        split = data.test.subset(numbers)
-        seen = predict_classes(model, split)
-        method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
-        maps = dataset_maps(model, split, method, target=seen, batch_size=context.batch, seed=seed).float()
+        model = load(context.after / RUN, model=private_copy(own), device=context.device).model
+        numbers, seed, grid = range(values["examples"]), values["seed"], values["grid"]
         like = parameter_like(model)
-        inputs, _ = split.batch(numbers, like.dtype, like.device)
+        inputs, _ = data.test.batch(numbers, like.dtype, like.device)
         fill = FILLS.get("mean").create(data.train, seed)
-        target, grid = seen.to(like.device), values["grid"]
-        return {
-            "single": single_deletion(model, inputs, target, maps, fill, grid=grid, indices=numbers).numpy()
-        }
+        seen, maps = _explain(own, data, numbers, method, context.batch, seed)
+        domain = measure_in_domain(
+            model,
+            data,
+            numbers,
+            maps,
+            seen,
+            levels=values["levels"],
+            grid=grid,
+            seed=seed,
+            own_mean=values["attribution"] != CONTROL,
+        )
+        if isinstance(method, StoredMaps):  # which are of the audited model
+            return {**domain, "single": np.full(len(numbers), np.nan)}
+        tuned, maps = _explain(model, data, numbers, method, context.batch, seed)
+        target = tuned.to(like.device)
+        single = single_deletion(model, inputs, target, maps, fill, grid=grid, indices=numbers)
+        return {**domain, "single": single.numpy()}
 
     @staticmethod
     def predict(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
-        """What the model gets right: of all test images, and of the first ones under two attacks.
+        """What the model gets right: of the first test images, and of fewer under two attacks.
 
         accuracy: with its interval. right, pgd and search bool (N,): the first images that are read right as
         they are, after projected gradient descent, and after a random search without gradients.
@@ -450,21 +501,24 @@ class Audit(Study[AuditOptions]):
         model = load_model(context.where, values["weights"], trust_code=context.trust_code)
         data = load_source(context.where, values["data"]["checksum"])
         like, numbers, seed = parameter_like(model), range(values["examples"]), values["seed"]
-        whole = predict_classes(model, data.test) == data.test.labels
+        tested = data.test.subset(range(values["tested"]))
+        whole = predict_classes(model, tested) == tested.labels
         inputs, target = data.test.batch(numbers, like.dtype, like.device)
         around = ball(values["norm"], values["radius"])
-        right = whole[: len(numbers)]
+        attacked = data.test.subset(numbers)
+        right = predict_classes(model, attacked) == attacked.labels
         held: Arrays = {"right": right.numpy()}
 
         def attack(name: str, move: Callable[..., Tensor], **given: Any) -> None:
             kept = []
-            for part in _parts(len(inputs), context.batch):
-                some = {"seed": seed, "indices": numbers[part.start : part.stop], **given}
+            for first in range(0, len(inputs), context.batch):
+                part = slice(first, min(first + context.batch, len(inputs)))
+                some = {"seed": seed, "indices": numbers[part], **given}
                 moved = move(model, inputs[part], target[part], around, **some)
                 kept.append((predict(model, moved).argmax(1) == target[part]).cpu())
             held[name] = (right & torch.cat(kept)).numpy()
 
-        attack("search", random_search, queries=_QUERIES)
+        attack("search", random_search, queries=QUERIES)
         refused = ""
         try:
             attack("pgd", pgd)
@@ -477,16 +531,22 @@ class Audit(Study[AuditOptions]):
 
     def parts(self) -> Iterator[Part]:
         """The studies that answer the other questions, the most telling first."""
-        for name in self._attackable:
-            yield self._attack_part("attack", name, ("stability",), self.radius)
-        for name in self._explained:
-            noise: dict[str, Any] = {"attack": "random", "steps": 1, "step_size": self.radius}
-            yield self._attack_part("noise", name, ("stability-to-noise",), self.radius, **noise)
-        yield from (self._sanity_part(name) for name in self._explained)
-        yield from (self._alignment_part(name) for name in self._localised)
-        if self._planted > self.radius:
-            for name in self._attackable:
-                yield self._attack_part("planted", name, (), self._planted)
+        first, *further = self.extent.protocols
+        for name in self.attackable:
+            yield self._attack_part("attack", name, self.radii, protocol=first)
+        for name in self._moved:
+            yield self._attack_part("noise", name, [one for one in self.radii if one <= self.radius])
+        yield from (self._sanity_part(name) for name in self._moved)
+        for name in self.attackable:
+            for other in further:
+                yield self._attack_part(f"attack-{other}", name, [self.radius], protocol=other)
+        if self.options.retrain:
+            yield from (self._diffroar_part(name) for name in self._explained)
+
+    @staticmethod
+    def part_name(kind: str, name: str) -> str:
+        """The name of an attribution's part, which is its folder's."""
+        return f"{kind}-{_file_name(name)}"
 
     def _shared(self, name: str) -> dict[str, Any]:
         """The options that a part takes from the audit, and the folder of its own."""
@@ -509,54 +569,65 @@ class Audit(Study[AuditOptions]):
         return " ".join(["veridical", study, *_subject_words(self.options), *words, "--out", out])
 
     def _attack_part(
-        self, kind: str, name: str, questions: tuple[str, ...], radius: float, **given: Any
+        self, kind: str, name: str, radii: Sequence[float], protocol: ProtocolName | None = None
     ) -> Part:
-        options = self.options
-        chosen: dict[str, Any] = {"norm": options.norm, "protocol": options.protocol, "steps": options.steps}
-        # Few steps have to be longer ones: together they can cross the ball.
-        chosen |= {"step_size": max(self.step_size, 2.5 * radius / options.steps)}
-        chosen |= {"examples": self.attacked, "radius": [radius], **given}
-        folder = f"{kind}-{_file_name(name)}"
+        steps = self.extent.steps
+        trained = self.subject.trained_radius(self.options.norm)
+        main = main_radius(radii, self.options.norm, trained, self.data)
+        chosen: dict[str, Any] = {"norm": self.options.norm, "radius": list(radii), "examples": self.attacked}
+        if protocol is None:  # noise, in one step as large as the ball
+            chosen |= {"attack": "random", "steps": 1, "step_size": main}
+        else:
+            # Few steps have to be longer ones: together they can cross the ball.
+            length = max(self.step_share, 2.5 / steps) * (main or 1.0)
+            chosen |= {"protocol": protocol, "steps": steps, "step_size": length}
+        folder = self.part_name(kind, name)
 
         def do(progress: ProgressCallback) -> StudyResult:
             whole = AttackOptions(**self._shared(folder), attribution=name, gallery=4, **chosen)
             return Attack(whole).run(progress)
 
-        return Part(folder, questions, name, self._command("attack", folder, name, chosen), do)
+        asks = "stability-to-noise" if protocol is None else "stability"
+        cost = self._attack_cost(name, protocol, len(radii))
+        return Part(folder, (asks,), name, self._command("attack", folder, name, chosen), cost, do)
 
     def _sanity_part(self, name: str) -> Part:
         chosen: dict[str, Any] = {
             "tests": ["cascading"],
             "examples": self.attacked,
-            "repeats": self.options.repeats,
+            "repeats": self.extent.repeats,
             "batch": self.options.batch,
         }
-        folder = f"sanity-{_file_name(name)}"
+        folder = self.part_name("sanity", name)
 
         def do(progress: ProgressCallback) -> StudyResult:
             options = SanityOptions(**self._shared(folder), attribution=[name], gallery=2, **chosen)
             return Sanity(options).run(progress)
 
         command = self._command("sanity", folder, name, chosen)
-        return Part(folder, ("depends-on-model",), name, command, do)
+        each = self.attacked * self._unit.maps.get(name, 0.0)
+        cost = (each * (2 + self.extent.repeats * self._unit.layers), 1 + self.extent.repeats)
+        return Part(folder, ("depends-on-model",), name, command, cost, do)
 
-    def _alignment_part(self, name: str) -> Part:
-        chosen: dict[str, Any] = {"examples": self.examples, "batch": self.options.batch}
-        folder = f"alignment-{_file_name(name)}"
+    def _diffroar_part(self, name: str) -> Part:
+        options = self.options
+        chosen: dict[str, Any] = {"levels": list(_KEPT), "repeats": options.retrain, "per": "pixel"}
+        folder = self.part_name("diffroar", name)
+        given = {**chosen, "attribution": self.files.get(name, name), "batch": options.batch}
 
         def do(progress: ProgressCallback) -> StudyResult:
-            shared = self._shared(folder)
-            shared["run"] = None if shared["run"] is None else [shared["run"]]
-            return Alignment(AlignmentOptions(**shared, attribution=[name], gallery=4, **chosen)).run(
-                progress
-            )
+            return DiffRoar(DiffRoarOptions(**self._shared(folder), gallery=2, **given)).run(progress)
 
-        return Part(folder, ("localisation",), name, self._command("alignment", folder, name, chosen), do)
+        command = self._command("diffroar", folder, name, chosen)
+        # Each passes through the training images as often as a training of ours does, about ten times.
+        passes = 10 * 3 * len(self.data.train) * self._unit.forward
+        retrainings = 2 * len(_KEPT) * (3 * options.retrain + 1)
+        return Part(folder, ("diffroar",), name, command, (passes * retrainings, retrainings), do)
 
     @property
     def _localised(self) -> list[str]:
         """The attributions that can be compared with the masks: none that are 0 on black ground."""
-        if self.region in (None, "mask"):
+        if self.region is None or self.region["kind"] == "mask":
             return list(self.methods) if self.region else []
         names = []
         for name in self.methods:
@@ -566,37 +637,109 @@ class Audit(Study[AuditOptions]):
         return names
 
     @property
-    def _planted(self) -> float:
-        """A radius at which any attack that works moves maps further; a ball of 1 holds all images."""
-        return min(_PLANTED * self.radius, 1.0 if self.options.norm == "linf" else np.inf)
-
-    @property
     def _explained(self) -> list[str]:
         """The attributions but for the control."""
         return [name for name in self.methods if name != CONTROL]
 
     @property
-    def _attackable(self) -> list[str]:
+    def _moved(self) -> list[str]:
+        """The attributions that can be asked about other images and models: none that lie in a file."""
+        return [name for name in self._explained if not isinstance(self._create(name), StoredMaps)]
+
+    def _create(self, name: str) -> Any:
+        return _create(self.files.get(name, name), self.options.seed, self.options.trust_code)
+
+    @cached_property
+    def attackable(self) -> list[str]:
         """The attributions whose maps can be climbed."""
-        trust, names = self.options.trust_code, self._explained
-        return [
-            name for name in names if find_attribution(name, trust_code=trust).is_differentiable
-        ] or names[:0]
+        names = []
+        for name in self._moved:
+            entry = find_attribution(name, trust_code=self.options.trust_code)
+            # Code of the caller's says by its signature whether it makes a graph.
+            takes = entry.is_differentiable is None and _makes_graph(self._create(name))
+            if entry.is_differentiable or takes:
+                names.append(name)
+        return names
+
+    # What it will cost
+
+    @cached_property
+    def _unit(self) -> _Unit:
+        """Seconds that one process takes for one image, timed here; nothing else depends on them."""
+        model, seed = self.subject.model, self.options.seed
+        like = parameter_like(model)
+        inputs, target = self.data.test.batch(range(1), like.dtype, like.device)
+        forward = _timed(lambda: predict(model, inputs))
+        gradient = _timed(lambda: create_attribution("input-gradient")(model, inputs, target))
+        maps = {CONTROL: 0.0}
+        for name in self._explained:
+            method = self._create(name)
+            with suppress(Exception):  # one that cannot be had is named when it is measured
+                maps[name] = _timed(partial(batch_maps, method, model, inputs, target, [0], seed))
+        layers = sum(
+            1 for module in model.modules() if not list(module.children()) and list(module.parameters())
+        )
+        return _Unit(forward, gradient, maps, max(1, layers))
+
+    def _attack_cost(self, name: str, protocol: ProtocolName | None, radii: int) -> tuple[float, int]:
+        plan, unit = PROTOCOLS[protocol or "paper-fast"], self._unit
+        nodes = isinstance(self._create(name), IntegratedGradients)
+        climb, judge = (plan.climb_nodes.nodes, plan.judge_nodes.nodes) if nodes else (1, 1)
+        final = 0 if plan.final_nodes is None or not nodes else plan.final_nodes.nodes * plan.shortlist
+        steps = 1 if protocol is None else self.extent.steps * len(plan.climbs)
+        # A second derivative costs about three gradients.
+        each = (20 + steps * (3 * climb + judge) + 2 * final) * unit.gradient
+        if not nodes and protocol is None:
+            each = 20 * unit.gradient + 4 * unit.maps.get(name, 0.0)
+        return radii * self.attacked * each, radii
+
+    def costs(self) -> dict[str, float]:
+        """Predicted seconds of every part, with as many processes as the options say."""
+        unit, examples = self._unit, self.examples
+        levels = len(self.options.levels)
+        passes = 4 * len(CURVES) * levels + 2 * len(CURVES) * levels + self.options.grid**2
+        own = examples * len(self.methods) * (passes * unit.forward + 40 * unit.gradient)
+        own += sum(4 * examples * seconds for seconds in unit.maps.values())
+        predict_cost = self.extent.tested * unit.forward if self.extent.tested else 0.0
+        predict_cost += self.attacked * (QUERIES * unit.forward + 20 * unit.gradient)
+        workers = self._workers
+        found = {"own": (own + predict_cost) / min(workers, len(self.methods) + 1)}
+        return found | {one.name: one.cost[0] / min(workers, one.cost[1]) for one in self.parts()}
+
+    @property
+    def _workers(self) -> int:
+        return self.options.workers or usable_cores()
+
+    def announce(self) -> str:
+        """How long it will take, about, and what takes most of it."""
+        costs = self.costs()
+        most = sorted(costs.items(), key=lambda pair: -pair[1])[:3]
+        told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in most)
+        return (
+            f"About {duration(sum(costs.values()))} with {self._workers} process(es), by a timing of one "
+            f"image ({self.gflops:.2g} GFLOP each); the longest: {told}. --budget 10m stops earlier."
+        )
+
+    def forecast(self) -> str | None:
+        """With --dry-run, what it costs, part by part; nothing is written."""
+        if not self.options.dry_run:
+            return None
+        lines = [f"{name:<40} {duration(seconds)}" for name, seconds in self.costs().items()]
+        return "\n".join([self.announce(), *lines])
 
     def work(self, work: Work) -> None:
         """Its own steps, then its parts, until all is done, the budget is spent, or somebody stops it."""
-        start, budget = time.monotonic(), self.options.budget
+        start = time.monotonic()
         self.done: dict[str, StudyResult] = {}
         self.seconds: dict[str, float] = {}
-        parts = list(self.parts())
         steps: list[tuple[str, Callable[[ProgressCallback], Any]]] = [
             ("own", lambda _progress: self._measure(work)),
-            *((part.name, part.do) for part in parts),
+            *((part.name, part.do) for part in self.parts()),
         ]
+        costs = {} if self.budget is None else self.costs()
         for name, do in steps:
-            spent = (time.monotonic() - start) / 60
-            if self.interrupted or (budget is not None and spent > budget and name != "own"):
-                why = "interrupted" if self.interrupted else f"the budget of {budget:g} minutes was spent"
+            why = self._reason_to_stop(name, time.monotonic() - start, costs)
+            if why is not None:
                 self.left_out[name] = why
                 continue
             begun = time.monotonic()
@@ -618,6 +761,24 @@ class Audit(Study[AuditOptions]):
             if isinstance(result, StudyResult):
                 self.done[name] = result
 
+    def _reason_to_stop(self, name: str, spent: float, costs: Mapping[str, float]) -> str | None:
+        """Why a step is not begun: somebody stopped the audit, or it would pass the budget."""
+        if self.interrupted:
+            return "interrupted"
+        if self.budget is None or name == "own":
+            return None
+        told = f"the budget of {duration(self.budget)}"
+        if spent > self.budget:
+            return f"{told} was spent"
+        # As much slower or faster as what was done so far turned out to be.
+        known = [one for one in self.seconds if costs[one] > 0]
+        pace = sum(self.seconds[one] for one in known) / sum(costs[one] for one in known) if known else 1.0
+        needed = costs[name] * pace
+        if spent + needed > self.budget:
+            left = duration(self.budget - spent)
+            return f"it would take about {duration(needed)}, and {left} of {told} are left"
+        return None
+
     def _measure(self, work: Work) -> None:
         """The audit's own cases; an explanation that cannot be had of this model leaves the others."""
         try:
@@ -629,6 +790,16 @@ class Audit(Study[AuditOptions]):
                 except RunError as error:
                     self.failed.add(group)
                     self.left_out[f"maps of {group}"] = _reason(error)
+        except KeyboardInterrupt:
+            # What is done is kept, and shown.
+            for group in dict.fromkeys(case.group for case in self.all_cases):
+                cases = [case for case in self.all_cases if case.group == group]
+                if all(work.is_done(case) for case in cases):
+                    work.run(cases)
+                else:
+                    self.failed.add(group)
+                    self.left_out[f"maps of {group}" if group in self.methods else group] = "interrupted"
+            raise
 
     def run(self, progress: ProgressCallback | None = None) -> StudyResult:
         """Do what is not done; interrupted, write the page of what there is and raise KeyboardInterrupt."""
@@ -640,218 +811,42 @@ class Audit(Study[AuditOptions]):
     # What came out
 
     def results(self, work: Work) -> dict[str, Any]:
-        """Answers, flags, evidence by attribution, disagreement, and what is missing."""
-        options = self.options
-        own = {name: work.arrays(self._case(name)) for name in self._measured}
-        answers = [*self._of_attacks(), *self._of_own(own), *self._of_parts()]
-        for name in own if self.options.finetune else ():
-            (case,) = self.cases_of(name, "delete")
-            single = torch.from_numpy(work.arrays(case)["single"])
-            answers.append(
-                self._answer("in-domain-deletion", name, mean_interval(single, undefined="exclude"))
-            )
-        if own and "model" not in self.failed:
-            (case,) = self.cases_of("model", "predict")
-            answers.append(self._answer("accuracy", None, work.plain(case)["accuracy"]))
-            if (held := work.arrays(case).get("pgd")) is not None:
-                under_attack = proportion_interval(int(held.sum()), len(held))
-                answers.append(self._answer("accuracy-under-attack", None, under_attack))
-            else:
-                self.left_out["attack on predictions"] = work.plain(case)["refused"]
-        known = {(one["question"], one["attribution"]) for one in answers}
-        commands = {
-            (name, part.attribution): part.command for part in self.parts() for name in part.questions
-        }
-        for question in QUESTIONS.values():
-            names = list[str | None](self.methods) if question.each else [None]
-            answers += [
-                self._answer(question.name, name, None)
-                for name in names
-                if (question.name, name) not in known
-            ]
-        whole = None if self.in_memory else _own_command(options)
-        apart = {name for part in self.parts() for name in part.questions}
-        for one in answers:
-            own_command = None if one["question"] in apart else whole
-            one["command"] = commands.get((one["question"], one["attribution"]), own_command)
-        order = {name: place for place, name in enumerate(QUESTIONS)}
-        answers.sort(key=lambda one: order[one["question"]])
+        """Answers, flags, evidence by attribution, disagreement, failures, and what is missing."""
+        answers = self._answers(work)
+        found = answers.to_dict()
+        commands: dict[tuple[str, str | None], list[str]] = {}
+        for part in self.parts():
+            if part.command is not None:
+                commands.setdefault((part.questions[0], part.attribution), []).append(part.command)
+        apart = {question for question, _ in commands}
+        whole = None if self.in_memory else _own_command(self.options, self)
+        for one in found["answers"]:
+            own = [] if whole is None or one["question"] in apart else [whole]
+            given = commands.get((one["question"], one["attribution"]), own)
+            one["command"] = " && ".join(given) or None
         return {
             "examples": self.examples,
             "attacked": self.attacked,
-            "answers": answers,
-            "thresholds": {
-                name: options.thresholds.get(name, one.threshold) for name, one in QUESTIONS.items()
-            },
-            "flags": self._flags(work, own),
+            **found,
             "remarks": [one.to_dict() for one in self.remarks],
-            "fine_tuned": work.plain(self.cases_of("model", "finetune")[0])["accuracy"]
-            if own and self.options.finetune
-            else None,
-            "evidence": {name: _evidence(arrays) for name, arrays in own.items()},
-            "disagreement": _disagreement(own),
-            "classes": self._by_class(own),
             "left_out": self.left_out,
         }
 
-    @property
-    def _measured(self) -> list[str]:
-        """The attributions of which there are maps; none without those of the control."""
-        names = [name for name in self.methods if name not in self.failed]
-        return names if CONTROL in names and "own" not in self.left_out else []
-
-    @property
-    def _first(self) -> str | None:
-        return next(iter(self._attackable), None)
-
-    def _case(self, name: str) -> Case:
-        return self.cases_of(name)[0]
-
-    def _answer(
-        self, question: str, attribution: str | None, value: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        """One row: the value against the threshold, by its interval alone."""
-        threshold = self.options.thresholds.get(question, QUESTIONS[question].threshold)
-        interval = Interval.read(value)
-        return {
-            "question": question,
-            "attribution": attribution,
-            "verdict": judge(interval, threshold),
-            "value": None if value is None else dict(value),
-            "threshold": threshold,
-        }
-
-    def _of_attacks(self) -> Iterator[dict[str, Any]]:
-        """What attacks say of the model, and of each map."""
-        for name in self._attackable:
-            result = self.done.get(f"attack-{_file_name(name)}")
-            if result is None:
-                continue
-            yield self._answer("stability", name, result.results["topk_intersection"])
-        for name in self.methods:
-            if (result := self.done.get(f"noise-{_file_name(name)}")) is not None:
-                yield self._answer("stability-to-noise", name, result.results["topk_intersection"])
-
-    def _of_own(self, own: Mapping[str, Arrays]) -> Iterator[dict[str, Any]]:
-        """Axioms and evidence, each map's beyond what the random map and its own mean map have."""
-        for name, arrays in own.items():
-            for question, key, limit in (
-                ("completeness", "complete", COMPLETE),
-                ("invariance", "invariant", SAME),
-            ):
-                residual = arrays[key]
-                if name == CONTROL and question == "invariance":
-                    continue  # a draw does not ask what the model is
-                known = residual[np.isfinite(residual)]
-                value = proportion_interval(int((known < limit).sum()), len(known)) if len(known) else None
-                yield self._answer(question, name, value)
-            yield self._answer(
-                "single-deletion",
-                name,
-                mean_interval(torch.from_numpy(arrays["single"]), undefined="exclude"),
-            )
-            for question in EVIDENCE:
-                mine = _gap(arrays, question, "own")
-                others = [_gap(arrays, question, "average")]
-                if name != CONTROL:  # which has another random order to be above
-                    others.append(_gap(own[CONTROL], question, "own"))
-                beyond = [
-                    self._answer(question, name, mean_interval(torch.from_numpy(mine - other)))
-                    for other in others
-                ]
-                # It has to be beyond both: the less favourable answer counts.
-                yield min(beyond, key=lambda one: (_FAVOUR[one["verdict"]], one["value"]["value"] or 0.0))
-
-    def _of_parts(self) -> Iterator[dict[str, Any]]:
-        """What the checks of dependence on the model, and the masks, say."""
-        for name in self.methods:
-            if (result := self._part("sanity", name)) is not None:
-                yield self._answer("depends-on-model", name, _gone(result.results["attributions"][name]))
-            if (result := self._part("alignment", name)) is not None:
-                (model,) = result.results["models"].values()
-                yield self._answer("localisation", name, model["maps"][name]["excess"]["examples"])
-
-    def _part(self, kind: str, name: str) -> StudyResult | None:
-        return self.done.get(f"{kind}-{_file_name(name)}")
-
-    def _flags(self, work: Work, own: Mapping[str, Arrays]) -> list[dict[str, Any]]:
-        """What would make these numbers look better than they are; raised is None where a look is due."""
-        flags = [
-            _flag(one.name, True if one.severity == "problem" else None, one.text)
-            for one in self.remarks
-            if one.severity != "note"
-        ]
-        for name in self._attackable:
-            flags += self._attack_flags(name)
-        if not self._attackable:
-            text = "No explanation here can be climbed, so none was attacked: only random noise moved them."
-            flags.append(_flag("no attack on explanations", None, text))
-        if own and "model" not in self.failed:
-            arrays = work.arrays(self.cases_of("model", "predict")[0])
-            if "pgd" in arrays:
-                found = int((arrays["pgd"] & ~arrays["search"]).sum())
-                text = (
-                    f"Random search over signs, {_QUERIES} queries an image and no gradient, misleads the "
-                    f"model on {found} of {len(arrays['right'])} images on which projected gradient descent "
-                    "does not. Any such image says that gradients are masked."
-                )
-                flags.append(_flag("black-box attack stronger", found > 0, text))
-        for name, arrays in own.items():
-            empty = int((arrays["zero"] == 1).sum())
-            if empty:
-                text = f"{empty} of {len(arrays['zero'])} maps of {name} are zero everywhere."
-                flags.append(_flag("maps of zeros", True, text))
-        return flags
-
-    def _attack_flags(self, name: str) -> Iterator[dict[str, Any]]:
-        """Whether the attack on one explanation did what an attack has to."""
-        attack = self._part("attack", name)
-        if attack is None:
-            return
-        if not len(_kept_of(attack)):
-            text = f"{name}: the model reads none of the images right, so no explanation was attacked."
-            yield _flag("nothing attacked", True, text)
-            return
-        if (noise := self._part("noise", name)) is not None:
-            # Image by image: the same ones in both.
-            less = mean_interval(torch.from_numpy(_kept_of(noise) - _kept_of(attack)), undefined="exclude")
-            text = (
-                f"{name}: the attack leaves {_share(attack)} of the top pixels, random noise of the same "
-                f"size {_share(noise)}. An attack has to do clearly more."
-            )
-            yield _flag("noise as strong as the attack", Interval.read(less).sign <= 0, text)
-        yield _steps_flag(name, attack)
-        if attack.results["twin_rewrites"] == 0:
-            text = (
-                f"{name}: no ReLU or the like was smoothed in the attack. For a model of smooth activations "
-                "that is right; for one of ReLUs that are hidden, the attack saw second derivatives of 0."
-            )
-            yield _flag("twin without effect", None, text)
-        if (planted := self._part("planted", name)) is not None:
-            more = mean_interval(torch.from_numpy(_kept_of(attack) - _kept_of(planted)), undefined="exclude")
-            text = (
-                f"{name}: in a ball of radius {radius_text(self._planted)} the attack leaves "
-                f"{_share(planted)} of the top pixels, in its own {_share(attack)}. It has to move maps more "
-                "there, unless nothing was left before."
-            )
-            # Two unrelated maps share k of D pixels by chance: near that, nothing was left to move.
-            chance = attack.config["protocol"]["k"] / attack.arrays["saliency"][0].size
-            nothing = float(np.nanmean(_kept_of(attack))) < 2 * chance
-            yield _flag("planted check", not nothing and Interval.read(more).sign <= 0, text)
-
-    def _by_class(self, own: Mapping[str, Arrays]) -> dict[str, Any]:
-        """Images and right predictions by class, of the examined images."""
-        if not own:
-            return {}
-        first = next(iter(own.values()))
-        right = first["seen"] == first["label"]
-        return {
-            self.data.classes[label]: {
-                "images": int((first["label"] == label).sum()),
-                "right": int(right[first["label"] == label].sum()),
-            }
-            for label in np.unique(first["label"]).tolist()
-        }
+    def _answers(self, work: Work) -> Answers:
+        """All that was measured, with what it means."""
+        measured = [] if CONTROL in self.failed else [one for one in self.methods if one not in self.failed]
+        tuned = bool(self.options.finetune) and "model" not in self.failed
+        done = Done(
+            own={name: work.arrays(self.cases_of(name)[0]) for name in measured},
+            tuned={name: work.arrays(self.cases_of(name, "delete")[0]) for name in measured if tuned},
+            parts=self.done,
+        )
+        if "model" not in self.failed:
+            (case,) = self.cases_of("model", "predict")
+            done.predicted = {**work.plain(case), **work.arrays(case)}
+            if tuned:
+                done.fine_tuned = dict(work.plain(self.cases_of("model", "finetune")[0])["accuracy"])
+        return Answers(self, done)
 
     def surroundings(self) -> dict[str, Any]:
         """What was audited, where it lay."""
@@ -862,16 +857,24 @@ class Audit(Study[AuditOptions]):
         return {"parts": self.seconds}
 
     def pictures(self, work: Work) -> Arrays:
-        """The first images of each class, and their maps by every attribution.
+        """Images of every class, and those whose maps fail most, with all maps; and every image's values.
 
-        As `first_images`, and "saliency/ATTRIBUTION" float16 (n, H, W), seen (n,).
+        index, label and seen (n,), image uint8 (n, C, H, W), "saliency/ATTRIBUTION" float16 (n, H, W),
+        classes; "values/QUESTION/ATTRIBUTION" float64 (N,), NaN where an image has none.
         """
-        arrays = first_images(self.data, self.examples, self.options.gallery)
-        for name in self._measured:
-            kept = work.arrays(self._case(name))
-            arrays[f"saliency/{name}"] = kept["saliency"][arrays["index"]]
-            arrays["seen"] = kept["seen"][arrays["index"]]
-        return arrays
+        answers = self._answers(work)
+        values = {f"values/{question}/{name or ''}": one for (question, name), one in answers.values.items()}
+        index = gallery_order(self.data.test.labels[: self.examples], answers.score, self.options.gallery)
+        arrays: Arrays = {
+            "index": np.asarray(index, dtype=np.int64),
+            "label": self.data.test.labels[index].numpy(),
+            "image": self.data.test.images[index].numpy(),
+            "classes": np.asarray(self.data.classes, dtype=np.str_),
+        }
+        for name, kept in answers.done.own.items():
+            arrays[f"saliency/{name}"] = kept["saliency"][index]
+            arrays["seen"] = kept["seen"][index]
+        return {**arrays, **values}
 
     # What is said about it
 
@@ -923,21 +926,10 @@ class Audit(Study[AuditOptions]):
     @classmethod
     def facts(cls, result: StudyResult) -> dict[str, Any]:
         """How it was measured, as names and values."""
-        names = (
-            "examples",
-            "attacked",
-            "norm",
-            "radius",
-            "protocol",
-            "steps",
-            "levels",
-            "grid",
-            "repeats",
-            "seed",
-        )
+        left_out = ("run", "data", "region", "attributions", "against")
         return {
             "model": result.config["run"]["model"],
-            **{name: result.config[name] for name in names},
+            **{name: value for name, value in result.config.items() if name not in left_out},
             "seconds of the parts": result.document["timing"]["parts"],
         }
 
@@ -950,13 +942,14 @@ def audit(
     out: str | Path | None = None,
     classes: Sequence[str] | None = None,
     **options: Any,
-) -> StudyResult:
+) -> AuditReport:
     """Audit a model's explanations; see `Audit` for the questions, and `AuditOptions` for the options.
 
     model: an nn.Module from images in [0, 1] to logits (N, K), which stays as it is; a run's folder; or what
     --model takes. data: a `veridical.data.Dataset`, a torch Dataset or DataLoader of (image, label), or what
     --data takes; None for a run's own. classes: names of its classes. attributions: names, or a mapping of
-    names to attributions of one's own. out: folder, which continues an audit that was interrupted; None makes
+    names to attributions of one's own: functions called as (model, inputs, target), or maps of all test
+    images (M, C, H, W). out: folder, which continues an audit that was interrupted; None makes
     a temporary one. A model or an attribution in memory is examined in this process.
     """
     folder = Path(tempfile.mkdtemp(prefix="veridical-audit-")) / "audit" if out is None else Path(out)
@@ -967,19 +960,16 @@ def audit(
             given["data"] = str(data)
         elif data is not None:
             examples = data if isinstance(data, Dataset) else from_examples(data, classes)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            # By its content: the same folder may be asked for with other images.
-            path = folder.parent / f"{folder.name}-data-{examples.checksum[:12]}.npz"
-            if isinstance(examples, MaskedDataset) and not path.exists():
-                save_masked(path, examples)
-            given["data"] = write_source(examples, path)["data"]
+            given["data"] = _keep_examples(examples, folder)
         if isinstance(model, nn.Module):
-            entry = _entry_in_memory(model, examples or load_data(given["data"], options.get("data_root")))
+            if data is None:
+                raise argument_error("data", None, "the images", "A model does not know its own: give data.")
+            entry = _entry_in_memory(model, examples or load_images(SubjectChoice(**_shared_with(given))))
             given |= {"model": stack.enter_context(MODELS.registered(entry)).name, "workers": 1}
         else:
             given["run" if (Path(model) / RESULT).exists() else "model"] = str(model)
         for name, method in attributions.items() if isinstance(attributions, Mapping) else ():
-            if name != method:
+            if not isinstance(method, str) or name != method:
                 stack.enter_context(ATTRIBUTIONS.registered(_attribution_in_memory(name, method)))
                 given["workers"] = 1
         given["attribution"] = list(attributions)
@@ -987,7 +977,23 @@ def audit(
         study.in_memory = given.get("workers") == 1 and isinstance(model, nn.Module)
         if isinstance(model, nn.Module):  # of which a copy in eval mode is examined
             study.remarks = list({one.name: one for one in (*inspect_form(model), *study.remarks)}.values())
-        return study.run()
+        result = study.run()
+        assert isinstance(result, AuditReport)
+        return result
+
+
+def _shared_with(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that name model and data, of those that were given."""
+    return {name: value for name, value in given.items() if name in SubjectChoice.__dataclass_fields__}
+
+
+def _keep_examples(examples: Dataset, folder: Path) -> str:
+    """A file of images in memory beside the audit's folder, for its jobs; its name follows the content."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}-data-{examples.checksum[:12]}.npz"
+    if isinstance(examples, MaskedDataset) and not path.exists():
+        save_masked(path, examples)
+    return write_source(examples, path)["data"]
 
 
 def _entry_in_memory(model: nn.Module, data: Dataset) -> ModelEntry:
@@ -1016,169 +1022,91 @@ def _attribution_in_memory(name: str, method: Any) -> AttributionEntry:
     """An attribution of this process by name: a known one's other name, or code of the caller's."""
     if isinstance(method, str):
         return replace(find_attribution(method), name=name)
+    if isinstance(method, Tensor | np.ndarray):
+        maps = StoredMaps(torch.as_tensor(method))
+        return AttributionEntry(name, "maps in memory", lambda: maps, is_differentiable=False)
     if not callable(method):
-        expected = "a name, or a function called as (model, inputs, target)"
+        expected = "a name, a function called as (model, inputs, target), or maps of all test images"
         raise argument_error("attributions", method, expected)
-    is_climbed = isinstance(method, AttributionMethod) or "create_graph" in signature(method).parameters
-    return AttributionEntry(
-        name, "an attribution in memory", lambda: method, is_differentiable=is_climbed or None
-    )
+    return AttributionEntry(name, "an attribution in memory", lambda: method, is_differentiable=None)
 
 
-def _axioms(
-    model: nn.Module, inputs: Tensor, target: Tensor, method: Any, maps: Tensor, batch: int
-) -> Arrays:
-    """Residuals of completeness from black and of invariance to how ReLU is written, float64 (N,).
+class _Unit(NamedTuple):
+    """Seconds for one image: a forward pass, a gradient, each attribution's map; and layers with weights."""
 
-    Relative to the output's change and to the map's greatest value; NaN where a method does not know the
-    twin.
-    """
-
-    def known(chosen_model: nn.Module, chosen: Tensor, classes: Tensor) -> Tensor:
-        del chosen_model, classes
-        return maps.to(chosen)
-
-    black = torch.zeros_like(inputs)
-    change = _logit(model, inputs, target) - _logit(model, black, target)
-    residual = completeness(known, model, inputs, target).cpu() / change.abs().clamp_min(1e-12)
-    invariant = torch.full((len(inputs),), torch.nan, dtype=torch.float64)
-    sizes = maps.double().abs().flatten(1).amax(1).clamp_min(1e-30)
-    parts = []
-    for first in range(0, len(inputs), batch):
-        rows = slice(first, first + batch)
-        try:
-            parts.append(implementation_invariance(method, model, _Twin(model), inputs[rows], target[rows]))
-        except UsageError:  # a layer is named that the twin has under another name
-            break
-    if len(parts) * batch >= len(inputs):
-        invariant = (torch.cat(parts).cpu() / sizes).masked_fill((maps == 0).flatten(1).all(1), torch.nan)
-    return {"complete": residual.numpy(), "invariant": invariant.numpy()}
+    forward: float
+    gradient: float
+    maps: Mapping[str, float]
+    layers: int
 
 
-def _logit(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
-    return predict(model, inputs).double().gather(1, target[:, None])[:, 0].cpu()
+def _timed(call: Callable[[], object]) -> float:
+    """Seconds of a second call: the first also sets things up."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
-class _Twin(nn.Module):
-    """The same function in other words: x = relu(x + 1) - relu(-x - 1) - 1 before the model.
-
-    A gradient passes it unchanged; rules that treat each ReLU in a way of their own do not.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.above, self.below, self.model = nn.ReLU(), nn.ReLU(), model
-        self.train(model.training)
-
-    def forward(self, inputs: Tensor) -> Any:
-        """What the model returns."""
-        shifted = inputs + 1
-        return self.model(self.above(shifted) - self.below(-shifted) - 1)
+def _load(values: Mapping[str, Any], context: Context) -> tuple[nn.Module, Dataset, Any]:
+    """In a job, the model, the data and the attribution that its values name."""
+    model = load_model(context.where, values["weights"], trust_code=context.trust_code)
+    data = load_source(context.where, values["data"]["checksum"])
+    name = context.where.get(f"maps {values['attribution']}", values["attribution"])
+    return model, data, _create(name, values["seed"], context.trust_code)
 
 
-def _gap(arrays: Arrays, question: str, ranking: str) -> NDArray[np.float64]:
-    """How much more the model keeps in the order that should harm less, mean over levels, (N,)."""
-    most, least = arrays[f"{question}/{ranking}"].mean(axis=1)
-    gap: NDArray[np.float64] = most - least if question == "insertion" else least - most
-    return gap
+def _create(name: str, seed: int, trust_code: bool) -> Any:
+    """The attribution of a name, or the maps of a file."""
+    if _is_file(name):
+        return stored_maps(name)
+    return create_attribution(name, seed=seed, trust_code=trust_code)
 
 
-def _evidence(arrays: Arrays) -> dict[str, Any]:
-    """Curves, gaps and leak of one attribution with their intervals."""
-    plain: dict[str, Any] = {
-        "single_deletion": mean_interval(torch.from_numpy(arrays["single"]), undefined="exclude"),
-        # A pair of images of other classes has a number at every level, an image without one at none.
-        "mask_leak": {
-            name: mean_interval(torch.from_numpy(arrays[f"leak/{name}"].mean(axis=0)), undefined="exclude")
-            for name in CURVES
-        },
-        "zero": mean_interval(torch.from_numpy(arrays["zero"]), bounds=SHARE),
-    }
-    for question in EVIDENCE:
-        for ranking in ("own", "average"):
-            values = arrays[f"{question}/{ranking}"]
-            plain.setdefault(question, {})[ranking] = {
-                order: [mean_interval(torch.from_numpy(level), bounds=SHARE) for level in values[place]]
-                for place, order in enumerate(ORDERS)
-            } | {"gap": mean_interval(torch.from_numpy(_gap(arrays, question, ranking)), bounds=(-1.0, 1.0))}
-    return plain
+def _explain(
+    model: nn.Module, data: Dataset, numbers: range, method: Any, batch: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The predicted classes of the first test images, and their maps, float32 (N, C, H, W)."""
+    split = data.test.subset(numbers)
+    seen = predict_classes(model, split)
+    return seen, dataset_maps(model, split, method, target=seen, batch_size=batch, seed=seed).float()
 
 
-def _disagreement(own: Mapping[str, Arrays]) -> dict[str, dict[str, Any]]:
-    """Spearman's correlation of the saliency of every two attributions, mean over images."""
-    flat = {name: torch.from_numpy(a["saliency"].astype(np.float64)).flatten(1) for name, a in own.items()}
-    return {
-        one: {other: mean_interval(spearman(a, b), undefined="exclude") for other, b in flat.items()}
-        for one, a in flat.items()
-    }
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 60.0}
 
 
-def _gone(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What is gone of a map when layers are random, at the state and measure of which most is left.
-
-    One minus what remains, so that the interval lies where the verdict of the check does.
-    """
-    left = [
-        measure
-        for state in entry["cascading"][-2:]
-        for measure in state["remaining"].values()
-        if measure["value"] is not None
-    ]
-    if not left:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    worst = max(left, key=lambda one: float(one["value"]))
-    ends = {"value": "value", "low": "high", "high": "low"}
-    return {
-        **{end: None if worst[other] is None else 1.0 - worst[other] for end, other in ends.items()},
-        "n": worst["n"],
-    }
+def read_duration(given: float | str | None) -> float | None:
+    """Seconds of a time as people write it: 90s, 10m, 2h; a number alone is minutes. None stays None."""
+    if given is None:
+        return None
+    found = _DURATION.fullmatch(given.strip()) if isinstance(given, str) else (given, given, None)
+    seconds = math.nan if found is None else float(found[1]) * _SECONDS[found[2]]
+    if not 0 < seconds < math.inf:
+        raise argument_error("budget", given, "a time above 0, such as 90s, 10m or 2h")
+    return seconds
 
 
-def _flag(name: str, raised: bool | None, text: str) -> dict[str, Any]:
-    return {"name": name, "raised": raised, "text": text}
+def _check_thresholds(thresholds: Mapping[str, float]) -> None:
+    for name, value in thresholds.items():
+        if name not in QUESTIONS:
+            raise argument_error("thresholds", name, f"questions: {', '.join(QUESTIONS)}")
+        if not math.isfinite(value):
+            raise argument_error(f"thresholds.{name}", value, "a finite number")
 
 
-def _kept_of(attack: StudyResult) -> NDArray[np.float64]:
-    """The share of top pixels that an attack left, of each image that was read right, (n,)."""
-    right = attack.arrays["predicted"] == attack.arrays["label"]
-    kept: NDArray[np.float64] = attack.arrays["topk_intersection"][right].astype(np.float64)
-    return kept
+def _is_file(name: str) -> bool:
+    return name.endswith(".npz")
 
 
-def _steps_flag(name: str, attack: StudyResult) -> dict[str, Any]:
-    """Whether more iterations would move maps further: whether the last tenth still did."""
-    trace = attack.arrays["trace"][attack.arrays["predicted"] == attack.arrays["label"]]
-    known = trace[np.isfinite(trace).all(axis=1)]
-    if not len(known):
-        return _flag("too few steps", None, f"{name}: the course of the attack is not known.")
-    means = known.mean(axis=0)
-    before, last = float(means[int(0.9 * (len(means) - 1))]), float(means[-1])
-    text = (
-        f"{name}: Kendall's tau to the map before the attack is {last:.3f} after the last iteration and "
-        f"{before:.3f} a tenth of them earlier. If it still falls, more --steps would find stronger changes."
-    )
-    return _flag("too few steps", before - last > 0.01, text)
-
-
-def _share(attack: StudyResult) -> str:
-    return write_number(Interval.read(attack.results["topk_intersection"]).value, "share")
-
-
-def _region_kind(data: Dataset) -> str | None:
-    """What the data's masks are, "mask", "box" or "foreground"; None where there are none."""
-    is_known = data.name in ("gtsrb", "fashion-mnist") or (
-        data.source.endswith(".npz") and bool(np.load(data.source).files.count("mask_test"))
-    )
-    return region_record(data)["kind"] if is_known else None
+def _makes_graph(method: Any) -> bool:
+    """Whether an attribution says that its map can be differentiated, as ours do, by create_graph."""
+    return isinstance(method, AttributionMethod) or "create_graph" in signature(method).parameters
 
 
 def _reason(error: VeridicalError) -> str:
     """The first job that failed and why, without its traceback; the folder of the jobs has the rest."""
     return "\n".join(str(error).splitlines()[:2])
-
-
-def _parts(count: int, batch: int) -> list[slice]:
-    return [slice(first, min(first + batch, count)) for first in range(0, count, batch)]
 
 
 def _subject_words(options: AuditOptions) -> list[str]:
@@ -1193,10 +1121,17 @@ def _subject_words(options: AuditOptions) -> list[str]:
     return words
 
 
-def _own_command(options: AuditOptions) -> str:
+def _own_command(options: AuditOptions, audit: Audit) -> str:
     """The audit itself, with the options that its numbers depend on."""
-    names = ("attribution", "examples", "attacked", "norm", "radius", "protocol", "steps", "levels", "grid")
-    told = {name: getattr(options, name) for name in (*names, "finetune", "repeats", "seed", "out")}
+    extent = audit.extent._asdict() | {"protocol": audit.extent.protocols}
+    names = ("examples", "attacked", "tested", "steps", "repeats", "protocol")
+    told = {"attribution": options.attribution, "norm": options.norm, "radius": audit.radius}
+    told |= {name: extent[name] for name in names}
+    if extent["shares"]:
+        told["shares"] = extent["shares"]
+    told |= {
+        name: getattr(options, name) for name in ("levels", "grid", "finetune", "retrain", "seed", "out")
+    }
     words = [f"--{name} {_word(value)}" for name, value in told.items() if value is not None]
     return " ".join(["veridical audit", *_subject_words(options), *words])
 

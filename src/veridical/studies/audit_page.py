@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from veridical.faithfulness.evidence import ORDERED
 from veridical.faithfulness.removal import ORDERS
 from veridical.report import Curve, Interval, Panel, curves_illustration
-from veridical.report.formats import listed, percent
+from veridical.report.formats import listed, percent, radius_text
 from veridical.report.table import Column, Table, Unit, write_cell, write_number
 from veridical.studies.maps import examples_panel, map_row
 from veridical.studies.study import StudyResult
 
 # A map of noise: what it passes is no evidence of anything.
 CONTROL = "random"
+# Queries of the black-box attack for each image.
+QUERIES = 200
 # A residual below this share of what it is a residual of counts as none.
 COMPLETE, SAME = 0.05, 1e-3
 
@@ -63,6 +66,13 @@ QUESTIONS: Mapping[str, Question] = {
             "completeness",
             "Do the parts of the map add up to the output?",
             f"images whose map misses less than {percent(COMPLETE, 0)} of the output's change since black",
+            0.8,
+            speaks_to=_LIMITS,
+        ),
+        Question(
+            "sensitivity",
+            "Does a pixel that changes the output get attribution?",
+            "images whose brightest value, alone on black, is marked, where it changes the output",
             0.8,
             speaks_to=_LIMITS,
         ),
@@ -135,6 +145,24 @@ QUESTIONS: Mapping[str, Question] = {
             speaks_to=_LIMITS,
         ),
         Question(
+            "in-domain-removal",
+            "Does a model that was fine-tuned on missing patches miss the marked ones more?",
+            "predictions kept, least minus most relevant patches missing, beyond random and fixed orders "
+            "(needs --finetune)",
+            0.05,
+            "points",
+            speaks_to=_LIMITS,
+        ),
+        Question(
+            "diffroar",
+            "Does a network that is trained on what the map marks learn more than one trained on the rest?",
+            "accuracy, most minus least relevant pixels kept, at the least favourable level; beyond masks "
+            "alone and baselines (needs --retrain)",
+            0.0,
+            "points",
+            speaks_to=_LIMITS,
+        ),
+        Question(
             "adversarial",
             "Do changes at marked pixels harm more than elsewhere, without masks?",
             "probability, least minus most relevant changed, beyond random and fixed orders",
@@ -150,10 +178,15 @@ QUESTIONS: Mapping[str, Question] = {
             "points",
             speaks_to=_OVERSIGHT,
         ),
+        Question(
+            "leakage",
+            "Does the map keep to the true evidence, and not leak to where nothing tells?",
+            "share of the map inside the masks",
+            0.5,
+            speaks_to=_OVERSIGHT,
+        ),
     )
 }
-EVIDENCE = ("deletion", "insertion", "road", "adversarial")
-
 _LIMITS_TEXT = (
     (
         "A model can be built to show false maps while its predictions stay; an audit of gradients does "
@@ -245,6 +278,9 @@ def audit_panels(result: StudyResult) -> list[Panel]:
             table=Table(["flag", "raised", "what it says"], flags),
         )
     )
+    if result.results["before"] is not None:
+        panels.append(_before_panel(result))
+    panels += _stability_panels(result)
     panels += _evidence_panels(result)
     panels += _gallery(result)
     if result.results["left_out"]:
@@ -301,6 +337,63 @@ def _questions_table(result: StudyResult) -> Table:
     return Table(["question", "in full", "value", "holds above"], rows)
 
 
+def _stability_panels(result: StudyResult) -> list[Panel]:
+    """What attacks and noise leave of each map at every radius."""
+    panels = []
+    for name, entry in result.results["stability"].items():
+        rows: list[list[Any]] = [
+            [
+                f"{one['protocol']}, radius {radius_text(one['radius'])}",
+                one["topk_intersection"],
+                one["windowed_topk_intersection"],
+                one["kendall_tau"],
+                one["noise"],
+            ]
+            for one in entry["radii"]
+        ]
+        columns: list[Column | str] = ["attack", *_RADII_COLUMNS]
+        panels.append(
+            Panel(f"How {name} holds still", [_half_lost(entry["half_lost"])], table=Table(columns, rows))
+        )
+    return panels
+
+
+_RADII_COLUMNS = (
+    Column("topk", "IN", "share", "higher", "Share of the top pixels that the strongest change found left."),
+    Column("windowed", "windowed IN", "share", "higher", "The same, a shift by one pixel forgiven."),
+    Column("tau", "CO", "number", "higher", "Kendall's tau between the orders of all pixels."),
+    Column("noise", "IN under noise", "share", "higher", "IN under random noise of the same size."),
+)
+
+
+def _half_lost(lost: Mapping[str, Any]) -> str:
+    """The least radius at which half of the top pixels is lost, in a sentence."""
+    if lost["value"] is None:
+        return "At no radius that was attacked half of the top pixels were lost, on average over images."
+    low, high = (None if lost[end] is None else radius_text(lost[end]) for end in ("low", "high"))
+    within = f"{low or '0'} to {high}" if high else f"from {low or '0'}; no upper end was reached"
+    return (
+        f"Half of the top pixels are lost at a radius of about {radius_text(lost['value'])} ({within}), "
+        "linear between the radii that were attacked."
+    )
+
+
+def _before_panel(result: StudyResult) -> Panel:
+    """Each answer of the earlier audit beside this one's."""
+    rows: list[list[Any]] = []
+    for one in result.results["before"]:
+        then = _answer_text({**one, "verdict": one["verdict_before"], "value": one["before"]})
+        now = _answer_text({**one, "value": one["after"]})
+        change = _shown({**one, "value": one["difference"]})
+        rows.append([one["question"], one["attribution"] or "", then, now, change])
+    text = (
+        "The change is that of the same images, where both audits examined the same; then it has an interval."
+    )
+    return Panel(
+        "Before and after", [text], table=Table(["question", "explanation", "before", "now", "change"], rows)
+    )
+
+
 # What else was measured, by its name in the results, in words, and its unit.
 _OTHERS: tuple[tuple[str, str, Unit], ...] = (
     ("single_deletion", "rank correlation of patches with single deletions", "number"),
@@ -344,7 +437,8 @@ def _evidence_panels(result: StudyResult) -> list[Panel]:
             )
         )
     rows: list[list[str]] = []
-    for question in EVIDENCE:
+    asked = [one for one in (*ORDERED, "in-domain-removal") if one in next(iter(evidence.values()))]
+    for question in asked:
         for ranking, words in (("own", "gap"), ("average", "gap of its mean map")):
             gaps = [write_cell(entry[question][ranking]["gap"], "points") for entry in evidence.values()]
             rows.append([f"{question}: {words}", *gaps])
@@ -378,29 +472,73 @@ def _evidence_panels(result: StudyResult) -> list[Panel]:
 
 
 def _gallery(result: StudyResult) -> list[Panel]:
-    """Images and their maps; a wrong prediction is named."""
+    """Images and their maps, with what is told of each; where maps and predictions fail."""
     arrays, names = result.arrays, list(result.results["evidence"])
     if not names:
         return []
     rows = []
-    for place, label in enumerate(arrays["label"].tolist()):
-        seen = int(arrays["seen"][place])
-        title = str(arrays["classes"][label])
-        title += "" if seen == label else f", read as {arrays['classes'][seen]}"
+    for place, shown in enumerate(result.results["images"]):
+        title = f"{shown['label']}, image {shown['index']}"
+        title += "" if shown["predicted"] == shown["label"] else f", read as {shown['predicted']}"
         maps = [arrays[f"saliency/{name}"][place].astype(np.float64) for name in names]
-        rows.append(map_row(title, arrays["image"][place], maps))
-    by_class = result.results["classes"]
-    table = Table(
-        ["class", "images", "right"],
-        [
-            [name, f"{one['images']:,}", percent(one["right"] / one["images"], 0)]
-            for name, one in by_class.items()
-        ],
+        captions = [_caption(shown["maps"].get(name, {})) for name in names]
+        rows.append(map_row(title, arrays["image"][place], maps, captions))
+    text = (
+        "Each map has a scale of its own. One half are the first images of each class, the other those whose "
+        "maps the model bears out least. Below a map: evidence, how much more the model keeps when the least "
+        "relevant pixels are removed than when the most relevant are; kept, the top pixels that the attack "
+        "left; inside, the share inside the masks."
     )
     return [
-        examples_panel("Images and their maps", ["Each map has a scale of its own."], rows, names),
-        Panel("Where it fails", _wrong(result), table=table, folded=True),
+        examples_panel("Images and their maps", [text], rows, names),
+        Panel("Where it fails, by class", _wrong(result), table=_class_table(result)),
+        Panel(
+            "The images whose maps are borne out least",
+            table=Table(
+                ["explanation", "image", "class", "read as", "what is told of its map"],
+                [
+                    [name, f"{one['index']}", one["label"], one["predicted"], _caption(one["maps"][name])]
+                    for name, found in result.results["worst"].items()
+                    for one in found
+                ],
+            ),
+            folded=True,
+        ),
     ]
+
+
+_TOLD: tuple[tuple[str, str, Unit], ...] = (
+    ("evidence", "evidence", "points"),
+    ("kept", "kept", "share"),
+    ("inside", "inside", "share"),
+)
+
+
+def _caption(told: Mapping[str, float | None]) -> str:
+    """What is told of one map: evidence +12.0, kept 40.0%, inside 20.0%."""
+    return ", ".join(
+        f"{words} {write_number(told[key], unit)}" for key, words, unit in _TOLD if told.get(key) is not None
+    )
+
+
+def _class_table(result: StudyResult) -> Table:
+    """Images, right predictions and what maps come to, class by class."""
+    by_class = result.results["classes"]
+    names = list(result.results["worst"])
+    columns: list[Column | str] = ["class", "images", "right"]
+    columns += [
+        Column(f"{name}/{key}", f"{name}: {words}", unit) for name in names for key, words, unit in _TOLD
+    ]
+    rows: list[list[Any]] = [
+        [
+            label,
+            f"{one['images']:,}",
+            percent(one["right"] / one["images"], 0),
+            *(one["maps"][name][key]["value"] for name in names for key, _, _ in _TOLD),
+        ]
+        for label, one in by_class.items()
+    ]
+    return Table(columns, rows)
 
 
 def _wrong(result: StudyResult) -> list[str]:

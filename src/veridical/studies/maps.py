@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from veridical.attribution.methods import StoredMaps
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import DATASETS, Dataset
+from veridical.data.array_files import read_members
+from veridical.data.arrays import corrupt_file_error
 from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
 from veridical.metrics.intervals import SHARE, two_intervals
 from veridical.metrics.localisation import (
@@ -39,6 +43,7 @@ from veridical.report import (
     main_interval,
 )
 from veridical.report.formats import percent
+from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError
 from veridical.runtime.files import Arrays
 from veridical.studies.study import Context, check_different
@@ -135,6 +140,25 @@ def regions_of(data: Dataset) -> Tensor:
     """
     own = data.name not in DATASETS and data.source.endswith(".npz")
     return with_foreground(_masked(data.source) if own else data).test_mask
+
+
+def has_regions(data: Dataset) -> bool:
+    """Whether regions of a data set's images are known."""
+    if data.name in ("gtsrb", "fashion-mnist"):
+        return True
+    return data.source.endswith(".npz") and "mask_test" in np.load(data.source).files
+
+
+def stored_maps(path: str | Path) -> StoredMaps:
+    """The maps of test images in an .npz file, its member attribution_test; a DataError for one without."""
+    name = "attribution_test"
+    members = read_members(as_path(path), (name,))
+    if name not in members:
+        raise corrupt_file_error(path, f"no {name}", f"an array {name} with a map for every test image")
+    if members[name].dtype.kind != "f" or members[name].ndim not in (3, 4):
+        found = f"{members[name].dtype} {members[name].shape}"
+        raise corrupt_file_error(f"{path}, {name}", found, "floating (M, C, H, W) or (M, H, W)")
+    return StoredMaps(torch.from_numpy(members[name]))
 
 
 def region_record(data: Dataset) -> dict[str, Any]:

@@ -194,6 +194,10 @@ class Work:
         assert result is not None
         return result
 
+    def is_done(self, case: Case) -> bool:
+        """Whether a step has a result, of this session or an earlier one."""
+        return self.store.record(self._job(case)) is not None
+
     def arrays(self, case: Case) -> Arrays:
         """The arrays that a finished step returned."""
         return self.store.arrays(self._job(case), ARRAYS)
@@ -313,6 +317,7 @@ class Study(Generic[OptionsT]):
     question: ClassVar[str] = "a study"
     columns: ClassVar[Sequence[Column]] = ()
     Options: ClassVar[type[Any]]
+    Result: ClassVar[type[StudyResult]] = StudyResult
     form: ClassVar[Any] = Document
     forms: ClassVar[Mapping[str, str] | None] = None
     """What result.json and the arrays must have, as `read_json` and `read_arrays` take it."""
@@ -390,6 +395,10 @@ class Study(Generic[OptionsT]):
     def placement(self) -> Any:
         """The options that say what jobs run on. Default: those given."""
         return self.options
+
+    def announce(self) -> str | None:
+        """What a command prints before it runs, such as what it will cost. Default: nothing."""
+        return None
 
     def forecast(self) -> str | None:
         """What to print in place of running, for a study that can tell how long it would take."""
@@ -505,7 +514,7 @@ class Study(Generic[OptionsT]):
             raise RunError(
                 f"{path / EXAMPLES} is damaged: label names classes that are not there. {REPEAT_HINT}"
             )
-        return StudyResult(path, document, arrays, cls)
+        return cls.Result(path, document, arrays, cls)
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:

@@ -57,6 +57,11 @@ class Subject:
             raise UsageError("--split validation is for a run and its own data set. Leave --data out.")
         return self.run.validation_images(self.data)
 
+    def trained_radius(self, norm: str) -> float | None:
+        """The radius of the ball of this norm that the run was trained for; None where there was none."""
+        robust = None if self.run is None else self.run.settings.robust
+        return robust.radius if robust is not None and robust.norm == norm else None
+
     def describe(self) -> dict[str, Any]:
         """The model as plain values, for a result's config; neither paths nor the machine."""
         return {"weights": self.digest, **self.facts}
@@ -78,14 +83,7 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
         return _subject_of_run(choice, load(choice.run, device=place, trust_code=choice.trust_code))
     if choice.data is None:
         raise argument_error("data", None, "the images", "A model does not know its own: give --data.")
-    source = _source_of(choice)
-    data = load_data(
-        choice.data,
-        choice.data_root,
-        equalise=bool(choice.equalise),
-        trust_code=choice.trust_code,
-        **_sizes(choice, source),
-    )
+    source, data = _source_of(choice), load_images(choice)
     sizes = {"shape": list(data.shape), "num_classes": data.num_classes}
     weights_file = choice.weights and str(as_path(choice.weights, "weights").absolute())
     named = {"source": asdict(source), "weights": weights_file, **sizes}
@@ -94,6 +92,18 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
     facts = {"model": source.describe()}
     where = {"subject": json.dumps(named)}
     return Subject(str(choice.model), model, data, digest_weights(model), where, None, facts)
+
+
+def load_images(choice: SubjectChoice) -> Dataset:
+    """The images that options name, resized as the model's library does it or as the options say."""
+    assert choice.data is not None
+    return load_data(
+        choice.data,
+        choice.data_root,
+        equalise=bool(choice.equalise),
+        trust_code=choice.trust_code,
+        **_sizes(choice, None if choice.model is None else _source_of(choice)),
+    )
 
 
 def _source_of(choice: SubjectChoice) -> ModelSource:
@@ -112,13 +122,13 @@ def _source_of(choice: SubjectChoice) -> ModelSource:
     )
 
 
-def _sizes(choice: SubjectChoice, source: ModelSource) -> dict[str, Any]:
+def _sizes(choice: SubjectChoice, source: ModelSource | None) -> dict[str, Any]:
     """How files of images are resized: as the model's library does, or to the size that is asked for."""
     folder = choice.data not in DATASETS and as_path(choice.data or "", "data").is_dir()
-    record = preprocessing_of(source)
-    recorded = None if record.size is None else record.size[0]
+    record = None if source is None else preprocessing_of(source)
+    recorded = None if record is None or record.size is None else record.size[0]
     size = choice.image_size or recorded
-    if not folder or size is None:
+    if not folder or size is None or record is None:
         return {} if choice.image_size is None else {"size": choice.image_size}
     if recorded is None or record.resize is None:
         return {"size": size, "interpolation": record.interpolation}
@@ -128,7 +138,7 @@ def _sizes(choice: SubjectChoice, source: ModelSource) -> dict[str, Any]:
 
 
 def _check_fits(source: ModelSource, model: nn.Module, data: Dataset) -> None:
-    """Raise a UsageError for images that the model does not take, and for another number of classes."""
+    """Raise a UsageError for images that a model does not take, and for another number of classes."""
     like = parameter_like(model)
     inputs, _ = data.test.batch(range(min(2, len(data.test))), like.dtype, like.device)
     try:
