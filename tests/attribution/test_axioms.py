@@ -273,3 +273,33 @@ REFUSED: dict[str, Callable[[], Tensor]] = {
 def test_cases_that_an_axiom_says_nothing_about_are_refused(message: str) -> None:
     with pytest.raises(UsageError, match=message):
         REFUSED[message]()
+
+
+def test_residuals_of_three_axioms_are_relative_and_say_nothing_where_nothing_is_to_be_said() -> None:
+    """f(x) = 1 - relu(1 - 3 x0) + x1: flat in x0 beyond a third, where the gradient gives it nothing."""
+
+    class Flat(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            x = inputs.flatten(1)
+            return torch.stack([1 - torch.relu(1 - 3 * x[:, 0]) + x[:, 1], 0 * x[:, 0]], dim=1)
+
+    inputs = torch.tensor([[0.9, 0.2], [0.2, 0.9], [0.0, 0.0]], dtype=torch.float64).reshape(3, 1, 1, 2)
+    target, model = torch.zeros(3, dtype=torch.int64), Flat()
+    found = {}
+    for name, method in {"gradient": InputGradient(), "integrated": INTEGRATED}.items():
+        maps = method(model, inputs, target)
+        found[name] = axioms.relative_residuals(method, model, inputs, target, maps, batch=2)
+    nan = float("nan")
+    # Alone on black x0 = 0.9 moves the output by 1 and gets no gradient; x1 = 0.9 gets 1. Black is no change.
+    sensitive = torch.tensor([1.0, 0.0, nan], dtype=torch.float64)
+    torch.testing.assert_close(found["gradient"]["sensitive"], sensitive, equal_nan=True)
+    torch.testing.assert_close(found["integrated"]["sensitive"][:2], torch.zeros(2).double())
+    # The output rises by 1.2 and by 1.5 from black; the gradient sums to 1 and to 4.
+    complete = torch.tensor([0.2 / 1.2, 2.5 / 1.5, nan], dtype=torch.float64)
+    torch.testing.assert_close(found["gradient"]["complete"], complete, equal_nan=True)
+    assert float(found["integrated"]["complete"][:2].max()) < 0.03  # of 64 nodes
+    torch.testing.assert_close(found["gradient"]["invariant"][:2], torch.zeros(2).double())
+    # Maps that cannot be made again are asked about their sum alone.
+    known = axioms.relative_residuals(None, model, inputs, target, maps)
+    torch.testing.assert_close(known["complete"], found["integrated"]["complete"], equal_nan=True)
+    assert bool(known["sensitive"].isnan().all() & known["invariant"].isnan().all())

@@ -6,7 +6,14 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from veridical.attribution.method import TargetScalar
-from veridical.attribution.methods import GradientTimesInput, InputGradient, RandomAttribution, SmoothGrad
+from veridical.attribution.methods import (
+    GradientTimesInput,
+    InputGradient,
+    RandomAttribution,
+    SmoothGrad,
+    StoredMaps,
+)
+from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import per_example_normal
 
 
@@ -117,3 +124,19 @@ def test_losses_of_narrow_logits_are_computed_in_float32(dtype: torch.dtype) -> 
     assert found.dtype == expected.dtype
     assert_close(found, expected)
     assert_close(TargetScalar(nn.Identity(), target, "log-probability")(logits), -expected)
+
+
+def test_stored_maps_are_those_of_the_examples_numbers() -> None:
+    maps, inputs = torch.rand(5, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    target = torch.tensor([0, 1])
+    assert torch.equal(StoredMaps(maps)(model, inputs, target, indices=[4, 1]), maps[[4, 1]])
+    # A value for each pixel is shared among its channels.
+    flat = StoredMaps(maps[:, 0])(model, inputs, target, indices=[4, 1])
+    torch.testing.assert_close(flat.sum(1), maps[[4, 1], 0])
+    with pytest.raises(UsageError, match="indices"):
+        StoredMaps(maps)(model, inputs, target, indices=[5, 1])
+    with pytest.raises(UsageError, match="one for every test image"):
+        StoredMaps(maps).check(6, (3, 4, 4), "maps.npz")
+    with pytest.raises(UsageError, match="maps"):
+        StoredMaps(torch.zeros(4, 4))

@@ -1,13 +1,14 @@
 """What misleads explanations is found by name, nothing is found where all is well, and nothing is changed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from veridical.attribution.inspection import inspect_model
+from veridical.attribution.inspection import count_flops, inspect_model
 from veridical.runtime.errors import UsageError
 
 
@@ -70,6 +71,42 @@ def test_each_is_found_by_its_name_and_leaves_the_model_as_it_was(name: str) -> 
 def test_nothing_is_found_where_all_is_well() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     assert inspect_model(model.eval(), images(), num_classes=5) == []
+
+
+class _OnceOnly(torch.autograd.Function):
+    """The square, whose derivative its author forbade to differentiate."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[misc,unused-ignore]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_dead_end_of_second_derivatives_is_found_beside_a_living_path(beside: bool) -> None:
+    """Torch complains of the one alone only when it is differentiated, of one beside another not at all."""
+
+    def call(linear: nn.Module, x: Tensor) -> Tensor:
+        once: Tensor = _OnceOnly.apply(x.flatten(1))
+        logits: Tensor = linear(once + x.flatten(1).sin() if beside else once).tanh()
+        return logits
+
+    torch.manual_seed(0)
+    (remark,) = inspect_model(_Called(call).eval(), images())
+    assert remark.name == "second-derivative"
+    assert "once_differentiable" in remark.text or "differentiate" in remark.text
+
+
+def test_operations_of_a_forward_pass_are_counted() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
+    # Two for each product and sum: 36 places x 4 filters x 27 weights, and 144 x 5.
+    assert count_flops(model, images()[:1]) == 2 * (36 * 4 * 27 + 144 * 5)
 
 
 def test_modes_counts_and_bounds_are_told() -> None:

@@ -1,5 +1,7 @@
 """Removal on a fixed model: linear models have closed forms, and a planted truth is found."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from veridical.faithfulness.removal import (
     mask_leak,
     patch_numbers,
     perturbation_curves,
+    sampled_removal,
     single_deletion,
     with_missing_patches,
 )
@@ -104,6 +107,49 @@ def test_a_mask_that_copies_the_class_leaks_and_a_random_one_does_not() -> None:
     assert abs(float(torch.stack(many).mean())) < 0.2
     alike = mask_leak(Reads(), inputs, 0 * seen, ranks, BLACK, levels=[0.5], indices=range(6))
     assert bool(alike.isnan().all())
+
+
+def test_patches_drawn_from_one_end_are_missing_and_no_others() -> None:
+    """A model that reads one patch: to draw half of a pair that holds it hits it half the time."""
+
+    class Reads(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            bright = inputs[:, 0, :2, :2].flatten(1).sum(1)
+            return torch.stack([bright, 1 + 0 * bright], dim=1)
+
+    inputs, seen = torch.ones(200, 1, 8, 8), torch.zeros(200, dtype=torch.int64)
+    scores = torch.zeros(200, 16)
+    scores[:, 0], scores[:, 1] = 2.0, 1.0
+    kept = sampled_removal(
+        Reads(), inputs, seen, scores, BLACK, levels=[2 / 16, 0.5], grid=4, indices=range(200)
+    )
+    assert kept.shape == (2, 2, 200)
+    # One of the first two patches is missing, then four of the first eight; never one of the last.
+    for place in (0, 1):
+        assert float(kept[0, place].mean()) == pytest.approx(0.5, abs=0.05)
+        assert bool((kept[1, place] == 1).all())
+    # Never more of the image than a fine-tuned model has seen.
+    few = sampled_removal(
+        Reads(), inputs, seen, scores, BLACK, levels=[1.0], grid=4, most=1 / 16, indices=range(200)
+    )
+    assert float(few[0].mean()) == pytest.approx(15 / 16, abs=0.03)
+
+
+def test_patches_that_copy_the_class_leak_when_they_are_missing() -> None:
+    """A model that says which patch is missing, and an owner's mask that leaves out its own class's."""
+
+    class Tells(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return -torch.stack([inputs[:, 0, :2, 2 * c : 2 * c + 2].sum((1, 2)) for c in range(3)], dim=1)
+
+    inputs, seen = torch.ones(60, 1, 8, 8), torch.arange(60) % 3
+    scores = torch.zeros(60, 16).scatter(1, seen[:, None], 1.0)
+    given: dict[str, Any] = {"levels": [1 / 16], "grid": 4, "indices": range(60), "sampled": True}
+    leak = mask_leak(Tells(), inputs, seen, scores, BLACK, **given)
+    # A random patch tells the owner's class once in three, and the first class if it is none of theirs.
+    assert float(leak.mean()) > 0.5
+    none = mask_leak(Tells(), inputs, seen, torch.rand(60, 16), BLACK, **given)
+    assert abs(float(none.mean())) < 0.15
 
 
 def test_only_the_places_at_one_end_change_and_stay_in_the_ball() -> None:

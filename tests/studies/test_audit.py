@@ -22,7 +22,7 @@ from veridical.report import Interval
 from veridical.runtime.errors import DataError, UsageError
 from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.attack import Attack
-from veridical.studies.audit import Audit, AuditOptions, read_duration
+from veridical.studies.audit import Audit, AuditOptions, AuditReport, read_duration
 from veridical.studies.audit_answers import _crossing
 from veridical.studies.audit_page import CONTROL, QUESTIONS, judge
 from veridical.studies.sanity import Sanity
@@ -266,6 +266,19 @@ def test_results_are_plain_json(audited: StudyResult) -> None:
     text = (audited.folder / "result.json").read_text(encoding="utf-8")
     assert json.loads(text)["study"] == "audit"
     assert all(np.isfinite(audited.arrays[f"saliency/{CONTROL}"]).flatten())
+
+
+def test_results_are_of_the_schema_that_ships(audited: StudyResult) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = AuditReport.schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    document = json.loads((audited.folder / "result.json").read_text(encoding="utf-8"))
+    assert [str(one) for one in validator.iter_errors(document)] == []
+    # It says no to what is missing, and to what it does not know.
+    for broken in ({"answers": None}, {"score": 1.0}):
+        assert not validator.is_valid({**document, "results": {**document["results"], **broken}})
+    assert not validator.is_valid({name: value for name, value in document.items() if name != "results"})
 
 
 def own_map(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:

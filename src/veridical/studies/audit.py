@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import shlex
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib import resources
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -208,6 +210,12 @@ class AuditReport(StudyResult):
                 return dict(one)
         expected = f"one of {', '.join(QUESTIONS)}, and an explanation where it is asked of each"
         raise argument_error("question", f"{question} of {attribution}", expected)
+
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """The JSON Schema of an audit's result.json."""
+        text = resources.files("veridical.studies").joinpath("audit.schema.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
 
     @property
     def raised(self) -> list[str]:
