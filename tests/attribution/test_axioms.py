@@ -300,6 +300,7 @@ def test_residuals_of_three_axioms_are_relative_and_say_nothing_where_nothing_is
     assert float(found["integrated"]["complete"][:2].max()) < 0.03  # of 64 nodes
     torch.testing.assert_close(found["gradient"]["invariant"][:2], torch.zeros(2).double())
     # Maps that cannot be made again are asked about their sum alone.
+    maps = INTEGRATED(model, inputs, target)
     known = axioms.relative_residuals(None, model, inputs, target, maps)
     torch.testing.assert_close(known["complete"], found["integrated"]["complete"], equal_nan=True)
     assert bool(known["sensitive"].isnan().all() & known["invariant"].isnan().all())

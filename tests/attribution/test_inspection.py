@@ -79,13 +79,15 @@ class _OnceOnly(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return x * x
+        squared: Tensor = x * x
+        return squared
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[misc,unused-ignore]
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return 2 * x * grad
+        twice: Tensor = 2 * x * grad
+        return twice
 
 
 @pytest.mark.parametrize("beside", [False, True])
