@@ -13,7 +13,7 @@ from scipy.stats import binom, chisquare
 
 from veridical.data import load
 from veridical.data.block_mnist import BlockOptions, _cells_of, block_mnist
-from veridical.data.masked import MaskedDataset
+from veridical.data.dataset import MaskedDataset
 from veridical.runtime.errors import DataError, UsageError
 
 SIDE, CLASSES = 8, 4

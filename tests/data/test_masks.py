@@ -13,10 +13,9 @@ import torch
 
 from veridical.data import Dataset, load
 from veridical.data.array_files import DEBIAN_FASHION
+from veridical.data.dataset import MaskedDataset, PartName
 from veridical.data.masked import (
     THRESHOLD,
-    MaskedDataset,
-    PartName,
     _box_masks,
     _garment_masks,
     _sign_boxes,

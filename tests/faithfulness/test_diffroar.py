@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
-from veridical.data.masked import MaskedDataset
+from veridical.data.dataset import MaskedDataset
 from veridical.faithfulness import forecast
 from veridical.faithfulness.diffroar import diffroar
 from veridical.faithfulness.result import DiffRoarResult, judge

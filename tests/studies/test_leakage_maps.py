@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from veridical.attribution.methods import InputGradient, SmoothGrad
-from veridical.data.dataset import Split
-from veridical.data.masked import MaskedDataset
+from veridical.data.dataset import MaskedDataset, Split
 from veridical.metrics.localisation import LEVELS
 from veridical.studies.leakage import PAIRED, measure_leakage
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from veridical.data.dataset import Split, load
-from veridical.data.masked import GeneratedPart, MaskedDataset, PartName, build_generated, check_limit
+from veridical.data.dataset import MaskedDataset, PartName, Split, load
+from veridical.data.masked import GeneratedPart, build_generated, check_limit
 from veridical.runtime.checking import record
 from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.options import BlockOptions

@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import KW_ONLY, field, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,14 @@ from veridical.data.image_files import Interpolation, Resizing, read_folder
 from veridical.data.lookup import data_root, find_place
 from veridical.data.registry import DATASETS, DatasetEntry
 from veridical.runtime.checking import Seed, Size, as_path, checked, record
-from veridical.runtime.errors import DataError, RunError, argument_error
+from veridical.runtime.errors import DataError, RunError, argument_error, unknown_name_error
 from veridical.runtime.files import atomic
 from veridical.runtime.guards import preserved_rng
 from veridical.runtime.registry import import_trusted
 
 Indices = Tensor | Sequence[int] | range | slice
+PartName = Literal["train", "test"]
+PARTS: tuple[PartName, PartName] = ("train", "test")
 
 
 @record
@@ -133,6 +135,59 @@ class Dataset:
             "checksum": self.checksum,
             "options": dict(self.options),
         }
+
+
+@record
+class MaskedDataset(Dataset):
+    """A data set in which the truth is known; it can stand wherever a `Dataset` can.
+
+    train_mask, test_mask: bool (N, H, W), True where the pixel carries the label (the signal). places:
+    integers by name, int64 (N,) for training and for testing, such as the number of the signal block.
+    """
+
+    _: KW_ONLY
+    train_mask: Tensor
+    test_mask: Tensor
+    places: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for part in PARTS:
+            count, _, height, width = self.split(part).images.shape
+            mask = self.mask(part)
+            if mask.dtype != torch.bool or mask.shape != (count, height, width):
+                expected = f"a bool tensor of shape {(count, height, width)}"
+                raise argument_error(f"{part}_mask", mask, expected)
+            for name in self.places:
+                place = self.place(name, part)
+                if place.dtype != torch.int64 or place.shape != (count,):
+                    raise argument_error(f"places[{name!r}]", place, f"an int64 tensor of shape ({count},)")
+
+    @classmethod
+    def of(
+        cls,
+        data: Dataset,
+        train_mask: Tensor,
+        test_mask: Tensor,
+        places: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+    ) -> MaskedDataset:
+        """The same data set with masks."""
+        known = {one.name: getattr(data, one.name) for one in fields(Dataset)}
+        return cls(**known, train_mask=train_mask, test_mask=test_mask, places=places or {})
+
+    def split(self, part: PartName) -> Split:
+        """The images and labels of "train" or "test"."""
+        return self.train if part == "train" else self.test
+
+    def mask(self, part: PartName) -> Tensor:
+        """The masks of "train" or "test", bool (N, H, W)."""
+        return self.train_mask if part == "train" else self.test_mask
+
+    def place(self, name: str, part: PartName) -> Tensor:
+        """The integers of that name of "train" or "test", int64 (N,)."""
+        if name not in self.places:
+            raise unknown_name_error("name", name, self.places or ["(there are none)"])
+        return self.places[name][PARTS.index(part)]
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:

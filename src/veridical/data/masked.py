@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,71 +16,16 @@ from torch import Tensor
 
 from veridical.data.array_files import read_members
 from veridical.data.arrays import Arrays, corrupt_file_error
-from veridical.data.dataset import Dataset, Split, build_dataset, load
+from veridical.data.dataset import PARTS, Dataset, MaskedDataset, PartName, build_dataset, load
 from veridical.runtime.checking import as_path, record
-from veridical.runtime.errors import DataError, argument_error, unknown_name_error
+from veridical.runtime.errors import DataError, argument_error
 from veridical.runtime.files import atomic, to_plain
 
-PartName = Literal["train", "test"]
-_PARTS: tuple[PartName, PartName] = ("train", "test")
 _BOXES = ("box_train", "box_test")
 
 # Grey level above which a pixel of Fashion-MNIST belongs to the garment. The ground is 0, but for faint
 # traces of the images' reduction to 28 x 28 pixels.
 THRESHOLD = 16
-
-
-@record
-class MaskedDataset(Dataset):
-    """A data set in which the truth is known; it can stand wherever a `Dataset` can.
-
-    train_mask, test_mask: bool (N, H, W), True where the pixel carries the label (the signal). places:
-    integers by name, int64 (N,) for training and for testing, such as the number of the signal block.
-    """
-
-    _: KW_ONLY
-    train_mask: Tensor
-    test_mask: Tensor
-    places: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for part in _PARTS:
-            count, _, height, width = self.split(part).images.shape
-            mask = self.mask(part)
-            if mask.dtype != torch.bool or mask.shape != (count, height, width):
-                expected = f"a bool tensor of shape {(count, height, width)}"
-                raise argument_error(f"{part}_mask", mask, expected)
-            for name in self.places:
-                place = self.place(name, part)
-                if place.dtype != torch.int64 or place.shape != (count,):
-                    raise argument_error(f"places[{name!r}]", place, f"an int64 tensor of shape ({count},)")
-
-    @classmethod
-    def of(
-        cls,
-        data: Dataset,
-        train_mask: Tensor,
-        test_mask: Tensor,
-        places: Mapping[str, tuple[Tensor, Tensor]] | None = None,
-    ) -> MaskedDataset:
-        """The same data set with masks."""
-        known = {one.name: getattr(data, one.name) for one in fields(Dataset)}
-        return cls(**known, train_mask=train_mask, test_mask=test_mask, places=places or {})
-
-    def split(self, part: PartName) -> Split:
-        """The images and labels of "train" or "test"."""
-        return self.train if part == "train" else self.test
-
-    def mask(self, part: PartName) -> Tensor:
-        """The masks of "train" or "test", bool (N, H, W)."""
-        return self.train_mask if part == "train" else self.test_mask
-
-    def place(self, name: str, part: PartName) -> Tensor:
-        """The integers of that name of "train" or "test", int64 (N,)."""
-        if name not in self.places:
-            raise unknown_name_error("name", name, self.places or ["(there are none)"])
-        return self.places[name][_PARTS.index(part)]
 
 
 @record
@@ -130,7 +75,7 @@ def save_masked(path: str | os.PathLike[str], data: MaskedDataset) -> None:
         "classes": np.asarray(data.classes, dtype=np.str_),
         "made": np.asarray([json.dumps(made, ensure_ascii=False)], dtype=np.str_),
     }
-    for part in _PARTS:
+    for part in PARTS:
         split = data.split(part)
         images = split.images.numpy().transpose(0, 2, 3, 1)
         arrays[f"x_{part}"] = np.ascontiguousarray(images[..., 0] if images.shape[3] == 1 else images)
@@ -150,7 +95,7 @@ def load_masked(path: str | os.PathLike[str]) -> MaskedDataset:
     data = load(as_path(path).absolute())
     where = data.source
     members = read_members(Path(where), ("mask_", "place_", "made"))
-    masks = [f"mask_{part}" for part in _PARTS]
+    masks = [f"mask_{part}" for part in PARTS]
     missing = [name for name in masks if name not in members]
     if missing:
         expected = "a file with masks, as `veridical make-block-mnist` writes it"
@@ -185,7 +130,8 @@ def with_foreground(data: Dataset, threshold: int = THRESHOLD) -> MaskedDataset:
         return _sign_boxes(data)
     raise DataError(
         f"{data.name}: no foreground is known. It is for fashion-mnist (the garment), gtsrb (the sign's box) "
-        "and .npz files with masks. Name one of these with data (--data)."
+        "and .npz files with masks. Name one of these with data (--data), or give class folders a folder of "
+        "mask images (--masks)."
     )
 
 

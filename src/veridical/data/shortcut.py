@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from veridical.data.dataset import Dataset, load
-from veridical.data.masked import GeneratedPart, MaskedDataset, PartName, build_generated, check_limit
+from veridical.data.dataset import Dataset, MaskedDataset, PartName, load
+from veridical.data.masked import GeneratedPart, build_generated, check_limit
 from veridical.runtime.errors import argument_error
 from veridical.runtime.options import ShortcutOptions, ShortcutTestName
 from veridical.runtime.seeds import per_example_uniform

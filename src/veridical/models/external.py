@@ -22,7 +22,7 @@ from veridical.models.registry import MODELS, build
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error, nearest
 from veridical.runtime.guards import preserved_rng
-from veridical.runtime.registry import TRUST_HINT, import_trusted
+from veridical.runtime.registry import TRUST_HINT, import_extra, import_trusted
 from veridical.runtime.seeds import seed_global
 
 # What `--model` takes beside a name and module:callable.
@@ -301,7 +301,7 @@ def _torchvision_record(name: str) -> Preprocessing:
 
 
 def _build_timm(source: ModelSource, shape: Sequence[int], num_classes: int) -> nn.Module:
-    timm = _import_extra("timm", "timm")
+    timm = import_extra("timm", "timm")
     _check_timm(timm, source.rest)
     known: dict[str, Any] = {"num_classes": num_classes}
     size = preprocessing_of(source).size
@@ -328,7 +328,7 @@ def _check_timm(timm: Any, name: str) -> None:
 
 
 def _timm_record(name: str) -> Preprocessing:
-    timm = _import_extra("timm", "timm")
+    timm = import_extra("timm", "timm")
     _check_timm(timm, name)
     config = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     _, height, width = config["input_size"]
@@ -356,7 +356,7 @@ def _hf_folder(name: str) -> Path:
 
 
 def _load_hf(source: ModelSource, trust_code: bool) -> nn.Module:
-    transformers = _import_extra("transformers", "transformers")
+    transformers = import_extra("transformers", "transformers")
     folder = _hf_folder(source.rest)
     if source.options:
         raise argument_error("model_options", dict(source.options), f"none: {folder} says what it is")
@@ -391,7 +391,7 @@ def _load_hf(source: ModelSource, trust_code: bool) -> nn.Module:
 
 
 def _fresh_hf(source: ModelSource) -> nn.Module:
-    transformers = _import_extra("transformers", "transformers")
+    transformers = import_extra("transformers", "transformers")
     config = transformers.AutoConfig.from_pretrained(_hf_folder(source.rest), local_files_only=True)
     model: nn.Module = transformers.AutoModelForImageClassification.from_config(
         config, attn_implementation="eager"
@@ -404,7 +404,7 @@ _PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def _hf_record(name: str) -> Preprocessing:
-    transformers = _import_extra("transformers", "transformers")
+    transformers = import_extra("transformers", "transformers")
     folder = _hf_folder(name)
     if not (folder / "preprocessor_config.json").is_file():
         return Preprocessing(source="none: the folder has no preprocessor_config.json")
@@ -491,13 +491,3 @@ class _Exported(nn.Module):
                 f"the exported program does not take inputs of shape {tuple(inputs.shape)} ({error}). Export "
                 "it for any number of images: dynamic_shapes=({0: torch.export.Dim('n')},)."
             ) from error
-
-
-def _import_extra(module: str, extra: str) -> Any:
-    """Import an optional library; a UsageError that says how to install it."""
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise UsageError(f"{module} is not installed ({error}): pip install 'veridical[{extra}]'.") from error

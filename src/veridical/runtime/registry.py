@@ -188,6 +188,14 @@ def import_named(argument: str, name: str, expected: str) -> Any:
         raise UsageError(f"{argument}: {name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def import_extra(module: str, extra: str) -> Any:
+    """Import an optional library; a UsageError that says how to install it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UsageError(f"{module} is not installed ({error}): pip install 'veridical[{extra}]'.") from error
+
+
 def import_trusted(
     argument: str,
     spec: str,

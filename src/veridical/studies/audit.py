@@ -39,8 +39,8 @@ from veridical.attribution.registry import (
     find_attribution,
 )
 from veridical.data import Dataset
-from veridical.data.dataset import describe_source, from_examples, load_source, write_source
-from veridical.data.masked import MaskedDataset, save_masked
+from veridical.data.dataset import MaskedDataset, describe_source, from_examples, load_source, write_source
+from veridical.data.masked import save_masked
 from veridical.faithfulness.evidence import CURVES, LEVELS, measure_evidence, measure_in_domain
 from veridical.faithfulness.removal import single_deletion, with_missing_patches
 from veridical.faithfulness.unmasking import FILLS

@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from veridical.data.block_mnist import block_mnist
-from veridical.data.masked import MaskedDataset, PartName, load_masked, save_masked
+from veridical.data.dataset import MaskedDataset, PartName
+from veridical.data.masked import load_masked, save_masked
 from veridical.data.shortcut import shortcut
 from veridical.report import Illustration, Panel, PictureGallery, PictureRow, Table, study_page
 from veridical.runtime.checking import FilePath, Limit, Steps

@@ -23,8 +23,7 @@ from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.method import Attribution, dataset_maps, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data.block_mnist import block_mnist
-from veridical.data.dataset import Split, describe_source
-from veridical.data.masked import MaskedDataset
+from veridical.data.dataset import MaskedDataset, Split, describe_source
 from veridical.metrics.intervals import SHARE, mean_interval, over_runs, proportion_interval, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,

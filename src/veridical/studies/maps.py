@@ -19,7 +19,8 @@ from veridical.attribution.registry import create_attribution, describe_attribut
 from veridical.data import DATASETS, Dataset
 from veridical.data.array_files import read_members
 from veridical.data.arrays import corrupt_file_error
-from veridical.data.masked import THRESHOLD, MaskedDataset, load_masked, with_foreground
+from veridical.data.dataset import MaskedDataset
+from veridical.data.masked import THRESHOLD, load_masked, with_foreground
 from veridical.metrics.intervals import SHARE, two_intervals
 from veridical.metrics.localisation import (
     LEVELS,

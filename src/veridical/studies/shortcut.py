@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.registry import check_on_black, create_attribution
-from veridical.data.dataset import describe_source
-from veridical.data.masked import MaskedDataset
+from veridical.data.dataset import MaskedDataset, describe_source
 from veridical.data.shortcut import ABSENT, shortcut_variants
 from veridical.metrics.intervals import SHARE, over_runs, two_intervals
 from veridical.metrics.localisation import LEVELS
