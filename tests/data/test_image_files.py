@@ -154,7 +154,7 @@ def test_sizes_that_differ_need_the_size_option(two_parts: Path, tmp_path: Path,
             load(two_parts, size=size)
 
 
-@pytest.mark.parametrize("shape", [(30, 47), (47, 30), (33, 33), (16, 90)])
+@pytest.mark.parametrize("shape", [(30, 47), (47, 30), (33, 33), (16, 90), (16, 16)])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_middle_is_cut_out_as_torchvision_does(
     tmp_path: Path, draw: Draw, shape: tuple[int, int], interpolation: Interpolation

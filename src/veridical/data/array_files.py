@@ -92,6 +92,12 @@ def read_members(path: Path, prefixes: tuple[str, ...]) -> dict[str, npt.NDArray
         return {name: read_array(archive, name) for name in names}
 
 
+def member_names(path: Path) -> list[str]:
+    """The names of all arrays of an .npz file. Raises DataError."""
+    with _opened(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     with (

@@ -29,7 +29,7 @@ class Arrays:
     """One data set as decoded: images uint8 (N, H, W) or (N, H, W, C), labels integer (N,).
 
     classes: names that the source itself gives, or (). options: choices that shaped the arrays (size, split
-    seed).
+    seed). train_mask, test_mask: bool (N, H, W), True where a pixel is evidence; both or neither.
     """
 
     train_images: npt.NDArray[np.uint8]
@@ -38,6 +38,8 @@ class Arrays:
     test_labels: npt.NDArray[np.integer]
     classes: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    train_mask: npt.NDArray[np.bool_] | None = None
+    test_mask: npt.NDArray[np.bool_] | None = None
 
 
 def corrupt_file_error(where: object, found: str, expected: str, hint: str = "") -> DataError:

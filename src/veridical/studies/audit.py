@@ -229,7 +229,7 @@ class Audit(Study[AuditOptions]):
     examples:
       veridical audit --run runs/igsum --out runs/igsum-audit
       veridical audit --model torchvision:resnet18 --weights resnet18.pt --data photos \
-          --attribution integrated-gradients captum:GuidedBackprop --out runs/photos-audit
+          --masks photo-masks --attribution integrated-gradients captum:GuidedBackprop --out runs/photos-audit
       veridical audit --model timm:vit_tiny_patch16_224 --weights vit.safetensors --data photos \
           --budget 10m --out runs/vit
 
@@ -955,10 +955,10 @@ def audit(
 
     model: an nn.Module from images in [0, 1] to logits (N, K), which stays as it is; a run's folder; or what
     --model takes. data: a `veridical.data.Dataset`, a torch Dataset or DataLoader of (image, label), or what
-    --data takes; None for a run's own. classes: names of its classes. attributions: names, or a mapping of
-    names to attributions of one's own: functions called as (model, inputs, target), or maps of all test
-    images (M, C, H, W). out: folder, which continues an audit that was interrupted; None makes
-    a temporary one. A model or an attribution in memory is examined in this process.
+    --data takes, with `masks` as --masks; None for a run's own. classes: names of its classes. attributions:
+    names, or a mapping of names to attributions of one's own: functions called as (model, inputs, target), or
+    maps of all test images (M, C, H, W). out: folder, which continues an audit that was interrupted; None
+    makes a temporary one. A model or an attribution in memory is examined in this process.
     """
     folder = Path(tempfile.mkdtemp(prefix="veridical-audit-")) / "audit" if out is None else Path(out)
     given: dict[str, Any] = {"out": str(folder), **options}
@@ -998,7 +998,10 @@ def _shared_with(given: Mapping[str, Any]) -> dict[str, Any]:
 def _keep_examples(examples: Dataset, folder: Path) -> str:
     """A file of images in memory beside the audit's folder, for its jobs; its name follows the content."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.parent / f"{folder.name}-data-{examples.checksum[:12]}.npz"
+    content = examples.checksum[:12]
+    if isinstance(examples, MaskedDataset):  # the same images may be asked for with other masks
+        content += f"-{region_record(examples)['sha256'][:12]}"
+    path = folder.parent / f"{folder.name}-data-{content}.npz"
     if isinstance(examples, MaskedDataset) and not path.exists():
         save_masked(path, examples)
     return write_source(examples, path)["data"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from veridical.attribution.methods import StoredMaps
 from veridical.attribution.registry import create_attribution, describe_attribution
 from veridical.data import DATASETS, Dataset
-from veridical.data.array_files import read_members
+from veridical.data.array_files import member_names, read_members
 from veridical.data.arrays import corrupt_file_error
 from veridical.data.dataset import MaskedDataset
 from veridical.data.masked import THRESHOLD, load_masked, with_foreground
@@ -128,7 +128,7 @@ _KINDS = {
     "gtsrb": ("box", "the sign's bounding box"),
     "fashion-mnist": ("foreground", "the garment"),
 }
-# What the masks of an .npz file mark, by what made it, as it says itself.
+# What masks mark, by what made them, as an .npz file says itself.
 _MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the planted patch"}
 
 
@@ -136,18 +136,25 @@ _MASKS = {"block-mnist": "the block that carries the label", "shortcut": "the pl
 def regions_of(data: Dataset) -> Tensor:
     """The region of every test image, bool (N, H, W); a process keeps those of the last two data sets.
 
-    Raises DataError for a data set whose regions are not known: it must be gtsrb with boxes, fashion-mnist,
-    or an .npz file with masks.
+    Raises DataError for a data set whose regions are not known: it must have been loaded with masks, be gtsrb
+    with boxes, fashion-mnist, or an .npz file with masks.
     """
-    own = data.name not in DATASETS and data.source.endswith(".npz")
-    return with_foreground(_masked(data.source) if own else data).test_mask
+    return _with_regions(data).test_mask
 
 
 def has_regions(data: Dataset) -> bool:
-    """Whether regions of a data set's images are known."""
-    if data.name in ("gtsrb", "fashion-mnist"):
+    """Whether the data set is one whose regions are known; whether its masks are sound `regions_of` tells."""
+    if isinstance(data, MaskedDataset) or data.name == "fashion-mnist":
         return True
-    return data.source.endswith(".npz") and "mask_test" in np.load(data.source).files
+    if data.name in DATASETS and data.name != "gtsrb":
+        return False
+    path, marks = Path(data.source), "box_test" if data.name == "gtsrb" else "mask_test"
+    return path.suffix == ".npz" and path.is_file() and marks in member_names(path)
+
+
+def _with_regions(data: Dataset) -> MaskedDataset:
+    is_own = not isinstance(data, MaskedDataset) and data.name not in DATASETS
+    return with_foreground(_masked(data.source) if is_own and data.source.endswith(".npz") else data)
 
 
 def stored_maps(path: str | Path) -> StoredMaps:
@@ -167,7 +174,7 @@ def region_record(data: Dataset) -> dict[str, Any]:
     packed = np.packbits(regions_of(data).numpy())  # first: it says so where none are known
     kind, words = _KINDS.get(data.name, ("mask", ""))
     if kind == "mask":
-        words = _MASKS.get(str(_masked(data.source).options.get("generator")), "what the file's masks mark")
+        words = _MASKS.get(str(_with_regions(data).options.get("generator")), "what the masks mark")
     record = {"kind": kind, "words": words, "sha256": hashlib.sha256(packed.tobytes()).hexdigest()}
     return record | ({"threshold": THRESHOLD} if kind == "foreground" else {})
 

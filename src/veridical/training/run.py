@@ -17,6 +17,7 @@ from veridical.attribution.method import predict_classes
 from veridical.data import Dataset, Split
 from veridical.data import load as load_data
 from veridical.data.arrays import held_out
+from veridical.data.dataset import without_masks
 from veridical.metrics.intervals import Interval, proportion_interval
 from veridical.models import build
 from veridical.runtime.checking import as_path, checked, record
@@ -85,20 +86,21 @@ class Run:
         name: str | None = None,
         equalise: bool | None = None,
         download: bool = False,
+        masks: str | os.PathLike[str] | None = None,
         trust_code: bool = False,
     ) -> Dataset:
         """Load the data set of the run again, or that of a name, equalised as its own was unless it is said.
 
-        A RunError if its own images are not those it was trained on; a UsageError for images of another shape
-        or number of classes.
+        masks: as in `veridical.data.load`. A RunError if its own images are not those it was trained on; a
+        UsageError for images of another shape or number of classes.
         """
         recorded = self.settings.data
         is_own = equalise is None and name in (None, recorded["name"])
         if equalise is None:
             equalise = bool(recorded["options"].get("equalise", False))
         name = name or recorded["name"]
-        data = load_data(name, root, download=download, equalise=equalise, trust_code=trust_code)
-        if is_own and data.checksum != recorded["checksum"]:
+        data = load_data(name, root, download=download, equalise=equalise, masks=masks, trust_code=trust_code)
+        if is_own and not self.is_own(data):
             raise RunError(
                 f"the data {name} from {data.source} are not those of {self.folder}: their "
                 f"checksum is {data.checksum}, and the run recorded {recorded['checksum']}."
@@ -111,6 +113,10 @@ class Run:
                 "Leave --data out, or name another."
             )
         return data
+
+    def is_own(self, data: Dataset) -> bool:
+        """Whether these are the images of the training, whatever is known of masks."""
+        return self.settings.data["checksum"] in (data.checksum, without_masks(data).checksum)
 
     def validation_images(self, data: Dataset) -> Split:
         """The images of the training split that were held out; a UsageError if there were none."""

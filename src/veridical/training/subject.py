@@ -53,7 +53,7 @@ class Subject:
         """The "test" images, or those that the run held out for "validation", of its own data set alone."""
         if part == "test":
             return self.data.test
-        if self.run is None or self.data.checksum != self.run.settings.data["checksum"]:
+        if self.run is None or not self.run.is_own(self.data):
             raise UsageError("--split validation is for a run and its own data set. Leave --data out.")
         return self.run.validation_images(self.data)
 
@@ -101,6 +101,7 @@ def load_images(choice: SubjectChoice) -> Dataset:
         choice.data,
         choice.data_root,
         equalise=bool(choice.equalise),
+        masks=choice.masks,
         trust_code=choice.trust_code,
         **_sizes(choice, None if choice.model is None else _source_of(choice)),
     )
@@ -157,7 +158,11 @@ def _check_fits(source: ModelSource, model: nn.Module, data: Dataset) -> None:
 
 def _subject_of_run(choice: SubjectChoice, run: Run) -> Subject:
     data = run.data(
-        choice.data_root, name=choice.data, equalise=choice.equalise, trust_code=choice.trust_code
+        choice.data_root,
+        name=choice.data,
+        equalise=choice.equalise,
+        masks=choice.masks,
+        trust_code=choice.trust_code,
     )
     where = {"subject": json.dumps({"run": str(run.folder.absolute())})}
     digest, facts = run.result["files"][MODEL], run.settings.to_dict()
