@@ -25,6 +25,8 @@ from veridical.training.subject import load_subject
 QUIET: dict[str, Any] = {"workers": 1, "progress": False}
 FEW: dict[str, Any] = {"examples": 8, "attacked": 2, "steps": 2, "repeats": 1, "progress": False}
 
+CHECKED: dict[str, Any] = {**FEW, "examples": 24, "levels": [0.25], "grid": 2, "gallery": 2, "workers": 1}
+
 
 @pytest.fixture(scope="session")
 def photos(trained: Path) -> Path:
@@ -184,12 +186,7 @@ def audited(trained: Path, photos: Path, tmp_path_factory: pytest.TempPathFactor
         ["gradient-x-input"],
         masks=trained / "photo-masks",
         out=tmp_path_factory.mktemp("photos") / "audit",
-        examples=24,
-        attacked=4,
-        steps=2,
-        repeats=1,
-        progress=False,
-        workers=1,
+        **CHECKED,
     )
 
 
@@ -239,12 +236,7 @@ def test_other_masks_are_another_audit(
             ["gradient-x-input"],
             masks=masks,
             out=audited.folder,
-            examples=24,
-            attacked=4,
-            steps=2,
-            repeats=1,
-            progress=False,
-            workers=1,
+            **CHECKED,
         )
     with pytest.raises(UsageError, match="masks: expected None"):
         veridical.audit(trained / "natural-0", load(photos), masks=masks, out=tmp_path / "memory")
