@@ -14,7 +14,7 @@ from veridical.data import Dataset
 from veridical.data.dataset import load_source, take_first
 from veridical.faithfulness.ranking import Ranking
 from veridical.faithfulness.unmasking import ConstantFill, Fill, Kept, restore_fill, unmask_dataset
-from veridical.models import model_config
+from veridical.models.external import ModelSource, describe_architecture
 from veridical.runtime.checking import check_value
 from veridical.runtime.errors import RunError, UsageError, unknown_name_error
 from veridical.runtime.files import read_json, write_sealed
@@ -63,6 +63,11 @@ def resolve_training(
     if "steps" in given and "epochs" not in given:
         chosen.pop("epochs", None)
     chosen = {"objective": "natural", **chosen, **given, "validation": 0}
+    if run is not None and chosen.get("epochs") is None and chosen.get("steps") is None:
+        raise UsageError(
+            "epochs: a retraining starts from fresh weights, and the run began with those of a file, which "
+            "does not say how long they were trained. Give epochs, or steps."
+        )
     options = TrainOptions(out=".", **chosen)
     settings = resolve(options, data=data.describe(), model=model, train_size=len(data.train))
     chosen.pop("epochs", None)  # the number of steps says how long
@@ -73,7 +78,8 @@ def _of_run(run: Settings, data: Dataset, objective: str) -> dict[str, Any]:
     """The options that would train the run's recipe again, from the seed on."""
     # A retraining begins with fresh weights: it trains as long as the run and the run it began with together.
     before = run.initial["epochs"] if run.initial else 0.0
-    chosen = {**_options_of(run), "steps": None, "recipe": run.recipe, "epochs": run.epochs + before}
+    chosen = {**_options_of(run), "steps": None, "recipe": run.recipe}
+    chosen["epochs"] = None if before is None else run.epochs + before
     # Images held out for validation do not make a run limited: they are trained on here.
     if run.train_examples + run.validation < int(run.data["train"]):
         chosen["train_examples"] = min(run.train_examples, len(data.train))
@@ -108,18 +114,20 @@ def resolve_architecture(
     trust_code: bool,
 ) -> dict[str, Any]:
     """The record of what is retrained: a named architecture, a "module:callable", or (None) the run's own."""
-    if model is None:
-        if run is None or run.model["name"] == OWN:
-            raise UsageError(
-                "retrain_model: a retraining starts from a fresh model, which a module cannot give. Name an "
-                'architecture, or "module:callable" of shape, num_classes and seed, with trust_code.'
-            )
+    source = None if model is None else ModelSource(model, dict(options))
+    if source is None and run is not None and run.model["name"] not in (OWN, "hf"):
         if options:
             raise UsageError("retrain_model_options go with the name of an architecture, retrain_model.")
         # What a run names without foreign code needs no trust.
-        model, options, trust_code = run.model["name"], run.model["options"], False
-    return model_config(
-        model, shape=data.shape, num_classes=data.num_classes, trust_code=trust_code, **options
+        source, trust_code = ModelSource.from_record(run.model, Path()), False
+    if source is None or source.scheme == "hf":
+        raise UsageError(
+            "retrain_model: a retraining starts from a fresh model, which neither a module nor a saved "
+            'folder gives. Name an architecture, or "module:callable" of shape, num_classes and seed, with '
+            "trust_code."
+        )
+    return describe_architecture(
+        source, shape=data.shape, num_classes=data.num_classes, trust_code=trust_code, seeded=True
     )
 
 
@@ -204,7 +212,8 @@ def train_fresh(values: Mapping[str, Any], data: Dataset, out: Path, where: Mapp
     """Train the architecture and recipe of a job's values, from its seed, on `data`."""
     record, seed = values["model"], values["seed"]
     model, options = record["name"], record["options"]
-    if ":" in model:  # foreign code, which `train` takes as a module
+    # Where there is more than a name says, `train` takes a module.
+    if record.keys() != {"name", "shape", "num_classes", "options"}:
         model, options = build_recorded(record, seed, trust_code=where.get("trust_code") == "yes"), {}
     return train(
         model=model,

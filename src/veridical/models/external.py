@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from veridical.models.networks import Standardise
-from veridical.models.registry import MODELS, build
+from veridical.models.registry import MODELS, build, model_config
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import RunError, UsageError, VeridicalError, argument_error, nearest
 from veridical.runtime.guards import preserved_rng
-from veridical.runtime.registry import TRUST_HINT, import_extra, import_trusted
+from veridical.runtime.options import ModelDetails
+from veridical.runtime.registry import TRUST_HINT, import_extra, import_trusted, source_digest
 from veridical.runtime.seeds import seed_global
 
 # What `--model` takes beside a name and module:callable.
@@ -32,6 +33,8 @@ SCHEMES: Mapping[str, str] = {
     "hf": 'hf:DIR, an image classifier that transformers saved in a folder (extra "transformers")',
     "export": "export:FILE, a program that torch.export saved (with trust_code)",
 }
+# Where a run of an hf folder keeps what tells the architecture, and the file of that.
+ARCHITECTURE, HF_CONFIG = "architecture", "config.json"
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,49 @@ class ModelSource:
     output: str | None = None
     one_logit: bool = False
 
+    @classmethod
+    def from_options(cls, model: str, options: ModelDetails) -> Self:
+        """The source that options name; paths become absolute, since workers start elsewhere."""
+        spec, colon, rest = model.partition(":")
+        if spec in ("hf", "export"):
+            rest = str(as_path(rest, "model").absolute())
+        return cls(
+            f"{spec}{colon}{rest}",
+            dict(options.model_options),
+            options.input_mean,
+            options.input_std,
+            options.output,
+            options.one_logit,
+        )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], folder: Path) -> Self:
+        """The source of what `describe_architecture` recorded, for a run in a folder.
+
+        What the library recorded for images then holds, whatever it records now. Raises RunError where the
+        folder lost an hf architecture.
+        """
+        spec, images = record["name"], record.get("preprocessing", {})
+        if spec == "hf":
+            file = folder / ARCHITECTURE / HF_CONFIG
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != record["sha256"]:
+                raise RunError(f"{file} is missing or not what the run was trained with. Restore it.")
+            spec = f"hf:{file.parent}"
+        return cls(
+            spec,
+            dict(record["options"]),
+            images.get("mean"),
+            images.get("std"),
+            record.get("output"),
+            record.get("one_logit", False),
+        )
+
     def describe(self) -> dict[str, Any]:
         """What decides the model, as plain values for a result's record; a path is none of them."""
         plain: dict[str, Any] = {"name": self.spec, "options": dict(self.options)}
         if self.scheme in ("hf", "export"):
             file = as_path(self.rest, "model")
-            file = file / "config.json" if self.scheme == "hf" else file
+            file = file / HF_CONFIG if self.scheme == "hf" else file
             # What the weights do not tell: the program, or the architecture.
             plain |= {"name": self.scheme, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         preprocessing = preprocessing_of(self)
@@ -176,6 +216,34 @@ def preprocessing_of(source: ModelSource) -> Preprocessing:
     if not own:
         return found
     return Preprocessing(**{**vars(found), **own, "source": "options"})
+
+
+def describe_architecture(
+    source: ModelSource,
+    *,
+    shape: Sequence[int],
+    num_classes: int,
+    trust_code: bool = False,
+    seeded: bool = False,
+) -> dict[str, Any]:
+    """What `build_examined` builds, as plain values for a run's record: see `ModelSource.from_record`.
+
+    seeded: refuse a callable that does not take a seed (nor shape and num_classes): nobody knows whether its
+    weights are fresh. Raises UsageError as `build_examined` does, and for an exported program.
+    """
+    if source.scheme == "export":
+        hint = "It has the mode that it was exported in. Give the architecture, and its weights as --init."
+        raise argument_error("model", source.spec, "a model that can be trained", hint)
+    sizes = {"shape": list(shape), "num_classes": num_classes}
+    record = source.describe() | sizes
+    if source.scheme is not None:
+        return record
+    if ":" not in source.spec or seeded:
+        config = model_config(source.spec, **sizes, trust_code=trust_code, **source.options)  # type: ignore[arg-type]
+        return record | config
+    return record | {
+        "source": source_digest(import_trusted("model", source.spec, trust_code=trust_code, positional=None))
+    }
 
 
 def build_examined(
@@ -347,7 +415,7 @@ def _timm_record(name: str) -> Preprocessing:
 
 def _hf_folder(name: str) -> Path:
     folder = as_path(name, "model")
-    if not (folder / "config.json").is_file():
+    if not (folder / HF_CONFIG).is_file():
         expected = (
             "hf:DIR, a folder that save_pretrained of transformers wrote (config.json, model.safetensors)"
         )

@@ -122,15 +122,10 @@ class DataChoice(DataRoot):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectChoice(DataChoice):
-    """What is examined: a run of `veridical train`, or an architecture and its weights, and the images.
+class ModelDetails(Checked):
+    """How a model by name is built, what its images go through, and where its logits are.
 
     Args:
-        run: Folder of a trained run.
-        model: Instead of a run, an architecture by name, torchvision:NAME, timm:NAME, hf:DIR (a folder that
-            transformers saved), export:FILE (an archive of torch.export) or module:callable; the last two
-            with trust_code.
-        weights: File of that model's weights, safetensors or a state_dict of torch.save.
         model_options: Options of the architecture, for example {"width": 8}.
         input_mean: Of each channel of images in [0, 1], subtracted before the model; None takes what the
             model's library records.
@@ -140,6 +135,26 @@ class SubjectChoice(DataChoice):
         one_logit: The model has one logit, whose sign tells two classes apart.
         image_size: Height and width to which image files in folders are brought; None is the model's, cut out
             of the middle as its library does, or as they are.
+    """
+
+    model_options: dict[str, ModelOption] = field(default_factory=dict, metadata=needs("model"))
+    input_mean: list[Factor] | None = field(default=None, metadata=needs("model"))
+    input_std: list[Factor] | None = field(default=None, metadata=needs("model"))
+    output: str | None = field(default=None, metadata=needs("model"))
+    one_logit: bool = field(default=False, metadata=needs("model"))
+    image_size: Size | None = field(default=None, metadata=needs("model"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectChoice(ModelDetails, DataChoice):
+    """What is examined: a run of `veridical train`, or an architecture and its weights, and the images.
+
+    Args:
+        run: Folder of a trained run.
+        model: Instead of a run, an architecture by name, torchvision:NAME, timm:NAME, hf:DIR (a folder that
+            transformers saved), export:FILE (an archive of torch.export) or module:callable; the last two
+            with trust_code.
+        weights: File of that model's weights, safetensors or a state_dict of torch.save.
         equalise: Equalise the histogram of every channel; None does as the run.
         masks: For class folders, a folder of mask images with the images' names, bright where evidence is.
         trust_code: Allow module:callable, which runs foreign code.
@@ -148,12 +163,6 @@ class SubjectChoice(DataChoice):
     run: FilePath | None = None
     model: str | None = None
     weights: FilePath | None = field(default=None, metadata=needs("model"))
-    model_options: dict[str, ModelOption] = field(default_factory=dict, metadata=needs("model"))
-    input_mean: list[Factor] | None = field(default=None, metadata=needs("model"))
-    input_std: list[Factor] | None = field(default=None, metadata=needs("model"))
-    output: str | None = field(default=None, metadata=needs("model"))
-    one_logit: bool = field(default=False, metadata=needs("model"))
-    image_size: Size | None = field(default=None, metadata=needs("model"))
     equalise: bool | None = None
     masks: FilePath | None = None
     trust_code: bool = False
@@ -255,22 +264,24 @@ class OptimiserOptions(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(OptimiserOptions, ObjectiveOptions, DataChoice, Machine):
+class TrainOptions(OptimiserOptions, ObjectiveOptions, ModelDetails, DataChoice, Machine):
     """Train one classifier and keep it in a run folder.
 
     Args:
         out: Folder of the run; the same command continues a run that was interrupted.
         data: Name of a data set, an .npz file, a folder of class folders or one that Hugging Face's library
             `datasets` saved.
-        model: Architecture by name.
-        model_options: Options of the architecture, for example {"width": 8}.
+        model: Architecture by name, torchvision:NAME, timm:NAME, hf:DIR (a folder that transformers saved) or
+            module:callable (with trust_code).
         objective: What is minimised, by name or as module:callable (with trust_code).
         recipe: "fast" (Veridical's settings) or "paper" (the RAR authors').
         equalise: Equalise the histogram of every channel (GTSRB in the paper).
         augment: Change training images at random in every step, by shifts, rotations and brightness
             ("shift-rotate"), mirroring too where the class allows it, or as the RAR authors ("warp").
         balance: Take every class equally often in an epoch.
-        initial_run: Folder of a finished run whose weights this training begins with, instead of fresh ones.
+        init: File of weights that this training begins with, safetensors or a state_dict of torch.save.
+        initial_run: Instead, folder of a finished run whose weights it begins with. With neither they are
+            fresh, or for hf:DIR the folder's own.
         validation: Training images held out for validation; 0 holds none out.
         train_examples: Use only so many of the remaining training images; None uses all.
         download: Let torchvision download the data into the root.
@@ -285,12 +296,12 @@ class TrainOptions(OptimiserOptions, ObjectiveOptions, DataChoice, Machine):
     out: FilePath
     data: FilePath = "mnist-5k"
     model: str = "cnn"
-    model_options: dict[str, ModelOption] = field(default_factory=dict)
     objective: str = "ig-sum-norm"
     recipe: RecipeName = "fast"
     equalise: bool = False
     augment: AugmentName | None = None
     balance: BalanceName | None = None
+    init: FilePath | None = None
     initial_run: FilePath | None = None
     validation: Annotated[int, Limit(0, 10**9)] | None = None
     train_examples: Count | None = None

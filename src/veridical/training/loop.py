@@ -60,9 +60,9 @@ def train(
     options, fields: a `TrainOptions`, or its fields as keyword arguments (`out` is required); both together
     replace fields. model, data, objective: names, or a path of data, as in `TrainOptions`; or a module
     (inputs (N, C, H, W) in [0, 1] to logits (N, K)), a `Dataset`, an `Objective`. The module is copied: the
-    caller's own keeps its weights. group: the processes that share every batch:
-    `training.distributed.join_processes()` under torchrun. All call this with the same arguments and get the
-    same run; `out` must be a folder that all of them see.
+    caller's own keeps its weights, with which the training begins unless `init` or `initial_run` is given.
+    group: the processes that share every batch: `training.distributed.join_processes()` under torchrun. All
+    call this with the same arguments and get the same run; `out` must be a folder that all of them see.
 
     Interrupted at any moment, even by kill -9, the same call continues and ends with bitwise the weights of
     an unbroken run on the same machine, with the same threads and processes. A finished run is only loaded.
@@ -95,6 +95,7 @@ def train(
         with group.guarded():
             if group.first:
                 held.enter_context(_lock_folder(folder))
+                task.keep_architecture(folder)
         if group.broadcast((folder / RESULT).exists()):
             if group.first:
                 _clear(folder)

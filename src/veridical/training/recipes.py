@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from veridical.attacks.protocols import PAPER_SETTINGS, paper_row
 from veridical.data.registry import DATASETS
@@ -68,30 +68,44 @@ class _Images(TypedDict):
     options: dict[str, Any]
 
 
+class _Preprocessing(TypedDict):
+    mean: list[float]
+    std: list[float]
+
+
+class _Model(_Images):
+    """The record of a network; what only some have is of `veridical.models.external`."""
+
+    sha256: NotRequired[str]
+    preprocessing: NotRequired[_Preprocessing]
+    output: NotRequired[str]
+    one_logit: NotRequired[bool]
+
+
 class _Data(_Images):
     train: int
     checksum: str
 
 
 class InitialWeights(TypedDict):
-    """What a training began with: a digest, and what led to it."""
+    """What a training began with: a digest, and what led to it; None is not known, as of a file."""
 
     weights: str
-    objective: str
-    epochs: float
+    objective: str | None
+    epochs: float | None
 
 
 @dataclass(frozen=True)
 class Settings(Checked):
     """What a run folder is claimed for: two runs with equal settings (and machine) have equal weights.
 
-    data, model: the records of `Dataset.describe` and `veridical.models.model_config`, or of a caller's own.
+    data, model: the records of `Dataset.describe` and `models.external.describe_architecture`.
     robust: None for the natural objective and a caller's own. validation, train_examples: numbers of images.
-    initial: the run whose weights are begun with (weights, objective, epochs), None for fresh ones.
+    initial: the weights that are begun with, of a run or a file; None for fresh ones.
     """
 
     data: _Data
-    model: _Images
+    model: _Model
     objective: str
     recipe: str
     robust: RobustSettings | None
@@ -331,13 +345,12 @@ def list_deviations(settings: Settings) -> list[dict[str, Any]]:
     name, optimise, initial = settings.data["name"], settings.optimise, settings.initial
     row = _paper_row(name, settings.data["shape"])
     paper = _recipe_values("paper", row, settings.objective)
-    start = f"those of a run, {initial['objective']}, {initial['epochs']:g} epochs" if initial else "fresh"
     averaging = f"exponential, decay {optimise.averaging}" if optimise.averaging else "none"
     pairs: list[tuple[str, Any, Any]] = [
         ("data", "mnist" if row == "mnist-5k" else row, name),
         ("model", paper["model"], settings.model["name"]),
         ("initial weights", _PAPER_WEIGHTS, _initial_weights(settings)),
-        ("weights at the start", "fresh", start),
+        ("weights at the start", "fresh", _start(initial)),
     ]
     if settings.robust is not None:
         pairs.append(("norm", "linf", settings.robust.norm))
@@ -361,6 +374,16 @@ def list_deviations(settings: Settings) -> list[dict[str, Any]]:
     elif row == "gtsrb" and settings.augment != "none":
         pairs.append(("histogram", "equalised after warping", "equalised before it"))
     return [{"what": what, "paper": theirs, "used": ours} for what, theirs, ours in pairs if ours != theirs]
+
+
+def _start(initial: InitialWeights | None) -> str:
+    if initial is None:
+        return "fresh"
+    if initial["objective"] is None:
+        return "those of a file"
+    epochs = initial["epochs"]
+    before = "after those of a file" if epochs is None else f"{epochs:g} epochs"
+    return f"those of a run, {initial['objective']}, {before}"
 
 
 def _initial_weights(settings: Settings) -> str:

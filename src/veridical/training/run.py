@@ -14,12 +14,12 @@ from veridical.attacks.ascent import pgd
 from veridical.attacks.ball import Ball
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.attribution.method import predict_classes
-from veridical.data import Dataset, Split
+from veridical.data import DATASETS, Dataset, Split
 from veridical.data import load as load_data
 from veridical.data.arrays import held_out
 from veridical.data.dataset import without_masks
 from veridical.metrics.intervals import Interval, proportion_interval
-from veridical.models import build
+from veridical.models.external import ModelSource, build_examined
 from veridical.runtime.checking import as_path, checked, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
@@ -99,7 +99,8 @@ class Run:
         if equalise is None:
             equalise = bool(recorded["options"].get("equalise", False))
         name = name or recorded["name"]
-        data = load_data(name, root, download=download, equalise=equalise, masks=masks, trust_code=trust_code)
+        given: dict[str, Any] = {"download": download, "equalise": equalise, "trust_code": trust_code}
+        data = load_data(name, root, masks=masks, **given | _resized(name, recorded))
         if is_own and not self.is_own(data):
             raise RunError(
                 f"the data {name} from {data.source} are not those of {self.folder}: their "
@@ -171,6 +172,18 @@ def read_settings(folder: Path) -> Settings:
     return Settings.from_dict(claim["config"], folder / CLAIM)
 
 
+def _resized(name: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """How files of images are brought to the run's size, as options of `load`."""
+    there, own = recorded["options"], name == recorded["name"]
+    if name in DATASETS:
+        size = there.get("size") if own else None
+        return {} if size in (None, DATASETS.get(name).shape[1]) else {"size": size}
+    if not as_path(name, "data").is_dir():
+        return {}
+    names = ("size", "crop_from", "interpolation", *(["split_seed"] if own else []))
+    return {option: there[option] for option in names if option in there}
+
+
 def split_data(split: Split, settings: Settings) -> tuple[Split, Split | None, Tensor]:
     """The training images of a run, its validation images (None if none), and the former's old numbers."""
     kept, held = list(range(len(split))), None
@@ -181,10 +194,18 @@ def split_data(split: Split, settings: Settings) -> tuple[Split, Split | None, T
     return split.subset(indices), held, indices
 
 
-def build_recorded(record: Mapping[str, Any], seed: int, *, trust_code: bool = False) -> nn.Module:
-    """Build the network that a record describes, with the initial weights of a seed."""
-    sizes = {"shape": record["shape"], "num_classes": record["num_classes"]}
-    return build(record["name"], seed=seed, trust_code=trust_code, **sizes, **record["options"])
+def build_recorded(
+    record: Mapping[str, Any], seed: int, *, folder: Path = Path(), trust_code: bool = False
+) -> nn.Module:
+    """Build the network that a record describes, of a run in a folder, with the initial weights of a seed."""
+    return build_examined(
+        ModelSource.from_record(record, folder),
+        shape=record["shape"],
+        num_classes=record["num_classes"],
+        trust_code=trust_code,
+        seed=seed,
+        fresh=True,
+    )
 
 
 def measure_accuracies(model: nn.Module, split: Split, ball: Ball | None, *, seed: int) -> dict[str, Any]:
@@ -214,7 +235,7 @@ def _architecture(folder: Path, settings: Settings, trust_code: bool) -> nn.Modu
             "Give one of that architecture: load(folder, model=...)."
         )
     try:
-        return build_recorded(record, settings.seed, trust_code=trust_code)
+        return build_recorded(record, settings.seed, folder=folder, trust_code=trust_code)
     except UsageError as error:
         if ":" in record["name"]:  # code that is not trusted, or that cannot be imported here
             raise

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split
 from veridical.data import load as load_data
-from veridical.models import MODELS
-from veridical.models.external import ModelSource, build_examined, preprocessing_of
+from veridical.models.external import ModelSource, Preprocessing, build_examined, preprocessing_of
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
@@ -83,12 +82,13 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
         return _subject_of_run(choice, load(choice.run, device=place, trust_code=choice.trust_code))
     if choice.data is None:
         raise argument_error("data", None, "the images", "A model does not know its own: give --data.")
-    source, data = _source_of(choice), load_images(choice)
+    assert choice.model is not None
+    source, data = ModelSource.from_options(choice.model, choice), load_images(choice)
     sizes = {"shape": list(data.shape), "num_classes": data.num_classes}
     weights_file = choice.weights and str(as_path(choice.weights, "weights").absolute())
     named = {"source": asdict(source), "weights": weights_file, **sizes}
     model = _build_model(named, place, choice.trust_code)
-    _check_fits(source, model, data)
+    check_fits(source, model, data)
     facts = {"model": source.describe()}
     where = {"subject": json.dumps(named)}
     return Subject(str(choice.model), model, data, digest_weights(model), where, None, facts)
@@ -97,40 +97,25 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
 def load_images(choice: SubjectChoice) -> Dataset:
     """The images that options name, resized as the model's library does it or as the options say."""
     assert choice.data is not None
+    source = None if choice.model is None else ModelSource.from_options(choice.model, choice)
     return load_data(
         choice.data,
         choice.data_root,
         equalise=bool(choice.equalise),
         masks=choice.masks,
         trust_code=choice.trust_code,
-        **_sizes(choice, None if choice.model is None else _source_of(choice)),
+        **resize_options(choice.data, choice.image_size, source),
     )
 
 
-def _source_of(choice: SubjectChoice) -> ModelSource:
-    """How the model that options name is built; paths become absolute, since workers start elsewhere."""
-    assert choice.model is not None
-    spec, colon, rest = choice.model.partition(":")
-    if spec in ("hf", "export"):
-        rest = str(as_path(rest, "model").absolute())
-    return ModelSource(
-        f"{spec}{colon}{rest}",
-        dict(choice.model_options),
-        choice.input_mean,
-        choice.input_std,
-        choice.output,
-        choice.one_logit,
-    )
-
-
-def _sizes(choice: SubjectChoice, source: ModelSource | None) -> dict[str, Any]:
-    """How files of images are resized: as the model's library does, or to the size that is asked for."""
-    folder = choice.data not in DATASETS and as_path(choice.data or "", "data").is_dir()
-    record = None if source is None else preprocessing_of(source)
-    recorded = None if record is None or record.size is None else record.size[0]
-    size = choice.image_size or recorded
-    if not folder or size is None or record is None:
-        return {} if choice.image_size is None else {"size": choice.image_size}
+def resize_options(data: str, image_size: int | None, source: ModelSource | None) -> dict[str, Any]:
+    """How `load` resizes files of images: as the model's library does, or to the size that is asked for."""
+    folder = data not in DATASETS and as_path(data, "data").is_dir()
+    record = Preprocessing() if source is None else preprocessing_of(source)
+    recorded = None if record.size is None else record.size[0]
+    size = image_size or recorded
+    if not folder or size is None:
+        return {} if image_size is None else {"size": image_size}
     if recorded is None or record.resize is None:
         return {"size": size, "interpolation": record.interpolation}
     # Of another size the same share is cut out of the middle.
@@ -138,8 +123,8 @@ def _sizes(choice: SubjectChoice, source: ModelSource | None) -> dict[str, Any]:
     return {"size": size, "crop_from": crop_from, "interpolation": record.interpolation}
 
 
-def _check_fits(source: ModelSource, model: nn.Module, data: Dataset) -> None:
-    """Raise a UsageError for images that a model does not take, and for another number of classes."""
+def check_fits(source: ModelSource, model: nn.Module, data: Dataset) -> None:
+    """Raise a UsageError for images that the model does not take, and for another number of classes."""
     like = parameter_like(model)
     inputs, _ = data.test.batch(range(min(2, len(data.test))), like.dtype, like.device)
     try:
@@ -201,13 +186,12 @@ def fresh_model(
     """
     named: dict[str, Any] = json.loads(where["subject"])
     if "run" in named:
-        record = read_settings(Path(named["run"])).model
-        source = (
-            ModelSource(str(record["name"]), dict(record["options"])) if record["name"] in MODELS else None
-        )
+        folder = Path(named["run"])
+        # One that the caller brought is "own", which no library has.
+        source = ModelSource.from_record(read_settings(folder).model, folder)
     else:
         source = ModelSource(**named["source"])
-    if source is None or not source.has_initial_weights:
+    if not source.has_initial_weights:
         return None
 
     def fresh(seed: int) -> nn.Module:
@@ -237,8 +221,7 @@ def _build_model(named: Mapping[str, Any], device: torch.device, trust_code: boo
         source, shape=named["shape"], num_classes=named["num_classes"], trust_code=trust_code
     )
     if weights_file is not None:
-        path = Path(weights_file)
-        _load_weights(path, _read_weights(path), model)
+        load_weights(Path(weights_file), model)
     check_finite(model, source.spec, _HINT)
     model = model.to(device)
     return model.to(memory_format=fast_layout(model)).eval()
@@ -255,13 +238,13 @@ def _bare(name: str) -> str:
 
 
 @torch.no_grad()
-def _load_weights(path: Path, stored: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Copy weights into a model by their names, of which wrappers' prefixes are left out.
+def load_weights(path: Path, model: nn.Module, argument: str = "weights") -> None:
+    """Copy the weights in a file into a model by their names, of which wrappers' prefixes are left out.
 
-    Floating-point weights of another precision are converted. Raises RunError with what is missing, left over
-    or of another shape.
+    Floating-point weights of another precision are converted. argument: for which the file was given. Raises
+    UsageError where there is none, RunError with what is missing, left over or of another shape.
     """
-    own = weights(model)
+    stored, own = _read_weights(path, argument), weights(model)
     there, here = ({_bare(name): name for name in one} for one in (stored, own))
     if len(there) < len(stored) or len(here) < len(own):  # a model that has both a.x and model.a.x
         there, here = ({name: name for name in one} for one in (stored, own))
@@ -287,10 +270,11 @@ def _load_weights(path: Path, stored: Mapping[str, Tensor], model: nn.Module) ->
             own[target].copy_(stored[there[name]])
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path, argument: str) -> dict[str, Tensor]:
     """Tensors by name, from a safetensors file or a state_dict that torch.save wrote; no code is run."""
     if not path.is_file():
-        raise argument_error("weights", str(path), "a file of weights", "There is no such file.")
+        hint = f"Those of a run are {path / MODEL}." if path.is_dir() else "There is no such file."
+        raise argument_error(argument, str(path), "a file of weights", hint)
     if path.suffix == ".safetensors":
         return unpack(path.read_bytes(), path, _HINT)
     try:
