@@ -213,7 +213,7 @@ def preprocessing_of(source: ModelSource) -> Preprocessing:
     recorded = {"torchvision": _torchvision_record, "timm": _timm_record, "hf": _hf_record}
     found = recorded[source.scheme](source.rest) if source.scheme in recorded else Preprocessing()
     own = {name: tuple(value) for name in ("mean", "std") if (value := getattr(source, name)) is not None}
-    if not own:
+    if all(getattr(found, name) == value for name, value in own.items()):
         return found
     return Preprocessing(**{**vars(found), **own, "source": "options"})
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from veridical.attacks.protocols import PAPER_SETTINGS, paper_row
 from veridical.data.registry import DATASETS
+from veridical.models.registry import MODELS
 from veridical.runtime.checking import Checked, Count, Decay, Factor, Limit, Radius, Seed, Width
 from veridical.runtime.errors import RunError, UsageError, argument_error
 from veridical.runtime.files import check_form
@@ -387,6 +388,8 @@ def _start(initial: InitialWeights | None) -> str:
 
 
 def _initial_weights(settings: Settings) -> str:
+    if settings.model["name"] not in MODELS:
+        return "the model's own"
     weights = settings.model.get("options", {}).get("initialisation", "paper")
     if weights in ("paper", 1.0):
         return _PAPER_WEIGHTS
