@@ -78,7 +78,7 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _no_autocast() -> Iterator[None]:
+def no_autocast() -> Iterator[None]:
     """Compute in the tensors' own dtypes: gradients of rounded logits are mostly rounding."""
     with ExitStack() as disabled:
         for device in ("cpu", "cuda"):
@@ -93,7 +93,7 @@ def default_modes() -> Iterator[None]:
     with ExitStack() as modes:
         modes.enter_context(torch.inference_mode(False))
         modes.enter_context(torch.enable_grad())
-        modes.enter_context(_no_autocast())
+        modes.enter_context(no_autocast())
         if "torch._dynamo" in sys.modules:
             # Compiled code has no second derivative, and the smooth twin cannot look into it.
             modes.enter_context(torch.compiler.set_stance("force_eager"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +24,7 @@ from veridical.attribution.path import (
 )
 from veridical.runtime.checking import Checked, Length, Steps, record
 from veridical.runtime.errors import UsageError, argument_error
-from veridical.runtime.guards import default_modes, eval_mode, evaluating
+from veridical.runtime.guards import default_modes, eval_mode, evaluating, no_autocast
 from veridical.runtime.options import ScoreName, StartName
 from veridical.runtime.registry import load_factory
 from veridical.training.penalties import OBJECTIVES, AttributionPenalty
@@ -98,7 +99,8 @@ class RobustAttribution:
     The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d
     held constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in
     eval mode (batch normalisation with its running statistics), the losses in the caller's mode. Under
-    torch.autocast the losses are computed by it, the attribution terms without it.
+    torch.autocast the losses are computed by it, the attribution terms without it, and losses neither whose
+    difference an absolute value is taken of.
     Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
     """
 
@@ -164,8 +166,9 @@ class RobustAttribution:
             change = torch.zeros_like(moved)
         elif self.size.sum_weight or self.size.absolute_sum:
             # One pass for both, so that batch normalisation and dropout treat them alike.
-            both = logits_of(model, torch.cat([inputs, perturbed]), finite=False)
-            clean, moved = loss.of_logits(both).chunk(2)
+            with _arithmetic(self.size):
+                both = logits_of(model, torch.cat([inputs, perturbed]), finite=False)
+                clean, moved = loss.of_logits(both).chunk(2)
             change = (moved - clean).detach()
         else:
             clean, moved = loss(inputs), None
@@ -234,6 +237,11 @@ class RobustAttribution:
         return total
 
 
+def _arithmetic(size: AttributionPenalty) -> AbstractContextManager[None]:
+    """Of losses: the caller's, but not autocast where rounding could turn the sign of their difference."""
+    return no_autocast() if size.absolute_sum else nullcontext()
+
+
 @record
 class _PenaltyScore:
     """size(IG from the fixed inputs to x'), as a function of x' with its exact gradient (N,)."""
@@ -244,12 +252,13 @@ class _PenaltyScore:
     quadrature: Quadrature
 
     def __call__(self, perturbed: Tensor) -> Tensor:
-        change = self.loss(perturbed)
-        # The sign of the change matters here; elsewhere l(x) is a constant that no slope sees.
-        if self.size.absolute_sum:
-            with torch.no_grad():
-                clean = self.loss(self.inputs)
-            change = change - clean
+        with _arithmetic(self.size):
+            change = self.loss(perturbed)
+            # The sign of the change matters here; elsewhere l(x) is a constant that no slope sees.
+            if self.size.absolute_sum:
+                with torch.no_grad():
+                    clean = self.loss(self.inputs)
+                change = change - clean
         attribution = None
         if self.size.needs_map:
             graph = torch.is_grad_enabled() and perturbed.requires_grad
