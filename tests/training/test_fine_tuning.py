@@ -188,9 +188,12 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_weights(
 
 
 def test_the_run_is_attacked_and_built_anew_like_any_other(
-    tuned: Trained, resnet: Path, narrow: Path, tmp_path: Path
+    tuned: Trained, images: Path, resnet: Path, narrow: Path, tmp_path: Path
 ) -> None:
-    run = tuned("run", **RESNET, init=resnet)
+    given = ["--model", RESNET["model"], "--init", str(resnet), "--data", str(images), "--steps", "2"]
+    given += ["--batch-size", "16", "--objective", "natural", "--device", "cpu", "--progress=false"]
+    assert main(["train", *given, "--out", str(tmp_path / "run")]) == 0
+    run = load(tmp_path / "run")
     arguments = ["--run", str(run.folder), "--radius", "0.02", "--examples", "2", "--workers", "1"]
     arguments += ["--attribution", "input-gradient", "--device", "cpu", "--progress=false"]
     assert main(["attack", *arguments, "--out", str(tmp_path / "attack")]) == 0

@@ -27,6 +27,7 @@ def train(options: TrainOptions) -> int:
     examples:
       veridical train --data fashion-mnist --model cnn --objective ig-sum-norm --out runs/igsum
       veridical train --data mnist-5k --objective natural --out runs/natural
+      veridical train --model torchvision:resnet18 --init weights.pt --data photos/ --out runs/tuned
 
     An interrupted run is continued by the same command. Several processes share every batch under torchrun:
     `torchrun --standalone --nproc-per-node 2 -m veridical train ...`.
