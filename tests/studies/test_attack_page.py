@@ -1,6 +1,7 @@
 """Finished attacks side by side: what compares, what a page shows and says, and the commands that do it."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +371,7 @@ def test_training_logs_are_drawn_by_epoch(tmp_path: Path, attacks: dict[str, Stu
 
 
 def test_the_attack_command_writes_a_page_and_prints_the_numbers(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], check_page: Callable[[Path], None]
 ) -> None:
     arguments = ["attack", "--run", str(place / "natural"), "--out", str(tmp_path / "a"), "--examples", "6"]
     assert main([*arguments, "--steps", "2", "--radius", "0.05", "0.1", "--progress=false"]) == 0
@@ -380,6 +381,7 @@ def test_the_attack_command_writes_a_page_and_prints_the_numbers(
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert "Natural training" in page
     assert not re.search(r"(src|href)=\"http", page)
+    check_page(tmp_path / "a" / "report.html")
     assert len(read_json(tmp_path / "a" / "result.json")["results"]["curve"]) == 2
 
 

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,10 @@ def test_planted_truths_are_told(audited: StudyResult) -> None:
     assert answer(audited, "stability", "captum:GuidedBackprop")["verdict"] == "not measured"
 
 
-def test_the_page_says_it_all_and_no_single_score(audited: StudyResult) -> None:
+def test_the_page_says_it_all_and_no_single_score(
+    audited: StudyResult, check_page: Callable[[Path], None]
+) -> None:
+    check_page(audited.folder / "report.html")
     page = (audited.folder / "report.html").read_text(encoding="utf-8")
     for words in ("Can this audit be trusted?", "no stronger change was found", "Limits", "EU AI Act"):
         assert words in page

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,9 @@ def test_where_no_radius_is_certified() -> None:
         certified_radius(BlockWorld(4, 2))
 
 
-def test_from_a_command_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_command_to_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], check_page: Callable[[Path], None]
+) -> None:
     out = tmp_path / "margin"
     assert main([*COMMAND, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
@@ -145,6 +148,7 @@ def test_from_a_command_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [point["at"] for point in results["by_radius"]["adversarial"]] == [0, 0.2, 0.4]
     # The network of all main values is trained once, wherever it is shown.
     assert results["by_width"]["natural"][1]["margin"] == natural["margin"]
+    check_page(out / "report.html")
     page = (out / "report.html").read_text()
     for part in (BlockMargin.title, "What the gradients mark", "Width, noise and radius", "The max-margin"):
         assert part in page

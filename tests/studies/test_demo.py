@@ -1,5 +1,6 @@
 """The demo from end to end at toy size, and its verdict."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ TOY = Scale(2.0, 2.0, 100, 12, 2, 0.1)
 
 
 def test_the_demo_trains_attacks_and_names_its_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    check_page: Callable[[Path], None],
 ) -> None:
     monkeypatch.setattr(module, "SHORT", TOY)
     data, out = write_stripes(tmp_path / "stripes.npz"), tmp_path / "demo"
@@ -28,6 +32,7 @@ def test_the_demo_trains_attacks_and_names_its_page(
     assert printed.strip().replace("\n", "").endswith(f"report: {out / 'report.html'}")
     assert all(words in printed for words in ("Natural training", "IG-SUM-NORM", "explanations"))
     assert "This is a demonstration on" in (out / "report.html").read_text(encoding="utf-8")
+    check_page(out / "report.html")
     document = read_json(out / "result.json")
     results = document["results"]
     assert set(results) == {"natural", "ig-sum-norm", "robust_above_natural"}

@@ -154,10 +154,13 @@ def test_pictures_are_of_the_images_that_all_have(measured: Build, tmp_path: Pat
     assert "Image 1" not in page_of(tmp_path, {"one": one, "other": other})
 
 
-def test_the_page_says_how_it_was_measured(measured: Build, tmp_path: Path) -> None:
+def test_the_page_says_how_it_was_measured(
+    measured: Build, tmp_path: Path, check_page: Callable[[Path], None]
+) -> None:
     found = name_measurements([measured(), measured("adversarial")])
     found["input-gradient, Natural training"].document["results"]["notes"].append("Only here.")
     text = page_of(tmp_path, found)
+    check_page(tmp_path / "page.html")
     for told in ("240 training and 30 test images", "training mean of each channel", "12.5%"):
         assert told in text, told
     assert "input-gradient, Natural training: Only here." in text

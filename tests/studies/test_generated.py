@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def source(tmp_path: Path) -> str:
 
 
 def test_blocks_are_written_described_and_trained_on(
-    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], check_page: Callable[[Path], None]
 ) -> None:
     out = tmp_path / "blocks"
     blocks = ["make-block-mnist", "--source", source, "--null", "noise", "--layout", "2", "--out", str(out)]
@@ -48,6 +49,7 @@ def test_blocks_are_written_described_and_trained_on(
     assert found["by_class"] == {"0": 20, "1": 20, "2": 20}
     assert sum(found["by_place"]["block"].values()) == 60
     assert "The first train images" in (out / "report.html").read_text()
+    check_page(out / "report.html")
     arguments = ["train", "--data", str(out / "data.npz"), "--model", "mlp", "--objective", "natural"]
     arguments += ["--steps", "2", "--validation", "10", "--no-progress", "--out", str(tmp_path / "run")]
     assert main(arguments) == 0

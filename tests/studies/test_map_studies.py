@@ -1,6 +1,7 @@
 """What holds for every study of maps: its page, its continuation, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -31,10 +32,14 @@ def finished(request: pytest.FixtureRequest) -> Finished:
     return STUDIES[request.param], request.getfixturevalue(request.param)
 
 
-def test_the_page_shows_what_was_found_without_loading_anything(finished: Finished) -> None:
+def test_the_page_shows_what_was_found_without_loading_anything(
+    finished: Finished, check_page: Callable[[Path], None]
+) -> None:
     kind, options = finished
     study = kind.read(options.out)
-    page = kind.write_page(study).read_text(encoding="utf-8")
+    path = kind.write_page(study)
+    check_page(path)
+    page = path.read_text(encoding="utf-8")
     for line in kind.findings(study):
         assert line.replace("'", "&#39;") in page
     for title, table in kind.tables(study).items():

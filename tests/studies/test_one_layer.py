@@ -1,6 +1,7 @@
 """The one-layer theorem: three trajectories of the weights that are one."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,9 @@ def test_images_of_two_classes_do_as_well(tmp_path: Path) -> None:
     assert all(case["greatest_of_seeds"]["ig-norm"] < 1e-12 for case in document["results"]["cases"])
 
 
-def test_from_a_command_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_a_command_to_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], check_page: Callable[[Path], None]
+) -> None:
     out = tmp_path / "one"
     command = [*COMMAND, *HERE, "--out", str(out)]
     assert main(command) == 0
@@ -141,6 +144,7 @@ def test_from_a_command_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[
     for case in cases:
         assert case["greatest"]["ig-norm"]["n"] == 2
         assert case["greatest_of_seeds"]["ig-norm"] < 1e-12
+    check_page(out / "report.html")
     page = (out / "report.html").read_text()
     assert "One layer: three trainings that are one" in page
     assert page.count("<svg") >= 2

@@ -1,9 +1,12 @@
 """A study's words, tables, figures and galleries -> one self-contained HTML file.
 
-Give what was found in words first; a figure or table is what it stands on. The file loads nothing, runs no
-script, and every text is escaped.
+Give what was found in words first; a figure or table is what it stands on. The file loads nothing, and every
+text is escaped. It runs no script, but for one of ours where a gallery can be explored: its policy names that
+script by digest, so that nothing else runs, and without it the page is complete.
 """
 
+import base64
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +17,7 @@ from markupsafe import Markup
 
 from veridical.report.figures import Illustration, inline_svg
 from veridical.report.formats import DASH, flatten_settings
-from veridical.report.pictures import PictureGallery, PictureRow, colour_bar_uri
+from veridical.report.pictures import PictureGallery, PictureRow, colour_bar_uri, largest_side
 from veridical.report.table import Table, explained
 from veridical.runtime.checking import record
 from veridical.runtime.errors import argument_error, visible
@@ -23,9 +26,13 @@ from veridical.runtime.errors import argument_error, visible
 _NARROW: Final = 440.0
 _GROWTH: Final = 1.15
 _LISTED_FROM: Final = 4
-# Galleries of a page stay below this many bytes together: browsers and mail take no more with ease.
-_LARGEST_GALLERY: Final = 15_000_000
+# A page stays below this many bytes, some of which are for all but pictures: browsers and mail take no more
+# with ease.
+_LARGEST_PAGE, _BESIDE_PICTURES = 15_000_000, 1_000_000
 _INTERVAL: Final = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
+_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+# Browsers break a line after the hyphen of 5.8e-16.
+_POWER: Final = re.compile(r"(?<![\w.-])[\d.]+e-\d+(?!\w)")
 
 
 @record
@@ -76,15 +83,23 @@ def study_page(
     `lead` is paragraphs: the first says under the title what the page is about; the others, if any, are the
     headlines of a verdict. What the columns of the tables mean stands once, below the panels. `facts`
     (settings, versions, seed) come last, as names and values; nested ones get dotted names. `notes` are
-    deviations and cautions, a sentence each. `question` is the kind of page, above the title. Galleries that
-    would pass 15 MB are shortened, and say so. Equal content gives equal bytes. Raises UsageError for a lead
+    deviations and cautions, a sentence each. `question` is the kind of page, above the title. Where pictures
+    would pass 15 MB they are stored smaller (`largest_side`), and galleries for which that is not enough are
+    shortened; both say so. Equal content gives equal bytes. Raises UsageError for a lead
     without a paragraph.
     """
     if isinstance(lead, str) or not lead:
         raise argument_error("lead", lead, "a list of one paragraph or more")
     about, *found = lead
     box = verdict or (Verdict(found) if found else None)
-    pictures = _GalleryRenderer()
+    pictures = _GalleryRenderer(
+        [
+            one.figure
+            for panel in panels
+            for one in panel.illustrations
+            if isinstance(one.figure, PictureGallery)
+        ]
+    )
     entries = [_entry(panel, f"panel-{place}", pictures) for place, panel in enumerate(panels, start=1)]
     shown = [entry for entry in entries if not entry["folded"]]
     return _render(
@@ -98,9 +113,10 @@ def study_page(
         folded=[entry for entry in entries if entry["folded"]],
         listed=len(shown) >= _LISTED_FROM,
         explained=explained(panel.table for panel in panels if panel.table is not None),
-        details=flatten_settings(facts),
+        details=[(name.replace("_", " "), text) for name, text in flatten_settings(facts)],
         notes=notes,
         colour_bar=colour_bar_uri(),
+        explorable=any(gallery["controls"] for entry in entries for gallery in entry["galleries"]),
     )
 
 
@@ -111,14 +127,33 @@ def _render(template: str, **content: object) -> str:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         # Text of others with every character visible; markup is our own.
-        finalize=lambda value: visible(value, keep="\n\t") if type(value) is str else value,
+        finalize=lambda value: _visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     assert environment.loader is not None
-    style = environment.loader.get_source(environment, "report.css")[0]
-    page = environment.get_template(template, globals={"style": Markup(style)})  # noqa: S704
+    environment.filters["unbroken"] = _unbroken
+    style, script = (
+        Markup("\n".join(environment.loader.get_source(environment, name)[0].splitlines()))  # noqa: S704
+        for name in ("report.css", "explore.js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripted = f"{_POLICY}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    page = environment.get_template(
+        template,
+        globals={"style": style, "script": script, "policy": Markup(_POLICY), "scripted": Markup(scripted)},  # noqa: S704
+    )
     return page.render(**content)
+
+
+def _visible(text: str) -> str:
+    return visible(text, keep="\n\t")
+
+
+def _unbroken(text: str) -> Markup:
+    """Text, escaped, in which a number like 5.8e-16 stays on one line."""
+    safe = str(Markup.escape(_visible(text)))
+    return Markup(_POWER.sub(r'<span class="unbroken">\g<0></span>', safe))  # noqa: S704
 
 
 def _entry(panel: Panel, key: str, pictures: "_GalleryRenderer") -> dict[str, Any]:
@@ -158,8 +193,9 @@ def _figures(illustrations: Iterable[Illustration], key: str) -> Iterator[dict[s
 class _GalleryRenderer:
     """Galleries of one page, as long as there is room for them."""
 
-    def __init__(self) -> None:
-        self.left = _LARGEST_GALLERY
+    def __init__(self, galleries: Sequence[PictureGallery]) -> None:
+        self.left = _LARGEST_PAGE - _BESIDE_PICTURES
+        self.side = largest_side(galleries, self.left)
 
     def render(self, gallery: PictureGallery, illustration: Illustration) -> dict[str, Any]:
         """A gallery as its template takes it; rows of one heading are shown together or not at all."""
@@ -169,30 +205,48 @@ class _GalleryRenderer:
         shown: list[dict[str, Any]] = []
         # The pictures are made before they are counted: how well a PNG compresses is not known earlier.
         for start, end in itertools.pairwise([*starts, len(gallery.rows)]):
-            group = [_row(gallery, row) for row in gallery.rows[start:end]]
+            group = [self._row(gallery, row) for row in gallery.rows[start:end]]
             size = sum(len(tile["uri"]) + len(tile["outline"]) for row in group for tile in row["tiles"])
             if size > self.left:
                 break
             self.left -= size
             shown += group
-        short = ""
-        if len(shown) < len(gallery.rows):
-            short = (
-                f"The first {len(shown):,} of {len(gallery.rows):,} rows are shown: with all of them this "
-                f"page would pass {_LARGEST_GALLERY / 1e6:g} MB."
-            )
         return {
             "rows": shown,
+            "controls": _controls(gallery, shown) if gallery.explorable and shown else None,
             "columns": len(gallery.columns),
             "legend": gallery.legend,
             "caption": illustration.caption,
             "alt": illustration.alt,
-            "short": short,
+            "short": self._cautions(gallery, shown),
         }
 
+    def _row(self, gallery: PictureGallery, row: PictureRow) -> dict[str, Any]:
+        tiles = gallery.tiles(row, self.side)
+        return {"heading": row.heading, "title": row.title, "label": row.label, "rank": None, "tiles": tiles}
 
-def _row(gallery: PictureGallery, row: PictureRow) -> dict[str, Any]:
-    return {"heading": row.heading, "title": row.title, "tiles": gallery.tiles(row)}
+    def _cautions(self, gallery: PictureGallery, shown: Sequence[Mapping[str, Any]]) -> str:
+        """What is not shown as it was given, so that the page stays small."""
+        said, limit = [], f"{_LARGEST_PAGE / 1e6:g} MB"
+        if len(shown) < len(gallery.rows):
+            said.append(
+                f"The first {len(shown):,} of {len(gallery.rows):,} rows are shown: with all of them this "
+                f"page would pass {limit}."
+            )
+        if self.side is not None and any(not tile["crisp"] for row in shown for tile in row["tiles"]):
+            said.append(
+                f"Pictures are stored with at most {self.side} pixels a side, and maps in 16 colours, so "
+                f"that this page stays below {limit}."
+            )
+        return " ".join(said)
+
+
+def _controls(gallery: PictureGallery, shown: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What can be chosen for the rows shown, which get their ranks; None where there is nothing to choose."""
+    controls = gallery.controls(gallery.rows[: len(shown)])
+    for row, rank in zip(shown, controls["ranks"], strict=False):
+        row["rank"] = rank
+    return {**controls, "worst": gallery.worst} if any(controls.values()) else None
 
 
 def _table(table: Table) -> dict[str, Any]:

@@ -482,7 +482,8 @@ def _gallery(result: StudyResult) -> list[Panel]:
         title += "" if shown["predicted"] == shown["label"] else f", read as {shown['predicted']}"
         maps = [arrays[f"saliency/{name}"][place].astype(np.float64) for name in names]
         captions = [_caption(shown["maps"].get(name, {})) for name in names]
-        rows.append(map_row(title, arrays["image"][place], maps, captions))
+        facts = {"label": shown["label"], "score": shown["score"]}
+        rows.append(map_row(title, arrays["image"][place], maps, captions, **facts))
     text = (
         "Each map has a scale of its own. One half are the first images of each class, the other those whose "
         "maps the model bears out least. Below a map: evidence, how much more the model keeps when the least "
@@ -490,7 +491,9 @@ def _gallery(result: StudyResult) -> list[Panel]:
         "left; inside, the share inside the masks."
     )
     return [
-        examples_panel("Images and their maps", [text], rows, names),
+        examples_panel(
+            "Images and their maps", [text], rows, names, explorable=True, worst="maps borne out least"
+        ),
         Panel("Where it fails, by class", _wrong(result), table=_class_table(result)),
         Panel(
             "The images whose maps are borne out least",

@@ -261,19 +261,41 @@ def topk_panel(
 
 
 def map_row(
-    title: object, image: Any, maps: Sequence[Any], captions: Sequence[str] = (), region: Any = None
+    title: object,
+    image: Any,
+    maps: Sequence[Any],
+    captions: Sequence[str] = (),
+    region: Any = None,
+    *,
+    label: str = "",
+    score: float | None = None,
 ) -> PictureRow:
-    """An image (C, H, W) and its maps (H, W), with words below each map and a region outlined in all."""
-    below = ["", *captions] if captions else []
-    return PictureRow(str(title), [channels_last(image), *maps], below, [region] * (1 + len(maps)))
+    """An image (C, H, W) and its maps (H, W), with words below each map and a region outlined in all.
+
+    label, score: by which an explorable gallery filters and orders its rows; higher is better.
+    """
+    below, outlines = ["", *captions] if captions else [], [region] * (1 + len(maps))
+    pictures = [channels_last(image), *maps]
+    return PictureRow(str(title), pictures, below, outlines, label=label, score=score)
 
 
-def examples_panel(title: str, text: Sequence[str], rows: Sequence[PictureRow], maps: Sequence[str]) -> Panel:
-    """Rows that `map_row` makes, under the names of their maps."""
+def examples_panel(
+    title: str,
+    text: Sequence[str],
+    rows: Sequence[PictureRow],
+    maps: Sequence[str],
+    *,
+    explorable: bool = False,
+    worst: str = "",
+) -> Panel:
+    """Rows that `map_row` makes, under the names of their maps; explorable: with controls, where scripts run.
+
+    worst: which rows come first when the worst do, in words.
+    """
     if not rows:
         return Panel(title, ["No images were asked for."])
     heat: list[Colours] = ["heat"] * len(maps)
-    gallery = PictureGallery(rows, ["image", *maps], ["grey", *heat])
+    gallery = PictureGallery(rows, ["image", *maps], ["grey", *heat], explorable=explorable, worst=worst)
     alt = f"{len(rows)} rows of an image and its maps: {', '.join(maps)}."
     return Panel(title, text, illustrations=[Illustration(gallery, "", alt)])
 
