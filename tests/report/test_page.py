@@ -1,5 +1,7 @@
 """The page: self-contained, escaped, complete, of bounded size; figures fit its fonts, colours and ids."""
 
+import base64
+import hashlib
 import itertools
 import re
 import subprocess
@@ -68,7 +70,8 @@ def a_page(words: str = "words", panels: int = 2) -> str:
 
 def the_tree(page: str) -> ET.Element:
     """The page as XML: fails on tags that do not nest. HTML's void elements are closed first."""
-    closed = re.sub(r"<(meta|img)([^>]*)>", r"<\1\2/>", page.replace("<!doctype html>", ""))
+    closed = re.sub(r"<(meta|img|input)([^>]*)>", r"<\1\2/>", page.replace("<!doctype html>", ""))
+    closed = closed.replace(" hidden>", ' hidden="">')
     return ET.fromstring(closed.replace("&middot;", "·").replace("&rsquo;", "'"))
 
 
@@ -219,18 +222,93 @@ def test_outlines_are_drawn_over_their_pictures_and_captions_below() -> None:
     assert [image.get("alt") for image in page.iter("img")][1:] == ["Row, Row, Row, Row", "Row, Row, Map, b"]
 
 
-def test_a_gallery_that_would_make_the_page_too_large_is_shortened_and_says_so() -> None:
-    drawn = [Illustration(some_pictures(rows=40, size=448), "", "alt")]
+def test_five_hundred_photographs_with_three_maps_stay_below_15_mb() -> None:
+    draws = np.random.default_rng(0)
+    # As rough as photographs are: smooth shapes and some noise in all colours; maps of noise alone.
+    shapes = np.kron(draws.random((14, 14, 3)), np.ones((16, 16, 1)))
+    photo = np.clip(shapes + 0.1 * draws.standard_normal((224, 224, 3)), 0, 1)
+    row = PictureRow("", [photo, *np.abs(draws.standard_normal((3, 224, 224)))], label="a", score=0.0)
+    gallery = PictureGallery([row] * 500, [*"abcd"], ["grey", *["heat"] * 3], explorable=True)
+    page = study_page("t", ["l"], [Panel("p", (), [Illustration(gallery, "", "alt")])], {})
+    assert len(page.encode()) < 15_000_000
+    assert page.count('class="picture-row"') == 500
+    assert "rows are shown" not in page
+    assert "Pictures are stored with at most 95 pixels a side" in page
+
+
+def test_a_gallery_that_would_make_the_page_too_large_is_shortened_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(page_module, "_LARGEST_PAGE", 2_000_000)
+    drawn = [Illustration(some_pictures(rows=200, size=64), "", "alt")]
     page = study_page("t", ["l"], [Panel("p", (), drawn), Panel("q", (), drawn)], {})
-    assert 13_000_000 < len(page) < 16_000_000
+    assert 900_000 < len(page) < 2_000_000
     found = re.findall(
-        r"The first (\d+) of 40 rows are shown: with all of them this page would pass 15 MB", page
+        r"The first (\d+) of 200 rows are shown: with all of them this page would pass 2 MB", page
     )
     assert page.count('class="picture-row"') == int(found[0])
-    assert page.count("The first 0 of 40 rows are shown") == 1
+    assert page.count("The first 0 of 200 rows are shown") == 1
+    assert "stored with at most" not in page
     assert "rows are shown" not in study_page(
         "t", ["l"], [Panel("p", (), [Illustration(some_pictures(), "", "alt")])], {}
     )
+
+
+def explorable_page(label: str) -> str:
+    rows = [PictureRow("", [np.eye(2)] * 2, label=name, score=n) for n, name in enumerate((label, "b"))]
+    gallery = PictureGallery(rows, [label, "m"], ["grey", "heat"], explorable=True, worst=label)
+    return study_page("t", ["l"], [Panel("p", (), [Illustration(gallery, "", "alt")])], {})
+
+
+def test_only_our_script_may_run_and_it_holds_nothing_of_the_study() -> None:
+    pages = explorable_page("a"), explorable_page(EVIL)
+    scripts = {re.findall("<script>(.*?)</script>", page, re.DOTALL)[0] for page in pages}
+    (script,) = scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    allowed = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    for page in pages:
+        policy = re.findall('http-equiv="Content-Security-Policy" content="(.*?)"', page)
+        assert policy == [f"{allowed}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"]
+        assert page.count("<script") == 1
+        assert "runs one script, its own" in page
+        assert "runs no script" not in page
+    assert len(script.splitlines()) < 60
+    assert not re.search(r"innerHTML|eval|Function|insertAdjacent|document\.write|fetch|import|<", script)
+    # Where nothing can be explored no script runs, and none is allowed.
+    plain = a_page()
+    assert f'content="{allowed}"' in plain
+    assert "runs no script" in plain
+    # As a page with an explorable gallery of which nothing can be chosen.
+    alone = PictureGallery([PictureRow("", [np.eye(2)])], ["a"], ["grey"], explorable=True)
+    assert "<script" not in study_page("t", ["l"], [Panel("p", (), [Illustration(alone, "", "alt")])], {})
+
+
+def test_what_can_be_chosen_stands_in_attributes_escaped_and_hidden() -> None:
+    tree = the_tree(explorable_page(EVIL))
+    assert not list(tree.iter("b"))
+    rows = [div for div in tree.iter("div") if div.get("class") == "picture-row"]
+    assert [(row.get("data-label"), row.get("data-rank")) for row in rows] == [(EVIL, "0"), ("b", "1")]
+    (controls,) = (div for div in tree.iter("div") if div.get("class") == "controls")
+    assert controls.get("hidden") is not None
+    options = [(option.get("value"), option.text) for option in controls.iter("option")]
+    assert options == [
+        ("", "all"),
+        (EVIL, f"{EVIL} (1)"),
+        ("b", "b (1)"),
+        ("examined", "as examined"),
+        ("worst", f"worst first ({EVIL})"),
+    ]
+    assert "".join(next(controls.iter("output")).itertext()) == "2 of 2 shown"
+
+
+def test_small_numbers_stay_on_one_line_and_settings_are_named_in_words() -> None:
+    text = "at most 5.8e-16, not run-1e-05 nor a1e-4b"
+    panel = Panel("p", [text], table=Table(["n", "v"], [[text, "1e-07"]]))
+    tree = the_tree(study_page("t", ["l"], [panel], {"batch_size": "1e-3"}))
+    kept = [span.text for span in tree.iter("span") if span.get("class") == "unbroken"]
+    assert kept == ["5.8e-16", "1e-07", "1e-3"]
+    assert text in "".join(tree.itertext())
+    assert [term.text for term in tree.iter("dt")] == ["batch size"]
 
 
 def test_rows_of_one_heading_are_shown_together_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +316,8 @@ def test_rows_of_one_heading_are_shown_together_or_not_at_all(monkeypatch: pytes
     rows = [PictureRow("", [noise], heading="" if place % 3 else f"image {place}") for place in range(12)]
     drawn = [Illustration(PictureGallery(rows, [""], ["grey"]), "", "alt")]
     size = len(study_page("t", ["l"], [Panel("p", (), drawn)], {}))
-    monkeypatch.setattr(page_module, "_LARGEST_GALLERY", size // 2)
+    monkeypatch.setattr(page_module, "_LARGEST_PAGE", size // 2)
+    monkeypatch.setattr(page_module, "_BESIDE_PICTURES", 0)
     short = study_page("t", ["l"], [Panel("p", (), drawn)], {})
     assert short.count('class="picture-row"') % 3 == 0
     assert 3 <= short.count('class="picture-row"') < 12

@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,16 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from veridical.report import PictureGallery, PictureRow, channels_last, pictures
-from veridical.report.pictures import colour_pixels
+from veridical.report.pictures import colour_pixels, largest_side
 from veridical.runtime.errors import UsageError
 
 
-def decoded(uri: str) -> NDArray[np.uint8]:
+def decoded(uri: str, form: str = "png") -> NDArray[np.uint8]:
     prefix, _, content = uri.partition(",")
-    assert prefix == "data:image/png;base64"
-    pixels = imread(io.BytesIO(base64.b64decode(content)), format="png")
-    levels: NDArray[np.uint8] = np.rint(pixels * 255).astype(np.uint8)[..., :3]
-    return levels
+    assert prefix == f"data:image/{form};base64"
+    pixels = imread(io.BytesIO(base64.b64decode(content)), format=form)
+    levels = pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255)
+    return levels.astype(np.uint8)[..., :3]
 
 
 def shown(picture: Any, colours: Any = "grey") -> NDArray[np.uint8]:
@@ -125,10 +126,81 @@ def test_outlines_follow_the_borders_of_the_mask() -> None:
     mask = np.zeros((4, 5), dtype=bool)
     mask[1:3, 0:2] = True
     strokes = {stroke for stroke in pictures._mask_borders(mask).split("M") if stroke}
-    level = {f"{x} {y}h1" for x in (0, 1) for y in (1, 3)}
-    upright = {f"{x} {y}v1" for x in (0, 2) for y in (1, 2)}
-    assert strokes == level | upright
+    assert strokes == {"0 1h2", "0 3h2", "0 1v2", "2 1v2"}
     assert pictures._mask_borders(mask & False) == ""
+
+
+def test_outlines_are_the_edges_between_pixels_of_which_one_is_in_the_mask() -> None:
+    mask = np.random.default_rng(0).random((7, 9)) > 0.5
+
+    def is_in(x: int, y: int) -> bool:
+        return 0 <= x < 9 and 0 <= y < 7 and bool(mask[y, x])
+
+    drawn = []
+    for x, y, way, length in re.findall(r"M(\d+) (\d+)([hv])(\d+)", pictures._mask_borders(mask)):
+        step = (1, 0) if way == "h" else (0, 1)
+        drawn += [(int(x) + n * step[0], int(y) + n * step[1], way) for n in range(int(length))]
+    expected = {(x, y, "h") for x in range(9) for y in range(8) if is_in(x, y) != is_in(x, y - 1)}
+    expected |= {(x, y, "v") for x in range(10) for y in range(7) if is_in(x, y) != is_in(x - 1, y)}
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == expected
+
+
+def test_few_pictures_stay_exact_and_many_large_ones_fit() -> None:
+    def gallery(rows: int, side: int) -> PictureGallery:
+        row = PictureRow("r", [np.zeros((side, side))] * 4)
+        return PictureGallery([row] * rows, [""] * 4, ["grey", *["heat"] * 3])
+
+    room = 14_000_000
+    assert largest_side([gallery(1000, 28)], room) is None
+    assert largest_side([gallery(12, 224)], room) is None
+    # The largest s with 2,000 pictures of 0.7 bytes a pixel, and 600 bytes around each.
+    assert largest_side([gallery(500, 224)], room) == int(((room - 2000 * 600) / 0.7 / 2000) ** 0.5)
+    # All galleries of a page count, small pictures too, and none gets smaller than a small picture.
+    halves = [gallery(250, 224)] * 2
+    assert largest_side(halves, room) == largest_side([gallery(500, 224)], room)
+    beside = largest_side([*halves, gallery(200, 28)], room)
+    assert beside == int(((room - 2800 * 600 - 4 * 800 * 28**2) / 0.7 / 2000) ** 0.5)
+    assert largest_side([gallery(5000, 224)], room) == 64
+
+
+def test_pictures_that_are_stored_smaller_are_like_the_exact_ones() -> None:
+    ramp = np.add.outer(np.arange(128.0), np.arange(128.0)) / 254
+    image = np.stack([ramp, 1 - ramp, ramp**2], axis=-1)
+    looks: list[Any] = ["grey", "heat", "signed"]
+    gallery = PictureGallery([PictureRow("r", [image, ramp, ramp - 0.5])], [*"abc"], looks)
+    small = [tile["uri"] for tile in gallery.tiles(gallery.rows[0], 64)]
+    photo, heat, signed = decoded(small[0], "jpeg"), decoded(small[1]), decoded(small[2])
+    halved = image.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+    assert np.abs(photo - 255 * halved).mean() < 3
+    means, top = ramp.reshape(64, 2, 64, 2).mean(axis=(1, 3)), float(np.quantile(ramp, 0.995))
+    for drawn, name, shares, last in (
+        (heat, pictures.COLORMAP, np.clip(means / top, 0, 1), 15),
+        (signed, "RdBu_r", 0.5 + (means - 0.5) / 2 / float(np.quantile(np.abs(ramp - 0.5), 0.995)), 14),
+    ):
+        nearest = np.rint(last * np.clip(shares, 0, 1)) / last
+        expected = colormaps[name](nearest, bytes=True)[..., :3]
+        # Values at the border between two colours may be rounded either way.
+        assert (drawn == expected).all(axis=-1).mean() > 0.97
+        assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == last + 1
+    # What is small stays as it is.
+    little = PictureGallery([PictureRow("r", [image[:64, :64], ramp[:64, :64]])], [*"ab"], ["grey", "heat"])
+    assert little.tiles(little.rows[0], 64) == little.tiles(little.rows[0])
+
+
+def test_an_explorable_gallery_ranks_rows_from_the_worst_and_counts_labels() -> None:
+    def controls(*rows: tuple[str, float | None], columns: int = 2) -> dict[str, Any]:
+        look: Any = ["grey", "heat"][:columns]
+        made = [PictureRow("r", [np.eye(2)] * columns, label=label, score=score) for label, score in rows]
+        gallery = PictureGallery(made, ["a"] * columns, look, explorable=True)
+        return gallery.controls(made)
+
+    found = controls(("10", 0.5), ("2", None), ("10", -1.0), ("a", float("nan")), ("", 0.5))
+    assert found["labels"] == [("2", 1), ("10", 2), ("a", 1)]
+    assert found["ranks"] == [1, 3, 0, 4, 2]
+    assert found["overlay"]
+    # What would change nothing cannot be chosen.
+    assert controls(("a", 1.0), ("a", 1.0), columns=1) == {"labels": [], "ranks": [], "overlay": False}
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
@@ -143,6 +215,9 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         "one for each picture": lambda: PictureGallery([PictureRow("r", [square])], ["a", "b"], ["grey"]),
         "rows of": lambda: PictureGallery([], [], []),
         "grey or heat or signed": lambda: PictureGallery([PictureRow("r", [square])], ["a"], ["hot"]),  # type: ignore[list-item]
+        "rows without a heading": lambda: PictureGallery(
+            [PictureRow("r", [square], heading="h")], ["a"], ["grey"], explorable=True
+        ),
         "below zero": lambda: PictureGallery([PictureRow("r", [square - 1])], ["a"], ["heat"]),
         "Sum over channels": lambda: PictureGallery(
             [PictureRow("r", [np.zeros((2, 2, 3))])], ["a"], ["heat"]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
@@ -255,13 +256,20 @@ def _mask_borders(mask: NDArray[np.bool_]) -> str:
     Pixel corners lie on whole numbers; beyond the picture's border is outside.
     """
     padded = np.pad(np.asarray(mask, dtype=bool), 1)
-    level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
-    strokes = [f"M{x} {y}h1" for y, x in level.tolist()] + [f"M{x} {y}v1" for y, x in upright.tolist()]
-    return "".join(strokes)
+    level = _runs(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    upright = _runs((padded[1:-1, 1:] != padded[1:-1, :-1]).T)
+    strokes = [f"M{x} {y}h{length}" for y, x, length in level]
+    return "".join(strokes + [f"M{x} {y}v{length}" for x, y, length in upright])
 
 
-def _picture_uri(picture: Array, colours: Colours, side: int | None) -> str:
+def _runs(edges: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """(line, start, length) of what is connected along the lines of `edges` (lines, places)."""
+    ends = np.diff(np.pad(edges.astype(np.int8), ((0, 0), (1, 1))))
+    pairs = zip(np.argwhere(ends == 1).tolist(), np.argwhere(ends == -1).tolist(), strict=True)
+    return [(line, start, stop - start) for (line, start), (_, stop) in pairs]
+
+
+def _picture_uri(picture: Array, colours: Colours, side: int | None) -> Markup:
     """A picture as a data URI: of every pixel, or of at most `side` a side in fewer colours."""
     shape = np.shape(picture)[:2]
     if side is None or max(shape) <= _LARGE:
@@ -278,10 +286,10 @@ def _picture_uri(picture: Array, colours: Colours, side: int | None) -> str:
     places = np.rint(last * np.asarray(shares.resize(size, Image.Resampling.BOX))).astype(np.uint8)
     image = Image.fromarray(places)
     image.putpalette(_colour(np.linspace(0.0, 1.0, last + 1), colours).tobytes())
-    return _uri(image, "png", optimize=True)
+    return _uri(image, "png")
 
 
-def _png_uri(pixels: Pixels) -> str:
+def _png_uri(pixels: Pixels) -> Markup:
     """(H, W, 3) bytes as a data URI; a picture larger than screens show it is averaged down."""
     step = -(-max(pixels.shape[:2]) // _LARGEST)
     if step > 1:
@@ -291,13 +299,15 @@ def _png_uri(pixels: Pixels) -> str:
     return _uri(Image.fromarray(np.ascontiguousarray(pixels)), "png")
 
 
-def _uri(image: Image.Image, form: Literal["png", "jpeg"], **settings: Any) -> str:
+def _uri(image: Image.Image, form: Literal["png", "jpeg"], **settings: Any) -> Markup:
+    """An image as a data URI, which a template need not look through for what to escape."""
     content = io.BytesIO()
     image.save(content, form, **settings)
-    return f"data:image/{form};base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    encoded = base64.b64encode(content.getvalue()).decode("ascii")
+    return Markup(f"data:image/{form};base64,{encoded}")  # noqa: S704
 
 
-def colour_bar_uri() -> str:
+def colour_bar_uri() -> Markup:
     """The colours of maps from none to most, one pixel high."""
     return _png_uri(_colour(np.linspace(0.0, 1.0, 128)[None, :], "heat"))
 
