@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,10 @@ def explorable(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PictureRow(f"row {n}", [np.ones((8, 8)), np.eye(8), np.eye(8)], label=CLASSES[n % 3], score=n % 4)
         for n in range(12)
     ]
-    look: Any = (["image", "a", "b"], ["grey", "heat", "heat"])
-    gallery = PictureGallery(rows, *look, explorable=True, worst="few")
-    plain = PictureGallery(rows[:2], *look)
+    gallery = PictureGallery(
+        rows, ["image", "a", "b"], ["grey", "heat", "heat"], explorable=True, worst="few"
+    )
+    plain = replace(gallery, rows=rows[:2], explorable=False)
     drawn = [Illustration(one, "", "rows of an image and two maps") for one in (gallery, plain)]
     panels = [Panel("Pictures", (), drawn), settings_panel("Folded", {"depth": 3})]
     path = tmp_path_factory.mktemp("page") / "explorable.html"

@@ -139,6 +139,11 @@ def test_headings_and_headers_can_be_read_aloud() -> None:
     )
 
 
+def test_an_empty_corner_of_a_table_is_no_header() -> None:
+    tree = drawn_page(Panel("p", table=Table(["", "b"], [["a", "1"]])))
+    assert [cell.tag for cell in next(tree.iter("tr"))] == ["td", "th"]
+
+
 def test_columns_of_numbers_are_set_flush_right_and_intervals_below_their_values() -> None:
     rows = [["a", "1.5%", "near 0", "\N{MINUS SIGN}3 (2 to 4)", "<0.1"], ["b", "\N{EM DASH}", "5", "", "2"]]
     page = drawn_page(Panel("p", table=Table(["", *"nwmx"], rows)))
@@ -228,7 +233,7 @@ def test_five_hundred_photographs_with_three_maps_stay_below_15_mb() -> None:
     shapes = np.kron(draws.random((14, 14, 3)), np.ones((16, 16, 1)))
     photo = np.clip(shapes + 0.1 * draws.standard_normal((224, 224, 3)), 0, 1)
     row = PictureRow("", [photo, *np.abs(draws.standard_normal((3, 224, 224)))], label="a", score=0.0)
-    gallery = PictureGallery([row] * 500, [*"abcd"], ["grey", *["heat"] * 3], explorable=True)
+    gallery = PictureGallery([row] * 500, [*"abcd"], ["grey", "heat", "heat", "heat"], explorable=True)
     page = study_page("t", ["l"], [Panel("p", (), [Illustration(gallery, "", "alt")])], {})
     assert len(page.encode()) < 15_000_000
     assert page.count('class="picture-row"') == 500

@@ -149,7 +149,7 @@ def test_outlines_are_the_edges_between_pixels_of_which_one_is_in_the_mask() -> 
 def test_few_pictures_stay_exact_and_many_large_ones_fit() -> None:
     def gallery(rows: int, side: int) -> PictureGallery:
         row = PictureRow("r", [np.zeros((side, side))] * 4)
-        return PictureGallery([row] * rows, [""] * 4, ["grey", *["heat"] * 3])
+        return PictureGallery([row] * rows, [""] * 4, ["grey", "heat", "heat", "heat"])
 
     room = 14_000_000
     assert largest_side([gallery(1000, 28)], room) is None

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.attack import Attack
 from veridical.studies.audit import Audit, AuditOptions, AuditReport, read_duration
 from veridical.studies.audit_answers import _crossing
-from veridical.studies.audit_page import CONTROL, QUESTIONS, judge
+from veridical.studies.audit_page import CONTROL, QUESTIONS, audit_panels, judge
 from veridical.studies.sanity import Sanity
 from veridical.studies.study import StudyResult
 
@@ -104,6 +105,18 @@ def test_planted_truths_are_told(audited: StudyResult) -> None:
     assert answer(audited, "invariance", "captum:GuidedBackprop")["verdict"] == "fails"
     # It cannot be climbed, so it is not attacked, and that is said.
     assert answer(audited, "stability", "captum:GuidedBackprop")["verdict"] == "not measured"
+
+
+def test_images_can_be_explored_by_class_and_worst_first(audited: StudyResult) -> None:
+    (panel,) = (one for one in audit_panels(audited) if one.title == "Images and their maps")
+    gallery: Any = panel.illustrations[0].figure
+    shown, controls = audited.results["images"], gallery.controls(gallery.rows)
+    counts = Counter(one["label"] for one in shown)
+    assert controls["labels"] == sorted(counts.items())
+    by_rank = [shown[controls["ranks"].index(rank)]["score"] for rank in range(len(shown))]
+    assert by_rank == sorted(one["score"] for one in shown)
+    assert len(set(by_rank)) > 1
+    assert controls["overlay"]
 
 
 def test_the_page_says_it_all_and_no_single_score(
