@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from veridical.attacks.directions import MassCentre, RandomSign, TargetRegion, TopK
     from veridical.attribution.captum_adapter import CaptumAttribution
     from veridical.attribution.methods import (
+        ExpectedGradients,
         GradientTimesInput,
         InputGradient,
         IntegratedGradients,
@@ -58,6 +59,7 @@ __all__ = [
     "CaptumAttribution",
     "DataError",
     "DiffRoarResult",
+    "ExpectedGradients",
     "GradientTimesInput",
     "InputGradient",
     "IntegratedGradients",
@@ -113,6 +115,7 @@ _HOMES = {
     "attacks.directions": ("MassCentre", "RandomSign", "TargetRegion", "TopK"),
     "attribution.captum_adapter": ("CaptumAttribution",),
     "attribution.methods": (
+        "ExpectedGradients",
         "GradientTimesInput",
         "InputGradient",
         "IntegratedGradients",

@@ -25,5 +25,9 @@ class SmoothNet(nn.Module):
         return logits
 
 
+# What others are compared with, for methods that need some.
+BACKGROUND = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
 def images(count: int = 3) -> Tensor:
     return torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

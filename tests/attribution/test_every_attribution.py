@@ -21,6 +21,7 @@ from veridical.attribution.captum_adapter import CaptumAttribution
 from veridical.attribution.classifier import all_finite
 from veridical.attribution.method import Attribution, AttributionMethod, batch_maps
 from veridical.attribution.methods import (
+    ExpectedGradients,
     GradientTimesInput,
     InputGradient,
     IntegratedGradients,
@@ -35,9 +36,10 @@ from veridical.attribution.registry import (
     describe_attribution,
     find_attribution,
 )
+from veridical.data import Split
 from veridical.runtime.errors import UsageError
 
-from .conftest import TARGET, SmoothNet, images
+from .conftest import BACKGROUND, TARGET, SmoothNet, images
 
 # PyTorch's forward mode, which hidden layers need, warns about PyTorch's own use of torch.jit.script.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
@@ -45,6 +47,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 
 def _half_mirrored(inputs: Tensor) -> Tensor:
     return 0.5 * inputs.flip(3)
+
+
+def _create(entry: AttributionEntry, seed: int = 0) -> Attribution:
+    return entry.create(seed, BACKGROUND)
 
 
 def _variant(name: str, **options: Any) -> AttributionEntry:
@@ -59,6 +65,8 @@ ENTRIES = [
     find_attribution("captum:Saliency"),
     _variant("gradient-x-input", output="log-probability"),
     _variant("smoothgrad", samples=5, rows=7),
+    _variant("expected-gradients", samples=7, rows=7),
+    _variant("expected-gradients", samples=3, output="log-probability"),
     _variant("integrated-gradients", nodes=6, rule="right"),
     _variant("integrated-gradients", nodes=5, baseline=0.3, output="loss", rows=7),
     _variant("integrated-gradients", nodes="auto", tolerance=1e-2),
@@ -73,7 +81,7 @@ differentiable = pytest.mark.parametrize(
 
 @every_entry
 def test_a_map_has_the_inputs_form_and_a_graph_where_it_is_asked_for(entry: AttributionEntry) -> None:
-    method, model, inputs = entry.create(), SmoothNet(), images().requires_grad_()
+    method, model, inputs = _create(entry), SmoothNet(), images().requires_grad_()
     maps = method(model, inputs, TARGET)
     assert maps.shape == inputs.shape or "layer" in entry.name
     assert maps.dtype == inputs.dtype
@@ -91,7 +99,7 @@ def test_a_map_has_the_inputs_form_and_a_graph_where_it_is_asked_for(entry: Attr
 def test_examples_do_not_influence_each_other_and_noise_follows_their_numbers(
     entry: AttributionEntry,
 ) -> None:
-    method: Any = entry.create()
+    method: Any = _create(entry)
     model, inputs = SmoothNet(), images()
     whole = method(model, inputs, TARGET)
     alone = [method(model, inputs[i : i + 1], TARGET[i : i + 1], indices=[i]) for i in range(3)]
@@ -103,7 +111,7 @@ def test_examples_do_not_influence_each_other_and_noise_follows_their_numbers(
 
 @every_entry
 def test_the_seed_matters_only_where_noise_is_drawn(entry: AttributionEntry) -> None:
-    first, again, other = (entry.create(seed)(SmoothNet(), images(), TARGET) for seed in (1, 1, 2))
+    first, again, other = (_create(entry, seed)(SmoothNet(), images(), TARGET) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     if not entry.name.startswith("captum"):  # some of Captum's draw
         assert torch.allclose(first, other) is not entry.is_random
@@ -113,7 +121,7 @@ def test_the_seed_matters_only_where_noise_is_drawn(entry: AttributionEntry) -> 
 def test_the_map_is_zero_on_black_where_the_entry_says_that_it_multiplies(entry: AttributionEntry) -> None:
     inputs = images()
     inputs[:, :, 1] = 0
-    maps = entry.create()(SmoothNet(), inputs, TARGET)
+    maps = _create(entry)(SmoothNet(), inputs, TARGET)
     if entry.multiplies_by_input is None or {"baseline", "layer"} & entry.options.keys():
         return
     assert bool((maps[:, :, 1] == 0).all()) is entry.multiplies_by_input
@@ -138,7 +146,7 @@ def directional(
 @differentiable
 @pytest.mark.parametrize("which", ["weights", "inputs"])
 def test_derivatives_of_maps_match_finite_differences(entry: AttributionEntry, which: str) -> None:
-    method, model, inputs = entry.create(), SmoothNet(), images()
+    method, model, inputs = _create(entry), SmoothNet(), images()
     generator = torch.Generator().manual_seed(1)
     variables: list[Tensor] = list(model.parameters()) if which == "weights" else [inputs.requires_grad_()]
     directions = [torch.randn(v.shape, generator=generator, dtype=v.dtype) for v in variables]
@@ -161,7 +169,7 @@ def test_an_attack_climbs_what_can_be_differentiated_and_refuses_the_rest(entry:
     def attacked() -> Any:
         plan = protocol("paper-fast", k=4, steps=2, step_size=0.05)
         options: Any = {"attack": TopK(4), "ball": Linf(0.1), "protocol": plan}
-        return attack(SmoothNet(), images(), TARGET, attribution=entry.create(), **options)
+        return attack(SmoothNet(), images(), TARGET, attribution=_create(entry), **options)
 
     if entry.is_differentiable:
         assert attacked().perturbed_map.shape == images().shape
@@ -181,15 +189,37 @@ def test_an_attack_climbs_what_can_be_differentiated_and_refuses_the_rest(entry:
         ("gradient-x-input", GradientTimesInput()),
         ("integrated-gradients", IntegratedGradients(nodes=32)),
         ("smoothgrad", SmoothGrad(seed=6)),
+        ("expected-gradients", ExpectedGradients(BACKGROUND, seed=6)),
         ("random", RandomAttribution(seed=6)),
     ],
 )
 def test_names_are_methods(name: str, method: AttributionMethod) -> None:
-    assert create_attribution(name, seed=6) == method
+    assert create_attribution(name, seed=6, background=BACKGROUND) == method
+
+
+def test_a_background_is_drawn_from_a_split_by_seed_and_recorded_by_its_digest() -> None:
+    pixels = torch.arange(200, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(200, 1, 4, 4)
+    split = Split(pixels, torch.arange(200) // 20)
+    method, again, other = (
+        create_attribution("expected-gradients", seed=seed, background=split) for seed in (3, 3, 4)
+    )
+    assert isinstance(method, ExpectedGradients)
+    chosen = (method.baselines[:, 0, 0, 0] * 255).round().long().tolist()
+    assert len(set(chosen)) == len(chosen) == 64
+    assert len({number // 20 for number in chosen}) == 10  # of every class, though they are sorted
+    records = [describe_attribution(one) for one in (method, again, other)]
+    assert records[0] == records[1] != records[2]
+    assert records[0]["baselines"]["shape"] == [64, 1, 4, 4]
+    few: Any = create_attribution("expected-gradients", background=split.subset(range(7)))
+    assert len(few.baselines) == 7
+    # Those that need none look at none.
+    assert create_attribution("smoothgrad", background=split) == SmoothGrad()
+    with pytest.raises(UsageError, match=r"background: .*expected-gradients compares with.*Give background="):
+        create_attribution("expected-gradients")
 
 
 def test_names_for_black_grounds_follow_from_the_facts() -> None:
-    for name in ("input-gradient", "input-gradient-loss", "smoothgrad"):
+    for name in ("input-gradient", "input-gradient-loss", "smoothgrad", "expected-gradients"):
         check_on_black(name)
     for name in ("gradient-x-input", "integrated-gradients", "random", "captum:Saliency"):
         with pytest.raises(UsageError, match="zero on a black ground"):
@@ -297,7 +327,7 @@ def test_descriptions_are_plain_values() -> None:
     import json
 
     for method in [
-        *(create_attribution(name) for name in ATTRIBUTIONS),
+        *(create_attribution(name, background=BACKGROUND) for name in ATTRIBUTIONS),
         CaptumAttribution(Saliency),
         IntegratedGradients(3, baseline=torch.zeros(2)),
         InputGradient(output=nn.functional.nll_loss),

@@ -1,12 +1,16 @@
-"""Input gradient, gradient x input, SmoothGrad and random maps, against closed forms."""
+"""Input gradient, gradient x input, SmoothGrad, Expected Gradients, random maps, against closed forms."""
+
+from typing import Any
 
 import pytest
 import torch
+from captum.attr import GradientShap
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from veridical.attribution.method import TargetScalar
 from veridical.attribution.methods import (
+    ExpectedGradients,
     GradientTimesInput,
     InputGradient,
     RandomAttribution,
@@ -14,7 +18,7 @@ from veridical.attribution.methods import (
     StoredMaps,
 )
 from veridical.runtime.errors import UsageError
-from veridical.runtime.seeds import per_example_normal
+from veridical.runtime.seeds import per_example_normal, per_example_uniform
 
 
 class Quadratic(nn.Module):
@@ -103,6 +107,92 @@ def test_smoothgrad_noise_has_the_stated_deviation() -> None:
     inputs = images(1)
     found = SmoothGrad(samples=5_000, noise=0.4, rows=5_000)(Quartic(), inputs, 0)
     assert_close(found, inputs.pow(3) + 3 * 0.4**2 * inputs, rtol=0, atol=0.06)
+
+
+def background(count: int = 9) -> Tensor:
+    return torch.rand(count, 1, 2, 3, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
+def drawn(method: ExpectedGradients, count: int) -> tuple[Tensor, Tensor]:
+    """The same numbers and places as the method says that it draws, both (samples, N)."""
+    images = len(method.baselines)
+    uniform = per_example_uniform(
+        (images + method.samples,), method.seed, "expected gradients", range(count), dtype=torch.float64
+    )
+    order = uniform[:, :images].argsort(1).repeat(1, -(-method.samples // images))[:, : method.samples]
+    places = (torch.arange(method.samples) + uniform[:, images:]) / method.samples
+    return order.T, places.T
+
+
+@pytest.mark.parametrize(("samples", "rows"), [(9, None), (4, 7), (20, 1)])
+def test_expected_gradients_is_captums_gradient_shap_with_the_same_draws(
+    samples: int, rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = Quadratic(), images()
+    method = ExpectedGradients(background(), samples=samples, seed=5, rows=rows)
+    chosen, places = drawn(method, 5)
+    total = torch.zeros_like(inputs)
+    for numbers, steps in zip(chosen.tolist(), places.numpy(), strict=True):
+        for i, number in enumerate(numbers):
+            # Captum draws the place from NumPy's global generator, and the image from those that it is given.
+            monkeypatch.setattr("numpy.random.uniform", lambda *_, place=steps[i]: [place])
+            given: dict[str, Any] = {"n_samples": 1, "stdevs": 0.0, "target": int(TARGET[i])}
+            one = slice(i, i + 1)
+            start = background()[number : number + 1]
+            total[one] += GradientShap(model).attribute(inputs[one], start, **given).detach()
+    assert_close(method(model, inputs, TARGET), total / samples)
+
+
+def test_expected_gradients_of_a_linear_model_is_the_weight_times_the_distance_to_the_mean() -> None:
+    """With as many samples as images each of them is used once, so this is exact."""
+    layer = nn.Linear(6, 3).double()
+    model = nn.Sequential(nn.Flatten(), layer)
+    weight = layer.weight.detach()[TARGET].reshape(5, 1, 2, 3)
+    expected = weight * (images() - background().mean(dim=0))
+    for samples in (9, 27):
+        method = ExpectedGradients(background(), samples=samples)
+        assert_close(method(model, images(), TARGET), expected)
+
+
+def test_expected_gradients_of_a_quadratic_have_the_closed_expectation_and_a_small_spread() -> None:
+    """The integral from x' is (x - x') (A (x + x') / 2 + b); its mean over x' is what the draws approach."""
+    model, inputs = Quadratic(), images()
+    ways = [
+        (inputs - start) * model.gradient((inputs + start) / 2, TARGET).detach() for start in background()
+    ]
+    exact = torch.stack(ways).mean(dim=0)
+    runs = torch.stack(
+        [ExpectedGradients(background(), 9, seed)(model, inputs, TARGET) for seed in range(400)]
+    )
+    error = (runs - exact).mean(dim=0) / (runs.std(dim=0) / 20)
+    assert float(error.abs().max()) < 4.5
+    # Independent images and places, as the paper draws them.
+    generator = torch.Generator().manual_seed(0)
+    plain = []
+    for _ in range(400):
+        start = background()[torch.randint(9, (9, 5), generator=generator)]
+        step = torch.rand(9, 5, 1, 1, 1, generator=generator, dtype=torch.float64)
+        gradients = [model.gradient(at, TARGET).detach() for at in start + step * (inputs - start)]
+        plain.append(((inputs - start) * torch.stack(gradients)).mean(dim=0))
+    spread = torch.stack(plain).std(dim=0)
+    assert float((runs.std(dim=0) / spread).mean()) < 0.5
+
+
+def test_expected_gradients_add_up_to_the_output_above_its_mean_over_the_background() -> None:
+    model, inputs = Quadratic(), images()
+    logits = model(inputs).gather(1, TARGET[:, None])[:, 0]
+    change = (logits - model(background())[:, TARGET].mean(dim=0)).detach()
+    runs = [ExpectedGradients(background(), 900, seed)(model, inputs, TARGET) for seed in range(3)]
+    sums = torch.stack(runs).flatten(2).sum(dim=2)
+    assert_close(sums, change.expand(3, 5), rtol=0, atol=0.02)
+
+
+def test_expected_gradients_refuse_images_of_another_form() -> None:
+    for wrong in (torch.zeros(0, 1, 2, 3), torch.zeros(4), torch.zeros(3, 1, 2, 3).int()):
+        with pytest.raises(UsageError, match=r"baselines: .*at least one image"):
+            ExpectedGradients(wrong)
+    with pytest.raises(UsageError, match=r"baselines: .*inputs' shape \(1, 2, 3\)"):
+        ExpectedGradients(torch.zeros(4, 1, 3, 3))(Quadratic(), images(), TARGET)
 
 
 def test_random_maps_look_at_nothing_and_are_standard_normal() -> None:

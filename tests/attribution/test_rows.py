@@ -10,7 +10,13 @@ from torch.testing import assert_close
 
 from veridical.attribution.classifier import predict
 from veridical.attribution.method import AttributionMethod
-from veridical.attribution.methods import GradientTimesInput, InputGradient, IntegratedGradients, SmoothGrad
+from veridical.attribution.methods import (
+    ExpectedGradients,
+    GradientTimesInput,
+    InputGradient,
+    IntegratedGradients,
+    SmoothGrad,
+)
 from veridical.runtime import devices
 from veridical.runtime.devices import free_memory, rows_at_once
 
@@ -46,6 +52,7 @@ BOUNDED: dict[str, Make] = {
     "automatic nodes": lambda rows: IntegratedGradients(rows=rows, tolerance=1e-6),
     "layer": lambda rows: IntegratedGradients(3, layer="inner", rows=rows),
     "smoothgrad": lambda rows: SmoothGrad(samples=3, rows=rows),
+    "expected": lambda rows: ExpectedGradients(BASELINES[:5], samples=7, rows=rows),
 }
 
 

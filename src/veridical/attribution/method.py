@@ -39,6 +39,9 @@ from veridical.runtime.seeds import seed_global, stream
 # Examples that are classified at a time.
 CLASSIFIED = 500
 
+# Training images that others are compared with, where a method needs some.
+BACKGROUND = 64
+
 Output = Literal["logit", "loss", "log-probability"]
 OUTPUTS: tuple[Output, ...] = ("logit", "loss", "log-probability")
 
@@ -311,19 +314,20 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-class _Examples(Protocol):
+class Examples(Protocol):
     """A data set's split, `veridical.data.Split` above all: inputs (n, ...) and target (n,) of examples."""
 
     def __len__(self) -> int: ...
 
     def batch(
         self, indices: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs (n, ...) and target (n,) of these examples."""
 
 
 def dataset_maps(
     model: nn.Module,
-    examples: _Examples,
+    examples: Examples,
     attribution: Attribution,
     *,
     indices: Sequence[int] | None = None,
@@ -364,7 +368,14 @@ def dataset_maps(
     return maps
 
 
-def predict_classes(model: nn.Module, examples: _Examples, batch_size: int = CLASSIFIED) -> Tensor:
+def draw_background(examples: Examples, seed: int) -> Tensor:
+    """Images that others are compared with: BACKGROUND of a split, or all, by the seed; float32 (M, ...)."""
+    # Not the first ones: many data sets come sorted by class.
+    order = torch.randperm(len(examples), generator=stream(seed, "background images"))
+    return examples.batch(order[:BACKGROUND].tolist(), torch.float32)[0]
+
+
+def predict_classes(model: nn.Module, examples: Examples, batch_size: int = CLASSIFIED) -> Tensor:
     """The class that a network predicts for each example of a data set, int64 (N,) on the CPU."""
     like, numbers = parameter_like(model), range(len(examples))
     result = [torch.zeros(0, dtype=torch.int64)]

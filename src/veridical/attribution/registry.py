@@ -14,7 +14,9 @@ from veridical.runtime.errors import UsageError, argument_error, unknown_name_er
 from veridical.runtime.registry import Registry, load_factory, source_digest
 
 if TYPE_CHECKING:
-    from veridical.attribution.method import Attribution
+    from torch import Tensor
+
+    from veridical.attribution.method import Attribution, Examples
 
 _CAPTUM = "captum:"
 
@@ -27,7 +29,8 @@ class AttributionEntry:
     "package.module:attribute" is imported late. explains: what of the target its map is about; None for
     neither. multiplies_by_input: its map is zero where the image is, whatever the model looks at.
     is_differentiable: with create_graph=True its map can be differentiated in inputs and weights, so attacks
-    can climb it. None, in both: not known. is_random: it draws noise, by a seed.
+    can climb it. None, in both: not known. is_random: it draws noise, by a seed. needs_background: it
+    compares an image with others; its factory gets them as `baselines` (M, C, H, W), see `draw_background`.
     """
 
     name: str
@@ -38,12 +41,30 @@ class AttributionEntry:
     multiplies_by_input: bool | None = False
     is_differentiable: bool | None = True
     is_random: bool = False
+    needs_background: bool = False
 
-    def create(self, seed: int = 0) -> Attribution:
-        """The attribution; seed: of its noise, if it has any."""
-        seeded = {"seed": seed} if self.is_random else {}
-        attribution: Attribution = load_factory(self.factory)(**self.options, **seeded)
+    def create(self, seed: int = 0, background: Examples | Tensor | None = None) -> Attribution:
+        """The attribution; seed: of its noise, if it has any.
+
+        background: the images that others are compared with, for those that need some: (M, C, H, W), or a
+        split of training images, of which `draw_background` takes some by the seed. Raises UsageError where
+        they are missing.
+        """
+        given: dict[str, Any] = {"seed": seed} if self.is_random else {}
+        if self.needs_background:
+            given["baselines"] = self._baselines(seed, background)
+        attribution: Attribution = load_factory(self.factory)(**self.options, **given)
         return attribution
+
+    def _baselines(self, seed: int, background: Examples | Tensor | None) -> Tensor:
+        from torch import Tensor
+
+        from veridical.attribution.method import draw_background
+
+        if background is None:
+            hint = "Give background=, a split of training images or a tensor of them (M, C, H, W)."
+            raise argument_error("background", None, f"the images that {self.name} compares with", hint)
+        return background if isinstance(background, Tensor) else draw_background(background, seed)
 
 
 _METHODS = "veridical.attribution.methods:"
@@ -82,6 +103,13 @@ ATTRIBUTIONS = Registry(
             "the mean gradient of the logit under normal noise, of 32 samples",
             _METHODS + "SmoothGrad",
             is_random=True,
+        ),
+        AttributionEntry(
+            "expected-gradients",
+            "the mean gradient on the way from 64 training images, times the way, of 64 samples",
+            _METHODS + "ExpectedGradients",
+            is_random=True,
+            needs_background=True,
         ),
         AttributionEntry(
             "random",
@@ -126,9 +154,14 @@ def find_attribution(name: str, *, trust_code: bool = False) -> AttributionEntry
     )
 
 
-def create_attribution(name: str, *, seed: int = 0, trust_code: bool = False) -> Attribution:
-    """The attribution of a name that `find_attribution` knows; seed: of its noise, if it has any."""
-    return find_attribution(name, trust_code=trust_code).create(seed)
+def create_attribution(
+    name: str, *, seed: int = 0, trust_code: bool = False, background: Examples | Tensor | None = None
+) -> Attribution:
+    """The attribution of a name that `find_attribution` knows; seed and background as `create` takes them.
+
+    Who knows the data gives its training images as the background, whatever the name.
+    """
+    return find_attribution(name, trust_code=trust_code).create(seed, background)
 
 
 def check_on_black(name: str) -> None:

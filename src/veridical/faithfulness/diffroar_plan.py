@@ -220,7 +220,6 @@ def plan_diffroar(
     model = judged.model if isinstance(judged, Subject | Run) else judged
     if not isinstance(model, nn.Module):
         raise argument_error("run_or_model", judged, "a run, its folder, or an nn.Module")
-    method = _resolve_attribution(attribution, design.seed, trust_code=trust_code)
     start = time.perf_counter()
     root = None if data_root is None else os.fspath(data_root)
     # A subject's images are found by name.
@@ -230,6 +229,7 @@ def plan_diffroar(
     # Masks, if there are any, are of no use here, and do not fit a part of the images.
     images = Dataset(**{field.name: getattr(images, field.name) for field in fields(Dataset)})
     loading = time.perf_counter() - start
+    method = _resolve_attribution(attribution, design.seed, images, trust_code=trust_code)
     retrained = _read_retrained(retrain_model)
     recipe = retrained or (None if run is None else run.settings)
     named = retrain_model if isinstance(retrain_model, str) and retrained is None else None
@@ -252,7 +252,7 @@ def plan_diffroar(
 
 
 def _resolve_attribution(
-    given: str | os.PathLike[str] | Attribution, seed: int, *, trust_code: bool
+    given: str | os.PathLike[str] | Attribution, seed: int, images: Dataset, *, trust_code: bool
 ) -> Attribution | Path:
     if isinstance(given, os.PathLike) or (isinstance(given, str) and given.endswith(".npz")):
         path = as_path(given, "attribution")
@@ -260,7 +260,7 @@ def _resolve_attribution(
             raise argument_error("attribution", str(path), "an .npz file of maps", "There is no such file.")
         return path
     if isinstance(given, str):
-        return create_attribution(given, seed=seed, trust_code=trust_code)
+        return create_attribution(given, seed=seed, trust_code=trust_code, background=images.train)
     check_attribution(given, create_graph=False)
     return given
 

@@ -135,7 +135,7 @@ class Alignment(Study[AlignmentOptions]):
         if self.region["kind"] != "mask":
             for name in options.attribution:
                 check_on_black(name)
-        self.methods = describe_methods(options)
+        self.methods = describe_methods(options, self.data)
         self.models = _group(subjects, options)
         images = len(self.data.test)
         self.examples = limit_count(options.examples, images)
@@ -198,7 +198,9 @@ class Alignment(Study[AlignmentOptions]):
         seed, numbers = values["seed"], range(values["first"], values["last"])
         model = load_model(context.where, values["weights"], trust_code=context.trust_code)
         data = load_source(context.where, values["data"]["checksum"])
-        method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
+        method = create_attribution(
+            values["attribution"], seed=seed, trust_code=context.trust_code, background=data.train
+        )
         shown, regions = data.test.subset(numbers), regions_of(data)[numbers.start : numbers.stop]
         predicted = predict_classes(model, shown)
         options: dict[str, Any] = {"target": predicted, "batch_size": context.batch, "seed": seed}
@@ -275,7 +277,9 @@ class Alignment(Study[AlignmentOptions]):
         for first, *_ in self.models.values():
             classes = predict_classes(first.model, split.subset(index))
             for name in self.methods:
-                method = create_attribution(name, seed=options.seed, trust_code=options.trust_code)
+                method = create_attribution(
+                    name, seed=options.seed, trust_code=options.trust_code, background=self.data.train
+                )
                 given: dict[str, Any] = {"batch_size": options.batch, "seed": options.seed}
                 maps = dataset_maps(first.model, split, method, indices=index, target=classes, **given)
                 rows.append(saliency(maps.float()).numpy())

@@ -107,7 +107,7 @@ class Attack(Study[AttackOptions]):
         self.direction = _direction(options, self.settings)
         is_climbed = not isinstance(self.direction, RandomSign)
         self.method = _create_method(
-            options.attribution, options.seed, trust_code=options.trust_code, is_climbed=is_climbed
+            options.attribution, options.seed, self.data, options.trust_code, is_climbed=is_climbed
         )
         # Refused now, and not when a folder is claimed and images are being attacked.
         black = torch.zeros(1, *self.data.shape[1:])
@@ -214,7 +214,7 @@ class Attack(Study[AttackOptions]):
         model, split = load_examined(
             context.where, values["run"]["weights"], data, facts["split"], trust_code=trust
         )
-        method = _create_method(values["method"], values["seed"], trust_code=trust)
+        method = _create_method(values["method"], values["seed"], data, trust)
         # A worker on another machine may have other code behind the same name.
         described = to_plain(describe_attribution(method), "attribution")
         if described != values["attribution"] or len(split) != facts["images"]:
@@ -313,13 +313,15 @@ def _direction(options: AttackOptions, settings: EvaluationSettings) -> Directio
     return entry.create(k=settings.attacked_k, compared=settings.k, region=options.region)
 
 
-def _create_method(name: str, seed: int, *, trust_code: bool, is_climbed: bool = False) -> Attribution:
+def _create_method(
+    name: str, seed: int, data: Dataset, trust_code: bool, *, is_climbed: bool = False
+) -> Attribution:
     """The attribution by name; a UsageError for one that cannot be climbed where it has to be."""
     entry = find_attribution(name, trust_code=trust_code)
     if is_climbed and entry.is_differentiable is False:
         known = ", ".join(e.name for e in ATTRIBUTIONS.entries() if e.is_differentiable)
         hint = "Its map cannot be differentiated: attack it with --attack random."
         raise argument_error("attribution", name, f"one of {known}", hint)
-    method = entry.create(seed)
+    method = entry.create(seed, data.train)
     # The protocol's nodes take the place of the method's own, which a record should not name.
     return method.with_nodes("auto") if isinstance(method, IntegratedGradients) else method

@@ -243,9 +243,10 @@ class Leakage(Study[LeakageOptions]):
         self.balls = _balls_of(options)
         for norm, radius in self.balls:
             ball(norm, radius)  # refuses radii that cannot be
-        self.methods = describe_methods(options)
         self.blocks = {at: self._blocks(at) for at in options.position}
         self.data = {at: _make_blocks(blocks, options.data_root) for at, blocks in self.blocks.items()}
+        # Apart, for those that compare with images of the data.
+        self.methods = {at: describe_methods(options, data) for at, data in self.data.items()}
         self.conditions = [
             Condition(position, training_title(settings.to_dict()), settings)
             for position, data in self.data.items()
@@ -272,7 +273,7 @@ class Leakage(Study[LeakageOptions]):
             "models": models,
             "seeds": list(self.seeds),
             "balls": [list(one) for one in self.balls],
-            "attributions": self.methods,
+            "attributions": self.methods[self.options.position[0]],
             "explained": self.explained,
             "attacked": self.attacked,
             "levels": list(LEVELS),
@@ -315,7 +316,7 @@ class Leakage(Study[LeakageOptions]):
                     label=f"{training.label}, attacked",
                     cost=5.0 * len(self.balls),
                 )
-                for name, method in self.methods.items():
+                for name, method in self.methods[one.position].items():
                     values = {**data, "attribution": {"name": name, **method}, "seed": seed}
                     values |= {"explained": self.explained, "levels": list(LEVELS)}
                     values |= {"discriminative": DISCRIMINATIVE, "looked_at": LOOKED_AT, "ink": INK}
@@ -381,7 +382,9 @@ class Leakage(Study[LeakageOptions]):
             )
             moved = block_mnist(few, context.data_root, moved=1)
         name = values["attribution"]["name"]
-        method = create_attribution(name, seed=values["seed"], trust_code=context.trust_code)
+        method = create_attribution(
+            name, seed=values["seed"], trust_code=context.trust_code, background=data.train
+        )
         return measure_leakage(
             model,
             data,
@@ -414,7 +417,9 @@ class Leakage(Study[LeakageOptions]):
                 },
                 "sure": over_runs([run["sure"] for run in attacked], SHARE),
                 **{name: over_runs([run[name] for run in attacked]) for name in ("margin", "loss")},
-                "maps": {name: _measures(maps[name, one.title, one.position]) for name in self.methods},
+                "maps": {
+                    name: _measures(maps[name, one.title, one.position]) for name in self.options.attribution
+                },
             }
         # The same digits with the same null content and the same seeds: what BlockMNIST has more than
         # BlockMNIST-Top is there since other instances have their digit in that block.
@@ -448,7 +453,7 @@ class Leakage(Study[LeakageOptions]):
         arrays: Arrays = {"classes": np.asarray(next(iter(self.data.values())).classes, dtype=np.str_)}
         for number, one in enumerate(self.conditions):
             shown = slice(self.options.gallery)
-            for case in self.cases_of(str(number), "explain")[: len(self.methods)]:
+            for case in self.cases_of(str(number), "explain")[: len(self.methods[one.position])]:
                 name, first = case.values["attribution"]["name"], work.arrays(case)
                 index = first["index"][shown]
                 arrays[f"{one.position}/index"] = index

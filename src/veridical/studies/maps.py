@@ -300,12 +300,18 @@ def examples_panel(
     return Panel(title, text, illustrations=[Illustration(gallery, "", alt)])
 
 
-def describe_methods(options: Any) -> dict[str, dict[str, Any]]:
-    """The attributions of a study's options as plain values, by name; a UsageError for none, or one twice."""
+def describe_methods(options: Any, data: Dataset | None = None) -> dict[str, dict[str, Any]]:
+    """The attributions of a study's options as plain values, by name.
+
+    data: whose training images are the background of those that need one. Raises UsageError for no
+    attribution, one twice, and one that has no background.
+    """
     check_different("attribution", options.attribution)
-    trust = getattr(options, "trust_code", False)
+    trust, background = getattr(options, "trust_code", False), None if data is None else data.train
     return {
-        name: describe_attribution(create_attribution(name, seed=options.seed, trust_code=trust))
+        name: describe_attribution(
+            create_attribution(name, seed=options.seed, trust_code=trust, background=background)
+        )
         for name in options.attribution
     }
 

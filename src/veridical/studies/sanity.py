@@ -147,7 +147,7 @@ class Sanity(Study[SanityOptions]):
         self.data = self.subject.data
         if min(self.data.shape[1:]) < 3:
             raise argument_error("data", f"images of {self.data.shape}", "images of at least 3 x 3 pixels")
-        self.methods = describe_methods(options)
+        self.methods = describe_methods(options, self.data)
         self.examples = min(options.examples, len(self.data.test))
         count = len(self.data.train)
         self.train_examples = limit_count(options.train_examples, count)
@@ -485,7 +485,9 @@ def _states(
     Of each other network (or map) its name, similarities by measure (N,), predictions (N,), and maps.
     """
     seed, batch, against = values["seed"], context.batch, values["against"]
-    method = create_attribution(values["attribution"], seed=seed, trust_code=context.trust_code)
+    method = create_attribution(
+        values["attribution"], seed=seed, trust_code=context.trust_code, background=data.train
+    )
     explain = partial(
         dataset_maps, examples=split, attribution=method, target=target, batch_size=batch, seed=seed
     )

@@ -148,13 +148,14 @@ class Condition:
     """One kind of training: a recipe on images whose patch agrees with the class at a rate.
 
     control: the rate is chance, so that the patch tells nothing. settings: of its first seed. images: the
-    record of the data with the patch gone in testing.
+    record of the data with the patch gone in testing. attributions: what explains, on these data.
     """
 
     control: bool
     shortcut: ShortcutOptions
     settings: Settings
     images: Mapping[str, Any]
+    attributions: Mapping[str, Any]
 
 
 class Shortcut(Study[ShortcutStudyOptions]):
@@ -193,7 +194,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
         self.classes = data.classes
         self.examples = len(data.test)
         self.explaining = {
-            "attributions": describe_methods(options),
+            "attributions": describe_methods(options, data),
             "explained": limit_count(options.explained, self.examples),
             "levels": list(LEVELS),
             "map_seed": options.seed,
@@ -213,9 +214,10 @@ class Shortcut(Study[ShortcutStudyOptions]):
             agreement = ", patch tells nothing"
         elif len(options.rate) > 1:
             agreement = f", agrees {100 * rate:.4g}%"
+        methods = describe_methods(options, data)
         for settings in study_settings(options, self.balls, data):
             title = f"{training_title(settings.to_dict())}{agreement}"
-            yield title, Condition(control, shortcut, settings, data.describe())
+            yield title, Condition(control, shortcut, settings, data.describe(), methods)
 
     def _shortcut(self, rate: float) -> ShortcutOptions:
         names = ("code", "size", "margin", "pattern", "contrast", "train_examples", "test_examples", "seed")
@@ -246,6 +248,7 @@ class Shortcut(Study[ShortcutStudyOptions]):
                     "training": training_fields(one.settings),
                     "seed": seed,
                     **self.explaining,
+                    "attributions": dict(one.attributions),
                 }
                 cost = predict_cost(one.settings)
                 yield Case(values, title, seed, stage="training", label=f"{title}, seed {seed}", cost=cost)
@@ -276,7 +279,8 @@ class Shortcut(Study[ShortcutStudyOptions]):
             arrays[f"image/{variant}"] = shown.test.images[index].numpy()
             arrays[f"region/{variant}"] = regions[index].numpy()
             for name in values["attributions"]:
-                method, classes = create_attribution(name, seed=seed), predicted[:count]
+                method = create_attribution(name, seed=seed, background=data.train)
+                classes = predicted[:count]
                 maps = dataset_maps(
                     trained.model,
                     shown.test,
