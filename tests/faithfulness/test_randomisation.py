@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -16,6 +17,7 @@ from veridical.data.arrays import Arrays
 from veridical.data.dataset import build_dataset
 from veridical.faithfulness.randomisation import (
     InvarianceVerdict,
+    Smoothing,
     Stage,
     _copy_reset,
     _overwrite_stage,
@@ -27,17 +29,21 @@ from veridical.faithfulness.randomisation import (
     fresh_seed,
     is_nearer,
     judge_remaining,
+    judge_rise,
     model_randomisation,
     permute_labels,
+    randomised_complexity,
     remaining_similarity,
     replace_by_noise,
     shorten_training,
+    smooth_maps,
 )
 from veridical.metrics.intervals import Interval, mean_interval
 from veridical.metrics.registry import compare_maps, measures
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 from veridical.runtime.guards import private_copy
+from veridical.runtime.seeds import per_example_normal
 
 
 class Backwards(nn.Module):
@@ -289,6 +295,108 @@ def test_gradients_fall_to_unrelated_maps_and_guided_backpropagation_is_caught(
     assert most["input-gradient"] < 0.15
     # Nothing above the first convolution is what it was, and most of the guided picture is there.
     assert most["captum:GuidedBackprop"] > 0.6
+
+
+def test_smoothed_maps_are_means_over_noisy_inputs(network: nn.Module, examples: Split) -> None:
+    target, smoothing = predict_classes(network, examples), Smoothing(samples=4, noise=0.2, seed=6)
+    result = smooth_maps(network, examples, InputGradient(), smoothing=smoothing, target=target, batch_size=7)
+    inputs, _ = examples.batch(range(40))
+    total = torch.zeros_like(inputs)
+    for sample in range(4):
+        purpose = f"smoothed sample {sample}"
+        noisy = inputs + 0.2 * per_example_normal((1, 12, 12), 6, purpose, range(40))
+        noisy.requires_grad_()
+        logits = network(noisy).gather(1, target[:, None]).sum()
+        total += torch.autograd.grad(logits, noisy)[0]
+    assert_close(result, total / 4)
+    # Without noise it is the map itself.
+    still = Smoothing(samples=2, noise=0.0)
+    same = smooth_maps(network, examples, InputGradient(), smoothing=still, target=target)
+    assert_close(same, dataset_maps(network, examples, InputGradient(), target=target))
+
+
+def test_from_the_image_up_the_last_network_is_that_of_the_cascade(
+    network: nn.Module, examples: Split
+) -> None:
+    down, up, smooth = (
+        list(model_randomisation(network, examples, InputGradient(), seed=2, **options))
+        for options in (
+            {},
+            {"order": "bottom-up"},
+            {"order": "bottom-up", "smoothing": Smoothing(samples=2, noise=0.0)},
+        )
+    )
+    assert [state.stage.name for state in up] == list("0257")
+    assert torch.equal(up[-1].maps, down[-1].maps)
+    assert not torch.equal(up[0].maps, down[0].maps)
+    for one, other in zip(up, smooth, strict=True):
+        assert_close(one.maps, other.maps)
+    # The first step leaves all but the lowest layer trained.
+    lowest, stages = private_copy(network), find_stages(network, examples.batch(range(1))[0])
+    _overwrite_stage(lowest, _copy_reset(network, 2), stages[-1])
+    target = predict_classes(network, examples)
+    assert torch.equal(up[0].maps, dataset_maps(lowest, examples, InputGradient(), target=target))
+
+
+def test_guided_backpropagation_is_caught_by_smoothed_maps_too(network: nn.Module, examples: Split) -> None:
+    method, target = create_attribution("captum:GuidedBackprop"), predict_classes(network, examples)
+    smoothing = Smoothing(samples=5)
+    own = smooth_maps(network, examples, method, smoothing=smoothing, target=target)
+    level = compare_unrelated(own, target, 0)["other image"]["ssim"]
+    draws = [
+        list(
+            model_randomisation(network, examples, method, order="bottom-up", smoothing=smoothing, seed=draw)
+        )
+        for draw in range(3)
+    ]
+    states = [
+        remaining_similarity(torch.stack([draw[place].similarity["ssim"] for draw in draws]), level)
+        for place in (-2, -1)
+    ]
+    assert judge_remaining(states) == "nearly invariant", states
+
+
+def test_gradients_are_more_complex_in_random_networks_and_what_looks_at_none_is_the_same(
+    network: nn.Module, examples: Split
+) -> None:
+    rises = {}
+    for name in ("input-gradient", "random"):
+        result = randomised_complexity(network, examples, create_attribution(name), draws=range(3))
+        assert result.rise.shape == (3, 40)
+        rises[name] = draws_interval(result.rise)
+    assert judge_rise(rises["input-gradient"]) == "rises"
+    assert judge_rise(rises["random"]) == "does not rise"
+    assert rises["random"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 40}
+    # The random networks are those that a cascade ends with; NumPy and SciPy have the entropies.
+    target = predict_classes(network, examples)
+    one = randomised_complexity(network, examples, InputGradient(), draws=[2], batch_size=17)
+    *_, last = model_randomisation(network, examples, InputGradient(), seed=2)
+    trained = dataset_maps(network, examples, InputGradient(), target=target)
+    for i in range(0, 40, 8):
+        bins = len(np.histogram_bin_edges(trained[i].double().numpy(), bins="fd")) - 1
+        assert int(one.bins[i]) == min(max(bins, 10), 200)
+        before, after = (
+            entropy(np.histogram(maps[i].double().numpy(), bins=int(one.bins[i]))[0])
+            for maps in (trained, last.maps)
+        )
+        assert float(one.rise[0, i]) == pytest.approx((after - before) / before, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.2, "rises"),
+        (-0.01, 0.2, "undecided"),
+        (0.0, 0.2, "undecided"),
+        (0.0, 0.0, "does not rise"),
+        (-0.2, -0.1, "does not rise"),
+        (None, None, "undecided"),
+    ],
+)
+def test_complexity_rises_only_with_a_whole_interval(
+    low: float | None, high: float | None, verdict: str
+) -> None:
+    assert judge_rise({"value": 0.05, "low": low, "high": high, "n": 9}) == verdict
 
 
 class Scale(nn.Module):

@@ -121,6 +121,8 @@ def test_directions_methods_and_norms(place: Path, tmp_path: Path) -> None:
     assert gradient["results"]["kendall_tau"]["value"] < 1
     smooth = attacked("smooth", attribution="smoothgrad", seed=3, steps=1)
     assert (smooth["config"]["attribution"]["seed"], smooth["results"]["kendall_tau"]["n"] > 0) == (3, True)
+    expected = attacked("expected", attribution="expected-gradients", steps=1)["config"]["attribution"]
+    assert expected["baselines"]["shape"] == [64, 1, 8, 8]
     with pytest.raises(UsageError, match=r"attribution: expected one of input-gradient.*--attack random"):
         attacked("noise", attribution="random")
     assert attacked("noise", attribution="random", attack="random")["results"]["kendall_tau"]["value"] == 1

@@ -75,6 +75,49 @@ def test_weights_alone_need_no_training(checked: SanityOptions, tmp_path: Path) 
     assert "No images were asked for." in page
 
 
+def test_smoothed_maps_and_complexity(checked: SanityOptions, tmp_path: Path) -> None:
+    names = ["input-gradient", "random", "expected-gradients"]
+    tests: dict[str, Any] = {"tests": ["cascading", "smooth", "efficient"], "attribution": names}
+    options = replace(checked, out=str(tmp_path / "out"), smooth_samples=3, **tests)
+    study = Sanity(options).run()
+    # Each attribution's unrelated maps, twice, two draws of two cascades, and its complexity, all at once.
+    assert study.document["timing"]["jobs"] == 3 * (2 + 2 * 2 + 1)
+    entries = study.results["attributions"]
+    for entry in entries.values():
+        assert set(entry["verdicts"]) == {"weights", "smooth"}
+        assert [state["stage"] for state in entry["smooth"]] == ["hidden1", "hidden2", "classify"]
+        assert [state["randomised"] for state in entry["smooth"]] == [1, 2, 3]
+        assert entry["smooth_unrelated"] != entry["unrelated"]
+        assert entry["efficient"]["undefined"] == 0
+    assert entries["random"]["verdicts"]["smooth"]["verdict"] == "nearly invariant"
+    still = entries["random"]["efficient"]
+    assert still["trained"] == pytest.approx(still["randomised"], nan_ok=False)
+    assert (still["verdict"], still["rise"]["value"]) == ("does not rise", 0)
+    moved = entries["input-gradient"]["efficient"]
+    assert 0 < moved["trained"]["value"] < np.log(200)
+    assert moved["rise"]["value"] != 0
+    # The cascade of the others is that of another study.
+    assert (
+        entries["random"]["cascading"]
+        == Sanity.read(checked.out).results["attributions"]["random"]["cascading"]
+    )
+    assert "random: its maps are no more complex in networks with random weights" in " ".join(
+        Sanity.findings(study)
+    )
+    assert list(Sanity.tables(study)) == ["Verdicts", "Complexity"]
+    page = (study.folder / "report.html").read_text()
+    assert "Complexity of the maps" in page
+    assert "from the image up, maps smoothed: random" in page
+    assert "3 noisy images, deviation 0.1" in page
+
+
+def test_complexity_alone_has_no_empty_table(checked: SanityOptions, tmp_path: Path) -> None:
+    alone: dict[str, Any] = {"tests": ["efficient"], "attribution": ["input-gradient"], "gallery": 0}
+    study = Sanity(replace(checked, out=str(tmp_path / "out"), **alone)).run()
+    assert list(Sanity.tables(study)) == ["Complexity"]
+    assert len(Sanity.findings(study)) == 1
+
+
 def test_labels_that_were_not_learnt_decide_nothing(checked: SanityOptions, tmp_path: Path) -> None:
     short = {**FEW, "tests": ["labels"], "epochs": 1.0, "train_examples": 120}
     results = Sanity(replace(checked, out=str(tmp_path / "out"), **short)).run().results

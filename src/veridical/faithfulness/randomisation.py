@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 from typing import Any, Literal, NamedTuple
@@ -16,9 +17,10 @@ from veridical.attribution.method import Attribution, dataset_maps, predict_clas
 from veridical.data import Dataset, Split
 from veridical.data.arrays import Arrays, hashed_order
 from veridical.data.dataset import build_dataset
+from veridical.metrics.complexity import freedman_diaconis, histogram_entropy, relative_rise
 from veridical.metrics.intervals import Interval, mean_interval
 from veridical.metrics.registry import compare_maps
-from veridical.runtime.checking import check_value, record
+from veridical.runtime.checking import Checked, Factor, Seed, Width, check_value, record
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import preserved_rng, private_copy
 from veridical.runtime.seeds import per_example_normal, seed_global, stream
@@ -176,7 +178,55 @@ def _replace_train(data: Dataset, train: Split, options: dict[str, object]) -> D
     return build_dataset(data.name, arrays, data.source)
 
 
-OrderName = Literal["cascading", "independent"]
+OrderName = Literal["cascading", "independent", "bottom-up"]
+
+
+@dataclass(frozen=True)
+class Smoothing(Checked):
+    """Maps averaged over noisy inputs before they are compared (sMPRT, Hedström et al., 2023).
+
+    samples, noise: noisy inputs of each example, and the standard deviation in input units; the defaults are
+    those of Quantus. Noisy inputs are not clipped. seed: sample k of example i adds normal noise of the
+    stream (seed, "smoothed sample k", i).
+    """
+
+    samples: Width = 50
+    noise: Factor = 0.1
+    seed: Seed = 0
+
+
+class _Noisy:
+    """A split whose inputs have the noise of one sample of a smoothing."""
+
+    def __init__(self, examples: Split, smoothing: Smoothing, sample: int) -> None:
+        self.examples, self.smoothing, self.purpose = examples, smoothing, f"smoothed sample {sample}"
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(
+        self, indices: Sequence[int], dtype: torch.dtype, device: torch.device | str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Noisy inputs (n, C, H, W) and target (n,)."""
+        inputs, target = self.examples.batch(indices, dtype, device)
+        noise: Tensor = per_example_normal(
+            inputs.shape[1:], self.smoothing.seed, self.purpose, indices, dtype, inputs.device
+        )
+        return inputs + self.smoothing.noise * noise, target
+
+
+def smooth_maps(
+    model: nn.Module, examples: Split, attribution: Attribution, *, smoothing: Smoothing, **options: Any
+) -> Tensor:
+    """The mean of the maps of noisy inputs, (N, C, H, W), signed; options: as `dataset_maps` takes them.
+
+    A random method draws the same noise of its own for every sample.
+    """
+    total: Tensor | float = 0.0
+    for sample in range(smoothing.samples):
+        noisy = _Noisy(examples, smoothing, sample)
+        total = total + dataset_maps(model, noisy, attribution, **options)
+    return torch.as_tensor(total) / smoothing.samples
 
 
 @record
@@ -199,32 +249,99 @@ def model_randomisation(
     attribution: Attribution,
     *,
     order: OrderName = "cascading",
+    smoothing: Smoothing | None = None,
     fresh: Callable[[int], nn.Module] | None = None,
     target: Tensor | None = None,
     seed: int = 0,
     map_seed: int = 0,
     batch_size: int = 256,
 ) -> Iterator[Randomised]:
-    """Randomise a network's layers from the logits down and compare its maps with the trained network's.
+    """Randomise a network's layers one after the other and compare its maps with the trained network's.
 
     attribution: a method, or any callable of its form. order: "cascading" randomises one more stage at each
-    step and ends with a network that has learnt nothing; "independent" randomises one stage at a time and
-    leaves the others trained. fresh: from a seed to a new network of the same architecture with its initial
-    weights; None resets the layers of a copy by their own `reset_parameters`, a UsageError for layers that
-    cannot be reset. target: the classes that are explained (N,), the same at every step; None takes those
-    that the trained network predicts. Maps of two classes would differ even if no weight did. seed: of the
-    fresh weights, which no training of the registry's networks begins with. map_seed: of a callable's random
-    numbers, the same for every network; see `dataset_maps`.
+    step, from the logits down, and ends with a network that has learnt nothing; "bottom-up" does so from the
+    inputs up; "independent" randomises one stage at a time and leaves the others trained. smoothing: compare
+    means over noisy inputs; None compares the maps of the images themselves. fresh: from a seed to a new
+    network of the same architecture with its initial weights; None resets the layers of a copy by their own
+    `reset_parameters`, a UsageError for layers that cannot be reset. target: the classes that are explained
+    (N,), the same at every step; None takes those that the trained network predicts. Maps of two classes
+    would differ even if no weight did. seed: of the fresh weights, which no training of the registry's
+    networks begins with. map_seed: of a callable's random numbers, the same for every network; see
+    `dataset_maps`.
 
     Yields a `Randomised` per stage.
-    Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 4.
+    Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 4. Bottom-up and smoothed
+    it is the sMPRT of Hedström et al., "Sanity checks revisited", 2023 (arXiv 2401.06465).
     """
     check_value("order", order, OrderName)
-    like = parameter_like(model)
-    stages = find_stages(model, examples.batch(range(min(1, len(examples))), like.dtype, like.device)[0])
+    stages = _stages_for(model, examples)
     explained = predict_classes(model, examples, batch_size) if target is None else target
-    new = _copy_reset(model, seed) if fresh is None else fresh(fresh_seed(seed))
+    new = _fresh_network(model, fresh, seed)
 
+    maps_of = partial(
+        dataset_maps if smoothing is None else partial(smooth_maps, smoothing=smoothing),
+        examples=examples,
+        attribution=attribution,
+        target=explained,
+        batch_size=batch_size,
+        seed=map_seed,
+    )
+    trained, network = maps_of(model), private_copy(model)
+    for stage in reversed(stages) if order == "bottom-up" else stages:
+        _overwrite_stage(network, new, stage)
+        maps, classes = maps_of(network), predict_classes(network, examples, batch_size)
+        if order == "independent":
+            # The trained weights come back before the next stage.
+            _overwrite_stage(network, model, stage)
+        yield Randomised(stage, maps, classes, compare_maps(trained, maps, "sanity"))
+
+
+def _stages_for(model: nn.Module, examples: Split) -> tuple[Stage, ...]:
+    like = parameter_like(model)
+    return find_stages(model, examples.batch(range(min(1, len(examples))), like.dtype, like.device)[0])
+
+
+def _fresh_network(model: nn.Module, fresh: Callable[[int], nn.Module] | None, seed: int) -> nn.Module:
+    return _copy_reset(model, seed) if fresh is None else fresh(fresh_seed(seed))
+
+
+@record
+class Complexity:
+    """The entropy of maps' histograms, in nats: of the trained network's and of random networks'.
+
+    trained: (N,). randomised: (draws, N). bins: of the histograms, int64 (N,).
+    """
+
+    trained: Tensor
+    randomised: Tensor
+    bins: Tensor
+
+    @property
+    def rise(self) -> Tensor:
+        """(randomised - trained) / trained, (draws, N); NaN where the trained network's map is constant."""
+        return relative_rise(self.trained, self.randomised)
+
+
+def randomised_complexity(
+    model: nn.Module,
+    examples: Split,
+    attribution: Attribution,
+    *,
+    draws: Sequence[int] = (0,),
+    fresh: Callable[[int], nn.Module] | None = None,
+    target: Tensor | None = None,
+    map_seed: int = 0,
+    batch_size: int = 256,
+) -> Complexity:
+    """How complex maps are before and after all weights became random (eMPRT, Hedström et al., 2023).
+
+    draws: seeds of fresh weights. The others as in `model_randomisation`. Each pair of maps has one number of
+    bins, that of the trained network's by Freedman and Diaconis: with more of them entropy is higher.
+    Source: "Sanity checks revisited", arXiv 2401.06465. One number of bins for each map, where Quantus has
+    one for all, is ours: a map's result depends on no other's.
+    """
+    stages = _stages_for(model, examples)
+    explained = predict_classes(model, examples, batch_size) if target is None else target
     maps_of = partial(
         dataset_maps,
         examples=examples,
@@ -233,14 +350,14 @@ def model_randomisation(
         batch_size=batch_size,
         seed=map_seed,
     )
-    trained, network = maps_of(model), private_copy(model)
-    for stage in stages:
-        _overwrite_stage(network, new, stage)
-        maps, classes = maps_of(network), predict_classes(network, examples, batch_size)
-        if order == "independent":
-            # The trained weights come back before the next stage.
-            _overwrite_stage(network, model, stage)
-        yield Randomised(stage, maps, classes, compare_maps(trained, maps, "sanity"))
+    trained, network, entropies = maps_of(model).float(), private_copy(model), []
+    bins = freedman_diaconis(trained)
+    for seed in draws:
+        new = _fresh_network(model, fresh, seed)
+        for stage in stages:
+            _overwrite_stage(network, new, stage)
+        entropies.append(histogram_entropy(maps_of(network).float(), bins))
+    return Complexity(histogram_entropy(trained, bins), torch.stack(entropies), bins)
 
 
 def fresh_seed(seed: int) -> int:
@@ -333,6 +450,16 @@ def judge_remaining(states: Sequence[Interval]) -> InvarianceVerdict:
         return "nearly invariant"
     below = all(one["high"] is not None and one["high"] < PASSES_BELOW for one in states)
     return "passes" if below else "undecided"
+
+
+RiseVerdict = Literal["rises", "does not rise", "undecided"]
+
+
+def judge_rise(rise: Interval) -> RiseVerdict:
+    """Whether complexity rises: if the whole interval lies above 0 it does, if none of it does not."""
+    if rise["low"] is None or rise["high"] is None:
+        return "undecided"
+    return "rises" if rise["low"] > 0 else "undecided" if rise["high"] > 0 else "does not rise"
 
 
 def combine_verdicts(

@@ -1,12 +1,13 @@
 """Whether explanations care what a network has learnt: random weights, permuted labels, images of noise.
 
-Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018.
+Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018; Hedström et al., "Sanity checks revisited:
+an exploration to repair the model parameter randomisation test", 2023.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.method import dataset_maps, predict_classes
+from veridical.attribution.method import Attribution, dataset_maps, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
 from veridical.data.dataset import describe_source, load_source
@@ -24,26 +25,32 @@ from veridical.faithfulness.randomisation import (
     LEARNT_BY_HEART,
     PASSES_BELOW,
     InvarianceVerdict,
+    OrderName,
+    Smoothing,
     combine_verdicts,
     compare_unrelated,
     draws_interval,
     fresh_seed,
     is_nearer,
     judge_remaining,
+    judge_rise,
     model_randomisation,
     permute_labels,
+    randomised_complexity,
     remaining_similarity,
     replace_by_noise,
     shorten_training,
+    smooth_maps,
 )
 from veridical.faithfulness.retraining import hash_recipe, resolve_architecture, resolve_training, train_fresh
+from veridical.metrics.complexity import BINS
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.maps import TOP_QUANTILE, pictures
 from veridical.metrics.registry import compare_maps, measures, ssim_window
 from veridical.report import Curve, Illustration, Panel, curves_illustration
 from veridical.report.formats import DASH, listed, percent
 from veridical.report.table import Column, Table
-from veridical.runtime.checking import Factor, Limit, Repeats
+from veridical.runtime.checking import Factor, Limit, Repeats, Width
 from veridical.runtime.errors import argument_error
 from veridical.runtime.files import Arrays
 from veridical.runtime.options import AttributionChoice, Gallery, Placement, SubjectChoice, TargetName
@@ -80,11 +87,32 @@ LEARNT = [
     Column("test_accuracy", "test accuracy", "share"),
 ]
 TRAINING_WORDS = {CONTROL: "true data", "labels": "permuted labels", "data": "images of noise"}
-TEST_WORDS = {"weights": "random weights", "labels": "permuted labels", "data": "images of noise"}
+TEST_WORDS = {
+    "weights": "random weights",
+    "smooth": "random weights by smoothed maps",
+    "labels": "permuted labels",
+    "data": "images of noise",
+}
 ORDERS = {
     "cascading": "Layers randomised one after the other, from the logits down",
     "independent": "One layer randomised at a time, the others trained",
+    "smooth": "Layers randomised one after the other, from the image up, maps smoothed",
 }
+# What `model_randomisation` calls the order of a test; those that are not here have its names.
+_ORDER_NAMES: dict[str, OrderName] = {"smooth": "bottom-up"}
+# Test of a cascade and the name of its verdict.
+CASCADES = {"cascading": "weights", "smooth": "smooth"}
+COMPLEXITY = [
+    Column("trained", "entropy, trained", "number", meaning="Of the histogram of a map's values, in nats."),
+    Column("randomised", "entropy, all random", "number"),
+    Column(
+        "rise",
+        "rise",
+        "share",
+        meaning="(all random - trained) / trained, a mean over images and draws of weights.",
+    ),
+    Column("verdict", "complexity"),
+]
 
 # Columns of the gallery for the cascade.
 _MOST_STATES = 4
@@ -98,22 +126,28 @@ class SanityOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
 
     Args:
         tests: What is randomised: the weights from the logits down (cascading), one layer at a time
-            (independent), the labels of a new training (labels), the images of one (data).
+            (independent), the labels of a new training (labels), the images of one (data). Those of Hedström
+            et al. (2023): weights from the image up, with maps averaged over noisy images (smooth), and the
+            rise of the maps' complexity when all weights are random (efficient).
         target: Class that is explained, by every network the same: the model's prediction or the label.
         examples: The first so many test images.
         repeats: Draws of fresh weights.
+        smooth_samples: Noisy images of each image in the test smooth, which costs so many times as much.
+        smooth_noise: Standard deviation of their noise, of images in [0, 1].
         train_examples: Training images of each new training; None takes all.
         epochs: Length of each new training; it has to learn random labels by heart.
         learning_rate: Greatest learning rate of the new trainings; None is the run's.
         seed: Seed of fresh weights, permutations, noise and new trainings.
     """
 
-    tests: list[Literal["cascading", "independent", "labels", "data"]] = field(
+    tests: list[Literal["cascading", "independent", "labels", "data", "smooth", "efficient"]] = field(
         default_factory=lambda: ["cascading", "independent", "labels", "data"]
     )
     target: TargetName = "predicted"
     examples: AtLeastTwo = 200
     repeats: Repeats = 5
+    smooth_samples: Width = 50
+    smooth_noise: Factor = 0.1
     train_examples: AtLeastTwo | None = 1000
     epochs: Annotated[float, Limit(0, 1e5, above=True)] = 60.0
     learning_rate: Factor | None = None
@@ -126,7 +160,7 @@ class Sanity(Study[SanityOptions]):
     examples:
       veridical sanity --run runs/natural --data fashion-mnist \
           --attribution input-gradient captum:GuidedBackprop --out runs/sanity
-      veridical sanity --run runs/natural --tests cascading independent --examples 500 --out runs/weights
+      veridical sanity --run runs/natural --tests cascading efficient --examples 500 --out runs/weights
       veridical sanity --model cnn --weights cnn.pt --data fashion-mnist --out runs/mine
 
     An explanation that stays the same when the layers get fresh weights, or when the network was trained on
@@ -154,6 +188,10 @@ class Sanity(Study[SanityOptions]):
         self.orders = [name for name in ORDERS if name in options.tests]
         randomised = [name for name in ("labels", "data") if name in options.tests]
         self.kinds = [CONTROL, *randomised] if randomised else []
+        self.is_efficient = "efficient" in options.tests
+        # Of the noise of maps, whatever weights are drawn.
+        smoothing = Smoothing(options.smooth_samples, options.smooth_noise, options.seed)
+        self.smoothing = asdict(smoothing) if "smooth" in options.tests else None
         self.model: dict[str, Any] | None = None
         self.training: dict[str, Any] | None = None
         # Weights alone need no new training.
@@ -183,7 +221,9 @@ class Sanity(Study[SanityOptions]):
             "run": self.subject.describe(),
             "data": self.data.describe(),
             "attributions": self.methods,
-            "tests": [*self.orders, *self.kinds[1:]],
+            "tests": [*self.orders, *self.kinds[1:], *(["efficient"] if self.is_efficient else [])],
+            "smoothing": self.smoothing,
+            "bins": list(BINS) if self.is_efficient else None,
             "target": options.target,
             "examples": self.examples,
             "repeats": options.repeats,
@@ -238,8 +278,15 @@ class Sanity(Study[SanityOptions]):
         # Apart, so that the draws of two seeds are never the same.
         draws = range(options.seed * SEEDS_APART, options.seed * SEEDS_APART + options.repeats)
         others: list[tuple[str, dict[str, Any]]] = [("unrelated", {"kind": "unrelated"})]
-        others += [(order, {"kind": order, "draw": draw}) for order in self.orders for draw in draws]
+        smooth = {} if self.smoothing is None else {"smoothing": self.smoothing}
+        if smooth:
+            others.append((_SMOOTH_UNRELATED, {"kind": "unrelated", **smooth}))
+        for order in self.orders:
+            how = smooth if order == "smooth" else {}
+            others += [(order, {"kind": order, "draw": draw, **how}) for draw in draws]
         others += [(kind, {"kind": "trained"}) for kind in self.kinds]
+        if self.is_efficient:
+            others.append(("efficient", {"kind": "efficient", "draws": list(draws)}))
         for name, method in self.methods.items():
             for other, against in others:
                 training = trainings.get(other)
@@ -257,17 +304,23 @@ class Sanity(Study[SanityOptions]):
                         "model": dict(self.subject.facts["model"]),
                     },
                     group=f"{name}/{other}",
-                    step="explain",
+                    step="weigh" if other == "efficient" else "explain",
                     after=training,
                     # What a training left must be there before it is explained.
                     stage="training and explaining" if training is None else "explaining",
                     label=f"{name}, {against['kind']}",
-                    cost=(8.0 if other in ORDERS else 2.0) * self.examples / 100,
+                    cost=self._cost(other) * self.examples / 100,
                 )
+
+    def _cost(self, other: str) -> float:
+        of_smooth = other in ("smooth", _SMOOTH_UNRELATED)
+        own = 8.0 if other in ORDERS else 2.0
+        return own * (self.options.smooth_samples if of_smooth else 1)
 
     def compared(self, name: str) -> dict[str, list[Case]]:
         """The cases of an attribution by what its maps are compared with."""
-        others = ["unrelated", *self.orders, *self.kinds]
+        smooth = [] if self.smoothing is None else [_SMOOTH_UNRELATED]
+        others = ["unrelated", *smooth, *self.orders, *self.kinds]
         return {other: self.cases_of(f"{name}/{other}", "explain") for other in others}
 
     @staticmethod
@@ -287,15 +340,13 @@ class Sanity(Study[SanityOptions]):
         """Compare the maps of some test images with those of one kind of other network.
 
         values: against is {"kind": "unrelated"}, {"kind": "cascading" or "independent", "draw": seed of the
-        fresh weights} or {"kind": "trained"}, of the run that `context.after` left. Returns the names of the
+        fresh weights}, both with the fields of a `Smoothing` if maps are smoothed, or {"kind": "trained"}, of
+        the run that `context.after` left. Returns the names of the
         states, similarities float64 (states, N) by measure, agrees bool (states, N), and pictures float16
         (states, gallery, H, W).
         """
-        model = load_model(context.where, values["weights"], trust_code=context.trust_code)
-        data = load_source(context.where, values["data"]["checksum"])
-        split = data.test.subset(range(values["examples"]))
+        model, data, split, target = _load_examples(values, context)
         seen = predict_classes(model, split)
-        target = seen if values["target"] == "predicted" else split.labels
         shown = first_of_each_class(split.labels, values["gallery"])
         states = _states(model, data, split, target, values, context)
         names, similarities, predicted, maps = zip(*states, strict=True)
@@ -304,6 +355,24 @@ class Sanity(Study[SanityOptions]):
             **{name: np.stack([one[name].cpu().numpy() for one in similarities]) for name in MEASURES},
             "agrees": np.stack([(classes == seen).numpy() for classes in predicted]),
             "pictures": np.stack([pictures(one[shown]).cpu().numpy().astype(np.float16) for one in maps]),
+        }
+
+    @staticmethod
+    def weigh(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """How complex maps are, trained (N,) and for each draw of random weights (draws, N); bins (N,)."""
+        model, data, split, target = _load_examples(values, context)
+        found = randomised_complexity(
+            model,
+            split,
+            _create_method(values, data, context),
+            draws=values["against"]["draws"],
+            fresh=fresh_model(context.where, data.shape, data.num_classes),
+            target=target,
+            map_seed=values["seed"],
+            batch_size=context.batch,
+        )
+        return {
+            name: getattr(found, name).cpu().numpy() for name in ("trained", "randomised", "rise", "bins")
         }
 
     def results(self, work: Work) -> dict[str, Any]:
@@ -323,6 +392,10 @@ class Sanity(Study[SanityOptions]):
             )
             for name in self.methods
         }
+        if self.is_efficient:
+            for name, entry in attributions.items():
+                (case,) = self.cases_of(f"{name}/efficient", "weigh")
+                entry["efficient"] = _describe_complexity(work.arrays(case))
         notes = [
             f"The training on {TRAINING_WORDS[kind]} got only "
             f"{trainings[kind]['training_accuracy']['value']:.1%} of its own labels right: it needs more "
@@ -347,33 +420,28 @@ class Sanity(Study[SanityOptions]):
 
     def _judge(self, compared: Mapping[str, list[_Compared]], learnt: Mapping[str, bool]) -> dict[str, Any]:
         """One attribution's similarities, and its verdicts by weights, labels and data."""
-        (unrelated,) = compared["unrelated"]
-        reference = {
-            measure: unrelated.similarity[measure][unrelated.states.index("other image")]
-            for measure in MEASURES
-        }
-        entry: dict[str, Any] = {
-            "unrelated": {
-                state: {
-                    measure: mean_interval(unrelated.similarity[measure][place], undefined="exclude")
-                    for measure in MEASURES
-                }
-                for place, state in enumerate(unrelated.states)
-            },
-            "verdicts": {},
-        }
+        references, entry = {}, dict[str, Any](verdicts={})
+        for kind in ("unrelated", _SMOOTH_UNRELATED):
+            for unrelated in compared.get(kind, []):
+                place = unrelated.states.index("other image")
+                references[kind] = {m: unrelated.similarity[m][place] for m in MEASURES}
+                entry[kind] = _describe_unrelated(unrelated)
+        reference = references["unrelated"]
         for order in self.orders:
+            # Smoothed maps of two images are more alike than others are.
+            level = references[_unrelated_of(order)]
             entry[order] = [
                 {
                     "stage": state,
-                    "randomised": place + 1 if order == "cascading" else 1,
-                    **_describe_state(compared[order], place, reference),
+                    "randomised": place + 1 if order in CASCADES else 1,
+                    **_describe_state(compared[order], place, level),
                 }
                 for place, state in enumerate(compared[order][0].states)
             ]
-        if "cascading" in self.orders:
-            # With all stages fresh but the lowest one, and with that too.
-            entry["verdicts"]["weights"] = _verdict(entry["cascading"][-2:], dict.fromkeys(MEASURES, True))
+            if order in CASCADES:
+                # With all stages fresh but the last one, and with that too.
+                verdict = _verdict(entry[order][-2:], dict.fromkeys(MEASURES, True))
+                entry["verdicts"][CASCADES[order]] = verdict
         entry["trainings"] = {kind: _describe_state(compared[kind], 0, reference) for kind in self.kinds}
         for kind in self.kinds[1:]:
             (control,), (one,) = compared[CONTROL], compared[kind]
@@ -395,7 +463,7 @@ class Sanity(Study[SanityOptions]):
         arrays = first_images(self.data, self.examples, self.options.gallery)
         for name in self.methods:
             for other, cases in self.compared(name).items():
-                if other != "independent":
+                if other not in ("independent", "smooth", _SMOOTH_UNRELATED):
                     maps = work.arrays(cases[0])["pictures"]
                     key = "own" if other == "unrelated" else other
                     arrays[f"{name}/{key}"] = maps if other == "cascading" else maps[0]
@@ -424,6 +492,11 @@ class Sanity(Study[SanityOptions]):
             for name, entry in result.results["attributions"].items()
             for test, judged in entry["verdicts"].items()
         ]
+        sentences += [
+            _complexity_headline(name, entry["efficient"])
+            for name, entry in result.results["attributions"].items()
+            if "efficient" in entry
+        ]
         return [*sentences, *result.results["notes"]]
 
     @classmethod
@@ -436,7 +509,14 @@ class Sanity(Study[SanityOptions]):
             for test, judged in entry["verdicts"].items()
             for network, state in _judged_states(entry, test).items()
         ]
-        return {"Verdicts": Table([*columns, *(measure.label for measure in MEASURES.values())], rows)}
+        verdicts = Table([*columns, *(measure.label for measure in MEASURES.values())], rows)
+        weighed = {
+            name: entry["efficient"]
+            for name, entry in result.results["attributions"].items()
+            if "efficient" in entry
+        }
+        tables = {"Verdicts": verdicts} if rows or not weighed else {}
+        return tables | ({"Complexity": table_of("explanation", COMPLEXITY, weighed)} if weighed else {})
 
     @classmethod
     def panels(cls, result: StudyResult) -> list[Panel]:
@@ -445,7 +525,10 @@ class Sanity(Study[SanityOptions]):
             "What remains of the maps in networks that have lost what told the classes: 100% is the same "
             "map, 0% has no more in common with it than the map of another image."
         )
-        panels = [Panel("Verdicts", [text], table=cls.tables(result)["Verdicts"])]
+        tables = cls.tables(result)
+        panels = [Panel("Verdicts", [text], table=tables["Verdicts"])] if "Verdicts" in tables else []
+        if "Complexity" in tables:
+            panels.append(Panel("Complexity of the maps", [_COMPLEXITY_TEXT], table=tables["Complexity"]))
         for name, entry in result.results["attributions"].items():
             panels += [_order_panel(name, order, entry) for order in ORDERS if order in entry]
         if result.results["trainings"]:
@@ -461,6 +544,7 @@ class Sanity(Study[SanityOptions]):
             "Images": f"the first {config['examples']:,} test images of {config['data']['name']}",
             "Explained class": "the network's prediction" if config["target"] == "predicted" else "the label",
             "Draws of fresh weights": str(config["repeats"]),
+            **_smoothing_fact(config.get("smoothing")),
             "SSIM": f"gaussian window of {config['similarity']['ssim_window']} pixels",
             "Seed": str(config["seed"]),
         }
@@ -468,6 +552,29 @@ class Sanity(Study[SanityOptions]):
             steps = config["training"]["steps"]
             facts["New trainings"] = f"{config['train_examples']:,} images, {steps:,} steps"
         return facts | {name: list_settings(one) for name, one in config["attributions"].items()}
+
+
+# Similarity of smoothed maps to those of other images and to noise.
+_SMOOTH_UNRELATED = "smooth_unrelated"
+
+
+def _unrelated_of(order: str) -> str:
+    return _SMOOTH_UNRELATED if order == "smooth" else "unrelated"
+
+
+def _load_examples(values: Mapping[str, Any], context: Context) -> tuple[nn.Module, Dataset, Split, Tensor]:
+    """In a step, the model, its data set, the images that are explained and the explained classes."""
+    model = load_model(context.where, values["weights"], trust_code=context.trust_code)
+    data = load_source(context.where, values["data"]["checksum"])
+    split = data.test.subset(range(values["examples"]))
+    target = predict_classes(model, split) if values["target"] == "predicted" else split.labels
+    return model, data, split, target
+
+
+def _create_method(values: Mapping[str, Any], data: Dataset, context: Context) -> Attribution:
+    return create_attribution(
+        values["attribution"], seed=values["seed"], trust_code=context.trust_code, background=data.train
+    )
 
 
 def _randomise_data(data: Dataset, kind: str, examples: int, seed: int) -> Dataset:
@@ -485,18 +592,23 @@ def _states(
     Of each other network (or map) its name, similarities by measure (N,), predictions (N,), and maps.
     """
     seed, batch, against = values["seed"], context.batch, values["against"]
-    method = create_attribution(
-        values["attribution"], seed=seed, trust_code=context.trust_code, background=data.train
-    )
+    method = _create_method(values, data, context)
+    smoothing = Smoothing(**against["smoothing"]) if "smoothing" in against else None
     explain = partial(
-        dataset_maps, examples=split, attribution=method, target=target, batch_size=batch, seed=seed
+        dataset_maps if smoothing is None else partial(smooth_maps, smoothing=smoothing),
+        examples=split,
+        attribution=method,
+        target=target,
+        batch_size=batch,
+        seed=seed,
     )
     if against["kind"] in ORDERS:
         for one in model_randomisation(
             model,
             split,
             method,
-            order=against["kind"],
+            order=_ORDER_NAMES.get(against["kind"], against["kind"]),
+            smoothing=smoothing,
             # The initial weights that its library draws; other networks are reset layer by layer.
             fresh=fresh_model(context.where, data.shape, data.num_classes),
             target=target,
@@ -551,6 +663,28 @@ def _describe_state(
     }
 
 
+def _describe_unrelated(unrelated: _Compared) -> dict[str, Any]:
+    """Similarity of a network's maps to maps that have nothing to do with them, by what those are."""
+    return {
+        state: {m: mean_interval(unrelated.similarity[m][place], undefined="exclude") for m in MEASURES}
+        for place, state in enumerate(unrelated.states)
+    }
+
+
+def _describe_complexity(arrays: Arrays) -> dict[str, Any]:
+    """What a `weigh` step left, with intervals and the verdict."""
+    trained, randomised, rise = (torch.from_numpy(arrays[name]) for name in ("trained", "randomised", "rise"))
+    interval = draws_interval(rise)
+    return {
+        "trained": mean_interval(trained, undefined="exclude"),
+        "randomised": draws_interval(randomised),
+        "rise": interval,
+        "verdict": judge_rise(interval),
+        "undefined": int(rise.isnan().sum()),
+        "bins": float(arrays["bins"].mean()),
+    }
+
+
 def _verdict(states: Sequence[Mapping[str, Any]], telling: Mapping[str, bool]) -> dict[str, Any]:
     """By measure and over all whether maps care; one that cannot tell does not count towards passing."""
     judged: dict[str, InvarianceVerdict] = {}
@@ -587,6 +721,15 @@ def _headline(name: str, test: str, judged: Mapping[str, Any], entry: Mapping[st
     )
 
 
+def _complexity_headline(name: str, weighed: Mapping[str, Any]) -> str:
+    change = _remaining(weighed["rise"], 1)
+    if weighed["verdict"] == "rises":
+        return f"{name}: its maps are more complex in networks with random weights, by {change}."
+    if weighed["verdict"] == "does not rise":
+        return f"{name}: its maps are no more complex in networks with random weights: {change}."
+    return f"{name}: whether its maps are more complex in networks with random weights is open: {change}."
+
+
 def _left(entry: Mapping[str, Any], test: str, measure: str) -> float:
     """The most that remained in a state that the verdict rests on."""
     return max(state["remaining"][measure]["value"] or 0.0 for state in _judged_states(entry, test).values())
@@ -594,27 +737,59 @@ def _left(entry: Mapping[str, Any], test: str, measure: str) -> float:
 
 def _judged_states(entry: Mapping[str, Any], test: str) -> dict[str, Mapping[str, Any]]:
     """The states that the verdict of a test rests on, by what stands in them for the checked network."""
-    if test != "weights":
+    order = {verdict: order for order, verdict in CASCADES.items()}.get(test)
+    if order is None:
         return {f"trained on {TRAINING_WORDS[test]}": entry["trainings"][test]}
-    *before, last = entry["cascading"]
-    states = {f"random but {last['stage']}": before[-1]} if before else {}
-    return {**states, "all random": last}
+    *before, last = entry[order]
+    smoothed = ", smoothed" if order == "smooth" else ""
+    states = {f"random but {last['stage']}{smoothed}": before[-1]} if before else {}
+    return {**states, f"all random{smoothed}": last}
 
 
-def _remaining(interval: Mapping[str, Any]) -> str:
+def _remaining(interval: Mapping[str, Any], digits: int = 0) -> str:
     if interval["value"] is None:
         return DASH
     if interval["low"] is None:
-        return percent(interval["value"], 0)
-    low, high = (percent(interval[end], 0) for end in ("low", "high"))
-    return f"{percent(interval['value'], 0)} ({low} to {high})"
+        return percent(interval["value"], digits)
+    low, high = (percent(interval[end], digits) for end in ("low", "high"))
+    return f"{percent(interval['value'], digits)} ({low} to {high})"
+
+
+_COMPLEXITY_TEXT = (
+    "The entropy of the histogram of a map's values, in the network as trained and in networks with random "
+    "weights. These have learnt nothing that a map could single out, so maps that show what was learnt are "
+    "expected to be more complex there. A rise does not say that they do: it says that maps changed in this "
+    "way."
+)
+
+
+def _smoothing_fact(smoothing: Mapping[str, Any] | None) -> dict[str, str]:
+    if smoothing is None:
+        return {}
+    return {"Smoothed maps": f"{smoothing['samples']:,} noisy images, deviation {smoothing['noise']:g}"}
 
 
 def _meaning(config: Mapping[str, Any]) -> list[str]:
     """Paragraphs on what was measured and how the verdicts come about."""
     above, below = (config["thresholds"][name] for name in ("nearly_invariant_above", "passes_below"))
     quantile = config["similarity"]["picture_quantile"]
+    more = []
+    if "smooth" in config["tests"]:
+        more.append(
+            "Smoothed maps are means over noisy images. Their layers are randomised from the image up, and "
+            "the verdict rests on all layers random but the logits' and on all; unrelated is the similarity "
+            "to the smoothed map of another image."
+        )
+    if "efficient" in config["tests"]:
+        least, most = config["bins"]
+        more.append(
+            "Complexity is the entropy of the histogram of a map's values, with their signs, in bins from "
+            f"its least to its greatest value: from {least} to {most} of them, as many as the rule of "
+            "Freedman and Diaconis gives the trained network's map, and the same number for the random "
+            "networks'. It rises if the whole 95% interval of the relative change lies above 0."
+        )
     return [
+        *more,
         (
             "Every network explains the same class of an image, so that only the network differs. Similarity "
             "is Spearman's rank correlation of all values of two maps, with their signs (signed ranks) and "
@@ -645,13 +820,15 @@ def _meaning(config: Mapping[str, Any]) -> list[str]:
 
 def _order_panel(name: str, order: str, entry: Mapping[str, Any]) -> Panel:
     """One attribution and one order: the curves of all measures, and the numbers beside them."""
-    others = {f"({other}, for comparison)": {"similarity": one} for other, one in entry["unrelated"].items()}
-    cascading = order == "cascading"
+    unrelated = entry[_unrelated_of(order)]
+    others = {f"({other}, for comparison)": {"similarity": one} for other, one in unrelated.items()}
+    cascading = order in CASCADES
+    towards = "up" if order == "smooth" else "down"
     return Panel(
         f"{ORDERS[order]}: {name}",
-        illustrations=[_curves(entry[order], entry["unrelated"]["other image"], cascading)],
+        illustrations=[_curves(entry[order], unrelated["other image"], cascading)],
         table=table_of(
-            "randomised down to" if cascading else "randomised",
+            f"randomised {towards} to" if cascading else "randomised",
             [Column("agreement", "same prediction", "share"), *SIMILARITY],
             {state["stage"]: state for state in entry[order]} | others,
         ),
