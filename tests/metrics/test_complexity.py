@@ -7,7 +7,7 @@ from scipy.stats import entropy
 from torch import Tensor
 from torch.testing import assert_close
 
-from veridical.metrics import freedman_diaconis, histogram_entropy, relative_rise
+from veridical.metrics.complexity import freedman_diaconis, histogram_entropy, relative_rise
 from veridical.runtime.errors import UsageError
 
 

@@ -293,6 +293,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "auc": lambda a, _, region: metrics.auc(a, region),
     "zero_share": lambda a, _, __: metrics.zero_share(a),
     "area_share": lambda _, __, region: metrics.area_share(region),
+    "histogram_entropy": lambda a, _, __: metrics.histogram_entropy(a, 20),
     "left_behind": metrics.left_behind,
     "cosine_within": metrics.cosine_within,
     "mean_interval": lambda a, _, __: metrics.mean_interval(a),  # type: ignore[dict-item,return-value]

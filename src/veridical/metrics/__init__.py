@@ -1,6 +1,6 @@
 """Metrics: two batches of maps, or maps and masks, in; one number per example out; the caller reduces."""
 
-from veridical.metrics.complexity import freedman_diaconis, histogram_entropy, relative_rise
+from veridical.metrics.complexity import histogram_entropy
 from veridical.metrics.intervals import Interval, mean_interval, proportion_interval
 from veridical.metrics.localisation import (
     area_share,
@@ -29,7 +29,6 @@ __all__ = [
     "area_share",
     "auc",
     "cosine_within",
-    "freedman_diaconis",
     "histogram_entropy",
     "kendall_tau",
     "left_behind",
@@ -40,7 +39,6 @@ __all__ = [
     "mean_interval",
     "pointing_game",
     "proportion_interval",
-    "relative_rise",
     "spearman",
     "ssim",
     "topk_curve",
