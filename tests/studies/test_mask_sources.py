@@ -114,8 +114,9 @@ def test_signs_without_boxes_are_audited_but_for_localisation(tmp_path: Path) ->
     assert answer["verdict"] == "not measured"
     assert result.results["left_out"] == {}
     boxed = Audit(replace(options, data_root=str(tmp_path / "with"), out=str(tmp_path / "boxed")))
-    assert boxed.region == "box"
-    assert any("localisation" in part.questions for part in boxed.parts())
+    assert boxed.region is not None
+    assert boxed.region["kind"] == "box"
+    assert boxed.cases_of("input-gradient")[0].values["region"] == boxed.region
 
 
 def localisation(result: StudyResult, name: str) -> list[dict[str, Any]]:

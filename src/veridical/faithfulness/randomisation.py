@@ -252,6 +252,7 @@ def model_randomisation(
     smoothing: Smoothing | None = None,
     fresh: Callable[[int], nn.Module] | None = None,
     target: Tensor | None = None,
+    last: int | None = None,
     seed: int = 0,
     map_seed: int = 0,
     batch_size: int = 256,
@@ -265,9 +266,9 @@ def model_randomisation(
     network of the same architecture with its initial weights; None resets the layers of a copy by their own
     `reset_parameters`, a UsageError for layers that cannot be reset. target: the classes that are explained
     (N,), the same at every step; None takes those that the trained network predicts. Maps of two classes
-    would differ even if no weight did. seed: of the fresh weights, which no training of the registry's
-    networks begins with. map_seed: of a callable's random numbers, the same for every network; see
-    `dataset_maps`.
+    would differ even if no weight did. last: of a cascade only so many stages at its end, on which verdicts
+    rest; None takes all. seed: of the fresh weights, which no training of the registry's networks begins
+    with. map_seed: of a callable's random numbers, the same for every network; see `dataset_maps`.
 
     Yields a `Randomised` per stage.
     Source: Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018, section 4. Bottom-up and smoothed
@@ -287,8 +288,10 @@ def model_randomisation(
         seed=map_seed,
     )
     trained, network = maps_of(model), private_copy(model)
-    for stage in reversed(stages) if order == "bottom-up" else stages:
+    for place, stage in enumerate(reversed(stages) if order == "bottom-up" else stages):
         _overwrite_stage(network, new, stage)
+        if last is not None and order != "independent" and place < len(stages) - last:
+            continue
         maps, classes = maps_of(network), predict_classes(network, examples, batch_size)
         if order == "independent":
             # The trained weights come back before the next stage.

@@ -153,6 +153,8 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
             are asked of that model too (in-domain-deletion, in-domain-removal); 0 does none.
         retrain: Retrainings for every level and end of DiffROAR, which takes long; 0 does none.
         repeats: Draws of fresh weights in the check of dependence on the model; None is 3, 2 or 1.
+        smooth: Noisy images of each image over which maps are averaged in that check, too (depends-smoothed);
+            0 does none.
         thresholds: Values from which on a question holds, by its name, in place of the defaults.
         against: Folder of an earlier audit, whose answers are shown beside these.
         budget: Time after which no further part is begun, as in 10m, 90s or 2h (a number alone: minutes);
@@ -176,6 +178,7 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     finetune: Annotated[float, Limit(0, 1e4)] = 0.0
     retrain: Annotated[int, Limit(0, 100)] = 0
     repeats: Annotated[int, Limit(1, 100)] | None = None
+    smooth: Annotated[int, Limit(0, 1000)] = 0
     thresholds: dict[str, float] = field(default_factory=dict)
     against: FilePath | None = None
     budget: float | str | None = None
@@ -335,6 +338,7 @@ class Audit(Study[AuditOptions]):
             "finetune": options.finetune,
             "retrain": options.retrain,
             "repeats": extent.repeats,
+            "smooth": options.smooth,
             "against": None
             if options.against is None
             else digest((Path(options.against) / RESULT).read_bytes()),
@@ -600,12 +604,16 @@ class Audit(Study[AuditOptions]):
         return Part(folder, (asks,), name, self._command("attack", folder, name, chosen), cost, do)
 
     def _sanity_part(self, name: str) -> Part:
+        smooth = self.options.smooth
         chosen: dict[str, Any] = {
-            "tests": ["cascading"],
+            "tests": ["cascading", "efficient", *(["smooth"] if smooth else [])],
+            "stages": "last",
             "examples": self.attacked,
             "repeats": self.extent.repeats,
             "batch": self.options.batch,
         }
+        if smooth:
+            chosen["smooth_samples"] = smooth
         folder = self.part_name("sanity", name)
 
         def do(progress: ProgressCallback) -> StudyResult:
@@ -614,8 +622,9 @@ class Audit(Study[AuditOptions]):
 
         command = self._command("sanity", folder, name, chosen)
         each = self.attacked * self._unit.maps.get(name, 0.0)
-        cost = (each * (2 + self.extent.repeats * self._unit.layers), 1 + self.extent.repeats)
-        return Part(folder, ("depends-on-model",), name, command, cost, do)
+        cost = (each * (3 + 4 * self.extent.repeats) * (1 + smooth), 2 + self.extent.repeats)
+        asks = ("depends-on-model", "complexity-rises", *(["depends-smoothed"] if smooth else []))
+        return Part(folder, asks, name, command, cost, do)
 
     def _diffroar_part(self, name: str) -> Part:
         options = self.options
@@ -655,7 +664,7 @@ class Audit(Study[AuditOptions]):
         return [name for name in self._explained if not isinstance(self._create(name), StoredMaps)]
 
     def _create(self, name: str) -> Any:
-        return _create(self.files.get(name, name), self.options.seed, self.options.trust_code)
+        return _create(self.files.get(name, name), self.data, self.options.seed, self.options.trust_code)
 
     @cached_property
     def attackable(self) -> list[str]:
@@ -684,10 +693,7 @@ class Audit(Study[AuditOptions]):
             method = self._create(name)
             with suppress(Exception):  # one that cannot be had is named when it is measured
                 maps[name] = _timed(partial(batch_maps, method, model, inputs, target, [0], seed))
-        layers = sum(
-            1 for module in model.modules() if not list(module.children()) and list(module.parameters())
-        )
-        return _Unit(forward, gradient, maps, max(1, layers))
+        return _Unit(forward, gradient, maps)
 
     def _attack_cost(self, name: str, protocol: ProtocolName | None, radii: int) -> tuple[float, int]:
         plan, unit = PROTOCOLS[protocol or "paper-fast"], self._unit
@@ -824,8 +830,8 @@ class Audit(Study[AuditOptions]):
         found = answers.to_dict()
         commands: dict[tuple[str, str | None], list[str]] = {}
         for part in self.parts():
-            if part.command is not None:
-                commands.setdefault((part.questions[0], part.attribution), []).append(part.command)
+            for question in part.questions if part.command is not None else ():
+                commands.setdefault((question, part.attribution), []).append(str(part.command))
         apart = {question for question, _ in commands}
         whole = None if self.in_memory else _own_command(self.options, self)
         for one in found["answers"]:
@@ -1043,12 +1049,11 @@ def _attribution_in_memory(name: str, method: Any) -> AttributionEntry:
 
 
 class _Unit(NamedTuple):
-    """Seconds for one image: a forward pass, a gradient, each attribution's map; and layers with weights."""
+    """Seconds for one image: a forward pass, a gradient, and the map of each attribution."""
 
     forward: float
     gradient: float
     maps: Mapping[str, float]
-    layers: int
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -1064,14 +1069,14 @@ def _load(values: Mapping[str, Any], context: Context) -> tuple[nn.Module, Datas
     model = load_model(context.where, values["weights"], trust_code=context.trust_code)
     data = load_source(context.where, values["data"]["checksum"])
     name = context.where.get(f"maps {values['attribution']}", values["attribution"])
-    return model, data, _create(name, values["seed"], context.trust_code)
+    return model, data, _create(name, data, values["seed"], context.trust_code)
 
 
-def _create(name: str, seed: int, trust_code: bool) -> Any:
+def _create(name: str, data: Dataset, seed: int, trust_code: bool) -> Any:
     """The attribution of a name, or the maps of a file."""
     if _is_file(name):
         return stored_maps(name)
-    return create_attribution(name, seed=seed, trust_code=trust_code)
+    return create_attribution(name, seed=seed, trust_code=trust_code, background=data.train)
 
 
 def _explain(

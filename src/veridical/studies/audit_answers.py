@@ -175,7 +175,11 @@ class Answers:
         if (noise := self.part("noise", name)) is not None:
             self._mean("stability-to-noise", name, self._kept(noise, self.audit.radius), SHARE)
         if (sanity := self.part("sanity", name)) is not None:
-            self._answer("depends-on-model", name, _gone(sanity.results["attributions"][name]))
+            found = sanity.results["attributions"][name]
+            self._answer("depends-on-model", name, _gone(found["cascading"]))
+            self._answer("complexity-rises", name, found["efficient"]["rise"])
+            if "smooth" in found:
+                self._answer("depends-smoothed", name, _gone(found["smooth"]))
         if (diffroar := self.part("diffroar", name)) is not None:
             self._of_diffroar(name, diffroar)
 
@@ -476,14 +480,14 @@ def _steps_flag(name: str, attack: StudyResult) -> dict[str, Any]:
     return _flag("too few steps", before - last > 0.01, text)
 
 
-def _gone(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _gone(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What is gone of a map when layers are random, at the state and measure of which most is left.
 
     One minus what remains, so that the interval lies where the verdict of the check does.
     """
     left = [
         measure
-        for state in entry["cascading"][-2:]
+        for state in states[-2:]
         for measure in state["remaining"].values()
         if measure["value"] is not None
     ]

@@ -105,6 +105,21 @@ QUESTIONS: Mapping[str, Question] = {
             speaks_to=_LIMITS,
         ),
         Question(
+            "depends-smoothed",
+            "Does the map depend on what the model has learnt, averaged over noisy images?",
+            "how much is gone of maps averaged over noisy images when the layers get random weights "
+            "(needs --smooth)",
+            0.5,
+            speaks_to=_LIMITS,
+        ),
+        Question(
+            "complexity-rises",
+            "Is the map of the model simpler than that of random weights?",
+            "relative rise of the entropy of the map's values when all weights are random",
+            0.0,
+            speaks_to=_LIMITS,
+        ),
+        Question(
             "deletion",
             "Does the prediction fall when marked pixels are removed (training mean)?",
             "probability, least minus most relevant removed, beyond random and fixed orders",

@@ -114,6 +114,8 @@ COMPLEXITY = [
     Column("verdict", "complexity"),
 ]
 
+# Stages at the end of a cascade on which its verdict rests: all random, and all but one.
+_LAST = 2
 # Columns of the gallery for the cascade.
 _MOST_STATES = 4
 
@@ -134,6 +136,7 @@ class SanityOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
         repeats: Draws of fresh weights.
         smooth_samples: Noisy images of each image in the test smooth, which costs so many times as much.
         smooth_noise: Standard deviation of their noise, of images in [0, 1].
+        stages: All stages of a cascade, or the last ones alone, on which the verdict rests.
         train_examples: Training images of each new training; None takes all.
         epochs: Length of each new training; it has to learn random labels by heart.
         learning_rate: Greatest learning rate of the new trainings; None is the run's.
@@ -146,6 +149,7 @@ class SanityOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     target: TargetName = "predicted"
     examples: AtLeastTwo = 200
     repeats: Repeats = 5
+    stages: Literal["all", "last"] = "all"
     smooth_samples: Width = 50
     smooth_noise: Factor = 0.1
     train_examples: AtLeastTwo | None = 1000
@@ -223,6 +227,7 @@ class Sanity(Study[SanityOptions]):
             "attributions": self.methods,
             "tests": [*self.orders, *self.kinds[1:], *(["efficient"] if self.is_efficient else [])],
             "smoothing": self.smoothing,
+            "stages": options.stages,
             "bins": list(BINS) if self.is_efficient else None,
             "target": options.target,
             "examples": self.examples,
@@ -282,7 +287,9 @@ class Sanity(Study[SanityOptions]):
         if smooth:
             others.append((_SMOOTH_UNRELATED, {"kind": "unrelated", **smooth}))
         for order in self.orders:
-            how = smooth if order == "smooth" else {}
+            how: dict[str, Any] = dict(smooth) if order == "smooth" else {}
+            if options.stages == "last" and order != "independent":
+                how["last"] = _LAST
             others += [(order, {"kind": order, "draw": draw, **how}) for draw in draws]
         others += [(kind, {"kind": "trained"}) for kind in self.kinds]
         if self.is_efficient:
@@ -612,6 +619,7 @@ def _states(
             # The initial weights that its library draws; other networks are reset layer by layer.
             fresh=fresh_model(context.where, data.shape, data.num_classes),
             target=target,
+            last=against.get("last"),
             seed=against["draw"],
             map_seed=seed,
             batch_size=batch,
