@@ -13,6 +13,7 @@ from torch import nn
 
 import veridical
 from veridical.data import load
+from veridical.data.dataset import MaskedDataset
 from veridical.data.masked import load_masked
 from veridical.runtime.errors import UsageError
 from veridical.studies import audit as audits
@@ -257,22 +258,29 @@ def test_a_run_is_on_its_own_images_with_masks_too(photos: Path, tmp_path: Path)
 
 
 def test_masks_in_memory_are_part_of_what_is_audited(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same images with other masks are written to a file of their own."""
     data = load_masked(trained / "patches.npz")
     seen: list[torch.Tensor] = []
 
+    class PreparedError(Exception):
+        pass
+
     def note(self: Audit, *_: Any) -> None:
         seen.append(regions_of(self.data))
+        raise PreparedError
 
     monkeypatch.setattr(audits.Audit, "run", note)
     for mask in (data.test_mask, ~data.test_mask):
-        masked = with_masks(data, mask)
-        veridical.audit(trained / "natural-0", masked, out=tmp_path / "audit", progress=False)
+        masked = MaskedDataset.of(data, data.train_mask, mask, data.places)
+        with pytest.raises(PreparedError):
+            veridical.audit(trained / "natural-0", masked, out=tmp_path / "audit", progress=False)
+    # A model in memory takes files of other sizes, with their masks.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+    given: dict[str, Any] = {"image_size": 6, "progress": False, "out": tmp_path / "own"}
+    with pytest.raises(PreparedError):
+        veridical.audit(model, photos, masks=trained / "photo-masks", **given)
+    assert seen[2].shape == (60, 6, 6)
     assert seen[0].equal(data.test_mask)
     assert seen[1].equal(~data.test_mask)
-
-
-def with_masks(data: Any, mask: torch.Tensor) -> Any:
-    return type(data).of(data, data.train_mask, mask, data.places)

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from importlib import resources
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from veridical.attribution.registry import (
     find_attribution,
 )
 from veridical.data import Dataset
+from veridical.data import load as load_data
 from veridical.data.dataset import MaskedDataset, describe_source, from_examples, load_source, write_source
 from veridical.data.masked import save_masked
 from veridical.faithfulness.evidence import CURVES, LEVELS, measure_evidence, measure_in_domain
@@ -98,7 +99,7 @@ from veridical.studies.study import (
 from veridical.training.checkpoint import digest_weights
 from veridical.training.loop import train
 from veridical.training.run import load
-from veridical.training.subject import load_images, load_model, load_subject
+from veridical.training.subject import load_model, load_subject
 
 # Learning rate of the fine-tuning: small, so that the model stays the one that is audited.
 _FINETUNING_RATE = 1e-4
@@ -978,7 +979,7 @@ def audit(
         if isinstance(model, nn.Module):
             if data is None:
                 raise argument_error("data", None, "the images", "A model does not know its own: give data.")
-            entry = _entry_in_memory(model, examples or load_images(SubjectChoice(**_shared_with(given))))
+            entry = _entry_in_memory(model, examples or _load_for_memory(given))
             given |= {"model": stack.enter_context(MODELS.registered(entry)).name, "workers": 1}
         else:
             given["run" if (Path(model) / RESULT).exists() else "model"] = str(model)
@@ -991,14 +992,18 @@ def audit(
         study.in_memory = given.get("workers") == 1 and isinstance(model, nn.Module)
         if isinstance(model, nn.Module):  # of which a copy in eval mode is examined
             study.remarks = list({one.name: one for one in (*inspect_form(model), *study.remarks)}.values())
-        result = study.run()
-        assert isinstance(result, AuditReport)
-        return result
+        return cast("AuditReport", study.run())
 
 
-def _shared_with(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that name model and data, of those that were given."""
-    return {name: value for name, value in given.items() if name in SubjectChoice.__dataclass_fields__}
+def _load_for_memory(given: Mapping[str, Any]) -> Dataset:
+    """The images that options name for a model in memory, of whose preprocessing nothing is recorded."""
+    return load_data(
+        given["data"],
+        given.get("data_root"),
+        equalise=bool(given.get("equalise")),
+        size=given.get("image_size"),
+        trust_code=bool(given.get("trust_code")),
+    )
 
 
 def _keep_examples(examples: Dataset, folder: Path) -> str:
