@@ -83,7 +83,7 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
     if choice.data is None:
         raise argument_error("data", None, "the images", "A model does not know its own: give --data.")
     assert choice.model is not None
-    source, data = ModelSource.from_options(choice.model, choice), load_images(choice)
+    source, data = ModelSource.from_options(choice.model, choice), _load_images(choice)
     sizes = {"shape": list(data.shape), "num_classes": data.num_classes}
     weights_file = choice.weights and str(as_path(choice.weights, "weights").absolute())
     named = {"source": asdict(source), "weights": weights_file, **sizes}
@@ -94,7 +94,7 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
     return Subject(str(choice.model), model, data, digest_weights(model), where, None, facts)
 
 
-def load_images(choice: SubjectChoice) -> Dataset:
+def _load_images(choice: SubjectChoice) -> Dataset:
     """The images that options name, resized as the model's library does it or as the options say."""
     assert choice.data is not None
     source = None if choice.model is None else ModelSource.from_options(choice.model, choice)
