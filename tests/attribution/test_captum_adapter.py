@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import captum.attr
 import numpy as np
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.testing import assert_close
 
-from veridical.attribution.captum_adapter import CaptumAttribution
+from veridical.attribution.captum_adapter import CaptumAttribution, last_plane
 from veridical.attribution.methods import InputGradient, IntegratedGradients
+from veridical.attribution.registry import create_attribution
 from veridical.models import build
 from veridical.runtime.errors import UsageError
 
@@ -168,3 +170,39 @@ def test_guided_backpropagation_is_what_its_formula_says() -> None:
     back = relu(back @ second.weight) * (before > 0)
     expected = (back @ first.weight / 0.5).reshape(inputs.shape)
     assert_close(CaptumAttribution(GuidedBackprop)(model, inputs, target), expected.detach())
+
+
+def residual_network() -> nn.Module:
+    """Two convolutions, the second with a ReLU module that is used twice, then pooling and a head."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(self.conv(self.relu(x)) + x)  # type: ignore[no-any-return]
+
+    return drawn(
+        nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.Sequential(Block()),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 3),
+        )
+    )
+
+
+def test_what_a_name_alone_gives_captum_is_what_a_user_would_give() -> None:
+    model, inputs = residual_network(), images()
+    by_name = create_attribution("captum:LayerGradCam")
+    assert last_plane(model, inputs) is model.get_submodule("1")
+    planes = captum.attr.LayerGradCam(model, model.get_submodule("1"))
+    expected = planes.attribute(inputs, target=TARGET, relu_attributions=True)
+    assert_close(by_name(model, inputs, TARGET), expected)  # of one channel and the image's own size
+    occlusion = create_attribution("captum:Occlusion")
+    plain = CaptumAttribution(Occlusion, sliding_window_shapes=(1, 1, 1), strides=(1, 1, 1))
+    assert_close(occlusion(model, inputs, TARGET), plain(model, inputs, TARGET))
+    with pytest.raises(UsageError, match="Grad-CAM"):
+        by_name(drawn(nn.Sequential(nn.Flatten(), nn.Linear(16, 3))), inputs, TARGET)

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,85 @@ class CaptumAttribution(AttributionMethod):
                 "leave out options that add results, such as return_convergence_delta"
             )
         return maps
+
+
+class Occlusion:
+    """Captum's Occlusion with a window of an eighth of each side, over all channels, moved by half of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def attribute(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """How much the output falls when a window is black, (N, C, H, W)."""
+        import captum.attr
+
+        window = [max(1, side // 8) for side in inputs.shape[2:]]
+        maps: Tensor = captum.attr.Occlusion(self.model).attribute(
+            inputs,
+            sliding_window_shapes=(inputs.shape[1], *window),
+            strides=(inputs.shape[1], *(max(1, side // 2) for side in window)),
+            target=target,
+        )
+        return maps
+
+
+class LayerGradCam:
+    """Captum's Grad-CAM (Selvaraju et al., 2017) at the last layer with a plane of values, in pixels.
+
+    The layer's map is interpolated bilinearly to the image's size, and every channel gets an equal share.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def attribute(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """The map, none of it negative, (N, C, H, W)."""
+        import captum.attr
+
+        layer = last_plane(self.model, inputs[:1])
+        planes = captum.attr.LayerGradCam(self.model, layer).attribute(
+            inputs, target=target, relu_attributions=True
+        )
+        sized: Tensor = captum.attr.LayerAttribution.interpolate(planes, inputs.shape[2:], "bilinear")
+        return sized.expand_as(inputs) / inputs.shape[1]
+
+
+def last_plane(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """The outermost module, called once, that makes the last output (1, C, h, w) of more than one place.
+
+    Raises UsageError for a model without one.
+    """
+    calls: list[tuple[nn.Module, Tensor]] = []
+
+    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            calls.append((module, output))
+
+    hooks = [module.register_forward_hook(note) for module in model.modules() if module is not model]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    times = Counter(id(module) for module, _ in calls)
+    # Outer modules are through after inner ones, with the same output.
+    once = [module for module, output in calls if output is calls[-1][1] and times[id(module)] == 1]
+    if not once:
+        expected = "a model with a layer of outputs (N, C, h, w), as convolutional networks have"
+        raise argument_error("model", type(model).__name__, expected, "Grad-CAM needs one.")
+    return once[-1]
+
+
+# Classes that need more than a model, with what a name alone gives them.
+_BY_NAME: dict[str, Callable[..., Any]] = {one.__name__: one for one in (Occlusion, LayerGradCam)}
+
+
+def captum_by_name(name: str) -> Callable[..., Any] | None:
+    """The class that "captum:NAME" means, with choices made where Captum's asks for more; None if none."""
+    import captum.attr  # first: it may not be installed
+
+    return _BY_NAME.get(name) or getattr(captum.attr, name, None)
 
 
 class _Outputs(nn.Module):

@@ -135,11 +135,12 @@ def find_attribution(name: str, *, trust_code: bool = False) -> AttributionEntry
     """
     if not name.startswith(_CAPTUM):
         return ATTRIBUTIONS.get(name, trust_code=trust_code)
+    from veridical.attribution.captum_adapter import captum_by_name
+
     try:
-        import captum.attr
+        captum_class = captum_by_name(name.removeprefix(_CAPTUM))
     except ImportError as error:
         raise UsageError(f"attribution: {name} needs Captum. Install veridical[captum].") from error
-    captum_class = getattr(captum.attr, name.removeprefix(_CAPTUM), None)
     # captum.attr also holds functions and base classes: only what attributes is a method.
     if not isinstance(captum_class, type) or not hasattr(captum_class, "attribute"):
         raise argument_error("attribution", name, "a class of captum.attr, for example captum:Saliency")

@@ -182,7 +182,7 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     smooth: Annotated[int, Limit(0, 1000)] = 0
     thresholds: dict[str, float] = field(default_factory=dict)
     against: FilePath | None = None
-    budget: float | str | None = None
+    budget: Annotated[float, Limit(0, 1e6, above=True)] | str | None = None
     dry_run: bool = False
     batch: Width = 8
     gallery: Annotated[int, Limit(0, 1000)] = 12
