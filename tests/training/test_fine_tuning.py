@@ -230,6 +230,8 @@ def test_a_retraining_starts_from_fresh_weights_or_says_why_not(
     values = {"model": record, "seed": 3, "training": training | {"weight_decay": 0.0}}
     again = train_fresh(values, run.data(), tmp_path / "fresh", {"device": "cpu"}).model
     expected = fresh_resnet(3)
+    # A job reads it again from its folder.
+    assert load(tmp_path / "fresh").settings.model == record
     own = dict(again.named_parameters())
     assert all(torch.equal(own[name], value) for name, value in expected.named_parameters())
     # Without a seed nobody knows whether a callable's weights are fresh.

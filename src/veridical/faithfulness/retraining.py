@@ -211,13 +211,19 @@ def unmask_as_planned(
 def train_fresh(values: Mapping[str, Any], data: Dataset, out: Path, where: Mapping[str, str]) -> Run:
     """Train the architecture and recipe of a job's values, from its seed, on `data`."""
     record, seed = values["model"], values["seed"]
-    model, options = record["name"], record["options"]
-    # Where there is more than a name says, `train` takes a module.
-    if record.keys() != {"name", "shape", "num_classes", "options"}:
-        model, options = build_recorded(record, seed, trust_code=where.get("trust_code") == "yes"), {}
+    source = ModelSource.from_record(record, Path())
+    model: dict[str, Any] = {
+        "model": source.spec,
+        "model_options": source.options,
+        "input_mean": source.mean,
+        "input_std": source.std,
+        "output": source.output,
+        "one_logit": source.one_logit,
+    }
+    if source.scheme is None and ":" in source.spec:  # foreign code, which `train` takes as a module
+        model = {"model": build_recorded(record, seed, trust_code=where.get("trust_code") == "yes")}
     return train(
-        model=model,
-        model_options=options,
+        **model,
         data=data,
         out=str(out),
         seed=seed,
