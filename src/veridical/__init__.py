@@ -49,13 +49,14 @@ if TYPE_CHECKING:
     from veridical.models.networks import Normalized
     from veridical.runtime.errors import DataError, RunError, UsageError, VeridicalError
     from veridical.runtime.options import TrainOptions
-    from veridical.studies.audit import audit
+    from veridical.studies.audit import AuditReport, audit
     from veridical.training.loop import train
     from veridical.training.run import Run
 
 __all__ = [
     "L2",
     "AttackResult",
+    "AuditReport",
     "CaptumAttribution",
     "DataError",
     "DiffRoarResult",
@@ -130,7 +131,7 @@ _HOMES = {
     "runtime.options": ("TrainOptions",),
     "runtime.errors": ("DataError", "RunError", "UsageError", "VeridicalError"),
     "training.loop": ("train",),
-    "studies.audit": ("audit",),
+    "studies.audit": ("AuditReport", "audit"),
     "training.run": ("Run",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

@@ -48,6 +48,7 @@ from veridical.faithfulness.unmasking import FILLS
 from veridical.jobs import Progress
 from veridical.jobs.pool import usable_cores
 from veridical.metrics.intervals import proportion_interval
+from veridical.models.external import Examined, Preprocessing
 from veridical.models.registry import MODELS, ModelEntry
 from veridical.report import Panel
 from veridical.report.formats import duration, listed, radius_text
@@ -979,7 +980,12 @@ def audit(
         if isinstance(model, nn.Module):
             if data is None:
                 raise argument_error("data", None, "the images", "A model does not know its own: give data.")
-            entry = _entry_in_memory(model, examples or _load_for_memory(given))
+            entry = _entry_in_memory(
+                model,
+                examples or _load_for_memory(given),
+                given.get("output"),
+                bool(given.get("one_logit")),
+            )
             given |= {"model": stack.enter_context(MODELS.registered(entry)).name, "workers": 1}
         else:
             given["run" if (Path(model) / RESULT).exists() else "model"] = str(model)
@@ -1018,10 +1024,11 @@ def _keep_examples(examples: Dataset, folder: Path) -> str:
     return write_source(examples, path)["data"]
 
 
-def _entry_in_memory(model: nn.Module, data: Dataset) -> ModelEntry:
+def _entry_in_memory(model: nn.Module, data: Dataset, output: str | None, one_logit: bool) -> ModelEntry:
     """A model of this process by a name that tells it from others: its weights, and what it says of images.
 
-    Constants and code are no weights; they show in the logits.
+    Constants and code are no weights; they show in the logits, which `output` and `one_logit` make of what it
+    returns.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         expected = "a model that can be copied and smoothed, as it was before torch.jit"
@@ -1029,7 +1036,8 @@ def _entry_in_memory(model: nn.Module, data: Dataset) -> ModelEntry:
     copied = private_copy(model)
     like = parameter_like(copied)
     inputs, _ = data.test.batch(range(min(8, len(data.test))), like.dtype, like.device)
-    said = predict(copied, inputs).double().cpu().numpy().tobytes()
+    head = Examined(copied, Preprocessing(), output, one_logit)
+    said = predict(head, inputs).double().cpu().numpy().tobytes()
     digest = hashlib.sha256(digest_weights(copied).encode() + said).hexdigest()[:12]
     return ModelEntry(
         f"{type(model).__name__}-{digest}",
