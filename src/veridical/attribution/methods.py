@@ -106,7 +106,7 @@ class RandomAttribution(AttributionMethod):
         return _draw(request, self.seed, "random attribution")
 
 
-@dataclass(frozen=True)
+@record
 class StoredMaps(AttributionMethod):
     """Maps that were computed elsewhere: that of example i is row i of `maps`, whatever the model.
 
@@ -144,7 +144,7 @@ class StoredMaps(AttributionMethod):
         return chosen
 
 
-@dataclass(frozen=True)
+@record
 class ExpectedGradients(AttributionMethod):
     """Mean of (x - x') times the gradient at a random point between x' and x, over images x' of data, signed.
 

@@ -433,6 +433,9 @@ def record(cls: type[_T]) -> type[_T]:
     """A frozen dataclass of arrays: not compared by value, and told by their kind and shape, not numbers."""
     # With repr=False dataclass leaves the one that is set here.
     cls.__repr__ = _describe  # type: ignore[method-assign]
+    # Of a parent that is compared by value all its records would be equal: they have none of its fields.
+    cls.__eq__ = object.__eq__  # type: ignore[method-assign]
+    cls.__hash__ = object.__hash__  # type: ignore[method-assign]
     return dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
 
 

@@ -10,6 +10,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -100,7 +101,7 @@ from veridical.studies.study import (
 from veridical.training.checkpoint import digest_weights
 from veridical.training.loop import train
 from veridical.training.run import load
-from veridical.training.subject import load_model, load_subject
+from veridical.training.subject import load_model, load_subject, share_subjects
 
 # Learning rate of the fine-tuning: small, so that the model stays the one that is audited.
 _FINETUNING_RATE = 1e-4
@@ -202,7 +203,7 @@ class Part:
     attribution: str | None
     command: str | None
     cost: tuple[float, int]
-    do: Callable[[ProgressCallback], StudyResult]
+    do: Callable[[ProgressCallback, Executor], StudyResult]
 
 
 class AuditReport(StudyResult):
@@ -597,9 +598,9 @@ class Audit(Study[AuditOptions]):
             chosen |= {"protocol": protocol, "steps": steps, "step_size": length}
         folder = self.part_name(kind, name)
 
-        def do(progress: ProgressCallback) -> StudyResult:
+        def do(progress: ProgressCallback, executor: Executor) -> StudyResult:
             whole = AttackOptions(**self._shared(folder), attribution=name, gallery=4, **chosen)
-            return Attack(whole).run(progress)
+            return Attack(whole).run(progress, executor=executor)
 
         asks = "stability-to-noise" if protocol is None else "stability"
         cost = self._attack_cost(name, protocol, len(radii))
@@ -618,9 +619,9 @@ class Audit(Study[AuditOptions]):
             chosen["smooth_samples"] = smooth
         folder = self.part_name("sanity", name)
 
-        def do(progress: ProgressCallback) -> StudyResult:
+        def do(progress: ProgressCallback, executor: Executor) -> StudyResult:
             options = SanityOptions(**self._shared(folder), attribution=[name], gallery=2, **chosen)
-            return Sanity(options).run(progress)
+            return Sanity(options).run(progress, executor=executor)
 
         command = self._command("sanity", folder, name, chosen)
         each = self.attacked * self._unit.maps.get(name, 0.0)
@@ -634,8 +635,9 @@ class Audit(Study[AuditOptions]):
         folder = self.part_name("diffroar", name)
         given = {**chosen, "attribution": self.files.get(name, name), "batch": options.batch}
 
-        def do(progress: ProgressCallback) -> StudyResult:
-            return DiffRoar(DiffRoarOptions(**self._shared(folder), gallery=2, **given)).run(progress)
+        def do(progress: ProgressCallback, executor: Executor) -> StudyResult:
+            whole = DiffRoarOptions(**self._shared(folder), gallery=2, **given)
+            return DiffRoar(whole).run(progress, executor=executor)
 
         command = self._command("diffroar", folder, name, chosen)
         # Each passes through the training images as often as a training of ours does, about ten times.
@@ -748,10 +750,14 @@ class Audit(Study[AuditOptions]):
         start = time.monotonic()
         self.done: dict[str, StudyResult] = {}
         self.seconds: dict[str, float] = {}
-        steps: list[tuple[str, Callable[[ProgressCallback], Any]]] = [
-            ("own", lambda _progress: self._measure(work)),
+        steps: list[tuple[str, Callable[[ProgressCallback, Executor], Any]]] = [
+            ("own", lambda _progress, _executor: self._measure(work)),
             *((part.name, part.do) for part in self.parts()),
         ]
+        with share_subjects():
+            self._do(steps, work, start)
+
+    def _do(self, steps: Sequence[tuple[str, Callable[..., Any]]], work: Work, start: float) -> None:
         costs = {} if self.budget is None else self.costs()
         for name, do in steps:
             why = self._reason_to_stop(name, time.monotonic() - start, costs)
@@ -764,7 +770,7 @@ class Audit(Study[AuditOptions]):
                 work.progress(f"{name}: {what}", state)
 
             try:
-                result = do(tell)
+                result = do(tell, work.executor)
             except KeyboardInterrupt:
                 self.interrupted = True
                 self.left_out[name] = "interrupted"
@@ -817,9 +823,11 @@ class Audit(Study[AuditOptions]):
                     self.left_out[f"maps of {group}" if group in self.methods else group] = "interrupted"
             raise
 
-    def run(self, progress: ProgressCallback | None = None) -> StudyResult:
+    def run(
+        self, progress: ProgressCallback | None = None, *, executor: Executor | None = None
+    ) -> StudyResult:
         """Do what is not done; interrupted, write the page of what there is and raise KeyboardInterrupt."""
-        result = super().run(progress)
+        result = super().run(progress, executor=executor)
         if self.interrupted:
             raise KeyboardInterrupt
         return result

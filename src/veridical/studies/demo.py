@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,11 @@ class Demo(Study[DemoOptions]):
         Attack(attack).run()
         return {}
 
-    def run(self, progress: ProgressCallback | None = None) -> StudyResult:
+    def run(
+        self, progress: ProgressCallback | None = None, *, executor: Executor | None = None
+    ) -> StudyResult:
         """Train, attack and compare; finished pieces of an earlier session are taken as they are."""
-        return super().run(progress and (lambda _what, _state: self._report(progress)))
+        return super().run(progress and (lambda _what, _state: self._report(progress)), executor=executor)
 
     def _report(self, progress: ProgressCallback) -> None:
         """Tell the steps of each training and the images of each attack, as their folders show them."""

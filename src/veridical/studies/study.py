@@ -22,7 +22,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from html import escape
@@ -454,8 +454,12 @@ class Study(Generic[OptionsT]):
         """The class as workers import it."""
         return f"{type(self).__module__}:{type(self).__qualname__}"
 
-    def run(self, progress: ProgressCallback | None = None) -> StudyResult:
+    def run(
+        self, progress: ProgressCallback | None = None, *, executor: Executor | None = None
+    ) -> StudyResult:
         """Do what is not done yet, write result.json, examples.npz and the page to `out`; return the result.
+
+        executor: where jobs run, which stays open; None is what the options say.
 
         Steps are kept as they come: interrupted at any moment, the same options continue, and studies that
         share a store share steps. Raises UsageError for options that do not fit, and for a folder of
@@ -465,7 +469,7 @@ class Study(Generic[OptionsT]):
         config = self.config()
         # Steps that run in this process need no import, which a notebook's class could not pass.
         _LIVE[self.spec] = type(self)
-        with executor_of(self.placement()) as executor:
+        with nullcontext(executor) if executor else executor_of(self.placement()) as executor:
             if type(self).__module__ == "__main__" and not isinstance(executor, InProcess):
                 what = f"workers import {self.spec} by its name and cannot import __main__"
                 raise UsageError(f"{what}. Put the class into a module, or give workers=1.")

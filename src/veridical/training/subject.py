@@ -7,7 +7,9 @@ FILE`). Jobs load it again from a few plain texts, and compare the digest of its
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -66,13 +68,38 @@ class Subject:
         return {"weights": self.digest, **self.facts}
 
 
+# Subjects of the block of `share_subjects` by what names them; None outside.
+_SHARED: ContextVar[dict[tuple[str, ...], Subject] | None] = ContextVar("shared subjects", default=None)
+
+
+@contextmanager
+def share_subjects() -> Iterator[None]:
+    """In this block the same options give the same subject: to read folders of images again takes minutes."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") -> Subject:
-    """Load the model and the images that options name.
+    """Load the model and the images that options name; in `share_subjects`, those of equal options once.
 
     Without --data a run is examined on its own data set. Raises UsageError unless a run or a model is named,
     for images of another kind than the model takes, and for code that is not trusted; RunError for weights
     that do not fit.
     """
+    shared = _SHARED.get()
+    if shared is None:
+        return _load_subject(choice, device)
+    named = [repr(getattr(choice, name)) for name in SubjectChoice.__dataclass_fields__]
+    key = (*named, str(device))
+    if key not in shared:
+        shared[key] = _load_subject(choice, device)
+    return shared[key]
+
+
+def _load_subject(choice: SubjectChoice, device: str | torch.device) -> Subject:
     if (choice.run is None) == (choice.model is None):
         given = {"run": choice.run, "model": choice.model}
         expected = "a run (--run DIR) or a model (--model SPEC --weights FILE --data NAME), and not both"
