@@ -194,7 +194,9 @@ def test_an_attack_climbs_what_can_be_differentiated_and_refuses_the_rest(entry:
     ],
 )
 def test_names_are_methods(name: str, method: AttributionMethod) -> None:
-    assert create_attribution(name, seed=6, background=BACKGROUND) == method
+    made = create_attribution(name, seed=6, background=BACKGROUND)
+    assert type(made) is type(method)
+    assert describe_attribution(made) == describe_attribution(method)
 
 
 def test_a_background_is_drawn_from_a_split_by_seed_and_recorded_by_its_digest() -> None:

@@ -160,7 +160,7 @@ def test_an_interrupted_audit_leaves_a_page_that_names_what_is_missing_and_goes_
     options = options_for(trained, tmp_path / "out", attribution=["input-gradient"], attacked=4, steps=2)
     with monkeypatch.context() as patch:
 
-        def stop(*_: Any) -> None:
+        def stop(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
         patch.setattr(Sanity, "run", stop)
