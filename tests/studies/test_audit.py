@@ -571,3 +571,94 @@ def test_a_network_that_learns_from_the_marked_patch_satisfies_diffroar(
     one = answer(result, "diffroar", "gradient-x-input")
     assert one["value"]["value"] > 0.2
     assert one["verdict"] == "undecided"  # one retraining has no interval
+
+
+class Places(nn.Module):
+    """Tells three bright places apart, smoothly, and looks nowhere else."""
+
+    def __init__(self, side: int = 12) -> None:
+        super().__init__()
+        weight = torch.zeros(3, side, side)
+        for label, (row, column) in enumerate(SQUARES):
+            weight[label, row : row + 4, column : column + 4] = 1 / 16
+        self.light = nn.Linear(side * side, 3, bias=False)
+        self.light.weight.data = weight.flatten(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        light: Tensor = self.light(inputs.flatten(1))
+        return 2 * light + light.square()
+
+
+SQUARES = ((0, 0), (0, 8), (8, 4))
+
+
+def squares(count: int) -> dict[str, np.ndarray]:
+    """Images of 12 x 12 with a bright square in one of three places, which tells the class, and its mask."""
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 40, (count, 12, 12)), np.arange(count) % 3
+    masks = np.zeros(images.shape, dtype=bool)
+    for place, label in enumerate(labels):
+        row, column = SQUARES[label]
+        masks[place, row : row + 4, column : column + 4] = True
+    images[masks] = generator.integers(180, 256, int(masks.sum()))
+    return {"x": images.astype(np.uint8), "y": labels, "mask": masks}
+
+
+def whole_image(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
+    """A map that shows the image and asks no model."""
+    del model, target
+    return inputs.clone()
+
+
+def test_where_all_is_well_it_says_so_and_where_a_map_asks_no_model_it_says_that(tmp_path: Path) -> None:
+    parts = {f"{name}_{part}": one for part in ("train", "test") for name, one in squares(30).items()}
+    np.savez(tmp_path / "squares.npz", **parts)  # type: ignore[arg-type]
+    few: dict[str, Any] = {
+        "examples": 30,
+        "attacked": 12,
+        "steps": 6,
+        "protocol": ["paper-fast"],
+        "repeats": 2,
+    }
+    report = veridical.audit(
+        Places(),
+        tmp_path / "squares.npz",
+        {
+            "integrated-gradients": "integrated-gradients",
+            "input-gradient": "input-gradient",
+            "image": whole_image,
+        },
+        out=tmp_path / "audit",
+        radius=0.05,
+        progress=False,
+        finetune=1.0,
+        thresholds={"deletion": 0.02, "insertion": 0.02, "adversarial": 0.0},
+        **few,
+    )
+
+    def verdicts(name: str) -> dict[str, str]:
+        """Every verdict on an explanation, and on the model."""
+        return {
+            one["question"]: one["verdict"]
+            for one in report.results["answers"]
+            if one["attribution"] in (name, None)
+        }
+
+    not_asked = {"depends-smoothed", "diffroar"}
+    # Half of the patches with a square's parts leave enough of it, and so do half of the pixels, imputed.
+    insensitive = {"in-domain-removal", "road"}
+    # What multiplies by the image shows bright squares with any weights.
+    insensitive.add("depends-on-model")
+    good = verdicts("integrated-gradients")
+    assert {name for name, verdict in good.items() if verdict != "holds"} == not_asked | insensitive
+    assert report.raised == []
+    # The image itself shows where the squares are, and is the same whatever the model is.
+    image = verdicts("image")
+    assert {image[name] for name in ("deletion", "localisation", "leakage", "stability-to-noise")} == {
+        "holds"
+    }
+    assert image["depends-on-model"] == "fails"
+    assert image["complexity-rises"] != "holds"
+    # A gradient has nothing of the image, and adds up to nothing in particular.
+    assert verdicts("input-gradient")["depends-on-model"] == "holds"
+    assert verdicts("input-gradient")["completeness"] == "fails"

@@ -36,6 +36,8 @@ _AXIOMS = (
 )
 # What is kept of an attack at each radius.
 _AT_RADII = ("topk_intersection", "windowed_topk_intersection", "kendall_tau")
+# From this share of top pixels on that an attack leaves, it moved nothing.
+_STILL = 0.9
 # Images that are named as the worst of an explanation.
 _WORST = 5
 
@@ -287,9 +289,10 @@ class Answers:
             moved = self._kept(noise, radius)
             text = (
                 f"{name}: the attack leaves {_percent(kept)} of the top pixels, random noise of the same "
-                f"size {_percent(moved)}. An attack has to do clearly more."
+                f"size {_percent(moved)}. An attack has to do clearly more, unless nothing moves these maps."
             )
-            yield _flag("noise as strong as the attack", Interval.read(_mean(moved - kept)).sign <= 0, text)
+            raised = Interval.read(_mean(moved - kept)).sign <= 0
+            yield _flag("noise as strong as the attack", None if raised and _is_still(kept) else raised, text)
         yield _steps_flag(name, attack)
         if attack.results["twin_rewrites"] == 0:
             text = (
@@ -302,12 +305,13 @@ class Answers:
             text = (
                 f"{name}: in a ball of radius {radius_text(planted)} the attack leaves {_percent(larger)} of "
                 f"the top pixels, in its own {_percent(kept)}. It has to move maps more there, unless "
-                "nothing was left before."
+                "nothing was left before, or nothing moves these maps."
             )
             # Two unrelated maps share k of D pixels by chance: near that, nothing was left to move.
             chance = attack.config["protocol"]["k"] / attack.arrays["saliency"][0].size
             nothing = float(np.nanmean(kept)) < 2 * chance
-            yield _flag("planted check", not nothing and Interval.read(_mean(kept - larger)).sign <= 0, text)
+            raised = not nothing and Interval.read(_mean(kept - larger)).sign <= 0
+            yield _flag("planted check", None if raised and _is_still(larger) else raised, text)
 
     # Agreement, failures, before and after
 
@@ -421,6 +425,11 @@ def gallery_order(labels: torch.Tensor, score: Values, count: int) -> list[int]:
     first = first_of_each_class(labels, -(-count // 2))
     others = [place for place in np.argsort(score, kind="stable").tolist() if place not in first]
     return sorted([*first, *others[: max(0, count - len(first))]])
+
+
+def _is_still(kept: Values) -> bool:
+    """Whether nearly all was left: nothing moves these maps, or the attack is blind, and a look is due."""
+    return float(np.nanmean(kept)) > _STILL
 
 
 def _mean(values: Values, bounds: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, Any]:
