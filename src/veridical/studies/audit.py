@@ -884,7 +884,8 @@ class Audit(Study[AuditOptions]):
         """Images of every class, and those whose maps fail most, with all maps; and every image's values.
 
         index, label and seen (n,), image uint8 (n, C, H, W), "saliency/ATTRIBUTION" float16 (n, H, W),
-        classes; "values/QUESTION/ATTRIBUTION" float64 (N,), NaN where an image has none.
+        classes; region bool (n, H, W) where they are known; "values/QUESTION/ATTRIBUTION" float64 (N,), NaN
+        where an image has none.
         """
         answers = self._answers(work)
         values = {f"values/{question}/{name or ''}": one for (question, name), one in answers.values.items()}
@@ -898,6 +899,8 @@ class Audit(Study[AuditOptions]):
         for name, kept in answers.done.own.items():
             arrays[f"saliency/{name}"] = kept["saliency"][index]
             arrays["seen"] = kept["seen"][index]
+        if self.region is not None:
+            arrays["region"] = regions_of(self.data)[index].numpy()
         return {**arrays, **values}
 
     # What is said about it

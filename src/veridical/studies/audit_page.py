@@ -239,12 +239,23 @@ def answers_table(result: StudyResult) -> Table:
     names = list(result.config["attributions"])
     by_key = {(one["question"], one["attribution"]): one for one in result.results["answers"]}
     rows = []
-    for name, question in QUESTIONS.items():
+    unasked = not_asked(result)
+    for name, question in ((one, QUESTIONS[one]) for one in QUESTIONS if one not in unasked):
         whole = by_key.get((name, None))
         cells = [_answer_text(by_key.get((name, one))) for one in names]
         rows.append([name, _limit_text(result, question), _answer_text(whole), *cells])
     columns: list[Column | str] = ["question", "holds above", "the model", *names]
     return Table(columns, rows)
+
+
+def not_asked(result: StudyResult) -> list[str]:
+    """The questions of which nothing was measured, of any explanation but the random one."""
+    asked = {
+        one["question"]
+        for one in result.results["answers"]
+        if one["verdict"] != "not measured" and one["attribution"] != CONTROL
+    }
+    return [name for name in QUESTIONS if name not in asked]
 
 
 def write_findings(result: StudyResult) -> list[str]:
@@ -278,8 +289,10 @@ def audit_panels(result: StudyResult) -> list[Panel]:
         "threshold, and more images may tell. Thresholds are ours unless given by --thresholds. The "
         "random map is a control: what it passes is no evidence of anything."
     )
+    unasked = not_asked(result)
+    also = [f"Not measured of any: {', '.join(unasked)}."] if unasked else []
     panels = [
-        Panel("Answers", [text], table=answers_table(result)),
+        Panel("Answers", [text, *also], table=answers_table(result)),
         Panel("What was asked", table=_questions_table(result)),
     ]
     flags = [
@@ -385,10 +398,11 @@ def _half_lost(lost: Mapping[str, Any]) -> str:
     """The least radius at which half of the top pixels is lost, in a sentence."""
     if lost["value"] is None:
         return "At no radius that was attacked half of the top pixels were lost, on average over images."
-    low, high = (None if lost[end] is None else radius_text(lost[end]) for end in ("low", "high"))
+    # Between radii, where more digits would say more than is known.
+    value, low, high = (None if lost[end] is None else f"{lost[end]:.3g}" for end in ("value", "low", "high"))
     within = f"{low or '0'} to {high}" if high else f"from {low or '0'}; no upper end was reached"
     return (
-        f"Half of the top pixels are lost at a radius of about {radius_text(lost['value'])} ({within}), "
+        f"Half of the top pixels are lost at a radius of about {value} ({within}), "
         "linear between the radii that were attacked."
     )
 
@@ -498,12 +512,13 @@ def _gallery(result: StudyResult) -> list[Panel]:
         maps = [arrays[f"saliency/{name}"][place].astype(np.float64) for name in names]
         captions = [_caption(shown["maps"].get(name, {})) for name in names]
         facts = {"label": shown["label"], "score": shown["score"]}
-        rows.append(map_row(title, arrays["image"][place], maps, captions, **facts))
+        region = arrays["region"][place] if "region" in arrays else None
+        rows.append(map_row(title, arrays["image"][place], maps, captions, region, **facts))
     text = (
         "Each map has a scale of its own. One half are the first images of each class, the other those whose "
         "maps the model bears out least. Below a map: evidence, how much more the model keeps when the least "
         "relevant pixels are removed than when the most relevant are; kept, the top pixels that the attack "
-        "left; inside, the share inside the masks."
+        "left; inside, the share inside the mask, whose border is drawn."
     )
     return [
         examples_panel(
