@@ -291,8 +291,8 @@ class Answers:
                 f"{name}: the attack leaves {_percent(kept)} of the top pixels, random noise of the same "
                 f"size {_percent(moved)}. An attack has to do clearly more, unless nothing moves these maps."
             )
-            raised = Interval.read(_mean(moved - kept)).sign <= 0
-            yield _flag("noise as strong as the attack", None if raised and _is_still(kept) else raised, text)
+            raised = None if _is_still(kept) else _is_no_more(_mean(moved - kept))
+            yield _flag("noise as strong as the attack", raised, text)
         yield _steps_flag(name, attack)
         if attack.results["twin_rewrites"] == 0:
             text = (
@@ -310,8 +310,8 @@ class Answers:
             # Two unrelated maps share k of D pixels by chance: near that, nothing was left to move.
             chance = attack.config["protocol"]["k"] / attack.arrays["saliency"][0].size
             nothing = float(np.nanmean(kept)) < 2 * chance
-            raised = not nothing and Interval.read(_mean(kept - larger)).sign <= 0
-            yield _flag("planted check", None if raised and _is_still(larger) else raised, text)
+            raised = None if _is_still(larger) else _is_no_more(_mean(kept - larger))
+            yield _flag("planted check", raised and not nothing, text)
 
     # Agreement, failures, before and after
 
@@ -427,6 +427,14 @@ def gallery_order(labels: torch.Tensor, score: Values, count: int) -> list[int]:
     return sorted([*first, *others[: max(0, count - len(first))]])
 
 
+def _is_no_more(more: Mapping[str, Any]) -> bool | None:
+    """Whether what should be more is not: false for clearly more, None where there are too few images."""
+    interval = Interval.read(more)
+    if interval.sign > 0:
+        return False
+    return None if (interval.value or 0.0) > 0 else True
+
+
 def _is_still(kept: Values) -> bool:
     """Whether nearly all was left: nothing moves these maps, or the attack is blind, and a look is due."""
     return float(np.nanmean(kept)) > _STILL
@@ -504,7 +512,10 @@ def _gone(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"value": None, "low": None, "high": None, "n": 0}
     worst = max(left, key=lambda one: float(one["value"]))
     ends = {"value": "value", "low": "high", "high": "low"}
+    # Of maps that resemble each other anyway less than nothing can remain: then all is gone.
     return {
-        **{end: None if worst[other] is None else 1.0 - worst[other] for end, other in ends.items()},
+        **{
+            end: None if worst[other] is None else min(1.0, 1.0 - worst[other]) for end, other in ends.items()
+        },
         "n": worst["n"],
     }
