@@ -19,6 +19,7 @@ from veridical.attribution.methods import InputGradient, IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.data import Split
 from veridical.metrics import (
+    kendall_tau_nonzero,
     mass_centre_shift,
     mean_interval,
     proportion_interval,
@@ -62,6 +63,8 @@ def test_every_number_is_what_direct_calls_give(model: nn.Module, split: Split) 
     expected = {
         "topk_intersection": attacked.topk_intersection,
         "kendall_tau": attacked.kendall_tau,
+        # The order matters: which pixels count is the clean map's.
+        "kendall_tau_nonzero": kendall_tau_nonzero(clean, perturbed),
         "spearman": attacked.spearman,
         "windowed_topk_intersection": windowed_topk_intersection(clean, perturbed, 8, 1),
         "mass_centre_shift": mass_centre_shift(clean, perturbed),

@@ -50,10 +50,17 @@ def centre(values: Array) -> Array:
     return np.array(ndimage.center_of_mass(sizes(values)))
 
 
+def selected(a: Array, b: Array) -> tuple[list[float], list[float]]:
+    """Both saliencies at the pixels where all channels of a are not zero together."""
+    places = [(y, x) for y in range(a.shape[1]) for x in range(a.shape[2]) if a[:, y, x].any()]
+    return [sizes(a)[place] for place in places], [sizes(b)[place] for place in places]
+
+
 # By name, what the measure gives for one pair of maps (C, H, W), computed by others or by its definition.
 ANSWERS: dict[str, Callable[[Array, Array], float]] = {
     "topk_intersection": lambda a, b: len(set(top_places(a)) & set(top_places(b))) / K,
     "kendall_tau": lambda a, b: stats.kendalltau(sizes(a), sizes(b)).statistic,
+    "kendall_tau_nonzero": lambda a, b: stats.kendalltau(*selected(a, b)).statistic,
     "spearman": lambda a, b: stats.spearmanr(sizes(a), sizes(b), axis=None).statistic,
     "windowed_topk_intersection": lambda a, b: (share_nearby(a, b) + share_nearby(b, a)) / 2,
     "mass_centre_shift": lambda a, b: float(np.linalg.norm(centre(a) - centre(b))),
@@ -107,18 +114,23 @@ every_measure = pytest.mark.parametrize("measure", [*OF_NAME.values(), *VARIANTS
 
 
 def measured(measure: Measure, a: Tensor, b: Tensor) -> Tensor:
-    given = {"k": K, "window": 1}
     view = VIEWS[measure.view]
-    return measure.compare(view(a), view(b), **{name: given[name] for name in measure.options})
+    return compared(measure, view(a), view(b))
+
+
+def compared(measure: Measure, a: Tensor, b: Tensor) -> Tensor:
+    given = {"k": K, "window": 1}
+    return measure.compare(a, b, **{name: given[name] for name in measure.options})
 
 
 def pair(
     *, channels: int = 2, ties: bool = False, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
-    """Two batches (7, C, 12, 13) of signed maps, related but different."""
+    """Two batches (7, C, 12, 13) of signed maps, related but different; a quarter of the first is zero."""
     generator = torch.Generator().manual_seed(11)
     a = torch.randn(7, channels, 12, 13, generator=generator, dtype=dtype)
     b = a + torch.randn(7, channels, 12, 13, generator=generator, dtype=dtype)
+    a[..., :3, :] = 0.0
     return ((a * 2).round(), (b * 2).round()) if ties else (a, b)
 
 
@@ -139,12 +151,13 @@ def test_equals_an_independent_answer(measure: Measure, ties: bool) -> None:
 @pytest.mark.parametrize("ties", [False, True])
 def test_invariances_are_as_declared(measure: Measure, ties: bool) -> None:
     a, b = pair(channels=1, ties=ties)
+    view = VIEWS[measure.view]
     expected = measured(measure, a, b)
     order = torch.randperm(12 * 13, generator=torch.Generator().manual_seed(0))
     changed = {
         "scale": measured(measure, a * 1e4, b),
         "sign": measured(measure, -a, b),
-        "order": measured(measure, a**3, b),
+        "order": compared(measure, view(a) ** 3 + 1, view(b)),
         "exchange": measured(measure, b, a),
     }
     if not ties:  # among equal values the top k are those of the last places
@@ -238,8 +251,23 @@ def test_constant_maps_have_no_order_but_a_picture() -> None:
     a, b = pair()
     b[0] = 0.0
     result = {name: values.isnan().tolist()[:2] for name, values in compare_maps(a, b, k=K).items()}
-    undefined = {"kendall_tau", "spearman", "spearman_signed", "spearman_absolute", "mass_centre_shift"}
+    undefined = {"kendall_tau", "kendall_tau_nonzero", "mass_centre_shift"}
+    undefined |= {"spearman", "spearman_signed", "spearman_absolute"}
     assert result == {name: [name in undefined, False] for name in measures()}
+
+
+def test_tau_over_nonzero_pixels_ignores_what_a_change_paints_on_black() -> None:
+    a = torch.tensor([[[0.0, 0.0, 1.0, 2.0, 3.0]]], dtype=torch.float64).expand(4, 1, 5).clone()
+    painted = torch.tensor([[[9.0, 8.0, 1.0, 2.0, 3.0]]], dtype=torch.float64).expand(4, 1, 5).clone()
+    # None, one, two and all pixels of the original are not zero.
+    a[0], a[1, 0, :4], a[2, 0, :3], a[3] = 0.0, 0.0, 0.0, a[3] + 1
+    nonzero, whole = metrics.kendall_tau_nonzero(a, painted), metrics.kendall_tau(a, painted)
+    assert nonzero[:2].isnan().all()
+    assert nonzero[2].item() == 1.0
+    assert whole[2].item() < 0
+    assert nonzero[3].item() == whole[3].item()
+    # The other way round the painted pixels count.
+    assert metrics.kendall_tau_nonzero(painted, a)[2].item() == whole[2].item()
 
 
 def test_a_study_gets_its_own_measures_and_skips_what_it_has() -> None:
@@ -276,6 +304,7 @@ REGION = torch.zeros(7, 6, 8, dtype=torch.bool).index_fill_(1, torch.tensor([2, 
 # Every function of maps, with two maps and a region of which it takes what it needs.
 CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "kendall_tau": lambda a, b, _: metrics.kendall_tau(a, b),
+    "kendall_tau_nonzero": lambda a, b, _: metrics.kendall_tau_nonzero(a, b),
     "spearman": lambda a, b, _: metrics.spearman(a, b),
     "topk_intersection": lambda a, b, _: topk_intersection(a, b, 10),
     "topk_intersection expected": lambda a, b, _: topk_intersection(a, b, 10, order="expected"),

@@ -93,6 +93,18 @@ def test_interrupted_and_continued_it_ends_the_same(place: Path, tmp_path: Path)
     assert (continued.results, continued.config) == (unbroken.results, unbroken.config)
 
 
+def test_batches_of_before_a_measure_was_added_are_examined_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, told = options_for(place, "natural", out=str(tmp_path / "a"), examples=9, steps=1), []
+    with monkeypatch.context() as before:
+        before.setattr("veridical.studies.attack.measures", lambda _: {})
+        Attack(options).run()
+    for _ in range(2):
+        Attack(options).run(lambda _, state: told.append(state.reused))
+    assert (told[0], told[-1]) == (0, 1)
+
+
 def test_radii_make_a_curve_whose_main_point_is_the_runs_and_threads_are_given_back(
     place: Path, tmp_path: Path
 ) -> None:

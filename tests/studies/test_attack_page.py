@@ -1,5 +1,6 @@
 """Finished attacks side by side: what compares, what a page shows and says, and the commands that do it."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 
 from veridical.cli.main import main
 from veridical.report import Verdict
-from veridical.runtime.errors import UsageError
-from veridical.runtime.files import read_json
+from veridical.runtime.errors import RunError, UsageError
+from veridical.runtime.files import pack_arrays, read_json, write_json
 from veridical.studies.attack import Attack
 from veridical.studies.attack_page import (
     MEASURES,
@@ -341,6 +342,39 @@ def test_attacks_of_several_protocols_may_have_other_images_and_other_k(tmp_path
         paired_table(attacks)
     with pytest.raises(UsageError, match=r"do not compare"):
         page_of(tmp_path, attacks)
+
+
+def test_an_attack_of_before_a_measure_was_added_is_read_and_compared(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, old, added = place / "natural-attack", tmp_path / "old", "kendall_tau_nonzero"
+    attacked = Attack.read(new)
+    examples = pack_arrays({name: array for name, array in attacked.arrays.items() if name != added})
+    document = attacked.to_dict()
+    document["results"] = {name: one for name, one in document["results"].items() if name != added}
+    document["files"] = {"examples.npz": hashlib.sha256(examples).hexdigest()}
+    old.mkdir()
+    (old / "examples.npz").write_bytes(examples)
+    write_json(old / "result.json", document)
+    command = ["compare", "--attacks", str(new), str(old), "--out", str(tmp_path / "c"), "--markdown"]
+    assert main(command) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    column = next(row for row in rows if row[0] == "| model").index("Rank correlation, nonzero pixels")
+    cells = {row[0]: row[column] for row in rows if row[0].startswith("| Natural training (")}
+    assert cells["| Natural training (old)"] == "\u2014"
+    assert float(cells["| Natural training (natural-attack)"].split()[0]) < 1
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert len(paired_table({"new": attacked, "old": Attack.read(old)}).rows) == 4
+    assert len(paired_table({"new": attacked, "again": attacked}).rows) == 5
+    assert "Image by image" in page
+    # What is there has to be whole.
+    short = pack_arrays({**attacked.arrays, added: attacked.arrays[added][1:]})
+    (old / "examples.npz").write_bytes(short)
+    write_json(
+        old / "result.json", {**document, "files": {"examples.npz": hashlib.sha256(short).hexdigest()}}
+    )
+    with pytest.raises(RunError, match=f"the array {added} is"):
+        Attack.read(old)
 
 
 def test_titles(attacks: dict[str, StudyResult]) -> None:

@@ -66,8 +66,8 @@ class RobustnessResult:
     """What attacks on a model's predictions and explanations left standing.
 
     main: at the main radius. natural_accuracy and adversarial_accuracy are over all examples asked for;
-    topk_intersection, kendall_tau, spearman, windowed_topk_intersection, mass_centre_shift, not_found and
-    incomplete over the correctly classified ones. curve: at all radii, ascending, the main one among them.
+    the registry's measures of an attack, not_found and incomplete over the correctly classified ones. curve:
+    at all radii, ascending, the main one among them.
     natural_accuracy_of_all: over the whole split, where the examples asked for are only its first ones.
     gradient_evaluations: per example, of the attack on the prediction and of that on the explanation, at the
     main radius. rewrites: calls that the smooth twin rewrote in one forward pass; 0 for a smooth network.
@@ -416,7 +416,7 @@ def _notes(model: nn.Module, split: Split, main: RadiusResult, plan: Protocol) -
     if plan.minimise_each:
         notes.append(
             "Intersection, tau and Spearman are each the least over all iterates tried, so they may come "
-            "from different iterates; the windowed intersection and the shift are those of the least tau's."
+            "from different iterates; all other measures of the maps are those of the least tau's."
         )
     missed = main.metrics["not_found"]["value"] or 0.0
     if missed > 0.01:

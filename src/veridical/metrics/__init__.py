@@ -13,7 +13,7 @@ from veridical.metrics.localisation import (
     topk_share,
     zero_share,
 )
-from veridical.metrics.rank import kendall_tau, spearman
+from veridical.metrics.rank import kendall_tau, kendall_tau_nonzero, spearman
 from veridical.metrics.sensitivity import max_sensitivity
 from veridical.metrics.spatial import (
     mass_centre,
@@ -31,6 +31,7 @@ __all__ = [
     "cosine_within",
     "histogram_entropy",
     "kendall_tau",
+    "kendall_tau_nonzero",
     "left_behind",
     "mass_centre",
     "mass_centre_shift",

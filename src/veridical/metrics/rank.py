@@ -91,6 +91,26 @@ def kendall_tau(a: Tensor, b: Tensor) -> Tensor:
     return _by_rows(_kendall, a, b)
 
 
+def kendall_tau_nonzero(a: Tensor, b: Tensor) -> Tensor:
+    """Kendall's tau-b over the pixels where a, the original map, is not zero; higher is more alike.
+
+    A map that multiplies by the image is exactly zero on black pixels. To paint on them lowers tau whatever
+    becomes of the pixels that the map marks; here it does not. Which pixels count is a's alone, so the two
+    maps cannot be exchanged.
+
+    Arguments, result and errors as for `kendall_tau`. NaN also where fewer than two pixels of a are not zero,
+    or either map is constant on them.
+    """
+    a, b = flat_pair(a, b)
+    kept = a != 0
+    taus = [
+        kendall_tau(original[None, where], other[None, where]).item() if where.any() else torch.nan
+        for original, other, where in zip(a, b, kept, strict=True)
+    ]
+    # What is not finite makes a pair undefined wherever it lies.
+    return blank_undefined(torch.tensor(taus, dtype=torch.float64, device=a.device), a, b)
+
+
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Spearman's rank correlation of each pair of maps, in [-1, 1]; higher is more alike.
 

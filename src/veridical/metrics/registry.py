@@ -23,7 +23,7 @@ from torch import Tensor
 
 from veridical.metrics.intervals import SHARE
 from veridical.metrics.maps import VIEWS, View, as_images
-from veridical.metrics.rank import kendall_tau, spearman
+from veridical.metrics.rank import kendall_tau, kendall_tau_nonzero, spearman
 from veridical.metrics.spatial import (
     GAUSSIAN,
     mass_centre_shift,
@@ -142,6 +142,15 @@ _ENTRIES = (
         help="Kendall's tau between the importance rankings of all pixels: 1 is the same order, "
         "0 no relation, \N{MINUS SIGN}1 the reverse",
         invariances=_ORDER_ONLY,
+    ),
+    _of_attack(
+        name="kendall_tau_nonzero",
+        compare=kendall_tau_nonzero,
+        label="Rank correlation, nonzero pixels",
+        help="Kendall's tau over the pixels where the first map, that of the unchanged image, is not zero",
+        undefined="exclude",  # a map of fewer than two such pixels has no order
+        # Not "order": a function that lifts zeros would change which pixels count.
+        invariances=("scale", "sign", "permutation"),
     ),
     _of_attack(
         name="spearman",

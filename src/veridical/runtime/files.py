@@ -316,8 +316,9 @@ def read_arrays(
 
     forms: what must be in it, as {"index": "i N", "image": "u N C H W"}: numpy's letters of allowed kinds,
     then an axis each; axes of one name have one length, "*" is any number of further axes. More arrays may be
-    there. sha256: the file's digest, if some record keeps it. Pickles are never loaded. Whatever is wrong is
-    a RunError that names file and array; hint as in `read_bytes`.
+    there; one whose name ends in "?" may be missing. sha256: the file's digest, if some record keeps it.
+    Pickles are never loaded. Whatever is wrong is a RunError that names file and array; hint as in
+    `read_bytes`.
     """
     source = as_path(path)
     content = read_bytes(source, MOST_ARRAYS, hint, sha256=sha256)
@@ -334,7 +335,10 @@ def read_arrays(
     except Exception as error:  # noqa: BLE001 - damaged archives and headers fail in nearly any way
         _fail_damaged(source, f"it is not an .npz file as it was written ({_shorten_reason(error)})", hint)
     lengths: dict[str, int] = {}
-    for name, form in (forms or {}).items():
+    for key, form in (forms or {}).items():
+        name = key.removesuffix("?")
+        if name not in arrays and key != name:
+            continue
         if name not in arrays:
             _fail_damaged(source, f"it has no array {name}", hint)
         if not _has_form(arrays[name], form, lengths):

@@ -25,6 +25,7 @@ from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, f
 from veridical.data import Dataset
 from veridical.data.dataset import describe_source, load_source
 from veridical.jobs.pool import usable_cores, visible_cards
+from veridical.metrics.registry import measures
 from veridical.report import Panel, Table
 from veridical.runtime.checking import Count, Limit
 from veridical.runtime.devices import resolve_device
@@ -194,6 +195,8 @@ class Attack(Study[AttackOptions]):
             | {
                 "data": images,
                 "method": self.options.attribution,
+                # Batches that an earlier version left without one of them are examined again.
+                "measures": list(measures("attack")),
                 "radius": examination.ball.radius,
                 "protocol": asdict(examination.protocol),
                 **{name: getattr(examination, name) for name in _STEPS},

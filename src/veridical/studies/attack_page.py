@@ -103,11 +103,14 @@ def paper_numbers(data: str, objective: str, mark: Mark) -> dict[str, float]:
 
 
 _MAPS_COMPARED: Final = measures("attack")
-_INTERVALS = dict.fromkeys(
-    ("natural_accuracy", "adversarial_accuracy", *_MAPS_COMPARED, "not_found", "incomplete?"), IntervalForm
-)
 # Of each image, as two attacks are compared by.
 _PAIRED_MEASURES = ("topk_intersection", "kendall_tau", "spearman", "windowed_topk_intersection")
+# Attacks of before the registry had another measure stay readable: they have these.
+_IN_EVERY_RESULT = (*_PAIRED_MEASURES, "mass_centre_shift")
+_LATER_MEASURES = [name for name in _MAPS_COMPARED if name not in _IN_EVERY_RESULT]
+_INTERVALS = dict.fromkeys(
+    ("natural_accuracy", "adversarial_accuracy", *_IN_EVERY_RESULT, "not_found", "incomplete?"), IntervalForm
+) | dict.fromkeys((f"{name}?" for name in _LATER_MEASURES), IntervalForm)
 _NODES = {"nodes": int, "rule": str}
 _BALL = {"norm": str, "radius": float, "weight?": float, "beta?": float | None}
 # What result.json of an attack must hold, as far as pages read it; a model that is no run has no objective.
@@ -150,6 +153,7 @@ FORM = {
 ARRAYS_FORM = {
     **dict.fromkeys(("index", "label", "predicted"), "iu N"),
     **dict.fromkeys(_PAIRED_MEASURES, "f N"),
+    **dict.fromkeys((f"{name}?" for name in _LATER_MEASURES), "f N"),
     **dict.fromkeys(("image", "perturbed"), "f M C H W"),
     **dict.fromkeys(("saliency", "perturbed_saliency"), "f M H W"),
     "trace": "f N T",
@@ -422,7 +426,9 @@ def paired_table(attacks: Attacks) -> Table:
     here, there = (rows[place] for rows, place in zip(right, places, strict=True))
     headings = {column.key: column.heading for column in _attack_columns(attacks)}
     table = []
-    for name in _PAIRED_MEASURES:
+    for name in (*_PAIRED_MEASURES, *_LATER_MEASURES):
+        if name not in first.arrays or name not in second.arrays:
+            continue
         ours, theirs = first.arrays[name][here], second.arrays[name][there]
         means = (mean_interval(one.tolist(), undefined="exclude")["value"] for one in (ours, theirs))
         difference = mean_interval((theirs - ours).tolist(), undefined="exclude")
