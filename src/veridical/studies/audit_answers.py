@@ -35,7 +35,7 @@ _AXIOMS = (
     ("invariance", "invariant", SAME),
 )
 # What is kept of an attack at each radius.
-_AT_RADII = ("topk_intersection", "windowed_topk_intersection", "kendall_tau")
+_AT_RADII = ("topk_intersection", "windowed_topk_intersection", "kendall_tau", "kendall_tau_nonzero")
 # From this share of top pixels on that an attack leaves, it moved nothing.
 _STILL = 0.9
 # Images that are named as the worst of an explanation.

@@ -375,6 +375,7 @@ def _stability_panels(result: StudyResult) -> list[Panel]:
                 one["topk_intersection"],
                 one["windowed_topk_intersection"],
                 one["kendall_tau"],
+                one["kendall_tau_nonzero"],
                 one["noise"],
             ]
             for one in entry["radii"]
@@ -390,6 +391,7 @@ _RADII_COLUMNS = (
     Column("topk", "IN", "share", "higher", "Share of the top pixels that the strongest change found left."),
     Column("windowed", "windowed IN", "share", "higher", "The same, a shift by one pixel forgiven."),
     Column("tau", "CO", "number", "higher", "Kendall's tau between the orders of all pixels."),
+    Column("nonzero", "CO nonzero", "number", "higher", "CO over the pixels that the clean map marks."),
     Column("noise", "IN under noise", "share", "higher", "IN under random noise of the same size."),
 )
 
