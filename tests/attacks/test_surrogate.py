@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from veridical.attacks.surrogate import SoftplusTwin
+from veridical.attribution.second_order import QuickSecondOrder
 
 INPUTS = torch.linspace(-3, 8, 12, dtype=torch.float64)
 SLOPE = torch.tensor([0.3], dtype=torch.float64)
@@ -119,3 +120,28 @@ def test_impossible_sharpness_is_refused_and_nothing_leaks_after_an_exception() 
     with pytest.raises(RuntimeError, match="inside"), SoftplusTwin(1.0):
         raise RuntimeError("inside")
     assert torch.equal(F.relu(INPUTS), INPUTS.clamp_min(0))
+
+
+def test_an_exported_program_is_smoothed_like_the_network_it_was_made_from() -> None:
+    """Its operators are torch.ops.aten's; clamps from below and functions in place are among them."""
+
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            kinds = (nn.ReLU(), nn.LeakyReLU(0.2), nn.ReLU6(), nn.Hardswish(), nn.Hardsigmoid(), nn.PReLU())
+            self.layers = nn.Sequential(nn.Conv2d(1, 3, 3), *kinds, nn.Hardtanh(-0.5, 0.5))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            positive: Tensor = (self.layers(inputs) - 0.1).clamp(min=0)
+            return positive.flatten(1).sub(0.05).relu_()
+
+    torch.manual_seed(0)
+    model, inputs = Rectified().double().eval(), torch.rand(2, 1, 5, 5, dtype=torch.float64)
+    program = torch.export.export(model, (inputs,)).module()
+    found = []
+    for one in (model, program):
+        with SoftplusTwin(2.0) as twin, QuickSecondOrder():
+            found.append(one(inputs))
+        assert twin.rewrites == 9
+    assert_close(found[1], found[0])
+    assert not torch.allclose(found[1], model(inputs))

@@ -28,8 +28,8 @@ class SoftplusTwin(TorchFunctionMode):
 
     relu, clamp(min=0), clip(min=0) and clamp_min(0) become softplus(x); leaky_relu and prelu become
     s x + (1 - s) softplus(x); hardtanh from b to c becomes b + softplus(x - b) - softplus(x - c), and with it
-    relu6, hardsigmoid and hardswish; threshold(t, t) becomes t + softplus(x - t). Functions, methods and
-    modules are all rewritten, in place or not. `rewrites` counts the calls.
+    relu6, hardsigmoid and hardswish; threshold(t, t) becomes t + softplus(x - t). Functions, methods, modules
+    and the operators of an exported program are all rewritten, in place or not. `rewrites` counts the calls.
 
     beta: sharpness of the softplus, log(1 + exp(beta x)) / beta; the twin tends to the network as beta grows.
     1 is what Ghorbani et al. (2019) and Chen et al. (2019) use.
@@ -46,12 +46,13 @@ class SoftplusTwin(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         # Everything that torch calls comes by here; most of it goes straight on.
-        form = _FORMS.get(func)
+        known = _OPERATORS.get(func, func)
+        form = _FORMS.get(known)
         if form is None:
             return func(*args, **kwargs)
-        position = _INPLACE_POSITION.get(func)
+        position = _INPLACE_POSITION.get(known)
         flagged = kwargs.get("inplace", False) or (position is not None and any(args[position:]))
-        in_place = flagged or func.__name__.endswith("_")
+        in_place = flagged or known.__name__.endswith("_")
         options = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
         inputs = args[0] if args else kwargs["input"]
         # The softplus keeps its argument for the backward pass, so what is overwritten below must be another.
@@ -216,4 +217,27 @@ _FORMS: dict[Any, Callable[..., Tensor | None]] = {
         for owner in (torch, Tensor)
         for name in ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
     },
+}
+
+# What programs of torch.export call, by the functions that mean the same.
+_OPERATORS: dict[Any, Any] = {
+    getattr(torch.ops.aten, name).default: function
+    for name, function in {
+        "relu": torch.relu,
+        "relu_": torch.relu_,
+        "leaky_relu": F.leaky_relu,
+        "leaky_relu_": F.leaky_relu_,
+        "prelu": torch.prelu,
+        "hardtanh": F.hardtanh,
+        "hardtanh_": F.hardtanh_,
+        "threshold": torch.threshold,
+        "threshold_": torch.threshold_,
+        "relu6": F.relu6,
+        "hardsigmoid": F.hardsigmoid,
+        "hardswish": F.hardswish,
+        "clamp": torch.clamp,
+        "clamp_": torch.clamp_,
+        "clamp_min": torch.clamp_min,
+        "clamp_min_": torch.clamp_min_,
+    }.items()
 }

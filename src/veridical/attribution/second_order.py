@@ -18,8 +18,13 @@ from veridical.runtime.errors import UsageError
 
 _Pair = tuple[int, int]
 
-# The second calls the first where no mode sees it.
-_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+# The second calls the first where no mode sees it; the third is what an exported program calls.
+_ATTENTION = (
+    F.scaled_dot_product_attention,
+    F.multi_head_attention_forward,
+    torch.ops.aten.scaled_dot_product_attention.default,
+)
+_CONVOLUTIONS = (torch.conv2d, torch.ops.aten.conv2d.default)
 # What autograd calls the nodes that stand in for a derivative nobody has written.
 _DEAD_ENDS = ("torch::autograd::NotImplemented", "torch::autograd::Error")
 
@@ -38,7 +43,7 @@ class QuickSecondOrder(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.conv2d:
+        if func in _CONVOLUTIONS:
             return _conv2d(*args, **kwargs)
         if func in _ATTENTION:
             warnings.warn(
