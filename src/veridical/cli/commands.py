@@ -53,6 +53,8 @@ _TABLE = (
     ("alignment", "studies.alignment:Alignment", "measure how much of the maps lies where people look"),
     ("one-layer", "studies.one_layer:OneLayer", "check that IG-NORM is adversarial training for one layer"),
     ("block-margin", "studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"),
+    # Several of these, beside what was published.
+    ("reproduce", "studies.reproduce:Reproduce", "regenerate the papers' tables and figures"),
     ("demo", "studies.demo:Demo", "train, attack and show a natural and a robust model on digits"),
     # Studies from outside, whose options are known when the first argument is.
     ("run", "studies.study:load_study", "run a study of your own, module:Study (needs --trust-code)"),

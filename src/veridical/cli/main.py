@@ -98,7 +98,9 @@ def _run_study(study: Any, options: Any) -> int:
     planned = study(options)
     forecast = planned.forecast()
     if forecast is not None:
-        say(forecast)
+        if not isinstance(forecast, str):
+            print_table(forecast)
+        say(forecast if isinstance(forecast, str) else forecast.caption)
         return OK
     if options.progress and (told := planned.announce()) is not None:
         say(told)

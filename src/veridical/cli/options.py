@@ -5,7 +5,8 @@ A boolean field is a bare flag, `--short`, or `--no-short`, or `--short=false`. 
 values takes them apart, `--radius 0.1 0.2`, with commas, or as a list, `[0.1, 0.2]`. The keys of a
 mapping are reached with a dot, `--model-options.width 8`. In files the names are the fields' own.
 
-A field of several values with the metadata POSITIONAL takes what stands without a flag: `report A B --out C`.
+A field with the metadata POSITIONAL takes what stands without a flag: `report A B --out C`; one that holds a
+single value, as `reproduce NAME`, takes one.
 """
 
 import argparse
@@ -101,7 +102,9 @@ def _usage(options: Any, prog: str) -> str:
         for field in fields(options)
         if field.default is MISSING and field.default_factory is MISSING and field.name != bare
     ]
-    return " ".join([prog, *([f"{bare.upper()} ..."] if bare else []), *required, "[options]"])
+    several = bare is not None and _element_type(get_type_hints(options)[bare]) is not None
+    shown = [f"{bare.upper()} ..." if several else bare.upper()] if bare else []
+    return " ".join([prog, *shown, *required, "[options]"])
 
 
 def _positional(options: Any) -> str | None:
@@ -170,7 +173,11 @@ def _normalise(argv: Sequence[str], hints: Mapping[str, Any], bare: str | None =
         result.append(flag + equals + value)
         if bare is not None and not equals and rest and _takes(flag, hints, rest[0]):
             result.append(rest.pop(0))
-    if without_flag:
+    if without_flag and _element_type(hints.get(f"--{bare}")) is None:
+        if len(without_flag) > 1:
+            raise argument_error(str(bare), " ".join(without_flag), "one value without a flag")
+        result.append(f"--{bare}={without_flag[0]}")
+    elif without_flag:
         # A comma is part of the value here, as in a path.
         result.append(f"--{bare}=[{', '.join(map(_quote, without_flag))}]")
     return result

@@ -254,7 +254,7 @@ _LOGGED: Final = {
     "attribution_l1": "part of the loss: attribution l1",
 }
 
-_MARKS: Final[Mapping[Mark, str]] = {"published": "published", "recalled": "recalled, unverified"}
+MARKS: Final[Mapping[Mark, str]] = {"published": "published", "recalled": "recalled, unverified"}
 _TRACE = (
     "How fast the explanations give way: Kendall\u2019s tau between the explanation before the attack and "
     "after each of its iterations. The line is the median over the images, the band holds the middle half of "
@@ -308,7 +308,7 @@ def attack_panels(attacks: Attacks, gallery: int = 8, *, any_protocol: bool = Fa
     pictures_and_curves: list[Panel] = []
     if not any_protocol:  # of several protocols the images need not be the same, nor as many
         pictures_and_curves += [
-            *_gallery_panels(attacks, gallery),
+            *gallery_panels(attacks, gallery),
             *_attack_panels(attacks),
             *_radius_panels(attacks),
         ]
@@ -581,7 +581,7 @@ def _literature_rows(
 ) -> Iterator[dict[str, object]]:
     """What is published, and what is recalled, of this objective's network on this data in this ball."""
     data = attacked.config["data"]["name"] if _is_as_published(attacked) else ""
-    for mark, words in _MARKS.items():
+    for mark, words in MARKS.items():
         numbers = paper_numbers(data, attacked.config["run"].get("objective", ""), mark)
         # They keep the digits of their print, more than the measured ones deserve.
         cells = {c.key: c.cell(numbers.get(c.key), 4 if c.unit == "number" else 2) for c in columns}
@@ -629,7 +629,7 @@ def _is_as_published(attacked: StudyResult) -> bool:
     )
 
 
-def _gallery_panels(attacks: Attacks, count: int) -> list[Panel]:
+def gallery_panels(attacks: Attacks, count: int) -> list[Panel]:
     """The same images before and after the attack, a row for each model."""
     first = next(iter(attacks.values()))
     k, rows, differing = first.config["protocol"]["k"], [], 0

@@ -400,7 +400,7 @@ class Study(Generic[OptionsT]):
         """What a command prints before it runs, such as what it will cost. Default: nothing."""
         return None
 
-    def forecast(self) -> str | None:
+    def forecast(self) -> str | Table | None:
         """What to print in place of running, for a study that can tell how long it would take."""
         return None
 

@@ -1,0 +1,715 @@
+"""Regenerate the tables and figures of both papers, beside what was published: `veridical reproduce NAME`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from veridical.data import Dataset, load
+from veridical.data.arrays import Arrays as ImageArrays
+from veridical.data.dataset import build_dataset, describe_source, write_source
+from veridical.data.lookup import available, data_root
+from veridical.data.registry import DATASETS
+from veridical.jobs import Progress
+from veridical.metrics.intervals import SHARE, UNBOUNDED, mean_interval
+from veridical.report import Column, Illustration, Interval, Panel, Table, scatter_figure
+from veridical.report.formats import duration, level_text
+from veridical.runtime.checking import POSITIONAL, Count, FilePath, Repeats
+from veridical.runtime.errors import DataError, UsageError, argument_error, unknown_name_error
+from veridical.runtime.files import to_plain
+from veridical.runtime.options import BlockWorldChoice, DataChoice, Gallery, Placement, TrainOptions
+from veridical.studies import diffroar_page
+from veridical.studies.alignment import Alignment
+from veridical.studies.attack import Attack
+from veridical.studies.attack_page import (
+    MARKS,
+    MEASURES,
+    Attacks,
+    attack_table,
+    gallery_panels,
+    paper_numbers,
+    robustness_scatter,
+)
+from veridical.studies.block_margin import BlockMargin
+from veridical.studies.diffroar import DiffRoar
+from veridical.studies.leakage import Leakage
+from veridical.studies.maps import RUN
+from veridical.studies.one_layer import OneLayer
+from veridical.studies.reproduction_costs import Cost, estimate
+from veridical.studies.reproductions import (
+    DIFFROAR_LEVELS,
+    DIFFROAR_NETWORKS,
+    DIFFROAR_NUMBERS,
+    OBJECTIVES,
+    REPRODUCTIONS,
+    Part,
+    Plan,
+    Reproduction,
+    ScaleName,
+)
+from veridical.studies.shortcut import Shortcut
+from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work
+from veridical.training.loop import train
+from veridical.training.penalties import objective_title
+from veridical.training.subject import share_subjects
+
+Done = Mapping[str, StudyResult]
+_STUDIES: Final[Mapping[str, type[Study[Any]]]] = {
+    one.name: one for one in (Attack, DiffRoar, Leakage, Shortcut, Alignment, OneLayer, BlockMargin)
+}
+_PARTS, _GENERATED = "parts", "generated.npz"
+_MEASURED = "measured"
+_READ_ATTACKS = (
+    "NA is over all test images, AA over those attacked, IN and CO over those classified correctly among them. "
+    "Measured rows over images tell how much other test images would change one training's numbers, rows over "
+    "trainings how much training again would. Published numbers stand beside for orientation and are no "
+    "yardstick; \u201crecalled, unverified\u201d ones were written down from memory of the paper."
+)
+_READ_DIFFROAR = (
+    "Top minus bottom: accuracy of networks retrained on the coordinates that the input gradient marks most, "
+    "less that on those that it marks least. Published differences are of other networks, ranked by gradients "
+    "of the loss."
+)
+_SCALES: Mapping[ScaleName, str] = {
+    "full": "the paper's settings",
+    "cpu": "reduced so that two cores do it in hours: shorter trainings by Veridical's recipe, smaller ResNets",
+    "smoke": "a check that everything runs, on bundled or generated images: its numbers mean nothing",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(DataChoice, Gallery, Placement):
+    """What is reproduced, and how much of it.
+
+    Args:
+        name: Which reproduction; the flag may be left out, and --list shows them.
+        scale: "full" (the paper's), "cpu" (reduced to hours on two cores) or "smoke" (a minute, on bundled or
+            generated images, to see that everything runs).
+        list: Show what there is, what each needs, and what is published of it.
+        data: Other images than the paper's, of the same kind.
+        seeds: Trainings of each kind; None is what the scale says.
+        examples: The most images attacked (of DiffROAR: used in a retraining; of leakage: explained).
+        out: Folder of everything; None is runs/reproduce/NAME-SCALE. The same command continues in it.
+        seed: First seed of the trainings, and seed of ties and starts.
+    """
+
+    name: str | None = field(default=None, metadata=POSITIONAL)
+    scale: ScaleName = "cpu"
+    list: bool = False
+    seeds: Repeats | None = None
+    examples: Count | None = None
+    out: FilePath | None = None  # type: ignore[assignment]  # filled in by `prepare`
+
+
+class Reproduce(Study[ReproduceOptions]):
+    """Regenerate a table or figure of the two papers, beside what was published.
+
+    examples:
+      veridical reproduce --list
+      veridical reproduce rar-fashion-mnist --scale cpu --out runs/rar
+      veridical reproduce rar-fashion-mnist --scale full --device cuda --out runs/rar-full
+      veridical reproduce diffroar-cifar10 --scale smoke --out runs/smoke
+
+    Trainings and measurements are jobs: an interrupted reproduction is continued by the same command, and
+    reproductions that share a --store share trainings. DIR/report.html shows what came out, DIR/result.json
+    has the numbers, DIR/parts the folders and pages of the studies that it is made of.
+    """
+
+    name = "reproduce"
+    question = "what the papers say, measured again"
+    Options = ReproduceOptions
+
+    def prepare(self) -> None:
+        """Look the reproduction up, load its images, and settle the steps."""
+        options = self.options
+        if options.list:
+            return
+        if options.name is None:
+            raise argument_error("name", None, "the name of a reproduction", "`--list` shows them.")
+        if options.name not in REPRODUCTIONS:
+            raise unknown_name_error("name", options.name, REPRODUCTIONS)
+        self.entry = REPRODUCTIONS[options.name]
+        out = options.out or f"runs/reproduce/{options.name}-{options.scale}"
+        self.seeds = options.seeds or self.entry.seeds[options.scale]
+        self.options = options = replace(options, out=str(out))
+        self.folder = Path(out)
+        self.plan = self.entry.plan(options.scale, self.seeds, options.examples, options.seed)
+        chosen = _images_of(self.entry, options.scale) if options.data is None else str(options.data)
+        if options.data is not None and not self.entry.data:
+            raise argument_error("data", options.data, "nothing", f"{options.name} makes its own examples.")
+        self.generated = generate(*chosen) if isinstance(chosen, tuple) else None
+        self.source = chosen if isinstance(chosen, str) else ""
+        needed = [self.source, self.entry.also.get(options.scale, "")]
+        _refuse_missing(self.entry, [name for name in needed if name], options.data_root)
+        equalise = any(one.options.get("equalise") for one in self.plan.trainings.values())
+        self.data: Dataset | None = self.generated
+        if self.source:
+            self.data = load(self.source, options.data_root, equalise=equalise)
+
+    def config(self) -> dict[str, Any]:
+        """What the results depend on, as plain values; neither paths nor the machine."""
+        options = self.options
+        described = None if self.data is None else self.data.describe()
+        return {
+            "name": options.name,
+            "scale": options.scale,
+            "data": described,
+            "seeds": [*range(options.seed, options.seed + self.seeds)],
+            "examples": options.examples,
+            "seed": options.seed,
+            "plan": to_plain(asdict(self.plan), "plan"),
+        }
+
+    def where(self) -> dict[str, str]:
+        """What all steps are told of paths and machine."""
+        where = super().where()
+        if self.data is None:
+            return where
+        return {**where, "data": describe_source(self._images(), self.options.data_root, {})["data"]}
+
+    def _images(self) -> str:
+        return str((self.folder / _GENERATED).absolute()) if self.generated is not None else self.source
+
+    def cases(self) -> Iterable[Case]:
+        """The trainings; what examines them are studies of their own, see `work`."""
+        for name, training in self.plan.trainings.items():
+            assert self.data is not None
+            values = {"training": training.options, "seed": training.seed, "data": self.data.checksum}
+            yield Case(values, name, training.seed, "train", stage="training", label=f"training {name}")
+
+    @staticmethod
+    def train(values: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Train; killed at any moment, it continues where it was."""
+        run = train(
+            TrainOptions(
+                out=str(context.folder / RUN),
+                data=context.where["data"],
+                data_root=context.data_root,
+                device=context.device,
+                seed=values["seed"],
+                progress=False,
+                **values["training"],
+            )
+        )
+        return {"training_seconds": run.result["timing"]["training_seconds"]}
+
+    def announce(self) -> str | None:
+        """How long it will take, by a short timing."""
+        cost = estimate(self.plan, self.entry, self.options.scale)
+        return f"{self.entry.name}, scale {self.options.scale}: {_about(cost)}, by a short timing"
+
+    def forecast(self) -> Table | None:
+        """With --list, the table of reproductions; nothing is written."""
+        return list_reproductions(self.options) if self.options.list else None
+
+    def work(self, work: Work) -> None:
+        """Train, then let each study examine what was trained, on the same workers."""
+        if self.generated is not None:
+            write_source(self.generated, self.folder / _GENERATED)
+        with share_subjects():
+            work.run(self.all_cases)
+            self.runs = {case.group: str(work.folder(case) / RUN) for case in self.all_cases}
+            self.done: dict[str, StudyResult] = {}
+            self.seconds: dict[str, float] = {}
+            for part in self.plan.parts:
+                begun = time.monotonic()
+                self.done[part.name] = self._do(part, work)
+                self.seconds[part.name] = round(time.monotonic() - begun, 3)
+
+    def _do(self, part: Part, work: Work) -> StudyResult:
+        study, options = _STUDIES[part.study], self.options
+        runs: Any = [self.runs[name] for name in part.runs]
+        if runs and part.study != "alignment":  # which examines several together
+            (runs,) = runs
+        given = {
+            "run": runs or None,
+            "data_root": options.data_root,
+            "device": "cpu" if issubclass(study.Options, BlockWorldChoice) else options.device,
+            "seed": options.seed,
+            "progress": False,
+            "store": options.store or str(self.folder / JOBS),
+            "out": str(self.folder / _PARTS / part.name),
+            **part.options,
+        }
+        if part.images:
+            given[part.images] = self._images()
+        known = {one.name for one in fields(study.Options)}
+        whole = study.Options(**{name: value for name, value in given.items() if name in known})
+
+        def tell(what: str, state: Progress) -> None:
+            work.progress(f"{part.name}: {what}", state)
+
+        return study(whole).run(tell, executor=work.executor)
+
+    def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - its parts lie in folders of their own
+        """The tables by title, rows of what was measured and what was published; and the parts' studies."""
+        summarise: dict[str, Callable[[Reproduction, Plan, Done], dict[str, Any]]] = {
+            "rar": _attack_tables,
+            "diffroar": _diffroar_tables,
+            "parts": lambda _entry, _plan, _done: {},
+            "both": _both_tables,
+        }
+        tables = summarise[self.entry.kind](self.entry, self.plan, self.done)
+        return {
+            "tables": tables,
+            "statements": [asdict(one) for one in self.entry.statements],
+            "parts": {part.name: part.study for part in self.plan.parts},
+        }
+
+    def timing(self, work: Work) -> dict[str, Any]:
+        """What each training and each part took."""
+        trained = {case.group: work.plain(case)["training_seconds"] for case in self.all_cases}
+        return {"training_seconds": trained, "part_seconds": self.seconds}
+
+    def surroundings(self) -> dict[str, Any]:
+        """Where the runs lie."""
+        return {"runs": self.runs}
+
+    # What is said about it
+
+    @classmethod
+    def tables(cls, result: StudyResult) -> dict[str, Table]:
+        """What was measured beside what was published, then the papers' sentences."""
+        columns = _COLUMNS[_entry_of(result).kind]
+        tables = {
+            title: Table(columns, [_written(columns, row) for row in rows])
+            for title, rows in result.results["tables"].items()
+        }
+        if _entry_of(result).kind == "parts":
+            for name, part in _parts_of(result).items():
+                drawn = _study_of(part).tables(part)
+                tables |= {f"{name}: {title}" if title else name: table for title, table in drawn.items()}
+        if statements := result.results["statements"]:
+            lines = [[one["text"], MARKS[one["mark"]]] for one in statements]
+            tables["What the paper says"] = Table(["sentence", "source"], lines)
+        return tables
+
+    @classmethod
+    def heading(cls, result: StudyResult) -> str:
+        """What is reproduced."""
+        return _entry_of(result).title
+
+    @classmethod
+    def lead(cls, result: StudyResult) -> str:
+        """Of which paper, and how much is done."""
+        entry, scale = _entry_of(result), result.config["scale"]
+        data = (result.config["data"] or {}).get("name", "generated examples")
+        return f"{entry.source}. On {Path(data).name}, scale {scale}: {_SCALES[scale]}."
+
+    @classmethod
+    def findings(cls, result: StudyResult) -> list[str]:
+        """What the intervals allow; of the smoke scale nothing."""
+        if result.config["scale"] == "smoke":
+            return ["This is the smoke scale: it shows that everything runs, and nothing else."]
+        return _FINDINGS[_entry_of(result).kind](result)
+
+    @classmethod
+    def panels(cls, result: StudyResult) -> list[Panel]:
+        """The tables, figures of the parts, and the steps."""
+        entry, parts = _entry_of(result), _parts_of(result)
+        texts = {"rar": [_READ_ATTACKS], "diffroar": [_READ_DIFFROAR]}.get(entry.kind, [])
+        own = {
+            title: table
+            for title, table in cls.tables(result).items()
+            if title in result.results["tables"] or not title.partition(":")[2]
+        }
+        panels = [Panel(title, texts, table=table) for title, table in own.items()]
+        return [*panels, *_PANELS[entry.kind](parts), _steps_panel(result)]
+
+
+def generate(channels: int, side: int, classes: int = 4) -> Dataset:
+    """Images of waves whose direction and colour are the class, uint8 (160 and 40, C, S, S), always the same."""
+    draw = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side] / side
+    parts = []
+    for count in (160, 40):
+        labels = np.arange(count) % classes
+        angles = np.pi * labels / classes
+        phase = np.cos(angles)[:, None, None] * rows + np.sin(angles)[:, None, None] * columns
+        waves = 0.5 + 0.3 * np.sin(6 * np.pi * phase)
+        tint = 0.6 + 0.4 * np.cos(2 * np.pi * (labels[:, None] / classes + np.arange(channels) / 3))
+        images = waves[..., None] * tint[:, None, None, :] + 0.2 * draw.random((count, side, side, channels))
+        parts += [(255 * images.clip(0, 1)).round().astype(np.uint8), labels.astype(np.int64)]
+    names = tuple(f"direction {label}" for label in range(classes))
+    train_images, train_labels, test_images, test_labels = parts
+    arrays = ImageArrays(train_images, train_labels, test_images, test_labels, names)
+    return build_dataset("generated", arrays, "generated")
+
+
+def _images_of(entry: Reproduction, scale: ScaleName) -> str | tuple[int, int]:
+    return entry.stand_in if scale == "smoke" else entry.data
+
+
+def _missing(names: Sequence[str], root: FilePath | None) -> list[str]:
+    """For each registered data set that is not there what to place where; reads headers alone."""
+    rows = {row.name: row for row in available(root)}
+    told = []
+    for name in names:
+        if name in DATASETS and not rows[name].found:
+            places = [line.partition(": not there")[0].partition(": incomplete")[0] for line in rows[name].tried]
+            told.append(f"{name}: place {' or '.join(dict.fromkeys(places))}")
+    return told
+
+
+def _refuse_missing(entry: Reproduction, names: Sequence[str], root: FilePath | None) -> None:
+    if told := _missing(names, root):
+        raise DataError(
+            f"{entry.name}: not run: no data. {'; '.join(told)}. The folder of the data is named by "
+            "--data-root or VERIDICAL_DATA; --scale smoke needs none of it."
+        )
+
+
+def list_reproductions(options: ReproduceOptions) -> Table:
+    """What there is, with the data, the time and the memory that each needs at a scale."""
+    scale, rows, missing = options.scale, [], list[str]()
+    for entry in REPRODUCTIONS.values():
+        images = _images_of(entry, scale)
+        names = [images] if isinstance(images, str) else []
+        names = [name for name in dict.fromkeys((*names, entry.also.get(scale, ""))) if name]
+        absent = [name for name in names if _missing([name], options.data_root)]
+        missing += _missing(absent, options.data_root)
+        plan = entry.plan(scale, options.seeds or entry.seeds[scale], options.examples, options.seed)
+        cost = estimate(plan, entry, scale)
+        marked = ", ".join(f"{count} {mark}" for mark, count in entry.rows().items())
+        shown = ", ".join(f"{name} (missing)" if name in absent else name for name in names) or "generated"
+        minutes, memory = math.ceil(cost.seconds / 60), f"{cost.memory / 2**30:.1f} GiB"
+        rows.append([entry.name, entry.regenerates, shown, f"{minutes:,}", memory, marked or "new"])
+    columns = ["name", "regenerates", "data", "minutes", "a process", "beside"]
+    told = (
+        f"Scale {scale}: {_SCALES[scale]}. Minutes with all cores, by counted work and a short timing, which a "
+        "busy machine lengthens. Beside: numbers and sentences of the paper, published or recalled."
+    )
+    found = f"Data are looked up in {data_root(options.data_root)} (--data-root, VERIDICAL_DATA)."
+    lines = [told, *dict.fromkeys(f"missing: {line}" for line in missing), found]
+    return Table(columns, rows, "\n".join(lines))
+
+
+def _about(cost: Cost) -> str:
+    return f"about {duration(cost.seconds)} and {cost.memory / 2**30:.1f} GiB a process"
+
+
+# What came out
+
+
+def _attack_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
+    """A table for each protocol: each objective over images, over trainings, and as published."""
+    protocols = dict.fromkeys(part.options["protocol"] for part in plan.parts if part.study == "attack")
+    tables = {}
+    for protocol in protocols:
+        rows = []
+        for objective in OBJECTIVES:
+            names = [
+                part.name
+                for part in plan.parts
+                if part.study == "attack"
+                and part.options["protocol"] == protocol
+                and plan.trainings[part.runs[0]].options["objective"] == objective
+            ]
+            rows += _attack_rows(entry, objective, [done[name] for name in names])
+        tables[f"Attacked by {protocol}"] = rows
+    return tables
+
+
+def _attack_rows(entry: Reproduction, objective: str, runs: Sequence[StudyResult]) -> list[dict[str, Any]]:
+    title, first = objective_title(objective), runs[0].results
+    # Over all test images, however few are attacked.
+    key = {name: name for name in MEASURES} | {"natural_accuracy": "natural_accuracy_of_all"}
+    images = {name: first[key[name]] for name in MEASURES}
+    rows = [{"model": title, "source": f"{_MEASURED}, one training", **images, "images": first["examples"]}]
+    if len(runs) > 1:
+        few = min(run.results["examples"] for run in runs)
+        rows.append(
+            {
+                "model": title,
+                "source": f"{_MEASURED}, {len(runs)} trainings",
+                **{name: _over_trainings(name, runs, few) for name in MEASURES},
+                "images": few,
+            }
+        )
+    for mark, words in MARKS.items():
+        if numbers := paper_numbers(entry.data, objective, mark):
+            rows.append({"model": title, "source": words, **numbers})
+    return rows
+
+
+def _over_trainings(name: str, runs: Sequence[StudyResult], few: int) -> Mapping[str, Any]:
+    """The mean of each training on the same first images, and the interval over the trainings."""
+    means = []
+    for run in runs:
+        label, arrays = run.arrays["label"][:few], run.arrays
+        correct = arrays["predicted"][:few] == label
+        if name == "natural_accuracy":
+            means.append(run.results["natural_accuracy_of_all"]["value"])
+        elif name == "adversarial_accuracy":
+            means.append(float((arrays["adversarial_prediction"][:few] == label).mean()))
+        elif correct.any():
+            means.append(float(np.nanmean(arrays[name][:few][correct])))
+    return mean_interval(means, bounds=UNBOUNDED if name == "kendall_tau" else SHARE)
+
+
+def _diffroar_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
+    """A table for each kind of network, a row for each model and level, then the published differences."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for part in plan.parts:
+        options = plan.trainings[part.runs[0]].options
+        found = done[part.name].results
+        for place, point in enumerate(found["curve"]):
+            kinds.setdefault(options["model"], []).append(
+                {"model": _ball_title(options), "source": _MEASURED, **_diffroar_row(found, point, place)}
+            )
+    tables = {f"DiffROAR, {model}": rows for model, rows in kinds.items()}
+    published = [
+        {
+            "model": title,
+            "source": f"{DIFFROAR_NETWORKS[entry.data]}: {MARKS['recalled']}",
+            "level": level,
+            "difference": value,
+        }
+        for ball, values in DIFFROAR_NUMBERS.get(entry.data, {}).items()
+        for level, value in zip(DIFFROAR_LEVELS, values, strict=True)
+        for title in [_BALLS[ball]]
+    ]
+    return tables | ({"DiffROAR, the paper's first version": published} if published else {})
+
+
+_BALLS = {"natural": "natural", "l2": "adversarial, l2", "linf": "adversarial, linf"}
+
+
+def _ball_title(options: Mapping[str, Any]) -> str:
+    return _BALLS[options.get("norm", "natural")]
+
+
+def _diffroar_row(found: Mapping[str, Any], point: Mapping[str, Any], place: int) -> dict[str, Any]:
+    judged, control = found["verdicts"][place], found["control"]
+    masks = None if control is None else control["curve"][place]
+    return {
+        "level": point["level"],
+        "top": point["top"]["value"],
+        "bottom": point["bottom"]["value"],
+        "difference": {name: judged[name] for name in ("value", "low", "high")},
+        "verdict": judged["verdict"],
+        **{name: curve[place]["difference"] for name, curve in found["baselines"].items()},
+        "masks": masks and masks["top"]["value"] - masks["bottom"]["value"],
+    }
+
+
+def _both_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
+    """A row for each objective: how robust its explanations are, and how faithful."""
+    attacks = _attack_tables(entry, plan, done)["Attacked by paper-fast"]
+    measured: dict[str, dict[str, Any]] = {}
+    for row in attacks:  # the last one measured, which is over trainings where there are several
+        if row["source"].startswith(_MEASURED):
+            measured[row["model"]] = row
+    for objective in OBJECTIVES:
+        title = objective_title(objective)
+        row = measured[title]
+        runs = [
+            done[part.name].results
+            for part in plan.parts
+            if part.study == "diffroar" and plan.trainings[part.runs[0]].options["objective"] == objective
+        ]
+        for place, point in enumerate(runs[0]["curve"]):
+            values = [run["verdicts"][place]["value"] for run in runs]
+            one = runs[0]["verdicts"][place]
+            shown = mean_interval(values) if len(runs) > 1 else {k: one[k] for k in ("value", "low", "high")}
+            row[f"diffroar {point['level']:g}"] = shown
+        row |= _of_studies(title, done)
+    return {"Robust and faithful": list(measured.values())}
+
+
+def _of_studies(title: str, done: Done) -> dict[str, Any]:
+    """What the studies of several models say of one of them."""
+    found: dict[str, Any] = {}
+    if "alignment" in done:
+        models = done["alignment"].results["models"]
+        found["inside"] = next((m["maps"]["input-gradient"]["excess"] for n, m in models.items() if n == title), None)
+    models = done["leakage"].results["models"]
+    own = next(model for name, model in models.items() if name.startswith(title))
+    found["null"] = own["random"]["maps"]["input-gradient"]["null"]["mass"]
+    arms = done["shortcut"].results["arms"]
+    found["lost"] = next(arm["lost"]["moved"] for name, arm in arms.items() if name.startswith(title))
+    return found
+
+
+# What is shown
+
+_MODEL = (Column("model", "model"), Column("source", "source"))
+_ATTACKED = (
+    Column("natural_accuracy", "NA", "share", "higher", "Accuracy on all test images."),
+    Column("adversarial_accuracy", "AA", "share", "higher", "Accuracy under PGD in the ball of training."),
+    Column("topk_intersection", "IN", "share", "higher", "Share of the map's top k pixels that the attack leaves."),
+    Column("kendall_tau", "CO", "number", "higher", "Kendall's tau-b of the maps before and after."),
+    Column("images", "images", "count", meaning="Test images attacked."),
+)
+_DIFFERENCE = "Top minus bottom, in percentage points; above zero the marked coordinates carry more."
+_COLUMNS: Mapping[str, Sequence[Column]] = {
+    "rar": (*_MODEL, *_ATTACKED),
+    "diffroar": (
+        *_MODEL,
+        Column("level", "level", "share", meaning="Share of the coordinates that an end is.", digits=0),
+        Column("top", "top", "share"),
+        Column("bottom", "bottom", "share"),
+        Column("difference", "difference", "points", meaning=_DIFFERENCE),
+        Column("verdict", "verdict"),
+        Column("random", "random order", "points"),
+        Column("input-agnostic", "one order for all", "points"),
+        Column("masks", "masks only", "points", meaning="The same difference of networks that saw masks alone."),
+    ),
+    "parts": _MODEL,
+    "both": (
+        *_MODEL,
+        *_ATTACKED,
+        *(
+            Column(f"diffroar {level:g}", f"DiffROAR, {level_text(level)}", "points", meaning=_DIFFERENCE)
+            for level in DIFFROAR_LEVELS
+        ),
+        Column("inside", "on the garment beyond its area", "points"),
+        Column("null", "in the null block", "share", "lower"),
+        Column("lost", "lost without the shortcut", "points"),
+    ),
+}
+
+
+def _written(columns: Sequence[Column], row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's cells; published numbers keep the digits of their print."""
+    if row["source"].startswith(_MEASURED):
+        return dict(row)
+    digits = {"share": 2, "number": 4, "points": 1}
+    return {
+        column.key: column.cell(row.get(column.key), digits.get(column.unit) if column.key in MEASURES else None)
+        for column in columns
+    }
+
+
+def _entry_of(result: StudyResult) -> Reproduction:
+    return REPRODUCTIONS[result.config["name"]]
+
+
+def _study_of(part: StudyResult) -> type[Study[Any]]:
+    return _STUDIES[part.document["study"]]
+
+
+def _parts_of(result: StudyResult) -> dict[str, StudyResult]:
+    """The parts by name, as their folders hold them."""
+    return {
+        name: _STUDIES[study].read(result.folder / _PARTS / name)
+        for name, study in result.results["parts"].items()
+    }
+
+
+def _first_attacks(parts: Done) -> Attacks:
+    """The attacks by the first protocol of the first training of each objective, by title."""
+    found: dict[str, StudyResult] = {}
+    for part in parts.values():
+        if part.document["study"] == "attack":
+            found.setdefault(objective_title(part.config["run"]["objective"]), part)
+    return found
+
+
+def _attack_figures(parts: Done) -> list[Panel]:
+    attacks = _first_attacks(parts)
+    told = attack_table(attacks).to_markdown()
+    drawn = [Illustration(robustness_scatter(attacks), "", f"Adversarial accuracy against IN and CO. {told}")]
+    scatter = Panel("Robust predictions and robust explanations", ["Bars are 95% intervals over images."], drawn)
+    return [*gallery_panels(attacks, 4), scatter]
+
+
+def _diffroar_figures(parts: Done) -> list[Panel]:
+    """Curves, baselines and unmasked images, for each kind of network."""
+    kinds: dict[str, list[StudyResult]] = {}
+    for part in parts.values():
+        kinds.setdefault(part.config["model"]["name"], []).append(part)
+    panels = []
+    for kind, found in kinds.items():
+        named = diffroar_page.name_measurements(found)
+        panels += [replace(one, title=f"{kind}: {one.title}") for one in diffroar_page.diffroar_panels(named)]
+    return panels
+
+
+def _part_panels(parts: Done) -> list[Panel]:
+    return [
+        replace(panel, title=f"{name}: {panel.title}")
+        for name, part in parts.items()
+        for panel in _study_of(part).panels(part)
+    ]
+
+
+def _both_figures(parts: Done) -> list[Panel]:
+    """How robust and how faithful the first training of each objective is."""
+    attacks = _first_attacks(parts)
+    measured: dict[str, StudyResult] = {}
+    for part in parts.values():
+        if part.document["study"] == "diffroar":
+            measured.setdefault(objective_title(part.config["run"]["objective"]), part)
+    points = {
+        name: (Interval.read(attacks[name].results["topk_intersection"]), Interval.read(one.results["verdicts"][0]))
+        for name, one in measured.items()
+    }
+    told = "; ".join(f"{name}: {x.value} and {y.value}" for name, (x, y) in points.items())
+    figure = scatter_figure([("DiffROAR at the lowest level", True, points)], x_label="top pixels kept (IN)")
+    text = ["Do explanations that hold still also mark what a network can learn from? One training of each."]
+    return [Panel("Robust against faithful", text, [Illustration(figure, "", told)]), *_attack_figures(parts)]
+
+
+_PANELS: Mapping[str, Callable[[Done], list[Panel]]] = {
+    "rar": _attack_figures,
+    "diffroar": _diffroar_figures,
+    "parts": _part_panels,
+    "both": _both_figures,
+}
+
+
+def _steps_panel(result: StudyResult) -> Panel:
+    """What each step took, and where its own page lies."""
+    timing = result.document["timing"]
+    rows = [[f"training {name}", "train", duration(s), ""] for name, s in timing["training_seconds"].items()]
+    for name, seconds in timing["part_seconds"].items():
+        rows.append([name, result.results["parts"][name], duration(seconds), f"{_PARTS}/{name}/{REPORT}"])
+    return Panel("Steps", table=Table(["step", "command", "time", "page"], rows), folded=True)
+
+
+def _attack_findings(result: StudyResult) -> list[str]:
+    """Where the intervals of IG-SUM-NORM and adversarial training lie to each other, and to natural training."""
+    found = []
+    for title, rows in result.results["tables"].items():
+        last = {row["model"]: row for row in rows if row["source"].startswith(_MEASURED)}
+        ours = objective_title("ig-sum-norm")
+        for other in (objective_title("natural"), objective_title("adversarial")):
+            for column in _ATTACKED[2:4]:
+                one, two = (Interval.read(last[name][column.key]) for name in (ours, other))
+                words = {"higher": "above", "lower": "below"}.get(one.against(two), "not shown to differ from")
+                found.append(
+                    f"{title}: {column.heading} of {ours}, {column.cell(one)}, is {words} that of {other}, "
+                    f"{column.cell(two)}."
+                )
+    return found
+
+
+def _diffroar_findings(result: StudyResult) -> list[str]:
+    kinds: dict[str, list[StudyResult]] = {}
+    for part in _parts_of(result).values():
+        kinds.setdefault(part.config["model"]["name"], []).append(part)
+    return [
+        f"{kind}: {diffroar_page.diffroar_headline(name, one)}"
+        for kind, found in kinds.items()
+        for name, one in diffroar_page.name_measurements(found).items()
+    ]
+
+
+def _part_findings(result: StudyResult) -> list[str]:
+    return [line for part in _parts_of(result).values() for line in _study_of(part).findings(part)]
+
+
+_FINDINGS: Mapping[str, Callable[[StudyResult], list[str]]] = {
+    "rar": _attack_findings,
+    "diffroar": _diffroar_findings,
+    "parts": _part_findings,
+    "both": lambda _result: [],
+}
