@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from veridical.metrics.intervals import SHARE, UNBOUNDED, mean_interval
 from veridical.report import Column, Illustration, Interval, Panel, Table, scatter_figure
 from veridical.report.formats import duration, level_text
 from veridical.runtime.checking import POSITIONAL, Count, FilePath, Repeats
-from veridical.runtime.errors import DataError, UsageError, argument_error, unknown_name_error
+from veridical.runtime.errors import DataError, argument_error, unknown_name_error
 from veridical.runtime.files import to_plain
 from veridical.runtime.options import BlockWorldChoice, DataChoice, Gallery, Placement, TrainOptions
 from veridical.studies import diffroar_page
@@ -49,13 +48,14 @@ from veridical.studies.reproductions import (
     DIFFROAR_NUMBERS,
     OBJECTIVES,
     REPRODUCTIONS,
+    SINGLE_IMAGE,
     Part,
     Plan,
     Reproduction,
     ScaleName,
 )
 from veridical.studies.shortcut import Shortcut
-from veridical.studies.study import JOBS, REPORT, Case, Context, Study, StudyResult, Work
+from veridical.studies.study import JOBS, REPORT, RESULT, Case, Context, Study, StudyResult, Work
 from veridical.training.loop import train
 from veridical.training.penalties import objective_title
 from veridical.training.subject import share_subjects
@@ -67,19 +67,19 @@ _STUDIES: Final[Mapping[str, type[Study[Any]]]] = {
 _PARTS, _GENERATED = "parts", "generated.npz"
 _MEASURED = "measured"
 _READ_ATTACKS = (
-    "NA is over all test images, AA over those attacked, IN and CO over those classified correctly among them. "
-    "Measured rows over images tell how much other test images would change one training's numbers, rows over "
-    "trainings how much training again would. Published numbers stand beside for orientation and are no "
-    "yardstick; \u201crecalled, unverified\u201d ones were written down from memory of the paper."
+    "NA is over all test images, AA over those attacked, IN and CO over those classified correctly among "
+    "them. Rows of one training tell how much other test images would change its numbers, rows of several "
+    "how much training again would. Published numbers stand beside for orientation and are no yardstick; "
+    "\u201crecalled, unverified\u201d ones were written down from memory of the paper."
 )
 _READ_DIFFROAR = (
     "Top minus bottom: accuracy of networks retrained on the coordinates that the input gradient marks most, "
-    "less that on those that it marks least. Published differences are of other networks, ranked by gradients "
-    "of the loss."
+    "less that on those that it marks least. Published differences are of other networks, ranked by the "
+    "gradients of the loss."
 )
 _SCALES: Mapping[ScaleName, str] = {
     "full": "the paper's settings",
-    "cpu": "reduced so that two cores do it in hours: shorter trainings by Veridical's recipe, smaller ResNets",
+    "cpu": "reduced to hours on two cores: shorter trainings by Veridical's recipe, smaller ResNets",
     "smoke": "a check that everything runs, on bundled or generated images: its numbers mean nothing",
 }
 
@@ -225,6 +225,9 @@ class Reproduce(Study[ReproduceOptions]):
 
     def _do(self, part: Part, work: Work) -> StudyResult:
         study, options = _STUDIES[part.study], self.options
+        out = self.folder / _PARTS / part.name
+        if (out / RESULT).exists():  # the claim of the whole says that it was measured of the same
+            return study.read(out)
         runs: Any = [self.runs[name] for name in part.runs]
         if runs and part.study != "alignment":  # which examines several together
             (runs,) = runs
@@ -235,7 +238,7 @@ class Reproduce(Study[ReproduceOptions]):
             "seed": options.seed,
             "progress": False,
             "store": options.store or str(self.folder / JOBS),
-            "out": str(self.folder / _PARTS / part.name),
+            "out": str(out),
             **part.options,
         }
         if part.images:
@@ -325,7 +328,7 @@ class Reproduce(Study[ReproduceOptions]):
 
 
 def generate(channels: int, side: int, classes: int = 4) -> Dataset:
-    """Images of waves whose direction and colour are the class, uint8 (160 and 40, C, S, S), always the same."""
+    """Waves whose direction and colour are the class, uint8 (160 and 40, C, S, S), always the same."""
     draw = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side] / side
     parts = []
@@ -353,7 +356,9 @@ def _missing(names: Sequence[str], root: FilePath | None) -> list[str]:
     told = []
     for name in names:
         if name in DATASETS and not rows[name].found:
-            places = [line.partition(": not there")[0].partition(": incomplete")[0] for line in rows[name].tried]
+            places = [
+                line.partition(": not there")[0].partition(": incomplete")[0] for line in rows[name].tried
+            ]
             told.append(f"{name}: place {' or '.join(dict.fromkeys(places))}")
     return told
 
@@ -381,10 +386,10 @@ def list_reproductions(options: ReproduceOptions) -> Table:
         shown = ", ".join(f"{name} (missing)" if name in absent else name for name in names) or "generated"
         minutes, memory = math.ceil(cost.seconds / 60), f"{cost.memory / 2**30:.1f} GiB"
         rows.append([entry.name, entry.regenerates, shown, f"{minutes:,}", memory, marked or "new"])
-    columns = ["name", "regenerates", "data", "minutes", "a process", "beside"]
+    columns = ["name", "regenerates", "data", "minutes", "memory", "beside"]
     told = (
-        f"Scale {scale}: {_SCALES[scale]}. Minutes with all cores, by counted work and a short timing, which a "
-        "busy machine lengthens. Beside: numbers and sentences of the paper, published or recalled."
+        f"Scale {scale}: {_SCALES[scale]}. Minutes with all cores, by counted work and a short timing, which "
+        "a busy machine lengthens; memory is of one process. Beside: numbers and sentences of the paper."
     )
     found = f"Data are looked up in {data_root(options.data_root)} (--data-root, VERIDICAL_DATA)."
     lines = [told, *dict.fromkeys(f"missing: {line}" for line in missing), found]
@@ -414,7 +419,25 @@ def _attack_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any
             ]
             rows += _attack_rows(entry, objective, [done[name] for name in names])
         tables[f"Attacked by {protocol}"] = rows
+    if entry.data in SINGLE_IMAGE and "rar" in entry.kind:
+        tables["The image whose map moves most"] = _single_image(entry, plan, done)
     return tables
+
+
+def _single_image(entry: Reproduction, plan: Plan, done: Done) -> list[dict[str, Any]]:
+    """Of the natural model the attacked image that keeps fewest top pixels, and the one of the talk."""
+    names = [
+        part.name for part in plan.parts if part.study == "attack" and part.runs[0].startswith("natural")
+    ]
+    arrays, title = done[names[0]].arrays, objective_title("natural")
+    kept, tau = (arrays[name] for name in MEASURES[2:])
+    rows = []
+    if np.isfinite(kept).any():
+        least = int(np.nanargmin(kept))
+        numbers = {"topk_intersection": float(kept[least]), "kendall_tau": float(tau[least])}
+        rows.append({"model": title, "source": f"{_MEASURED}, image {arrays['index'][least]}", **numbers})
+    published = dict(zip(MEASURES[2:], SINGLE_IMAGE[entry.data], strict=True))
+    return [*rows, {"model": title, "source": MARKS["published"], **published}]
 
 
 def _attack_rows(entry: Reproduction, objective: str, runs: Sequence[StudyResult]) -> list[dict[str, Any]]:
@@ -529,7 +552,9 @@ def _of_studies(title: str, done: Done) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "alignment" in done:
         models = done["alignment"].results["models"]
-        found["inside"] = next((m["maps"]["input-gradient"]["excess"] for n, m in models.items() if n == title), None)
+        found["inside"] = next(
+            (m["maps"]["input-gradient"]["excess"] for n, m in models.items() if n == title), None
+        )
     models = done["leakage"].results["models"]
     own = next(model for name, model in models.items() if name.startswith(title))
     found["null"] = own["random"]["maps"]["input-gradient"]["null"]["mass"]
@@ -544,7 +569,13 @@ _MODEL = (Column("model", "model"), Column("source", "source"))
 _ATTACKED = (
     Column("natural_accuracy", "NA", "share", "higher", "Accuracy on all test images."),
     Column("adversarial_accuracy", "AA", "share", "higher", "Accuracy under PGD in the ball of training."),
-    Column("topk_intersection", "IN", "share", "higher", "Share of the map's top k pixels that the attack leaves."),
+    Column(
+        "topk_intersection",
+        "IN",
+        "share",
+        "higher",
+        "Share of the map's top k pixels that the attack leaves.",
+    ),
     Column("kendall_tau", "CO", "number", "higher", "Kendall's tau-b of the maps before and after."),
     Column("images", "images", "count", meaning="Test images attacked."),
 )
@@ -560,7 +591,9 @@ _COLUMNS: Mapping[str, Sequence[Column]] = {
         Column("verdict", "verdict"),
         Column("random", "random order", "points"),
         Column("input-agnostic", "one order for all", "points"),
-        Column("masks", "masks only", "points", meaning="The same difference of networks that saw masks alone."),
+        Column(
+            "masks", "masks only", "points", meaning="The same difference of networks that saw masks alone."
+        ),
     ),
     "parts": _MODEL,
     "both": (
@@ -583,7 +616,9 @@ def _written(columns: Sequence[Column], row: Mapping[str, Any]) -> dict[str, Any
         return dict(row)
     digits = {"share": 2, "number": 4, "points": 1}
     return {
-        column.key: column.cell(row.get(column.key), digits.get(column.unit) if column.key in MEASURES else None)
+        column.key: column.cell(
+            row.get(column.key), digits.get(column.unit) if column.key in MEASURES else None
+        )
         for column in columns
     }
 
@@ -617,7 +652,9 @@ def _attack_figures(parts: Done) -> list[Panel]:
     attacks = _first_attacks(parts)
     told = attack_table(attacks).to_markdown()
     drawn = [Illustration(robustness_scatter(attacks), "", f"Adversarial accuracy against IN and CO. {told}")]
-    scatter = Panel("Robust predictions and robust explanations", ["Bars are 95% intervals over images."], drawn)
+    scatter = Panel(
+        "Robust predictions and robust explanations", ["Bars are 95% intervals over images."], drawn
+    )
     return [*gallery_panels(attacks, 4), scatter]
 
 
@@ -649,7 +686,10 @@ def _both_figures(parts: Done) -> list[Panel]:
         if part.document["study"] == "diffroar":
             measured.setdefault(objective_title(part.config["run"]["objective"]), part)
     points = {
-        name: (Interval.read(attacks[name].results["topk_intersection"]), Interval.read(one.results["verdicts"][0]))
+        name: (
+            Interval.read(attacks[name].results["topk_intersection"]),
+            Interval.read(one.results["verdicts"][0]),
+        )
         for name, one in measured.items()
     }
     told = "; ".join(f"{name}: {x.value} and {y.value}" for name, (x, y) in points.items())
@@ -676,7 +716,7 @@ def _steps_panel(result: StudyResult) -> Panel:
 
 
 def _attack_findings(result: StudyResult) -> list[str]:
-    """Where the intervals of IG-SUM-NORM and adversarial training lie to each other, and to natural training."""
+    """Where the intervals of IG-SUM-NORM lie to those of natural and of adversarial training."""
     found = []
     for title, rows in result.results["tables"].items():
         last = {row["model"]: row for row in rows if row["source"].startswith(_MEASURED)}
@@ -684,7 +724,9 @@ def _attack_findings(result: StudyResult) -> list[str]:
         for other in (objective_title("natural"), objective_title("adversarial")):
             for column in _ATTACKED[2:4]:
                 one, two = (Interval.read(last[name][column.key]) for name in (ours, other))
-                words = {"higher": "above", "lower": "below"}.get(one.against(two), "not shown to differ from")
+                words = {"higher": "above", "lower": "below"}.get(
+                    one.against(two), "not shown to differ from"
+                )
                 found.append(
                     f"{title}: {column.heading} of {ours}, {column.cell(one)}, is {words} that of {other}, "
                     f"{column.cell(two)}."

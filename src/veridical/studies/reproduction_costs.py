@@ -1,7 +1,8 @@
 """What a reproduction costs: counted passes of images through networks, times a short timing of one pass.
 
-A pass is a forward and a backward pass of one image. What others cost beside it was measured for the paper's CNN
-(docs/robust-attribution.md, "What a step costs"); other networks are taken to behave alike. Expect a factor of two.
+A pass is a forward and a backward pass of one image. What others cost beside it was measured for the paper's
+CNN (docs/robust-attribution.md, "What a step costs"); other networks are taken to behave alike. Expect a
+factor of two.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def estimate(plan: Plan, entry: Reproduction, scale: ScaleName) -> Cost:
     """What the steps of a plan cost on this machine's cores."""
     images = _images(entry.stand_in if scale == "smoke" else entry.data)
     runs = {
-        name: _settings(images, one.options, one.seed) for name, one in plan.trainings.items() if images is not None
+        name: _settings(images, one.options, one.seed)
+        for name, one in plan.trainings.items()
+        if images is not None
     }
     seconds, largest = 0.0, 0.0
     for name, one in plan.trainings.items():
@@ -94,8 +97,8 @@ def _images(chosen: str | tuple[int, int]) -> _Images | None:
 
 def _settings(images: _Images, options: Mapping[str, Any], seed: int = 0) -> Settings:
     wanted = TrainOptions(out=".", seed=seed, **options)
-    sizes: dict[str, Any] = {"shape": images.shape, "num_classes": images.classes}
-    model = model_config(wanted.model, **sizes, **wanted.model_options)
+    own: dict[str, Any] = dict(wanted.model_options)
+    model = model_config(wanted.model, shape=images.shape, num_classes=images.classes, **own)
     return resolve(wanted, data=images.describe(), model=model, train_size=images.train)
 
 
@@ -124,7 +127,7 @@ def _attack_seconds(part: Part, plan: Plan, runs: Mapping[str, Settings], images
     given = {name: part.options[name] for name in ("steps", "pgd_steps") if name in part.options}
     settings = evaluation_settings(images.name, images.shape, **given)
     (name,) = part.runs
-    count = min(part.options["examples"], images.test)
+    count = min(int(part.options["examples"]), images.test)
     passes = _attack_passes(protocol(part.options["protocol"]), settings) * count + images.test * 0.4
     return passes * _time_pass(plan.trainings[name].options, runs[name].data["shape"]).seconds
 
@@ -134,7 +137,9 @@ def _diffroar_seconds(part: Part, plan: Plan, runs: Mapping[str, Settings], imag
     assert images is not None
     (name,) = part.runs
     options, settings = part.options, runs[name]
-    first = next(one for one in plan.parts if one.study == "diffroar" and _model(one, plan) == _model(part, plan))
+    first = next(
+        one for one in plan.parts if one.study == "diffroar" and _model(one, plan) == _model(part, plan)
+    )
     repeats = options["repeats"] + (1 if options.get("control", True) else 0)
     if part is first:
         repeats += options["repeats"] * len(options.get("baselines", ("random", "input-agnostic")))
@@ -178,13 +183,18 @@ def _grid_seconds(part: Part, _plan: Plan, _runs: Mapping[str, Settings], images
         settings = _settings(own, chosen)
         explained = min(options.explained or own.test, own.test) * 4
         passes += (_training_passes(settings) + own.test + explained) * options.seeds * 2
-    return passes * _time_pass({"model": options.model, "model_options": options.model_options}, own.shape).seconds
+    return (
+        passes
+        * _time_pass({"model": options.model, "model_options": options.model_options}, own.shape).seconds
+    )
 
 
 def _alignment_seconds(part: Part, plan: Plan, runs: Mapping[str, Settings], images: _Images | None) -> float:
     assert images is not None
     passes = min(1000, images.test) * (1 + 32)
-    return sum(passes * _time_pass(plan.trainings[n].options, runs[n].data["shape"]).seconds for n in part.runs)
+    return sum(
+        passes * _time_pass(plan.trainings[n].options, runs[n].data["shape"]).seconds for n in part.runs
+    )
 
 
 def _theory_seconds(part: Part, *_others: object) -> float:
@@ -206,7 +216,9 @@ _PARTS: Final[Mapping[str, Callable[..., float]]] = {
 
 def _time_pass(options: Mapping[str, Any], shape: Iterable[int]) -> Cost:
     """Seconds of one image's pass through the network of these options, and bytes of the largest batch."""
-    return _timed(str(options["model"]), json.dumps(options.get("model_options", {}), sort_keys=True), tuple(shape))
+    return _timed(
+        str(options["model"]), json.dumps(options.get("model_options", {}), sort_keys=True), tuple(shape)
+    )
 
 
 @lru_cache(maxsize=64)
