@@ -237,3 +237,18 @@ def test_values_without_a_flag_may_be_required(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         parse_options(Folders, ["--help"], prog="veridical test")
     assert "usage: veridical test FOLDERS ... --out OUT [options]" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Named(Checked):
+    """Options of a command that takes one value without a flag."""
+
+    name: str | None = field(default=None, metadata=POSITIONAL)
+    out: str = "."
+
+
+def test_one_value_may_stand_without_a_flag_where_a_field_holds_one() -> None:
+    assert parse_options(Named, ["rar-mnist", "--out", "a"], prog="p") == Named("rar-mnist", "a")
+    assert parse_options(Named, ["--out", "a"], prog="p") == Named(None, "a")
+    with pytest.raises(UsageError, match="name: expected one value without a flag, but got"):
+        parse_options(Named, ["one", "two"], prog="p")

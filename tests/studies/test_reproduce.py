@@ -1,6 +1,6 @@
 """Reproductions at toy size: tables made of finished studies, beside what the papers say."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -40,8 +40,13 @@ def smoke(out: Path, name: str, **changes: object) -> ReproduceOptions:
     return ReproduceOptions(**values)  # type: ignore[arg-type]
 
 
+def take_two_objectives(patch: pytest.MonkeyPatch) -> None:
+    for module in (reproduce, reproductions):
+        patch.setattr(module, "OBJECTIVES", ("natural", "ig-norm"))
+
+
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReproduceOptions]:
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> ReproduceOptions:
     """Attacks on two kinds of training, two of each, interrupted once and continued."""
     folder = tmp_path_factory.mktemp("reproduced")
     data = str(write_stripes(folder / "stripes.npz"))
@@ -52,8 +57,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReproduceOpti
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (reproduce, reproductions):
-            patch.setattr(module, "OBJECTIVES", ("natural", "ig-norm"))
+        take_two_objectives(patch)
         with pytest.raises(KeyboardInterrupt):
             Reproduce(options).run(interrupt)
         assert not (folder / "out" / "result.json").exists()
@@ -61,7 +65,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReproduceOpti
         assert len(before) == 4
         Reproduce(options).run()
         assert weights(folder / "out") == before  # nothing was trained again
-        yield options
+    return options
 
 
 def weights(folder: Path) -> dict[Path, int]:
@@ -115,14 +119,15 @@ def test_the_table_is_that_of_the_attacks(
 
 
 def test_the_same_again_is_only_looked_up_and_another_seed_is_refused(
-    attacked: ReproduceOptions, capsys: pytest.CaptureFixture[str]
+    attacked: ReproduceOptions, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    take_two_objectives(monkeypatch)
     before = weights(Path(str(attacked.out)))
     line = ["reproduce", "rar-fashion-mnist", "--scale", "smoke", "--data", str(attacked.data)]
     line += ["--seeds", "2", "--examples", "2", "--workers", "1", "--no-progress", "--out", str(attacked.out)]
-    assert main(line) == 0
+    assert main([*line, "--markdown"]) == 0
     printed = capsys.readouterr().out
-    assert TITLE in printed
+    assert f"{TITLE}\n\n| model | source | NA |" in printed
     assert "This is the smoke scale" in printed
     assert weights(Path(str(attacked.out))) == before
     assert main([*line, "--seed", "1"]) == 2
@@ -163,7 +168,11 @@ def test_every_reproduction_runs_at_the_smoke_scale(
     check_page(out / "report.html")
 
 
-def test_diffroar_stands_beside_the_first_versions_numbers(tmp_path: Path) -> None:
+def test_diffroar_stands_beside_the_first_versions_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = {"mlp": reproductions._DIFFROAR["smoke"]["mlp"]}  # the ResNet takes longer
+    monkeypatch.setattr(reproductions, "_DIFFROAR", {"smoke": networks})
     result = Reproduce(smoke(tmp_path / "out", "diffroar-cifar10", examples=20)).run()
     own = DiffRoar.read(tmp_path / "out" / "parts" / "mlp-linf-0-diffroar").results
     (row,) = rows_of(result, "adversarial, linf", "measured", "DiffROAR, mlp")

@@ -108,7 +108,10 @@ def _run_study(study: Any, options: Any) -> int:
         result = planned.run(progress)
     # Read back from the folder, so that the terminal shows what a page drawn later would.
     for title, table in study.tables(result).items():
-        print_table(table, title)
+        if getattr(options, "markdown", False):
+            say(f"{title}\n\n{table.to_markdown()}\n")
+        else:
+            print_table(table, title)
     for line in study.findings(result):
         say(line)
     say(f"report: {result.folder / 'report.html'}")

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +97,7 @@ class ReproduceOptions(DataChoice, Gallery, Placement):
         data: Other images than the paper's, of the same kind.
         seeds: Trainings of each kind; None is what the scale says.
         examples: The most images attacked (of DiffROAR: used in a retraining; of leakage: explained).
+        markdown: Print the tables as Markdown.
         out: Folder of everything; None is runs/reproduce/NAME-SCALE. The same command continues in it.
         seed: First seed of the trainings, and seed of ties and starts.
     """
@@ -105,6 +107,7 @@ class ReproduceOptions(DataChoice, Gallery, Placement):
     list: bool = False
     seeds: Repeats | None = None
     examples: Count | None = None
+    markdown: bool = False
     out: FilePath | None = None  # type: ignore[assignment]  # filled in by `prepare`
 
 
@@ -323,7 +326,11 @@ class Reproduce(Study[ReproduceOptions]):
             for title, table in cls.tables(result).items()
             if title in result.results["tables"] or not title.partition(":")[2]
         }
-        panels = [Panel(title, texts, table=table) for title, table in own.items()]
+        # What is said of all tables stands above the first.
+        panels = [
+            Panel(title, [] if place else texts, table=table)
+            for place, (title, table) in enumerate(own.items())
+        ]
         return [*panels, *_PANELS[entry.kind](parts), _steps_panel(result)]
 
 
@@ -456,9 +463,11 @@ def _attack_rows(entry: Reproduction, objective: str, runs: Sequence[StudyResult
                 "images": few,
             }
         )
+    # The paper has no other attack than its own.
+    other = ", by the paper's attack" if runs[0].config["protocol"]["name"] == "strong" else ""
     for mark, words in MARKS.items():
         if numbers := paper_numbers(entry.data, objective, mark):
-            rows.append({"model": title, "source": words, **numbers})
+            rows.append({"model": title, "source": f"{words}{other}", **numbers})
     return rows
 
 
@@ -715,20 +724,20 @@ def _steps_panel(result: StudyResult) -> Panel:
     return Panel("Steps", table=Table(["step", "command", "time", "page"], rows), folded=True)
 
 
-def _attack_findings(result: StudyResult) -> list[str]:
+def _compared(kept: Callable[[Column], bool], result: StudyResult) -> list[str]:
     """Where the intervals of IG-SUM-NORM lie to those of natural and of adversarial training."""
-    found = []
+    found, ours = [], objective_title("ig-sum-norm")
     for title, rows in result.results["tables"].items():
         last = {row["model"]: row for row in rows if row["source"].startswith(_MEASURED)}
-        ours = objective_title("ig-sum-norm")
-        for other in (objective_title("natural"), objective_title("adversarial")):
-            for column in _ATTACKED[2:4]:
-                one, two = (Interval.read(last[name][column.key]) for name in (ours, other))
-                words = {"higher": "above", "lower": "below"}.get(
-                    one.against(two), "not shown to differ from"
-                )
+        for other in (objective_title("natural"), objective_title("adversarial")) if ours in last else ():
+            for column in filter(kept, _COLUMNS[_entry_of(result).kind]):
+                one, two = (Interval.read(last[name].get(column.key)) for name in (ours, other))
+                if one.value is None or two.value is None:
+                    continue
+                words = {"higher": "above", "lower": "below"}
+                where = words.get(one.against(two), "not shown to differ from")
                 found.append(
-                    f"{title}: {column.heading} of {ours}, {column.cell(one)}, is {words} that of {other}, "
+                    f"{title}: {column.heading} of {ours}, {column.cell(one)}, is {where} that of {other}, "
                     f"{column.cell(two)}."
                 )
     return found
@@ -750,8 +759,8 @@ def _part_findings(result: StudyResult) -> list[str]:
 
 
 _FINDINGS: Mapping[str, Callable[[StudyResult], list[str]]] = {
-    "rar": _attack_findings,
+    "rar": partial(_compared, lambda column: column.key in MEASURES[2:]),
     "diffroar": _diffroar_findings,
     "parts": _part_findings,
-    "both": lambda _result: [],
+    "both": partial(_compared, lambda column: column.unit == "points" or column.key in MEASURES[2:]),
 }
