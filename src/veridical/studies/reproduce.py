@@ -22,7 +22,7 @@ from veridical.metrics.intervals import SHARE, UNBOUNDED, mean_interval
 from veridical.report import Column, Illustration, Interval, Panel, Table, scatter_figure
 from veridical.report.formats import duration, level_text
 from veridical.runtime.checking import POSITIONAL, Count, FilePath, Repeats
-from veridical.runtime.errors import DataError, argument_error, unknown_name_error
+from veridical.runtime.errors import DataError, RunError, argument_error, unknown_name_error
 from veridical.runtime.files import to_plain
 from veridical.runtime.options import BlockWorldChoice, DataChoice, Gallery, Placement, TrainOptions
 from veridical.studies import diffroar_page
@@ -201,6 +201,10 @@ class Reproduce(Study[ReproduceOptions]):
                 **values["training"],
             )
         )
+        if run.settings.data["checksum"] != values["data"]:
+            raise RunError(
+                f"{context.where['data']}: other images than were planned with. Give all the same."
+            )
         return {"training_seconds": run.result["timing"]["training_seconds"]}
 
     def announce(self) -> str | None:
