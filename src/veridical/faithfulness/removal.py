@@ -255,7 +255,7 @@ def adversarial_change(
     ball: Ball,
     *,
     level: float,
-    steps: int = 10,
+    steps: int = 5,
 ) -> Responses:
     """What a model says when only the share `level` at one end of a ranking may change against it, (2, 1, N).
 

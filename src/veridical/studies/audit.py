@@ -127,7 +127,7 @@ class Extent(NamedTuple):
 _EXTENTS = (
     (0.0, Extent(64, 32, 20, 3, ("paper-fast", "strong"), (0.25, 0.5), None)),
     (0.2, Extent(24, 8, 10, 2, ("paper-fast", "strong"), (0.5,), 2000)),
-    (2.0, Extent(8, 2, 6, 1, ("paper-fast",), (), 500)),
+    (2.0, Extent(6, 2, 6, 1, ("paper-fast",), (), 500)),
 )
 
 
@@ -141,7 +141,7 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
         attribution: Explanations by name: {attributions}, captum:CLASS, module:callable, or an .npz file
             whose attribution_test holds a map for every test image. A random map is always measured beside
             them.
-        examples: The first so many test images, whose maps are judged; None is 64, 24 or 8.
+        examples: The first so many test images, whose maps are judged; None is 64, 24 or 6.
         attacked: The first so many of them, which are attacked; None is 32, 8 or 2.
         tested: The first so many test images, of which the accuracy is taken; None is all, 2,000 or 500.
         norm: Norm of the ball around each image.
@@ -716,7 +716,7 @@ class Audit(Study[AuditOptions]):
         unit, examples = self._unit, self.examples
         levels = len(self.options.levels)
         passes = 4 * len(CURVES) * levels + 2 * len(CURVES) * levels + self.options.grid**2
-        own = examples * len(self.methods) * (passes * unit.forward + 40 * unit.gradient)
+        own = examples * len(self.methods) * (passes * unit.forward + 20 * unit.gradient)
         own += sum(4 * examples * seconds for seconds in unit.maps.values())
         predict_cost = self.extent.tested * unit.forward if self.extent.tested else 0.0
         predict_cost += self.attacked * (QUERIES * unit.forward + 20 * unit.gradient)
