@@ -16,6 +16,7 @@ from veridical.data import DATASETS
 from veridical.jobs import Progress
 from veridical.metrics.intervals import mean_interval
 from veridical.runtime.errors import DataError, UsageError
+from veridical.runtime.options import TrainOptions
 from veridical.studies import reproduce, reproductions
 from veridical.studies import reproduction_costs as costs
 from veridical.studies.attack import Attack
@@ -85,6 +86,11 @@ def test_every_name_of_the_papers_is_there_and_every_data_set_is_known() -> None
             plan = entry.plan(scale, entry.seeds[scale], None, 0)
             assert len({part.name for part in plan.parts}) == len(plan.parts)
             assert {run for part in plan.parts for run in part.runs} <= set(plan.trainings)
+            # Options that no command takes are refused here.
+            for training in plan.trainings.values():
+                TrainOptions(out=".", **training.options)
+            for part in plan.parts:
+                reproduce._STUDIES[part.study].Options(out=".", **part.options)
 
 
 def test_the_table_is_that_of_the_attacks(

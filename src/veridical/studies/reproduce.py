@@ -562,15 +562,16 @@ def _both_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
 
 def _of_studies(title: str, done: Done) -> dict[str, Any]:
     """What the studies of several models say of one of them."""
+
+    # Titles of studies name the ball, too.
+    def own(models: Mapping[str, Any]) -> Any:
+        return next(model for name, model in models.items() if name.startswith(title))
+
     found: dict[str, Any] = {}
     if "alignment" in done:
-        models = done["alignment"].results["models"]
-        found["inside"] = next(
-            (m["maps"]["input-gradient"]["excess"] for n, m in models.items() if n == title), None
-        )
-    models = done["leakage"].results["models"]
-    own = next(model for name, model in models.items() if name.startswith(title))
-    found["null"] = own["random"]["maps"]["input-gradient"]["null"]["mass"]
+        found["inside"] = own(done["alignment"].results["models"])["maps"]["input-gradient"]["excess"]
+    leaking = own(done["leakage"].results["models"])
+    found["null"] = leaking["random"]["maps"]["input-gradient"]["null"]["mass"]
     arms = done["shortcut"].results["arms"]
     found["lost"] = next(arm["lost"]["moved"] for name, arm in arms.items() if name.startswith(title))
     return found

@@ -471,7 +471,7 @@ def plan_both(scale: ScaleName, seeds: int, examples: int | None, first: int) ->
         parts.append(Part(f"{name}-diffroar", "diffroar", given, [name], "data"))
     grid = {"objective": list(OBJECTIVES), "seeds": seeds, "seed": first, "gallery": 4}
     if "alignment" in chosen:
-        given = {"attribution": ["input-gradient", "smoothgrad"], "gallery": 4}
+        given = {"attribution": ["input-gradient", "smoothgrad"], "gallery": 4, **chosen["alignment"]}
         parts.append(Part("alignment", "alignment", given, list(attacks.trainings), "data"))
     source = "mnist-5k" if scale == "smoke" else "mnist"
     parts.append(Part("leakage", "leakage", {**grid, **chosen["leakage"], "source": source}))
