@@ -25,8 +25,11 @@ help: ## list the targets
 demo: $(VENV)/.demo-installed ## train, attack and show two models on bundled digits; SHORT=1 for a quick look
 	$(BIN)/veridical demo $(if $(short),--short) --out runs/demo$(if $(short),-short)
 
-test: lint types browser ## lint, types and all quick tests
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS)
+# Types are checked while the tests run: alone they would leave a core idle for a minute.
+test: lint browser ## lint, types and all quick tests
+	@$(BIN)/mypy & types=$$!; \
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS); tests=$$?; \
+	wait $$types && exit $$tests
 
 test-slow: $(VENV)/.dev-installed browser ## the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow

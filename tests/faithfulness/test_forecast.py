@@ -168,7 +168,7 @@ def test_a_worker_that_cannot_time_is_told_and_leaves_no_call(
     assert executor.given[0].cancelled()
 
 
-@pytest.mark.parametrize("stacked", ["never", "auto"])
+@pytest.mark.parametrize("stacked", [pytest.param("never", marks=pytest.mark.slow), "auto"])
 def test_processes_time_what_they_will_run(
     network: nn.Module,
     marked_data: Dataset,

@@ -160,7 +160,8 @@ def test_thresholds_are_the_callers_and_are_recorded(trained: Path, tmp_path: Pa
 def test_an_interrupted_audit_leaves_a_page_that_names_what_is_missing_and_goes_on(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = options_for(trained, tmp_path / "out", attribution=["input-gradient"], attacked=4, steps=2)
+    few: dict[str, Any] = {"examples": 8, "attacked": 2, "steps": 2, "repeats": 1, "shares": []}
+    options = options_for(trained, tmp_path / "out", attribution=["input-gradient"], **few)
     with monkeypatch.context() as patch:
 
         def stop(*_: Any, **__: Any) -> None:
@@ -566,6 +567,7 @@ def _with_random_first(study: Audit) -> list[Any]:
     return sorted(_cases(study), key=lambda case: case.group == "gradient-x-input")
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_from_the_marked_patch_satisfies_diffroar(
     trained: Path, tmp_path: Path
 ) -> None:
