@@ -54,6 +54,13 @@ def options_for(folder: Path, name: str, **changes: object) -> AttackOptions:
     return AttackOptions(**values)  # type: ignore[arg-type]
 
 
+@pytest.fixture
+def quick_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit's parts draw no pages, which take most of its time and are tested as their studies'."""
+    for study in (Attack, Sanity):
+        monkeypatch.setattr(study, "write_page", classmethod(lambda _cls, result: result.folder))
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with stripes.npz, the runs natural and adversarial, and their attacks."""

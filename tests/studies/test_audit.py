@@ -30,6 +30,8 @@ from veridical.studies.audit_page import CONTROL, QUESTIONS, audit_panels, judge
 from veridical.studies.sanity import Sanity
 from veridical.studies.study import StudyResult
 
+pytestmark = pytest.mark.usefixtures("quick_parts")
+
 QUIET: dict[str, Any] = {"workers": 1, "progress": False}
 
 

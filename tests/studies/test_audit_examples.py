@@ -12,6 +12,8 @@ from torchvision.models import resnet18
 
 from veridical.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("quick_parts")
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
 

@@ -23,6 +23,8 @@ from veridical.studies.maps import has_regions, region_record, regions_of
 from veridical.studies.study import StudyResult
 from veridical.training.subject import load_subject
 
+pytestmark = pytest.mark.usefixtures("quick_parts")
+
 QUIET: dict[str, Any] = {"workers": 1, "progress": False}
 FEW: dict[str, Any] = {"examples": 8, "attacked": 2, "steps": 2, "repeats": 1, "progress": False}
 
