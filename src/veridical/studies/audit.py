@@ -709,7 +709,8 @@ class Audit(Study[AuditOptions]):
         each = (20 + steps * (3 * climb + judge) + 2 * final) * unit.gradient
         if not nodes and protocol is None:
             each = 20 * unit.gradient + 4 * unit.maps.get(name, 0.0)
-        return radii * self.attacked * each, radii
+        # An image of many nodes is a batch of its own.
+        return radii * self.attacked * each, radii * (self.attacked if nodes else 1)
 
     def costs(self) -> dict[str, float]:
         """Predicted seconds of every part, with as many processes as the options say."""
