@@ -195,3 +195,11 @@ def test_steps_of_a_grey_level_stay_on_grey_levels() -> None:
     levels = moved * 255
     assert float((levels - levels.round()).abs().max()) < 1e-3
     assert float((moved - origin).abs().max()) > 1 / 255
+
+
+def test_gradients_are_counted_by_climbs_nodes_and_the_shortlist() -> None:
+    # 100 steps of ten nodes each, to climb and to judge, and five candidates judged again by 100 nodes.
+    assert protocol("paper-fast").count_gradients(100) == (1000, 1500)
+    assert protocol("paper").count_gradients(100) == (10000, 10000)
+    assert protocol("strong").count_gradients(100) == (4000, 4500)
+    assert protocol("strong").count_gradients(100, along_path=False) == (400, 400)

@@ -526,6 +526,20 @@ def test_how_much_is_asked_follows_from_what_the_model_costs(trained: Path, tmp_
     assert not (tmp_path / "result.json").exists()
 
 
+def test_nothing_is_timed_that_nobody_asked_the_cost_of(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To time a map of many nodes takes as long as to make it."""
+
+    def refuse_to_time(_call: object) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr("veridical.studies.audit._timed", refuse_to_time)
+    few: dict[str, Any] = {"attribution": ["input-gradient"], "attacked": 2, "steps": 2, "repeats": 1}
+    result = Audit(options_for(trained, tmp_path, examples=6, **few)).run()
+    assert answer(result, "stability", "input-gradient")["value"] is not None
+
+
 @pytest.mark.parametrize(
     ("given", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("1.5 h", 5400), ("3", 180), (0.5, 30)]
 )

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from veridical.data import Dataset, Split
@@ -24,6 +26,18 @@ def parameters_from(seed: int, model: nn.Module, scale: float) -> nn.Module:
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype) * scale)
     return model
+
+
+def write_photos(folder: Path, height: int, width: int, *, each: int) -> None:
+    """Class folders for training and testing, three classes of `each` pictures, ever wider."""
+    draws = np.random.default_rng(1)
+    for part in ("train", "test"):
+        for label in range(3):
+            place = folder / part / f"class-{label}"
+            place.mkdir(parents=True)
+            for number in range(each):
+                pixels = draws.integers(0, 256, (height, width + number, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.png")
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 
 import veridical
@@ -26,6 +25,8 @@ from veridical.training.checkpoint import digest_weights
 from veridical.training.run import Run, load
 from veridical.training.subject import fresh_model, load_subject
 from veridical.training.task import study_settings
+
+from .conftest import write_photos
 
 Trained = Callable[..., Run]
 RESNET = {"model": "torchvision:resnet18"}
@@ -275,13 +276,7 @@ def test_a_folder_of_transformers_is_trained_on_and_needed_no_more(
 def test_class_folders_are_cut_in_training_as_in_the_audit(
     tuned: Trained, resnet: Path, tmp_path: Path
 ) -> None:
-    draws = np.random.default_rng(1)
-    for part in ("train", "test"):
-        for label in range(3):
-            (tmp_path / "photos" / part / f"class-{label}").mkdir(parents=True)
-            for number in range(4):
-                pixels = draws.integers(0, 256, (20, 24 + number, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(tmp_path / "photos" / part / f"class-{label}" / f"{number}.png")
+    write_photos(tmp_path / "photos", 20, 24, each=4)
     photos: dict[str, Any] = {**RESNET, "data": str(tmp_path / "photos"), "image_size": SIZE}
     run = tuned("run", **photos, init=resnet, batch_size=6)
     examined = load_subject(SubjectChoice(**photos, weights=str(resnet)), device="cpu").data

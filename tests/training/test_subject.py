@@ -17,6 +17,8 @@ from veridical.runtime.options import SubjectChoice
 from veridical.training.loop import train
 from veridical.training.subject import load_model, load_subject
 
+from .conftest import write_photos
+
 
 class Flat(nn.Sequential):
     """A linear model of a caller's own."""
@@ -181,14 +183,7 @@ def test_weights_are_found_below_prefixes_and_in_checkpoints(folder: Path, tmp_p
 
 
 def test_files_of_other_sizes_are_cut_as_the_models_library_says(tmp_path: Path) -> None:
-    draws = np.random.default_rng(1)
-    for part in ("train", "test"):
-        for label in range(3):
-            (tmp_path / "photos" / part / f"class-{label}").mkdir(parents=True)
-            for number in range(3):
-                pixels = draws.integers(0, 256, (40, 50 + number, 3)).astype(np.uint8)
-                where = tmp_path / "photos" / part / f"class-{label}" / f"{number}.png"
-                Image.fromarray(pixels).save(where)
+    write_photos(tmp_path / "photos", 40, 50, each=3)
     given = {"model": "torchvision:squeezenet1_1", "data": tmp_path / "photos"}
     torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "weights.pt")
     small = load_subject(choice(**given, weights=tmp_path / "weights.pt", image_size=32))

@@ -73,6 +73,17 @@ class Protocol(Checked):
         """k, and 100 where nothing decides it."""
         return 100 if self.k is None else self.k
 
+    def count_gradients(self, steps: int, *, along_path: bool = True) -> tuple[int, int]:
+        """How many maps' gradients are climbed, and how many gradients judge, per example of so many steps.
+
+        along_path: whether the explanation has the protocol's nodes; others are one gradient each.
+        """
+        moves = steps * len(self.climbs)
+        if not along_path:
+            return moves, moves
+        final = 0 if self.final_nodes is None else self.final_nodes.nodes * self.shortlist
+        return moves * self.climb_nodes.nodes, moves * self.judge_nodes.nodes + final
+
     def towards(self, direction: object) -> Protocol:
         """This protocol with the k of the direction that is attacked; a UsageError where they contradict."""
         if not isinstance(direction, TopK):

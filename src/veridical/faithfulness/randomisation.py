@@ -216,12 +216,20 @@ class _Noisy:
 
 
 def smooth_maps(
-    model: nn.Module, examples: Split, attribution: Attribution, *, smoothing: Smoothing, **options: Any
+    model: nn.Module,
+    examples: Split,
+    attribution: Attribution,
+    *,
+    smoothing: Smoothing | None,
+    **options: Any,
 ) -> Tensor:
     """The mean of the maps of noisy inputs, (N, C, H, W), signed; options: as `dataset_maps` takes them.
 
-    A random method draws the same noise of its own for every sample.
+    smoothing: None gives the maps of the images themselves. A random method draws the same noise of its own
+    for every sample.
     """
+    if smoothing is None:
+        return dataset_maps(model, examples, attribution, **options)
     total: Tensor | float = 0.0
     for sample in range(smoothing.samples):
         noisy = _Noisy(examples, smoothing, sample)
@@ -280,7 +288,8 @@ def model_randomisation(
     new = _fresh_network(model, fresh, seed)
 
     maps_of = partial(
-        dataset_maps if smoothing is None else partial(smooth_maps, smoothing=smoothing),
+        smooth_maps,
+        smoothing=smoothing,
         examples=examples,
         attribution=attribution,
         target=explained,

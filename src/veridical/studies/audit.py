@@ -67,7 +67,7 @@ from veridical.runtime.options import (
     SubjectChoice,
 )
 from veridical.studies.attack import Attack, AttackOptions, main_radius
-from veridical.studies.audit_answers import Answers, Done, gallery_order
+from veridical.studies.audit_answers import Answers, Done
 from veridical.studies.audit_page import (
     CONTROL,
     QUERIES,
@@ -194,15 +194,15 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
 class Part:
     """A piece of an audit: what it answers, for whom, and what does it.
 
-    command: the words of the command line that answers it alone. cost: predicted seconds of one process, and
-    how many can share it. do: runs it, and returns its result.
+    command: the words of the command line that answers it alone. cost: predicts seconds of one process, and
+    how many can share it, from a timing. do: runs it, and returns its result.
     """
 
     name: str
     questions: tuple[str, ...]
     attribution: str | None
     command: str | None
-    cost: tuple[float, int]
+    cost: Callable[[], tuple[float, int]]
     do: Callable[[ProgressCallback, Executor], StudyResult]
 
 
@@ -261,15 +261,13 @@ class Audit(Study[AuditOptions]):
         self.data = self.subject.data
         self.files = {name: str(Path(name).absolute()) for name in options.attribution if _is_file(name)}
         check_different("attribution", options.attribution)
-        self.methods = {name: describe_attribution(self._create(name)) for name in options.attribution}
-        if CONTROL not in self.methods:
-            control = create_attribution(CONTROL, seed=options.seed)
-            self.methods[CONTROL] = describe_attribution(control)
+        names = dict.fromkeys([*options.attribution, CONTROL])
+        self.explanations = {name: self._create(name) for name in names}
+        self.methods = {name: describe_attribution(one) for name, one in self.explanations.items()}
         if not self._explained:
             expected = "at least one explanation beside the random map, which is there anyway"
             raise argument_error("attribution", options.attribution, expected)
-        for name in self.methods:
-            method = self._create(name)
+        for name, method in self.explanations.items():
             if isinstance(method, StoredMaps):
                 method.check(len(self.data.test), self.data.shape, name)
         like = parameter_like(self.subject.model)
@@ -603,7 +601,7 @@ class Audit(Study[AuditOptions]):
             return Attack(whole).run(progress, executor=executor)
 
         asks = "stability-to-noise" if protocol is None else "stability"
-        cost = self._attack_cost(name, protocol, len(radii))
+        cost = partial(self._attack_cost, name, protocol, len(radii))
         return Part(folder, (asks,), name, self._command("attack", folder, name, chosen), cost, do)
 
     def _sanity_part(self, name: str) -> Part:
@@ -624,8 +622,11 @@ class Audit(Study[AuditOptions]):
             return Sanity(options).run(progress, executor=executor)
 
         command = self._command("sanity", folder, name, chosen)
-        each = self.attacked * self._unit.maps.get(name, 0.0)
-        cost = (each * (3 + 4 * self.extent.repeats) * (1 + smooth), 2 + self.extent.repeats)
+
+        def cost() -> tuple[float, int]:
+            each = self.attacked * self._unit.maps.get(name, 0.0)
+            return each * (3 + 4 * self.extent.repeats) * (1 + smooth), 2 + self.extent.repeats
+
         asks = ("depends-on-model", "complexity-rises", *(["depends-smoothed"] if smooth else []))
         return Part(folder, asks, name, command, cost, do)
 
@@ -640,10 +641,14 @@ class Audit(Study[AuditOptions]):
             return DiffRoar(whole).run(progress, executor=executor)
 
         command = self._command("diffroar", folder, name, chosen)
-        # Each passes through the training images as often as a training of ours does, about ten times.
-        passes = 10 * 3 * len(self.data.train) * self._unit.forward
-        retrainings = 2 * len(_KEPT) * (3 * options.retrain + 1)
-        return Part(folder, ("diffroar",), name, command, (passes * retrainings, retrainings), do)
+
+        def cost() -> tuple[float, int]:
+            # Each passes through the training images as often as a training of ours does, about ten times.
+            passes = 10 * 3 * len(self.data.train) * self._unit.forward
+            retrainings = 2 * len(_KEPT) * (3 * options.retrain + 1)
+            return passes * retrainings, retrainings
+
+        return Part(folder, ("diffroar",), name, command, cost, do)
 
     @property
     def _localised(self) -> list[str]:
@@ -665,7 +670,7 @@ class Audit(Study[AuditOptions]):
     @property
     def _moved(self) -> list[str]:
         """The attributions that can be asked about other images and models: none that lie in a file."""
-        return [name for name in self._explained if not isinstance(self._create(name), StoredMaps)]
+        return [name for name in self._explained if not isinstance(self.explanations[name], StoredMaps)]
 
     def _create(self, name: str) -> Any:
         return _create(self.files.get(name, name), self.data, self.options.seed, self.options.trust_code)
@@ -677,7 +682,7 @@ class Audit(Study[AuditOptions]):
         for name in self._moved:
             entry = find_attribution(name, trust_code=self.options.trust_code)
             # Code of the caller's says by its signature whether it makes a graph.
-            takes = entry.is_differentiable is None and _makes_graph(self._create(name))
+            takes = entry.is_differentiable is None and _makes_graph(self.explanations[name])
             if entry.is_differentiable or takes:
                 names.append(name)
         return names
@@ -694,19 +699,18 @@ class Audit(Study[AuditOptions]):
         gradient = _timed(lambda: create_attribution("input-gradient")(model, inputs, target))
         maps = {CONTROL: 0.0}
         for name in self._explained:
-            method = self._create(name)
+            method = self.explanations[name]
             with suppress(Exception):  # one that cannot be had is named when it is measured
                 maps[name] = _timed(partial(batch_maps, method, model, inputs, target, [0], seed))
         return _Unit(forward, gradient, maps)
 
     def _attack_cost(self, name: str, protocol: ProtocolName | None, radii: int) -> tuple[float, int]:
         plan, unit = PROTOCOLS[protocol or "paper-fast"], self._unit
-        nodes = isinstance(self._create(name), IntegratedGradients)
-        climb, judge = (plan.climb_nodes.nodes, plan.judge_nodes.nodes) if nodes else (1, 1)
-        final = 0 if plan.final_nodes is None or not nodes else plan.final_nodes.nodes * plan.shortlist
-        steps = 1 if protocol is None else self.extent.steps * len(plan.climbs)
+        nodes = isinstance(self.explanations[name], IntegratedGradients)
+        steps = 1 if protocol is None else self.extent.steps
+        climbed, judged = plan.count_gradients(steps, along_path=nodes)
         # A second derivative costs about three gradients.
-        each = (20 + steps * (3 * climb + judge) + 2 * final) * unit.gradient
+        each = (20 + 3 * climbed + judged) * unit.gradient
         if not nodes and protocol is None:
             each = 20 * unit.gradient + 4 * unit.maps.get(name, 0.0)
         # An image of many nodes is a batch of its own.
@@ -723,7 +727,10 @@ class Audit(Study[AuditOptions]):
         predict_cost += self.attacked * (QUERIES * unit.forward + 20 * unit.gradient)
         workers = self._workers
         found = {"own": (own + predict_cost) / min(workers, len(self.methods) + 1)}
-        return found | {one.name: one.cost[0] / min(workers, one.cost[1]) for one in self.parts()}
+        for part in self.parts():
+            seconds, shared = part.cost()
+            found[part.name] = seconds / min(workers, shared)
+        return found
 
     @property
     def _workers(self) -> int:
@@ -755,8 +762,9 @@ class Audit(Study[AuditOptions]):
             ("own", lambda _progress, _executor: self._measure(work)),
             *((part.name, part.do) for part in self.parts()),
         ]
-        with share_subjects():
+        with share_subjects(self.options, self.subject, self.local_device):
             self._do(steps, work, start)
+        self.answers = self._answers(work)
 
     def _do(self, steps: Sequence[tuple[str, Callable[..., Any]]], work: Work, start: float) -> None:
         costs = {} if self.budget is None else self.costs()
@@ -835,10 +843,9 @@ class Audit(Study[AuditOptions]):
 
     # What came out
 
-    def results(self, work: Work) -> dict[str, Any]:
+    def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - put together when all was done
         """Answers, flags, evidence by attribution, disagreement, failures, and what is missing."""
-        answers = self._answers(work)
-        found = answers.to_dict()
+        found = self.answers.to_dict()
         commands: dict[tuple[str, str | None], list[str]] = {}
         for part in self.parts():
             for question in part.questions if part.command is not None else ():
@@ -881,16 +888,16 @@ class Audit(Study[AuditOptions]):
         """Seconds of every part."""
         return {"parts": self.seconds}
 
-    def pictures(self, work: Work) -> Arrays:
+    def pictures(self, work: Work) -> Arrays:  # noqa: ARG002 - as above
         """Images of every class, and those whose maps fail most, with all maps; and every image's values.
 
         index, label and seen (n,), image uint8 (n, C, H, W), "saliency/ATTRIBUTION" float16 (n, H, W),
         classes; region bool (n, H, W) where they are known; "values/QUESTION/ATTRIBUTION" float64 (N,), NaN
         where an image has none.
         """
-        answers = self._answers(work)
+        answers = self.answers
         values = {f"values/{question}/{name or ''}": one for (question, name), one in answers.values.items()}
-        index = gallery_order(self.data.test.labels[: self.examples], answers.score, self.options.gallery)
+        index = answers.shown
         arrays: Arrays = {
             "index": np.asarray(index, dtype=np.int64),
             "label": self.data.test.labels[index].numpy(),

@@ -57,7 +57,7 @@ class Answers:
     """Every answer of an audit, from what is there.
 
     values: by question and attribution, what each examined image contributes, float64 (N,), NaN for none.
-    score: how well all maps of an image are borne out, lower is worse, (N,).
+    score: how well all maps of an image are borne out, lower is worse, (N,). shown: the images of the page.
     """
 
     def __init__(self, audit: Audit, done: Done) -> None:
@@ -78,6 +78,8 @@ class Answers:
                     self._answer(question.name, one, None)
         gaps = [self._evidence(name) for name in done.own if name != CONTROL]
         self.score: Values = np.mean(gaps, axis=0) if gaps else np.zeros(audit.examples)
+        labels = audit.data.test.labels[: audit.examples]
+        self.shown = gallery_order(labels, self.score, audit.options.gallery)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the results."""
@@ -371,11 +373,8 @@ class Answers:
 
     def _images(self) -> list[dict[str, Any]]:
         """What is told of the images that the page shows."""
-        audit = self.audit
-        if not self.done.own:
-            return []
-        shown = gallery_order(audit.data.test.labels[: audit.examples], self.score, audit.options.gallery)
-        return [self._image(place, [name for name in self.done.own if name != CONTROL]) for place in shown]
+        names = [name for name in self.done.own if name != CONTROL]
+        return [self._image(place, names) for place in self.shown] if self.done.own else []
 
     def _image(self, place: int, names: Sequence[str]) -> dict[str, Any]:
         first, classes = next(iter(self.done.own.values())), self.audit.data.classes

@@ -117,9 +117,8 @@ def _training_passes(settings: Settings) -> float:
 
 def _attack_passes(plan: Protocol, settings: EvaluationSettings) -> float:
     """Passes to attack one image's prediction and explanation."""
-    each = plan.climb_nodes.nodes * _TWICE + plan.judge_nodes.nodes * _INNER
-    final = 0 if plan.final_nodes is None else plan.final_nodes.nodes * plan.shortlist
-    return settings.steps * len(plan.climbs) * each + (final + settings.pgd_steps) * _INNER
+    climbed, judged = plan.count_gradients(settings.steps)
+    return climbed * _TWICE + (judged + settings.pgd_steps) * _INNER
 
 
 def _attack_seconds(part: Part, plan: Plan, runs: Mapping[str, Settings], images: _Images | None) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from veridical.attribution.method import Attribution, dataset_maps, predict_classes
+from veridical.attribution.method import Attribution, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
 from veridical.data.dataset import describe_source, load_source
@@ -602,7 +602,8 @@ def _states(
     method = _create_method(values, data, context)
     smoothing = Smoothing(**against["smoothing"]) if "smoothing" in against else None
     explain = partial(
-        dataset_maps if smoothing is None else partial(smooth_maps, smoothing=smoothing),
+        smooth_maps,
+        smoothing=smoothing,
         examples=split,
         attribution=method,
         target=target,

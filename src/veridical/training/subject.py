@@ -73,9 +73,15 @@ _SHARED: ContextVar[dict[tuple[str, ...], Subject] | None] = ContextVar("shared 
 
 
 @contextmanager
-def share_subjects() -> Iterator[None]:
-    """In this block the same options give the same subject: to read folders of images again takes minutes."""
-    token = _SHARED.set({})
+def share_subjects(
+    choice: SubjectChoice | None = None, subject: Subject | None = None, device: str = "auto"
+) -> Iterator[None]:
+    """In this block the same options give the same subject: to read folders of images again takes minutes.
+
+    subject: one that is loaded already, with the options that named it, and on which device.
+    """
+    known = {} if choice is None or subject is None else {_subject_key(choice, device): subject}
+    token = _SHARED.set(known)
     try:
         yield
     finally:
@@ -92,11 +98,15 @@ def load_subject(choice: SubjectChoice, *, device: str | torch.device = "auto") 
     shared = _SHARED.get()
     if shared is None:
         return _load_subject(choice, device)
-    named = [repr(getattr(choice, name)) for name in SubjectChoice.__dataclass_fields__]
-    key = (*named, str(device))
+    key = _subject_key(choice, device)
     if key not in shared:
         shared[key] = _load_subject(choice, device)
     return shared[key]
+
+
+def _subject_key(choice: SubjectChoice, device: str | torch.device) -> tuple[str, ...]:
+    """All that names a subject, of options that may have others beside."""
+    return (*(repr(getattr(choice, name)) for name in SubjectChoice.__dataclass_fields__), str(device))
 
 
 def _load_subject(choice: SubjectChoice, device: str | torch.device) -> Subject:
