@@ -100,6 +100,12 @@ def test_unmasked_is_what_a_loop_gives() -> None:
     assert torch.equal(unmask(inputs, rank_coordinates(attribution), 1.0, fill=fill), inputs)
 
 
+@pytest.mark.parametrize("coordinates", [60, 20])
+def test_no_images_are_unmasked_to_none(coordinates: int) -> None:
+    none, ranks = torch.zeros(0, 3, 4, 5), torch.zeros(0, coordinates, dtype=torch.int32)
+    assert unmask(none, ranks, 0.2, fill=BLACK).shape == (0, 3, 4, 5)
+
+
 def test_a_ranked_pixel_is_shown_in_all_channels() -> None:
     ranks = rank_coordinates(torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(4)), PIXELS)
     stays = mask(ranks, Kept("top", 5), (3, 4, 5))

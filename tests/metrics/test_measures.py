@@ -202,6 +202,13 @@ def test_a_pair_s_number_depends_on_no_other(measure: Measure, ties: bool) -> No
 
 
 @every_measure
+def test_no_pair_at_all_is_an_empty_result_however_large_the_maps(measure: Measure) -> None:
+    for side in (7, 64, 200):  # long rows are sorted in other ways than short ones
+        none = torch.zeros(0, 2, side, side)
+        assert measured(measure, none, none).shape == (0,)
+
+
+@every_measure
 def test_float32_maps_give_what_the_same_numbers_give_in_float64(measure: Measure) -> None:
     a, b = pair(channels=1, dtype=torch.float32)
     assert_same(measured(measure, a, b), measured(measure, a.double(), b.double()))

@@ -73,7 +73,8 @@ def mask(ranks: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:
     rows: Any = ranks if ranks.device.type != "cpu" else ranks.numpy()
     # Rank 0 comes first, so the bottom k are the ranks from D - k on.
     stays = rows < kept.count if kept.end == "top" else rows >= coordinates - kept.count
-    return torch.as_tensor(stays).reshape(len(ranks), -1, height, width)
+    # Not -1, which has no size where there are no examples.
+    return torch.as_tensor(stays).reshape(len(ranks), coordinates // (height * width), height, width)
 
 
 def unmask(

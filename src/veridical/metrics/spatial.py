@@ -157,7 +157,8 @@ def _kth_greatest(rows: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.floa
         return edges
     # k columns' maxima reach the k-th greatest maximum, so that no smaller value can be the k-th of the row.
     whole = rows.shape[1] // columns * columns
-    floors = _kth_greatest(rows[:, :whole].reshape(len(rows), -1, columns).max(axis=1), k)
+    blocks = rows[:, :whole].reshape(len(rows), whole // columns, columns)  # -1 has no size without rows
+    floors = _kth_greatest(blocks.max(axis=1), k)
     left = (row[row >= floor] for row, floor in zip(rows, floors, strict=True))
     return np.array([-np.partition(-values, k - 1)[k - 1] for values in left]).reshape(-1, 1)
 
