@@ -22,6 +22,7 @@ from veridical.cli.options import parse_options
 from veridical.data.dataset import from_examples
 from veridical.report import Interval
 from veridical.runtime.errors import DataError, UsageError
+from veridical.studies import audit_answers
 from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.attack import Attack
 from veridical.studies.audit import Audit, AuditOptions, AuditReport, read_duration
@@ -235,6 +236,28 @@ def test_a_flag_is_raised_where_the_model_hides_its_gradients(trained: Path, tmp
     result = Audit(options).run()
     raised = {one["name"] for one in result.results["flags"] if one["raised"]}
     assert {"zero-gradient", "black-box attack stronger", "maps of zeros"} <= raised
+
+
+def test_a_flag_is_raised_where_classes_are_in_another_order(audited: StudyResult) -> None:
+    flags = {one["name"]: one["raised"] for one in audited.results["flags"]}
+    assert flags["classes in another order"] is False
+    draw = np.random.default_rng(0)
+    labels = np.arange(200) // 20
+    order = np.roll(np.arange(10), 3)
+    wrong = np.where(draw.random(200) < 0.3, draw.integers(0, 10, 200), labels)
+    raised = {
+        "as they are": audit_answers._order_flag(wrong, labels, 10),
+        "exchanged": audit_answers._order_flag(order[wrong], labels, 10),
+        # Ten classes of ten images can be exchanged to suit any guess, but not one that is asked again.
+        "guessed": audit_answers._order_flag(draw.integers(0, 10, 200), labels, 10),
+    }
+    assert {name: one["raised"] for name, one in raised.items()} == {
+        "as they are": False,
+        "exchanged": True,
+        "guessed": False,
+    }
+    right = (wrong[1::2] == labels[1::2]).mean()
+    assert f"reads {100 * right:.0f}% of the other half right" in raised["exchanged"]["text"]
 
 
 class Rounding(nn.Module):

@@ -515,12 +515,13 @@ class Audit(Study[AuditOptions]):
         data = load_source(context.where, values["data"]["checksum"])
         like, numbers, seed = parameter_like(model), range(values["examples"]), values["seed"]
         tested = data.test.subset(range(values["tested"]))
-        whole = predict_classes(model, tested) == tested.labels
+        said = predict_classes(model, tested)
+        whole = said == tested.labels
         inputs, target = data.test.batch(numbers, like.dtype, like.device)
         around = ball(values["norm"], values["radius"])
         attacked = data.test.subset(numbers)
         right = predict_classes(model, attacked) == attacked.labels
-        held: Arrays = {"right": right.numpy()}
+        held: Arrays = {"right": right.numpy(), "said": said.numpy()}
 
         def attack(name: str, move: Callable[..., Tensor], **given: Any) -> None:
             kept = []

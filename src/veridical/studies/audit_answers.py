@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from veridical.faithfulness.evidence import ORDERED, gap, summarise_evidence
 from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
 from veridical.metrics.rank import spearman
 from veridical.report import Interval
-from veridical.report.formats import radius_text
+from veridical.report.formats import percent, radius_text
 from veridical.report.table import write_number
 from veridical.runtime.files import Arrays
 from veridical.studies.audit_page import COMPLETE, CONTROL, QUERIES, QUESTIONS, SAME, judge
@@ -257,6 +258,9 @@ class Answers:
         if len(labels.unique()) < min(2, audit.data.num_classes):
             text = f"All {audit.examples} examined images are of one class: take more, or shuffle the data."
             yield _flag("one class", True, text)
+        if done.predicted is not None:
+            said = done.predicted["said"]
+            yield _order_flag(said, audit.data.test.labels[: len(said)].numpy(), audit.data.num_classes)
         for name in audit.attackable:
             yield from self._attack_flags(name)
         if not audit.attackable:
@@ -479,6 +483,27 @@ def _crossing(curve: Sequence[tuple[float, float | None]]) -> float | None:
 
 def _flag(name: str, raised: bool | None, text: str) -> dict[str, Any]:
     return {"name": name, "raised": raised, "text": text}
+
+
+def _order_flag(said: Values, labels: Values, classes: int) -> dict[str, Any]:
+    """Whether the model's logits seem to be in another order than the classes of the data.
+
+    Every other image says which exchange of classes suits best; the rest are read with it.
+    """
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (said[::2], labels[::2]), 1)
+    _, renamed = linear_sum_assignment(counts, maximize=True)
+    rest, given = labels[1::2], said[1::2]
+    exchanged, plain = (
+        proportion_interval(int((one == rest).sum()), len(rest)) for one in (renamed[given], given)
+    )
+    text = (
+        "With the class names exchanged as suits half of the images best, the model reads "
+        f"{percent(exchanged['value'], 0)} of the other half right, as the names stand "
+        f"{percent(plain['value'], 0)}. Where the exchange helps, the data's classes are in another order "
+        "than the model's logits: those of folders are in the order of the folders' names."
+    )
+    return _flag("classes in another order", exchanged["low"] > plain["high"], text)
 
 
 def _steps_flag(name: str, attack: StudyResult) -> dict[str, Any]:
