@@ -31,6 +31,7 @@ from .conftest import write_stripes
 TITLE = "Attacked by paper-fast"
 NAMES = [
     *(f"rar-{name}" for name in ("mnist", "fashion-mnist", "gtsrb", "flowers")),
+    *(f"l1-{name}" for name in ("length", "weights", "beta")),
     *(f"diffroar-{name}" for name in ("fashion-mnist", "cifar10", "imagenette", "svhn")),
     *("block-mnist", "synthetic", "one-layer", "robust-vs-faithful"),
 ]
@@ -122,6 +123,33 @@ def test_the_table_is_that_of_the_attacks(
         text in page for text in ("Its explanation", "recalled, unverified", "its numbers mean nothing")
     )
     check_page(result.folder / "report.html")
+
+
+def test_the_l1_term_stands_beside_adversarial_training_of_the_same_settings(tmp_path: Path) -> None:
+    data = str(write_stripes(tmp_path / "stripes.npz"))
+    result = Reproduce(smoke(tmp_path / "out", "l1-beta", data=data)).run()
+    (title,) = result.results["tables"]
+    kinds = ["adversarial", *(f"IG-SUM-NORM, beta {beta}" for beta in ("0.1", "0.5", "1"))]
+    assert [row["model"] for row in result.results["tables"][title]] == kinds
+    part = Attack.read(tmp_path / "out" / "parts" / f"{kinds[2]}-0-paper-fast")
+    (row,) = rows_of(result, kinds[2], "measured", title)
+    assert row["kendall_tau"] == part.results["kendall_tau"]
+    assert part.config["data"]["split"] == "validation"
+    config = {**result.config, "scale": "cpu"}
+    document = {**result.document, "config": config}
+    lines = Reproduce.findings(StudyResult(tmp_path, document, {}, Reproduce))
+    # Each coefficient against none, by AA, IN and CO.
+    assert len(lines) == 9
+    assert all(" that of adversarial, " in line for line in lines)
+
+
+def test_trainings_are_compared_where_only_the_l1_term_differs() -> None:
+    plan = REPRODUCTIONS["l1-weights"].plan("cpu", 2, None, 0)
+    trainings = {name: {"options": one.options} for name, one in plan.trainings.items()}
+    pairs = list(reproduce.pairs_of_the_term(trainings))
+    assert len(pairs) == 4
+    for without, term in pairs:
+        assert without.removeprefix("adversarial") == term.removeprefix("IG-SUM-NORM, beta 0.1")
 
 
 def test_the_same_again_is_only_looked_up_and_another_seed_is_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,7 @@ from veridical.training.penalties import objective_title
 from veridical.training.subject import share_subjects
 
 Done = Mapping[str, StudyResult]
+_Row = Mapping[str, Any]
 _STUDIES: Final[Mapping[str, type[Study[Any]]]] = {
     one.name: one for one in (Attack, DiffRoar, Leakage, Shortcut, Alignment, OneLayer, BlockMargin)
 }
@@ -73,11 +74,21 @@ _READ_ATTACKS = (
     "how much training again would. Published numbers stand beside for orientation and are no yardstick; "
     "\u201crecalled, unverified\u201d ones were written down from memory of the paper."
 )
+_READ_TERM = (
+    "IG-SUM-NORM with beta 0 is adversarial training: what differs between rows of like settings is the L1 "
+    "term alone. Attacked are validation images, so that what is chosen here was not chosen on test images. "
+    "NA is over all of them, AA over those attacked, IN and CO over those classified correctly among them."
+)
 _READ_DIFFROAR = (
     "Top minus bottom: accuracy of networks retrained on the coordinates that the input gradient marks most, "
     "less that on those that it marks least. Published differences are of other networks, ranked by the "
     "gradients of the loss."
 )
+_READ: Mapping[str, Sequence[str]] = {
+    "rar": [_READ_ATTACKS],
+    "trainings": [_READ_TERM],
+    "diffroar": [_READ_DIFFROAR],
+}
 _SCALES: Mapping[ScaleName, str] = {
     "full": "the paper's settings",
     "cpu": "reduced to hours on two cores: shorter trainings by Veridical's recipe, smaller ResNets",
@@ -262,6 +273,7 @@ class Reproduce(Study[ReproduceOptions]):
         """The tables by title, rows of what was measured and what was published; and the parts' studies."""
         summarise: dict[str, Callable[[Reproduction, Plan, Done], dict[str, Any]]] = {
             "rar": _attack_tables,
+            "trainings": _training_tables,
             "diffroar": _diffroar_tables,
             "parts": lambda _entry, _plan, _done: {},
             "both": _both_tables,
@@ -324,7 +336,9 @@ class Reproduce(Study[ReproduceOptions]):
     def panels(cls, result: StudyResult) -> list[Panel]:
         """The tables, figures of the parts, and the steps."""
         entry, parts = _entry_of(result), _parts_of(result)
-        texts = {"rar": [_READ_ATTACKS], "diffroar": [_READ_DIFFROAR]}.get(entry.kind, [])
+        texts = {"rar": [_READ_ATTACKS], "trainings": [_READ_TERM], "diffroar": [_READ_DIFFROAR]}.get(
+            entry.kind, []
+        )
         own = {
             title: table
             for title, table in cls.tables(result).items()
@@ -451,9 +465,33 @@ def _single_image(entry: Reproduction, plan: Plan, done: Done) -> list[dict[str,
     return [*rows, {"model": title, "source": MARKS["published"], **published}]
 
 
+def _training_tables(_entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
+    """Each kind of training over images and over trainings, attacked on validation images."""
+    kinds: dict[str, list[StudyResult]] = {}
+    for part in plan.parts:
+        kinds.setdefault(_kind_of(part.runs[0]), []).append(done[part.name])
+    return {"Validation images": [row for kind, runs in kinds.items() for row in _measured_rows(kind, runs)]}
+
+
+def _kind_of(training: str) -> str:
+    """A training's name without its seed."""
+    return training.rpartition("-")[0]
+
+
 def _attack_rows(entry: Reproduction, objective: str, runs: Sequence[StudyResult]) -> list[dict[str, Any]]:
-    title, first = objective_title(objective), runs[0].results
-    # Over all test images, however few are attacked.
+    title = objective_title(objective)
+    rows = _measured_rows(title, runs)
+    # The paper has no other attack than its own.
+    other = ", by the paper's attack" if runs[0].config["protocol"]["name"] == "strong" else ""
+    for mark, words in MARKS.items():
+        if numbers := paper_numbers(entry.data, objective, mark):
+            rows.append({"model": title, "source": f"{words}{other}", **numbers})
+    return rows
+
+
+def _measured_rows(title: str, runs: Sequence[StudyResult]) -> list[dict[str, Any]]:
+    first = runs[0].results
+    # Over all images of the part, however few are attacked.
     key = {name: name for name in MEASURES} | {"natural_accuracy": "natural_accuracy_of_all"}
     images = {name: first[key[name]] for name in MEASURES}
     rows = [{"model": title, "source": f"{_MEASURED}, one training", **images, "images": first["examples"]}]
@@ -467,11 +505,6 @@ def _attack_rows(entry: Reproduction, objective: str, runs: Sequence[StudyResult
                 "images": few,
             }
         )
-    # The paper has no other attack than its own.
-    other = ", by the paper's attack" if runs[0].config["protocol"]["name"] == "strong" else ""
-    for mark, words in MARKS.items():
-        if numbers := paper_numbers(entry.data, objective, mark):
-            rows.append({"model": title, "source": f"{words}{other}", **numbers})
     return rows
 
 
@@ -581,7 +614,13 @@ def _of_studies(title: str, done: Done) -> dict[str, Any]:
 
 _MODEL = (Column("model", "model"), Column("source", "source"))
 _ATTACKED = (
-    Column("natural_accuracy", "NA", "share", "higher", "Accuracy on all test images."),
+    Column(
+        "natural_accuracy",
+        "NA",
+        "share",
+        "higher",
+        "Accuracy on all images of the part, attacked or not.",
+    ),
     Column("adversarial_accuracy", "AA", "share", "higher", "Accuracy under PGD in the ball of training."),
     Column(
         "topk_intersection",
@@ -591,11 +630,12 @@ _ATTACKED = (
         "Share of the map's top k pixels that the attack leaves.",
     ),
     Column("kendall_tau", "CO", "number", "higher", "Kendall's tau-b of the maps before and after."),
-    Column("images", "images", "count", meaning="Test images attacked."),
+    Column("images", "images", "count", meaning="Images attacked."),
 )
 _DIFFERENCE = "Top minus bottom, in percentage points; above zero the marked coordinates carry more."
 _COLUMNS: Mapping[str, Sequence[Column]] = {
     "rar": (*_MODEL, *_ATTACKED),
+    "trainings": (*_MODEL, *_ATTACKED),
     "diffroar": (
         *_MODEL,
         Column("level", "level", "share", meaning="Share of the coordinates that an end is.", digits=0),
@@ -662,8 +702,16 @@ def _first_attacks(parts: Done) -> Attacks:
     return found
 
 
-def _attack_figures(parts: Done) -> list[Panel]:
-    attacks = _first_attacks(parts)
+def _kinds_of_attacks(parts: Done) -> Attacks:
+    """The attack of the first training of each kind, by its name."""
+    found: dict[str, StudyResult] = {}
+    for name, part in parts.items():
+        found.setdefault(_kind_of(name.removesuffix("-paper-fast")), part)
+    return found
+
+
+def _attack_figures(parts: Done, attacks: Attacks | None = None) -> list[Panel]:
+    attacks = attacks or _first_attacks(parts)
     told = attack_table(attacks).to_markdown()
     drawn = [Illustration(robustness_scatter(attacks), "", f"Adversarial accuracy against IN and CO. {told}")]
     scatter = Panel(
@@ -714,6 +762,7 @@ def _both_figures(parts: Done) -> list[Panel]:
 
 _PANELS: Mapping[str, Callable[[Done], list[Panel]]] = {
     "rar": _attack_figures,
+    "trainings": lambda parts: _attack_figures(parts, _kinds_of_attacks(parts)),
     "diffroar": _diffroar_figures,
     "parts": _part_panels,
     "both": _both_figures,
@@ -731,21 +780,53 @@ def _steps_panel(result: StudyResult) -> Panel:
 
 def _compared(kept: Callable[[Column], bool], result: StudyResult) -> list[str]:
     """Where the intervals of IG-SUM-NORM lie to those of natural and of adversarial training."""
-    found, ours = [], objective_title("ig-sum-norm")
+    found, ours = list[str](), objective_title("ig-sum-norm")
+    columns = [column for column in _COLUMNS[_entry_of(result).kind] if kept(column)]
     for title, rows in result.results["tables"].items():
         last = {row["model"]: row for row in rows if row["source"].startswith(_MEASURED)}
         for other in (objective_title("natural"), objective_title("adversarial")) if ours in last else ():
-            for column in filter(kept, _COLUMNS[_entry_of(result).kind]):
-                one, two = (Interval.read(last[name].get(column.key)) for name in (ours, other))
-                if one.value is None or two.value is None:
-                    continue
-                words = {"higher": "above", "lower": "below"}
-                where = words.get(one.against(two), "not shown to differ from")
-                found.append(
-                    f"{title}: {column.heading} of {ours}, {column.cell(one)}, is {where} that of {other}, "
-                    f"{column.cell(two)}."
-                )
+            found += [f"{title}: {line}" for line in _compare_rows(last[ours], last[other], columns)]
     return found
+
+
+def _compare_rows(ours: _Row, other: _Row, columns: Iterable[Column]) -> list[str]:
+    """A sentence for each column: where the interval of a row lies to that of another."""
+    found = []
+    for column in columns:
+        one, two = (Interval.read(row.get(column.key)) for row in (ours, other))
+        if one.value is None or two.value is None:
+            continue
+        words = {"higher": "above", "lower": "below"}
+        where = words.get(one.against(two), "not shown to differ from")
+        found.append(
+            f"{column.heading} of {ours['model']}, {column.cell(one)}, is {where} that of {other['model']}, "
+            f"{column.cell(two)}."
+        )
+    return found
+
+
+def _term_findings(result: StudyResult) -> list[str]:
+    """Where each training with the L1 term lies to adversarial training under the same settings."""
+    (rows,) = result.results["tables"].values()
+    last = {row["model"]: row for row in rows}  # over trainings where there are several
+    return [
+        line
+        for without, term in pairs_of_the_term(result.config["plan"]["trainings"])
+        for line in _compare_rows(last[term], last[without], _ATTACKED[1:4])
+    ]
+
+
+_OF_THE_TERM = ("objective", "beta", "beta_from")
+
+
+def pairs_of_the_term(trainings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Kinds of training that differ by the L1 term alone: the one without it, and each one with it."""
+    alike: dict[str, dict[str, None]] = {}
+    for name, one in trainings.items():
+        rest = {key: value for key, value in one["options"].items() if key not in _OF_THE_TERM}
+        alike.setdefault(repr(sorted(rest.items())), {})[_kind_of(name)] = None
+    for without, *others in map(list, alike.values()):
+        yield from ((without, one) for one in others)
 
 
 def _diffroar_findings(result: StudyResult) -> list[str]:
@@ -765,6 +846,7 @@ def _part_findings(result: StudyResult) -> list[str]:
 
 _FINDINGS: Mapping[str, Callable[[StudyResult], list[str]]] = {
     "rar": partial(_compared, lambda column: column.key in MEASURES[2:]),
+    "trainings": _term_findings,
     "diffroar": _diffroar_findings,
     "parts": _part_findings,
     "both": partial(_compared, lambda column: column.unit == "points" or column.key in MEASURES[2:]),
