@@ -128,19 +128,38 @@ def test_the_table_is_that_of_the_attacks(
 def test_the_l1_term_stands_beside_adversarial_training_of_the_same_settings(tmp_path: Path) -> None:
     data = str(write_stripes(tmp_path / "stripes.npz"))
     result = Reproduce(smoke(tmp_path / "out", "l1-beta", data=data)).run()
-    (title,) = result.results["tables"]
+    title, paired = result.results["tables"]
     kinds = ["adversarial", *(f"IG-SUM-NORM, beta {beta}" for beta in ("0.1", "0.5", "1"))]
     assert [row["model"] for row in result.results["tables"][title]] == kinds
-    part = Attack.read(tmp_path / "out" / "parts" / f"{kinds[2]}-0-paper-fast")
+    parts = {kind: Attack.read(tmp_path / "out" / "parts" / f"{kind}-0-paper-fast") for kind in kinds}
     (row,) = rows_of(result, kinds[2], "measured", title)
-    assert row["kendall_tau"] == part.results["kendall_tau"]
-    assert part.config["data"]["split"] == "validation"
-    config = {**result.config, "scale": "cpu"}
-    document = {**result.document, "config": config}
-    lines = Reproduce.findings(StudyResult(tmp_path, document, {}, Reproduce))
-    # Each coefficient against none, by AA, IN and CO.
-    assert len(lines) == 9
-    assert all(" that of adversarial, " in line for line in lines)
+    assert row["kendall_tau"] == parts[kinds[2]].results["kendall_tau"]
+    assert parts[kinds[2]].config["data"]["split"] == "validation"
+    # One training of each: image by image, of those that both classify correctly.
+    (row,) = rows_of(result, kinds[2], "measured, paired by image", paired)
+    one, other = parts[kinds[2]].arrays, parts[kinds[0]].arrays
+    both = (one["predicted"] == one["label"]) & (other["predicted"] == other["label"])
+    assert row["kendall_tau"] == mean_interval((one["kendall_tau"] - other["kendall_tau"])[both])
+    held = [(run["adversarial_prediction"] == run["label"]).astype(float) for run in (one, other)]
+    assert row["adversarial_accuracy"] == mean_interval(held[0] - held[1])
+    lines = Reproduce.findings(
+        StudyResult(
+            tmp_path,
+            {**result.document, "config": {**result.config, "scale": "cpu"}},
+            {},
+            Reproduce,
+        )
+    )
+    assert all("that of adversarial training of the same settings" in line for line in lines)
+    assert sum(line.startswith(f"{kinds[3]}: ") for line in lines) == 3
+    # Several trainings: seed by seed.
+    doubled = reproduce._difference_row("two", [parts[kinds[1]], parts[kinds[2]]], [parts[kinds[0]]] * 2)
+    assert doubled["kendall_tau"]["n"] == 2
+    means = [
+        reproduce._difference_row("", [parts[kind]], [parts[kinds[0]]])["kendall_tau"]["value"]
+        for kind in kinds[1:3]
+    ]
+    assert doubled["kendall_tau"]["value"] == pytest.approx(np.mean(means))
 
 
 def test_trainings_are_compared_where_only_the_l1_term_differs() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from veridical.data import Dataset, load
 from veridical.data.arrays import Arrays as ImageArrays
@@ -79,6 +80,7 @@ _READ_TERM = (
     "term alone. Attacked are validation images, so that what is chosen here was not chosen on test images. "
     "NA is over all of them, AA over those attacked, IN and CO over those classified correctly among them."
 )
+_PAIRED = "With the term, less without"
 _READ_DIFFROAR = (
     "Top minus bottom: accuracy of networks retrained on the coordinates that the input gradient marks most, "
     "less that on those that it marks least. Published differences are of other networks, ranked by the "
@@ -299,11 +301,10 @@ class Reproduce(Study[ReproduceOptions]):
     @classmethod
     def tables(cls, result: StudyResult) -> dict[str, Table]:
         """What was measured beside what was published, then the papers' sentences."""
-        columns = _COLUMNS[_entry_of(result).kind]
-        tables = {
-            title: Table(columns, [_written(columns, row) for row in rows])
-            for title, rows in result.results["tables"].items()
-        }
+        kind, tables = _entry_of(result).kind, {}
+        for title, rows in result.results["tables"].items():
+            columns = (*_MODEL, *_DIFFERENCES) if title == _PAIRED else _COLUMNS[kind]
+            tables[title] = Table(columns, [_written(columns, row) for row in rows])
         if _entry_of(result).kind == "parts":
             for name, part in _parts_of(result).items():
                 drawn = _study_of(part).tables(part)
@@ -466,11 +467,42 @@ def _single_image(entry: Reproduction, plan: Plan, done: Done) -> list[dict[str,
 
 
 def _training_tables(_entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
-    """Each kind of training over images and over trainings, attacked on validation images."""
+    """Each kind of training over images and over trainings; then what the L1 term changes, in pairs."""
     kinds: dict[str, list[StudyResult]] = {}
     for part in plan.parts:
         kinds.setdefault(_kind_of(part.runs[0]), []).append(done[part.name])
-    return {"Validation images": [row for kind, runs in kinds.items() for row in _measured_rows(kind, runs)]}
+    trainings = {name: {"options": one.options} for name, one in plan.trainings.items()}
+    return {
+        "Validation images": [row for kind, runs in kinds.items() for row in _measured_rows(kind, runs)],
+        _PAIRED: [
+            _difference_row(term, kinds[term], kinds[without])
+            for without, term in pairs_of_the_term(trainings)
+        ],
+    }
+
+
+def _difference_row(kind: str, runs: Sequence[StudyResult], others: Sequence[StudyResult]) -> dict[str, Any]:
+    """What a kind of training has beyond another: paired by seed, of a single one by image."""
+    pairs = [
+        {name: _of_images(name, one) - _of_images(name, other) for name in MEASURES[1:]}
+        for one, other in zip(runs, others, strict=True)
+    ]
+    found = {}
+    for name in MEASURES[1:]:
+        by_image = [pair[name][np.isfinite(pair[name])] for pair in pairs]
+        values = by_image[0] if len(pairs) == 1 else [one.mean() for one in by_image if len(one)]
+        found[name] = mean_interval(values)
+    paired = "by image" if len(pairs) == 1 else f"by seed, {len(pairs)} of each"
+    return {"model": kind, "source": f"{_MEASURED}, paired {paired}", **found}
+
+
+def _of_images(name: str, run: StudyResult) -> NDArray[np.float64]:
+    """A measure of every attacked image, (N,); NaN where IN and CO do not count it."""
+    arrays = run.arrays
+    if name == "adversarial_accuracy":
+        held: NDArray[np.float64] = (arrays["adversarial_prediction"] == arrays["label"]).astype(np.float64)
+        return held
+    return np.where(arrays["predicted"] == arrays["label"], arrays[name], np.nan)
 
 
 def _kind_of(training: str) -> str:
@@ -631,6 +663,11 @@ _ATTACKED = (
     ),
     Column("kendall_tau", "CO", "number", "higher", "Kendall's tau-b of the maps before and after."),
     Column("images", "images", "count", meaning="Images attacked."),
+)
+_DIFFERENCES = (
+    Column("adversarial_accuracy", "AA", "points", "higher", "Difference of the two AA."),
+    Column("topk_intersection", "IN", "points", "higher", "Difference of the two IN."),
+    Column("kendall_tau", "CO", "number", "higher", "Difference of the two CO."),
 )
 _DIFFERENCE = "Top minus bottom, in percentage points; above zero the marked coordinates carry more."
 _COLUMNS: Mapping[str, Sequence[Column]] = {
@@ -806,14 +843,18 @@ def _compare_rows(ours: _Row, other: _Row, columns: Iterable[Column]) -> list[st
 
 
 def _term_findings(result: StudyResult) -> list[str]:
-    """Where each training with the L1 term lies to adversarial training under the same settings."""
-    (rows,) = result.results["tables"].values()
-    last = {row["model"]: row for row in rows}  # over trainings where there are several
-    return [
-        line
-        for without, term in pairs_of_the_term(result.config["plan"]["trainings"])
-        for line in _compare_rows(last[term], last[without], _ATTACKED[1:4])
-    ]
+    """What the L1 term changes of AA, IN and CO, where only the term differs."""
+    found = []
+    for row in result.results["tables"][_PAIRED]:
+        for column in _DIFFERENCES:
+            change = Interval.read(row[column.key])
+            if change.value is not None:
+                words = ("not shown to differ from", "above", "below")[change.sign]
+                found.append(
+                    f"{row['model']}: {column.heading} is {words} that of adversarial training of the same "
+                    f"settings, {column.cell(change)} ({row['source'].partition(', ')[2]})."
+                )
+    return found
 
 
 _OF_THE_TERM = ("objective", "beta", "beta_from")

@@ -211,7 +211,7 @@ def _robust_attribution(name: str, data: str, stand_in: str | tuple[int, int], s
 
 # The weights and the inner ascent that all of these share; settings are compared on validation images.
 _TERM: Mapping[str, Any] = {"model": "cnn", "batch_size": 50, "inner_steps": 2}
-_TERM_ATTACKED: Mapping[ScaleName, int] = {"full": 1000, "cpu": 200, "smoke": 2}
+_TERM_ATTACKED: Mapping[ScaleName, int] = {"full": 1000, "cpu": 64, "smoke": 2}
 _CONSTANT: Mapping[str, Any] = {"schedule": "constant", "learning_rate": 1e-4, "averaging": 0.0}
 _SCHEDULES: Mapping[str, Mapping[str, Any]] = {"one-cycle, averaged": {}, "constant 1e-4": _CONSTANT}
 _LENGTHS: Mapping[ScaleName, Sequence[int]] = {
@@ -219,7 +219,7 @@ _LENGTHS: Mapping[ScaleName, Sequence[int]] = {
     "cpu": (1_000, 3_000, 10_000),
     "smoke": (1, 15),
 }
-_TERM_STEPS: Mapping[ScaleName, int] = {"full": 20_000, "cpu": 3_000, "smoke": 15}
+_TERM_STEPS: Mapping[ScaleName, int] = {"full": 20_000, "cpu": 2_000, "smoke": 15}
 _BETAS = (0.1, 0.5, 1.0)
 
 
