@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import veridical
-from veridical.attribution.method import dataset_maps
+from veridical.attribution.method import dataset_maps, predict_classes
 from veridical.attribution.registry import ATTRIBUTIONS
 from veridical.cli.commands import COMMANDS
 from veridical.cli.options import parse_options
@@ -30,6 +30,7 @@ from veridical.studies.audit_answers import _crossing
 from veridical.studies.audit_page import CONTROL, QUESTIONS, audit_panels, judge
 from veridical.studies.sanity import Sanity
 from veridical.studies.study import StudyResult
+from veridical.training.subject import load_subject
 
 pytestmark = pytest.mark.usefixtures("quick_parts")
 
@@ -258,6 +259,28 @@ def test_a_flag_is_raised_where_classes_are_in_another_order(audited: StudyResul
     }
     right = (wrong[1::2] == labels[1::2]).mean()
     assert f"reads {100 * right:.0f}% of the other half right" in raised["exchanged"]["text"]
+
+
+def test_some_right_images_are_attacked_where_the_first_are_misread(trained: Path, tmp_path: Path) -> None:
+    natural = load_subject(AuditOptions(run=str(trained / "natural-0"), out="."))
+    test = natural.data.test
+    right = (predict_classes(natural.model, test) == test.labels).numpy()
+    # All that are read right first, but for the last three of the first six.
+    order = [*np.flatnonzero(right)[:3], *np.flatnonzero(right)[3:6]]
+    labels = test.labels[order].clone()
+    labels[:3] = (labels[:3] + 1) % natural.data.num_classes
+    arrays = {"x": test.images[order].permute(0, 2, 3, 1).numpy(), "y": labels.numpy()}
+    path = tmp_path / "misread.npz"
+    both = {f"{name}_{part}": one for part in ("train", "test") for name, one in arrays.items()}
+    np.savez(path, **both, classes=np.array(natural.data.classes))
+    options = options_for(
+        trained, tmp_path / "out", data=str(path), attacked=None, examples=6, attribution=["input-gradient"]
+    )
+    for wanted, counted in ((2, 5), (4, 6), (1, 4)):
+        audit = Audit(options)
+        assert audit._count_attacked(wanted) == counted
+    assert Audit(options).attacked == 6  # as many as there are, where 32 are wanted
+    assert Audit(replace(options, attacked=2)).attacked == 2
 
 
 class Rounding(nn.Module):

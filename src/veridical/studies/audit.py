@@ -142,7 +142,8 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
             whose attribution_test holds a map for every test image. A random map is always measured beside
             them.
         examples: The first so many test images, whose maps are judged; None is 64, 24 or 6.
-        attacked: The first so many of them, which are attacked; None is 32, 8 or 2.
+        attacked: The first so many of them, which are attacked where they are read right; None is as many as
+            have 32, 8 or 2 such images among them.
         tested: The first so many test images, of which the accuracy is taken; None is all, 2,000 or 500.
         norm: Norm of the ball around each image.
         radius: Radius of the ball, in input units; None takes the run's, or the paper's for like images.
@@ -275,6 +276,8 @@ class Audit(Study[AuditOptions]):
         self.gflops = count_flops(self.subject.model, inputs[:1]) / 1e9
         self.extent = self._settle(next(one for least, one in reversed(_EXTENTS) if self.gflops >= least))
         self.examples, self.attacked = self.extent.examples, self.extent.attacked
+        if options.attacked is None:
+            self.attacked = self._count_attacked(self.extent.attacked)
         check_different("levels", options.levels)
         check_different("protocol", self.extent.protocols)
         trained = self.subject.trained_radius(options.norm)
@@ -312,6 +315,15 @@ class Audit(Study[AuditOptions]):
             tuple(usual.shares if options.shares is None else options.shares),
             limit_count(options.tested or usual.tested, images),
         )
+
+    def _count_attacked(self, wanted: int) -> int:
+        """How many images, from the first on, have so many among them that are read right.
+
+        No explanation of a misread image is attacked, and of a few images all may be misread.
+        """
+        seen = predict_classes(self.subject.model, self.data.test.subset(range(self.examples)))
+        right = (seen == self.data.test.labels[: self.examples]).nonzero()
+        return self.examples if len(right) < wanted else int(right[wanted - 1]) + 1
 
     @property
     def planted(self) -> float:
@@ -610,7 +622,7 @@ class Audit(Study[AuditOptions]):
         chosen: dict[str, Any] = {
             "tests": ["cascading", "efficient", *(["smooth"] if smooth else [])],
             "stages": "last",
-            "examples": self.attacked,
+            "examples": self.extent.attacked,
             "repeats": self.extent.repeats,
             "batch": self.options.batch,
         }
@@ -625,7 +637,7 @@ class Audit(Study[AuditOptions]):
         command = self._command("sanity", folder, name, chosen)
 
         def cost() -> tuple[float, int]:
-            each = self.attacked * self._unit.maps.get(name, 0.0)
+            each = self.extent.attacked * self._unit.maps.get(name, 0.0)
             return each * (3 + 4 * self.extent.repeats) * (1 + smooth), 2 + self.extent.repeats
 
         asks = ("depends-on-model", "complexity-rises", *(["depends-smoothed"] if smooth else []))
@@ -714,8 +726,9 @@ class Audit(Study[AuditOptions]):
         each = (20 + 3 * climbed + judged) * unit.gradient
         if not nodes and protocol is None:
             each = 20 * unit.gradient + 4 * unit.maps.get(name, 0.0)
-        # An image of many nodes is a batch of its own.
-        return radii * self.attacked * each, radii * (self.attacked if nodes else 1)
+        # An image of many nodes is a batch of its own; misread ones are not climbed.
+        images = self.extent.attacked
+        return radii * images * each, radii * (images if nodes else 1)
 
     def costs(self) -> dict[str, float]:
         """Predicted seconds of every part, with as many processes as the options say."""
