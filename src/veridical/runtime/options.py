@@ -103,7 +103,8 @@ class DataRoot(Checked):
     """Where data sets are looked up.
 
     Args:
-        data_root: Folder of the data; else VERIDICAL_DATA, else ~/.cache/veridical.
+        data_root: Folder of the data; else VERIDICAL_DATA, else the cache folder, on Linux
+            ~/.cache/veridical.
     """
 
     data_root: FilePath | None = None
