@@ -1,13 +1,18 @@
-"""A browser that looks at pages: Debian's Chromium, offline, with axe-core's rules of accessibility."""
+"""What looks at a command's folder: a browser (Debian's Chromium, offline, axe-core) and the JSON Schemas."""
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+
+from veridical.cli.commands import COMMANDS
+from veridical.runtime.files import claim_schema
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -87,15 +92,30 @@ def findings(browser: Any) -> Findings:
     return find
 
 
+def check_schemas(folder: Path) -> None:
+    """Assert that what a command left in its folder is of the schemas that ship."""
+    schemas = {}
+    if (folder / "claim.json").exists():
+        schemas["claim.json"] = claim_schema()
+    if (folder / "result.json").exists():
+        command = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("study")
+        if command in COMMANDS:  # not a study of a test's own
+            schemas["result.json"] = COMMANDS[command].load().schema()
+    for name, schema in schemas.items():
+        document = json.loads((folder / name).read_text(encoding="utf-8"))
+        jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+
+
 @pytest.fixture
 def check_page() -> Callable[[Path], None]:
-    """Assert that a page is sound and accessible on a phone and on a dark screen.
+    """Assert that a page is sound and accessible, on a phone and a dark screen, and its folder of its schema.
 
-    For the tests that make a page anyway: without a browser it checks nothing, as the skipped tests of
+    For the tests that make a page anyway: without a browser it looks at no page, as the skipped tests of
     test_browser.py say.
     """
 
     def check(path: Path) -> None:
+        check_schemas(path.parent)
         if not missing():
             with launch() as running:
                 assert examine(running, path, 390, "light") == []

@@ -1,7 +1,8 @@
-"""The commands that are no studies: train, put finished studies side by side, list data sets."""
+"""The commands that are no studies: train, compare finished studies, list data sets, print schemas."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veridical.cli.commands import COMMANDS
 from veridical.runtime.checking import POSITIONAL, Checked, FilePath, Pictures
-from veridical.runtime.errors import UsageError, argument_error, visible
+from veridical.runtime.errors import UsageError, argument_error, unknown_name_error, visible
 from veridical.runtime.options import DataRoot, Gallery, TrainOptions
 
 if TYPE_CHECKING:
@@ -232,6 +234,37 @@ def _name_files(page: Path, options: CompareOptions | ReportOptions, draw: Calla
         draw().savefig(options.figure)
         say(f"figure: {options.figure}")
     say(f"report: {page}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaOptions(Checked):
+    """Options of `veridical schema`.
+
+    Args:
+        name: Command whose result.json it describes, or claim for claim.json; the flag may be left out.
+    """
+
+    name: str = field(metadata=POSITIONAL)
+
+
+def show_schema(options: SchemaOptions) -> int:
+    """Print the JSON Schema (draft 2020-12) of what a command writes.
+
+    examples:
+      veridical schema attack > attack.schema.json
+      veridical schema claim
+    """
+    from veridical.runtime.files import claim_schema
+    from veridical.training.run import run_schema
+
+    known: dict[str, Callable[[], dict[str, Any]]] = {"claim": claim_schema, "train": run_schema}
+    for name, command in COMMANDS.items():
+        if command.target.startswith("veridical.studies.") and hasattr(study := command.load(), "schema"):
+            known[name] = study.schema
+    if options.name not in known:
+        raise unknown_name_error("name", options.name, known)
+    print(json.dumps(known[options.name](), indent=2))
     return 0
 
 

@@ -65,6 +65,7 @@ _TABLE = (
         "write images of blocks of which one carries the label",
     ),
     ("make-shortcut", "studies.generated:make_shortcut", "write images with a planted shortcut"),
+    ("schema", "cli.actions:show_schema", "print the JSON Schema of a command's result.json"),
     ("data", "cli.actions:list_data", "list the data sets: which are available, and where they lie"),
 )
 

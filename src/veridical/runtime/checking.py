@@ -14,7 +14,7 @@ import inspect
 import numbers
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, partial, wraps
 from pathlib import Path
 from typing import (
@@ -52,6 +52,11 @@ class Limit(NamedTuple):
         """Whether the number is within."""
         over = value > self.low if self.above else value >= self.low
         return over and (value < self.high if self.below else value <= self.high)
+
+    def to_schema(self) -> Iterator[tuple[str, float]]:
+        """The limits as keywords of a JSON Schema."""
+        yield ("exclusiveMinimum" if self.above else "minimum"), self.low
+        yield ("exclusiveMaximum" if self.below else "maximum"), self.high
 
     def __str__(self) -> str:
         """The limits as what follows "a number"."""
@@ -169,6 +174,32 @@ def check_structure(value: object, form: Any) -> None:
     _fit("", value, form, plain=True)
 
 
+def json_schema(form: Any) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the plain values that `check_structure` takes for an annotation."""
+    kind, arguments = _parts(form)
+    if kind is Annotated or kind is NotRequired:
+        limits = [mark for mark in arguments[1:] if isinstance(mark, Limit)]
+        return json_schema(arguments[0]) | {key: end for mark in limits for key, end in mark.to_schema()}
+    if kind in _UNIONS:
+        return {"anyOf": [json_schema(one) for one in arguments]}
+    if kind is Literal:
+        return {"enum": list(arguments)}
+    if kind in (list, tuple, Sequence):
+        items = json_schema(arguments[0]) if arguments else {}
+        return {"type": "array"} | ({"items": items} if items else {})
+    if kind in (dict, Mapping):
+        values = json_schema(arguments[-1]) if arguments else {}
+        return {"type": "object"} | ({"additionalProperties": values} if values else {})
+    if isinstance(kind, dict) or is_typeddict(kind) or dataclasses.is_dataclass(kind):
+        hints, required = _fields_of(kind)
+        properties = {key: json_schema(inner) for key, inner in hints.items()}
+        known = {} if isinstance(kind, dict) or is_typeddict(kind) else {"additionalProperties": False}
+        return {"type": "object", "properties": properties, "required": sorted(required)} | known
+    if kind in (Any, object):
+        return {}
+    return {"type": _JSON_TYPES[kind]}
+
+
 def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """The path with a leading ~ or ~user resolved; a UsageError for a user unknown here."""
     if not isinstance(path, str | os.PathLike):
@@ -204,6 +235,7 @@ _WORDS: Mapping[Any, str] = {
     dict: "a mapping",
     Callable: "a function",
 }
+_JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", None: "null", _NONE: "null"}
 _hints = cache(partial(get_type_hints, include_extras=True))
 
 
@@ -218,7 +250,8 @@ def _fit(place: str, value: Any, hint: Any, *, plain: bool) -> Any:
         return result
     if plain and (value is None or isinstance(value, list | dict)):
         raise UsageError(f"{place or 'content'}: expected {_words(hint)}, but got {_WORDS[type(value)]}.")
-    names = [name for one in _members(hint) if get_origin(one) is Literal for name in get_args(one)]
+    known = [name for one in _members(hint) if get_origin(one) is Literal for name in get_args(one)]
+    names = [name for name in known if isinstance(name, str)]
     near = nearest(value, names)  # None for all but texts
     meant = f"Did you mean {near}?" if near else ""
     raise argument_error(place or "content", value, _words(hint), meant)
@@ -325,16 +358,8 @@ def _record(place: str, value: Any, form: Any) -> Any:
     """A mapping whose keys are those of a form: a TypedDict, written out, or the fields of a dataclass."""
     if not isinstance(value, Mapping):
         return _MISFIT
-    if isinstance(form, dict):
-        hints = {key.removesuffix("?"): inner for key, inner in form.items()}
-        required = hints.keys() & form.keys()
-    elif is_typeddict(form):
-        hints = _hints(form)
-        # Not from __required_keys__, which misses what `from __future__ import annotations` leaves as text.
-        required = {key for key, inner in hints.items() if get_origin(inner) is not NotRequired}
-    else:
-        hints = _hints(form)
-        required = {one.name for one in dataclasses.fields(form) if _default(one) is dataclasses.MISSING}
+    hints, required = _fields_of(form)
+    if not isinstance(form, dict) and not is_typeddict(form):
         for key in value:
             if key not in hints:
                 raise UsageError(f"{_below(place, key)}: not known here.")
@@ -345,6 +370,18 @@ def _record(place: str, value: Any, form: Any) -> Any:
         elif key in required:
             raise UsageError(f"{_below(place, key)}: missing.")
     return value
+
+
+def _fields_of(form: Any) -> tuple[Mapping[str, Any], Collection[str]]:
+    """The annotations of a form's keys, and the keys that must be there."""
+    if isinstance(form, dict):
+        hints = {key.removesuffix("?"): inner for key, inner in form.items()}
+        return hints, hints.keys() & form.keys()
+    hints = _hints(form)
+    if is_typeddict(form):
+        # Not from __required_keys__, which misses what `from __future__ import annotations` leaves as text.
+        return hints, {key for key, inner in hints.items() if get_origin(inner) is not NotRequired}
+    return hints, {one.name for one in dataclasses.fields(form) if _default(one) is dataclasses.MISSING}
 
 
 def _below(place: str, key: object) -> str:

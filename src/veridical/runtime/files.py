@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeAlias, TypedDict, TypeVar, overload
 
-from veridical.runtime.checking import as_path, check_structure
+from veridical.runtime.checking import as_path, check_structure, json_schema
 from veridical.runtime.errors import RunError, UsageError, argument_error
 
 CLAIM = "claim.json"
@@ -40,11 +40,28 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
 
-class _Claim(TypedDict):
+class Claim(TypedDict):
     """Whose a folder is: the command, and the options that decide its results."""
 
     kind: str
     config: dict[str, Any]
+
+
+class Environment(TypedDict):
+    """What computed a result; beside these each command has its own."""
+
+    veridical: str
+    python: str
+    torch: str
+    numpy: str
+    platform: str
+    cpu: str
+    cores: int | None
+    device: str
+    gpu: str | None
+    dtype: str
+    threads: int
+    seed: int | None
 
 
 class Frame(TypedDict):
@@ -61,6 +78,33 @@ class Document(Frame):
 
     results: dict[str, Any]
     config: dict[str, Any]
+
+
+def result_schema(command: str, *forms: Any) -> dict[str, Any]:
+    """The JSON Schema of a command's result.json: what every one has, and each of the forms."""
+    frame = {
+        "schema": Literal[1],
+        "results": dict,
+        "config": dict,
+        "environment": Environment,
+        "timing": dict,
+        "files": dict[str, str],
+    }
+    return _schema(f"result.json of `veridical {command}`", f"result:{command}", frame, *forms)
+
+
+def claim_schema() -> dict[str, Any]:
+    """The JSON Schema of claim.json, by which a folder belongs to one run of a command."""
+    return _schema("claim.json of a folder", "claim", Claim)
+
+
+def _schema(title: str, name: str, *forms: Any) -> dict[str, Any]:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:veridical:{name}:1",
+        "title": title,
+        "allOf": [json_schema(form) for form in forms],
+    }
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -527,10 +571,10 @@ def claim_folder(path: str | os.PathLike[str], kind: str, config: Mapping[str, o
     return folder
 
 
-def read_claim(folder: Path) -> _Claim:
+def read_claim(folder: Path) -> Claim:
     """Whose a folder is; a RunError where that cannot be read."""
     hint = "What else lies in the folder is as it was, but begin anew in another folder."
-    return read_json(folder / CLAIM, _Claim, hint=hint)
+    return read_json(folder / CLAIM, Claim, hint=hint)
 
 
 def _refuse_foreign_files(folder: Path) -> None:

@@ -221,8 +221,7 @@ class AuditReport(StudyResult):
     @staticmethod
     def schema() -> dict[str, Any]:
         """The JSON Schema of an audit's result.json."""
-        text = resources.files("veridical.studies").joinpath("audit.schema.json").read_text(encoding="utf-8")
-        return dict(json.loads(text))
+        return Audit.schema()
 
     @property
     def raised(self) -> list[str]:
@@ -554,6 +553,12 @@ class Audit(Study[AuditOptions]):
         return {"accuracy": accuracy, "refused": refused, **held}
 
     # The parts that are studies of their own
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON Schema of an audit's result.json, every field of it."""
+        text = resources.files("veridical.studies").joinpath("audit.schema.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
 
     def parts(self) -> Iterator[Part]:
         """The studies that answer the other questions, the most telling first."""

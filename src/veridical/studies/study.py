@@ -64,6 +64,7 @@ from veridical.runtime.files import (
     read_arrays,
     read_json,
     result_document,
+    result_schema,
     write_atomic,
     write_json,
 )
@@ -519,6 +520,14 @@ class Study(Generic[OptionsT]):
                 f"{path / EXAMPLES} is damaged: label names classes that are not there. {REPEAT_HINT}"
             )
         return cls.Result(path, document, arrays, cls)
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """The JSON Schema of the study's result.json: what every one has, and what is read of this one."""
+        forms = [] if cls.form is Document else [cls.form]
+        schema = result_schema(cls.name, *forms)
+        schema["allOf"].append({"properties": {"study": {"const": cls.name}}, "required": ["study"]})
+        return schema
 
     @classmethod
     def write_page(cls, result: StudyResult) -> Path:

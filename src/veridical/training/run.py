@@ -23,7 +23,7 @@ from veridical.models.external import ModelSource, build_examined
 from veridical.runtime.checking import as_path, checked, record
 from veridical.runtime.devices import fast_layout, resolve_device
 from veridical.runtime.errors import RunError, UsageError, argument_error
-from veridical.runtime.files import CLAIM, Frame, read_bytes, read_claim, read_json
+from veridical.runtime.files import CLAIM, Frame, read_bytes, read_claim, read_json, result_schema
 from veridical.runtime.guards import private_copy
 from veridical.runtime.seeds import stream
 from veridical.training.checkpoint import check_finite, copy_tensors, unpack, weights
@@ -63,6 +63,11 @@ class _Result(Frame):
     config: dict[str, Any]
     results: _Results
     timing: _Timing  # type: ignore[misc]
+
+
+def run_schema() -> dict[str, Any]:
+    """The JSON Schema of a run's result.json."""
+    return result_schema("train", _Result)
 
 
 @record
