@@ -41,8 +41,8 @@ from veridical.data import Split
 from veridical.faithfulness.randomisation import find_stages, model_randomisation
 from veridical.runtime.errors import UsageError
 from veridical.runtime.seeds import stream
-from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution
-from veridical.training.penalties import AttributionPenalty
+from veridical.training.objectives import Inner, Natural, Objective, RobustAttribution, RobustChange
+from veridical.training.penalties import AttributionPenalty, ChangePenalty
 
 Call = Callable[[nn.Module, Tensor, Tensor], Any]
 
@@ -146,6 +146,9 @@ OBJECTIVES: dict[str, Call] = {
         RobustAttribution(AttributionPenalty(sum_weight=1.0, l1=0.5), L2(0.5), inner=INNER)
     ),
     "loss-change": training(RobustAttribution(AttributionPenalty(absolute_sum=1.0), LINF, inner=INNER)),
+    "trades": training(RobustChange(ChangePenalty("kl"), LINF, inner=INNER)),
+    "far": training(RobustChange(ChangePenalty("pearson"), L2(0.5), inner=INNER)),
+    "r2et": training(RobustChange(ChangePenalty("thickness", topk=5), LINF, inner=INNER)),
 }
 
 

@@ -22,9 +22,11 @@ from veridical.training.objectives import (
     Objective,
     ObjectiveValue,
     RobustAttribution,
+    RobustChange,
+    RobustObjective,
     build_objective,
 )
-from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ObjectiveEntry
+from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ChangePenalty, ObjectiveEntry
 from veridical.training.recipes import RobustSettings, resolve
 
 Batch = tuple[Tensor, Tensor]
@@ -55,7 +57,7 @@ def built(entry: ObjectiveEntry, **given: Any) -> Objective:
 def value(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
     """The loss per example; at a fixed x' for one with an inner maximum, which jumps as the weights move."""
     inputs, target = batch
-    if isinstance(objective, RobustAttribution):
+    if isinstance(objective, RobustObjective):
         return objective.at(model, inputs, target, inputs + 0.2 * torch.sin(77 * inputs)).loss
     return objective(model, inputs, target, torch.Generator().manual_seed(0)).loss
 
@@ -91,10 +93,12 @@ def test_the_gradient_in_the_weights_matches_finite_differences(
 
 
 @every_objective
-def test_without_weight_it_is_natural_training(
+def test_without_weight_it_is_natural_or_adversarial_training(
     entry: ObjectiveEntry, smooth: nn.Module, batch: Batch
 ) -> None:
-    loss, natural = value(built(entry, weight=0.0), smooth, batch), value(Natural(), smooth, batch)
+    expected = OBJECTIVES.get("adversarial") if entry.name == "far-adversarial" else None
+    plain = Natural() if expected is None else built(expected)
+    loss, natural = value(built(entry, weight=0.0), smooth, batch), value(plain, smooth, batch)
     torch.testing.assert_close(loss, natural, rtol=1e-12, atol=0)
     for ours, theirs in zip(gradients(smooth, loss), gradients(smooth, natural), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
@@ -139,7 +143,8 @@ class _OnceOnly(nn.Module):
         self.inner = inner
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits: Tensor = _Cube.apply(self.inner(inputs))
+        # First: behind it stand weights, so that what comes back to it can be differentiated.
+        logits: Tensor = self.inner(_Cube.apply(inputs))
         return logits
 
 
@@ -167,22 +172,26 @@ def test_every_setting_reaches_its_place(entry: ObjectiveEntry) -> None:
     """Numbers that are all different, so that none can stand for another."""
     robust = RobustSettings(
         weight=0.7, norm="l2", radius=0.3, training_radius=0.9, beta=0.4, inner_steps=3, inner_step_size=0.11,
-        inner_start="origin", inner_score="loss", inner_nodes=5, nodes=8, rule="right"
+        inner_start="origin", inner_score="loss", inner_nodes=5, nodes=8, rule="right",
+        distance="cosine", topk=17,
     )  # fmt: skip
-    assert entry.penalty is not None
-    known = {
+    known: dict[str, AttributionPenalty | ChangePenalty] = {
         "adversarial": AttributionPenalty(sum_weight=1.0),
         "ig-norm": AttributionPenalty(l1=1.0),
         "ig-sum-norm": AttributionPenalty(sum_weight=1.0, l1=0.4),
         "loss-change": AttributionPenalty(absolute_sum=1.0),
+        "trades": ChangePenalty("kl"),
+        "far": ChangePenalty("cosine"),
+        "far-adversarial": ChangePenalty("cosine", at_perturbed=True),
+        "r2et": ChangePenalty("thickness", topk=17),
     }
+    penalty = known[entry.name]
     inner = Inner(3, 0.11, "origin", "loss", Quadrature("right", 5))
-    expected = RobustAttribution(
-        known.get(entry.name, entry.penalty(robust, 1.0)),
-        L2(0.9),
-        weight=0.7,
-        quadrature=Quadrature("right", 8),
-        inner=inner,
+    rest: dict[str, Any] = {"weight": 0.7, "quadrature": Quadrature("right", 8), "inner": inner}
+    expected = (
+        RobustChange(penalty, L2(0.9), **rest)
+        if isinstance(penalty, ChangePenalty)
+        else RobustAttribution(penalty, L2(0.9), **rest)
     )
     assert build_objective(entry.name, robust) == expected
 
@@ -195,7 +204,7 @@ def test_ball_and_step_grow_in_proportion_and_evaluation_has_its_own(
     robust = settings_of(entry, radius=0.2, training_radius=0.3, radius_warm_up=0.4)
     assert robust is not None
     then = build_objective(entry.name, robust, progress=progress)
-    assert isinstance(then, RobustAttribution)
+    assert isinstance(then, RobustObjective)
     assert isinstance(then.ball, Linf)
     assert then.ball.radius == pytest.approx(0.3 * share)
     # The recipe's step is a share of the ball that is climbed in.
@@ -204,7 +213,7 @@ def test_ball_and_step_grow_in_proportion_and_evaluation_has_its_own(
     # Without options of its own the ball is that of evaluation.
     for given in ({}, {"radius_warm_up": 0.0}):
         first = build_objective(entry.name, settings_of(entry, radius=0.2, **given), progress=progress)
-        assert isinstance(first, RobustAttribution)
+        assert isinstance(first, RobustObjective)
         assert first.ball.radius == 0.2
 
 
@@ -217,7 +226,9 @@ def test_the_l1_term_is_switched_on_at_its_share_of_the_training() -> None:
 def test_docs_and_help_list_the_registry(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "robust-attribution.md").read_text(encoding="utf-8")
     table = text[text.index("| `--objective` |") :].partition("\n\n")[0]
-    rows = [tuple(row) for row in re.findall(r"^\| `([a-z-]+)` \| (.*) \| (yes|no) \|$", table, re.MULTILINE)]
+    rows = [
+        tuple(row) for row in re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \| (yes|no) \|$", table, re.MULTILINE)
+    ]
     words = {True: "yes", False: "no"}
     assert rows == [(e.name, e.summary, words[e.needs_second_order]) for e in ENTRIES]
     assert main(["train", "--help"]) == 0

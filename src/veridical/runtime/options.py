@@ -36,6 +36,7 @@ RecipeName = Literal["fast", "paper"]
 NormName = Literal["linf", "l2"]
 StartName = Literal["random", "origin", "gradient", "warm"]
 ScoreName = Literal["size", "loss"]
+DistanceName = Literal["pearson", "cosine"]
 AugmentName = Literal["none", "shift-rotate", "shift-rotate-flip", "warp"]
 BalanceName = Literal["none", "classes"]
 OptimiserName = Literal["adam", "sgd"]
@@ -217,6 +218,8 @@ class ObjectiveOptions(Checked):
         nodes: Quadrature nodes of the attribution in the outer step.
         rule: Quadrature rule of both.
         beta_from: Share of the training after which the L1 term of ig-sum-norm is switched on.
+        distance: Of two maps in far: 1 - Pearson's correlation, or 1 - cosine similarity.
+        topk: Pixels that r2et keeps above the others, at most half of them.
     """
 
     weight: Factor | None = None
@@ -233,6 +236,8 @@ class ObjectiveOptions(Checked):
     nodes: Size | None = None
     rule: RuleName | None = None
     beta_from: Share | None = None
+    distance: DistanceName | None = None
+    topk: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

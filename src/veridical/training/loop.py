@@ -372,6 +372,8 @@ def _objective_record(settings: Settings) -> dict[str, Any]:
         return record | {"inner": "exact: the dual direction of the gradient", "nodes": 1, "rule": "left"}
     names = ("inner_score", "inner_start", "inner_steps", "inner_step_size", "inner_nodes", "nodes", "rule")
     record |= {name: getattr(robust, name) for name in names}
+    only_some = ("distance", "topk")
+    record |= {name: getattr(robust, name) for name in only_some if getattr(robust, name) is not None}
     if robust.inner_score is None:
         # The signed sum is the change of the loss: to climb it is to climb the loss.
         record["inner_score"] = "loss" if settings.objective == "adversarial" else "size"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -25,9 +26,10 @@ from veridical.attribution.path import (
 from veridical.runtime.checking import Checked, Length, Steps, record
 from veridical.runtime.errors import UsageError, argument_error
 from veridical.runtime.guards import default_modes, eval_mode, evaluating, no_autocast
+from veridical.runtime.lengths import power_of_two
 from veridical.runtime.options import ScoreName, StartName
 from veridical.runtime.registry import load_factory
-from veridical.training.penalties import OBJECTIVES, AttributionPenalty
+from veridical.training.penalties import OBJECTIVES, AttributionPenalty, ChangePenalty
 from veridical.training.recipes import RobustSettings, Settings
 
 if TYPE_CHECKING:
@@ -89,27 +91,12 @@ class Inner(Checked):
     quadrature: Quadrature = Quadrature("midpoint", 1)
 
 
-@dataclass(frozen=True)
-class RobustAttribution:
-    """l(x) + weight * max over x' in the ball of size(IG of the loss from x to x'), per example.
+class RobustObjective(ABC):
+    """An objective with an inner maximum: x' is sought in the ball, then the loss is taken there."""
 
-    weight: lambda, at least 0. quadrature: nodes of the attribution in the outer step (the authors: 50 right
-    Riemann). rows: bound on examples times nodes whose graphs are alive at once in the outer step.
-
-    The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d
-    held constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in
-    eval mode (batch normalisation with its running statistics), the losses in the caller's mode. Under
-    torch.autocast the losses are computed by it, the attribution terms without it, and losses neither whose
-    difference an absolute value is taken of.
-    Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
-    """
-
-    size: AttributionPenalty
     ball: Ball
-    weight: float = 1.0
-    quadrature: Quadrature = Quadrature("midpoint", 1)
-    inner: Inner = Inner()
-    rows: int = 4096
+    weight: float
+    inner: Inner
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
@@ -141,12 +128,45 @@ class RobustAttribution:
             if start is not None:
                 begin = start
             elif inner.start == "gradient":
-                _, slope = value_and_gradient(TargetScalar(model, target, "loss", finite=False), inputs)
+                # Its signs decide where x' is, and those of small derivatives are rounding's.
+                with no_autocast():
+                    _, slope = value_and_gradient(TargetScalar(model, target, "loss", finite=False), inputs)
                 begin = inputs + ball.radius * ball.step(slope)
             elif inner.start != "warm":
                 begin = inner.start
             steps, size = inner.steps, inner.step_size
             return ascend(score, inputs, ball, steps=steps, step_size=size, start=begin, generator=generator)
+
+    @abstractmethod
+    def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function of x' that the inner ascent climbs."""
+
+    @abstractmethod
+    def at(self, model: nn.Module, inputs: Tensor, target: Tensor, perturbed: Tensor) -> ObjectiveValue:
+        """The objective at a given x' (N, ...), with the exact gradient in the weights."""
+
+
+@dataclass(frozen=True)
+class RobustAttribution(RobustObjective):
+    """l(x) + weight * max over x' in the ball of size(IG of the loss from x to x'), per example.
+
+    weight: lambda, at least 0. quadrature: nodes of the attribution in the outer step (the authors: 50 right
+    Riemann). rows: bound on examples times nodes whose graphs are alive at once in the outer step.
+
+    The gradient in the weights is exact at the x' found (Danskin): with d = x' - x, u = ds/dIG and v = u d
+    held constant it is that of sum_k w_k <v, grad l(z_k)>. Attribution terms and the ascent see the model in
+    eval mode (batch normalisation with its running statistics), the losses in the caller's mode. Under
+    torch.autocast the losses are computed by it, the attribution terms without it, and losses neither whose
+    difference an absolute value is taken of.
+    Source: Chen et al. (2019), section 3; special cases in their table of instantiations.
+    """
+
+    size: AttributionPenalty
+    ball: Ball
+    weight: float = 1.0
+    quadrature: Quadrature = Quadrature("midpoint", 1)
+    inner: Inner = Inner()
+    rows: int = 4096
 
     def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> TargetScalar | _PenaltyScore:
         """The function of x' that the inner ascent climbs."""
@@ -208,33 +228,45 @@ class RobustAttribution:
                 surrogate = (direction * attribution).flatten(1).sum(1)
                 attribution = attribution.detach()
             else:
-                surrogate = self._by_chunks(model, loss, inputs, perturbed - inputs, direction)
+                path = inputs, perturbed - inputs
+                surrogate = _by_chunks(model, loss, path, direction, self.quadrature, self.rows)
         # <u, IG> equals the size only for sizes of degree one; the value reported is the size itself.
         map_size = replace(self.size, sum_weight=0.0, absolute_sum=0.0)
         value = map_size(attribution, torch.zeros_like(change))
         return attribution, surrogate + (value - surrogate.detach()), slope
 
-    def _by_chunks(
-        self, model: nn.Module, loss: TargetScalar, inputs: Tensor, difference: Tensor, direction: Tensor
-    ) -> Tensor:
-        """sum_k w_k <v, grad l(z_k)> per example; each chunk's graph is made again in the backward pass."""
-        v = direction * difference
-        positions, weights = self.quadrature.points(inputs.dtype, inputs.device)
-        at_once = max(1, self.rows // inputs.shape[0])
 
-        def part(t: Tensor, w: Tensor) -> Tensor:
-            # Run again in the backward pass, when the caller has the model in train mode.
-            with eval_mode(model), default_modes():
-                points = points_on_path(inputs, difference, t).detach().requires_grad_(True)
-                gradients = input_gradient(loss, points, create_graph=True)
-            return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
+def _by_chunks(
+    model: nn.Module,
+    scalar: TargetScalar,
+    path: tuple[Tensor, Tensor],
+    direction: Tensor,
+    quadrature: Quadrature,
+    rows: int,
+) -> Tensor:
+    """<direction, IG of scalar along path> per example, with its exact gradient in the weights, (N,).
 
-        total = torch.zeros(inputs.shape[0], dtype=inputs.dtype, device=inputs.device)
-        # checkpoint keeps no chunk's graph; use_reentrant would not allow autograd.grad inside.
-        for first in range(0, self.quadrature.nodes, at_once):
-            piece = slice(first, first + at_once)
-            total = total + checkpoint(part, positions[piece], weights[piece], use_reentrant=False)
-        return total
+    path: start and difference, (N, ...). It is sum_k w_k <v, grad f(z_k)> with v = direction * difference;
+    each chunk's graph is made again in the backward pass, so that `rows` bounds what is alive at once.
+    """
+    start, difference = path
+    v = direction * difference
+    positions, weights = quadrature.points(start.dtype, start.device)
+    at_once = max(1, rows // len(start))
+
+    def part(t: Tensor, w: Tensor) -> Tensor:
+        # Run again in the backward pass, when the caller has the model in train mode.
+        with eval_mode(model), default_modes():
+            points = points_on_path(start, difference, t).detach().requires_grad_(True)
+            gradients = input_gradient(scalar, points, create_graph=True)
+        return (v * weighted_sum(w, gradients)).flatten(1).sum(1)
+
+    total = torch.zeros(len(start), dtype=start.dtype, device=start.device)
+    # checkpoint keeps no chunk's graph; use_reentrant would not allow autograd.grad inside.
+    for first in range(0, quadrature.nodes, at_once):
+        piece = slice(first, first + at_once)
+        total = total + checkpoint(part, positions[piece], weights[piece], use_reentrant=False)
+    return total
 
 
 def _arithmetic(size: AttributionPenalty) -> AbstractContextManager[None]:
@@ -269,6 +301,141 @@ class _PenaltyScore:
         return self.size(attribution, change)
 
 
+@dataclass(frozen=True)
+class RobustChange(RobustObjective):
+    """l(x) + weight * max over x' in the ball of the distance of two answers, at x and at x', per example.
+
+    change: which answers and distance, and whether l(x') stands for l(x). quadrature: nodes of the maps.
+    rows: bound on maps times nodes whose graphs are alive at once in the outer step.
+
+    The gradient in the weights is exact at the x' found: it goes through both answers. The inner ascent holds
+    the answer at x constant, which does not depend on x'. Maps and the ascent see the model in eval mode,
+    losses and predictions in the caller's mode; under torch.autocast these are computed by it, maps without.
+    Sources, and what differs from them: docs/robust-attribution.md.
+    """
+
+    change: ChangePenalty
+    ball: Ball
+    weight: float = 1.0
+    quadrature: Quadrature = Quadrature("midpoint", 1)
+    inner: Inner = Inner()
+    rows: int = 4096
+
+    def inner_score(self, model: nn.Module, inputs: Tensor, target: Tensor) -> Callable[[Tensor], Tensor]:
+        """The function of x' that the inner ascent climbs."""
+        loss = TargetScalar(model, target, "loss", finite=False, climbed=True)
+        if self.inner.score == "loss":
+            return loss
+        if not self.change.needs_map:
+            with torch.no_grad():
+                clean_logits = logits_of(model, inputs, finite=False)
+            return replace(loss, output=lambda logits, _: _kl(clean_logits, logits))
+        logit, nodes = replace(loss, output="logit"), self.inner.quadrature
+        with default_modes():
+            clean = _map_from_black(logit, inputs, nodes)
+
+        def distance(moved: Tensor) -> Tensor:
+            graph = torch.is_grad_enabled() and moved.requires_grad
+            with default_modes():
+                return _distance(self.change, clean, _map_from_black(logit, moved, nodes, graph=graph))
+
+        return distance
+
+    def at(self, model: nn.Module, inputs: Tensor, target: Tensor, perturbed: Tensor) -> ObjectiveValue:
+        """The objective at a given x' (N, ...), with the exact gradient in the weights."""
+        loss = TargetScalar(model, target, "loss", finite=False)
+        if not self.change.needs_map:
+            # One pass for both, so that batch normalisation and dropout treat them alike.
+            both = logits_of(model, torch.cat([inputs, perturbed]), finite=False)
+            clean_logits, moved_logits = both.chunk(2)
+            value, distance = loss.of_logits(clean_logits), _kl(clean_logits, moved_logits)
+        else:
+            value = loss(perturbed if self.change.at_perturbed else inputs)
+            distance = self._distance_of_maps(model, replace(loss, output="logit"), inputs, perturbed)
+        name = "perturbed_loss" if self.change.at_perturbed else "natural_loss"
+        return ObjectiveValue(
+            value + self.weight * distance, {name: value.detach(), "distance": distance.detach()}
+        )
+
+    def _distance_of_maps(
+        self, model: nn.Module, logit: TargetScalar, inputs: Tensor, perturbed: Tensor
+    ) -> Tensor:
+        """The distance, (N,), with its exact gradient in the weights."""
+        ends = torch.cat([inputs, perturbed])
+        with eval_mode(model), default_modes():
+            whole = len(ends) * self.quadrature.nodes <= self.rows
+            maps = _map_from_black(logit, ends, self.quadrature, graph=whole, rows=self.rows)
+            if whole:
+                return _distance(self.change, *maps.chunk(2))
+            # By the chain rule: the distance's slope in the maps, then in the weights node by node.
+            maps.requires_grad_()
+            distance = _distance(self.change, *maps.chunk(2))
+            (direction,) = torch.autograd.grad(distance.sum(), maps)
+            path = torch.zeros_like(ends), ends
+            shares = _by_chunks(model, logit, path, direction, self.quadrature, self.rows)
+        surrogate: Tensor = shares.unflatten(0, (2, -1)).sum(0)
+        return surrogate + (distance - surrogate).detach()
+
+
+def _map_from_black(
+    logit: TargetScalar, inputs: Tensor, quadrature: Quadrature, *, graph: bool = False, rows: int = 4096
+) -> Tensor:
+    """Integrated Gradients of the logit from black, of the inputs' shape (N, ...)."""
+    black = torch.zeros_like(inputs)
+    return path_attribution(logit, black, inputs, quadrature, create_graph=graph, rows=rows)
+
+
+def _kl(clean: Tensor, moved: Tensor) -> Tensor:
+    """KL(p, p') of the predictions by two logits (N, K), in nats, (N,)."""
+    wide = clean.dtype if clean.dtype == torch.float64 else torch.float32
+    log_p, log_q = (torch.log_softmax(logits.to(wide), 1) for logits in (clean, moved))
+    divergence: Tensor = (log_p.exp() * (log_p - log_q)).sum(1)
+    return divergence
+
+
+def _distance(change: ChangePenalty, clean: Tensor, moved: Tensor) -> Tensor:
+    """The distance of two maps (N, ...), (N,); see `ChangePenalty`."""
+    if change.distance == "thickness":
+        return _thickness(_shares(clean), _shares(moved), change.topk)
+    return 1 - _similarity(clean, moved, centred=change.distance == "pearson")
+
+
+def _similarity(clean: Tensor, moved: Tensor, *, centred: bool) -> Tensor:
+    """Cosine similarity of two maps (N, ...), after their means are taken off if `centred`; (N,)."""
+    pair = []
+    for one in (clean, moved):
+        flat = one.flatten(1)
+        # Squares of gradients of 1e-25 would be 0. A power of two is exact, and a constant of the step.
+        flat = flat / power_of_two(flat.detach())
+        pair.append(flat - flat.mean(1, keepdim=True) if centred else flat)
+    first, second = pair
+    squares = first.square().sum(1), second.square().sum(1)
+    # What is left of a constant map is rounding, which has no direction.
+    floor = first.shape[1] * (8 * torch.finfo(first.dtype).eps) ** 2
+    defined = (squares[0] > floor) & (squares[1] > floor)
+    # The divisor is replaced before the root: its slope at 0 would put NaN into the gradient.
+    length = torch.where(defined, squares[0] * squares[1], 1.0).sqrt()
+    cosine: Tensor = torch.where(defined, (first * second).sum(1) / length, 1.0)
+    return cosine
+
+
+def _shares(maps: Tensor) -> Tensor:
+    """The share of each pixel of images (N, C, ...) in the sum of absolute values, (N, pixels)."""
+    pixels = maps.abs().sum(1).flatten(1) if maps.ndim > 2 else maps.abs()
+    pixels = pixels / power_of_two(pixels.detach())
+    total = pixels.sum(1, keepdim=True)
+    return pixels / torch.where(total == 0, 1.0, total)
+
+
+def _thickness(clean: Tensor, moved: Tensor, topk: int) -> Tensor:
+    """Change of the shares (N, pixels) less the gap below the topk of the clean ones, (N,)."""
+    k = max(1, min(topk, clean.shape[1] // 2))
+    first = clean.topk(min(2 * k, clean.shape[1]), dim=1).values
+    gap = first[:, :k].sum(1) - first[:, k:].sum(1)
+    defined = (clean.detach().sum(1) > 0) & (moved.detach().sum(1) > 0)
+    return torch.where(defined, (moved - clean).abs().sum(1) - gap, 0.0)
+
+
 def build_objective(
     name: str,
     robust: RobustSettings | None,
@@ -292,7 +459,7 @@ def build_objective(
         raise argument_error("robust", robust, f"the settings of the objective {name}")
     penalty = entry.penalty(robust, progress)
     # What follows is the one form of all of them: a penalty, a ball, and an ascent in it.
-    if entry.at_the_image:
+    if isinstance(penalty, AttributionPenalty) and entry.at_the_image:
         return _at_the_image(penalty, robust)
     # The step shrinks with the ball, or it would leave a small ball at once.
     grown = min(1.0, progress / robust.radius_warm_up) if robust.radius_warm_up else 1.0
@@ -306,7 +473,10 @@ def build_objective(
         Quadrature(rule, robust.inner_nodes or 1),
     )
     grown_ball = ball(robust.norm, grown * robust.ball_radius, bounds)
-    return RobustAttribution(penalty, grown_ball, robust.weight, Quadrature(rule, robust.nodes or 1), inner)
+    outer = Quadrature(rule, robust.nodes or 1)
+    if isinstance(penalty, ChangePenalty):
+        return RobustChange(penalty, grown_ball, robust.weight, outer, inner)
+    return RobustAttribution(penalty, grown_ball, robust.weight, outer, inner)
 
 
 def _at_the_image(penalty: AttributionPenalty, robust: RobustSettings) -> RobustAttribution:
@@ -344,7 +514,7 @@ class WarmStarts:
     @classmethod
     def of(cls, objective: Objective, settings: Settings, shape: Sequence[int]) -> WarmStarts | None:
         """Those of a training whose inner ascent starts warm; a UsageError where images change in between."""
-        if not isinstance(objective, RobustAttribution) or objective.inner.start != "warm":
+        if not isinstance(objective, RobustObjective) or objective.inner.start != "warm":
             return None
         for name in ("augment", "balance"):
             if getattr(settings, name) != "none":
@@ -369,7 +539,7 @@ class WarmStarts:
         images: Tensor,
     ) -> ObjectiveValue:
         """The objective, its ascent started where that of these images (positions, (n,)) ended last time."""
-        assert isinstance(objective, RobustAttribution)
+        assert isinstance(objective, RobustObjective)
         start = self.start(inputs, objective.ball, generator, images)
         perturbed = objective.maximise(model, inputs, target, generator, start)
         # Kept by `keep`, when the step is known to be sound.

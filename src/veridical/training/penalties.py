@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from veridical.runtime.errors import UsageError
+from veridical.runtime.errors import UsageError, argument_error
+from veridical.runtime.options import DistanceName
 from veridical.runtime.registry import Registry
 
 if TYPE_CHECKING:
@@ -73,6 +74,32 @@ class AttributionPenalty:
 
 
 @dataclass(frozen=True)
+class ChangePenalty:
+    """How far the answer at x' lies from the answer at x, per example, and where the loss is taken.
+
+    distance: of maps, "pearson" (1 - correlation), "cosine" (1 - cosine similarity) or "thickness" (see
+    below); of predictions, "kl" (Kullback-Leibler divergence from p(x) to p(x'), in nats). at_perturbed: the
+    loss is l(x') in place of l(x). topk: pixels of "thickness", at most half of them.
+
+    Maps are those that attacks are judged by: Integrated Gradients of the target's logit from black.
+    "thickness" is change - gap, of each map's absolute values summed over channels and divided by their sum:
+    gap is what the topk first pixels have at x more than the topk next ones, change the L1 distance of both
+    maps. While change is below the difference of two pixels, their order is the same at x and x'.
+    Where a map is zero, or constant for "pearson", a distance of maps is undefined; it is 0 then, without
+    gradient.
+    """
+
+    distance: DistanceName | Literal["thickness", "kl"]
+    at_perturbed: bool = False
+    topk: int = 0
+
+    @property
+    def needs_map(self) -> bool:
+        """Whether maps are compared, not predictions."""
+        return self.distance != "kl"
+
+
+@dataclass(frozen=True)
 class ObjectiveEntry:
     """One objective by name: what it is made of, and what commands, recipes and docs have to know of it.
 
@@ -87,7 +114,7 @@ class ObjectiveEntry:
 
     name: str
     summary: str
-    penalty: Callable[[RobustSettings, float], AttributionPenalty] | None = None
+    penalty: Callable[[RobustSettings, float], AttributionPenalty | ChangePenalty] | None = None
     options: tuple[str, ...] = ()
     needs_second_order: bool = False
     at_the_image: bool = False
@@ -100,6 +127,17 @@ def _ig_sum_norm(robust: RobustSettings, progress: float) -> AttributionPenalty:
     assert robust.beta is not None
     beta = robust.beta if progress >= (robust.beta_from or 0.0) else 0.0
     return AttributionPenalty(sum_weight=1.0, l1=beta)
+
+
+def _map_distance(at_perturbed: bool) -> Callable[[RobustSettings, float], ChangePenalty]:
+    return lambda robust, _: ChangePenalty(robust.distance or "pearson", at_perturbed)
+
+
+def _thickness(robust: RobustSettings, progress: float) -> ChangePenalty:
+    del progress
+    if robust.topk is None:
+        raise argument_error("topk", None, "a number of pixels", "r2et keeps so many in their places.")
+    return ChangePenalty("thickness", topk=robust.topk)
 
 
 _BALL = ("weight", "radius", "training_radius")
@@ -154,6 +192,41 @@ OBJECTIVES = Registry(
             lambda *_: AttributionPenalty(absolute_sum=1.0),
             (*_BALL, *_ASCENT),
             title="Loss change",
+        ),
+        ObjectiveEntry(
+            "trades",
+            "l(x) + weight * max of KL(p(x), p(x')) (Zhang et al. 2019)",
+            lambda *_: ChangePenalty("kl"),
+            (*_BALL, *_ASCENT, "inner_score"),
+            cost=4.0,
+            title="TRADES",
+        ),
+        ObjectiveEntry(
+            "far",
+            "l(x) + weight * max of 1 - correlation of the maps at x and x', after Ivankay et al. 2021",
+            _map_distance(at_perturbed=False),
+            (*_BALL, "distance", *_ASCENT, *_MAPS),
+            needs_second_order=True,
+            cost=15.0,
+            title="FAR",
+        ),
+        ObjectiveEntry(
+            "far-adversarial",
+            "l(x') + weight * max of 1 - correlation of the maps at x and x', after Ivankay et al. 2021",
+            _map_distance(at_perturbed=True),
+            (*_BALL, "distance", *_ASCENT, *_MAPS),
+            needs_second_order=True,
+            cost=15.0,
+            title="FAR, adversarial",
+        ),
+        ObjectiveEntry(
+            "r2et",
+            "l(x) + weight * (change of the map from x to x' - gap below topk), after Chen et al. 2024",
+            _thickness,
+            (*_BALL, "topk", *_ASCENT, *_MAPS),
+            needs_second_order=True,
+            cost=12.0,
+            title="R2ET",
         ),
     ],
     wrap=lambda name, function: ObjectiveEntry(name, "the caller's own", build=lambda *_: function),

@@ -167,12 +167,22 @@ _PAPER = (
     _rule(weight=1.0, training_radius=None, radius_warm_up=None, beta=0.1, beta_from=0.0),
     _rule(inner_start="random", inner_score="size", inner_nodes=10, nodes=50, rule="right"),
     _rule((), ("input-gradient",), weight=None),
+    # The same for objectives of other authors. TRADES' weight on colour images is its authors'; r2et's x' is
+    # one step along the gradient, to the edge of the ball.
+    _rule(distance="pearson"),
+    _rule(_RESNETS, ("trades",), weight=6.0),
     _rule(_IMAGES_28, model="cnn", optimiser="adam", schedule="constant", learning_rate=1e-4),
     _rule(_IMAGES_28, weight_decay=0.0, batch_size=50, steps=100_000, validation=5000, train_examples=55_000),
     _rule(_IMAGES_28, ("natural",), steps=25_000),
     # Ball and inner ascent are those of the attack on predictions.
     *(
-        _rule((data,), radius=row.radius, inner_steps=row.pgd_steps, inner_step_size=row.pgd_step_size)
+        _rule(
+            (data,),
+            radius=row.radius,
+            inner_steps=row.pgd_steps,
+            inner_step_size=row.pgd_step_size,
+            topk=row.k,
+        )
         for data, row in {**PAPER_SETTINGS, "mnist-5k": PAPER_SETTINGS["mnist"]}.items()
     ),
     _rule(_RESNETS, model="rar-resnet", optimiser="sgd", schedule="steps", steps=70_001, inner_nodes=5),
@@ -185,6 +195,7 @@ _PAPER = (
     _rule(("flowers17",), batch_size=16, train_examples=1224),
     _rule(("flowers17",), ("ig-norm",), weight=0.1),
     _rule(("flowers17",), ("ig-norm", "ig-sum-norm"), learning_rate=1e-3),
+    _rule((), ("r2et",), inner_steps=0, inner_start="gradient"),
 )
 
 # Veridical's own. A radius or weight not named here is the paper's. inner_step_share: of the ball's
@@ -202,6 +213,11 @@ _FAST = (
     # A step with the L1 term takes twice the time of one without.
     _rule(("mnist", "fashion-mnist"), ("ig-norm",), epochs=5.0),
     _rule((), ("ig-sum-norm",), beta_from=0.75),
+    # The loss is no stand-in for how far maps or predictions are from each other.
+    _rule((), ("trades", "far", "far-adversarial"), inner_score="size"),
+    # With 3 nodes distances go with those by the attack's 100; those of input gradients hardly do.
+    _rule((), ("far", "far-adversarial", "r2et"), nodes=3),
+    _rule((), ("r2et",), inner_steps=0, inner_start="gradient"),
     _rule(("mnist-5k",), ("ig-sum-norm",), beta=0.3, beta_from=0.6),
     _rule(("mnist-5k",), epochs=15.0, batch_size=50, averaging=0.99),
     _rule(("gtsrb",), epochs=15.0),
@@ -325,7 +341,8 @@ def _recipe_values(recipe: str, row: str, objective: str) -> dict[str, Any]:
     if recipe == "paper":
         return paper
     # Veridical's recipe keeps of the paper's how large the ball and the penalty are.
-    return {name: paper[name] for name in ("weight", "beta", "radius") if name in paper} | gather(_FAST)
+    kept = ("weight", "beta", "radius", "distance", "topk")
+    return {name: paper[name] for name in kept if name in paper} | gather(_FAST)
 
 
 _IN_PAPER = ("natural", "adversarial", "ig-norm", "ig-sum-norm")

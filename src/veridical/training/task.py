@@ -40,7 +40,7 @@ from veridical.runtime.options import (
 from veridical.training.checkpoint import check_finite, copy_tensors, digest_weights, weights
 from veridical.training.objectives import (
     Objective,
-    RobustAttribution,
+    RobustObjective,
     WarmStarts,
     build_objective,
 )
@@ -86,7 +86,7 @@ class Task:
         first, last = self.objective(0.0), self.objective(1.0)
         # Of our own networks it is known.
         if source is None or ":" in source.spec or isinstance(module, Examined):
-            _check_outputs(self.model, data, device, climbed=isinstance(last, RobustAttribution))
+            _check_outputs(self.model, data, device, climbed=isinstance(last, RobustObjective))
         self.augment = None
         if settings.augment != "none":
             mirrored = DATASETS.get(data.name).mirrored(data.num_classes) if data.name in DATASETS else ()
