@@ -241,6 +241,8 @@ def test_stacks_hold_what_is_alike_and_unfinished(
     linear = {**members[0], "fill": {"kind": "linear"}}
     jobs = jobs_of([*members, other, linear], where)
     assert not is_stackable(linear)
+    smooth = {**members[0]["model"], "options": {**members[0]["model"]["options"], "activation": "silu"}}
+    assert not is_stackable({**members[0], "model": smooth})
     assert not is_stackable({**members[0], "training": {**other["training"], "objective": "adversarial"}})
 
     def numbers(workers: int) -> list[list[str]]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 from torch.testing import assert_close
 
 from veridical.models import build
@@ -14,10 +15,12 @@ Shape = tuple[int, int, int]
 CASES: list[tuple[str, Shape, dict[str, Any], int]] = [
     ("cnn", (1, 28, 28), {}, 3_269_509),
     ("cnn", (3, 32, 20), {"mean": [0.4, 0.5, 0.6], "std": 0.25}, 2_681_285),
+    ("cnn", (1, 12, 8), {"activation": "silu"}, 451_461),
     ("rar-resnet", (3, 32, 32), {}, 171_253),
     ("rar-resnet", (3, 16, 24), {"units": 1}, 74_485),
     ("rar-resnet", (1, 16, 16), {"units": 3}, 267_733),
     ("mlp", (1, 9, 7), {"width": 11}, 896),
+    ("mlp", (1, 9, 7), {"width": 11, "activation": 5.0}, 896),
     ("resnet18", (3, 32, 32), {"width": 8}, 176_077),
     ("resnet18", (1, 17, 15), {"width": 6, "norm": "none"}, 98_813),
     ("resnet18", (3, 16, 16), {"width": 4, "norm": "batch"}, 44_457),
@@ -109,6 +112,33 @@ def test_second_derivatives_match_finite_differences(
     below = size().detach()
     assert float(exact.abs()) > 0
     assert_close(exact, (above - below) / (2 * tiny), rtol=1e-5, atol=0)
+
+
+REFERENCES = {
+    "relu": lambda x: x.clamp(min=0),
+    "silu": lambda x: x * torch.sigmoid(x),
+    "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+    5.0: lambda x: torch.log1p((5 * x).exp()) / 5,
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("network", ["cnn", "mlp"])
+def test_activations_are_their_formulas_and_the_default_is_relu(network: str, name: str | float) -> None:
+    act, shape = REFERENCES[name], (1, 12, 8)
+    model = make(network, shape, {"activation": name, "mean": 0.0, "std": 1.0}).double().eval()
+    layers, inputs = dict(model.named_children()), images(shape, dtype=torch.float64)
+    features = inputs
+    if network == "cnn":
+        for layer in ("conv1", "conv2"):
+            features = act(max_pool2d(layers[layer](features), 2))
+    for layer in ("hidden",) if network == "cnn" else ("hidden1", "hidden2"):
+        features = act(layers[layer](features.flatten(1)))
+    assert_close(model(inputs), layers["classify"](features), rtol=1e-10, atol=1e-12)
+    if name == "relu":
+        default = make(network, shape, {"mean": 0.0, "std": 1.0}).eval()
+        same = make(network, shape, {"activation": name, "mean": 0.0, "std": 1.0}).eval()
+        assert torch.equal(default(inputs.float()), same(inputs.float()))
 
 
 def cnn(initialisation: str | float = "paper") -> dict[str, Tensor]:

@@ -41,6 +41,8 @@ print(*(name for name in sys.modules if name not in before and not name.startswi
         ("cnn", {"width": 3}, "option of model 'cnn': expected one of .*'width'.*mean .*; std"),
         ("cnn", {"initialisation": 1.5}, "one of paper, he, paper-he or a number from 0 to 1, but got 1.5"),
         ("cnn", {"initialisation": True}, "or a number from 0 to 1, but got True"),
+        ("cnn", {"activation": "tanh"}, "one of relu, silu, gelu or a number from 0.01 to 1,000, but got"),
+        ("mlp", {"activation": 0}, "one of relu, silu, gelu or a number from 0.01 to 1,000, but got 0"),
         ("mlp", {"width": 0}, "option width of model 'mlp': expected an integer from 1 to 16,384, but got 0"),
         ("mlp", {"width": True}, "expected an integer from 1 to 16,384, but got True"),
         ("resnet18", {"width": 10**6}, "expected an integer from 1"),

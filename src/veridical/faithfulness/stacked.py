@@ -346,6 +346,7 @@ def is_stackable(values: Mapping[str, Any]) -> bool:
     training, fill = values["training"], values["fill"]
     return (
         values["model"]["name"] == "mlp"
+        and values["model"]["options"].get("activation", "relu") == "relu"
         and training["objective"] == "natural"
         and training.get("augment", "none") == "none"
         and not training.get("bf16")

@@ -187,6 +187,14 @@ def _convolve_and_pool(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return pooled.permute(0, 3, 1, 2)
 
 
+def _activation(name: str | float) -> nn.Module:
+    """The activation of that name; a number is the sharpness of a softplus, log(1 + exp(beta x)) / beta."""
+    if not isinstance(name, str):
+        return nn.Softplus(name)
+    known: dict[str, nn.Module] = {"relu": nn.ReLU(), "silu": nn.SiLU(), "gelu": nn.GELU()}
+    return known[name]
+
+
 class PaperCNN(nn.Module):
     """Two 5x5 convolutions of 32 and 64 filters, each max-pooled, and 1024 hidden units; ReLU.
 
@@ -197,6 +205,7 @@ class PaperCNN(nn.Module):
     weights of He's deviation: it trains nearly as quickly, and its maps hold better, perhaps since black
     pixels start inside a linear piece of the first layers. A number g from 0 to 1 stands between: deviation
     He^(1 - g) * paper^g in each layer, biases 0.1 g; 1 gives the paper's weights themselves.
+    activation: in place of ReLU, behind the pooling; see `_activation`.
     Chen et al., "Robust Attribution Regularization", NeurIPS 2019, and the authors' code.
     """
 
@@ -209,6 +218,7 @@ class PaperCNN(nn.Module):
         mean: PerChannel,
         std: PerChannel,
         initialisation: str | float,
+        activation: str | float = "relu",
     ) -> None:
         super().__init__()
         channels, height, width = shape
@@ -218,7 +228,7 @@ class PaperCNN(nn.Module):
         self.hidden = _blank_linear(64 * (height // 4) * (width // 4), 1024)
         self.classify = _blank_linear(1024, num_classes)
         # Modules, not functions: methods such as guided backpropagation hook them.
-        self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.relu1, self.relu2, self.relu3 = (_activation(activation) for _ in range(3))
         generator = stream(seed, "weights")
         for layer in (self.conv1, self.conv2, self.hidden, self.classify):
             _initialise_paper_layer(layer, initialisation, generator)
@@ -257,10 +267,21 @@ def _initialise_paper_layer(
 
 
 class MLP(nn.Module):
-    """Flatten, two hidden ReLU layers of `width` units, linear; weights from a He normal, biases zero."""
+    """Flatten, two hidden ReLU layers of `width` units, linear; weights from a He normal, biases zero.
+
+    activation: in place of ReLU; see `_activation`.
+    """
 
     def __init__(
-        self, *, shape: Shape, num_classes: int, seed: int, width: int, mean: PerChannel, std: PerChannel
+        self,
+        *,
+        shape: Shape,
+        num_classes: int,
+        seed: int,
+        width: int,
+        mean: PerChannel,
+        std: PerChannel,
+        activation: str | float = "relu",
     ) -> None:
         super().__init__()
         channels, height, columns = shape
@@ -268,7 +289,7 @@ class MLP(nn.Module):
         self.hidden1 = _blank_linear(channels * height * columns, width)
         self.hidden2 = _blank_linear(width, width)
         self.classify = _blank_linear(width, num_classes)
-        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+        self.relu1, self.relu2 = _activation(activation), _activation(activation)
         generator = stream(seed, "weights")
         for layer in (self.hidden1, self.hidden2, self.classify):
             _he_normal(layer, generator)

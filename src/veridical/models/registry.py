@@ -58,6 +58,12 @@ def _normalisation(mean: float, std: float) -> dict[str, Option]:
     }
 
 
+_ACTIVATION = Option(
+    "relu",
+    "relu, silu or gelu; a number is the sharpness beta of a softplus, which tends to relu as it grows",
+    Literal["relu", "silu", "gelu"] | Annotated[float, Limit(0.01, 1000)],
+)
+
 # The table of networks; iterating gives the names, and it needs no torch.
 MODELS = Registry(
     "model",
@@ -77,6 +83,7 @@ MODELS = Registry(
                     "with dense layers by He; a number stands between, 0 for He and 1 for the paper",
                     Literal["paper", "he", "paper-he"] | Share,
                 ),
+                "activation": _ACTIVATION,
             },
         ),
         ModelEntry(
@@ -94,11 +101,12 @@ MODELS = Registry(
         ),
         ModelEntry(
             "mlp",
-            "two hidden layers with ReLU",
+            "two hidden layers",
             "veridical.models.networks:MLP",
             options={
                 "width": Option(256, "units of each hidden layer", Annotated[int, Limit(1, 16_384)]),
                 **_normalisation(0.5, 0.5),
+                "activation": _ACTIVATION,
             },
         ),
         ModelEntry(
