@@ -77,6 +77,8 @@ def main() -> None:
     cases += [
         (name, who) for name in ("adversarial", "ig-norm", "ig-sum-norm") for who in ("ours", "authors")
     ]
+    # The authors did not train these.
+    cases += [(name, "ours") for name in ("trades", "far", "far-adversarial", "r2et")]
     results: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(options.rounds):
         for case in cases:
