@@ -162,15 +162,19 @@ class _Batch:
     def explain(self, quadrature: Quadrature) -> Method:
         """The method with that quadrature, if it integrates along a path, and with the examples' numbers."""
         changed = getattr(self.method, "with_quadrature", None)
-        method = self.method if changed is None else changed(quadrature)
-        if isinstance(method, AttributionMethod):
-            return partial(method, indices=self.indices)
-        return partial(_call_own, method)
+        return numbered(self.method if changed is None else changed(quadrature), self.indices)
 
     def map(self, quadrature: Quadrature) -> Callable[[Tensor], Tensor]:
         """The map of the batch's targets as a function of the inputs (N, C, H, W), without a graph."""
         method = self.explain(quadrature)
         return lambda inputs: check_map(method(self.model, inputs, self.target), inputs).detach()
+
+
+def numbered(method: Method, indices: Sequence[int]) -> Method:
+    """The method with the examples' numbers, by which it draws; a caller's own gets a copy of the inputs."""
+    if isinstance(method, AttributionMethod):
+        return partial(method, indices=indices)
+    return partial(_call_own, method)
 
 
 def _call_own(

@@ -46,6 +46,7 @@ _TABLE = (
     ),
     ("diffroar-report", "cli.actions:report", "overlay curves of finished diffroars on a page"),
     ("sanity", "studies.sanity:Sanity", "check whether explanations care what a network has learnt"),
+    ("certify", "studies.certify:Certify", "certify how far the top of explanations holds, beside an attack"),
     # Studies where the truth is known.
     ("leakage", "studies.leakage:Leakage", "measure what explanations mark in a block that tells nothing"),
     ("leakage-levels", "studies.leakage:compare_levels", "tabulate finished leakage studies at every level"),
