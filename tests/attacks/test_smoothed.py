@@ -52,8 +52,14 @@ def test_votes_are_those_of_a_known_normal_probability() -> None:
     share = stats.norm.cdf(0.3 / 0.4)
     assert votes[0] / 20000 == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / 20000))
     # The first pixel leaves the top of most noisy maps at a distance of 0.3; its certificate is just below.
-    radius = pixel_radius(bound_votes(votes[None], 20000, 0.999), 0.4)[0, 0]
-    assert 0.27 < radius < 0.3
+    bounds = bound_votes(votes[None], 20000, 0.999)
+    assert 0.27 < pixel_radius(bounds, 0.4)[0, 0] < 0.3
+    # Here the worst image is known, so that certificate and attack meet but for what the draws leave open.
+    top = np.array([[True, False]])
+    for moved, held in ((0.27, 1), (0.31, 0)):
+        there, _ = noisy.votes(image - torch.tensor([[[moved, 0.0]]]), CLASS, 0, 20000, "there")
+        assert overlap_range(top, bounds, moved / 0.4)[0] == held
+        assert (there[0] > there[1]) == bool(held)
 
 
 def test_a_linear_networks_map_holds_everywhere() -> None:

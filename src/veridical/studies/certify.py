@@ -138,7 +138,6 @@ class Certify(Study[CertifyOptions]):
     name = "certify"
     title = "How far does the top of the maps provably hold?"
     question = "certificates of explanations"
-    columns = COLUMNS
     Options = CertifyOptions
 
     def prepare(self) -> None:
@@ -148,6 +147,8 @@ class Certify(Study[CertifyOptions]):
         self.data = self.subject.data
         check_different("attribution", options.attribution)
         check_different("sigma", options.sigma)
+        if options.radius is not None:
+            check_different("radius", options.radius)
         self.sigmas = sorted(options.sigma)
         self.radii = sorted({0.0, *(options.radius or [self.sigmas[-1] * share for share in _RADII])})
         pixels = self.data.shape[1] * self.data.shape[2]
