@@ -87,7 +87,7 @@ def test_overlaps_are_those_of_all_tops_that_the_bounds_allow(shift: float) -> N
         assert (least[row], most[row]) == (min(overlaps), max(overlaps))
 
 
-def test_the_overlap_is_levines_comparison_of_ranks() -> None:
+def test_with_known_probabilities_the_overlap_is_a_comparison_of_ranks() -> None:
     """Known probabilities in falling order: m of k hold while the m-th is above the (2k - m + 1)-th."""
     known, k = np.array([[0.95, 0.9, 0.7, 0.4, 0.3, 0.2]]), 3
     top = np.array([[True] * 3 + [False] * 3])
