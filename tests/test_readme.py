@@ -14,7 +14,11 @@ from veridical.cli.main import main
 from veridical.cli.options import parse_options
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+]
 
 
 def snippets(path: Path, language: str) -> list[str]:
@@ -38,7 +42,7 @@ def test_the_readme_shows_the_two_main_commands() -> None:
     assert [shlex.split(line)[1] for line in command_lines()][:2] == ["train", "attack"]
 
 
-# A study of one's own is run as docs/extending.md shows it in tests/studies/test_own_study.py.
+# A study of one's own is run as docs/how-to/own-study.md shows it in tests/studies/test_own_study.py.
 @pytest.mark.parametrize("line", [line for line in command_lines() if not line.startswith("veridical run ")])
 def test_every_shown_command_line_is_understood(line: str) -> None:
     _, command, *argv = shlex.split(line, comments=True)

@@ -21,7 +21,7 @@ from veridical.metrics.maps import VIEWS
 from veridical.metrics.registry import Measure, compare_maps, measures, ssim_window
 from veridical.runtime.errors import UsageError
 
-DOCS = Path(__file__).parents[2] / "docs" / "measures.md"
+DOCS = Path(__file__).parents[2] / "docs" / "measures" / "two-maps.md"
 K = 10
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -1,4 +1,4 @@
-"""The examples of docs/audit.md run as they stand there, on small data."""
+"""Audits of one's own model, data and attribution, by the very text of docs/how-to, on small data."""
 
 import re
 from pathlib import Path
@@ -14,16 +14,15 @@ from veridical.training.loop import train
 
 pytestmark = pytest.mark.usefixtures("quick_parts")
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 
 
-def run_block(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a block in a folder; ten minutes are a second here."""
-    text = BLOCKS[number]
-    assert 'budget="10m"' in text
+def run_audit(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a page's audit in a folder; ten minutes are a second here."""
+    blocks = re.findall(r"```python\n(.*?)```", (HOW_TO / page).read_text(encoding="utf-8"), re.DOTALL)
+    (text,) = (block for block in blocks if 'budget="10m"' in block)
     monkeypatch.chdir(folder)
-    exec(compile(text.replace('budget="10m"', 'budget="1s"'), str(DOCUMENT), "exec"), {})
+    exec(compile(text.replace('budget="10m"', 'budget="1s"'), page, "exec"), {})
 
 
 def write_squares(path: Path, side: int = 16) -> dict[str, np.ndarray]:
@@ -61,7 +60,7 @@ def test_a_new_attribution(
         validation=0,
         progress=False,
     )
-    run_block(0, tmp_path, monkeypatch)
+    run_audit("own-attribution.md", tmp_path, monkeypatch)
     assert "mine" in capsys.readouterr().out
     assert (tmp_path / "deletion.svg").exists()
 
@@ -79,7 +78,7 @@ def test_a_fine_tuned_resnet_on_class_folders(
             )
     torch.manual_seed(0)
     torch.save(resnet18(num_classes=2).state_dict(), tmp_path / "resnet18.pt")
-    run_block(1, tmp_path, monkeypatch)
+    run_audit("own-model.md", tmp_path, monkeypatch)
     assert "captum:LayerGradCam" in capsys.readouterr().out
     assert (tmp_path / "audits" / "photos" / "report.html").exists()
 
@@ -99,7 +98,7 @@ def test_two_classes_of_one_logit_with_masks(
         loss.backward()
         optimiser.step()
     torch.save(model.state_dict(), tmp_path / "scans.pt")
-    run_block(2, tmp_path, monkeypatch)
+    run_audit("own-data.md", tmp_path, monkeypatch)
     printed = capsys.readouterr().out
     # The linear part reads the square, and a map of noise lies anywhere.
     assert re.search(r"gradient-x-input .*'verdict': 'holds'", printed)

@@ -1,4 +1,4 @@
-"""The study that docs/extending.md shows: its very text runs, is killed in the middle, and continues."""
+"""The study of docs/how-to/own-study.md: its very text runs, is killed in the middle, and continues."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ from veridical.jobs import InProcess, Store
 from veridical.runtime.errors import UsageError
 from veridical.studies.study import Case, Work, load_study
 
-TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "own-study.md").read_text(encoding="utf-8")
 CODE, *_ = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 LIMIT = 240
 

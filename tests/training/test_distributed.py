@@ -167,7 +167,7 @@ def test_an_example_gets_its_noise_in_whatever_process_it_is(ball: Ball) -> None
 def test_the_documented_commands_are_understood() -> None:
     from torch.distributed.run import get_args_parser
 
-    text = (SOURCE.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    text = (SOURCE.parent / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
     lines = [shlex.split(line) for line in text.splitlines() if line.startswith("torchrun -")]
     found = [get_args_parser().parse_args(line[1:]) for line in lines]
     assert [given.training_script for given in found] == ["veridical"] * len(found)

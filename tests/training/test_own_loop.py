@@ -1,4 +1,4 @@
-"""An objective in a loop of one's own, by the very text of docs/extending.md."""
+"""An objective in a loop of one's own, by the very text of docs/how-to/own-objective.md."""
 
 import re
 from dataclasses import replace
@@ -16,7 +16,7 @@ from veridical.training.penalties import OBJECTIVES, ObjectiveEntry
 from veridical.training.recipes import resolve
 
 every_objective = pytest.mark.parametrize("entry", OBJECTIVES.entries(), ids=lambda entry: entry.name)
-TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "how-to" / "own-objective.md").read_text(encoding="utf-8")
 
 
 def network(bend: type[nn.Module] = nn.ReLU) -> nn.Module:
