@@ -17,7 +17,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 short := $(filter-out 0 no false,$(SHORT))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types bench browser clean
+.PHONY: help demo test test-slow docs lint types bench browser clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ test: lint browser ## lint, types and all quick tests
 test-slow: $(VENV)/.dev-installed browser ## the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
+docs: $(VENV)/.dev-installed browser ## the site, into docs/_build/html; its links, and what its pages load, are checked
+	$(BIN)/python -m sphinx -b html -n -W --keep-going -q docs docs/_build/html
+	$(BIN)/python -m pytest -q tests/test_site.py
+	@echo "make: open docs/_build/html/index.html"
+
 lint: $(VENV)/.dev-installed ## ruff: rules and format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,7 +54,7 @@ browser:
 	@tools/ensure-browser
 
 clean: ## remove the environment, caches and what builds leave; runs stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/gallery examples/runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 # The stamps make a second call quick, and a change of the dependencies install them again.

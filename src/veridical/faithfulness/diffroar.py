@@ -226,29 +226,18 @@ def diffroar(
 ) -> DiffRoarResult:
     """Measure DiffROAR, and ROAR and KAR beside it, with baselines and a control; see `DiffRoarResult`.
 
-    Parameters
-    ----------
-    run_or_model
-        What explains: a Run, its folder, or a module from images in [0, 1] to logits.
-    data
-        A Dataset or its name; None is the run's.
-    out, store
-        Folder of rankings and finished retrainings; the same call continues in it. Several measurements may
-        share a `store`, and retrain what they have in common, such as the baselines, once.
-    attribution
-        A name (see `attribution.registry`), an .npz file of maps, or a method.
-    retrain_model
-        What is retrained where it is not the run's own architecture: a name, "module:callable", or a run,
-        whose recipe is then taken too.
-    executor
-        Where retrainings run: any of `veridical.jobs`; None is one process for each core or GPU.
-    batch
-        Images whose attributions are computed at a time.
-    progress
-        See `ProgressCallback`.
-    overrides
-        Options of the retraining in place of the recipe's: epochs, steps, learning_rate, batch_size and the
-        others of `OptimiserOptions`, train_examples, bf16.
+    run_or_model: What explains: a Run, its folder, or a module from images in [0, 1] to logits.
+    data: A Dataset or its name; None is the run's.
+    out, store: Folder of rankings and finished retrainings; the same call continues in it. Several
+        measurements may share a `store`, and retrain what they have in common, such as the baselines, once.
+    attribution: A name (see `attribution.registry`), an .npz file of maps, or a method.
+    retrain_model: What is retrained where it is not the run's own architecture: a name, "module:callable", or
+        a run, whose recipe is then taken too.
+    executor: Where retrainings run: any of `veridical.jobs`; None is one process for each core or GPU.
+    batch: Images whose attributions are computed at a time.
+    progress: See `ProgressCallback`.
+    overrides: Options of the retraining in place of the recipe's: epochs, steps, learning_rate, batch_size
+        and the others of `OptimiserOptions`, train_examples, bf16.
 
     The other parameters are options of `veridical diffroar` and explained there.
     Raises UsageError for what does not fit together or an `out` of another measurement, and RunError, after

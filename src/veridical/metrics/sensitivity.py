@@ -29,28 +29,18 @@ def max_sensitivity(
     uniform in the l_inf ball. It is found by sampling, so it is a lower bound of the maximum over the ball;
     an attack finds more.
 
-    Parameters
-    ----------
-    attribute
-        inputs (N, ...) -> maps (N, ...), signed or not. Hold the target fixed in it: the predicted class of a
-        noisy input may be another one.
-    inputs
-        (N, ...), floating point; never changed.
-    radius
-        Of the ball, in input units, more than 0.
-    samples, seed
-        Noisy inputs per example, and their seed. The first ones are the same for every number, so more
-        samples never lower the result.
-    indices
-        Numbers of the examples in their data set, (N,), by which their noise is drawn; default 0 .. N - 1.
-        Give them where a data set is measured in batches, and the batch size changes nothing.
-    bounds
-        Valid range, to which noisy inputs are clipped; the default None does not clip, as in the source.
-    norm
-        Order of the norm over all values of a map.
-    relative
-        Divide by the norm of the clean map, as the source's experiments and Captum. Without it, the plain
-        definition, maps of another scale give other values.
+    attribute: inputs (N, ...) -> maps (N, ...), signed or not. Hold the target fixed in it: the predicted
+        class of a noisy input may be another one.
+    inputs: (N, ...), floating point; never changed.
+    radius: Of the ball, in input units, more than 0.
+    samples, seed: Noisy inputs per example, and their seed. The first ones are the same for every number, so
+        more samples never lower the result.
+    indices: Numbers of the examples in their data set, (N,), by which their noise is drawn; default 0 .. N -
+        1. Give them where a data set is measured in batches, and the batch size changes nothing.
+    bounds: Valid range, to which noisy inputs are clipped; the default None does not clip, as in the source.
+    norm: Order of the norm over all values of a map.
+    relative: Divide by the norm of the clean map, as the source's experiments and Captum. Without it, the
+        plain definition, maps of another scale give other values.
 
     Returns float64 (N,). If relative, a clean map that is all zero gives NaN, or inf if noise changes it
     (Captum divides by 1 there). NaN where a map is not finite.
