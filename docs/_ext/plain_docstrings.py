@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 ITEM = re.compile(r"(\*{0,2}[A-Za-z_][\w.]*(?:(?:, | and )\*{0,2}[A-Za-z_][\w.]*)*): ")
+LIMITED = re.compile(r"Annotated\[(\w+), Limit\([^()]*\)\]")
 BULLET = re.compile(r"(?:[-*]|\d+\.) ")
 HEADING = re.compile(r"(Args|Raises|Returns|examples|objectives):$", re.IGNORECASE)
 
@@ -70,5 +71,18 @@ def setup(app: Any) -> dict[str, bool]:
     def process(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]) -> None:
         lines[:] = convert(lines)
 
+    def shorten(
+        _app: Any,
+        _what: str,
+        _name: str,
+        _obj: Any,
+        _options: Any,
+        signature: str | None,
+        returned: str | None,
+    ) -> tuple[str | None, str | None]:
+        # Limits of numbers are checked, and said in the error that names them.
+        return signature and LIMITED.sub(r"\1", signature), returned and LIMITED.sub(r"\1", returned)
+
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
