@@ -1,5 +1,6 @@
 """Sphinx's settings for the site: `make docs` builds it into docs/_build/html."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -77,4 +78,9 @@ def setup(app: Any) -> None:
     def link(_app: Any, _path: Path, _page: str, content: list[str]) -> None:
         content[0] = content[0].replace("](CHANGELOG.md)", "](docs/changelog.md)")
 
+    def begin(_app: Any, _page: str, content: list[str]) -> None:
+        # The site begins elsewhere than the repository.
+        content[0] = re.sub(r"\]\(\.\./README\.md[^)]*\)", "](index.md)", content[0])
+
     app.connect("include-read", link)
+    app.connect("source-read", begin)

@@ -19,8 +19,17 @@ DOCS = ROOT / "docs"
 BUILT = DOCS / "_build" / "html"
 GENERATED = {"_build", "gallery"}
 SOURCES = [path for path in DOCS.rglob("*.md") if not GENERATED & set(path.relative_to(DOCS).parts)]
-PAGES = ("index.html", "tutorial.html", "how-to/own-model.html", "measures/two-maps.html", "api/index.html")
-PAGES += ("data-and-models.html", "leakage-tables.html", "robust-attribution.html", "gallery/maps.html")
+PAGES = (
+    "index.html",
+    "tutorial.html",
+    "how-to/own-model.html",
+    "measures/two-maps.html",
+    "api/index.html",
+    "data-and-models.html",
+    "leakage-tables.html",
+    "robust-attribution.html",
+    "gallery/maps.html",
+)
 
 needs_build = pytest.mark.skipif(not (BUILT / "index.html").exists(), reason="not built; run `make docs`")
 
