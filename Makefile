@@ -1,6 +1,6 @@
 # Everything runs in a virtual environment of its own, which the first call of a target sets up.
 #
-#   make demo            train, attack and show a natural and a robust model     (SHORT=1: a quick form)
+#   make demo            train, attack and show a natural and two robust models   (SHORT=1: a quick form)
 #   make test            what has to pass before a change lands
 #
 # Settings: PYTHON=python3.12 (3.11 or newer), VENV=.venv, WORKERS=2 (test processes).
@@ -22,7 +22,7 @@ short := $(filter-out 0 no false,$(SHORT))
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo-installed ## train, attack and show two models on bundled digits; SHORT=1 for a quick look
+demo: $(VENV)/.demo-installed ## train, attack and show three models on bundled digits; SHORT=1 for a quick look
 	$(BIN)/veridical demo $(if $(short),--short) --out runs/demo$(if $(short),-short)
 
 # Types are checked while the tests run: alone they would leave a core idle for a minute.

