@@ -302,7 +302,7 @@ class _IterateSelector:
         self.clean = saliency(self.clean_map)
         # Where the judge's map is the final one, its first choice is final too.
         self._shortlist = partial(
-            _Shortlist, origin, self.clean_map, plan.shortlist if plan.final_nodes else 1
+            _Shortlist, origin, self.clean_map, plan.judged_again if plan.final_nodes else 1
         )
         self.by_tau = [self._shortlist()]
         self.by_intersection = self._shortlist() if plan.minimise_each else None

@@ -46,8 +46,8 @@ class Protocol(Checked):
     name: recorded in results. steps, step_size: iterations of each climb and their length in input units.
     k: pixels compared by the intersection; None takes those of the direction, 100 where it has none.
     climb_nodes, judge_nodes: quadratures of the map that is climbed (on the twin) and of the one that judges
-    every iterate (real network). final_nodes: of the map that judges the `shortlist` best iterates again and
-    gives the result; None where the judge's map is the final one. climbs: the restarts. minimise_each: keep
+    every iterate (real network). final_nodes: of the map that judges the `shortlist` best iterates again (of
+    a short climb at most a quarter of them) and gives the result; None where the judge's map is the final one. climbs: the restarts. minimise_each: keep
     for tau and for the intersection each its own least iterate; otherwise both are those of the iterate with
     the least tau (the paper's).
     """
@@ -73,6 +73,11 @@ class Protocol(Checked):
         """k, and 100 where nothing decides it."""
         return 100 if self.k is None else self.k
 
+    @property
+    def judged_again(self) -> int:
+        """Iterates of a climb that the final map judges; most of a short climb's are not worth it."""
+        return min(self.shortlist, max(1, self.steps // 4))
+
     def count_gradients(self, steps: int, *, along_path: bool = True) -> tuple[int, int]:
         """How many maps' gradients are climbed, and how many gradients judge, per example of so many steps.
 
@@ -81,7 +86,8 @@ class Protocol(Checked):
         moves = steps * len(self.climbs)
         if not along_path:
             return moves, moves
-        final = 0 if self.final_nodes is None else self.final_nodes.nodes * self.shortlist
+        again = replace(self, steps=steps).judged_again
+        final = 0 if self.final_nodes is None else self.final_nodes.nodes * again
         return moves * self.climb_nodes.nodes, moves * self.judge_nodes.nodes + final
 
     def towards(self, direction: object) -> Protocol:
