@@ -47,9 +47,9 @@ class Protocol(Checked):
     k: pixels compared by the intersection; None takes those of the direction, 100 where it has none.
     climb_nodes, judge_nodes: quadratures of the map that is climbed (on the twin) and of the one that judges
     every iterate (real network). final_nodes: of the map that judges the `shortlist` best iterates again (of
-    a short climb at most a quarter of them) and gives the result; None where the judge's map is the final one. climbs: the restarts. minimise_each: keep
-    for tau and for the intersection each its own least iterate; otherwise both are those of the iterate with
-    the least tau (the paper's).
+    a short climb at most a quarter of them) and gives the result; None where the judge's map is the final
+    one. climbs: the restarts. minimise_each: keep for tau and for the intersection each its own least
+    iterate; otherwise both are those of the iterate with the least tau (the paper's).
     """
 
     name: str
