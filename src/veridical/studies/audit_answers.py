@@ -15,7 +15,7 @@ from veridical.faithfulness.evidence import ORDERED, gap, summarise_evidence
 from veridical.metrics.intervals import SHARE, mean_interval, proportion_interval
 from veridical.metrics.rank import spearman
 from veridical.report import Interval
-from veridical.report.formats import percent, radius_text
+from veridical.report.formats import radius_text
 from veridical.report.table import write_number
 from veridical.runtime.files import Arrays
 from veridical.studies.audit_page import COMPLETE, CONTROL, QUERIES, QUESTIONS, SAME, judge
@@ -485,7 +485,7 @@ def _flag(name: str, raised: bool | None, text: str) -> dict[str, Any]:
     return {"name": name, "raised": raised, "text": text}
 
 
-def _order_flag(said: Values, labels: Values, classes: int) -> dict[str, Any]:
+def _order_flag(said: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
     """Whether the model's logits seem to be in another order than the classes of the data.
 
     Every other image says which exchange of classes suits best; the rest are read with it.
@@ -495,15 +495,16 @@ def _order_flag(said: Values, labels: Values, classes: int) -> dict[str, Any]:
     _, renamed = linear_sum_assignment(counts, maximize=True)
     rest, given = labels[1::2], said[1::2]
     exchanged, plain = (
-        proportion_interval(int((one == rest).sum()), len(rest)) for one in (renamed[given], given)
+        Interval.read(proportion_interval(int((one == rest).sum()), len(rest)))
+        for one in (renamed[given], given)
     )
+    shares = [f"{100 * (one.value or 0.0):.0f}%" for one in (exchanged, plain)]
     text = (
-        "With the class names exchanged as suits half of the images best, the model reads "
-        f"{percent(exchanged['value'], 0)} of the other half right, as the names stand "
-        f"{percent(plain['value'], 0)}. Where the exchange helps, the data's classes are in another order "
-        "than the model's logits: those of folders are in the order of the folders' names."
+        f"With the class names exchanged as suits half of the images best, the model reads {shares[0]} of "
+        f"the other half right, as the names stand {shares[1]}. Where the exchange helps, the data's classes "
+        "are in another order than the model's logits: those of folders are in the order of the folders' names."
     )
-    return _flag("classes in another order", exchanged["low"] > plain["high"], text)
+    return _flag("classes in another order", exchanged.against(plain) == "higher", text)
 
 
 def _steps_flag(name: str, attack: StudyResult) -> dict[str, Any]:

@@ -490,7 +490,8 @@ def _difference_row(kind: str, runs: Sequence[StudyResult], others: Sequence[Stu
     found = {}
     for name in MEASURES[1:]:
         by_image = [pair[name][np.isfinite(pair[name])] for pair in pairs]
-        values = by_image[0] if len(pairs) == 1 else [one.mean() for one in by_image if len(one)]
+        means = [float(one.mean()) for one in by_image if len(one)]
+        values = by_image[0].tolist() if len(pairs) == 1 else means
         found[name] = mean_interval(values)
     paired = "by image" if len(pairs) == 1 else f"by seed, {len(pairs)} of each"
     return {"model": kind, "source": f"{_MEASURED}, paired {paired}", **found}
