@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import veridical
@@ -68,6 +68,7 @@ def validator(schema: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
+@settings(deadline=None)
 @given(value=VALUES)
 def test_a_schema_allows_what_the_reader_takes(form: Any, value: Any) -> None:
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -264,7 +265,8 @@ def show_schema(options: SchemaOptions) -> int:
             known[name] = study.schema
     if options.name not in known:
         raise unknown_name_error("name", options.name, known)
-    print(json.dumps(known[options.name](), indent=2))
+    # As it is, for a file: the terminal's own printing would fold its lines. JSON escapes what is not ASCII.
+    sys.stdout.write(json.dumps(known[options.name](), indent=2) + "\n")
     return 0
 
 

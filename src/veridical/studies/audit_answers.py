@@ -502,7 +502,7 @@ def _order_flag(said: NDArray[np.int64], labels: NDArray[np.int64], classes: int
     text = (
         f"With the class names exchanged as suits half of the images best, the model reads {shares[0]} of "
         f"the other half right, as the names stand {shares[1]}. Where the exchange helps, the data's classes "
-        "are in another order than the model's logits: those of folders are in the order of the folders' names."
+        "are in another order than the model's logits: those of folders are in the order of their names."
     )
     return _flag("classes in another order", exchanged.against(plain) == "higher", text)
 

@@ -254,5 +254,5 @@ def objective_title(name: str) -> str:
 
 def training_title(run: Mapping[str, Any]) -> str:
     """A reader's name for a training, from its settings as plain values: objective, and the ball if any."""
-    title, robust = objective_title(run["objective"]), run["robust"]
+    title, robust = objective_title(run["objective"]), run.get("robust")
     return title if robust is None else f"{title} ({robust['norm']} {robust['radius']:.3g})"
