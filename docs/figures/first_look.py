@@ -1,6 +1,6 @@
 """Draw the README's picture from a finished demo: python docs/figures/first_look.py runs/demo.
 
-An image, its map, the image after a change that is hard to see, and its map then, for the natural and the
+An image, its map, the image after a small change, and its map then, for the natural and the
 robust model: of the images that both read right the one whose natural map keeps the median share on top.
 """
 

@@ -142,8 +142,8 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
             whose attribution_test holds a map for every test image. A random map is always measured beside
             them.
         examples: The first so many test images, whose maps are judged; None is 64, 24 or 6.
-        attacked: The first so many of them, which are attacked where they are read right; None is as many as
-            have 32, 8 or 2 such images among them.
+        attacked: The first so many of them, which are attacked; None is 32, 8 or 2, and for explanations as
+            many as have so many among them that are read right.
         tested: The first so many test images, of which the accuracy is taken; None is all, 2,000 or 500.
         norm: Norm of the ball around each image.
         radius: Radius of the ball, in input units; None takes the run's, or the paper's for like images.
@@ -318,7 +318,8 @@ class Audit(Study[AuditOptions]):
     def _count_attacked(self, wanted: int) -> int:
         """How many images, from the first on, have so many among them that are read right.
 
-        No explanation of a misread image is attacked, and of a few images all may be misread.
+        No explanation of a misread image is attacked, and of a few images all may be misread. The share of
+        these images that are right would mean nothing, since their number depends on it.
         """
         seen = predict_classes(self.subject.model, self.data.test.subset(range(self.examples)))
         right = (seen == self.data.test.labels[: self.examples]).nonzero()
@@ -408,12 +409,12 @@ class Audit(Study[AuditOptions]):
                     cost=float(self.examples),
                 )
         yield Case(
-            {**shared, **place, "examples": self.attacked, "tested": self.extent.tested},
+            {**shared, **place, "examples": self.extent.attacked, "tested": self.extent.tested},
             group="model",
             step="predict",
             stage="removing what maps mark",
             label="predictions, attacked",
-            cost=float(self.attacked),
+            cost=float(self.extent.attacked),
         )
 
     @staticmethod
@@ -743,7 +744,7 @@ class Audit(Study[AuditOptions]):
         own = examples * len(self.methods) * (passes * unit.forward + 20 * unit.gradient)
         own += sum(4 * examples * seconds for seconds in unit.maps.values())
         predict_cost = self.extent.tested * unit.forward if self.extent.tested else 0.0
-        predict_cost += self.attacked * (QUERIES * unit.forward + 20 * unit.gradient)
+        predict_cost += self.extent.attacked * (QUERIES * unit.forward + 20 * unit.gradient)
         workers = self._workers
         found = {"own": (own + predict_cost) / min(workers, len(self.methods) + 1)}
         for part in self.parts():

@@ -258,7 +258,7 @@ class Answers:
         if len(labels.unique()) < min(2, audit.data.num_classes):
             text = f"All {audit.examples} examined images are of one class: take more, or shuffle the data."
             yield _flag("one class", True, text)
-        if done.predicted is not None:
+        if done.predicted is not None and "said" in done.predicted:  # jobs of an older version have none
             said = done.predicted["said"]
             yield _order_flag(said, audit.data.test.labels[: len(said)].numpy(), audit.data.num_classes)
         for name in audit.attackable:

@@ -404,11 +404,11 @@ def _top_votes(votes: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
 
 
 def _finding(name: str, sigma: str, points: Sequence[Mapping[str, Any]]) -> str:
-    """What is shown to hold at the greatest radius above 0 whose interval lies above 0, and what is open."""
+    """What holds, as a mean over images, at the greatest radius above 0 whose interval lies above 0."""
     group = f"{name} under noise of {sigma}"
     shown = [p for p in points if p["radius"] > 0 and Interval.read(p["overlap_low"]).sign > 0]
     if not shown:
-        return f"{group}: at no radius is anything of the top shown to hold."
+        return f"{group}: at no radius is the mean over images shown to be above 0."
     point = shown[-1]
     at_least, at_most = (write_cell(point[key], "share") for key in ("overlap_low", "overlap_high"))
     sentence = (
