@@ -35,7 +35,7 @@ test-slow: $(VENV)/.dev-installed browser ## the tests that take minutes
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 docs: $(VENV)/.dev-installed browser ## the site, into docs/_build/html; its links, and what its pages load, are checked
-	$(BIN)/python -m sphinx -b html -n -W --keep-going -q docs docs/_build/html
+	$(TEST_ENV) $(BIN)/python -m sphinx -b html -n -W --keep-going -q docs docs/_build/html
 	$(BIN)/python -m pytest -q tests/test_site.py
 	@echo "make: open docs/_build/html/index.html"
 
