@@ -39,7 +39,7 @@ python_maximum_signature_line_length = 90
 # The tutorial runs where it may leave its files, and a cell that fails fails the build.
 nb_execution_mode = "cache"
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
