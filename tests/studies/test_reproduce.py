@@ -164,8 +164,7 @@ def test_the_l1_term_stands_beside_adversarial_training_of_the_same_settings(tmp
 
 def test_trainings_are_compared_where_only_the_l1_term_differs() -> None:
     plan = REPRODUCTIONS["l1-weights"].plan("cpu", 2, None, 0)
-    trainings = {name: {"options": one.options} for name, one in plan.trainings.items()}
-    pairs = list(reproduce.pairs_of_the_term(trainings))
+    pairs = list(reproduce.pairs_of_the_term(plan.trainings))
     assert len(pairs) == 4
     for without, term in pairs:
         assert without.removeprefix("adversarial") == term.removeprefix("IG-SUM-NORM, beta 0.1")

@@ -55,6 +55,7 @@ from veridical.studies.reproductions import (
     Plan,
     Reproduction,
     ScaleName,
+    Training,
 )
 from veridical.studies.shortcut import Shortcut
 from veridical.studies.study import JOBS, REPORT, RESULT, Case, Context, Study, StudyResult, Work
@@ -471,12 +472,11 @@ def _training_tables(_entry: Reproduction, plan: Plan, done: Done) -> dict[str, 
     kinds: dict[str, list[StudyResult]] = {}
     for part in plan.parts:
         kinds.setdefault(_kind_of(part.runs[0]), []).append(done[part.name])
-    trainings = {name: {"options": one.options} for name, one in plan.trainings.items()}
     return {
         "Validation images": [row for kind, runs in kinds.items() for row in _measured_rows(kind, runs)],
         _PAIRED: [
             _difference_row(term, kinds[term], kinds[without])
-            for without, term in pairs_of_the_term(trainings)
+            for without, term in pairs_of_the_term(plan.trainings)
         ],
     }
 
@@ -861,11 +861,11 @@ def _term_findings(result: StudyResult) -> list[str]:
 _OF_THE_TERM = ("objective", "beta", "beta_from")
 
 
-def pairs_of_the_term(trainings: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def pairs_of_the_term(trainings: Mapping[str, Training]) -> Iterator[tuple[str, str]]:
     """Kinds of training that differ by the L1 term alone: the one without it, and each one with it."""
     alike: dict[str, dict[str, None]] = {}
     for name, one in trainings.items():
-        rest = {key: value for key, value in one["options"].items() if key not in _OF_THE_TERM}
+        rest = {key: value for key, value in one.options.items() if key not in _OF_THE_TERM}
         alike.setdefault(repr(sorted(rest.items())), {})[_kind_of(name)] = None
     for without, *others in map(list, alike.values()):
         yield from ((without, one) for one in others)
