@@ -23,7 +23,7 @@ from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.path import Quadrature
 from veridical.attribution.registry import ATTRIBUTIONS, describe_attribution, find_attribution
 from veridical.data import Dataset
-from veridical.data.dataset import describe_source, load_source
+from veridical.data.dataset import load_source
 from veridical.jobs.pool import usable_cores, visible_cards
 from veridical.metrics.registry import measures
 from veridical.report import Panel, Table
@@ -141,8 +141,7 @@ class Attack(Study[AttackOptions]):
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
-        source = describe_source(self.data.name, self.options.data_root, self.data.options)
-        return {**super().where(), **source, **self.subject.source}
+        return super().where() | self.subject.where(self.options.data_root)
 
     def surroundings(self) -> dict[str, Any]:
         """What was attacked, where it lay."""

@@ -41,7 +41,7 @@ from veridical.attribution.registry import (
 )
 from veridical.data import Dataset
 from veridical.data import load as load_data
-from veridical.data.dataset import MaskedDataset, describe_source, from_examples, load_source, write_source
+from veridical.data.dataset import MaskedDataset, from_examples, load_source, write_source
 from veridical.data.masked import save_masked
 from veridical.faithfulness.evidence import CURVES, LEVELS, measure_evidence, measure_in_domain
 from veridical.faithfulness.removal import single_deletion, with_missing_patches
@@ -360,9 +360,8 @@ class Audit(Study[AuditOptions]):
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
-        data = describe_source(self.data.name, self.options.data_root, self.data.options)
         files = {f"maps {name}": path for name, path in self.files.items()}
-        return {**super().where(), **data, **self.subject.source, **files}
+        return super().where() | self.subject.where(self.options.data_root) | files
 
     def cases(self) -> Iterable[Case]:
         """For each attribution its maps and what follows from them, and the attacks on predictions."""

@@ -22,7 +22,7 @@ from veridical.attribution.method import Attribution, batch_maps, predict_classe
 from veridical.attribution.methods import IntegratedGradients
 from veridical.attribution.registry import create_attribution, describe_attribution, find_attribution
 from veridical.data import Dataset
-from veridical.data.dataset import describe_source, load_source
+from veridical.data.dataset import load_source
 from veridical.metrics.certificates import (
     bound_votes,
     certify_pixels,
@@ -181,8 +181,7 @@ class Certify(Study[CertifyOptions]):
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
-        source = describe_source(self.data.name, self.options.data_root, self.data.options)
-        return {**super().where(), **source, **self.subject.source}
+        return super().where() | self.subject.where(self.options.data_root)
 
     def cases(self) -> Iterable[Case]:
         """A few images by one explanation under one noise, at all radii."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from veridical.attribution.method import Attribution, predict_classes
 from veridical.attribution.registry import create_attribution
 from veridical.data import Dataset, Split
-from veridical.data.dataset import describe_source, load_source
+from veridical.data.dataset import load_source
 from veridical.faithfulness.diffroar_plan import SEEDS_APART
 from veridical.faithfulness.randomisation import (
     INVARIANT_ABOVE,
@@ -251,8 +251,7 @@ class Sanity(Study[SanityOptions]):
 
     def where(self) -> dict[str, str]:
         """What all steps are told of paths and machine."""
-        data = describe_source(self.data.name, self.options.data_root, self.data.options)
-        return {**super().where(), **data, **self.subject.source}
+        return super().where() | self.subject.where(self.options.data_root)
 
     def cases(self) -> Iterable[Case]:
         """New trainings, and each attribution's maps beside those of every other network."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from veridical.attribution.classifier import parameter_like, predict
 from veridical.data import DATASETS, Dataset, Split
 from veridical.data import load as load_data
+from veridical.data.dataset import describe_source
 from veridical.models.external import ModelSource, Preprocessing, build_examined, preprocessing_of
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import fast_layout, resolve_device
@@ -62,6 +63,10 @@ class Subject:
         """The radius of the ball of this norm that the run was trained for; None where there was none."""
         robust = None if self.run is None else self.run.settings.robust
         return robust.radius if robust is not None and robust.norm == norm else None
+
+    def where(self, root: str | None) -> dict[str, str]:
+        """The part of a job's `where` that names model and images; root: where data sets are looked up."""
+        return {**describe_source(self.data.name, root, self.data.options), **self.source}
 
     def describe(self) -> dict[str, Any]:
         """The model as plain values, for a result's config; neither paths nor the machine."""
