@@ -25,11 +25,11 @@ from veridical.runtime.errors import DataError, UsageError
 from veridical.studies import audit_answers
 from veridical.studies.alignment import Alignment, AlignmentOptions
 from veridical.studies.attack import Attack
-from veridical.studies.audit import Audit, AuditOptions, AuditReport, read_duration
+from veridical.studies.audit import Audit, AuditOptions, AuditReport
 from veridical.studies.audit_answers import _crossing
 from veridical.studies.audit_page import CONTROL, QUESTIONS, audit_panels, judge
 from veridical.studies.sanity import Sanity
-from veridical.studies.study import StudyResult
+from veridical.studies.study import StudyResult, read_duration
 from veridical.training.subject import load_subject
 
 pytestmark = pytest.mark.usefixtures("quick_parts")

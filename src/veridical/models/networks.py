@@ -27,7 +27,8 @@ _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 _PAPER_STD, _PAPER_BIAS = 0.1, 0.1
 # Deviation, .8796, of a standard normal that is cut at two deviations.
 _CUT_DEVIATION = sqrt(1 - 4 * exp(-2) / (sqrt(2 * pi) * erf(sqrt(2))))
-_LEAK, _FILTERS, _STRIDES = 0.1, (16, 16, 32, 64), (1, 2, 2)
+# Filters of the stem and of each stage are multiples of the width.
+_LEAK, _FILTERS, _STRIDES = 0.1, (1, 1, 2, 4), (1, 2, 2)
 
 
 class Standardise(nn.Module):
@@ -335,28 +336,30 @@ class _ResidualUnit(nn.Module):
 class RARResNet(nn.Module):
     """Per-image standardisation, 3x3 stem, three stages of `units` residual units, global average pool.
 
-    Filters 16, then 16, 32, 64 by stage with strides 1, 2, 2; leaky ReLU 0.1; no batch norm, no convolution
-    bias. units: 2 in the paper for 32x32, 1 for 128x128. Height and width must be divisible by 4.
+    Filters `width`, then 1, 2 and 4 times as many by stage with strides 1, 2, 2; leaky ReLU 0.1; no batch
+    norm, no convolution bias. units: 2 in the paper for 32x32, 1 for 128x128; width: 16 there. Height and width
+    must be divisible by 4.
     Because of the standardisation Integrated Gradients from a black baseline is degenerate on this network.
     Chen et al., NeurIPS 2019, and the authors' code (pre-activation ResNet: He et al., ECCV 2016).
     """
 
-    def __init__(self, *, shape: Shape, num_classes: int, seed: int, units: int) -> None:
+    def __init__(self, *, shape: Shape, num_classes: int, seed: int, units: int, width: int) -> None:
         super().__init__()
-        self.stem = _blank_convolution(shape[0], _FILTERS[0], 3, padding=1, bias=False)
+        filters = [times * width for times in _FILTERS]
+        self.stem = _blank_convolution(shape[0], filters[0], 3, padding=1, bias=False)
         blocks: list[_ResidualUnit] = []
         for stage, stride in enumerate(_STRIDES):
-            before, after = _FILTERS[stage], _FILTERS[stage + 1]
+            before, after = filters[stage], filters[stage + 1]
             blocks.append(_ResidualUnit(before, after, stride=stride, activate_first=stage == 0))
             blocks += [_ResidualUnit(after, after, stride=1, activate_first=False) for _ in range(units - 1)]
         self.units = nn.Sequential(*blocks)
-        self.classify = _blank_linear(_FILTERS[-1], num_classes)
+        self.classify = _blank_linear(filters[-1], num_classes)
         generator = stream(seed, "weights")
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 _he_normal(module, generator, fan="out")
         # Uniform of variance 1 / fan in, which keeps the inputs' variance.
-        limit = sqrt(3.0 / _FILTERS[-1])
+        limit = sqrt(3.0 / filters[-1])
         nn.init.uniform_(self.classify.weight, -limit, limit, generator=generator)
         nn.init.zeros_(self.classify.bias)
 
@@ -401,9 +404,10 @@ class _BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """CIFAR-style ResNet-18 (3x3 stem, no max-pool) for images of any size; weights from a He normal.
+    """ResNet-18 for images of any size; weights from a He normal.
 
     width: channels of the stem and the first stage, doubled in each of the three others (usually 64).
+    stem: "3x3" as for CIFAR, or "7x7" with stride 2 and a max-pool, as for ImageNet: a sixteenth of the work.
     norm: "group", "batch" (attributions are then taken in eval mode), or "none": convolution biases instead,
     and weights after Fixup (Zhang, Dauphin, Ma, ICLR 2019), so that depth does not blow up the outputs.
     He, Zhang, Ren, Sun, CVPR 2016.
@@ -417,12 +421,17 @@ class ResNet18(nn.Module):
         seed: int,
         width: int,
         norm: str,
+        stem: str,
         mean: PerChannel,
         std: PerChannel,
     ) -> None:
         super().__init__()
         self.standardise = Standardise(mean, std)
-        self.stem = _blank_convolution(shape[0], width, 3, padding=1, bias=norm == "none")
+        side, stride = (3, 1) if stem == "3x3" else (7, 2)
+        self.stem = _blank_convolution(
+            shape[0], width, side, stride=stride, padding=side // 2, bias=norm == "none"
+        )
+        self.pool = nn.Identity() if stem == "3x3" else nn.MaxPool2d(3, stride=2, padding=1)
         self.norm = _norm(norm, width)
         self.relu = nn.ReLU()
         blocks: list[_BasicBlock] = []
@@ -445,6 +454,6 @@ class ResNet18(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K) of inputs (N, C, H, W) in [0, 1]."""
-        features = self.blocks(self.relu(self.norm(self.stem(self.standardise(inputs)))))
+        features = self.blocks(self.pool(self.relu(self.norm(self.stem(self.standardise(inputs))))))
         logits: Tensor = self.classify(features.mean(dim=(2, 3)))
         return logits

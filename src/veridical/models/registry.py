@@ -96,7 +96,8 @@ MODELS = Registry(
                     2,
                     "residual units a stage (paper: 2 for 32x32, 1 for 128x128)",
                     Annotated[int, Limit(1, 100)],
-                )
+                ),
+                "width": Option(16, "filters of the first stage", Annotated[int, Limit(1, 512)]),
             },
         ),
         ModelEntry(
@@ -111,7 +112,7 @@ MODELS = Registry(
         ),
         ModelEntry(
             "resnet18",
-            "CIFAR-style ResNet-18 (3x3 stem, no max-pooling) with GroupNorm",
+            "ResNet-18 with GroupNorm, by default with CIFAR's 3x3 stem",
             "veridical.models.networks:ResNet18",
             options={
                 "width": Option(
@@ -120,6 +121,7 @@ MODELS = Registry(
                     Annotated[int, Limit(1, 512)],
                 ),
                 "norm": Option("group", "normalisation layers", Literal["group", "none", "batch"]),
+                "stem": Option("3x3", "7x7 has stride 2 and a max-pool", Literal["3x3", "7x7"]),
                 **_normalisation(0.5, 0.5),
             },
         ),

@@ -171,6 +171,18 @@ class SubjectChoice(ModelDetails, DataChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimeLimit(Checked):
+    """How long a command that has many parts may take.
+
+    Args:
+        budget: Time after which no further part is begun, as in 10m, 90s or 2h (a number alone: minutes);
+            None does all.
+    """
+
+    budget: Annotated[float, Limit(0, 1e6, above=True)] | str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gallery(Checked):
     """What a report shows.
 

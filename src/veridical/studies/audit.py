@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import shlex
 import tempfile
 import time
@@ -65,6 +64,7 @@ from veridical.runtime.options import (
     Placement,
     ProtocolName,
     SubjectChoice,
+    TimeLimit,
 )
 from veridical.studies.attack import Attack, AttackOptions, main_radius
 from veridical.studies.audit_answers import Answers, Done
@@ -89,6 +89,7 @@ from veridical.studies.maps import (
 from veridical.studies.sanity import Sanity, SanityOptions
 from veridical.studies.study import (
     RESULT,
+    Budget,
     Case,
     Context,
     ProgressCallback,
@@ -97,6 +98,7 @@ from veridical.studies.study import (
     Work,
     check_different,
     limit_count,
+    read_duration,
 )
 from veridical.training.checkpoint import digest_weights
 from veridical.training.loop import train
@@ -132,7 +134,7 @@ _EXTENTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
+class AuditOptions(AttributionChoice, TimeLimit, Gallery, SubjectChoice, Placement):
     """Audit a model's explanations: accuracy, axioms, stability, dependence on the model, evidence.
 
     What is None follows from what the model costs: a large network is asked about fewer images.
@@ -161,8 +163,6 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
             0 does none.
         thresholds: Values from which on a question holds, by its name, in place of the defaults.
         against: Folder of an earlier audit, whose answers are shown beside these.
-        budget: Time after which no further part is begun, as in 10m, 90s or 2h (a number alone: minutes);
-            None does all.
         dry_run: Only predict how long it takes.
         batch: Images whose attributions are computed at a time.
         gallery: Images shown in the report.
@@ -185,7 +185,6 @@ class AuditOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     smooth: Annotated[int, Limit(0, 1000)] = 0
     thresholds: dict[str, float] = field(default_factory=dict)
     against: FilePath | None = None
-    budget: Annotated[float, Limit(0, 1e6, above=True)] | str | None = None
     dry_run: bool = False
     batch: Width = 8
     gallery: Annotated[int, Limit(0, 1000)] = 12
@@ -256,7 +255,7 @@ class Audit(Study[AuditOptions]):
         """Load model and images, look at the model, and refuse what does not fit."""
         options = self.options
         _check_thresholds(options.thresholds)
-        self.budget = read_duration(options.budget)
+        self.limit = read_duration(options.budget)
         self.subject = load_subject(options, device=self.local_device)
         self.data = self.subject.data
         self.files = {name: str(Path(name).absolute()) for name in options.attribution if _is_file(name)}
@@ -774,7 +773,6 @@ class Audit(Study[AuditOptions]):
 
     def work(self, work: Work) -> None:
         """Its own steps, then its parts, until all is done, the budget is spent, or somebody stops it."""
-        start = time.monotonic()
         self.done: dict[str, StudyResult] = {}
         self.seconds: dict[str, float] = {}
         steps: list[tuple[str, Callable[[ProgressCallback, Executor], Any]]] = [
@@ -782,14 +780,14 @@ class Audit(Study[AuditOptions]):
             *((part.name, part.do) for part in self.parts()),
         ]
         with share_subjects(self.options, self.subject, self.local_device):
-            self._do(steps, work, start)
+            self._do(steps, work)
         self.answers = self._answers(work)
 
-    def _do(self, steps: Sequence[tuple[str, Callable[..., Any]]], work: Work, start: float) -> None:
-        costs = {} if self.budget is None else self.costs()
+    def _do(self, steps: Sequence[tuple[str, Callable[..., Any]]], work: Work) -> None:
+        budget = Budget(self.limit, {} if self.limit is None else self.costs())
         for name, do in steps:
-            why = self._reason_to_stop(name, time.monotonic() - start, costs)
-            if why is not None:
+            why = "interrupted" if self.interrupted else name != "own" and budget.refuse(name)
+            if why:
                 self.left_out[name] = why
                 continue
             begun = time.monotonic()
@@ -807,27 +805,9 @@ class Audit(Study[AuditOptions]):
                 # One question that cannot be asked of this model leaves the others.
                 self.left_out[name] = _reason(error)
                 continue
-            self.seconds[name] = round(time.monotonic() - begun, 3)
+            self.seconds[name] = budget.spend(name, time.monotonic() - begun)
             if isinstance(result, StudyResult):
                 self.done[name] = result
-
-    def _reason_to_stop(self, name: str, spent: float, costs: Mapping[str, float]) -> str | None:
-        """Why a step is not begun: somebody stopped the audit, or it would pass the budget."""
-        if self.interrupted:
-            return "interrupted"
-        if self.budget is None or name == "own":
-            return None
-        told = f"the budget of {duration(self.budget)}"
-        if spent > self.budget:
-            return f"{told} was spent"
-        # As much slower or faster as what was done so far turned out to be.
-        known = [one for one in self.seconds if costs[one] > 0]
-        pace = sum(self.seconds[one] for one in known) / sum(costs[one] for one in known) if known else 1.0
-        needed = costs[name] * pace
-        if spent + needed > self.budget:
-            left = duration(self.budget - spent)
-            return f"it would take about {duration(needed)}, and {left} of {told} are left"
-        return None
 
     def _measure(self, work: Work) -> None:
         """The audit's own cases; an explanation that cannot be had of this model leaves the others."""
@@ -1137,21 +1117,6 @@ def _explain(
     split = data.test.subset(numbers)
     seen = predict_classes(model, split)
     return seen, dataset_maps(model, split, method, target=seen, batch_size=batch, seed=seed).float()
-
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 60.0}
-
-
-def read_duration(given: float | str | None) -> float | None:
-    """Seconds of a time as people write it: 90s, 10m, 2h; a number alone is minutes. None stays None."""
-    if given is None:
-        return None
-    found = _DURATION.fullmatch(given.strip()) if isinstance(given, str) else (given, given, None)
-    seconds = math.nan if found is None else float(found[1]) * _SECONDS[found[2]]
-    if not 0 < seconds < math.inf:
-        raise argument_error("budget", given, "a time above 0, such as 90s, 10m or 2h")
-    return seconds
 
 
 def _check_thresholds(thresholds: Mapping[str, float]) -> None:

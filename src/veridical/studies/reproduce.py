@@ -21,11 +21,18 @@ from veridical.data.registry import DATASETS
 from veridical.jobs import Progress
 from veridical.metrics.intervals import SHARE, UNBOUNDED, mean_interval
 from veridical.report import Column, Illustration, Interval, Panel, Table, scatter_figure
-from veridical.report.formats import duration, level_text
+from veridical.report.formats import DASH, duration, level_text
 from veridical.runtime.checking import POSITIONAL, Count, FilePath, Repeats
 from veridical.runtime.errors import DataError, RunError, argument_error, unknown_name_error
 from veridical.runtime.files import to_plain
-from veridical.runtime.options import BlockWorldChoice, DataChoice, Gallery, Placement, TrainOptions
+from veridical.runtime.options import (
+    BlockWorldChoice,
+    DataChoice,
+    Gallery,
+    Placement,
+    TimeLimit,
+    TrainOptions,
+)
 from veridical.studies import diffroar_page
 from veridical.studies.alignment import Alignment
 from veridical.studies.attack import Attack
@@ -43,7 +50,7 @@ from veridical.studies.diffroar import DiffRoar
 from veridical.studies.leakage import Leakage
 from veridical.studies.maps import RUN
 from veridical.studies.one_layer import OneLayer
-from veridical.studies.reproduction_costs import Cost, estimate
+from veridical.studies.reproduction_costs import Cost, estimate, predict_steps
 from veridical.studies.reproductions import (
     DIFFROAR_LEVELS,
     DIFFROAR_NETWORKS,
@@ -58,7 +65,18 @@ from veridical.studies.reproductions import (
     Training,
 )
 from veridical.studies.shortcut import Shortcut
-from veridical.studies.study import JOBS, REPORT, RESULT, Case, Context, Study, StudyResult, Work
+from veridical.studies.study import (
+    JOBS,
+    REPORT,
+    RESULT,
+    Budget,
+    Case,
+    Context,
+    Study,
+    StudyResult,
+    Work,
+    read_duration,
+)
 from veridical.training.loop import train
 from veridical.training.penalties import objective_title
 from veridical.training.subject import share_subjects
@@ -100,7 +118,7 @@ _SCALES: Mapping[ScaleName, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReproduceOptions(DataChoice, Gallery, Placement):
+class ReproduceOptions(TimeLimit, DataChoice, Gallery, Placement):
     """What is reproduced, and how much of it.
 
     Args:
@@ -135,7 +153,8 @@ class Reproduce(Study[ReproduceOptions]):
       veridical reproduce diffroar-cifar10 --scale smoke --out runs/smoke
 
     Trainings and measurements are jobs: an interrupted reproduction is continued by the same command, and
-    reproductions that share a --store share trainings. DIR/report.html shows what came out, DIR/result.json
+    reproductions that share a --store share trainings. With --budget the page shows what was done within it,
+    what matters most first. DIR/report.html shows what came out, DIR/result.json
     has the numbers, DIR/parts the folders and pages of the studies that it is made of.
     """
 
@@ -146,6 +165,7 @@ class Reproduce(Study[ReproduceOptions]):
     def prepare(self) -> None:
         """Look the reproduction up, load its images, and settle the steps."""
         options = self.options
+        self.limit = read_duration(options.budget)
         if options.list:
             return
         if options.name is None:
@@ -234,19 +254,47 @@ class Reproduce(Study[ReproduceOptions]):
         """Train, then let each study examine what was trained, on the same workers."""
         if self.generated is not None:
             write_source(self.generated, self.folder / _GENERATED)
+        costs = {} if self.limit is None else predict_steps(self.plan, self.entry, self.options.scale)
+        budget = Budget(self.limit, costs)
+        self.done: dict[str, StudyResult] = {}
+        self.runs: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self.left_out: dict[str, str] = {}
         with share_subjects():
-            work.run(self.all_cases)
-            self.runs = {case.group: str(work.folder(case) / RUN) for case in self.all_cases}
-            self.done: dict[str, StudyResult] = {}
-            self.seconds: dict[str, float] = {}
             for part in self.plan.parts:
+                why = self._train_for(part, work, budget)
+                is_done = (self._folder(part) / RESULT).exists()
+                why = why or (None if is_done else budget.refuse(part.name))
+                if why is not None:
+                    self.left_out[part.name] = why
+                    continue
                 begun = time.monotonic()
                 self.done[part.name] = self._do(part, work)
                 self.seconds[part.name] = round(time.monotonic() - begun, 3)
+                if not is_done:
+                    budget.spend(part.name, time.monotonic() - begun)
+
+    def _train_for(self, part: Part, work: Work, budget: Budget) -> str | None:
+        """Train what a part examines and, beside it, all runs like it; why not, where time is short."""
+        needed = {_run_like(self.plan.trainings[name]) for name in part.runs if name not in self.runs}
+        cases = [case for case in self.all_cases if _run_like(self.plan.trainings[case.group]) in needed]
+        missing = [case for case in cases if not work.is_done(case)]
+        if missing and (why := budget.refuse(*(case.group for case in missing))):
+            return f"its training was not begun: {why}"
+        begun = time.monotonic()
+        work.run(cases)
+        for case in missing:
+            # They ran side by side.
+            budget.spend(case.group, (time.monotonic() - begun) / len(missing))
+        self.runs |= {case.group: str(work.folder(case) / RUN) for case in cases}
+        return None
+
+    def _folder(self, part: Part) -> Path:
+        return self.folder / _PARTS / part.name
 
     def _do(self, part: Part, work: Work) -> StudyResult:
         study, options = _STUDIES[part.study], self.options
-        out = self.folder / _PARTS / part.name
+        out = self._folder(part)
         if (out / RESULT).exists():  # the claim of the whole says that it was measured of the same
             return study.read(out)
         runs: Any = [self.runs[name] for name in part.runs]
@@ -281,16 +329,21 @@ class Reproduce(Study[ReproduceOptions]):
             "parts": lambda _entry, _plan, _done: {},
             "both": _both_tables,
         }
-        tables = summarise[self.entry.kind](self.entry, self.plan, self.done)
+        done = replace(self.plan, parts=[part for part in self.plan.parts if part.name in self.done])
         return {
-            "tables": tables,
+            "tables": summarise[self.entry.kind](self.entry, done, self.done),
             "statements": [asdict(one) for one in self.entry.statements],
-            "parts": {part.name: part.study for part in self.plan.parts},
+            "parts": {part.name: part.study for part in done.parts},
+            "left_out": self.left_out,
         }
 
     def timing(self, work: Work) -> dict[str, Any]:
         """What each training and each part took."""
-        trained = {case.group: work.plain(case)["training_seconds"] for case in self.all_cases}
+        trained = {
+            case.group: work.plain(case)["training_seconds"]
+            for case in self.all_cases
+            if case.group in self.runs
+        }
         return {"training_seconds": trained, "part_seconds": self.seconds}
 
     def surroundings(self) -> dict[str, Any]:
@@ -330,9 +383,15 @@ class Reproduce(Study[ReproduceOptions]):
     @classmethod
     def findings(cls, result: StudyResult) -> list[str]:
         """What the intervals allow; of the smoke scale nothing."""
+        left_out = result.results["left_out"]
+        found = []
+        if left_out:
+            steps = len(left_out) + len(result.results["parts"])
+            why = next(iter(left_out.values()))
+            found = [f"{len(left_out)} of {steps} steps were left out: {why}. The same command continues."]
         if result.config["scale"] == "smoke":
-            return ["This is the smoke scale: it shows that everything runs, and nothing else."]
-        return _FINDINGS[_entry_of(result).kind](result)
+            return ["This is the smoke scale: it shows that everything runs, and nothing else.", *found]
+        return [*_FINDINGS[_entry_of(result).kind](result), *found]
 
     @classmethod
     def panels(cls, result: StudyResult) -> list[Panel]:
@@ -423,6 +482,11 @@ def list_reproductions(options: ReproduceOptions) -> Table:
     return Table(columns, rows, "\n".join(lines))
 
 
+def _run_like(training: Training) -> tuple[object, ...]:
+    """What trainings that are begun together share."""
+    return training.seed, training.options["model"]
+
+
 def _about(cost: Cost) -> str:
     return f"about {duration(cost.seconds)} and {cost.memory / 2**30:.1f} GiB a process"
 
@@ -432,19 +496,18 @@ def _about(cost: Cost) -> str:
 
 def _attack_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
     """A table for each protocol: each objective over images, over trainings, and as published."""
-    protocols = dict.fromkeys(part.options["protocol"] for part in plan.parts if part.study == "attack")
+    attacks = [part for part in plan.parts if part.study == "attack"]
     tables = {}
-    for protocol in protocols:
+    for protocol in dict.fromkeys(part.options["protocol"] for part in attacks):
         rows = []
         for objective in OBJECTIVES:
-            names = [
-                part.name
-                for part in plan.parts
-                if part.study == "attack"
-                and part.options["protocol"] == protocol
+            runs = [
+                done[part.name]
+                for part in attacks
+                if part.options["protocol"] == protocol
                 and plan.trainings[part.runs[0]].options["objective"] == objective
             ]
-            rows += _attack_rows(entry, objective, [done[name] for name in names])
+            rows += _attack_rows(entry, objective, protocol, runs)
         tables[f"Attacked by {protocol}"] = rows
     if entry.data in SINGLE_IMAGE and "rar" in entry.kind:
         tables["The image whose map moves most"] = _single_image(entry, plan, done)
@@ -453,15 +516,12 @@ def _attack_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any
 
 def _single_image(entry: Reproduction, plan: Plan, done: Done) -> list[dict[str, Any]]:
     """Of the natural model the attacked image that keeps fewest top pixels, and the one of the talk."""
-    names = [
-        part.name for part in plan.parts if part.study == "attack" and part.runs[0].startswith("natural")
-    ]
-    arrays, title = done[names[0]].arrays, objective_title("natural")
-    kept, tau = (arrays[name] for name in MEASURES[2:])
-    rows = []
-    if np.isfinite(kept).any():
-        least = int(np.nanargmin(kept))
-        numbers = {"topk_intersection": float(kept[least]), "kendall_tau": float(tau[least])}
+    title, rows = objective_title("natural"), []
+    natural = [one for one in plan.parts if one.study == "attack" and one.runs[0].startswith("natural")]
+    if natural and np.isfinite(done[natural[0].name].arrays["topk_intersection"]).any():
+        arrays = done[natural[0].name].arrays
+        least = int(np.nanargmin(arrays["topk_intersection"]))
+        numbers = {name: float(arrays[name][least]) for name in MEASURES[2:]}
         rows.append({"model": title, "source": f"{_MEASURED}, image {arrays['index'][least]}", **numbers})
     published = dict(zip(MEASURES[2:], SINGLE_IMAGE[entry.data], strict=True))
     return [*rows, {"model": title, "source": MARKS["published"], **published}]
@@ -469,16 +529,17 @@ def _single_image(entry: Reproduction, plan: Plan, done: Done) -> list[dict[str,
 
 def _training_tables(_entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
     """Each kind of training over images and over trainings; then what the L1 term changes, in pairs."""
-    kinds: dict[str, list[StudyResult]] = {}
+    kinds: dict[str, dict[int, StudyResult]] = {}
     for part in plan.parts:
-        kinds.setdefault(_kind_of(part.runs[0]), []).append(done[part.name])
-    return {
-        "Validation images": [row for kind, runs in kinds.items() for row in _measured_rows(kind, runs)],
-        _PAIRED: [
-            _difference_row(term, kinds[term], kinds[without])
-            for without, term in pairs_of_the_term(plan.trainings)
-        ],
-    }
+        (name,) = part.runs
+        kinds.setdefault(_kind_of(name), {})[plan.trainings[name].seed] = done[part.name]
+    pairs = []
+    for without, term in pairs_of_the_term(plan.trainings):
+        one, other = kinds.get(term, {}), kinds.get(without, {})
+        if seeds := sorted({*one} & {*other}):
+            pairs.append(_difference_row(term, [one[s] for s in seeds], [other[s] for s in seeds]))
+    found = [row for kind, runs in kinds.items() for row in _measured_rows(kind, [*runs.values()])]
+    return {"Validation images": found, _PAIRED: pairs}
 
 
 def _difference_row(kind: str, runs: Sequence[StudyResult], others: Sequence[StudyResult]) -> dict[str, Any]:
@@ -511,11 +572,13 @@ def _kind_of(training: str) -> str:
     return training.rpartition("-")[0]
 
 
-def _attack_rows(entry: Reproduction, objective: str, runs: Sequence[StudyResult]) -> list[dict[str, Any]]:
+def _attack_rows(
+    entry: Reproduction, objective: str, protocol: str, runs: Sequence[StudyResult]
+) -> list[dict[str, Any]]:
     title = objective_title(objective)
-    rows = _measured_rows(title, runs)
+    rows = _measured_rows(title, runs) if runs else []
     # The paper has no other attack than its own.
-    other = ", by the paper's attack" if runs[0].config["protocol"]["name"] == "strong" else ""
+    other = ", by the paper's attack" if protocol == "strong" else ""
     for mark, words in MARKS.items():
         if numbers := paper_numbers(entry.data, objective, mark):
             rows.append({"model": title, "source": f"{words}{other}", **numbers})
@@ -604,20 +667,22 @@ def _diffroar_row(found: Mapping[str, Any], point: Mapping[str, Any], place: int
 
 def _both_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
     """A row for each objective: how robust its explanations are, and how faithful."""
-    attacks = _attack_tables(entry, plan, done)["Attacked by paper-fast"]
+    attacks = _attack_tables(entry, plan, done).get("Attacked by paper-fast", [])
     measured: dict[str, dict[str, Any]] = {}
     for row in attacks:  # the last one measured, which is over trainings where there are several
         if row["source"].startswith(_MEASURED):
             measured[row["model"]] = row
     for objective in OBJECTIVES:
         title = objective_title(objective)
+        if title not in measured:  # its attack was left out
+            continue
         row = measured[title]
         runs = [
             done[part.name].results
             for part in plan.parts
             if part.study == "diffroar" and plan.trainings[part.runs[0]].options["objective"] == objective
         ]
-        for place, point in enumerate(runs[0]["curve"]):
+        for place, point in enumerate(runs[0]["curve"] if runs else ()):
             values = [run["verdicts"][place]["value"] for run in runs]
             one = runs[0]["verdicts"][place]
             shown = mean_interval(values) if len(runs) > 1 else {k: one[k] for k in ("value", "low", "high")}
@@ -636,10 +701,11 @@ def _of_studies(title: str, done: Done) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "alignment" in done:
         found["inside"] = own(done["alignment"].results["models"])["maps"]["input-gradient"]["excess"]
-    leaking = own(done["leakage"].results["models"])
-    found["null"] = leaking["random"]["maps"]["input-gradient"]["null"]["mass"]
-    arms = done["shortcut"].results["arms"]
-    found["lost"] = next(arm["lost"]["moved"] for name, arm in arms.items() if name.startswith(title))
+    if "leakage" in done:
+        leaking = own(done["leakage"].results["models"])
+        found["null"] = leaking["random"]["maps"]["input-gradient"]["null"]["mass"]
+    if "shortcut" in done:
+        found["lost"] = own(done["shortcut"].results["arms"])["lost"]["moved"]
     return found
 
 
@@ -791,6 +857,7 @@ def _both_figures(parts: Done) -> list[Panel]:
             Interval.read(one.results["verdicts"][0]),
         )
         for name, one in measured.items()
+        if name in attacks
     }
     told = "; ".join(f"{name}: {x.value} and {y.value}" for name, (x, y) in points.items())
     figure = scatter_figure([("DiffROAR at the lowest level", True, points)], x_label="top pixels kept (IN)")
@@ -813,6 +880,7 @@ def _steps_panel(result: StudyResult) -> Panel:
     rows = [[f"training {name}", "train", duration(s), ""] for name, s in timing["training_seconds"].items()]
     for name, seconds in timing["part_seconds"].items():
         rows.append([name, result.results["parts"][name], duration(seconds), f"{_PARTS}/{name}/{REPORT}"])
+    rows += [[name, "left out", DASH, why] for name, why in result.results["left_out"].items()]
     return Panel("Steps", table=Table(["step", "command", "time", "page"], rows), folded=True)
 
 

@@ -67,22 +67,28 @@ class _Images:
 def estimate(plan: Plan, entry: Reproduction, scale: ScaleName) -> Cost:
     """What the steps of a plan cost on this machine's cores."""
     images = _images(entry.stand_in if scale == "smoke" else entry.data)
-    runs = {
-        name: _settings(images, one.options, one.seed)
-        for name, one in plan.trainings.items()
-        if images is not None
-    }
-    seconds, largest = 0.0, 0.0
-    for name, one in plan.trainings.items():
-        unit = _time_pass(one.options, runs[name].data["shape"])
-        seconds += _training_passes(runs[name]) * unit.seconds
-        largest = max(largest, unit.memory)
-    for part in plan.parts:
-        seconds += _PARTS[part.study](part, plan, runs, images)
-        if part.study in ("leakage", "shortcut"):
-            largest = max(largest, _time_pass(part.options, _grid_images(part, images).shape).memory)
+    units = [_time_pass(one.options, images.shape) for one in plan.trainings.values() if images is not None]
+    units += [
+        _time_pass(part.options, _grid_images(part, images).shape)
+        for part in plan.parts
+        if part.study in ("leakage", "shortcut")
+    ]
     data = 0.0 if images is None else math.prod(images.shape) * (images.train + images.test)
-    return Cost(seconds / max(1, usable_cores()), _PROCESS + data + largest)
+    largest = max((unit.memory for unit in units), default=0.0)
+    return Cost(sum(predict_steps(plan, entry, scale).values()), _PROCESS + data + largest)
+
+
+def predict_steps(plan: Plan, entry: Reproduction, scale: ScaleName) -> dict[str, float]:
+    """Seconds of every training and part by name, with all cores busy."""
+    images, cores = _images(entry.stand_in if scale == "smoke" else entry.data), max(1, usable_cores())
+    found, runs = {}, dict[str, Settings]()
+    for name, one in plan.trainings.items():
+        assert images is not None
+        runs[name] = _settings(images, one.options, one.seed)
+        found[name] = _training_passes(runs[name]) * _time_pass(one.options, images.shape).seconds / cores
+    for part in plan.parts:
+        found[part.name] = _PARTS[part.study](part, plan, runs, images) / cores
+    return found
 
 
 def _images(chosen: str | tuple[int, int]) -> _Images | None:

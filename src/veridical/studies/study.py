@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
@@ -49,7 +52,7 @@ from veridical.jobs.cluster import Dask
 from veridical.jobs.pool import visible_cards
 from veridical.metrics.intervals import SHARE, UNBOUNDED, two_intervals
 from veridical.report import Panel, study_page
-from veridical.report.formats import Interval
+from veridical.report.formats import Interval, duration
 from veridical.report.table import Column, Table, write_points
 from veridical.runtime.checking import as_path, record
 from veridical.runtime.devices import environment, resolve_device
@@ -544,6 +547,54 @@ class Study(Generic[OptionsT]):
         target = result.folder / REPORT
         write_atomic(target, page)
         return target
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 60.0}
+
+
+def read_duration(given: float | str | None) -> float | None:
+    """Seconds of a time as people write it: 90s, 10m, 2h; a number alone is minutes. None stays None."""
+    if given is None:
+        return None
+    found = _DURATION.fullmatch(given.strip()) if isinstance(given, str) else (given, given, None)
+    seconds = math.nan if found is None else float(found[1]) * _SECONDS[found[2]]
+    if not 0 < seconds < math.inf:
+        raise argument_error("budget", given, "a time above 0, such as 90s, 10m or 2h")
+    return seconds
+
+
+class Budget:
+    """Whether a further step fits into a time, by what it is predicted to cost and what others took.
+
+    limit: seconds from now on; None is no limit. costs: predicted seconds of each step by name.
+    """
+
+    def __init__(self, limit: float | None, costs: Mapping[str, float]) -> None:
+        self._limit, self._costs = limit, costs
+        self._begun, self._taken = time.monotonic(), dict[str, float]()
+
+    def spend(self, name: str, seconds: float) -> float:
+        """Remember what a step took; return it, rounded for a result."""
+        self._taken[name] = seconds
+        return round(seconds, 3)
+
+    def refuse(self, *names: str) -> str | None:
+        """Why steps are not begun: the time is spent, or they would pass it. None: they may begin."""
+        if self._limit is None:
+            return None
+        spent, told = time.monotonic() - self._begun, f"the budget of {duration(self._limit)}"
+        if spent > self._limit:
+            return f"{told} was spent"
+        # As much slower or faster as what was done so far turned out to be.
+        known = [one for one in self._taken if self._costs.get(one, 0) > 0]
+        predicted = sum(self._costs[one] for one in known)
+        pace = sum(self._taken[one] for one in known) / predicted if known else 1.0
+        needed = pace * sum(self._costs[one] for one in names)
+        if spent + needed > self._limit:
+            left = duration(self._limit - spent)
+            return f"it would take about {duration(needed)}, and {left} of {told} are left"
+        return None
 
 
 def _source_digest(study: type[Study[Any]]) -> str:
