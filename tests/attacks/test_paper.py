@@ -198,10 +198,10 @@ def test_steps_of_a_grey_level_stay_on_grey_levels() -> None:
 
 
 def test_gradients_are_counted_by_climbs_nodes_and_the_shortlist() -> None:
-    # 100 steps of ten nodes each, to climb and to judge, and five candidates judged again by 100 nodes.
-    assert protocol("paper-fast").count_gradients(100) == (1000, 1500)
+    # 100 steps of five nodes to climb and ten to judge, and five candidates judged again by 100 nodes.
+    assert protocol("paper-fast").count_gradients(100) == (500, 1500)
     # Of six steps a quarter.
-    assert protocol("paper-fast").count_gradients(6) == (60, 160)
+    assert protocol("paper-fast").count_gradients(6) == (30, 160)
     assert protocol("paper").count_gradients(100) == (10000, 10000)
     assert protocol("strong").count_gradients(100) == (4000, 4500)
     assert protocol("strong").count_gradients(100, along_path=False) == (400, 400)

@@ -19,9 +19,11 @@ CASES: list[tuple[str, Shape, dict[str, Any], int]] = [
     ("rar-resnet", (3, 32, 32), {}, 171_253),
     ("rar-resnet", (3, 16, 24), {"units": 1}, 74_485),
     ("rar-resnet", (1, 16, 16), {"units": 3}, 267_733),
+    ("rar-resnet", (3, 16, 24), {"units": 1, "width": 4}, 4_801),
     ("mlp", (1, 9, 7), {"width": 11}, 896),
     ("mlp", (1, 9, 7), {"width": 11, "activation": 5.0}, 896),
     ("resnet18", (3, 32, 32), {"width": 8}, 176_077),
+    ("resnet18", (3, 33, 40), {"width": 8, "stem": "7x7"}, 177_037),
     ("resnet18", (1, 17, 15), {"width": 6, "norm": "none"}, 98_813),
     ("resnet18", (3, 16, 16), {"width": 4, "norm": "batch"}, 44_457),
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from veridical.studies.diffroar import DiffRoar
 from veridical.studies.one_layer import OneLayer
 from veridical.studies.reproduce import Reproduce, ReproduceOptions, generate
 from veridical.studies.reproductions import REPRODUCTIONS
-from veridical.studies.study import StudyResult
+from veridical.studies.study import Budget, StudyResult
 
 from .conftest import write_stripes
 
@@ -64,9 +65,11 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> ReproduceOptions:
             Reproduce(options).run(interrupt)
         assert not (folder / "out" / "result.json").exists()
         before = weights(folder / "out")
-        assert len(before) == 4
+        assert len(before) == 2  # those of the first seed
         Reproduce(options).run()
-        assert weights(folder / "out") == before  # nothing was trained again
+        after = weights(folder / "out")
+        assert len(after) == 4
+        assert before.items() <= after.items()  # nothing was trained again
     return options
 
 
@@ -123,6 +126,54 @@ def test_the_table_is_that_of_the_attacks(
         text in page for text in ("Its explanation", "recalled, unverified", "its numbers mean nothing")
     )
     check_page(result.folder / "report.html")
+
+
+def test_a_budget_leaves_out_the_last_steps_and_the_same_command_does_them(
+    attacked: ReproduceOptions, tmp_path: Path, check_page: Callable[[Path], None]
+) -> None:
+    store = Path(str(attacked.out)) / "jobs"  # what is trained there is not trained again
+    options = replace(attacked, out=str(tmp_path / "out"), store=str(store), examples=1, budget="1h")
+    with pytest.MonkeyPatch.context() as patch:
+        take_two_objectives(patch)
+        answers = chain([None] * 3, repeat("the budget of 60 min was spent"))
+        patch.setattr(Budget, "refuse", lambda *_: next(answers))
+        partial_result = Reproduce(options).run()
+        left_out = partial_result.results["left_out"]
+        assert left_out
+        assert set(left_out) | set(partial_result.results["parts"]) == {
+            p.name for p in Reproduce(options).plan.parts
+        }
+        assert "steps were left out: the budget of 60 min was spent" in Reproduce.findings(partial_result)[-1]
+        assert "paper-fast" in next(iter(partial_result.results["parts"]))
+        check_page(partial_result.folder / "report.html")
+        patch.undo()
+        take_two_objectives(patch)
+        whole = Reproduce(replace(options, budget=None)).run()
+    assert whole.results["left_out"] == {}
+    assert len(Reproduce.findings(whole)) == 1  # of the smoke scale nothing is said
+    for title, rows in partial_result.results["tables"].items():
+        assert all(row in whole.results["tables"][title] for row in rows if "measured" in row["source"])
+
+
+@pytest.mark.parametrize(
+    "name", ["rar-flowers", "l1-beta", "robust-vs-faithful", "block-mnist", "diffroar-svhn"]
+)
+def test_a_reproduction_of_which_nothing_fits_says_so(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Budget, "refuse", lambda *_: "the budget of 1 s was spent")
+    result = Reproduce(smoke(tmp_path / "out", name, budget="1s")).run()
+    assert result.results["parts"] == {}
+    assert "steps were left out: " in Reproduce.findings(result)[-1]
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_every_step_has_a_predicted_time() -> None:
+    for entry in REPRODUCTIONS.values():
+        plan = entry.plan("smoke", 1, None, 0)
+        predicted = costs.predict_steps(plan, entry, "smoke")
+        assert set(predicted) == {*plan.trainings, *(part.name for part in plan.parts)}
+        assert min(predicted.values()) > 0
 
 
 def test_the_l1_term_stands_beside_adversarial_training_of_the_same_settings(tmp_path: Path) -> None:

@@ -337,8 +337,8 @@ class RARResNet(nn.Module):
     """Per-image standardisation, 3x3 stem, three stages of `units` residual units, global average pool.
 
     Filters `width`, then 1, 2 and 4 times as many by stage with strides 1, 2, 2; leaky ReLU 0.1; no batch
-    norm, no convolution bias. units: 2 in the paper for 32x32, 1 for 128x128; width: 16 there. Height and width
-    must be divisible by 4.
+    norm, no convolution bias. units: 2 in the paper for 32x32, 1 for 128x128; width: 16 there. Height and
+    width must be divisible by 4.
     Because of the standardisation Integrated Gradients from a black baseline is degenerate on this network.
     Chen et al., NeurIPS 2019, and the authors' code (pre-activation ResNet: He et al., ECCV 2016).
     """

@@ -410,7 +410,8 @@ class Reproduce(Study[ReproduceOptions]):
             Panel(title, [] if place else texts, table=table)
             for place, (title, table) in enumerate(own.items())
         ]
-        return [*panels, *_PANELS[entry.kind](parts), _steps_panel(result)]
+        figures = _PANELS[entry.kind](parts) if parts else []
+        return [*panels, *figures, _steps_panel(result)]
 
 
 def generate(channels: int, side: int, classes: int = 4) -> Dataset:
@@ -859,6 +860,8 @@ def _both_figures(parts: Done) -> list[Panel]:
         for name, one in measured.items()
         if name in attacks
     }
+    if not points:  # they were left out
+        return _attack_figures(parts)
     told = "; ".join(f"{name}: {x.value} and {y.value}" for name, (x, y) in points.items())
     figure = scatter_figure([("DiffROAR at the lowest level", True, points)], x_label="top pixels kept (IN)")
     text = ["Do explanations that hold still also mark what a network can learn from? One training of each."]

@@ -138,8 +138,10 @@ def _training(data: str, scale: ScaleName, objective: str) -> dict[str, Any]:
         return options | {"recipe": "paper"}
     if scale == "smoke":
         options.pop("equalise", None)
+        options["model_options"] = (
+            {"initialisation": "he"} if options["model"] == "cnn" else {"units": 1, "width": 4}
+        )
         if options["model"] == "cnn":
-            options["model_options"] = {"initialisation": "he"}
             options |= {} if objective == "natural" else {"radius": _SMOKE_RADIUS}
         # Larger images, or two trainings of each kind: fewer steps.
         fewer = {"flowers17": {"train_examples": 60, "epochs": 1.0}, "mnist": {"epochs": 2.0}}
