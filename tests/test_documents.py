@@ -199,7 +199,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def audit_briefly(model: Any, *given: Any, **named: Any) -> Any:
         few = {"examples": 4, "attacked": 2, "steps": 2} if isinstance(model, str) and ":" in model else {}
-        return audit(model, *given, **named | few | {"budget": "1s"})
+        return audit(model, *given, **named | few | {"budget": "1s", "workers": 1})
 
     monkeypatch.setattr(veridical, "audit", audit_briefly)
     few = {"data": "mnist-5k", "steps": 2, "progress": False}
