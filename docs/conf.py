@@ -52,7 +52,15 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": ExplicitOrder(
-        ["maps.py", "radius.py", "deletion.py", "diffroar.py"],
+        [
+            "own_model.py",
+            "own_method.py",
+            "reproduce.py",
+            "maps.py",
+            "radius.py",
+            "deletion.py",
+            "diffroar.py",
+        ],
     ),
     "abort_on_example_error": True,
     "download_all_examples": False,
