@@ -19,7 +19,8 @@ author = "The Veridical developers"
 copyright = author  # noqa: A001  (Sphinx's name)
 version = release = veridical.__version__
 
-extensions = ["sphinx.ext.autodoc", "myst_nb", "sphinx_gallery.gen_gallery", "plain_docstrings"]
+extensions = ["sphinx.ext.autodoc", "myst_nb", "sphinx_gallery.gen_gallery"]
+extensions += ["plain_docstrings", "command_help"]
 exclude_patterns = ["_build", "_ext", "gallery/*.ipynb"]
 # Indented blocks and docstrings hold formulas and output; Python is named where it is meant.
 highlight_language = "text"

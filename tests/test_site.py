@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import veridical
+from veridical.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -55,6 +56,14 @@ def test_every_example_is_in_the_gallery() -> None:
     ]
     (order,) = (ast.literal_eval(call.args[0]) for call in orders)
     assert sorted(order) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def test_the_reference_has_every_command() -> None:
+    text = (DOCS / "api" / "commands.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## veridical (\S+)$", text, re.MULTILINE) == list(COMMANDS)
+    # The help of `run` is that of the study that is named.
+    helped = re.findall(r"^```\{command-help\} (\S+)$", text, re.MULTILINE)
+    assert helped == [name for name in COMMANDS if name != "run"]
 
 
 def test_the_reference_has_every_public_name() -> None:
