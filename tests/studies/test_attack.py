@@ -24,6 +24,12 @@ from .conftest import options_for
 TRAPPED = ("json", "multiprocessing", "numpy", "pickle", "rich", "torch", "typing", "yaml")
 
 
+@pytest.fixture
+def by_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 16 images, so that the thirty there are make two."""
+    monkeypatch.setattr("veridical.attacks.robustness.batch_size", lambda *_: 16)
+
+
 def test_the_folder_holds_the_numbers_of_measure_robustness(place: Path) -> None:
     folder = place / "natural-attack"
     document = read_json(folder / "result.json")
@@ -54,7 +60,7 @@ def test_the_same_options_find_it_finished(place: Path) -> None:
     before = read_json(place / "natural-attack" / "result.json")
     told: list[Progress] = []
     again = Attack(options).run(lambda _, state: told.append(state))
-    assert {(state.done, state.reused) for state in told} == {(2, 2)}
+    assert {(state.done, state.reused) for state in told} == {(1, 1)}
     assert again.results == before["results"]
     assert again.document["timing"] == before["timing"]
 
@@ -75,6 +81,7 @@ def test_another_attack_is_not_mixed_in(place: Path, changes: dict[str, Any], me
         Attack(options_for(place, "natural", **changes | paths)).run()
 
 
+@pytest.mark.usefixtures("by_sixteen")
 def test_interrupted_and_continued_it_ends_the_same(place: Path, tmp_path: Path) -> None:
     options = options_for(place, "natural", out=str(tmp_path / "a"), examples=30)
 
@@ -166,6 +173,7 @@ def test_options_that_cannot_be_used(
     assert not (tmp_path / "a").exists(), "the corrected command must find no claim in its way"
 
 
+@pytest.mark.usefixtures("by_sixteen")
 def test_workers_share_the_batches_and_change_nothing(place: Path, tmp_path: Path) -> None:
     changes = {"examples": 30, "radius": [0.05, 0.1], "store": str(tmp_path / "two-store")}
     one = Attack(options_for(place, "natural", out=str(tmp_path / "one"), **changes | {"store": None})).run()

@@ -252,7 +252,7 @@ def test_sentences_say_no_more_than_the_intervals_allow(tmp_path: Path) -> None:
         {"model": "IG-SUM-NORM", "source": "recalled, unverified", "kendall_tau": 0.9},
     ]
     config = {"name": "rar-mnist", "scale": "cpu", "data": {"name": "mnist"}}
-    document = {"config": config, "results": {"tables": {TITLE: rows}}}
+    document = {"config": config, "results": {"tables": {TITLE: rows}, "parts": {}, "left_out": {}}}
     found = Reproduce.findings(StudyResult(tmp_path, document, {}, Reproduce))
     assert len(found) == 4
     assert "50.0% (40.0 to 60.0), is above that of Natural training, 15.0% (10.0 to 20.0)" in found[0]
