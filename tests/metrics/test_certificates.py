@@ -7,11 +7,12 @@ import pytest
 from scipy import stats
 
 from veridical.metrics.certificates import (
+    NOISES,
     bound_votes,
     certify_pixels,
     clopper_pearson,
     overlap_range,
-    pixel_radius,
+    uniform_length,
 )
 from veridical.runtime.errors import UsageError
 
@@ -60,9 +61,10 @@ def test_a_pixels_radius_is_cohens() -> None:
     """Sigma Phi^-1(p): where the probability is Phi((x - R) / sigma), it falls to a half at R = x."""
     sigma, place = 0.5, 0.8
     known = np.array([[stats.norm.cdf(place / sigma), stats.norm.cdf(-place / sigma)]])
-    np.testing.assert_allclose(pixel_radius((known, known), sigma), [[place, 0]])
+    normal = NOISES["normal"]
+    np.testing.assert_allclose(normal.reach(known, sigma, 4), [[place, 0]])
     for radius, holds in ((0.79, True), (0.81, False)):
-        within, without = certify_pixels((known, known), radius / sigma)
+        within, without = certify_pixels(normal.widen((known, known), radius, sigma, 4))
         assert within.tolist() == [[holds, False]]
         assert without.tolist() == [[False, holds]]
 
@@ -75,7 +77,7 @@ def test_overlaps_are_those_of_all_tops_that_the_bounds_allow(shift: float) -> N
     low, high = ends[..., 0], ends[..., 1]
     top = np.zeros((200, pixels), bool)
     np.put_along_axis(top, (low + high).argsort(axis=1)[:, -k:], True, axis=1)
-    least, most = overlap_range(top, (low, high), shift)
+    least, most = overlap_range(top, NOISES["normal"].widen((low, high), shift, 1.0, 7))
     moved_low, moved_high = stats.norm.ppf(low) - shift, stats.norm.ppf(high) + shift
     for row in range(200):
         overlaps = []
@@ -94,5 +96,35 @@ def test_with_known_probabilities_the_overlap_is_a_comparison_of_ranks() -> None
     quantiles = stats.norm.ppf(known[0])
     for m in (1, 2, 3):
         radius = (quantiles[m - 1] - quantiles[2 * k - m]) / 2
-        assert overlap_range(top, (known, known), radius - 1e-9)[0] >= m
-        assert overlap_range(top, (known, known), radius + 1e-9)[0] < m
+        for moved, holds in ((radius - 1e-9, True), (radius + 1e-9, False)):
+            ball = NOISES["normal"].widen((known, known), moved, 1.0, 6)
+            assert (overlap_range(top, ball)[0].item() >= m) == holds
+
+
+def test_by_uniform_noise_a_probability_moves_as_far_as_balls_do_not_overlap() -> None:
+    """In one dimension by hand, and in more by counting points of a ball that are outside the other one."""
+    widen, known = NOISES["uniform"].widen, np.array([[0.7, 0.2]])
+    length = uniform_length(0.2, 1)
+    low, high = widen((known, known), 0.1, 0.2, 1)
+    np.testing.assert_allclose(low, [[0.7 - 0.1 / (2 * length), 0.2 - 0.1 / (2 * length)]])
+    np.testing.assert_allclose(high, [[0.7 + 0.1 / (2 * length), 0.2 + 0.1 / (2 * length)]])
+    draws = np.random.default_rng(3)
+    for size in (2, 5, 20):
+        points = draws.normal(size=(200_000, size + 2))
+        points = points[:, :size] / np.linalg.norm(points, axis=1, keepdims=True)
+        shift = np.eye(1, size)[0] * 0.4
+        outside = (np.linalg.norm(points - shift, axis=1) > 1).mean()
+        low, _ = widen((np.ones((1, 1)), np.ones((1, 1))), 0.4 / np.sqrt(size + 2), 1 / (size + 2), size)
+        assert 1 - low[0, 0] == pytest.approx(outside, abs=0.005)
+    # Beyond twice the length nothing is left, and no bound leaves [0, 1].
+    low, high = widen((known, known), 5.0, 0.2, 3)
+    assert (low.max(), high.min()) == (0, 1)
+
+
+def test_by_uniform_noise_the_radius_is_where_the_bound_meets_a_half() -> None:
+    noise, low = NOISES["uniform"], np.array([0.55, 0.8, 0.999, 0.5, 0.1])
+    reach = noise.reach(low, 0.3, 12)
+    assert reach[3:].tolist() == [0, 0]
+    for one, radius in zip(low[:3], reach[:3], strict=True):
+        (edge,) = noise.widen((np.array([one]), np.array([one])), float(radius), 0.3, 12)[0]
+        assert edge == pytest.approx(0.5)

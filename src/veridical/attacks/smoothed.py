@@ -1,4 +1,4 @@
-"""A map's top k under normal noise: its votes, and the attack that looks for where in an l2 ball they change.
+"""A map's top k under noise: its votes, and the attack that looks for where in an l2 ball they change.
 
 Votes are what `metrics.certificates` bounds. The attack is ours: it climbs on common draws of the noise.
 """
@@ -21,6 +21,7 @@ from veridical.attacks.protocols import Restart
 from veridical.attacks.surrogate import MapAscent, check_twin
 from veridical.attribution.classifier import examining, predict
 from veridical.attribution.method import Attribution, batch_maps
+from veridical.metrics.certificates import NoiseName, uniform_length
 from veridical.metrics.maps import saliency
 from veridical.metrics.spatial import topk_mask
 from veridical.runtime.checking import record
@@ -33,11 +34,12 @@ _CLIMB = Restart("origin", 5.0, 50.0, momentum=0.75, decay="linear")
 
 @record
 class NoisyTop:
-    """The top k of an explanation under normal noise, for one class that is explained throughout.
+    """The top k of an explanation under noise, for one class that is explained throughout.
 
     attribution: a method or any callable of its form; it gets the number of the image each time, so that a
     random method has the same draws at every point: certificates are of one function. k: pixels of the top.
-    sigma: deviation of the noise in input units; noisy images are not clipped. batch: noisy images at a time.
+    sigma: deviation of the noise in each value, in input units; noisy images are not clipped. batch: noisy
+    images at a time. kind: normal noise, or noise that is uniform in an l2 ball.
     """
 
     model: nn.Module
@@ -46,13 +48,19 @@ class NoisyTop:
     sigma: float
     seed: int = 0
     batch: int = 100
+    kind: NoiseName = "normal"
 
     def noise(self, image: Tensor, index: int, draws: Sequence[int], purpose: str) -> Tensor:
         """Noise (draws, C, H, W), which depends on seed, purpose, the image's number and that of the draw."""
-        noise = per_example_normal(
-            image.shape, self.seed, f"{purpose} of image {index}", draws, image.dtype, image.device
-        )
-        return noise.mul_(self.sigma)
+        of, size = f"{purpose} of image {index}", image.numel()
+        if self.kind == "normal":
+            normal = per_example_normal(image.shape, self.seed, of, draws, image.dtype, image.device)
+            return normal.mul_(self.sigma)
+        # All but two values of a point that is uniform on a sphere are uniform in a ball.
+        sphere = per_example_normal((size + 2,), self.seed, of, draws, torch.float64, image.device)
+        ball: Tensor = sphere[:, :size] / sphere.norm(dim=1, keepdim=True)
+        ball = ball * uniform_length(self.sigma, size)
+        return ball.to(image.dtype).view(-1, *image.shape)
 
     def votes(
         self, image: Tensor, target: Tensor, index: int, draws: int, purpose: str

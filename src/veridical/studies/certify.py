@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from veridical.attacks.smoothed import NoisyTop, attack_top
@@ -24,11 +23,12 @@ from veridical.attribution.registry import create_attribution, describe_attribut
 from veridical.data import Dataset
 from veridical.data.dataset import load_source
 from veridical.metrics.certificates import (
+    NOISES,
+    NoiseName,
     bound_votes,
     certify_pixels,
     clopper_pearson,
     overlap_range,
-    pixel_radius,
 )
 from veridical.metrics.intervals import SHARE, mean_interval
 from veridical.metrics.maps import pictures
@@ -93,7 +93,8 @@ class CertifyOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
     Args:
         target: Class that is explained, the same at every noisy image: the model's prediction or the label.
         level: Share of an image's pixels that are its top.
-        sigma: Deviations of the normal noise, of images in [0, 1]; each is certified.
+        noise: Of a normal distribution, or uniform in an l2 ball.
+        sigma: Deviations of the noise in each value, of images in [0, 1]; each is certified.
         radius: Radii of the l2 ball; None takes 1/4, 1/2, 1 and 2 of the greatest deviation. 0 is added.
         samples: Noisy images that vote for an image's top, at the image and at each attacked one.
         confidence: Probability with which the bounds of an image hold, for all its pixels and radii at once.
@@ -109,6 +110,7 @@ class CertifyOptions(AttributionChoice, Gallery, SubjectChoice, Placement):
 
     target: TargetName = "predicted"
     level: Level = 0.1
+    noise: NoiseName = "normal"
     sigma: list[StepSize] = field(default_factory=lambda: [0.25])
     radius: list[Length] | None = None
     samples: Width = 1000
@@ -166,7 +168,7 @@ class Certify(Study[CertifyOptions]):
     def config(self) -> dict[str, Any]:
         """All that the numbers depend on, as plain values; neither paths nor the machine."""
         options = self.options
-        names = ("target", "level", "samples", "confidence", "nodes", "steps", "attack_samples")
+        names = ("target", "level", "noise", "samples", "confidence", "nodes", "steps", "attack_samples")
         return {
             "run": self.subject.describe(),
             "data": self.data.describe(),
@@ -187,7 +189,7 @@ class Certify(Study[CertifyOptions]):
         """A few images by one explanation under one noise, at all radii."""
         options = self.options
         shown = first_of_each_class(self.data.test.labels[: self.examples], options.gallery)
-        names = ("target", "samples", "confidence", "nodes", "steps", "attack_samples", "seed")
+        names = ("target", "noise", "samples", "confidence", "nodes", "steps", "attack_samples", "seed")
         for name, method in self.methods.items():
             for sigma in self.sigmas:
                 for first in range(0, self.examples, STRETCH):
@@ -223,7 +225,9 @@ class Certify(Study[CertifyOptions]):
         method = _create_method(
             values["attribution"], values["nodes"], values["seed"], data, context.trust_code
         )
-        noisy = NoisyTop(model, method, values["k"], values["sigma"], values["seed"], context.batch)
+        noisy = NoisyTop(
+            model, method, values["k"], values["sigma"], values["seed"], context.batch, values["noise"]
+        )
         split = data.test.subset(values["images"])
         like = parameter_like(model)
         inputs, labels = split.batch(range(len(split)), like.dtype, like.device)
@@ -292,8 +296,8 @@ class Certify(Study[CertifyOptions]):
         config = result.config
         return (
             f"The top {level_text(config['level'])} of the maps of {config['examples']:,} test images of "
-            f"{config['data']['name']}, smoothed by normal noise: how much of it is the same at every image "
-            "within an l2 ball, at least (a certificate) and at most (an attack)."
+            f"{config['data']['name']}, smoothed by {NOISES[config['noise']].words}: how much of it "
+            "is the same at every image within an l2 ball, at least (a certificate) and at most (an attack)."
         )
 
     @classmethod
@@ -334,6 +338,7 @@ class Certify(Study[CertifyOptions]):
             "Images": f"the first {config['examples']:,} test images of {config['data']['name']}",
             "Explained class": f"the image's {explained}, at every noisy image",
             "Top": f"{config['k']:,} pixels",
+            "Noise": NOISES[config["noise"]].words,
             "Draws of noise": f"{config['samples']:,} for each bound",
             "Confidence": f"{config['confidence']:g} for each image",
             "Attack": f"{config['steps']} steps at each radius, of {config['attack_samples']} draws",
@@ -367,8 +372,9 @@ def _measure_image(
     draws, confidence, k, radii = (values[name] for name in ("samples", "confidence", "k", "radii"))
     votes, agreed = noisy.votes(image, target, index, draws, "certificate")
     bounds, top = bound_votes(votes[None], draws, confidence), _top_votes(votes, k)
-    label = float(ndtri(clopper_pearson(np.array(agreed), draws, 1 - confidence)[0]))
-    first = certify_pixels(bounds, 0.0)[0] & top
+    label = clopper_pearson(np.array(agreed), draws, 1 - confidence)
+    noise, size = NOISES[noisy.kind], image.numel()
+    first = certify_pixels(bounds)[0] & top
     moved: list[Tensor | None] = [None] * len(radii)
     if values["steps"]:
         how = {"how": values["attack"], "steps": values["steps"], "samples": values["attack_samples"]}
@@ -376,23 +382,25 @@ def _measure_image(
     row: dict[str, list[float]] = {name: [] for name in _MEASURED}
     attacked = votes
     for radius, point in zip(radii, moved, strict=True):
-        shift, high, found, pixels_high = radius / noisy.sigma, np.nan, np.nan, np.nan
-        within, without = certify_pixels(bounds, shift)
+        high, found, pixels_high = np.nan, np.nan, np.nan
+        ball, label_ball = (noise.widen(one, radius, noisy.sigma, size) for one in (bounds, label))
+        within, without = certify_pixels(ball)
         if point is not None:
             # Fresh noise: the attack has seen its own.
             attacked, _ = noisy.votes(point, target, index, draws, f"attacked at {radius:.6g}")
             there = bound_votes(attacked[None], draws, confidence)
             high, found = overlap_range(top, there)[1].item(), (top & _top_votes(attacked, k)).sum()
             pixels_high = (first & (there[1] > 0.5)).sum()
-        row["overlap_low"].append(overlap_range(top, bounds, shift)[0].item() / k)
+        row["overlap_low"].append(overlap_range(top, ball)[0].item() / k)
         row["overlap_high"].append(high / k)
         row["overlap_found"].append(found / k)
         row["pixels_low"].append((within & top).sum() / k)
         row["pixels_high"].append(pixels_high / k)
         row["abstained"].append(1 - (within | without).mean())
-        row["label"].append(float(label > shift))
-    most = pixel_radius(bound_votes(np.full_like(votes[None], draws), draws, confidence), noisy.sigma).max()
-    return row, [votes / draws, pixel_radius(bounds, noisy.sigma)[0] / (most or 1.0), attacked / draws]
+        row["label"].append(float(label_ball[0] > 0.5))
+    all_votes = bound_votes(np.full_like(votes[None], draws), draws, confidence)
+    reach, most = (noise.reach(low[0], noisy.sigma, size) for low in (bounds[0], all_votes[0]))
+    return row, [votes / draws, reach / (most.max() or 1.0), attacked / draws]
 
 
 def _top_votes(votes: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
@@ -468,15 +476,26 @@ def _gallery_panel(result: StudyResult, name: str, sigma: str) -> Panel:
     return examples_panel(f"Maps: {name}", [text], rows, list(columns.values()))
 
 
+_THEOREMS = {
+    "normal": (
+        "Within the l2 radius R the normal quantile of a probability moves by R / sigma at most (Cohen et "
+        "al., 2019)"
+    ),
+    "uniform": (
+        "Within the l2 radius R a probability moves by at most the share of the noise's ball that the ball "
+        "R away does not cover (after Wang and Kong, 2024)"
+    ),
+}
+
+
 def _meaning(config: Mapping[str, Any]) -> list[str]:
     """Paragraphs on what is certified, and what is not."""
     return [
         (
             f"Each of {config['samples']:,} noisy versions of an image votes for its map's {config['k']:,} "
             "greatest pixels. From the votes come bounds of each pixel's probability (Clopper and Pearson), "
-            "for all pixels at once (Bonferroni). Within the l2 radius R the normal quantile of a "
-            "probability moves by R / sigma at most, whatever network and explanation (Cohen et al., 2019), "
-            "so that the bounds become bounds for the whole ball."
+            f"for all pixels at once (Bonferroni). {_THEOREMS[config['noise']]}, whatever network and "
+            "explanation, so that the bounds become bounds for the whole ball."
         ),
         (
             "The attack looks in the same ball, among images in [0, 1], for one where the top's pixels lose "
