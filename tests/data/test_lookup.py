@@ -401,7 +401,9 @@ def test_fashion_mnist_from_debian_s_package(tmp_path: Path) -> None:
 def test_real_files(name: str) -> None:
     data, entry = real(name), DATASETS.get(name)
     assert data.shape == entry.shape
-    assert (len(data.train), len(data.test), data.num_classes) == (*entry.sizes, len(entry.classes))
+    assert data.num_classes == len(entry.classes)
+    # The file may hold a part of the set.
+    assert (np.array([len(data.train), len(data.test)]) <= entry.sizes).all()
     for split in (data.train, data.test):
         assert (split.labels.bincount(minlength=data.num_classes) > 0).all()
         assert float(split.batch(torch.arange(16))[0].max()) > 0.5
