@@ -128,8 +128,8 @@ class Certify(Study[CertifyOptions]):
 
     examples:
       veridical certify --run runs/natural --out runs/certify
-      veridical certify --run runs/robust --attribution input-gradient integrated-gradients \
-          --sigma 0.25 0.5 --radius 0.1 0.25 0.5 --samples 4000 --out runs/robust-certify
+      veridical certify --run runs/adversarial --attribution input-gradient integrated-gradients \
+          --sigma 0.25 0.5 --radius 0.1 0.25 0.5 --samples 4000 --out runs/certify
       veridical certify --model cnn --weights cnn.pt --data fashion-mnist --steps 0 --out runs/mine
 
     The smoothed map says of each pixel how often it is among the top of the maps of noisy images. Its top k
