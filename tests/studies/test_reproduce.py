@@ -155,6 +155,20 @@ def test_a_budget_leaves_out_the_last_steps_and_the_same_command_does_them(
         assert all(row in whole.results["tables"][title] for row in rows if "measured" in row["source"])
 
 
+def test_only_the_steps_asked_for_are_done(attacked: ReproduceOptions, tmp_path: Path) -> None:
+    options = replace(attacked, out=str(tmp_path / "out"), examples=1, seeds=1)
+    result = Reproduce(replace(options, only=["adversarial-0-paper"])).run()
+    assert result.results["parts"] == {"adversarial-0-paper-fast": "attack"}
+    assert set(result.document["timing"]["training_seconds"]) == {"adversarial-0"}
+    assert "steps were not asked for: --only adversarial-0-paper" in Reproduce.findings(result)[-1]
+    measured = [
+        row for rows in result.results["tables"].values() for row in rows if "measured" in row["source"]
+    ]
+    assert [row["model"] for row in measured] == ["Adversarial training"]
+    with pytest.raises(UsageError, match=r"only.*natural-0-paper-fast"):
+        Reproduce(replace(options, only=["nothing"]))
+
+
 @pytest.mark.parametrize(
     "name", ["rar-flowers", "l1-beta", "robust-vs-faithful", "block-mnist", "diffroar-svhn"]
 )

@@ -295,6 +295,8 @@ class Audit(Study[AuditOptions]):
         self.region = region_record(self.data) if has_regions(self.data) else None
         self.before = None if options.against is None else Audit.read(options.against)
         self.in_memory = False
+        # Attributions that the command line knows by no name, or by another.
+        self.unnamed: set[str] = set()
         # What an interrupted or a bounded session has not come to.
         self.left_out: dict[str, str] = {}
         self.failed: set[str] = set()
@@ -591,7 +593,7 @@ class Audit(Study[AuditOptions]):
 
     def _command(self, study: str, folder: str, name: str, given: Mapping[str, Any]) -> str | None:
         """The command line that answers a question alone; None for what exists in memory only."""
-        if self.in_memory:
+        if self.in_memory or name in self.unnamed:
             return None
         told = {"attribution": name, **given, "seed": self.options.seed}
         words = [f"--{key.replace('_', '-')} {_word(value)}" for key, value in told.items()]
@@ -852,7 +854,8 @@ class Audit(Study[AuditOptions]):
         apart = {question for question, _ in commands}
         whole = None if self.in_memory else _own_command(self.options, self)
         for one in found["answers"]:
-            own = [] if whole is None or one["question"] in apart else [whole]
+            nameless = whole is None or one["attribution"] in self.unnamed
+            own = [] if nameless or one["question"] in apart else [str(whole)]
             given = commands.get((one["question"], one["attribution"]), own)
             one["command"] = " && ".join(given) or None
         return {
@@ -1007,13 +1010,16 @@ def audit(
             given |= {"model": stack.enter_context(MODELS.registered(entry)).name, "workers": 1}
         else:
             given["run" if (Path(model) / RESULT).exists() else "model"] = str(model)
+        unnamed = set()
         for name, method in attributions.items() if isinstance(attributions, Mapping) else ():
             if not isinstance(method, str) or name != method:
+                unnamed.add(name)
                 stack.enter_context(ATTRIBUTIONS.registered(_attribution_in_memory(name, method)))
                 given["workers"] = 1
         given["attribution"] = list(attributions)
         study = Audit(AuditOptions(**given))
-        study.in_memory = given.get("workers") == 1 and isinstance(model, nn.Module)
+        study.in_memory = isinstance(model, nn.Module)
+        study.unnamed = unnamed
         if isinstance(model, nn.Module):  # of which a copy in eval mode is examined
             study.remarks = list({one.name: one for one in (*inspect_form(model), *study.remarks)}.values())
         return cast("AuditReport", study.run())
@@ -1157,7 +1163,8 @@ def _own_command(options: AuditOptions, audit: Audit) -> str:
     """The audit itself, with the options that its numbers depend on."""
     extent = audit.extent._asdict() | {"protocol": audit.extent.protocols}
     names = ("examples", "attacked", "tested", "steps", "repeats", "protocol")
-    told = {"attribution": options.attribution, "norm": options.norm, "radius": audit.radius}
+    named = [name for name in options.attribution if name not in audit.unnamed]
+    told = {"attribution": named or None, "norm": options.norm, "radius": audit.radius}
     told |= {name: extent[name] for name in names}
     if extent["shares"]:
         told["shares"] = extent["shares"]

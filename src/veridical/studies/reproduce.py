@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,10 @@ _SCALES: Mapping[ScaleName, str] = {
 }
 
 
+# In the class below `list` is an option.
+_Texts: TypeAlias = list[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions(TimeLimit, DataChoice, Gallery, Placement):
     """What is reproduced, and how much of it.
@@ -129,6 +133,8 @@ class ReproduceOptions(TimeLimit, DataChoice, Gallery, Placement):
         data: Other images than the paper's, of the same kind.
         seeds: Trainings of each kind; None is what the scale says.
         examples: The most images attacked (of DiffROAR: used in a retraining; of leakage: explained).
+        only: Steps whose names hold one of these texts, such as ig-sum-norm-0 for its row of the table; the
+            same command without it does the others. None does all.
         markdown: Print the tables as Markdown.
         out: Folder of everything; None is runs/reproduce/NAME-SCALE. The same command continues in it.
         seed: First seed of the trainings, and seed of ties and starts.
@@ -139,6 +145,7 @@ class ReproduceOptions(TimeLimit, DataChoice, Gallery, Placement):
     list: bool = False
     seeds: Repeats | None = None
     examples: Count | None = None
+    only: _Texts | None = None
     markdown: bool = False
     out: FilePath | None = None  # type: ignore[assignment]  # filled in by `prepare`
 
@@ -150,6 +157,7 @@ class Reproduce(Study[ReproduceOptions]):
       veridical reproduce --list
       veridical reproduce rar-fashion-mnist --scale cpu --out runs/rar
       veridical reproduce rar-fashion-mnist --scale full --device cuda --out runs/rar-full
+      veridical reproduce rar-mnist --only ig-sum-norm-0-paper-fast --out runs/one-row
       veridical reproduce diffroar-cifar10 --scale smoke --out runs/smoke
 
     Trainings and measurements are jobs: an interrupted reproduction is continued by the same command, and
@@ -178,6 +186,7 @@ class Reproduce(Study[ReproduceOptions]):
         self.options = options = replace(options, out=str(out))
         self.folder = Path(out)
         self.plan = self.entry.plan(options.scale, self.seeds, options.examples, options.seed)
+        self.asked = _choose(self.plan, options.only)
         chosen = _images_of(self.entry, options.scale) if options.data is None else str(options.data)
         if options.data is not None and not self.entry.data:
             raise argument_error("data", options.data, "nothing", f"{options.name} makes its own examples.")
@@ -243,7 +252,7 @@ class Reproduce(Study[ReproduceOptions]):
 
     def announce(self) -> str | None:
         """How long it will take, by a short timing."""
-        cost = estimate(self.plan, self.entry, self.options.scale)
+        cost = estimate(self.asked, self.entry, self.options.scale)
         return f"{self.entry.name}, scale {self.options.scale}: {_about(cost)}, by a short timing"
 
     def forecast(self) -> Table | None:
@@ -254,7 +263,7 @@ class Reproduce(Study[ReproduceOptions]):
         """Train, then let each study examine what was trained, on the same workers."""
         if self.generated is not None:
             write_source(self.generated, self.folder / _GENERATED)
-        costs = {} if self.limit is None else predict_steps(self.plan, self.entry, self.options.scale)
+        costs = {} if self.limit is None else predict_steps(self.asked, self.entry, self.options.scale)
         budget = Budget(self.limit, costs)
         self.done: dict[str, StudyResult] = {}
         self.runs: dict[str, str] = {}
@@ -262,8 +271,11 @@ class Reproduce(Study[ReproduceOptions]):
         self.left_out: dict[str, str] = {}
         with share_subjects():
             for part in self.plan.parts:
-                why = self._train_for(part, work, budget)
                 is_done = (self._folder(part) / RESULT).exists()
+                if not is_done and part not in self.asked.parts:
+                    self.left_out[part.name] = f"--only {' '.join(self.options.only or [])}"
+                    continue
+                why = self._train_for(part, work, budget)
                 why = why or (None if is_done else budget.refuse(part.name))
                 if why is not None:
                     self.left_out[part.name] = why
@@ -277,7 +289,8 @@ class Reproduce(Study[ReproduceOptions]):
     def _train_for(self, part: Part, work: Work, budget: Budget) -> str | None:
         """Train what a part examines and, beside it, all runs like it; why not, where time is short."""
         needed = {_run_like(self.plan.trainings[name]) for name in part.runs if name not in self.runs}
-        cases = [case for case in self.all_cases if _run_like(self.plan.trainings[case.group]) in needed]
+        groups = {name for name, one in self.asked.trainings.items() if _run_like(one) in needed}
+        cases = [case for case in self.all_cases if case.group in groups | {*part.runs}]
         missing = [case for case in cases if not work.is_done(case)]
         if missing and (why := budget.refuse(*(case.group for case in missing))):
             return f"its training was not begun: {why}"
@@ -389,6 +402,8 @@ class Reproduce(Study[ReproduceOptions]):
             steps = len(left_out) + len(result.results["parts"])
             why = next(iter(left_out.values()))
             found = [f"{len(left_out)} of {steps} steps were left out: {why}. The same command continues."]
+            if why.startswith("--only"):
+                found = [f"{len(left_out)} of {steps} steps were not asked for: {why}."]
         if result.config["scale"] == "smoke":
             return ["This is the smoke scale: it shows that everything runs, and nothing else.", *found]
         return [*_FINDINGS[_entry_of(result).kind](result), *found]
@@ -481,6 +496,18 @@ def list_reproductions(options: ReproduceOptions) -> Table:
     found = f"Data are looked up in {data_root(options.data_root)} (--data-root, VERIDICAL_DATA)."
     lines = [told, *dict.fromkeys(f"missing: {line}" for line in missing), found]
     return Table(columns, rows, "\n".join(lines))
+
+
+def _choose(plan: Plan, only: Sequence[str] | None) -> Plan:
+    """The steps whose names hold one of these texts, and the trainings that they examine."""
+    if only is None:
+        return plan
+    parts = [part for part in plan.parts if any(text in part.name for text in only)]
+    if not parts:
+        names = ", ".join(part.name for part in plan.parts)
+        raise argument_error("only", only, "a text of the name of a step", f"Steps: {names}.")
+    runs = {name for part in parts for name in part.runs}
+    return Plan({name: one for name, one in plan.trainings.items() if name in runs}, parts)
 
 
 def _run_like(training: Training) -> tuple[object, ...]:
