@@ -64,6 +64,8 @@ sphinx_gallery_conf = {
         ],
     ),
     "abort_on_example_error": True,
+    "image_scrapers": ("matplotlib", "last_figure.last_figure"),
+    "ignore_repr_types": r"matplotlib\.figure",
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,

@@ -58,6 +58,13 @@ def test_every_example_is_in_the_gallery() -> None:
     assert sorted(order) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
+@needs_build
+def test_every_example_shows_a_figure() -> None:
+    pages = [BUILT / "gallery" / f"{path.stem}.html" for path in (ROOT / "examples").glob("*.py")]
+    without = [page.name for page in pages if f"sphx_glr_{page.stem}_001" not in page.read_text("utf-8")]
+    assert without == []
+
+
 def test_the_reference_has_every_command() -> None:
     text = (DOCS / "api" / "commands.md").read_text(encoding="utf-8")
     assert re.findall(r"^## veridical (\S+)$", text, re.MULTILINE) == list(COMMANDS)
