@@ -152,6 +152,17 @@ def test_headlines_claim_what_intervals_carry(
     assert (CLAIM in text) == starts.startswith("The explanations")
 
 
+def test_intervals_that_overlap_hide_no_difference_image_by_image() -> None:
+    values = np.linspace(0.3, 0.7, COUNT)
+    first = an_attack(0.5, 0.5, arrays={"topk_intersection": values, "kendall_tau": values})
+    moved = {"topk_intersection": values + np.linspace(0.01, 0.03, COUNT), "kendall_tau": values}
+    (text,) = verdict_of(first, an_attack(0.52, 0.5, arrays=moved)).headlines
+    assert text.startswith("Image by image, on those that both classify correctly,")
+    assert "Top pixels kept (IN) by +2.0" in text
+    assert "tau" not in text
+    assert "the share of kept pixels and the rank correlation the 95% intervals overlap" in text
+
+
 @pytest.mark.parametrize(
     ("accuracy", "told"),
     [

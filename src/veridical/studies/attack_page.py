@@ -49,7 +49,7 @@ from veridical.report.formats import (
     signed,
 )
 from veridical.report.pictures import COLORMAP, GAINED, KEPT, LOST, overlap, top_mask
-from veridical.report.table import Unit
+from veridical.report.table import Unit, write_cell
 from veridical.runtime.checking import as_path
 from veridical.runtime.errors import UsageError
 from veridical.runtime.files import write_atomic
@@ -403,6 +403,19 @@ def paired_table(attacks: Attacks) -> Table:
     may differ in the protocol, or in the model. Raises UsageError for attacks of other images, of several
     radii, or without an image in common.
     """
+    headings = {column.key: column.heading for column in _attack_columns(attacks)}
+    columns = [Column("", name, "number", digits=4) for name in attacks]
+    return Table(
+        ["measure", *columns, Column("", "difference", "difference"), Column("", "images", "count")],
+        [
+            [headings[name], *means, change, change["n"]]
+            for name, (*means, change) in _paired(attacks).items()
+        ],
+    )
+
+
+def _paired(attacks: Attacks) -> dict[str, tuple[Any, Any, Any]]:
+    """By measure the means of both attacks over the images that both classify correctly, and the change."""
     first, second = attacks.values()
     for attacked in (first, second):
         if len(attacked.config["radii"]) != 1:
@@ -424,19 +437,14 @@ def paired_table(attacks: Attacks) -> Table:
     if not len(shared):
         raise UsageError(f"{first.folder} and {second.folder} classify no image of both correctly.")
     here, there = (rows[place] for rows, place in zip(right, places, strict=True))
-    headings = {column.key: column.heading for column in _attack_columns(attacks)}
-    table = []
+    found = {}
     for name in (*_PAIRED_MEASURES, *_LATER_MEASURES):
         if name not in first.arrays or name not in second.arrays:
             continue
         ours, theirs = first.arrays[name][here], second.arrays[name][there]
-        means = (mean_interval(one.tolist(), undefined="exclude")["value"] for one in (ours, theirs))
-        difference = mean_interval((theirs - ours).tolist(), undefined="exclude")
-        table.append([headings[name], *means, difference, difference["n"]])
-    columns = [Column("", name, "number", digits=4) for name in attacks]
-    return Table(
-        ["measure", *columns, Column("", "difference", "difference"), Column("", "images", "count")], table
-    )
+        one, other = (mean_interval(part.tolist(), undefined="exclude")["value"] for part in (ours, theirs))
+        found[name] = (one, other, mean_interval((theirs - ours).tolist(), undefined="exclude"))
+    return found
 
 
 def attack_verdict(attacks: Attacks) -> Verdict:
@@ -556,11 +564,31 @@ def _headline(first: tuple[str, StudyResult], other: tuple[str, StudyResult]) ->
                 f"{listed(names)} {verb} {direction}, {_APART}.{caution}"
             )
     if by["overlap"]:
+        overlap = f"for {listed(by['overlap'])} the 95% intervals overlap"
+        changes = _changes(dict([first, other]))
+        if not changes:
+            return f"This run shows no difference between the explanations of {here} and {there}: {overlap}."
         return (
-            f"This run shows no difference between the explanations of {here} and {there}: "
-            f"for {listed(by['overlap'])} the 95% intervals overlap."
+            f"Image by image, on those that both classify correctly, {here} differs from {there}: "
+            f"{listed(changes)}; {overlap}."
         )
     return f"{here} and {there} cannot be compared here: intervals were not measured for both."
+
+
+def _changes(attacks: Attacks) -> list[str]:
+    """By how much IN and CO differ image by image, second minus first, where their intervals leave out 0."""
+    try:
+        changes = _paired(attacks)
+    except UsageError:  # of other images, or of several radii
+        return []
+    found = []
+    for column in _steadiness(attacks):
+        change = Interval.read(changes[column.key][2]) if column.key in changes else Interval.read(None)
+        if change.sign:
+            share = column.unit == "share"
+            text = write_cell(change, "points" if share else "difference")
+            found.append(f"{column.heading} by {text}{' points' if share else ''}")
+    return found
 
 
 def _results_panel(attacks: Attacks) -> Panel:
