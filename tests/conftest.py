@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,10 @@ def check_page() -> Callable[[Path], None]:
 
     def check(path: Path) -> None:
         check_schemas(path.parent)
+        # No dictionary as Python writes it: settings are names and values.
+        assert "{'" not in unescape(
+            re.sub(r"<style.*?</style>", "", path.read_text("utf-8"), flags=re.DOTALL)
+        )
         if not missing():
             with launch() as running:
                 assert examine(running, path, 390, "light") == []

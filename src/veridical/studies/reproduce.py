@@ -75,6 +75,7 @@ from veridical.studies.study import (
     Study,
     StudyResult,
     Work,
+    list_settings,
     read_duration,
 )
 from veridical.training.loop import train
@@ -392,6 +393,21 @@ class Reproduce(Study[ReproduceOptions]):
         entry, scale = _entry_of(result), result.config["scale"]
         data = (result.config["data"] or {}).get("name", "generated examples")
         return f"{entry.source}. On {Path(data).name}, scale {scale}: {_SCALES[scale]}."
+
+    @classmethod
+    def facts(cls, result: StudyResult) -> dict[str, Any]:
+        """How it was measured, as names and values: the data, then trainings and steps by their settings."""
+        config = result.config
+        plan, data = config["plan"], config["data"]
+        trainings = [(f"training {name}", one["options"]) for name, one in plan["trainings"].items()]
+        parts = [(one["name"], {"command": one["study"], **one["options"]}) for one in plan["parts"]]
+        images = "{name}, {train:,} for training and {test:,} for testing, SHA-256 {checksum}"
+        return {
+            "Reproduction": f"{config['name']}, scale {config['scale']}",
+            "Data": "generated examples" if data is None else images.format(**data),
+            "Seeds of the trainings": ", ".join(map(str, config["seeds"])),
+            **_by_settings([*trainings, *parts]),
+        }
 
     @classmethod
     def findings(cls, result: StudyResult) -> list[str]:
@@ -902,6 +918,26 @@ _PANELS: Mapping[str, Callable[[Done], list[Panel]]] = {
     "parts": _part_panels,
     "both": _both_figures,
 }
+
+
+def _settings_text(options: Mapping[str, Any]) -> str:
+    """Options of a step on one line, those of its network among them."""
+    inner = {
+        f"{key}.{k}": v
+        for key, value in options.items()
+        if isinstance(value, Mapping)
+        for k, v in value.items()
+    }
+    plain = {key: value for key, value in options.items() if not isinstance(value, Mapping)}
+    return list_settings(plain | inner)
+
+
+def _by_settings(named: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Steps of the same settings together: names to a line."""
+    names: dict[str, list[str]] = {}
+    for name, options in named:
+        names.setdefault(_settings_text(options), []).append(name)
+    return {", ".join(ones): line for line, ones in names.items()}
 
 
 def _steps_panel(result: StudyResult) -> Panel:
