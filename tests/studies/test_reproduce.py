@@ -1,5 +1,6 @@
 """Reproductions at toy size: tables made of finished studies, beside what the papers say."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from veridical.studies import reproduction_costs as costs
 from veridical.studies.attack import Attack
 from veridical.studies.diffroar import DiffRoar
 from veridical.studies.one_layer import OneLayer
-from veridical.studies.reproduce import Reproduce, ReproduceOptions, generate
+from veridical.studies.reproduce import Reproduce, ReproduceOptions, _parts_of, generate, summarise
 from veridical.studies.reproductions import REPRODUCTIONS
 from veridical.studies.study import Budget, StudyResult
 
@@ -160,13 +161,25 @@ def test_only_the_steps_asked_for_are_done(attacked: ReproduceOptions, tmp_path:
     result = Reproduce(replace(options, only=["adversarial-0-paper"])).run()
     assert result.results["parts"] == {"adversarial-0-paper-fast": "attack"}
     assert set(result.document["timing"]["training_seconds"]) == {"adversarial-0"}
-    assert "steps were not asked for: --only adversarial-0-paper" in Reproduce.findings(result)[-1]
+    assert "steps were not asked for (--only)." in Reproduce.findings(result)[-1]
     measured = [
         row for rows in result.results["tables"].values() for row in rows if "measured" in row["source"]
     ]
     assert [row["model"] for row in measured] == ["Adversarial training"]
     with pytest.raises(UsageError, match=r"only.*natural-0-paper-fast"):
         Reproduce(replace(options, only=["nothing"]))
+    with pytest.raises(UsageError, match="only"):
+        Reproduce(replace(options, only=["natural", "typo"]))
+    # What was done stays, whatever is asked for later, or fits into the time.
+    shutil.rmtree(Path(str(options.out)) / "jobs")
+    later = Reproduce(replace(options, only=["natural-0-paper-fast"], budget="1h"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Budget, "refuse", lambda *_: "the budget of 1 h was spent")
+        result = later.run()
+    assert result.results["parts"] == {"adversarial-0-paper-fast": "attack"}
+    told = " ".join(Reproduce.findings(result))
+    assert "1 of 8 steps were left out: its training was not begun: the budget of 1 h was spent" in told
+    assert "6 of 8 steps were not asked for (--only)." in told
 
 
 @pytest.mark.parametrize(
@@ -281,8 +294,22 @@ def test_every_reproduction_runs_at_the_smoke_scale(
     out = tmp_path / "out"
     line = ["reproduce", name, "--scale", "smoke", "--workers", "1", "--no-progress", "--out", str(out)]
     assert main(line) == 0
-    assert set(Reproduce.read(out).results["parts"]) == {path.name for path in (out / "parts").iterdir()}
+    whole = Reproduce.read(out)
+    assert set(whole.results["parts"]) == {path.name for path in (out / "parts").iterdir()}
     check_page(out / "report.html")
+    # What --only and --budget leave of it can be told and drawn at every scale.
+    entry, done = REPRODUCTIONS[name], _parts_of(whole)
+    plan = entry.plan("smoke", entry.seeds["smoke"], None, 0)
+    for step, result in done.items():
+        results = summarise(entry, plan, {step: result}) | {"left_out": {}}
+        assert list(results["parts"]) == [step]
+        config = {**whole.config, "scale": "cpu"}
+        alone = StudyResult(out, {**whole.document, "config": config, "results": results}, {}, Reproduce)
+        Reproduce.findings(alone)
+        told = str([panel.table.to_markdown() for panel in Reproduce.panels(alone) if panel.table])
+        assert step in told
+        if entry.kind in ("rar", "trainings", "diffroar", "both"):
+            assert "| measured" in told
 
 
 def test_diffroar_stands_beside_the_first_versions_numbers(

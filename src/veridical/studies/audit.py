@@ -852,10 +852,10 @@ class Audit(Study[AuditOptions]):
             for question in part.questions if part.command is not None else ():
                 commands.setdefault((question, part.attribution), []).append(str(part.command))
         apart = {question for question, _ in commands}
-        whole = None if self.in_memory else _own_command(self.options, self)
+        # No command line makes an audit with an attribution in memory.
+        whole = None if self.in_memory or self.unnamed else _own_command(self.options, self)
         for one in found["answers"]:
-            nameless = whole is None or one["attribution"] in self.unnamed
-            own = [] if nameless or one["question"] in apart else [str(whole)]
+            own = [] if whole is None or one["question"] in apart else [whole]
             given = commands.get((one["question"], one["attribution"]), own)
             one["command"] = " && ".join(given) or None
         return {
@@ -1163,8 +1163,7 @@ def _own_command(options: AuditOptions, audit: Audit) -> str:
     """The audit itself, with the options that its numbers depend on."""
     extent = audit.extent._asdict() | {"protocol": audit.extent.protocols}
     names = ("examples", "attacked", "tested", "steps", "repeats", "protocol")
-    named = [name for name in options.attribution if name not in audit.unnamed]
-    told = {"attribution": named or None, "norm": options.norm, "radius": audit.radius}
+    told = {"attribution": options.attribution, "norm": options.norm, "radius": audit.radius}
     told |= {name: extent[name] for name in names}
     if extent["shares"]:
         told["shares"] = extent["shares"]

@@ -89,6 +89,7 @@ _STUDIES: Final[Mapping[str, type[Study[Any]]]] = {
 }
 _PARTS, _GENERATED = "parts", "generated.npz"
 _MEASURED = "measured"
+_NOT_ASKED = "not asked for"
 _READ_ATTACKS = (
     "NA is over all test images, AA over those attacked, IN and CO over those classified correctly among "
     "them. Rows of one training tell how much other test images would change its numbers, rows of several "
@@ -272,36 +273,42 @@ class Reproduce(Study[ReproduceOptions]):
         self.left_out: dict[str, str] = {}
         with share_subjects():
             for part in self.plan.parts:
-                is_done = (self._folder(part) / RESULT).exists()
-                if not is_done and part not in self.asked.parts:
-                    self.left_out[part.name] = f"--only {' '.join(self.options.only or [])}"
+                if (self._folder(part) / RESULT).exists():
+                    # The claim of the whole says that it was measured of the same.
+                    self.done[part.name] = _STUDIES[part.study].read(self._folder(part))
+                    trained = [case for case in self.all_cases if case.group in part.runs]
+                    self._take(work, [case for case in trained if work.is_done(case)])
                     continue
-                why = self._train_for(part, work, budget)
-                why = why or (None if is_done else budget.refuse(part.name))
+                if part not in self.asked.parts:
+                    self.left_out[part.name] = _NOT_ASKED
+                    continue
+                why = self._train_for(part, work, budget) or budget.refuse(part.name)
                 if why is not None:
                     self.left_out[part.name] = why
                     continue
                 begun = time.monotonic()
                 self.done[part.name] = self._do(part, work)
                 self.seconds[part.name] = round(time.monotonic() - begun, 3)
-                if not is_done:
-                    budget.spend(part.name, time.monotonic() - begun)
+                budget.spend(part.name, time.monotonic() - begun)
 
     def _train_for(self, part: Part, work: Work, budget: Budget) -> str | None:
         """Train what a part examines and, beside it, all runs like it; why not, where time is short."""
         needed = {_run_like(self.plan.trainings[name]) for name in part.runs if name not in self.runs}
         groups = {name for name, one in self.asked.trainings.items() if _run_like(one) in needed}
-        cases = [case for case in self.all_cases if case.group in groups | {*part.runs}]
+        cases = [case for case in self.all_cases if case.group in groups]
         missing = [case for case in cases if not work.is_done(case)]
         if missing and (why := budget.refuse(*(case.group for case in missing))):
             return f"its training was not begun: {why}"
         begun = time.monotonic()
-        work.run(cases)
+        self._take(work, cases)
         for case in missing:
             # They ran side by side.
             budget.spend(case.group, (time.monotonic() - begun) / len(missing))
-        self.runs |= {case.group: str(work.folder(case) / RUN) for case in cases}
         return None
+
+    def _take(self, work: Work, cases: Sequence[Case]) -> None:
+        work.run(cases)
+        self.runs |= {case.group: str(work.folder(case) / RUN) for case in cases}
 
     def _folder(self, part: Part) -> Path:
         return self.folder / _PARTS / part.name
@@ -309,8 +316,6 @@ class Reproduce(Study[ReproduceOptions]):
     def _do(self, part: Part, work: Work) -> StudyResult:
         study, options = _STUDIES[part.study], self.options
         out = self._folder(part)
-        if (out / RESULT).exists():  # the claim of the whole says that it was measured of the same
-            return study.read(out)
         runs: Any = [self.runs[name] for name in part.runs]
         if runs and part.study != "alignment":  # which examines several together
             (runs,) = runs
@@ -336,20 +341,7 @@ class Reproduce(Study[ReproduceOptions]):
 
     def results(self, work: Work) -> dict[str, Any]:  # noqa: ARG002 - its parts lie in folders of their own
         """The tables by title, rows of what was measured and what was published; and the parts' studies."""
-        summarise: dict[str, Callable[[Reproduction, Plan, Done], dict[str, Any]]] = {
-            "rar": _attack_tables,
-            "trainings": _training_tables,
-            "diffroar": _diffroar_tables,
-            "parts": lambda _entry, _plan, _done: {},
-            "both": _both_tables,
-        }
-        done = replace(self.plan, parts=[part for part in self.plan.parts if part.name in self.done])
-        return {
-            "tables": summarise[self.entry.kind](self.entry, done, self.done),
-            "statements": [asdict(one) for one in self.entry.statements],
-            "parts": {part.name: part.study for part in done.parts},
-            "left_out": self.left_out,
-        }
+        return summarise(self.entry, self.plan, self.done) | {"left_out": self.left_out}
 
     def timing(self, work: Work) -> dict[str, Any]:
         """What each training and each part took."""
@@ -413,13 +405,14 @@ class Reproduce(Study[ReproduceOptions]):
     def findings(cls, result: StudyResult) -> list[str]:
         """What the intervals allow; of the smoke scale nothing."""
         left_out = result.results["left_out"]
-        found = []
-        if left_out:
-            steps = len(left_out) + len(result.results["parts"])
-            why = next(iter(left_out.values()))
-            found = [f"{len(left_out)} of {steps} steps were left out: {why}. The same command continues."]
-            if why.startswith("--only"):
-                found = [f"{len(left_out)} of {steps} steps were not asked for: {why}."]
+        found, steps = [], len(left_out) + len(result.results["parts"])
+        late = [why for why in left_out.values() if why != _NOT_ASKED]
+        if late:
+            found.append(
+                f"{len(late)} of {steps} steps were left out: {late[0]}. The same command continues."
+            )
+        if len(late) < len(left_out):
+            found.append(f"{len(left_out) - len(late)} of {steps} steps were not asked for (--only).")
         if result.config["scale"] == "smoke":
             return ["This is the smoke scale: it shows that everything runs, and nothing else.", *found]
         return [*_FINDINGS[_entry_of(result).kind](result), *found]
@@ -514,14 +507,32 @@ def list_reproductions(options: ReproduceOptions) -> Table:
     return Table(columns, rows, "\n".join(lines))
 
 
+def summarise(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
+    """The tables of those steps of the plan that were done, the papers' sentences, and these steps."""
+    tables: dict[str, Callable[[Reproduction, Plan, Done], dict[str, Any]]] = {
+        "rar": _attack_tables,
+        "trainings": _training_tables,
+        "diffroar": _diffroar_tables,
+        "parts": lambda _entry, _plan, _done: {},
+        "both": _both_tables,
+    }
+    plan = replace(plan, parts=[part for part in plan.parts if part.name in done])
+    return {
+        "tables": tables[entry.kind](entry, plan, done),
+        "statements": [asdict(one) for one in entry.statements],
+        "parts": {part.name: part.study for part in plan.parts},
+    }
+
+
 def _choose(plan: Plan, only: Sequence[str] | None) -> Plan:
     """The steps whose names hold one of these texts, and the trainings that they examine."""
     if only is None:
         return plan
+    for text in only:
+        if not text or not any(text in part.name for part in plan.parts):
+            names = ", ".join(part.name for part in plan.parts)
+            raise argument_error("only", text, "a text of the name of a step", f"Steps: {names}.")
     parts = [part for part in plan.parts if any(text in part.name for text in only)]
-    if not parts:
-        names = ", ".join(part.name for part in plan.parts)
-        raise argument_error("only", only, "a text of the name of a step", f"Steps: {names}.")
     runs = {name for part in parts for name in part.runs}
     return Plan({name: one for name, one in plan.trainings.items() if name in runs}, parts)
 
@@ -718,9 +729,8 @@ def _both_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
             measured[row["model"]] = row
     for objective in OBJECTIVES:
         title = objective_title(objective)
-        if title not in measured:  # its attack was left out
-            continue
-        row = measured[title]
+        # Its attack may be left out.
+        row = measured.setdefault(title, {"model": title, "source": _MEASURED})
         runs = [
             done[part.name].results
             for part in plan.parts
@@ -732,7 +742,7 @@ def _both_tables(entry: Reproduction, plan: Plan, done: Done) -> dict[str, Any]:
             shown = mean_interval(values) if len(runs) > 1 else {k: one[k] for k in ("value", "low", "high")}
             row[f"diffroar {point['level']:g}"] = shown
         row |= _of_studies(title, done)
-    return {"Robust and faithful": list(measured.values())}
+    return {"Robust and faithful": [row for row in measured.values() if len(row) > len(_MODEL)]}
 
 
 def _of_studies(title: str, done: Done) -> dict[str, Any]:
@@ -860,6 +870,8 @@ def _kinds_of_attacks(parts: Done) -> Attacks:
 
 def _attack_figures(parts: Done, attacks: Attacks | None = None) -> list[Panel]:
     attacks = attacks or _first_attacks(parts)
+    if not attacks:  # they were left out
+        return []
     told = attack_table(attacks).to_markdown()
     drawn = [Illustration(robustness_scatter(attacks), "", f"Adversarial accuracy against IN and CO. {told}")]
     scatter = Panel(
@@ -944,8 +956,11 @@ def _steps_panel(result: StudyResult) -> Panel:
     """What each step took, and where its own page lies."""
     timing = result.document["timing"]
     rows = [[f"training {name}", "train", duration(s), ""] for name, s in timing["training_seconds"].items()]
-    for name, seconds in timing["part_seconds"].items():
-        rows.append([name, result.results["parts"][name], duration(seconds), f"{_PARTS}/{name}/{REPORT}"])
+    for name, study in result.results["parts"].items():
+        seconds = timing["part_seconds"].get(name)  # of a step that was done before it is in its own folder
+        rows.append(
+            [name, study, "before" if seconds is None else duration(seconds), f"{_PARTS}/{name}/{REPORT}"]
+        )
     rows += [[name, "left out", DASH, why] for name, why in result.results["left_out"].items()]
     return Panel("Steps", table=Table(["step", "command", "time", "page"], rows), folded=True)
 
@@ -956,7 +971,9 @@ def _compared(kept: Callable[[Column], bool], result: StudyResult) -> list[str]:
     columns = [column for column in _COLUMNS[_entry_of(result).kind] if kept(column)]
     for title, rows in result.results["tables"].items():
         last = {row["model"]: row for row in rows if row["source"].startswith(_MEASURED)}
-        for other in (objective_title("natural"), objective_title("adversarial")) if ours in last else ():
+        for other in (objective_title("natural"), objective_title("adversarial")):
+            if ours not in last or other not in last:  # not asked for, or left out
+                continue
             found += [f"{title}: {line}" for line in _compare_rows(last[ours], last[other], columns)]
     return found
 
