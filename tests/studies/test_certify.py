@@ -70,7 +70,7 @@ def test_uniform_noise_holds_less(options: CertifyOptions, study: StudyResult, t
     assert "smoothed by noise uniform in an l2 ball" in Certify.lead(uniform)
     assert "normal" not in " ".join(Certify.facts(uniform).values())
     for name in NAMES:
-        # Of 64 values nearly the same distribution, but its theorem allows more.
+        # Of 64 values nearly the same distribution, but its theorem allows more of most probabilities.
         assert of(uniform, name, "overlap_low")[:, 1:].mean() <= of(study, name, "overlap_low")[:, 1:].mean()
     assert of(uniform, "random", "overlap_low")[:, 1].tolist() == [1] * 7
 
