@@ -150,10 +150,12 @@ def _setting_text(value: object) -> str:
 
 
 def flatten_settings(values: Mapping[str, object], place: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, text) pairs."""
+    """Nested settings as (dotted name, text) pairs; those of a list are numbered from 1."""
     pairs = []
     for key, value in values.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, list | tuple) and any(isinstance(one, Mapping) for one in value):
+            pairs += flatten_settings({f"{key}.{n}": one for n, one in enumerate(value, 1)}, place)
+        elif isinstance(value, Mapping) and value:
             pairs += flatten_settings(value, f"{place}{key}.")
         else:
             pairs.append((f"{place}{key}", _setting_text(value)))

@@ -932,23 +932,11 @@ _PANELS: Mapping[str, Callable[[Done], list[Panel]]] = {
 }
 
 
-def _settings_text(options: Mapping[str, Any]) -> str:
-    """Options of a step on one line, those of its network among them."""
-    inner = {
-        f"{key}.{k}": v
-        for key, value in options.items()
-        if isinstance(value, Mapping)
-        for k, v in value.items()
-    }
-    plain = {key: value for key, value in options.items() if not isinstance(value, Mapping)}
-    return list_settings(plain | inner)
-
-
 def _by_settings(named: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, str]:
     """Steps of the same settings together: names to a line."""
     names: dict[str, list[str]] = {}
     for name, options in named:
-        names.setdefault(_settings_text(options), []).append(name)
+        names.setdefault(list_settings(options), []).append(name)
     return {", ".join(ones): line for line, ones in names.items()}
 
 

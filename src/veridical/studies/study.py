@@ -641,9 +641,18 @@ def compare(difference: Mapping[str, Any], reference: str) -> str:
 
 
 def list_settings(settings: Mapping[str, Any]) -> str:
-    """Settings on one line of a page, without those that are None or empty: steps 8, learning_rate 0.003."""
-    given = {key: value for key, value in settings.items() if value not in (None, {})}
-    return ", ".join(f"{key} {f'{v:g}' if isinstance(v, float) else v}" for key, v in given.items())
+    """Settings on one line of a page, without those that are None or empty: steps 8, learning_rate 0.003.
+
+    Those within another stand beside it: model_options.width 8.
+    """
+    told = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            inner = list_settings({f"{key}.{name}": one for name, one in value.items()})
+            told += [inner] if inner else []
+        elif value is not None:
+            told.append(f"{key} {f'{value:g}' if isinstance(value, float) else value}")
+    return ", ".join(told)
 
 
 def distinct_titles(
